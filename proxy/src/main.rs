@@ -1,0 +1,2 @@
+//! The `comfygate` command.
+fn main() {}

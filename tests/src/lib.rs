@@ -1,0 +1,1 @@
+//! The harness of the tests that see Comfygate from outside.

@@ -1,0 +1,1 @@
+//! A ComfyUI that runs no models.
