@@ -1,1 +1,28 @@
-//! Comfygate.
+#![doc = include_str!("../README.md")]
+// Declared in the order of a request's life.
+
+pub mod app;
+pub mod gateway;
+
+// The stages.
+pub mod listen;
+pub mod route;
+pub mod authenticate;
+pub mod admit;
+pub mod inspect;
+pub mod dispatch;
+pub mod deliver;
+pub mod record;
+
+// Leaves that any stage may use.
+pub mod clock;
+pub mod config;
+pub mod endpoint;
+pub mod ids;
+pub mod owner;
+pub mod reject;
+pub mod tenants;
+
+// The control plane.
+pub mod admin;
+pub mod cli;

@@ -1,0 +1,2 @@
+//! Stage 3: who is calling.
+pub mod api_key;

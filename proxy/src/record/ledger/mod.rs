@@ -1,0 +1,496 @@
+//! The ledger: jobs, attempts, files and keys, and the few transitions between their states.
+//!
+//! Each transition is atomic and durable (fsynced) when its future resolves; each reading sees only what a finished transition left. The
+//! trait is shaped for two forms: [`redb`] here, Redis for several gateways (design §7). The graph of a job is a content-addressed file
+//! beside the rows, written and synced before the row that names it.
+
+pub mod redb;
+
+use crate::authenticate::api_key::KeyRow;
+use crate::clock::WallMillis;
+use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::owner::{Owner, OwnerScope};
+use async_trait::async_trait;
+use bytes::Bytes;
+use comfygate_policy::Digest;
+use serde::{Deserialize, Serialize};
+
+/// What the caller submitted, and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Ours.
+    pub id: JobId,
+    /// Global order of acceptance: FIFO goes by it. Never shown.
+    pub sequence: u64,
+    /// Compare-and-set: each transition of the job adds one.
+    pub version: u64,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The owner's name of it.
+    pub prompt_id: PromptId,
+    /// `number` as shown: counts within the owner's scope, so that it tells nothing of others.
+    pub number: u64,
+    /// Whose sockets hear of it; absent: all of its user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<ClientId>,
+    /// The canonical submission (`comfygate_policy::Parsed::canonical`): names the graph file, and tells a repeated submission from another one.
+    pub submission: Digest,
+    /// Nodes whose output is wanted, as `/queue` shows them.
+    pub output_nodes: Vec<String>,
+    /// When it was accepted.
+    pub accepted_at: WallMillis,
+    /// Where it stands.
+    pub state: JobState,
+    /// Every try so far, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// The owner asked for its end; a running attempt is being interrupted.
+    #[serde(default)]
+    pub cancel_requested: bool,
+}
+
+/// Where a job stands. `Held → Assigned → Running → Ended`; a lost attempt leads back to `Held`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// In the gateway's queue, at no backend.
+    Held,
+    /// Sent, or being sent, to the backend of the last attempt.
+    Assigned,
+    /// The backend said that it began.
+    Running,
+    /// Over.
+    Ended(Outcome),
+}
+
+impl JobState {
+    /// Whether nothing will happen to the job any more.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its outputs are in the blobs.
+    Succeeded,
+    /// ComfyUI or the gateway reported an error, told in [`JobResult::messages`].
+    Failed,
+    /// The owner interrupted it while it ran.
+    Interrupted,
+    /// The owner deleted it from the queue before it ran: no history entry, as ComfyUI does.
+    Cancelled,
+}
+
+/// One try of a job on one backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// 1 for the first.
+    pub n: u32,
+    /// Where.
+    pub backend: BackendId,
+    /// The id that backend knows it by.
+    pub upstream: UpstreamPromptId,
+    /// Its own output folder, `t/<opaque owner>/<job>-<n>`.
+    pub folder: String,
+    /// When it was assigned.
+    pub assigned_at: WallMillis,
+    /// When the backend began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<WallMillis>,
+    /// Why it ended without being committed; absent while it may still be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+}
+
+/// What a job left behind: ComfyUI's history entry in the owner's own names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct JobResult {
+    /// `outputs` of `/history`: node id → ui object, file objects with the owner's names and without `url`.
+    pub outputs: serde_json::Map<String, serde_json::Value>,
+    /// `meta` of `/history`.
+    pub meta: serde_json::Map<String, serde_json::Value>,
+    /// `status.messages` of `/history`: `[[event, data]…]`, ids and texts already the owner's.
+    pub messages: Vec<(String, serde_json::Value)>,
+    /// When the committed attempt began; absent if none did.
+    pub started_at: Option<WallMillis>,
+    /// When it ended.
+    pub ended_at: Option<WallMillis>,
+}
+
+/// A file object that a finished attempt left, already in the blobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewFile {
+    /// Its id.
+    pub id: FileId,
+    /// Which content.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The directory it shows in.
+    pub directory: Directory,
+    /// Folder shown to the owner (`""` or `a/b`).
+    pub subfolder: String,
+    /// How its shown name is made.
+    pub name: NewName,
+    /// MIME type, from the allowlist of `deliver::views`.
+    pub content_type: String,
+    /// Where it stands in [`JobResult::outputs`]: JSON pointer of its file object, whose names `commit` writes.
+    pub pointer: String,
+}
+
+/// How the shown name of a new file is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewName {
+    /// As given, such as a temporary preview's; a later file of the same name takes the name over.
+    AsIs(String),
+    /// `<prefix>_<counter>_<suffix>`: numbered within scope, directory, folder and prefix as one ComfyUI would (folder_paths.py
+    /// `get_save_image_path`). Files of one job with the same `group` share one number (a video and its preview).
+    Numbered {
+        /// Before the number.
+        prefix: String,
+        /// The upstream number: equal ones within a job and prefix get equal shown numbers.
+        group: u64,
+        /// After it: `_.png`.
+        suffix: String,
+    },
+}
+
+/// ComfyUI's three directories (`type` of a file object).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "ComfyUI's own words")]
+pub enum Directory {
+    Input,
+    Output,
+    Temp,
+}
+
+impl Directory {
+    /// The name in queries and file objects.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+            Self::Temp => "temp",
+        }
+    }
+    /// The directory of that name; case-sensitive, as ComfyUI's.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Input, Self::Output, Self::Temp].into_iter().find(|directory| directory.name() == name)
+    }
+}
+
+/// A file that somebody owns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileRow {
+    /// Its id.
+    pub id: FileId,
+    /// Whose.
+    pub owner: Owner,
+    /// The job that made it; absent for an upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// Which content.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The directory it shows in.
+    pub directory: Directory,
+    /// Folder shown to the owner.
+    pub subfolder: String,
+    /// Name shown to the owner.
+    pub filename: String,
+    /// MIME type.
+    pub content_type: String,
+    /// When it came to be.
+    pub created_at: WallMillis,
+}
+
+/// A submission that admission and inspection let through, for [`Ledger::accept`].
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    /// Whose.
+    pub owner: Owner,
+    /// The caller's own name for it, if any.
+    pub prompt_id: Option<PromptId>,
+    /// The caller's client, if any.
+    pub client_id: Option<ClientId>,
+    /// `Idempotency-Key` (1 to 255 printable ASCII), if any.
+    pub idempotency_key: Option<String>,
+    /// Digest of `graph`.
+    pub submission: Digest,
+    /// The canonical submission.
+    pub graph: Bytes,
+    /// Nodes whose output is wanted.
+    pub output_nodes: Vec<String>,
+    /// How many jobs of the tenant may be held, assigned or running at once; checked in the same transaction.
+    pub active_jobs_max: u32,
+    /// Now.
+    pub at: WallMillis,
+}
+
+/// What [`Ledger::accept`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// A new job.
+    New(Job),
+    /// The same submission under the same name (or key) was accepted before: its job, and nothing new.
+    Again(Job),
+}
+
+/// A job of whoever asked: only [`Ledger::owned_prompt`] makes one, so that code which holds it has asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnedPrompt(Job);
+
+impl OwnedPrompt {
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.0
+    }
+    /// For the ledger's forms, after the owner's scope was matched.
+    pub(in crate::record::ledger) fn new(job: Job) -> Self {
+        Self(job)
+    }
+}
+
+/// Why the ledger did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Not there, or another's: one answer for both.
+    #[error("no such {what}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The job moved on meanwhile: look again.
+    #[error("job {job} is not at version {expected} any more")]
+    Stale {
+        /// Which.
+        job: JobId,
+        /// The version that the caller had seen.
+        expected: u64,
+    },
+    /// The transition does not begin where the job stands.
+    #[error("job {job} is {found:?}: can't {wanted}")]
+    WrongState {
+        /// Which.
+        job: JobId,
+        /// Where it stands.
+        found: JobState,
+        /// What was wanted.
+        wanted: &'static str,
+    },
+    /// The name or idempotency key is taken by another submission of the same owner.
+    #[error("`{name}` names another submission already")]
+    Conflict {
+        /// The name.
+        name: String,
+    },
+    /// The tenant has as many active jobs as it may.
+    #[error("{active} jobs are held or running, {limit} are allowed")]
+    TooManyJobs {
+        /// How many there are.
+        active: u32,
+        /// How many there may be.
+        limit: u32,
+    },
+    /// Another process has the state directory.
+    #[error("state directory `{path}` is held by another process")]
+    Held {
+        /// Which.
+        path: String,
+    },
+    /// A newer gateway wrote it.
+    #[error("ledger `{path}` has schema {found}, this gateway knows up to {known}")]
+    Schema {
+        /// Which.
+        path: String,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+    /// Disk full, unwritable, broken.
+    #[error("ledger can't {action}: {reason}")]
+    Unavailable {
+        /// What it was doing.
+        action: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// The store behind everything that is remembered.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Takes a job into the queue: durable when this resolves. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
+    ///
+    /// # Errors
+    /// `Conflict` (same name, other submission), `TooManyJobs`, `Unavailable`.
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, LedgerError>;
+
+    /// `Held → Assigned`: adds the next attempt. The folder is `t/<opaque owner>/<job>-<n>`.
+    ///
+    /// # Errors
+    /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
+    async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError>;
+
+    /// `Assigned → Running`. Repeats change nothing.
+    ///
+    /// # Errors
+    /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
+    async fn start(&self, attempt: AttemptId, at: WallMillis) -> Result<Job, LedgerError>;
+
+    /// `Assigned | Running → Held`: the attempt is lost, the job waits at its old place in the queue.
+    ///
+    /// # Errors
+    /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
+    async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError>;
+
+    /// `Assigned | Running → Ended`: the one attempt that counts. Registers the files, numbers their shown names, writes the names
+    /// into `result.outputs` at each file's pointer, and stores the result. A second commit of any attempt of the job is `WrongState`.
+    ///
+    /// # Errors
+    /// `WrongState`, `NotFound`, `Unavailable`.
+    async fn commit(&self, attempt: AttemptId, outcome: Outcome, result: JobResult, files: Vec<NewFile>, at: WallMillis) -> Result<(Job, JobResult), LedgerError>;
+
+    /// `Held → Ended(Cancelled | Failed)` without an attempt: deleted from the queue (no result), or given up by the gateway (with one).
+    ///
+    /// # Errors
+    /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
+    async fn end_held(&self, job: JobId, version: u64, outcome: Outcome, result: Option<JobResult>, at: WallMillis) -> Result<Job, LedgerError>;
+
+    /// Marks an assigned or running job as to be interrupted; a held or ended one is left as it is. Gives the job as it stands.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError>;
+
+    /// Removes an ended job from its owner's history. Its files stay until retention takes them.
+    ///
+    /// # Errors
+    /// `WrongState` if it has not ended, `Unavailable`.
+    async fn forget(&self, prompt: &OwnedPrompt) -> Result<(), LedgerError>;
+
+    /// The job of that name in that scope.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn owned_prompt(&self, scope: &OwnerScope, prompt_id: &PromptId) -> Result<OwnedPrompt, LedgerError>;
+
+    /// The scope's jobs that have not ended, in the order of their numbers.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn queue(&self, scope: &OwnerScope) -> Result<Vec<OwnedPrompt>, LedgerError>;
+
+    /// How many of the scope's jobs have not ended: `queue_remaining`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn queue_remaining(&self, scope: &OwnerScope) -> Result<u64, LedgerError>;
+
+    /// The scope's ended jobs that have a history entry, oldest first; `page` cuts as ComfyUI does (facts §8.2).
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn history(&self, scope: &OwnerScope, page: HistoryPage) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError>;
+
+    /// The result of one ended job; `None` while it has none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn result(&self, prompt: &OwnedPrompt) -> Result<Option<JobResult>, LedgerError>;
+
+    /// Every job that has not ended, by sequence: what a dispatcher starts from.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn active_jobs(&self) -> Result<Vec<Job>, LedgerError>;
+
+    /// The canonical submission of a job.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn graph(&self, submission: &Digest) -> Result<Bytes, LedgerError>;
+
+    /// A file by id, whoever owns it: only for a request whose signature covers the id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn file(&self, id: FileId) -> Result<FileRow, LedgerError>;
+
+    /// A file by the name its owner sees.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn owned_file(&self, scope: &OwnerScope, directory: Directory, subfolder: &str, filename: &str) -> Result<FileRow, LedgerError>;
+
+    /// The salt of a scope's cache keys and its opaque folder name, drawn at first use and kept.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn owner_secrets(&self, scope: &OwnerScope) -> Result<OwnerSecrets, LedgerError>;
+
+    /// The sid of our socket at a backend, drawn at first use and kept over restarts.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn upstream_client(&self, backend: &BackendId) -> Result<UpstreamClientId, LedgerError>;
+
+    /// Stores a new key.
+    ///
+    /// # Errors
+    /// `Conflict` if the id is taken, `Unavailable`.
+    async fn insert_key(&self, key: KeyRow) -> Result<(), LedgerError>;
+
+    /// The key of that id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn key(&self, id: &KeyId) -> Result<KeyRow, LedgerError>;
+
+    /// All keys, by id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn keys(&self) -> Result<Vec<KeyRow>, LedgerError>;
+
+    /// Marks a key as revoked; a second time changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn revoke_key(&self, id: &KeyId, at: WallMillis) -> Result<KeyRow, LedgerError>;
+
+    /// Whether a transition would be durable now: a small write, synced. Health checks and `/readyz` ask it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn probe(&self) -> Result<(), LedgerError>;
+}
+
+/// Which part of the history (facts §8.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HistoryPage {
+    /// At most this many; `None`: all. Zero or less: none.
+    pub max_items: Option<i64>,
+    /// Skip this many of the oldest; `None` or negative: the newest `max_items`.
+    pub offset: Option<i64>,
+}
+
+/// What keeps a scope's work apart at a backend. Both are secrets of the gateway: an owner sees them only inside its own files' metadata.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerSecrets {
+    /// 128 random bits in hex: goes into ComfyUI's cache keys.
+    pub salt: String,
+    /// 80 random bits in lower-case base 32: the `<opaque owner>` of folders.
+    pub folder: String,
+}
+
+impl std::fmt::Debug for OwnerSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnerSecrets(redacted)")
+    }
+}

@@ -1,0 +1,219 @@
+//! The one mapping from a stage's refusal to an HTTP answer.
+//!
+//! Stages know no status codes: each has its own error enum, and all the `From`s stand below in sight of each other. A
+//! [`Rejection`] has two texts: what the caller reads tells nothing about other tenants or backends, what the log says may.
+
+use crate::deliver::answer::Answer;
+use crate::ids::RequestId;
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+use serde_json::json;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// What the caller is told when a stage says no.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    /// 4xx or 5xx only.
+    status: StatusCode,
+    /// Stable, for programs: `rate_limited`, `unauthenticated` … One word per reason, documented in README.md.
+    code: &'static str,
+    /// For the caller: what, where, what to do instead.
+    message: Cow<'static, str>,
+    /// For the log, where it may say more.
+    log: Option<String>,
+    headers: HeaderMap,
+    /// ComfyUI's `error` and `node_errors`, where a policy or a parser made them.
+    comfyui: Option<serde_json::Value>,
+}
+
+/// Which stage said no: a closed list, for metrics and audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the stages of ARCHITECTURE.md, by name")]
+pub enum Stage {
+    Listen,
+    Route,
+    Authenticate,
+    Admit,
+    Inspect,
+    Dispatch,
+    Deliver,
+    Record,
+}
+
+impl Stage {
+    /// The label in metrics and audit lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Route => "route",
+            Self::Authenticate => "authenticate",
+            Self::Admit => "admit",
+            Self::Inspect => "inspect",
+            Self::Dispatch => "dispatch",
+            Self::Deliver => "deliver",
+            Self::Record => "record",
+        }
+    }
+}
+
+impl Rejection {
+    /// A refusal with a stable code and a text for the caller. A status that is no refusal becomes 500.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        let refusal = status.is_client_error() || status.is_server_error();
+        Self {
+            status: if refusal { status } else { StatusCode::INTERNAL_SERVER_ERROR },
+            code,
+            message: message.into(),
+            log: None,
+            headers: HeaderMap::new(),
+            comfyui: None,
+        }
+    }
+
+    /// What is foreign answers exactly like what does not exist (invariant 5): one constructor for both.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here, or it is not yours")
+    }
+
+    /// Named in the design, built by a later release.
+    pub fn not_yet(reason: &'static str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", reason)
+    }
+
+    /// Something of ours failed; the reason goes to the log only.
+    pub fn internal(log: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; the log has the reason under this request id")
+            .with_log(log)
+    }
+
+    /// Something we need can't be had now (invariant 8).
+    pub fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).with_retry_after(retry_after)
+    }
+
+    /// Adds what only the log may say.
+    #[must_use]
+    pub fn with_log(mut self, log: impl Into<String>) -> Self {
+        self.log = Some(log.into());
+        self
+    }
+
+    /// Adds `Retry-After`, in whole seconds rounded up, at least 1 (RFC 9110 §10.2.3).
+    #[must_use]
+    pub fn with_retry_after(self, after: Duration) -> Self {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.with_header(RETRY_AFTER, seconds.max(1).into())
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Adds the challenges of a 401 (RFC 9110 §11.6.1).
+    #[must_use]
+    pub fn with_challenge(self) -> Self {
+        self.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfygate\""))
+            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""))
+    }
+
+    /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
+    #[must_use]
+    pub fn with_comfyui(mut self, body: serde_json::Value) -> Self {
+        self.comfyui = Some(body);
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+    /// What the log says: the richer text if there is one.
+    pub fn log_text(&self) -> &str {
+        self.log.as_deref().unwrap_or(&self.message)
+    }
+
+    /// As `application/problem+json` (RFC 9457): every route but `/prompt`.
+    pub fn problem(&self, request: RequestId) -> Answer {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("refused"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.message,
+            "request_id": request.to_string(),
+        });
+        self.answer(&body, "application/problem+json")
+    }
+
+    /// As ComfyUI's error object: `POST /prompt`, whose clients read no other.
+    pub fn comfyui(&self, request: RequestId) -> Answer {
+        let mut body = self.comfyui.clone().unwrap_or_else(|| {
+            json!({"error": {"type": self.code, "message": self.message, "details": "", "extra_info": {}}, "node_errors": {}})
+        });
+        if let Some(extra) = body.pointer_mut("/error/extra_info").and_then(|extra| extra.as_object_mut()) {
+            extra.insert("request_id".into(), json!(request.to_string()));
+            extra.insert("code".into(), json!(self.code));
+        }
+        self.answer(&body, "application/json")
+    }
+
+    fn answer(&self, body: &serde_json::Value, content_type: &'static str) -> Answer {
+        let mut answer = Answer::json(self.status, body);
+        answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        answer.headers.extend(self.headers.clone());
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::answer::AnswerBody;
+
+    fn body(answer: &Answer) -> serde_json::Value {
+        let AnswerBody::Bytes(bytes) = &answer.body else { panic!("no body") };
+        serde_json::from_slice(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_status_that_is_no_refusal_becomes_500() {
+        assert_eq!(Rejection::new(StatusCode::OK, "x", "y").status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(Rejection::new(StatusCode::CONFLICT, "x", "y").status(), StatusCode::CONFLICT);
+    }
+
+    #[test]
+    fn the_callers_text_never_holds_the_logs() {
+        let request = RequestId::new();
+        let rejection = Rejection::internal("gpu7 said: secret");
+        assert_eq!(rejection.log_text(), "gpu7 said: secret");
+        assert!(!rejection.problem(request).text().contains("secret"));
+        assert!(!rejection.comfyui(request).text().contains("secret"));
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds_and_never_zero() {
+        let header = |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
+        assert_eq!(header(Duration::from_millis(1)), "1");
+        assert_eq!(header(Duration::from_millis(1001)), "2");
+        assert_eq!(header(Duration::ZERO), "1");
+    }
+
+    #[test]
+    fn problem_has_code_and_request_id_and_comfyui_has_its_own_shape() {
+        let request = RequestId::new();
+        let problem = body(&Rejection::not_found().problem(request));
+        assert_eq!(problem["code"], "not_found");
+        assert_eq!(problem["request_id"], request.to_string());
+        let comfyui = body(&Rejection::not_found().comfyui(request));
+        assert_eq!(comfyui["error"]["type"], "not_found");
+        assert!(comfyui["node_errors"].is_object());
+    }
+}
