@@ -24,6 +24,11 @@ impl Digest {
         Self(out)
     }
 
+    /// A digest that was computed elsewhere, such as while a file was streamed.
+    pub fn from_bytes(bytes: [u8; DIGEST_BYTES]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; DIGEST_BYTES] {
         &self.0

@@ -156,6 +156,11 @@ impl Policy {
         (!allowed).then_some(ClassRefusal::NotAllowed)
     }
 
+    /// Whether a caller may use the class at all: what a filtered `/object_info` shows.
+    pub fn allows_class(&self, class: &ClassSignature) -> bool {
+        self.class_refusal(class).is_none()
+    }
+
     pub(crate) fn allows_sampler(&self, name: &str) -> bool {
         self.samplers.allows(name)
     }

@@ -3,9 +3,11 @@
 use super::Call;
 use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
+use crate::dispatch::backend::BackendState;
 use crate::reject::Rejection;
 use http::StatusCode;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a client waits before it asks for a backend again.
@@ -42,28 +44,43 @@ pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
     Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
 }
 
-/// `GET /object_info`: the pinned catalogue, without classes that the tenant's policy denies.
+/// `GET /object_info`: a backend's own, without the classes that the tenant's policy denies or that differ from the catalogue there.
 pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
-    filtered(call, None).await
+    filtered(call, "/object_info").await
 }
 
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
 pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let class = call.matched.params.get("class").unwrap_or_default().to_owned();
-    filtered(call, Some(class)).await
+    let class = call.matched.params.get("class").unwrap_or_default();
+    match call.services.inspector.catalogue().class(class) {
+        // Only a name that the catalogue knows goes into a path upstream.
+        Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,
+        None => Ok(Answer::json(StatusCode::OK, &json!({}))),
+    }
 }
 
-async fn filtered(call: &Call<'_>, only: Option<String>) -> Result<Answer, Rejection> {
-    let (services, tenant) = (std::sync::Arc::clone(call.services), call.caller()?.tenant.clone());
-    let work = tokio::task::spawn_blocking(move || {
-        let catalogue = services.inspector.catalogue();
-        let allowed = |class: &str| {
-            only.as_ref().is_none_or(|only| only == class) && catalogue.class(class).is_some_and(|signature| tenant.policy.allows_class(signature))
+async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
+    let tenant = call.caller()?.tenant.clone();
+    for backend in call.services.backends.values() {
+        let BackendState::Up { agreement } = &*backend.state() else { continue };
+        let live = match backend.comfyui.catalogue(path).await {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::warn!(backend = %backend.id, %error, "no object_info");
+                continue;
+            }
         };
-        system::filter_object_info(catalogue.object_info(), allowed)
-    });
-    let body = work.await.map_err(|error| Rejection::internal(error.to_string()))??;
-    Ok(Answer::bytes(StatusCode::OK, "application/json", body))
+        let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
+        let work = tokio::task::spawn_blocking(move || {
+            let catalogue = services.inspector.catalogue();
+            let allowed = |class: &str| agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class));
+            system::filter_object_info(&live, allowed)
+        });
+        let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
+        let body = body.map_err(|error| Rejection::internal(error.to_string()))?;
+        return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+    }
+    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
 }
 
 /// `GET /gate/health`: that this process answers; no detail for strangers.

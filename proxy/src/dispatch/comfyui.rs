@@ -104,7 +104,15 @@ impl ComfyUi {
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn object_info(&self) -> Result<Bytes, ComfyUiError> {
-        self.call(Method::GET, "/object_info", None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
+        self.catalogue("/object_info").await
+    }
+
+    /// `GET /object_info` or `GET /object_info/{class}`, by path.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn catalogue(&self, path: &str) -> Result<Bytes, ComfyUiError> {
+        self.call(Method::GET, path, None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
     }
 
     /// `GET /system_stats`.

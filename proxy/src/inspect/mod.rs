@@ -37,6 +37,11 @@ impl Inspector {
         &self.catalogue
     }
 
+    /// The catalogue, to be shared.
+    pub fn catalogue_arc(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue)
+    }
+
     /// Reads a body. Pure work of up to some milliseconds for the largest bodies.
     ///
     /// # Errors
