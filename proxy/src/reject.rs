@@ -5,6 +5,9 @@
 
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
+use crate::inspect::InspectError;
+use crate::record::ledger::LedgerError;
+use comfygate_policy::{ParseErrorKind, ViolationKind};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
@@ -170,6 +173,59 @@ impl Rejection {
         answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         answer.headers.extend(self.headers.clone());
         answer
+    }
+}
+
+// inspect
+
+impl From<InspectError> for Rejection {
+    fn from(error: InspectError) -> Self {
+        match error {
+            InspectError::Malformed(error) => {
+                let status = match error.kind() {
+                    ParseErrorKind::Malformed => StatusCode::BAD_REQUEST,
+                    ParseErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                };
+                Self::new(status, error.code(), error.to_string()).with_comfyui(error.to_comfyui())
+            }
+            InspectError::Denied(violations) => {
+                let (status, code) = match violations.kind() {
+                    ViolationKind::Invalid => (StatusCode::BAD_REQUEST, "invalid_workflow"),
+                    ViolationKind::Denied => (StatusCode::FORBIDDEN, "policy_violation"),
+                };
+                let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
+            }
+        }
+    }
+}
+
+// record
+
+/// A disk that is full or gone is seldom better in less.
+const LEDGER_RETRY: Duration = Duration::from_secs(10);
+/// A held job moves in the time of a job.
+const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
+
+impl From<LedgerError> for Rejection {
+    fn from(error: LedgerError) -> Self {
+        let log = error.to_string();
+        match error {
+            LedgerError::NotFound { .. } => Self::not_found(),
+            LedgerError::Conflict { name } => {
+                Self::new(StatusCode::CONFLICT, "name_taken", format!("`{name}` names another submission of yours already: choose another name, or repeat that submission"))
+            }
+            LedgerError::Stale { .. } | LedgerError::WrongState { .. } => {
+                Self::new(StatusCode::CONFLICT, "moved_on", "the job moved on meanwhile: look again").with_log(log)
+            }
+            LedgerError::TooManyJobs { active, limit } => {
+                let text = format!("{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
+            }
+            LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
+                Self::unavailable("ledger_unavailable", "the gateway can't write now; nothing was accepted", LEDGER_RETRY).with_log(log)
+            }
+        }
     }
 }
 
