@@ -12,6 +12,9 @@ pub struct Interval {
 /// Beyond this every number is only "too large".
 const SATURATION: i128 = 1 << 100;
 
+/// Every whole number up to here is a double.
+const EXACT_IN_F64: i128 = 1 << 53;
+
 fn saturate(value: i128) -> i128 {
     value.clamp(-SATURATION, SATURATION)
 }
@@ -144,9 +147,18 @@ impl FloatInterval {
 impl From<Interval> for FloatInterval {
     #[expect(clippy::cast_precision_loss, reason = "rounded outward after the cast")]
     fn from(value: Interval) -> Self {
+        let exact = |end: i128| (-EXACT_IN_F64..=EXACT_IN_F64).contains(&end);
         Self {
-            lo: down(value.lo as f64),
-            hi: up(value.hi as f64),
+            lo: if exact(value.lo) {
+                value.lo as f64
+            } else {
+                down(value.lo as f64)
+            },
+            hi: if exact(value.hi) {
+                value.hi as f64
+            } else {
+                up(value.hi as f64)
+            },
         }
     }
 }
