@@ -79,13 +79,20 @@ pub(crate) enum NameFault {
 
 /// Splits a name from its suffix: exactly ` [input]`, ` [output]`, ` [temp]` or none.
 pub(crate) fn annotated_name(text: &str) -> Result<(&str, Directory), NameFault> {
-    let known = [(" [output]", Directory::Output), (" [input]", Directory::Input), (" [temp]", Directory::Temp)];
+    let known = [
+        (" [output]", Directory::Output),
+        (" [input]", Directory::Input),
+        (" [temp]", Directory::Temp),
+    ];
     let (name, directory) = known
         .iter()
         .find_map(|(suffix, directory)| Some((text.strip_suffix(suffix)?, *directory)))
         .unwrap_or((text, Directory::Input));
     // ComfyUI looks at the end only and does not ask for the space.
-    if ["[output]", "[input]", "[temp]"].iter().any(|suffix| name.trim_end().ends_with(suffix)) {
+    if ["[output]", "[input]", "[temp]"]
+        .iter()
+        .any(|suffix| name.trim_end().ends_with(suffix))
+    {
         return Err(NameFault::Suffix);
     }
     if is_path_trick(name) || name.is_empty() || name.len() > NAME_BYTES_MAX {
@@ -98,21 +105,33 @@ pub(crate) fn annotated_name(text: &str) -> Result<(&str, Directory), NameFault>
 pub(crate) fn is_path_trick(name: &str) -> bool {
     let mut segments = name.split(['/', '\\']);
     let drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
-    segments.any(|segment| segment.trim() == "..") || name.starts_with(['/', '\\']) || drive || name.chars().any(char::is_control)
+    segments.any(|segment| segment.trim() == "..")
+        || name.starts_with(['/', '\\'])
+        || drive
+        || name.chars().any(char::is_control)
 }
 
 pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec<FileReference> {
     let mut out = Vec::new();
     for node in workflow.nodes() {
-        let Some(signature) = catalogue.class(node.class.as_str()) else { continue };
+        let Some(signature) = catalogue.class(node.class.as_str()) else {
+            continue;
+        };
         for (name, input) in &node.inputs {
-            let Input::Literal(Json::Text(text)) = input else { continue };
+            let Input::Literal(Json::Text(text)) = input else {
+                continue;
+            };
             if signature.input_kind(node, name) != Some(InputKind::File) {
                 continue;
             }
             if let Ok((file, directory)) = annotated_name(text) {
                 let (name, input) = (file.to_owned(), name.clone());
-                out.push(FileReference { node: node.id.clone(), input, name, directory });
+                out.push(FileReference {
+                    node: node.id.clone(),
+                    input,
+                    name,
+                    directory,
+                });
             }
         }
     }
@@ -129,14 +148,32 @@ mod tests {
         assert_eq!(annotated_name("t/a.png [output]"), Ok(("t/a.png", Directory::Output)));
         assert_eq!(annotated_name("a.png [temp]"), Ok(("a.png", Directory::Temp)));
         assert_eq!(annotated_name("a.png [other]"), Ok(("a.png [other]", Directory::Input)));
-        for text in ["x.png[temp]", "x.pngZ[input]", "x [output] [temp]", "x[input] [output]", "x [temp] "] {
+        for text in [
+            "x.png[temp]",
+            "x.pngZ[input]",
+            "x [output] [temp]",
+            "x[input] [output]",
+            "x [temp] ",
+        ] {
             assert_eq!(annotated_name(text), Err(NameFault::Suffix), "{text}");
         }
     }
 
     #[test]
     fn names_that_could_leave_their_directory_are_refused() {
-        for text in ["../x", "a/../x", "/etc/x", "\\x", "a\\..\\x", "C:x", "a\0b", "", "a\n", ".. /x", " [output]"] {
+        for text in [
+            "../x",
+            "a/../x",
+            "/etc/x",
+            "\\x",
+            "a\\..\\x",
+            "C:x",
+            "a\0b",
+            "",
+            "a\n",
+            ".. /x",
+            " [output]",
+        ] {
             assert_eq!(annotated_name(text), Err(NameFault::Path), "{text:?}");
         }
         for text in ["a..b.png", "..a", "a/b/c.png", "SDXL\\x.safetensors"] {

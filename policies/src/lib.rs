@@ -23,7 +23,7 @@ pub use policy::{Policy, PolicyError, PolicyErrors};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
     BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
-    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, ParseError, ParseErrorKind, Parsed, parse,
+    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
 };
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};
 pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
@@ -39,7 +39,13 @@ use workflow::graph::NodeIndex;
 pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
     let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
     let outputs = running_outputs(parsed, catalogue);
-    let subject = Subject { parsed, policy, files, facts, outputs };
+    let subject = Subject {
+        parsed,
+        policy,
+        files,
+        facts,
+        outputs,
+    };
     let violations = checks::all(&subject);
     if violations.is_empty() {
         return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
@@ -51,9 +57,16 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
 /// The output nodes that ComfyUI would run: all, or those among the targets.
 fn running_outputs(parsed: &Parsed, catalogue: &Catalogue) -> Vec<NodeIndex> {
     let wanted = |id: &NodeId| parsed.targets.as_ref().is_none_or(|targets| targets.contains(id));
-    let is_output = |class: &NodeClass| catalogue.class(class.as_str()).is_some_and(|class| class.is_output_node());
+    let is_output = |class: &NodeClass| {
+        catalogue
+            .class(class.as_str())
+            .is_some_and(|class| class.is_output_node())
+    };
     let nodes = parsed.workflow.indexed();
-    nodes.filter(|(_, node)| wanted(&node.id) && is_output(&node.class)).map(|(place, _)| place).collect()
+    nodes
+        .filter(|(_, node)| wanted(&node.id) && is_output(&node.class))
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// For each node at fault the output nodes that it feeds, so that a page can mark them.
@@ -64,7 +77,9 @@ fn dependents(parsed: &Parsed, outputs: &[NodeIndex], violations: &[Violation]) 
         .filter_map(|violation| Some((parsed.workflow.find(violation.node.as_ref()?)?, violation.node.clone()?)))
         .collect();
     for output in outputs {
-        let Some(node) = parsed.workflow.node(*output) else { continue };
+        let Some(node) = parsed.workflow.node(*output) else {
+            continue;
+        };
         let feeding = parsed.workflow.reaching(&[*output]);
         for (place, id) in &faulty {
             let list = out.entry(id.clone()).or_default();

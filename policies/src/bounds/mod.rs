@@ -51,7 +51,11 @@ pub(crate) enum SizeFault {
     /// The class is not in the table of transfer functions.
     UnknownClass,
     /// More than a cap: which one, how much, and the cap.
-    OverCap { what: &'static str, bound: i128, limit: i128 },
+    OverCap {
+        what: &'static str,
+        bound: i128,
+        limit: i128,
+    },
 }
 
 /// Everything known about a workflow.
@@ -69,9 +73,20 @@ const SHAPED: [&str; 4] = ["IMAGE", "LATENT", "MASK", "VIDEO"];
 
 impl<'a> Facts<'a> {
     /// Looks at every node once.
-    pub(crate) fn of(workflow: &'a Workflow, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
-        let mut facts =
-            Self { workflow, catalogue, caps: &policy.caps, files, slots: HashMap::new(), size_faults: Vec::new() };
+    pub(crate) fn of(
+        workflow: &'a Workflow,
+        policy: &'a Policy,
+        catalogue: &'a Catalogue,
+        files: &'a FileFacts,
+    ) -> Self {
+        let mut facts = Self {
+            workflow,
+            catalogue,
+            caps: &policy.caps,
+            files,
+            slots: HashMap::new(),
+            size_faults: Vec::new(),
+        };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = catalogue.class(node.class.as_str()) {
                 let slots = facts.slots_of(place, node, class);
@@ -126,13 +141,17 @@ impl<'a> Facts<'a> {
 
     /// The types that an output may have: the declared one, or for a match-anything output those of the inputs of its template.
     fn types(&self, node: &Node, class: &'a ClassSignature, slot: usize) -> Vec<&'a str> {
-        let Some(output) = class.outputs().get(slot) else { return Vec::new() };
+        let Some(output) = class.outputs().get(slot) else {
+            return Vec::new();
+        };
         let Some(template) = output.template() else {
             return output.type_name().split(',').map(str::trim).collect();
         };
         let mut types: Vec<&'a str> = Vec::new();
         for input in class.inputs() {
-            let DeclaredType::Match { template: of, .. } = input.declared() else { continue };
+            let DeclaredType::Match { template: of, .. } = input.declared() else {
+                continue;
+            };
             if let (true, Some(Input::Link(link))) = (of == template, node.input(input.name())) {
                 types.extend(self.slot(*link).into_iter().flat_map(|slot| slot.types.iter().copied()));
             }
@@ -159,7 +178,8 @@ impl<'a> Facts<'a> {
                     *at == place && matches!(fault, SizeFault::OverCap { what: known, .. } if *known == what)
                 };
                 if !self.size_faults.iter().any(known) {
-                    self.size_faults.push((place, SizeFault::OverCap { what, bound, limit }));
+                    self.size_faults
+                        .push((place, SizeFault::OverCap { what, bound, limit }));
                 }
             }
         }

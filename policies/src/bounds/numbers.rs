@@ -27,19 +27,39 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
     let steps = if caps.limits_steps() { Need::Bounded } else { Need::None };
     match kind {
         InputKind::Steps => limit(kind, caps).map_or(steps, Need::AtMost),
-        InputKind::Denoise => if caps.denoise_min.is_some() { Need::Bounded } else { steps },
-        InputKind::Width | InputKind::Height | InputKind::Side | InputKind::Megapixels | InputKind::Batch
+        InputKind::Denoise => {
+            if caps.denoise_min.is_some() {
+                Need::Bounded
+            } else {
+                steps
+            }
+        }
+        InputKind::Width
+        | InputKind::Height
+        | InputKind::Side
+        | InputKind::Megapixels
+        | InputKind::Batch
         | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
         InputKind::Factor | InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
-        InputKind::Sampler | InputKind::Scheduler | InputKind::SigmasText | InputKind::SizeHint | InputKind::File
-        | InputKind::ModelFile | InputKind::SavePrefix | InputKind::EvalText | InputKind::JsonText
+        InputKind::Sampler
+        | InputKind::Scheduler
+        | InputKind::SigmasText
+        | InputKind::SizeHint
+        | InputKind::File
+        | InputKind::ModelFile
+        | InputKind::SavePrefix
+        | InputKind::EvalText
+        | InputKind::JsonText
         | InputKind::PromptText => Need::None,
     }
 }
 
 /// The cap on an input of `kind`, in the input's own unit.
-#[expect(clippy::cast_precision_loss, reason = "caps are far below 2^53 where it matters; above, the comparison is coarse but monotone")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "caps are far below 2^53 where it matters; above, the comparison is coarse but monotone"
+)]
 pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
     let least = |a: Option<i128>, b: Option<i128>| a.into_iter().chain(b).min();
     match kind {
@@ -62,8 +82,12 @@ pub(crate) fn number(facts: &Facts<'_>, node: &Node, name: &str, declared: &Decl
         Some(Input::Literal(literal)) => literal_value(literal, declared),
         Some(Input::Link(link)) => facts.slot(*link).map_or(Value::Unknown, |slot| slot.value),
         None => match declared {
-            DeclaredType::Int { default: Some(default), .. } => Value::Int(Interval::exactly(*default)),
-            DeclaredType::Float { default: Some(default), .. } => Value::Float(FloatInterval::exactly(*default)),
+            DeclaredType::Int {
+                default: Some(default), ..
+            } => Value::Int(Interval::exactly(*default)),
+            DeclaredType::Float {
+                default: Some(default), ..
+            } => Value::Float(FloatInterval::exactly(*default)),
             _ => Value::Unknown,
         },
     }
@@ -90,12 +114,16 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
     };
     match (class.name(), slot) {
         ("PrimitiveInt" | "PrimitiveFloat" | "PrimitiveBoolean", 0) => own("value"),
-        ("ComfySwitchNode", 0) => switch(own("switch"), linked(facts, node, "on_true"), linked(facts, node, "on_false")),
+        ("ComfySwitchNode", 0) => switch(
+            own("switch"),
+            linked(facts, node, "on_true"),
+            linked(facts, node, "on_false"),
+        ),
         ("GetImageSize", 0..=2) => image_size(facts, node, slot),
         ("StringLength", 0) => match node.input("string") {
-            Some(Input::Literal(Json::Text(text))) => {
-                Value::Int(Interval::exactly(i128::try_from(text.chars().count()).unwrap_or(i128::MAX)))
-            }
+            Some(Input::Literal(Json::Text(text))) => Value::Int(Interval::exactly(
+                i128::try_from(text.chars().count()).unwrap_or(i128::MAX),
+            )),
             _ => Value::Unknown,
         },
         _ => Value::Unknown,
@@ -121,7 +149,9 @@ fn switch(switch: Value, on_true: Value, on_false: Value) -> Value {
 
 /// `GetImageSize`: width, height and the count of images.
 fn image_size(facts: &Facts<'_>, node: &Node, slot: usize) -> Value {
-    let Some(shape) = facts.shape(node, "image") else { return Value::Unknown };
+    let Some(shape) = facts.shape(node, "image") else {
+        return Value::Unknown;
+    };
     Value::Int(match slot {
         0 => shape.width,
         1 => shape.height,
@@ -134,7 +164,9 @@ pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String
     let mut hops = Vec::new();
     let mut next = (node, name.to_owned());
     while let (Some(Input::Link(link)), true) = (next.0.input(&next.1), hops.len() < CHAIN_HOPS_MAX) {
-        let Some(source) = facts.workflow.node(link.target) else { break };
+        let Some(source) = facts.workflow.node(link.target) else {
+            break;
+        };
         let inner = match source.class.as_str() {
             "ComfySwitchNode" => match source.input("switch") {
                 Some(Input::Literal(Json::Bool(false))) => "on_false",
@@ -156,5 +188,7 @@ pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String
 /// How many numbers `ManualSigmas` can find in a text. Each match of its pattern ends with a run of digits and takes it whole, so there are at most as many as runs; Python's `\d` takes
 /// the digits of every script, all of which are numeric here (ComfyUI 0.8.0, `nodes_custom_sampler.py`).
 pub(crate) fn sigmas_in_text(text: &str) -> usize {
-    text.split(|c: char| !c.is_numeric()).filter(|run| !run.is_empty()).count()
+    text.split(|c: char| !c.is_numeric())
+        .filter(|run| !run.is_empty())
+        .count()
 }

@@ -54,7 +54,10 @@ static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     let annotations = Annotations::read(ANNOTATIONS_0_8_0).expect("the shipped annotations are good");
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     let classes = read::classes(COMFYUI_0_8_0.as_bytes()).expect("the shipped snapshot is good");
-    let classes = classes.into_iter().map(|(name, class)| (name, annotations.apply(class))).collect();
+    let classes = classes
+        .into_iter()
+        .map(|(name, class)| (name, annotations.apply(class)))
+        .collect();
     Catalogue::of(classes)
 });
 
@@ -74,7 +77,9 @@ impl Catalogue {
         let classes = read::classes(json)?;
         let joined = classes.into_iter().map(|(name, class)| {
             let class = match builtin.class(&name) {
-                Some(known) if known.shape() == class.shape() && known.module == class.module => class.annotated_like(known),
+                Some(known) if known.shape() == class.shape() && known.module == class.module => {
+                    class.annotated_like(known)
+                }
                 Some(_) => class.closed("its signature differs from the annotated one"),
                 None if class.is_core() => class.closed("a class of a ComfyUI release that is not annotated yet"),
                 None => class.with_declared_kinds(),
@@ -87,7 +92,10 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
-        Self { classes, digest: Digest::of(text.as_bytes()) }
+        Self {
+            classes,
+            digest: Digest::of(text.as_bytes()),
+        }
     }
 
     /// The class of this name.

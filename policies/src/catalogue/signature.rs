@@ -285,7 +285,10 @@ impl ClassSignature {
         if !name.contains('.') {
             return self.inputs.iter().find(|input| input.name == name);
         }
-        self.inputs_of(node).into_iter().find(|(full, _)| full == name).map(|(_, input)| input)
+        self.inputs_of(node)
+            .into_iter()
+            .find(|(full, _)| full == name)
+            .map(|(_, input)| input)
     }
 
     pub(crate) fn input_kind(&self, node: &Node, name: &str) -> Option<InputKind> {
@@ -294,8 +297,11 @@ impl ClassSignature {
 
     /// The shape by which two releases of a class are compared: inputs' names, types and presence, outputs and whether it is an output node, in one text. Options and ranges do not count.
     pub(super) fn shape(&self) -> String {
-        let outputs: Vec<String> =
-            self.outputs.iter().map(|output| format!("{}/{}", output.type_name, output.is_list)).collect();
+        let outputs: Vec<String> = self
+            .outputs
+            .iter()
+            .map(|output| format!("{}/{}", output.type_name, output.is_list))
+            .collect();
         format!("{} -> {:?} {}", inputs_shape(&self.inputs), outputs, self.output_node)
     }
 
@@ -358,7 +364,14 @@ fn collect<'a>(inputs: &'a [InputSignature], prefix: &str, node: &Node, out: &mu
 fn inputs_shape(inputs: &[InputSignature]) -> String {
     let mut parts: Vec<String> = inputs
         .iter()
-        .map(|input| format!("{}:{}{}", input.name, type_shape(&input.declared), if input.presence == Presence::Optional { "?" } else { "" }))
+        .map(|input| {
+            format!(
+                "{}:{}{}",
+                input.name,
+                type_shape(&input.declared),
+                if input.presence == Presence::Optional { "?" } else { "" }
+            )
+        })
         .collect();
     parts.sort();
     format!("({})", parts.join(", "))
@@ -375,8 +388,10 @@ fn type_shape(declared: &DeclaredType) -> String {
         DeclaredType::Socket(types) => types.join(","),
         DeclaredType::Match { template, allowed } => format!("MATCH {template} {}", allowed.join(",")),
         DeclaredType::DynamicCombo(options) => {
-            let options: Vec<String> =
-                options.iter().map(|(key, inputs)| format!("{key:?}{}", inputs_shape(inputs))).collect();
+            let options: Vec<String> = options
+                .iter()
+                .map(|(key, inputs)| format!("{key:?}{}", inputs_shape(inputs)))
+                .collect();
             format!("DYNAMIC[{}]", options.join(" "))
         }
         DeclaredType::Autogrow { names, min, item } => {
@@ -388,7 +403,11 @@ fn type_shape(declared: &DeclaredType) -> String {
 fn annotate(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnotation, output_node: bool) {
     for input in inputs {
         let full = format!("{prefix}{}", input.name);
-        input.kind = annotation.inputs.get(&full).copied().or_else(|| declared_kind(input, output_node));
+        input.kind = annotation
+            .inputs
+            .get(&full)
+            .copied()
+            .or_else(|| declared_kind(input, output_node));
         match &mut input.declared {
             DeclaredType::DynamicCombo(options) => {
                 for (_, nested) in options {
@@ -405,7 +424,9 @@ fn annotate(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnot
 
 fn copy_kinds(inputs: &mut [InputSignature], known: &[InputSignature]) {
     for input in inputs {
-        let Some(known) = known.iter().find(|known| known.name == input.name) else { continue };
+        let Some(known) = known.iter().find(|known| known.name == input.name) else {
+            continue;
+        };
         input.kind = known.kind;
         match (&mut input.declared, &known.declared) {
             (DeclaredType::DynamicCombo(options), DeclaredType::DynamicCombo(known)) => {

@@ -19,7 +19,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node, class) in subject.known() {
         let declared = class.inputs_of(node);
         for (name, input) in &node.inputs {
-            let signature = declared.iter().find(|(full, _)| full == name).map(|(_, signature)| *signature);
+            let signature = declared
+                .iter()
+                .find(|(full, _)| full == name)
+                .map(|(_, signature)| *signature);
             match (signature, input) {
                 (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
                 (Some(_), Input::Link(_)) => {}
@@ -49,7 +52,13 @@ fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSigna
     let absent = |name: &str| node.input(name).is_none();
     let mut report = |name: &str| {
         let message = format!("required input is missing: {name}");
-        out.push(at(node, name, "required_input_missing", ViolationKind::Invalid, message));
+        out.push(at(
+            node,
+            name,
+            "required_input_missing",
+            ViolationKind::Invalid,
+            message,
+        ));
     };
     for (name, signature) in declared {
         let in_row = class.inputs().iter().any(|input| {
@@ -60,7 +69,9 @@ fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSigna
         }
     }
     for input in class.inputs() {
-        let DeclaredType::Autogrow { names, min, .. } = input.declared() else { continue };
+        let DeclaredType::Autogrow { names, min, .. } = input.declared() else {
+            continue;
+        };
         let full = |name: &String| format!("{}.{name}", input.name());
         for name in names.iter().take(*min).map(full).filter(|name| absent(name)) {
             report(&name);
@@ -76,7 +87,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     match (signature.declared(), value) {
         (DeclaredType::Int { min, max, .. }, Json::Int(number)) => {
             let (small, large) = (min.filter(|min| number < min), max.filter(|max| number > max));
-            out_of_range(node, name, &number.to_string(), small.map(|min| min.to_string()), large.map(|max| max.to_string()))
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
         }
         (DeclaredType::Int { .. }, _) => wrong("an integer"),
         (DeclaredType::Float { min, max, .. }, Json::Int(_) | Json::Float(_)) => {
@@ -87,7 +104,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
                 _ => return None,
             };
             let (small, large) = (min.filter(|min| number < *min), max.filter(|max| number > *max));
-            out_of_range(node, name, &number.to_string(), small.map(|min| min.to_string()), large.map(|max| max.to_string()))
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
         }
         (DeclaredType::Float { .. }, _) => wrong("a number"),
         (DeclaredType::Text, Json::Text(_)) | (DeclaredType::Boolean, Json::Bool(_)) => None,
@@ -102,7 +125,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     }
 }
 
-fn out_of_range(node: &Node, name: &str, value: &str, small: Option<String>, large: Option<String>) -> Option<Violation> {
+fn out_of_range(
+    node: &Node,
+    name: &str,
+    value: &str,
+    small: Option<String>,
+    large: Option<String>,
+) -> Option<Violation> {
     let (code, relation, limit) = match (small, large) {
         (Some(min), _) => ("value_smaller_than_min", "smaller than min of", min),
         (_, Some(max)) => ("value_bigger_than_max", "bigger than max of", max),
@@ -110,16 +139,32 @@ fn out_of_range(node: &Node, name: &str, value: &str, small: Option<String>, lar
     };
     let message = format!("value {value} {relation} {limit}");
     let violation = at(node, name, code, ViolationKind::Invalid, message);
-    Some(Violation { bound: Some(value.to_owned()), limit: Some(limit), ..violation })
+    Some(Violation {
+        bound: Some(value.to_owned()),
+        limit: Some(limit),
+        ..violation
+    })
 }
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
     let shown = shown(&value.to_value().to_string());
-    at(node, name, "value_not_in_list", ViolationKind::Invalid, format!("value not in list: {shown}"))
+    at(
+        node,
+        name,
+        "value_not_in_list",
+        ViolationKind::Invalid,
+        format!("value not in list: {shown}"),
+    )
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.
-fn choice(node: &Node, name: &str, kind: Option<InputKind>, options: &[serde_json::Value], value: &Json) -> Option<Violation> {
+fn choice(
+    node: &Node,
+    name: &str,
+    kind: Option<InputKind>,
+    options: &[serde_json::Value],
+    value: &Json,
+) -> Option<Violation> {
     match (kind, value) {
         (Some(InputKind::File), Json::Text(_)) => None,
         (Some(InputKind::ModelFile), Json::Text(text)) => model_name(node, name, text),

@@ -44,7 +44,14 @@ impl<'a> Subject<'a> {
 pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
     let mut out = Vec::new();
     for rule in [
-        whole::check, classes::check, inputs::check, links::check, files::check, paths::check, caps::check, samplers::check,
+        whole::check,
+        classes::check,
+        inputs::check,
+        links::check,
+        files::check,
+        paths::check,
+        caps::check,
+        samplers::check,
         sizes::check,
     ] {
         rule(subject, &mut out);
@@ -54,16 +61,39 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
 
 /// A violation at an input of a node.
 fn at(node: &Node, input: &str, code: &'static str, kind: ViolationKind, message: String) -> Violation {
-    Violation { input: Some(input.to_owned()), ..of(node, code, kind, message) }
+    Violation {
+        input: Some(input.to_owned()),
+        ..of(node, code, kind, message)
+    }
 }
 
 /// A violation of a node.
 fn of(node: &Node, code: &'static str, kind: ViolationKind, message: String) -> Violation {
     let (id, class) = (Some(node.id.clone()), Some(node.class.clone()));
-    Violation { code, kind, node: id, class, input: None, bound: None, limit: None, chain: None, message }
+    Violation {
+        code,
+        kind,
+        node: id,
+        class,
+        input: None,
+        bound: None,
+        limit: None,
+        chain: None,
+        message,
+    }
 }
 
 /// A violation of the whole.
 fn whole(code: &'static str, kind: ViolationKind, message: String) -> Violation {
-    Violation { code, kind, node: None, class: None, input: None, bound: None, limit: None, chain: None, message }
+    Violation {
+        code,
+        kind,
+        node: None,
+        class: None,
+        input: None,
+        bound: None,
+        limit: None,
+        chain: None,
+        message,
+    }
 }

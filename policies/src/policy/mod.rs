@@ -14,8 +14,10 @@ use crate::catalogue::ClassSignature;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
-const DOCUMENTS: [(&str, &str); 2] =
-    [("default", include_str!("../../documents/default.toml")), ("strict", include_str!("../../documents/strict.toml"))];
+const DOCUMENTS: [(&str, &str); 2] = [
+    ("default", include_str!("../../documents/default.toml")),
+    ("strict", include_str!("../../documents/strict.toml")),
+];
 
 /// The largest spatial factor of a VAE that we know (HunyuanImage 2.1, LTXV); assumed unless the policy says which VAEs are installed.
 const VAE_SCALE_MAX: i128 = 32;
@@ -87,7 +89,16 @@ pub(crate) struct Caps {
 impl Caps {
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
-        [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
+        [
+            self.width,
+            self.height,
+            self.pixels,
+            self.pixels_total,
+            self.batch,
+            self.frames,
+        ]
+        .iter()
+        .any(Option::is_some)
     }
 
     /// Whether the number of steps is limited in any way.

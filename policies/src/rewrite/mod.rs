@@ -63,7 +63,12 @@ impl OutputScope {
             return Err(ScopeError::Id);
         }
         let [folder, prompt_id, client_id, salt] = [folder, prompt_id, client_id, salt].map(str::to_owned);
-        Ok(Self { folder, prompt_id, client_id, salt })
+        Ok(Self {
+            folder,
+            prompt_id,
+            client_id,
+            salt,
+        })
     }
 }
 
@@ -129,7 +134,12 @@ impl ApprovedWorkflow {
     /// INVARIANT: called only for a subject without violations.
     pub(crate) fn of(subject: &Subject<'_>) -> Self {
         let workflow = &subject.parsed.workflow;
-        let ids = |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
+        let ids = |places: &[NodeIndex]| {
+            places
+                .iter()
+                .filter_map(|place| Some(workflow.node(*place)?.id.clone()))
+                .collect()
+        };
         let mut approved = Self {
             parsed: subject.parsed.clone(),
             output_nodes: ids(&subject.outputs),
@@ -146,7 +156,9 @@ impl ApprovedWorkflow {
             catalogue_digest: subject.facts.catalogue.digest(),
         };
         for (place, node) in workflow.indexed() {
-            let Some(class) = subject.facts.class_at(place) else { continue };
+            let Some(class) = subject.facts.class_at(place) else {
+                continue;
+            };
             if !class.is_model_loader() && !class.accepts_all_inputs() {
                 approved.salted.insert(place);
             }
@@ -170,7 +182,10 @@ impl ApprovedWorkflow {
         match (kind, input) {
             (None, _) => {
                 self.omitted.insert(key);
-                self.dropped.push(Dropped { node: node.id.clone(), input: name.clone() });
+                self.dropped.push(Dropped {
+                    node: node.id.clone(),
+                    input: name.clone(),
+                });
             }
             (Some(Some(InputKind::SavePrefix)), Input::Literal(Json::Text(text))) => {
                 let Ok(prefix) = SavePrefix::read(text) else { return };
@@ -184,8 +199,12 @@ impl ApprovedWorkflow {
                 self.prefixes.insert(key, prefix);
             }
             (Some(Some(InputKind::File)), Input::Literal(Json::Text(text))) => {
-                let Ok((file, directory)) = annotated_name(text) else { return };
-                let Some(fact) = subject.files.get(file, directory) else { return };
+                let Ok((file, directory)) = annotated_name(text) else {
+                    return;
+                };
+                let Some(fact) = subject.files.get(file, directory) else {
+                    return;
+                };
                 self.note_replacement(node, name, text, &fact.canonical_name);
                 self.files.insert(key, fact.canonical_name.clone());
             }
@@ -196,7 +215,12 @@ impl ApprovedWorkflow {
     fn note_replacement(&mut self, node: &Node, input: &str, from: &str, to: &str) {
         if from != to {
             let (from, to) = (from.to_owned(), to.to_owned());
-            self.replaced.push(Replaced { node: node.id.clone(), input: input.to_owned(), from, to });
+            self.replaced.push(Replaced {
+                node: node.id.clone(),
+                input: input.to_owned(),
+                from,
+                to,
+            });
         }
     }
 

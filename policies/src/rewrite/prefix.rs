@@ -1,7 +1,9 @@
 //! Save prefixes: what the caller asked for, and what ComfyUI is given.
 
 /// Tokens that ComfyUI 0.8.0 replaces by numbers (`folder_paths.py` `get_save_image_path`). Newer releases replace `%Node.input%` by another node's text, so any other `%` is refused.
-const TOKENS: [&str; 8] = ["%width%", "%height%", "%year%", "%month%", "%day%", "%hour%", "%minute%", "%second%"];
+const TOKENS: [&str; 8] = [
+    "%width%", "%height%", "%year%", "%month%", "%day%", "%hour%", "%minute%", "%second%",
+];
 /// Bytes of a whole prefix; ComfyUI appends `_00001_.png`, and file systems take 255 bytes a segment.
 const PREFIX_BYTES_MAX: usize = 400;
 /// Characters of one segment.
@@ -51,24 +53,41 @@ impl SavePrefix {
         if text.split('/').any(|segment| segment.trim() == "..") {
             return Err(PrefixFault::Parent);
         }
-        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "")).contains('%') {
+        if TOKENS
+            .iter()
+            .fold(text.to_owned(), |text, token| text.replace(token, ""))
+            .contains('%')
+        {
             return Err(PrefixFault::Substitution);
         }
         let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
         let folders: Vec<&str> = folder.split('/').filter(|segment| is_named(segment)).collect();
         let name = if is_named(name) { name } else { FALLBACK_NAME };
         let too_long = |segment: &&str| segment.chars().count() > SEGMENT_CHARS_MAX;
-        if text.len() > PREFIX_BYTES_MAX || folders.len() > FOLDERS_MAX || folders.iter().any(too_long) || too_long(&name) {
+        if text.len() > PREFIX_BYTES_MAX
+            || folders.len() > FOLDERS_MAX
+            || folders.iter().any(too_long)
+            || too_long(&name)
+        {
             return Err(PrefixFault::TooLong);
         }
         let safe_folders: Vec<String> = folders.iter().map(|segment| safe(segment)).collect();
-        Ok(Self { shown_folder: folders.join("/"), shown_name: name.to_owned(), folder: safe_folders.join("/"), name: safe(name) })
+        Ok(Self {
+            shown_folder: folders.join("/"),
+            shown_name: name.to_owned(),
+            folder: safe_folders.join("/"),
+            name: safe(name),
+        })
     }
 
     /// The prefix as ComfyUI is given it, below `scope`. One that is below it already stays: rewriting twice equals once.
     pub(crate) fn below(&self, scope: &str) -> String {
         let mut parts = vec![self.folder.as_str(), self.name.as_str()];
-        let inside = self.folder == scope || self.folder.strip_prefix(scope).is_some_and(|rest| rest.starts_with('/'));
+        let inside = self.folder == scope
+            || self
+                .folder
+                .strip_prefix(scope)
+                .is_some_and(|rest| rest.starts_with('/'));
         if !inside {
             parts.insert(0, scope);
         }
@@ -78,7 +97,12 @@ impl SavePrefix {
 
     /// Folder and name as the caller wrote them, joined.
     pub(crate) fn shown(&self) -> String {
-        [self.shown_folder.as_str(), self.shown_name.as_str()].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/")
+        [self.shown_folder.as_str(), self.shown_name.as_str()]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join("/")
     }
 
     /// Folder and name with the safe set only, joined.
@@ -127,7 +151,11 @@ mod tests {
     fn a_name_is_never_empty() {
         for (text, folder) in [("", ""), ("a/", "a"), ("a/.", "a"), (".", ""), ("./", "")] {
             let prefix = SavePrefix::read(text).unwrap();
-            assert_eq!((prefix.shown_folder.as_str(), prefix.shown_name.as_str()), (folder, "ComfyUI"), "{text}");
+            assert_eq!(
+                (prefix.shown_folder.as_str(), prefix.shown_name.as_str()),
+                (folder, "ComfyUI"),
+                "{text}"
+            );
         }
     }
 
