@@ -83,7 +83,7 @@ bench: needs ## latency added by the gateway, and its idle memory (release profi
 	cargo build --workspace --locked --release --bin comfygate
 	COMFYGATE_BIN='$(abspath $(TARGET_DIR))/release/comfygate' cargo bench --workspace --locked --bench gateway
 
-fuzz: ## fuzz one target for SECONDS (60): make fuzz TARGET=parse
+fuzz: ## fuzz one target for SECONDS_MAX=60 seconds: make fuzz TARGET=parse
 	@if ! cargo +nightly --version >/dev/null 2>&1; then
 		echo 'skipped: fuzzing: no nightly toolchain (rustup toolchain install nightly)'
 	elif ! cargo fuzz --version >/dev/null 2>&1; then
