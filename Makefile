@@ -45,10 +45,10 @@ test: needs ## every test that needs no ComfyUI and no GPU
 	# The tests from outside start the real binary; cargo builds it for no test of another crate by itself.
 	cargo build $(EVERYTHING) --bins
 	if cargo nextest --version >/dev/null 2>&1; then
-		cargo nextest run $(EVERYTHING) --lib --bins --tests --cargo-quiet
+		cargo nextest run $(EVERYTHING) --tests --cargo-quiet
 		cp $(TARGET_DIR)/nextest/default/junit.xml $(TEST_LOG)
 	else
-		cargo test $(EVERYTHING) --lib --bins --tests --no-fail-fast -- --show-output | tee $(TEST_LOG)
+		cargo test $(EVERYTHING) --tests --no-fail-fast -- --show-output | tee $(TEST_LOG)
 	fi
 	cargo test $(EVERYTHING) --doc
 	echo
