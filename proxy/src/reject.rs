@@ -3,6 +3,8 @@
 //! Stages know no status codes: each has its own error enum, and all the `From`s stand below in sight of each other. A
 //! [`Rejection`] has two texts: what the caller reads tells nothing about other tenants or backends, what the log says may.
 
+use crate::admit::AdmitError;
+use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -62,7 +64,11 @@ impl Rejection {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         let refusal = status.is_client_error() || status.is_server_error();
         Self {
-            status: if refusal { status } else { StatusCode::INTERNAL_SERVER_ERROR },
+            status: if refusal {
+                status
+            } else {
+                StatusCode::INTERNAL_SERVER_ERROR
+            },
             code,
             message: message.into(),
             log: None,
@@ -73,7 +79,11 @@ impl Rejection {
 
     /// What is foreign answers exactly like what does not exist (invariant 5): one constructor for both.
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here, or it is not yours")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing here, or it is not yours",
+        )
     }
 
     /// Named in the design, built by a later release.
@@ -83,8 +93,12 @@ impl Rejection {
 
     /// Something of ours failed; the reason goes to the log only.
     pub fn internal(log: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; the log has the reason under this request id")
-            .with_log(log)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the gateway failed; the log has the reason under this request id",
+        )
+        .with_log(log)
     }
 
     /// Something we need can't be had now (invariant 8).
@@ -117,7 +131,10 @@ impl Rejection {
     #[must_use]
     pub fn with_challenge(self) -> Self {
         self.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfygate\""))
-            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""))
+            .with_header(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""),
+            )
     }
 
     /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
@@ -158,7 +175,10 @@ impl Rejection {
         let mut body = self.comfyui.clone().unwrap_or_else(|| {
             json!({"error": {"type": self.code, "message": self.message, "details": "", "extra_info": {}}, "node_errors": {}})
         });
-        if let Some(extra) = body.pointer_mut("/error/extra_info").and_then(|extra| extra.as_object_mut()) {
+        if let Some(extra) = body
+            .pointer_mut("/error/extra_info")
+            .and_then(|extra| extra.as_object_mut())
+        {
             extra.insert("request_id".into(), json!(request.to_string()));
             extra.insert("code".into(), json!(self.code));
         }
@@ -167,9 +187,75 @@ impl Rejection {
 
     fn answer(&self, body: &serde_json::Value, content_type: &'static str) -> Answer {
         let mut answer = Answer::json(self.status, body);
-        answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        answer
+            .headers
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         answer.headers.extend(self.headers.clone());
         answer
+    }
+}
+
+// Stage 3, authenticate.
+
+impl From<AuthError> for Rejection {
+    /// One text for every way in which a login fails: the reason is the log's.
+    fn from(error: AuthError) -> Self {
+        let log = error.to_string();
+        match error {
+            AuthError::Forbidden(scope) => Self::new(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                format!("this credential lacks the scope `{}`", scope.name()),
+            ),
+            AuthError::Unavailable(_) => Self::unavailable(
+                "unavailable",
+                "credentials can't be checked now",
+                Duration::from_secs(5),
+            )
+            .with_log(log),
+            _ => {
+                let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text)
+                    .with_challenge()
+                    .with_log(log)
+            }
+        }
+    }
+}
+
+// Stage 4, admit.
+
+impl From<AdmitError> for Rejection {
+    fn from(error: AdmitError) -> Self {
+        let log = error.to_string();
+        let too_many = |code, text: &'static str, after| {
+            Self::new(StatusCode::TOO_MANY_REQUESTS, code, text).with_retry_after(after)
+        };
+        let rejection = match error {
+            AdmitError::RateLimited { rate, retry_after, .. } => {
+                let text = "the rate limit of this tenant is reached: try again after `Retry-After`";
+                let rejection = too_many("rate_limited", text, retry_after);
+                rate.headers()
+                    .into_iter()
+                    .fold(rejection, |rejection, (name, value)| rejection.with_header(name, value))
+            }
+            AdmitError::TooManyFailedLogins { retry_after, .. } => too_many(
+                "too_many_failed_logins",
+                "too many failed logins from this address: try again after `Retry-After`",
+                retry_after,
+            ),
+            AdmitError::BodiesFull { .. } => Self::unavailable(
+                "bodies_full",
+                "the gateway reads as many request bodies as it may: try again",
+                Duration::from_secs(1),
+            ),
+            AdmitError::TooManyTenants(_) => Self::unavailable(
+                "overloaded",
+                "too many callers at once: try again",
+                Duration::from_secs(10),
+            ),
+        };
+        rejection.with_log(log)
     }
 }
 
@@ -179,14 +265,22 @@ mod tests {
     use crate::deliver::answer::AnswerBody;
 
     fn body(answer: &Answer) -> serde_json::Value {
-        let AnswerBody::Bytes(bytes) = &answer.body else { panic!("no body") };
+        let AnswerBody::Bytes(bytes) = &answer.body else {
+            panic!("no body")
+        };
         serde_json::from_slice(bytes).unwrap()
     }
 
     #[test]
     fn a_status_that_is_no_refusal_becomes_500() {
-        assert_eq!(Rejection::new(StatusCode::OK, "x", "y").status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(Rejection::new(StatusCode::CONFLICT, "x", "y").status(), StatusCode::CONFLICT);
+        assert_eq!(
+            Rejection::new(StatusCode::OK, "x", "y").status(),
+            StatusCode::INTERNAL_SERVER_ERROR
+        );
+        assert_eq!(
+            Rejection::new(StatusCode::CONFLICT, "x", "y").status(),
+            StatusCode::CONFLICT
+        );
     }
 
     #[test]
@@ -200,7 +294,12 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_to_whole_seconds_and_never_zero() {
-        let header = |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
+        let header = |after| {
+            Rejection::unavailable("x", "y", after)
+                .problem(RequestId::new())
+                .headers[RETRY_AFTER]
+                .clone()
+        };
         assert_eq!(header(Duration::from_millis(1)), "1");
         assert_eq!(header(Duration::from_millis(1001)), "2");
         assert_eq!(header(Duration::ZERO), "1");
