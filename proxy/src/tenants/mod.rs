@@ -6,10 +6,10 @@
 pub mod policies;
 mod read;
 
-pub use policies::TenantPolicy;
 pub use read::read_tenants;
 
 use crate::ids::TenantId;
+use comfygate_policy::Policy;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ pub struct Tenant {
     /// What it may use: the plan's, with the tenant's own overrides.
     pub limits: Limits,
     /// What its workflows may do.
-    pub policy: Arc<TenantPolicy>,
+    pub policy: Arc<Policy>,
 }
 
 /// Every tenant, by id and by the claim that JWTs name it with.
@@ -135,7 +135,7 @@ impl TenantRegistry {
             plan: "default".to_owned(),
             disabled: false,
             limits: Limits::default(),
-            policy: Arc::new(TenantPolicy::built_in("default")),
+            policy: Arc::new(Policy::builtin("default").expect("the default policy ships")),
         };
         Self::new([local], [])
     }

@@ -1,9 +1,10 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
-use super::{Limits, Rate, Tenant, TenantPolicy, TenantRegistry, policies};
+use super::{Limits, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::ids::TenantId;
+use comfygate_policy::Policy;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ struct RawTenant {
 #[derive(Debug)]
 struct Plan {
     limits: Limits,
-    policy: Arc<TenantPolicy>,
+    policy: Arc<Policy>,
 }
 
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
@@ -143,15 +144,15 @@ struct Checked<'a> {
     directory: &'a Path,
     report: &'a Report,
     /// A policy that several plans name is read once; `None`: it was faulty, and that was said.
-    policies: HashMap<String, Option<Arc<TenantPolicy>>>,
+    policies: HashMap<String, Option<Arc<Policy>>>,
 }
 
 impl Checked<'_> {
-    fn policy(&mut self, name: &Located<String>) -> Option<Arc<TenantPolicy>> {
+    fn policy(&mut self, name: &Located<String>) -> Option<Arc<Policy>> {
         if let Some(known) = self.policies.get(&name.value) {
             return known.clone();
         }
-        let loaded = policies::load(&name.value, &name.at, self.directory, self.report).map(Arc::new);
+        let loaded = policies::load(&name.value, &name.at, self.directory, self.report);
         self.policies.insert(name.value.clone(), loaded.clone());
         loaded
     }
@@ -162,7 +163,7 @@ impl Checked<'_> {
         for plan in raw {
             let policy = match &plan.limits.policy {
                 Some(name) => self.policy(name),
-                None => Some(Arc::new(TenantPolicy::built_in("default"))),
+                None => Policy::builtin("default").map(Arc::new),
             };
             let Some(id) = plan.id else { continue };
             let checked = policy.map(|policy| Plan {
