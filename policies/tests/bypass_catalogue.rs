@@ -532,6 +532,14 @@ fn euler() -> Value {
 }
 
 #[test]
+fn bypass_053b_a_cap_on_steps_brings_a_floor_of_denoise() {
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps = 100\n").unwrap();
+    assert_eq!(denials(&policy, json!({"s": sampler(json!({"denoise": 0.001}))})), []);
+    let found = denials(&policy, json!({"s": sampler(json!({"denoise": 0.0009}))}));
+    assert_eq!(found, [("s".to_owned(), "denoise_too_small")]);
+}
+
+#[test]
 fn bypass_054_steps_written_as_sigmas() {
     let sigmas = |count: usize, digit: &str| node("ManualSigmas", json!({"sigmas": vec![digit; count].join(", ")}));
     assert_allowed(custom(sigmas(75, "1.5"), euler()));
@@ -682,6 +690,30 @@ fn bypass_060_memory_bombs_in_one_node() {
         "x",
         "cap_exceeded",
     );
+}
+
+#[test]
+fn bypass_060b_texts_that_double() {
+    let double = |count: usize| {
+        let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] = node(
+                "StringConcatenate",
+                json!({"string_a": from, "string_b": from, "delimiter": ""}),
+            );
+        }
+        nodes
+    };
+    assert_allowed(double(10));
+    assert_refused(double(11), "d11", "text_exceeded");
+    assert_refused(double(199), "d199", "text_exceeded");
+    let replace = |length: usize| {
+        let inputs = json!({"string": "a".repeat(1023), "find": "", "replace": "b".repeat(length)});
+        json!({"r": node("StringReplace", inputs)})
+    };
+    assert_allowed(replace(1023));
+    assert_refused(replace(1024), "r", "text_exceeded");
 }
 
 #[test]
