@@ -360,6 +360,41 @@ fn bypass_039_a_python_parameter_that_is_not_declared() {
 }
 
 #[test]
+fn bypass_039b_dotted_inputs_are_those_that_the_node_chose() {
+    let nodes = |inputs: Value| {
+        let mut all = json!({"input": ["image", 0], "scale_method": "area"});
+        all.as_object_mut().unwrap().extend(inputs.as_object().unwrap().clone());
+        json!({"r": node("ResizeImageMaskNode", all)})
+    };
+    assert_allowed(nodes(
+        json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 512}),
+    ));
+    let other =
+        nodes(json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 512, "resize_type.width": 9}));
+    assert_refused_always(other, "r", "undeclared_input");
+    let large = nodes(json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 4097}));
+    assert_refused(large, "r", "cap_exceeded");
+    assert_refused_always(nodes(json!({"resize_type": "other"})), "r", "value_not_in_list");
+    let row = |name: &str| json!({"b": node("BatchImagesNode", json!({"images.image0": ["image", 0], "images.image1": ["image", 0], name: ["image", 0]}))});
+    assert_allowed(row("images.image2"));
+    assert_refused_always(row("images.image50"), "b", "undeclared_input");
+    assert_refused_always(row("images"), "b", "undeclared_input");
+}
+
+#[test]
+fn bypass_039c_types_through_a_resize_are_followed() {
+    let nodes = |from: Value| {
+        json!({
+            "r": node("ResizeImageMaskNode", json!({"input": from, "scale_method": "area", "resize_type": "scale width", "resize_type.width": 64})),
+            "p": node("PreviewImage", json!({"images": ["r", 0]})), "m": node("SolidMask", json!({"value": 1.0, "width": 64, "height": 64})),
+        })
+    };
+    assert_allowed(nodes(json!(["image", 0])));
+    assert_refused_always(nodes(json!(["m", 0])), "p", "return_type_mismatch");
+    assert_refused_always(nodes(json!(["empty", 0])), "r", "return_type_mismatch");
+}
+
+#[test]
 fn bypass_040_and_041_wrapped_values() {
     assert_unparsable(&raw(r#"{"latent_image":{"__value__":["4",0]}}"#), "wrapped_value");
     assert_unparsable(&raw(r#"{"steps":{"__value__":999}}"#), "wrapped_value");
@@ -712,8 +747,11 @@ fn bypass_060b_texts_that_double() {
         let inputs = json!({"string": "a".repeat(1023), "find": "", "replace": "b".repeat(length)});
         json!({"r": node("StringReplace", inputs)})
     };
+    // 1023 characters, and 1024 places between and around them.
     assert_allowed(replace(1023));
     assert_refused(replace(1024), "r", "text_exceeded");
+    let inputs = json!({"string": "a".repeat(1000), "find": "a".repeat(100), "replace": "b".repeat(100_000)});
+    assert_allowed(json!({"r": node("StringReplace", inputs)}));
 }
 
 #[test]

@@ -16,10 +16,7 @@ pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
         "PrimitiveString" | "PrimitiveStringMultiline" => own("value")?,
         "CustomCombo" => own("choice")?,
         "StringConcatenate" => own("string_a")?.plus(own("string_b")?).plus(own("delimiter")?),
-        // An empty `find` puts `replace` before each character and at the end.
-        "StringReplace" => own("string")?
-            .plus(Interval::exactly(1))
-            .times(own("replace")?.plus(Interval::exactly(1))),
+        "StringReplace" => replaced(own("string")?, own("replace")?, node.text("find").map_or(0, str::len)),
         "StringTrim" | "StringSubstring" => own("string")?,
         // One character becomes three at most when its case changes.
         "CaseConverter" => own("string")?.times(Interval::exactly(3)),
@@ -36,4 +33,13 @@ fn input_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
         Some(Input::Literal(_)) => None,
         Some(Input::Link(link)) => facts.slot(*link)?.text_bytes,
     }
+}
+
+/// `text.replace(find, replace)`. An empty `find` puts `replace` before each character and at the end; another is found at most once in each of its own lengths.
+fn replaced(text: Interval, replace: Interval, find_bytes: usize) -> Interval {
+    let finds = match i128::try_from(find_bytes) {
+        Ok(bytes) if bytes > 0 => Interval::between(0, text.hi / bytes),
+        _ => text.plus(Interval::exactly(1)),
+    };
+    text.plus(finds.times(replace))
 }
