@@ -510,9 +510,8 @@ mod tests {
 
     #[test]
     fn a_syntax_error_is_placed_and_hides_no_other_fault() {
-        let found = errors("a = \nb = 1\n", |reader| drop(reader.text("b")));
-        assert_eq!(found.len(), 3, "{found:#?}");
-        assert!(found[0].starts_with("f:1:5: "), "{}", found[0]);
+        let found = errors("a = \nb = 1\n", |reader| drop((reader.boolean("a"), reader.text("b"))));
+        assert!(found.iter().any(|fault| fault.starts_with("f:1:5: ")), "{found:#?}");
         assert!(
             found
                 .iter()
