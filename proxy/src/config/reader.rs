@@ -387,8 +387,7 @@ fn list(names: &[&str]) -> String {
 
 /// The known key that a typing error most likely meant: at most a third of its letters differ, and at least one edit is always forgiven.
 pub fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
-    let close = |name: &&'k str| (edit_distance(text, name), *name);
-    let (distance, name) = known.iter().map(|name| close(name)).min()?;
+    let (distance, name) = known.iter().map(|name| (edit_distance(text, name), *name)).min()?;
     (distance <= (name.len() / 3).max(1)).then_some(name)
 }
 
