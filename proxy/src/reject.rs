@@ -421,4 +421,44 @@ mod tests {
         assert_eq!(named.problem(request).text(), unknown.problem(request).text());
         assert_eq!(named.log_text(), "installs code");
     }
+
+    #[test]
+    fn a_rate_that_is_reached_is_429_with_the_rates_headers_and_retry_after() {
+        let rate = crate::admit::RateState {
+            limit: 5,
+            remaining: 0,
+            reset: Duration::from_millis(500),
+        };
+        let kind = crate::admit::RateKind::Prompt;
+        let error = AdmitError::RateLimited {
+            kind,
+            rate,
+            retry_after: Duration::from_millis(100),
+        };
+        let answer = Rejection::from(error).comfyui(RequestId::new());
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        for (name, value) in [
+            ("ratelimit-limit", "5"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit-reset", "1"),
+            ("retry-after", "1"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_memory_for_a_body_is_503_with_retry_after_and_says_no_numbers() {
+        let error = AdmitError::BodiesFull {
+            wanted: 777,
+            free: 0,
+            total: 1024,
+        };
+        let answer = Rejection::from(error).problem(RequestId::new());
+        assert_eq!(
+            (answer.status, &answer.headers[RETRY_AFTER]),
+            (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static("1"))
+        );
+        assert!(!answer.text().contains("777"));
+    }
 }
