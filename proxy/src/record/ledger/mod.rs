@@ -193,7 +193,9 @@ impl Directory {
     }
     /// The directory of that name; case-sensitive, as ComfyUI's.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Input, Self::Output, Self::Temp].into_iter().find(|directory| directory.name() == name)
+        [Self::Input, Self::Output, Self::Temp]
+            .into_iter()
+            .find(|directory| directory.name() == name)
     }
 }
 
@@ -370,14 +372,28 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `WrongState`, `NotFound`, `Unavailable`.
-    async fn commit(&self, attempt: AttemptId, outcome: Outcome, result: JobResult, files: Vec<NewFile>, at: WallMillis) -> Result<(Job, JobResult), LedgerError>;
+    async fn commit(
+        &self,
+        attempt: AttemptId,
+        outcome: Outcome,
+        result: JobResult,
+        files: Vec<NewFile>,
+        at: WallMillis,
+    ) -> Result<(Job, JobResult), LedgerError>;
 
     /// `Held → Ended` without an attempt: `Cancelled`, deleted from the queue (a result is not kept); `Failed`, given up by the gateway (with a
     /// result, else an empty one is stored); `Interrupted`, only if the owner asked for its end and its attempt was lost. Never `Succeeded`.
     ///
     /// # Errors
     /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
-    async fn end_held(&self, job: JobId, version: u64, outcome: Outcome, result: Option<JobResult>, at: WallMillis) -> Result<Job, LedgerError>;
+    async fn end_held(
+        &self,
+        job: JobId,
+        version: u64,
+        outcome: Outcome,
+        result: Option<JobResult>,
+        at: WallMillis,
+    ) -> Result<Job, LedgerError>;
 
     /// Marks an assigned or running job as to be interrupted; a held or ended one is left as it is. Gives the job as it stands.
     ///
@@ -413,7 +429,11 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn history(&self, scope: &OwnerScope, page: HistoryPage) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError>;
+    async fn history(
+        &self,
+        scope: &OwnerScope,
+        page: HistoryPage,
+    ) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError>;
 
     /// The result of one ended job; `None` while it has none.
     ///
@@ -443,7 +463,13 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
-    async fn owned_file(&self, scope: &OwnerScope, directory: Directory, subfolder: &str, filename: &str) -> Result<FileRow, LedgerError>;
+    async fn owned_file(
+        &self,
+        scope: &OwnerScope,
+        directory: Directory,
+        subfolder: &str,
+        filename: &str,
+    ) -> Result<FileRow, LedgerError>;
 
     /// The salt of a scope's cache keys and its opaque folder name, drawn at first use and kept.
     ///
