@@ -6,6 +6,12 @@
 use crate::admit::AdmitError;
 use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
+use crate::deliver::events::handshake::HandshakeError;
+use crate::deliver::events::hub::HubError;
+use crate::deliver::state::StateError;
+use crate::deliver::views::file::FileError;
+use crate::deliver::views::signature::SignatureError;
+use crate::deliver::views::view::ViewError;
 use crate::ids::RequestId;
 use crate::inspect::InspectError;
 use crate::listen::connections::FullError;
@@ -13,7 +19,7 @@ use crate::listen::head::HeadError;
 use crate::record::ledger::LedgerError;
 use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
-use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::borrow::Cow;
@@ -336,6 +342,87 @@ impl From<InspectError> for Rejection {
                 let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
+        }
+    }
+}
+
+// Stage 7, deliver.
+
+/// A tenant's sockets end when its pages are closed.
+const SOCKETS_RETRY: Duration = Duration::from_secs(10);
+
+impl From<HandshakeError> for Rejection {
+    fn from(error: HandshakeError) -> Self {
+        let (status, code) = match error {
+            HandshakeError::Method | HandshakeError::HttpVersion | HandshakeError::NoUpgrade | HandshakeError::Key => {
+                (StatusCode::BAD_REQUEST, "no_websocket")
+            }
+            HandshakeError::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
+            HandshakeError::Origin => (StatusCode::FORBIDDEN, "foreign_origin"),
+        };
+        let rejection = Self::new(status, code, error.to_string());
+        match error {
+            HandshakeError::WebSocketVersion => {
+                rejection.with_header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+            }
+            _ => rejection,
+        }
+    }
+}
+
+impl From<HubError> for Rejection {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::TenantFull { limit } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_websockets",
+                format!("you have {limit} open WebSockets, as many as you may: close one"),
+            )
+            .with_retry_after(SOCKETS_RETRY),
+            HubError::Full { .. } => {
+                Self::unavailable("websockets_full", "the gateway has no room for another WebSocket", SOCKETS_RETRY)
+                    .with_log(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<SignatureError> for Rejection {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            // Only who had a good URL sees this one.
+            SignatureError::Expired => {
+                Self::new(StatusCode::FORBIDDEN, "url_expired", "this URL has expired: ask the history for a new one")
+            }
+            // Like a file that is not there: a guess tells nothing about ids.
+            SignatureError::Malformed | SignatureError::UnknownKey | SignatureError::Wrong | SignatureError::TooLong => {
+                Self::not_found().with_log(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<ViewError> for Rejection {
+    fn from(error: ViewError) -> Self {
+        let (status, code) = match error {
+            ViewError::NotYet => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
+            ViewError::Filename | ViewError::Type | ViewError::Subfolder => (StatusCode::BAD_REQUEST, "bad_view"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<FileError> for Rejection {
+    fn from(error: FileError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<StateError> for Rejection {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Command(text) => Self::new(StatusCode::BAD_REQUEST, "bad_command", text),
+            StateError::Graph { .. } => Self::internal(error.to_string()),
         }
     }
 }

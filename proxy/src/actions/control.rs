@@ -23,7 +23,7 @@ pub(super) async fn queue(call: &Call<'_>) -> Result<Answer, Rejection> {
     for prompt in &prompts {
         items.push((prompt.job(), call.services.ledger.graph(&prompt.job().submission).await?));
     }
-    Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)))
+    Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)?))
 }
 
 /// `POST /queue`: `clear` and `delete` mean the caller's own held jobs; running ones are not touched, as in ComfyUI.
