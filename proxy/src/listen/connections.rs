@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use pingora::listeners::{ConnectionFilter, PreTlsProcess};
 use pingora::protocols::GetSocketDigest;
-use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::Peek;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -193,7 +193,8 @@ impl HelloGuard {
 #[async_trait]
 impl PreTlsProcess for HelloGuard {
     async fn process(&self, stream: &mut L4Stream) -> pingora::Result<()> {
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
+        let peer =
+            stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
         let Ok(_seat) = self.connections.enter(peer.map(ClientAddr::of_peer)) else {
             return Err(refused("too many connections"));
         };
@@ -209,7 +210,9 @@ async fn hello(stream: &mut L4Stream) -> pingora::Result<()> {
     let mut header = [0_u8; 5];
     stream.try_peek(&mut header).await.map_err(|_| refused("closed before its TLS hello"))?;
     // 22 is `handshake` (RFC 8446 §5.1): plain HTTP on a TLS port ends here.
-    let [22, _, _, high, low] = header else { return Err(refused("no TLS hello")) };
+    let [22, _, _, high, low] = header else {
+        return Err(refused("no TLS hello"));
+    };
     let whole = 5 + usize::from(u16::from_be_bytes([high, low]));
     if whole > RECORD_BYTES_MAX {
         return Err(refused("TLS record too long"));
@@ -281,7 +284,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(bytes).await.unwrap();
         let mut stream = L4Stream::from(listener.accept().await.unwrap().0);
-        let guard = HelloGuard::with_deadline(Connections::new(ConnectionLimits::default()), Duration::from_millis(200));
+        let guard =
+            HelloGuard::with_deadline(Connections::new(ConnectionLimits::default()), Duration::from_millis(200));
         guard.process(&mut stream).await.map_err(|error| error.to_string())?;
         let mut read = vec![0; bytes.len()];
         stream.read_exact(&mut read).await.unwrap();
