@@ -4,9 +4,25 @@ use serde_json::{Map, Value, json};
 
 /// Keys whose values change from run to run; only their JSON type is compared.
 const VOLATILE: [&str; 19] = [
-    "timestamp", "create_time", "execution_start_time", "execution_end_time", "modified", "created", "ram_total",
-    "ram_free", "vram_total", "vram_free", "torch_vram_total", "torch_vram_free", "python_version", "pytorch_version",
-    "argv", "traceback", "installed_templates_version", "required_templates_version", "required_frontend_version",
+    "timestamp",
+    "create_time",
+    "execution_start_time",
+    "execution_end_time",
+    "modified",
+    "created",
+    "ram_total",
+    "ram_free",
+    "vram_total",
+    "vram_free",
+    "torch_vram_total",
+    "torch_vram_free",
+    "python_version",
+    "pytorch_version",
+    "argv",
+    "traceback",
+    "installed_templates_version",
+    "required_templates_version",
+    "required_frontend_version",
 ];
 
 /// Texts of ComfyUI's own that the stand-in does not carry.
@@ -58,7 +74,10 @@ fn object(map: &Map<String, Value>, first_number: i64) -> Value {
 
 /// `[number, id, prompt, extra_data, outputs]`.
 fn is_queue_item(value: &Value) -> bool {
-    matches!(value.as_array().map(Vec::as_slice), Some([_, Value::String(_), Value::Object(_), Value::Object(_), Value::Array(_)]))
+    matches!(
+        value.as_array().map(Vec::as_slice),
+        Some([_, Value::String(_), Value::Object(_), Value::Object(_), Value::Array(_)])
+    )
 }
 
 fn number_relative(items: &mut [Value], first_number: i64) {
@@ -99,11 +118,19 @@ pub fn words(text: &str) -> String {
     let text = masked_counters(&text);
     let parts = text.split(' ').map(|part| {
         let absolute = part.starts_with('/') && !part.starts_with("/extensions");
-        if absolute { format!("<path>/{}", part.rsplit('/').next().unwrap_or_default()) } else { part.to_owned() }
+        if absolute {
+            format!("<path>/{}", part.rsplit('/').next().unwrap_or_default())
+        } else {
+            part.to_owned()
+        }
     });
     let text = parts.collect::<Vec<_>>().join(" ");
     // The exception of a prefix that leaves the folder names three folders.
-    if text.starts_with("**** ERROR: Saving image outside") { "<outside the output folder>".to_owned() } else { text }
+    if text.starts_with("**** ERROR: Saving image outside") {
+        "<outside the output folder>".to_owned()
+    } else {
+        text
+    }
 }
 
 fn masked_uuids(text: &str) -> String {
@@ -150,7 +177,13 @@ fn masked_counters(text: &str) -> String {
 pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
     let mut statuses = Vec::new();
     let mut rest: Vec<String> = Vec::new();
-    let node_name = |id: &str| if outputs.contains(&id) { "<output>".to_owned() } else { id.to_owned() };
+    let node_name = |id: &str| {
+        if outputs.contains(&id) {
+            "<output>".to_owned()
+        } else {
+            id.to_owned()
+        }
+    };
     for event in heard {
         let data = &event["data"];
         let node = data["node"].as_str().map(node_name);
@@ -172,7 +205,11 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
             }
             Some("progress") => format!("progress of {node:?} to {}", data["max"]),
             Some("executing") => {
-                format!("executing {node:?} display={} prompt={}", !data["display_node"].is_null(), data["prompt_id"].is_string())
+                format!(
+                    "executing {node:?} display={} prompt={}",
+                    !data["display_node"].is_null(),
+                    data["prompt_id"].is_string()
+                )
             }
             Some("executed") => format!("executed {node:?}"),
             Some(kind) => format!("{kind} {}", words(&normal(data, 0).to_string())),
@@ -186,9 +223,17 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
 /// The kind of a binary message, and the keys of its metadata.
 fn binary(event: &Value) -> String {
     let bytes: Vec<u8> = serde_json::from_value(event["binary"].clone()).expect("a list of bytes");
-    let word = |at: usize| bytes.get(at..at + 4).map(|part| u32::from_be_bytes(part.try_into().expect("four bytes")));
+    let word = |at: usize| {
+        bytes
+            .get(at..at + 4)
+            .map(|part| u32::from_be_bytes(part.try_into().expect("four bytes")))
+    };
     match word(0) {
-        Some(1) => format!("preview format {:?}, JPEG {}", word(4), bytes.get(8..10) == Some(&[0xff, 0xd8])),
+        Some(1) => format!(
+            "preview format {:?}, JPEG {}",
+            word(4),
+            bytes.get(8..10) == Some(&[0xff, 0xd8])
+        ),
         Some(4) => {
             let length = usize::try_from(word(4).expect("a length")).expect("a small length");
             let metadata: Value = serde_json::from_slice(bytes.get(8..8 + length).expect("metadata")).expect("JSON");
@@ -205,7 +250,11 @@ fn collapsed(lines: Vec<String>) -> Vec<String> {
     let is_step = |line: &str| line == "step" || line.starts_with("progress of") || line.starts_with("preview");
     let mut out: Vec<String> = Vec::new();
     for line in lines {
-        let step = out.iter().rev().take_while(|line| is_step(line)).any(|known| *known == line);
+        let step = out
+            .iter()
+            .rev()
+            .take_while(|line| is_step(line))
+            .any(|known| *known == line);
         if !(is_step(&line) && step) {
             out.push(line);
         }
