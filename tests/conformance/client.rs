@@ -69,7 +69,9 @@ pub fn parse(text: &str) -> Value {
 
 /// Python's numbers without a finite value, as texts.
 fn named(plain: &str) -> String {
-    let infinite = plain.replace("-Infinity", "<least>").replace("Infinity", "\"Infinity\"");
+    let infinite = plain
+        .replace("-Infinity", "<least>")
+        .replace("Infinity", "\"Infinity\"");
     infinite.replace("<least>", "\"-Infinity\"").replace("NaN", "\"NaN\"")
 }
 

@@ -196,6 +196,11 @@ impl Queue {
         self.lock().history.get(id).cloned()
     }
 
+    /// Is anything in the history?
+    pub fn has_history(&self) -> bool {
+        !self.lock().history.is_empty()
+    }
+
     /// Forgets one entry; unknown ids are no error.
     pub fn forget(&self, id: &str) {
         self.lock().history.shift_remove(id);

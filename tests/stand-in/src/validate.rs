@@ -274,6 +274,23 @@ impl Validator<'_> {
                 Json::Dict(inputs) => inputs.get(&input.name).cloned(),
                 Json::List(items) if items.iter().all(|item| item.as_str() != Some(&input.name)) => None,
                 Json::Str(text) if !text.contains(&input.name) => None,
+                Json::Str(_) | Json::List(_) => {
+                    let word = if matches!(given, Json::Str(_)) {
+                        "string"
+                    } else {
+                        "list"
+                    };
+                    let plural = if word == "list" {
+                        "integers or slices"
+                    } else {
+                        "integers"
+                    };
+                    let name = if word == "list" { "str" } else { "'str'" };
+                    return Err(Raised::new(
+                        "TypeError",
+                        format!("{word} indices must be {plural}, not {name}"),
+                    ));
+                }
                 other => {
                     let text = format!("argument of type '{}' is not iterable", python::type_name(other));
                     return Err(Raised::new("TypeError", text));

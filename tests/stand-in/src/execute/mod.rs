@@ -317,10 +317,19 @@ fn graph(
             }
             Err(Stop::Worker) => return Err(WorkerEnds),
             Err(stop) => {
-                let shown = resolved
+                let mut shown: Dict = resolved
                     .iter()
-                    .map(|(name, value)| (name.clone(), Json::List(vec![value.shown()])));
-                run.fail(&id, stop, &executed, Json::Dict(shown.collect()));
+                    .map(|(name, value)| (name.clone(), Json::List(vec![value.shown()])))
+                    .collect();
+                if matches!(known.class(&id), "SaveImage" | "PreviewImage") {
+                    let extra = run.item.extra_data.get("extra_pnginfo").cloned().unwrap_or(Json::Null);
+                    shown.insert(
+                        "prompt".into(),
+                        Json::List(vec![Value::Json(run.prompt.clone()).shown()]),
+                    );
+                    shown.insert("extra_pnginfo".into(), Json::List(vec![Value::Json(extra).shown()]));
+                }
+                run.fail(&id, stop, &executed, Json::Dict(shown));
                 return Ok(GraphOutcome { success: false, ui });
             }
         }

@@ -182,7 +182,9 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
     let mut answer = built(status, kind, body);
     set(&mut answer, ETAG, &etag);
     set(&mut answer, LAST_MODIFIED, &last_modified);
-    set(&mut answer, ACCEPT_RANGES, "bytes");
+    if status != StatusCode::RANGE_NOT_SATISFIABLE {
+        set(&mut answer, ACCEPT_RANGES, "bytes");
+    }
     if let Some(range) = range {
         set(&mut answer, CONTENT_RANGE, &range);
     }
@@ -275,13 +277,19 @@ fn store(
     let kind = field(parts, "type").unwrap_or_else(|| "input".to_owned());
     let base = call.process.folders().by_type(&kind).ok_or(Reply::Crash)?;
     let image = parts.iter().find(|part| part.name == "image");
-    let Some((image, name)) = image.and_then(|part| Some((part, part.filename.clone()?))) else {
+    let Some(image) = image.filter(|part| part.filename.is_some() || !part.content.is_empty()) else {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     };
+    // A field without a file name is text, which has no `.file`.
+    let name = image
+        .filename
+        .clone()
+        .filter(|name| !name.is_empty())
+        .ok_or(Reply::Crash)?;
     let subfolder = field(parts, "subfolder").unwrap_or_default();
     let folder = base.join(normalised(&subfolder));
     let mut file = absolute(&folder.join(&name));
-    if name.is_empty() || !file.starts_with(&base) {
+    if !file.starts_with(&base) {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     }
     call.process.disk().map_err(|_| Reply::Crash)?;

@@ -292,7 +292,9 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
             models::set_faults(&mut call).await.into()
         }
         ("GET", ["internal", ..]) => Reply::text(StatusCode::NOT_FOUND, "404: Not Found"),
-        ("GET", _) if path.starts_with("//") => Reply::text(StatusCode::NOT_FOUND, "404: Not Found"),
+        ("GET", _) if path.starts_with("//") || path.contains("%00") => {
+            Reply::text(StatusCode::NOT_FOUND, "404: Not Found")
+        }
         ("GET", _) => Reply::NoStaticFile,
         _ => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
     }
