@@ -86,6 +86,14 @@ async fn a_real_comfyui_answers_as_recorded_and_passes_our_own_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_real_comfyui_answers_odd_requests_as_recorded() {
+    match real("COMFYUI_ODD_URL") {
+        Some(server) => none_of(&replay(server, Mode::Single, "odd.json", false).await),
+        None => println!("skipped: COMFYUI_ODD_URL is not set"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_real_comfyui_with_several_users_answers_as_recorded() {
     match real("COMFYUI_MULTI_USER_URL") {
         Some(server) => none_of(&replay(server, Mode::Multi, "http.json", false).await),

@@ -277,7 +277,7 @@ fn graph(
             }
             Step::Cycle(id) => {
                 let stop = Stop::Raised("graph.DependencyCycleError", "Dependency cycle detected".into());
-                run.fail(&id, stop, &executed, dict([]));
+                run.fail(&id, stop, &executed, Json::List(Vec::new()));
                 return Ok(GraphOutcome { success: false, ui });
             }
             Step::Run(id) => id,

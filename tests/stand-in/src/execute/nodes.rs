@@ -629,6 +629,20 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
             let picture = node.image("pixels")?;
             Ok(vec![latent(picture.width, picture.height, picture.frames.len(), 0)])
         }
+        "ImageUpscaleWithModel" => {
+            let picture = node.image("image")?;
+            let sides = (picture.width.saturating_mul(4), picture.height.saturating_mul(4));
+            Ok(vec![image(picture.scaled(sides.0, sides.1)?)])
+        }
+        "InpaintModelConditioning" => {
+            let picture = node.image("pixels")?;
+            let opaque = Value::Opaque {
+                steps: None,
+                seed: None,
+            };
+            let noise = latent(picture.width, picture.height, picture.frames.len(), 0);
+            Ok(vec![opaque.clone(), opaque, noise])
+        }
         "SetLatentNoiseMask" => Ok(vec![Value::Latent(node.latent("samples")?.clone())]),
         "LatentUpscale" => {
             let (width, height) = (node.size("width")?, node.size("height")?);

@@ -114,15 +114,12 @@ impl Call {
 }
 
 async fn respond(process: Arc<Process>, connected: Arc<Connected>, request: Request<Incoming>) -> Answer {
-    let seen = SeenRequest {
-        method: request.method().clone(),
-        path: request
-            .uri()
-            .path_and_query()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        headers: request.headers().clone(),
-    };
+    let target = request
+        .uri()
+        .path_and_query()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let seen: SeenRequest = (request.method().clone(), target, request.headers().clone());
     process
         .shared()
         .requests
