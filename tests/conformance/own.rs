@@ -50,6 +50,7 @@ pub async fn real_too(server: Server) {
     a_switch_runs_only_the_side_it_takes(server).await;
     undeclared_links_run_and_then_fail_the_node(server).await;
     a_png_carries_the_graph(server).await;
+    a_compressed_file_beside_is_served_in_its_place(server).await;
 }
 
 async fn an_undeclared_literal_separates_the_cache(server: Server) {
@@ -219,6 +220,31 @@ async fn a_png_carries_the_graph(server: Server) {
     );
     assert!(text.contains("\"is_changed\": [NaN]"), "{text}");
     assert!(text.contains("tEXtworkflow\0{\"id\": \"w\"}"), "{text}");
+}
+
+async fn a_compressed_file_beside_is_served_in_its_place(server: Server) {
+    let kind = [("content-type".to_owned(), "multipart/form-data; boundary=b".to_owned())];
+    for (name, content) in [("beside.txt", "plain"), ("beside.txt.gz", "other")] {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n");
+        let body = format!("{head}{content}\r\n--b--\r\n").into_bytes();
+        assert_eq!(
+            server
+                .send("POST", "/upload/image", &kind, body)
+                .await
+                .expect("an answer")
+                .status,
+            200
+        );
+    }
+    let path = "/view?filename=beside.txt&type=input";
+    assert_eq!(server.get(path).await.body, "plain");
+    let accepts = [("accept-encoding".to_owned(), "gzip".to_owned())];
+    let answer = server.send("GET", path, &accepts, Vec::new()).await.expect("an answer");
+    assert_eq!(
+        (answer.header("content-encoding"), &answer.body[..]),
+        (Some("gzip"), &b"other"[..])
+    );
+    assert_eq!(answer.header("content-type"), Some("text/plain"));
 }
 
 async fn started() -> StandIn {

@@ -6,8 +6,8 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, RANGE, SERVER,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, SERVER, VARY,
 };
 use hyper::{Response, StatusCode};
 
@@ -146,6 +146,20 @@ pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
 
 /// aiohttp's FileResponse: ETag, Last-Modified, conditions and one range.
 pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Result<Answer, Reply> {
+    let accepted = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_lowercase();
+    // A file beside it that looks like its compressed form is served in its place, whoever put it there.
+    let beside = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, ending)| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".");
+        name.push(ending);
+        let beside = std::path::PathBuf::from(name);
+        (accepted.contains(coding) && beside.is_file()).then_some((coding, beside))
+    });
+    let file = beside.as_ref().map_or(file, |(_, beside)| beside.as_path());
     let content = std::fs::read(file).map_err(|_| Reply::Empty(StatusCode::NOT_FOUND))?;
     let modified = std::fs::metadata(file)
         .and_then(|meta| meta.modified())
@@ -180,6 +194,10 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
         ),
     };
     let mut answer = built(status, kind, body);
+    if let Some((coding, _)) = &beside {
+        set(&mut answer, CONTENT_ENCODING, coding);
+        set(&mut answer, VARY, "Accept-Encoding");
+    }
     set(&mut answer, ETAG, &etag);
     set(&mut answer, LAST_MODIFIED, &last_modified);
     if status != StatusCode::RANGE_NOT_SATISFIABLE {
