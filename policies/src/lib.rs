@@ -1,77 +1,110 @@
-//! The pure policy engine of Comfygate.
+#![doc = include_str!("../README.md")]
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
+pub mod catalogue;
+mod digest;
+pub mod files;
+pub mod submission;
+pub mod workflow;
+pub mod policy;
+mod bounds;
+mod checks;
+mod rewrite;
+pub mod verdict;
 
-/// SHA-256 of something, shown as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Digest([u8; 32]);
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
-impl Digest {
-    /// The digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
-        let mut sum = [0; 32];
-        sum.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-        Self(sum)
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use digest::{Digest, DigestError};
+pub use files::{Directory, FileFact, FileFacts, FileReference};
+pub use policy::{Policy, PolicyError, PolicyErrors};
+pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
+pub use submission::{
+    BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
+    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
+};
+pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};
+pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
+pub use workflow::json::NUMBER_CHARS_MAX;
+pub use workflow::node::{NodeClass, NodeId};
+
+use bounds::Facts;
+use checks::Subject;
+use workflow::graph::{NodeIndex, links};
+
+/// Violations that a verdict tells. A workflow of 500 nodes may break thousands of rules; nobody reads more, and the answer stays small.
+pub const VIOLATIONS_MAX: usize = 1000;
+
+/// Whether a submission may run under a policy: with every reason if not, in its rewritten form if so. `files` are those that this caller may name, of
+/// [`Parsed::file_references`].
+pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
+    let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
+    let outputs = running_outputs(parsed, catalogue);
+    let subject = Subject {
+        parsed,
+        policy,
+        files,
+        facts,
+        outputs,
+    };
+    let mut violations = checks::all(&subject);
+    if violations.is_empty() {
+        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
     }
-    /// The 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-    /// A digest computed elsewhere, such as while a file was streamed.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
+    violations.truncate(VIOLATIONS_MAX);
+    let dependents = dependents(parsed, &subject.outputs, &violations);
+    Verdict::Deny(Violations::new(violations, dependents))
 }
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+/// The output nodes that ComfyUI would run: all, or those among the targets.
+fn running_outputs(parsed: &Parsed, catalogue: &Catalogue) -> Vec<NodeIndex> {
+    let wanted = |id: &NodeId| parsed.targets.as_ref().is_none_or(|targets| targets.contains(id));
+    let is_output = |class: &NodeClass| {
+        catalogue
+            .class(class.as_str())
+            .is_some_and(|class| class.is_output_node())
+    };
+    let nodes = parsed.workflow.indexed();
+    nodes
+        .filter(|(_, node)| wanted(&node.id) && is_output(&node.class))
+        .map(|(place, _)| place)
+        .collect()
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-/// The text is not 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a SHA-256 digest: 64 of 0-9, a-f are wanted")]
-pub struct DigestError;
-
-impl FromStr for Digest {
-    type Err = DigestError;
-    fn from_str(text: &str) -> Result<Self, DigestError> {
-        let mut sum = [0u8; 32];
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        if pairs.len() != sum.len() || !rest.is_empty() {
-            return Err(DigestError);
+/// For each node at fault the output nodes that it feeds, so that a page can mark them. One pass over the links: a body may have many of both.
+fn dependents(parsed: &Parsed, outputs: &[NodeIndex], violations: &[Violation]) -> BTreeMap<NodeId, Vec<NodeId>> {
+    let workflow = &parsed.workflow;
+    let words = outputs.len().div_ceil(64);
+    let mut fed: HashMap<NodeIndex, Vec<u64>> = HashMap::new();
+    for (place, output) in outputs.iter().enumerate() {
+        let bits = fed.entry(*output).or_insert_with(|| vec![0; words]);
+        if let Some(word) = bits.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
         }
-        for (byte, pair) in sum.iter_mut().zip(pairs) {
-            let digit = |c: u8| match c {
-                b'0'..=b'9' => Ok(c - b'0'),
-                b'a'..=b'f' => Ok(c - b'a' + 10),
-                _ => Err(DigestError),
-            };
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    for (place, node) in workflow.sources_first().rev() {
+        let Some(own) = fed.get(&place).cloned() else { continue };
+        for link in links(node) {
+            let bits = fed.entry(link.target).or_insert_with(|| vec![0; words]);
+            bits.iter_mut().zip(&own).for_each(|(to, from)| *to |= from);
         }
-        Ok(Self(sum))
     }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = DigestError;
-    fn try_from(text: String) -> Result<Self, DigestError> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
-    }
+    let faulty: BTreeSet<&NodeId> = violations
+        .iter()
+        .filter_map(|violation| violation.node.as_ref())
+        .collect();
+    let list = |id: &NodeId| -> Vec<NodeId> {
+        let bits = workflow.find(id).and_then(|place| fed.get(&place));
+        let feeds = |place: usize| {
+            bits.and_then(|bits| bits.get(place / 64))
+                .is_some_and(|word| word >> (place % 64) & 1 == 1)
+        };
+        let found = outputs.iter().enumerate().filter(|(place, _)| feeds(*place));
+        found
+            .filter_map(|(_, output)| Some(workflow.node(*output)?.id.clone()))
+            .collect()
+    };
+    faulty.into_iter().map(|id| (id.clone(), list(id))).collect()
 }

@@ -1,1 +1,232 @@
-//! The app part.
+//! The composition root: builds every part once, in order, and joins them. The one file that knows them all.
+//!
+//! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
+
+use crate::admin;
+use crate::admit::Admission;
+use crate::authenticate::Authenticator;
+use crate::clock::Clock;
+use crate::config::{Config, Listener};
+use crate::deliver::events::{hub::Hub, upstream};
+use crate::deliver::views::{links::Links, signing_key};
+use crate::dispatch::backend::Backend;
+use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
+use crate::dispatch::{monitor, relay, tracks::Tracks};
+use crate::drain::Drain;
+use crate::gateway::Gateway;
+use crate::inspect::Inspector;
+use crate::listen;
+use crate::record::audit::Audit;
+use crate::record::blobs::Blobs;
+use crate::record::ledger::Ledger;
+use crate::record::ledger::redb::RedbLedger;
+use crate::record::metrics::Metrics;
+use crate::services::Services;
+use anyhow::Context;
+use comfygate_policy::Catalogue;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+/// How long a stop waits for requests that go on; then it leaves all the same.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// After sockets were told to go, they get this long to say goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Threads of the core runtime: its tasks wait for sockets and the disk.
+const CORE_THREADS: usize = 2;
+
+/// Everything of a gateway that is about to run.
+pub struct App {
+    services: Arc<Services>,
+    core: Runtime,
+    drain: Drain,
+    dispatch: DispatchHandle,
+    commands: mpsc::Receiver<dispatcher::Command>,
+    resolver: Option<Arc<listen::tls::CertificateResolver>>,
+}
+
+impl App {
+    /// Builds everything that can fail: after this, only the network can.
+    ///
+    /// # Errors
+    /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used.
+    pub fn build(config: Config) -> anyhow::Result<Self> {
+        pingora_rustls::install_default_crypto_provider();
+        crate::authenticate::install_jwt_crypto();
+        make_private_directory(&config.state_dir)?;
+        free_ports(&config)?;
+        let core = core_runtime()?;
+        let clock = Clock::system();
+        let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir)?);
+        let blobs = Blobs::open(&config.state_dir.join("blobs"))?;
+        let audit = Audit::open(&config.audit, clock.clone())?;
+        let metrics = Metrics::new()?;
+        let catalogue = catalogue(&config)?;
+        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.clone(), config.views.lifetime);
+        let backends = core.block_on(backends(&config, &*ledger))?;
+        let resolver = certificate(&config)?;
+        let services = Arc::new(Services {
+            tenants: Arc::clone(&config.tenants),
+            inspector: Inspector::new(catalogue),
+            hub: Arc::new(Hub::default()),
+            tracks: Tracks::default(),
+            config,
+            clock,
+            backends,
+            ledger,
+            blobs,
+            links,
+            audit,
+            metrics,
+        });
+        let (dispatch, commands) = dispatcher::channel();
+        Ok(Self { services, core, drain: Drain::new(), dispatch, commands, resolver })
+    }
+
+    /// The parts, for whoever prepares them before [`App::run`].
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Serves until SIGTERM, SIGINT or SIGQUIT; then refuses new work, tells the sockets, and returns as soon as nothing is in flight.
+    ///
+    /// # Errors
+    /// When what the ledger holds can't be read, or a listener can't be made.
+    pub fn run(self) -> anyhow::Result<()> {
+        let Self { services, core, drain, dispatch, commands, resolver } = self;
+        let active = core.block_on(services.ledger.active_jobs())?;
+        let _inside = core.enter();
+        for backend in services.backends.values() {
+            watch_backend(&services, backend, &dispatch, &drain);
+        }
+        let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
+        core.spawn(dispatcher.run(commands, drain.subscribe()));
+        let server = server(&services, &dispatch, &drain, resolver)?;
+        report_start(&services);
+        let signal = StopSignal { drain: drain.clone() };
+        server.run(pingora::server::RunArgs { shutdown_signal: Box::new(signal) });
+        services.audit.stopped();
+        core.shutdown_timeout(GOODBYE_TIMEOUT);
+        Ok(())
+    }
+}
+
+/// Ends the gateway in order: refuse new work, tell the sockets, wait for what is in flight.
+struct StopSignal {
+    services: Arc<Services>,
+    drain: Drain,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for StopSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        if let Err(error) = self.stop_asked().await {
+            tracing::error!(%error, "signals can't be watched; the gateway stops");
+        }
+        tracing::info!("stopping");
+        self.drain.stop();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.drain.idle()).await.is_err() {
+            tracing::warn!("requests were still in flight after {DRAIN_TIMEOUT:?}");
+        }
+        // Pingora's graceful stop is a sleep of fixed length; everything is over already.
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl StopSignal {
+    async fn stop_asked(&self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = quit.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    self.services.audit.reopen();
+                    tracing::warn!("SIGHUP: log files are reopened; the configuration is not read again, that is not built yet");
+                }
+            }
+        }
+    }
+}
+
+/// Log lines to stderr; `RUST_LOG` chooses what. A second call changes nothing.
+pub fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=warn,pingora_proxy=warn,pingora=warn"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// The runtime of what outlives a request.
+///
+/// # Errors
+/// When threads can't be made.
+pub fn core_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(CORE_THREADS).thread_name("core").enable_all().build().context("core runtime")
+}
+
+/// A directory that only this user may enter.
+///
+/// # Errors
+/// When it can't be made; with its path.
+pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).with_context(|| format!("can't make the directory `{}`", path.display()))
+}
+
+/// Pingora gives up with a panic when a port is taken; we want to say which.
+fn free_ports(config: &Config) -> anyhow::Result<()> {
+    let addresses = config.listeners.iter().map(|listener| listener.address).chain([config.metrics]);
+    for address in addresses {
+        let bound = std::net::TcpListener::bind(address);
+        bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+    }
+    Ok(())
+}
+
+fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
+    let Some(path) = &config.catalogue else { return Ok(Arc::new(Catalogue::builtin().clone())) };
+    let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
+    let catalogue = Catalogue::from_object_info(&bytes).with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
+    Ok(Arc::new(catalogue))
+}
+
+async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeMap<BackendId, Arc<Backend>>> {
+    let mut backends = BTreeMap::new();
+    for backend in &config.backends {
+        let client = ledger.upstream_client(&backend.id).await?;
+        backends.insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+    }
+    Ok(backends)
+}
+
+/// Watches one backend and carries its events, until the gateway stops.
+fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &DispatchHandle, drain: &Drain) {
+    let (relayed, id) = (Arc::clone(services), backend.id.clone());
+    let sink = move |event| relay::relay(&relayed, &id, event);
+    let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
+    tokio::spawn(carrying.run());
+    let catalogue = services.inspector.catalogue_arc();
+    tokio::spawn(monitor::watch(Arc::clone(backend), catalogue, socket.connected(), dispatch.clone(), drain.subscribe()));
+}
+
+fn report_start(services: &Services) {
+    let config = &services.config;
+    services.audit.started();
+    tracing::info!(config = %config.source_text(), state = %config.state_dir.display(), "comfygate {}", env!("CARGO_PKG_VERSION"));
+    for listener in &config.listeners {
+        tracing::info!("listening on {listener}");
+    }
+    tracing::info!("metrics on http://{}/metrics", config.metrics);
+    for backend in services.backends.values() {
+        tracing::info!("backend {} at {}", backend.id, backend.endpoint);
+    }
+}

@@ -53,10 +53,10 @@ impl BackendEndpoint {
             }
         }
         let authority: http::uri::Authority = rest.parse().map_err(|_| malformed())?;
-        let port = match authority.port() {
-            Some(_) => authority.port_u16().filter(|port| *port != 0).ok_or_else(malformed)?,
-            None if rest.ends_with(':') => return Err(malformed()),
-            None => 80,
+        // `authority.port()` is `None` for a port out of range as well as for none.
+        let port = match rest.strip_prefix(authority.host()) {
+            Some("") => 80,
+            _ => authority.port_u16().filter(|port| *port != 0).ok_or_else(malformed)?,
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() { Err(malformed()) } else { Ok(Self { host, port }) }

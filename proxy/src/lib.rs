@@ -3,6 +3,10 @@
 
 pub mod app;
 pub mod gateway;
+pub mod actions;
+pub mod services;
+pub mod context;
+pub mod drain;
 
 // The stages.
 pub mod listen;

@@ -7,6 +7,9 @@ use crate::admit::AdmitError;
 use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
+use crate::inspect::InspectError;
+use crate::record::ledger::LedgerError;
+use comfygate_policy::{ParseErrorKind, ViolationKind};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
@@ -64,11 +67,7 @@ impl Rejection {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         let refusal = status.is_client_error() || status.is_server_error();
         Self {
-            status: if refusal {
-                status
-            } else {
-                StatusCode::INTERNAL_SERVER_ERROR
-            },
+            status: if refusal { status } else { StatusCode::INTERNAL_SERVER_ERROR },
             code,
             message: message.into(),
             log: None,
@@ -79,11 +78,7 @@ impl Rejection {
 
     /// What is foreign answers exactly like what does not exist (invariant 5): one constructor for both.
     pub fn not_found() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is nothing here, or it is not yours",
-        )
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here, or it is not yours")
     }
 
     /// Named in the design, built by a later release.
@@ -93,12 +88,8 @@ impl Rejection {
 
     /// Something of ours failed; the reason goes to the log only.
     pub fn internal(log: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the gateway failed; the log has the reason under this request id",
-        )
-        .with_log(log)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; the log has the reason under this request id")
+            .with_log(log)
     }
 
     /// Something we need can't be had now (invariant 8).
@@ -131,10 +122,7 @@ impl Rejection {
     #[must_use]
     pub fn with_challenge(self) -> Self {
         self.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfygate\""))
-            .with_header(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""),
-            )
+            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""))
     }
 
     /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
@@ -175,10 +163,7 @@ impl Rejection {
         let mut body = self.comfyui.clone().unwrap_or_else(|| {
             json!({"error": {"type": self.code, "message": self.message, "details": "", "extra_info": {}}, "node_errors": {}})
         });
-        if let Some(extra) = body
-            .pointer_mut("/error/extra_info")
-            .and_then(|extra| extra.as_object_mut())
-        {
+        if let Some(extra) = body.pointer_mut("/error/extra_info").and_then(|extra| extra.as_object_mut()) {
             extra.insert("request_id".into(), json!(request.to_string()));
             extra.insert("code".into(), json!(self.code));
         }
@@ -187,9 +172,7 @@ impl Rejection {
 
     fn answer(&self, body: &serde_json::Value, content_type: &'static str) -> Answer {
         let mut answer = Answer::json(self.status, body);
-        answer
-            .headers
-            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         answer.headers.extend(self.headers.clone());
         answer
     }
@@ -259,28 +242,73 @@ impl From<AdmitError> for Rejection {
     }
 }
 
+// inspect
+
+impl From<InspectError> for Rejection {
+    fn from(error: InspectError) -> Self {
+        match error {
+            InspectError::Malformed(error) => {
+                let status = match error.kind() {
+                    ParseErrorKind::Malformed => StatusCode::BAD_REQUEST,
+                    ParseErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                };
+                Self::new(status, error.code(), error.to_string()).with_comfyui(error.to_comfyui())
+            }
+            InspectError::Denied(violations) => {
+                let (status, code) = match violations.kind() {
+                    ViolationKind::Invalid => (StatusCode::BAD_REQUEST, "invalid_workflow"),
+                    ViolationKind::Denied => (StatusCode::FORBIDDEN, "policy_violation"),
+                };
+                let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
+            }
+        }
+    }
+}
+
+// record
+
+/// A disk that is full or gone is seldom better in less.
+const LEDGER_RETRY: Duration = Duration::from_secs(10);
+/// A held job moves in the time of a job.
+const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
+
+impl From<LedgerError> for Rejection {
+    fn from(error: LedgerError) -> Self {
+        let log = error.to_string();
+        match error {
+            LedgerError::NotFound { .. } => Self::not_found(),
+            LedgerError::Conflict { name } => {
+                Self::new(StatusCode::CONFLICT, "name_taken", format!("`{name}` names another submission of yours already: choose another name, or repeat that submission"))
+            }
+            LedgerError::Stale { .. } | LedgerError::WrongState { .. } => {
+                Self::new(StatusCode::CONFLICT, "moved_on", "the job moved on meanwhile: look again").with_log(log)
+            }
+            LedgerError::TooManyJobs { active, limit } => {
+                let text = format!("{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
+            }
+            LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
+                Self::unavailable("ledger_unavailable", "the gateway can't write now; nothing was accepted", LEDGER_RETRY).with_log(log)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::deliver::answer::AnswerBody;
 
     fn body(answer: &Answer) -> serde_json::Value {
-        let AnswerBody::Bytes(bytes) = &answer.body else {
-            panic!("no body")
-        };
+        let AnswerBody::Bytes(bytes) = &answer.body else { panic!("no body") };
         serde_json::from_slice(bytes).unwrap()
     }
 
     #[test]
     fn a_status_that_is_no_refusal_becomes_500() {
-        assert_eq!(
-            Rejection::new(StatusCode::OK, "x", "y").status(),
-            StatusCode::INTERNAL_SERVER_ERROR
-        );
-        assert_eq!(
-            Rejection::new(StatusCode::CONFLICT, "x", "y").status(),
-            StatusCode::CONFLICT
-        );
+        assert_eq!(Rejection::new(StatusCode::OK, "x", "y").status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(Rejection::new(StatusCode::CONFLICT, "x", "y").status(), StatusCode::CONFLICT);
     }
 
     #[test]
@@ -294,12 +322,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_to_whole_seconds_and_never_zero() {
-        let header = |after| {
-            Rejection::unavailable("x", "y", after)
-                .problem(RequestId::new())
-                .headers[RETRY_AFTER]
-                .clone()
-        };
+        let header = |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
         assert_eq!(header(Duration::from_millis(1)), "1");
         assert_eq!(header(Duration::from_millis(1001)), "2");
         assert_eq!(header(Duration::ZERO), "1");

@@ -1,2 +1,74 @@
-//! The cli part.
+//! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
+
 pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod key;
+pub mod policy;
+pub mod serve;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Reverse proxy and security gateway in front of ComfyUI.
+#[derive(Debug, Parser)]
+#[command(name = "comfygate", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve in front of the configured ComfyUI backends.
+    Serve(ConfigArgument),
+    /// Try it out: the gateway, two simulated backends and two tenants, all in one process.
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArguments),
+    /// Check configuration, tenants and policies; print every fault at once.
+    Check(check::CheckArguments),
+    /// Create, list and revoke API keys, whether the gateway runs or not.
+    Key(key::KeyArguments),
+    /// Ask the policy engine about workflows.
+    Policy(policy::PolicyArguments),
+}
+
+/// Which configuration to use.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArgument {
+    /// Configuration file [default: ./config/gateway.toml, /etc/comfygate/gateway.toml, built-in defaults]
+    #[arg(long, value_name = "FILE", env = "COMFYGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Why a command could not do its work; what it found out itself is in the exit code.
+#[derive(Debug)]
+pub enum Exit {
+    /// Done, and the answer is yes.
+    Good,
+    /// Done, and the answer is no.
+    No,
+}
+
+/// Runs a command.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Serve(which) => serve::run(&which),
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
+    };
+    match done {
+        Ok(Exit::Good) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("comfygate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,1 +1,20 @@
-//! The dispatch part.
+//! Stage 6: which job runs where, and what becomes of it.
+//!
+//! *In*: accepted jobs (from `actions::submit` or, after a restart, from the ledger). *Out*: one attempt at a time on each backend, and exactly one
+//! committed result a job, handed to deliver. *Refuses*: nothing that was accepted; a job that can't be run ends in a stated error after bounded
+//! tries. *Answers the attack*: queue jumping (the queue is ours, ComfyUI holds at most one job of ours), stopping another's job by the
+//! global interrupt flag (nothing foreign waits behind a job), a backend that dies with work in its memory. *Leaves to others*: whether a
+//! workflow may run (inspect), who hears of it (deliver).
+//!
+//! Pure rules: [`queue`], [`place`], [`collect`]. Tasks: [`dispatcher`] decides, [`attempt`] carries one attempt from assignment to commit,
+//! [`monitor`] watches one backend, [`tracks`] says whose an upstream event is. [`comfyui`] is the only file that speaks ComfyUI's HTTP.
+
+pub mod attempt;
+pub mod backend;
+pub mod collect;
+pub mod comfyui;
+pub mod dispatcher;
+pub mod monitor;
+pub mod place;
+pub mod queue;
+pub mod tracks;

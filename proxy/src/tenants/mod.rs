@@ -6,10 +6,10 @@
 pub mod policies;
 mod read;
 
-pub use policies::TenantPolicy;
 pub use read::read_tenants;
 
 use crate::ids::TenantId;
+use comfygate_policy::Policy;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -50,14 +50,8 @@ impl Default for Limits {
     /// What a plan has that names nothing: enough for a busy person, little enough that one key can't fill the queue for hours.
     fn default() -> Self {
         Self {
-            prompt_rate: Rate {
-                per_second: 10.0,
-                burst: 5,
-            },
-            request_rate: Rate {
-                per_second: 50.0,
-                burst: 200,
-            },
+            prompt_rate: Rate { per_second: 10.0, burst: 5 },
+            request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,
             weight: 1,
@@ -79,7 +73,7 @@ pub struct Tenant {
     /// What it may use: the plan's, with the tenant's own overrides.
     pub limits: Limits,
     /// What its workflows may do.
-    pub policy: Arc<TenantPolicy>,
+    pub policy: Arc<Policy>,
 }
 
 /// Every tenant, by id and by the claim that JWTs name it with.
@@ -97,10 +91,7 @@ impl TenantRegistry {
         tenants: impl IntoIterator<Item = Tenant>,
         claims: impl IntoIterator<Item = (String, TenantId)>,
     ) -> Self {
-        let by_id: BTreeMap<_, _> = tenants
-            .into_iter()
-            .map(|tenant| (tenant.id.clone(), Arc::new(tenant)))
-            .collect();
+        let by_id: BTreeMap<_, _> = tenants.into_iter().map(|tenant| (tenant.id.clone(), Arc::new(tenant))).collect();
         let by_claim: HashMap<_, _> = claims.into_iter().collect();
         let claimed = by_claim.values().cloned().collect();
         Self { by_id, by_claim, claimed }
@@ -135,7 +126,7 @@ impl TenantRegistry {
             plan: "default".to_owned(),
             disabled: false,
             limits: Limits::default(),
-            policy: Arc::new(TenantPolicy::built_in("default")),
+            policy: Arc::new(Policy::builtin("default").expect("the default policy ships")),
         };
         Self::new([local], [])
     }
@@ -159,10 +150,8 @@ mod tests {
             id: id.parse().unwrap(),
             ..(*TenantRegistry::built_in().by_id.first_key_value().unwrap().1.clone()).clone()
         };
-        let registry = TenantRegistry::new(
-            [tenant("acme"), tenant("beta")],
-            [("org_AbC".to_owned(), "acme".parse().unwrap())],
-        );
+        let registry =
+            TenantRegistry::new([tenant("acme"), tenant("beta")], [("org_AbC".to_owned(), "acme".parse().unwrap())]);
         assert_eq!(registry.tenant_of_claim("org_AbC").unwrap().id.as_str(), "acme");
         assert_eq!(registry.tenant_of_claim("beta").unwrap().id.as_str(), "beta");
         assert!(registry.tenant_of_claim("acme").is_none());

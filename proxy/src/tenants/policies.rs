@@ -1,48 +1,17 @@
-//! The policy documents that plans name: shipped ones by name, others by path.
+//! The policies that plans name: shipped ones by name, others by path. The one place that compiles policy documents.
 
 use crate::config::faults::{Place, Report, SourceFile};
-use std::path::{Path, PathBuf};
+use comfygate_policy::Policy;
+use std::path::Path;
+use std::sync::Arc;
 
 /// The documents that ship inside the binary.
 pub const BUILT_IN: [&str; 2] = ["default", "strict"];
 
-/// Where a policy came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PolicyOrigin {
-    /// Ships with the gateway.
-    BuiltIn,
-    /// A file, absolute.
-    File(PathBuf),
-}
-
-/// A policy as a plan names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantPolicy {
-    /// As written: `default`, `strict` or a path.
-    pub name: String,
-    /// Which of the two.
-    pub origin: PolicyOrigin,
-    /// The document of a file; empty for a built-in one, whose text the policy crate has.
-    pub text: String,
-}
-
-impl TenantPolicy {
-    /// One of [`BUILT_IN`].
-    pub fn built_in(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            origin: PolicyOrigin::BuiltIn,
-            text: String::new(),
-        }
-    }
-}
-
-/// The policy of that name: a built-in one, else a file relative to `directory`. Faults are noted in `report`.
-///
-/// This is the one place that knows where documents come from; it is where the policy crate's `Policy::builtin` and `Policy::from_toml` are called.
-pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> Option<TenantPolicy> {
-    if BUILT_IN.contains(&name) {
-        return Some(TenantPolicy::built_in(name));
+/// The policy of that name: a built-in one, else a file relative to `directory`. Faults are noted in `report`: those of a document each at its own place.
+pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> Option<Arc<Policy>> {
+    if let Some(policy) = Policy::builtin(name) {
+        return Some(Arc::new(policy));
     }
     // A bare word is a misspelt built-in policy rather than a file: files are told by a separator or an extension.
     if !name.contains(['/', '\\', '.']) {
@@ -50,11 +19,33 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
         report.error(named_at, format!("no built-in policy has the name `{name}`"), hint);
         return None;
     }
-    let path = directory.join(name);
-    let source = SourceFile::read(path.clone(), named_at, report)?;
-    Some(TenantPolicy {
-        name: name.to_owned(),
-        origin: PolicyOrigin::File(path),
-        text: source.text,
-    })
+    let source = SourceFile::read(directory.join(name), named_at, report)?;
+    match Policy::from_toml(&source.text) {
+        Ok(policy) => Some(Arc::new(policy)),
+        Err(faults) => {
+            for fault in faults.iter() {
+                let place = Place {
+                    file: Arc::clone(&source.path),
+                    line: fault.line,
+                    column: fault.column,
+                    key: fault.key.clone(),
+                };
+                report.error(&place, fault.message.clone(), "");
+            }
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_document_ships_and_no_other_does() {
+        for name in BUILT_IN {
+            assert!(Policy::builtin(name).is_some(), "{name}");
+        }
+        assert!(Policy::builtin("no-such").is_none());
+    }
 }

@@ -1,0 +1,194 @@
+//! Numbers through links: literals, primitives, switches and measured sizes.
+
+use super::interval::{FloatInterval, Interval};
+use super::{Facts, Value};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use crate::policy::Caps;
+use crate::workflow::json::Json;
+use crate::workflow::node::{Input, Node};
+
+/// Hops that a chain in a message shows.
+const CHAIN_HOPS_MAX: usize = 8;
+
+/// Whether a rule must know the value of an input of this kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Need {
+    /// No rule asks.
+    None,
+    /// It must be bounded at all.
+    Bounded,
+    /// It must be at most this.
+    AtMost(f64),
+}
+
+/// What the caps want of an input of `kind`.
+pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
+    let sizes = if caps.limits_sizes() { Need::Bounded } else { Need::None };
+    let steps = if caps.limits_steps() { Need::Bounded } else { Need::None };
+    match kind {
+        InputKind::Steps => limit(kind, caps).map_or(steps, Need::AtMost),
+        InputKind::Denoise => {
+            if caps.denoise_min.is_some() {
+                Need::Bounded
+            } else {
+                steps
+            }
+        }
+        InputKind::Width
+        | InputKind::Height
+        | InputKind::Side
+        | InputKind::Megapixels
+        | InputKind::Batch
+        | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
+        InputKind::Factor | InputKind::Pad => sizes,
+        InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
+        InputKind::Sampler
+        | InputKind::Scheduler
+        | InputKind::SigmasText
+        | InputKind::SizeHint
+        | InputKind::File
+        | InputKind::ModelFile
+        | InputKind::SavePrefix
+        | InputKind::EvalText
+        | InputKind::JsonText
+        | InputKind::PromptText => Need::None,
+    }
+}
+
+/// The cap on an input of `kind`, in the input's own unit.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "caps are far below 2^53 where it matters; above, the comparison is coarse but monotone"
+)]
+pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
+    let least = |a: Option<i128>, b: Option<i128>| a.into_iter().chain(b).min();
+    match kind {
+        InputKind::Steps => least(caps.steps, caps.steps_total).map(|cap| cap as f64),
+        InputKind::Width => caps.width.map(|cap| cap as f64),
+        InputKind::Height => caps.height.map(|cap| cap as f64),
+        InputKind::Side => least(caps.width, caps.height).map(|cap| cap as f64),
+        // ComfyUI's unit is 1024² pixels.
+        InputKind::Megapixels => caps.pixels.map(|cap| cap as f64 / 1_048_576.0),
+        InputKind::Batch => caps.batch.map(|cap| cap as f64),
+        InputKind::Frames => caps.frames.map(|cap| cap as f64),
+        InputKind::Seconds => caps.seconds,
+        _ => None,
+    }
+}
+
+/// What is known of the input `name` of `node`: the literal, what its link brings, or the declared default of an absent one.
+pub(crate) fn number(facts: &Facts<'_>, node: &Node, name: &str, declared: &DeclaredType) -> Value {
+    match node.input(name) {
+        Some(Input::Literal(literal)) => literal_value(literal, declared),
+        Some(Input::Link(link)) => facts.slot(*link).map_or(Value::Unknown, |slot| slot.value),
+        None => match declared {
+            DeclaredType::Int {
+                default: Some(default), ..
+            } => Value::Int(Interval::exactly(*default)),
+            DeclaredType::Float {
+                default: Some(default), ..
+            } => Value::Float(FloatInterval::exactly(*default)),
+            _ => Value::Unknown,
+        },
+    }
+}
+
+fn literal_value(literal: &Json, declared: &DeclaredType) -> Value {
+    match (literal, declared) {
+        (Json::Int(value), DeclaredType::Int { .. }) => Value::Int(Interval::exactly(*value)),
+        (Json::Int(value), DeclaredType::Float { .. }) => Value::Float(Interval::exactly(*value).into()),
+        (Json::Float(value), DeclaredType::Float { .. }) => Value::Float(FloatInterval::exactly(*value)),
+        (Json::Bool(value), DeclaredType::Boolean) => Value::Bool(Some(*value)),
+        _ => Value::Unknown,
+    }
+}
+
+/// The transfer functions of numbers: what the output `slot` of `node` is. Every other class gives [`Value::Unknown`].
+pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Value {
+    if !class.is_core() {
+        return Value::Unknown;
+    }
+    let own = |name: &str| match class.input(node, name) {
+        Some(input) => number(facts, node, name, input.declared()),
+        None => Value::Unknown,
+    };
+    match (class.name(), slot) {
+        ("PrimitiveInt" | "PrimitiveFloat" | "PrimitiveBoolean", 0) => own("value"),
+        ("ComfySwitchNode", 0) => switch(
+            own("switch"),
+            linked(facts, node, "on_true"),
+            linked(facts, node, "on_false"),
+        ),
+        ("GetImageSize", 0..=2) => image_size(facts, node, slot),
+        ("StringLength", 0) => match node.input("string") {
+            Some(Input::Literal(Json::Text(text))) => Value::Int(Interval::exactly(
+                i128::try_from(text.chars().count()).unwrap_or(i128::MAX),
+            )),
+            _ => Value::Unknown,
+        },
+        _ => Value::Unknown,
+    }
+}
+
+fn linked(facts: &Facts<'_>, node: &Node, name: &str) -> Value {
+    match node.input(name) {
+        Some(Input::Link(link)) => facts.slot(*link).map_or(Value::Unknown, |slot| slot.value),
+        _ => Value::Unknown,
+    }
+}
+
+fn switch(switch: Value, on_true: Value, on_false: Value) -> Value {
+    match (switch, on_true, on_false) {
+        (Value::Bool(Some(true)), taken, _) | (Value::Bool(Some(false)), _, taken) => taken,
+        (_, Value::Int(a), Value::Int(b)) => Value::Int(a.hull(b)),
+        (_, Value::Float(a), Value::Float(b)) => Value::Float(a.hull(b)),
+        (_, Value::Bool(a), Value::Bool(b)) => Value::Bool(a.filter(|_| a == b)),
+        _ => Value::Unknown,
+    }
+}
+
+/// `GetImageSize`: width, height and the count of images.
+fn image_size(facts: &Facts<'_>, node: &Node, slot: usize) -> Value {
+    let Some(shape) = facts.shape(node, "image") else {
+        return Value::Unknown;
+    };
+    Value::Int(match slot {
+        0 => shape.width,
+        1 => shape.height,
+        _ => shape.count(),
+    })
+}
+
+/// Where a linked value comes from, hop by hop: `linked from 8 (ComfySwitchNode.on_true), from 7 (PrimitiveInt.value)`.
+pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String> {
+    let mut hops = Vec::new();
+    let mut next = (node, name.to_owned());
+    while let (Some(Input::Link(link)), true) = (next.0.input(&next.1), hops.len() < CHAIN_HOPS_MAX) {
+        let Some(source) = facts.workflow.node(link.target) else {
+            break;
+        };
+        let inner = match source.class.as_str() {
+            "ComfySwitchNode" => match source.input("switch") {
+                Some(Input::Literal(Json::Bool(false))) => "on_false",
+                _ => "on_true",
+            },
+            "StringLength" => "string",
+            "GetImageSize" => "image",
+            _ => "value",
+        };
+        match source.input(inner) {
+            Some(_) => hops.push(format!("from {} ({}.{inner})", source.id, source.class)),
+            None => hops.push(format!("from {} ({})", source.id, source.class)),
+        }
+        next = (source, inner.to_owned());
+    }
+    (!hops.is_empty()).then(|| format!("linked {}", hops.join(", ")))
+}
+
+/// How many numbers `ManualSigmas` can find in a text. Each match of its pattern ends with a run of digits and takes it whole, so there are at most as many as runs; Python's `\d` takes
+/// the digits of every script, all of which are numeric here (ComfyUI 0.8.0, `nodes_custom_sampler.py`).
+pub(crate) fn sigmas_in_text(text: &str) -> usize {
+    text.split(|c: char| !c.is_numeric())
+        .filter(|run| !run.is_empty())
+        .count()
+}

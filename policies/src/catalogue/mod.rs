@@ -1,0 +1,136 @@
+//! Node classes and the signature of their inputs.
+//!
+//! In comes an `object_info`, as a ComfyUI of one release with its packs prints it, and our annotations for ComfyUI's own classes; out comes a [`Catalogue`]. An
+//! `object_info` says which inputs a class declares and of what type, but not what a number *means*: `KSamplerAdvanced.end_at_step` is 10000 in ordinary
+//! workflows, `KSampler.steps` never. The annotations say it ([`InputKind`]). A class of ComfyUI's own whose live signature differs from the annotated
+//! one is *closed*: we would judge one class while another runs.
+
+mod agreement;
+mod annotations;
+mod read;
+mod signature;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+pub use agreement::Agreement;
+pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+
+use crate::digest::Digest;
+use annotations::Annotations;
+
+/// ComfyUI 0.8.0's own classes.
+const COMFYUI_0_8_0: &str = include_str!("../../catalogues/comfyui-0.8.0.json");
+const ANNOTATIONS_0_8_0: &str = include_str!("../../catalogues/annotations-0.8.0.json");
+
+/// Classes in one `object_info`; installations with hundreds of packs have about 8,000.
+pub const CLASSES_MAX: usize = 20_000;
+
+/// All node classes that a pool of backends is pinned to.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    classes: BTreeMap<String, ClassSignature>,
+    digest: Digest,
+}
+
+/// Why an `object_info` is not usable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogueError {
+    /// Not JSON.
+    #[error("not JSON: {0}")]
+    Json(String),
+    /// Not an object of classes, or a class of another shape.
+    #[error("class `{class}`: {message}")]
+    Class {
+        /// The class, or empty for the whole.
+        class: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
+    #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
+    let annotations = Annotations::read(ANNOTATIONS_0_8_0).expect("the shipped annotations are good");
+    #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
+    let classes = read::classes(COMFYUI_0_8_0.as_bytes()).expect("the shipped snapshot is good");
+    let classes = classes
+        .into_iter()
+        .map(|(name, class)| (name, annotations.apply(class)))
+        .collect();
+    Catalogue::of(classes)
+});
+
+impl Catalogue {
+    /// The shipped snapshot of ComfyUI 0.8.0, annotated.
+    pub fn builtin() -> &'static Catalogue {
+        &BUILTIN
+    }
+
+    /// A catalogue from the `GET /object_info` of a backend, as saved in a pinned file. ComfyUI's own classes keep the shipped annotations; those whose signature differs from the shipped one, and
+    /// those that the shipped release does not have, are closed. Classes of other packs have the kinds which their declaration shows.
+    ///
+    /// # Errors
+    /// The text is not an `object_info`.
+    pub fn from_object_info(json: &[u8]) -> Result<Catalogue, CatalogueError> {
+        let builtin = Self::builtin();
+        let classes = read::classes(json)?;
+        let joined = classes.into_iter().map(|(name, class)| {
+            let class = match builtin.class(&name) {
+                Some(known) if known.shape() == class.shape() && known.module == class.module => {
+                    class.annotated_like(known)
+                }
+                Some(_) => class.closed("its signature differs from the annotated one"),
+                None if class.is_core() => class.closed("a class of a ComfyUI release that is not annotated yet"),
+                None => class.with_declared_kinds(),
+            };
+            (name, class)
+        });
+        Ok(Self::of(joined.collect()))
+    }
+
+    fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
+        // The digest covers all that a verdict may depend on, annotations included.
+        let text = format!("{classes:?}");
+        Self {
+            classes,
+            digest: Digest::of(text.as_bytes()),
+        }
+    }
+
+    /// The class of this name.
+    pub fn class(&self, name: &str) -> Option<&ClassSignature> {
+        self.classes.get(name)
+    }
+
+    /// All classes by name.
+    pub fn classes(&self) -> impl Iterator<Item = &ClassSignature> {
+        self.classes.values()
+    }
+
+    /// SHA-256 over all signatures and annotations.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many classes.
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether there is no class at all.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// Compares this catalogue with what a live backend says. Option lists and defaults do not count: they change with the models installed.
+    ///
+    /// # Errors
+    /// The text is not an `object_info`.
+    pub fn agreement(&self, live_object_info: &[u8]) -> Result<Agreement, CatalogueError> {
+        Ok(Agreement::between(self, &read::classes(live_object_info)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,487 @@
+//! The signature of a node class.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::annotations::ClassAnnotation;
+use crate::workflow::json::Json;
+use crate::workflow::node::{Input, Node};
+
+/// What an input's value means, whatever its name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputKind {
+    /// How many sampling steps.
+    Steps,
+    /// Part of the schedule that is run, 0 to 1; small values lengthen the schedule to `steps / denoise`.
+    Denoise,
+    /// The name of a sampler.
+    Sampler,
+    /// The name of a scheduler.
+    Scheduler,
+    /// A text of numbers, each one a step.
+    SigmasText,
+    /// Pixels of what is made; 0 may mean "keep the aspect ratio".
+    Width,
+    /// Pixels of what is made.
+    Height,
+    /// Pixels of one side that is not named, or of both.
+    Side,
+    /// 1024² pixels of what is made.
+    Megapixels,
+    /// A factor on width and height.
+    Factor,
+    /// Pixels that are added to a side.
+    Pad,
+    /// How many images or latents at once.
+    Batch,
+    /// How many frames or layers.
+    Frames,
+    /// How many seconds of sound.
+    Seconds,
+    /// A size that a model is told, or a crop: allocates nothing.
+    SizeHint,
+    /// The name of a file of the caller's.
+    File,
+    /// The name of a model that is installed.
+    ModelFile,
+    /// Where an output is saved.
+    SavePrefix,
+    /// Text that is interpreted, such as a regular expression.
+    EvalText,
+    /// Text that is parsed as JSON.
+    JsonText,
+    /// Text for a text encoder.
+    PromptText,
+}
+
+/// Whether an input must be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Must be.
+    Required,
+    /// May be.
+    Optional,
+}
+
+/// The declared type of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeclaredType {
+    /// `INT` with the schema's range.
+    Int {
+        /// Smallest.
+        min: Option<i128>,
+        /// Largest.
+        max: Option<i128>,
+        /// What stands for an absent value.
+        default: Option<i128>,
+    },
+    /// `FLOAT` with the schema's range.
+    Float {
+        /// Smallest.
+        min: Option<f64>,
+        /// Largest.
+        max: Option<f64>,
+        /// What stands for an absent value.
+        default: Option<f64>,
+    },
+    /// `STRING`
+    Text,
+    /// `BOOLEAN`
+    Boolean,
+    /// A choice; an empty list says nothing (models and files are per installation).
+    Combo(Vec<Value>),
+    /// Anything.
+    Any,
+    /// Something that only a link can carry: one of these types.
+    Socket(Vec<String>),
+    /// Whatever the other inputs of the same template carry.
+    Match {
+        /// The template's id.
+        template: String,
+        /// What it may be; empty: anything.
+        allowed: Vec<String>,
+    },
+    /// A choice that brings inputs of its own, named `<input>.<name>`.
+    DynamicCombo(Vec<(String, Vec<InputSignature>)>),
+    /// A row of like inputs, named `<input>.<name>`.
+    Autogrow {
+        /// Each input's name after the dot, in order.
+        names: Vec<String>,
+        /// How many must be there.
+        min: usize,
+        /// What each is.
+        item: Box<InputSignature>,
+    },
+}
+
+/// One declared input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputSignature {
+    pub(super) name: String,
+    pub(super) presence: Presence,
+    pub(super) declared: DeclaredType,
+    pub(super) kind: Option<InputKind>,
+    /// The declaration says that files are uploaded here.
+    pub(super) uploads: bool,
+}
+
+impl InputSignature {
+    /// The name; of a dynamic input the part after the dot.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Must it be given?
+    pub fn presence(&self) -> Presence {
+        self.presence
+    }
+
+    /// Its type.
+    pub fn declared(&self) -> &DeclaredType {
+        &self.declared
+    }
+
+    /// Its meaning, where it has one that a rule asks for.
+    pub fn kind(&self) -> Option<InputKind> {
+        self.kind
+    }
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSignature {
+    /// Such as `IMAGE`, or `COMFY_MATCHTYPE_V3`.
+    pub(super) type_name: String,
+    /// Runs what consumes it once per item.
+    pub(super) is_list: bool,
+    /// The template whose type it has.
+    pub(super) template: Option<String>,
+}
+
+impl OutputSignature {
+    /// The declared type.
+    pub fn type_name(&self) -> &str {
+        &self.type_name
+    }
+
+    /// Whether it is a list of such.
+    pub fn is_list(&self) -> bool {
+        self.is_list
+    }
+
+    /// The template whose inputs tell its type, for a match-anything output.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+}
+
+/// A node class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassSignature {
+    pub(super) name: String,
+    pub(super) module: String,
+    pub(super) output_node: bool,
+    pub(super) inputs: Vec<InputSignature>,
+    pub(super) outputs: Vec<OutputSignature>,
+    pub(super) annotation: Annotation,
+}
+
+/// What we add to what `object_info` says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Annotation {
+    annotated: bool,
+    closed: Option<&'static str>,
+    residue: Vec<String>,
+    model_loader: bool,
+    unbounded_steps: bool,
+    accepts_all_inputs: bool,
+    pack: Option<String>,
+}
+
+impl ClassSignature {
+    /// The class's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The Python module, such as `nodes`, `comfy_extras.nodes_logic` or `custom_nodes.<pack>`.
+    pub fn module(&self) -> &str {
+        &self.module
+    }
+
+    /// The pack: `core`, `comfy_api_nodes`, or the folder under `custom_nodes`.
+    pub fn pack(&self) -> &str {
+        match (&self.annotation.pack, self.module.strip_prefix("custom_nodes.")) {
+            (Some(pack), _) => pack,
+            (None, Some(pack)) => pack,
+            (None, None) if self.is_paid() => "comfy_api_nodes",
+            (None, None) => "core",
+        }
+    }
+
+    /// Whether ComfyUI runs the graph for this node's sake.
+    pub fn is_output_node(&self) -> bool {
+        self.output_node
+    }
+
+    /// The declared inputs; dynamic ones as declared.
+    pub fn inputs(&self) -> &[InputSignature] {
+        &self.inputs
+    }
+
+    /// The outputs by slot.
+    pub fn outputs(&self) -> &[OutputSignature] {
+        &self.outputs
+    }
+
+    /// Whether the meaning of its inputs is known, as opposed to guessed by their declaration.
+    pub fn is_annotated(&self) -> bool {
+        self.annotation.annotated
+    }
+
+    /// Why the class may not be used at all, if so.
+    pub fn closed_because(&self) -> Option<&'static str> {
+        self.annotation.closed
+    }
+
+    /// ComfyUI's own, paid nodes included.
+    pub fn is_core(&self) -> bool {
+        let first = self.module.split('.').next().unwrap_or_default();
+        matches!(first, "nodes" | "comfy_extras" | "comfy_api_nodes")
+    }
+
+    /// Calls a paid service of comfy.org. By module: some helpers of the package carry no flag.
+    pub fn is_paid(&self) -> bool {
+        self.module.split('.').next() == Some("comfy_api_nodes")
+    }
+
+    /// Gives only models, from model files only.
+    pub fn is_model_loader(&self) -> bool {
+        self.annotation.model_loader
+    }
+
+    pub(crate) fn has_unbounded_steps(&self) -> bool {
+        self.annotation.unbounded_steps
+    }
+
+    pub(crate) fn accepts_all_inputs(&self) -> bool {
+        self.annotation.accepts_all_inputs
+    }
+
+    pub(crate) fn is_residue(&self, input: &str) -> bool {
+        self.annotation.residue.iter().any(|name| name == input)
+    }
+
+    /// The inputs that `node` may have, with their full names: those of a dynamic choice by what the node chose.
+    pub(crate) fn inputs_of<'a>(&'a self, node: &Node) -> Vec<(String, &'a InputSignature)> {
+        let mut out = Vec::new();
+        collect(&self.inputs, "", node, &mut out);
+        out
+    }
+
+    /// The declaration of one input of `node`, by its full name.
+    pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
+        resolve(&self.inputs, "", name, node)
+    }
+
+    pub(crate) fn input_kind(&self, node: &Node, name: &str) -> Option<InputKind> {
+        self.input(node, name)?.kind
+    }
+
+    /// The shape by which two releases of a class are compared: inputs' names, types and presence, outputs and whether it is an output node, in one text. Options and ranges do not count.
+    pub(super) fn shape(&self) -> String {
+        let outputs: Vec<String> = self
+            .outputs
+            .iter()
+            .map(|output| format!("{}/{}", output.type_name, output.is_list))
+            .collect();
+        format!("{} -> {:?} {}", inputs_shape(&self.inputs), outputs, self.output_node)
+    }
+
+    pub(super) fn closed(mut self, reason: &'static str) -> Self {
+        self.annotation.closed = Some(reason);
+        self
+    }
+
+    pub(super) fn annotated(mut self, annotation: &ClassAnnotation) -> Self {
+        annotate(&mut self.inputs, "", annotation, self.output_node);
+        self.annotation = Annotation {
+            annotated: true,
+            closed: None,
+            residue: annotation.residue.clone(),
+            model_loader: annotation.model_loader,
+            unbounded_steps: annotation.unbounded_steps,
+            accepts_all_inputs: annotation.accepts_all_inputs,
+            pack: annotation.pack.clone(),
+        };
+        self
+    }
+
+    /// This live class with the kinds of `known`, whose shape is the same.
+    pub(super) fn annotated_like(mut self, known: &ClassSignature) -> Self {
+        copy_kinds(&mut self.inputs, &known.inputs);
+        self.annotation = known.annotation.clone();
+        self
+    }
+
+    /// A class of another pack: kinds as the declaration shows them, and numbers by the names that ComfyUI's own classes use.
+    pub(super) fn with_declared_kinds(mut self) -> Self {
+        guess_kinds(&mut self.inputs, self.output_node);
+        self
+    }
+}
+
+/// Options of a dynamic choice may nest; deeper is refused by being undeclared.
+fn collect<'a>(inputs: &'a [InputSignature], prefix: &str, node: &Node, out: &mut Vec<(String, &'a InputSignature)>) {
+    for input in inputs {
+        let full = format!("{prefix}{}", input.name);
+        match &input.declared {
+            DeclaredType::DynamicCombo(options) => {
+                out.push((full.clone(), input));
+                let chosen = match node.input(&full) {
+                    Some(Input::Literal(Json::Text(text))) => options.iter().find(|(key, _)| key == text),
+                    _ => None,
+                };
+                if let Some((_, nested)) = chosen {
+                    collect(nested, &format!("{full}."), node, out);
+                }
+            }
+            DeclaredType::Autogrow { names, item, .. } => {
+                out.extend(names.iter().map(|name| (format!("{full}.{name}"), item.as_ref())));
+            }
+            _ => out.push((full, input)),
+        }
+    }
+}
+
+/// One input by its full name, without making the names of all: a body may ask for many.
+fn resolve<'a>(inputs: &'a [InputSignature], before: &str, rest: &str, node: &Node) -> Option<&'a InputSignature> {
+    if let Some(input) = inputs.iter().find(|input| input.name == rest) {
+        // A row itself is no input, only its items are.
+        return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+    }
+    let (first, inner) = rest.split_once('.')?;
+    let input = inputs.iter().find(|input| input.name == first)?;
+    match &input.declared {
+        DeclaredType::Autogrow { names, item, .. } => names.iter().any(|name| name == inner).then_some(item.as_ref()),
+        DeclaredType::DynamicCombo(options) => {
+            let full = format!("{before}{first}");
+            let chosen = node.text(&full)?;
+            let (_, nested) = options.iter().find(|(key, _)| key == chosen)?;
+            resolve(nested, &format!("{full}."), inner, node)
+        }
+        _ => None,
+    }
+}
+
+fn inputs_shape(inputs: &[InputSignature]) -> String {
+    let mut parts: Vec<String> = inputs
+        .iter()
+        .map(|input| {
+            format!(
+                "{}:{}{}",
+                input.name,
+                type_shape(&input.declared),
+                if input.presence == Presence::Optional { "?" } else { "" }
+            )
+        })
+        .collect();
+    parts.sort();
+    format!("({})", parts.join(", "))
+}
+
+fn type_shape(declared: &DeclaredType) -> String {
+    match declared {
+        DeclaredType::Int { .. } => "INT".to_owned(),
+        DeclaredType::Float { .. } => "FLOAT".to_owned(),
+        DeclaredType::Text => "STRING".to_owned(),
+        DeclaredType::Boolean => "BOOLEAN".to_owned(),
+        DeclaredType::Combo(_) => "COMBO".to_owned(),
+        DeclaredType::Any => "*".to_owned(),
+        DeclaredType::Socket(types) => types.join(","),
+        DeclaredType::Match { template, allowed } => format!("MATCH {template} {}", allowed.join(",")),
+        DeclaredType::DynamicCombo(options) => {
+            let options: Vec<String> = options
+                .iter()
+                .map(|(key, inputs)| format!("{key:?}{}", inputs_shape(inputs)))
+                .collect();
+            format!("DYNAMIC[{}]", options.join(" "))
+        }
+        DeclaredType::Autogrow { names, min, item } => {
+            format!("AUTOGROW {min} {names:?} {}", inputs_shape(std::slice::from_ref(item)))
+        }
+    }
+}
+
+fn annotate(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnotation, output_node: bool) {
+    for input in inputs {
+        let full = format!("{prefix}{}", input.name);
+        input.kind = annotation
+            .inputs
+            .get(&full)
+            .copied()
+            .or_else(|| declared_kind(input, output_node));
+        match &mut input.declared {
+            DeclaredType::DynamicCombo(options) => {
+                for (_, nested) in options {
+                    annotate(nested, &format!("{full}."), annotation, output_node);
+                }
+            }
+            DeclaredType::Autogrow { item, .. } => {
+                item.kind = annotation.inputs.get(&full).copied();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn copy_kinds(inputs: &mut [InputSignature], known: &[InputSignature]) {
+    for input in inputs {
+        let Some(known) = known.iter().find(|known| known.name == input.name) else {
+            continue;
+        };
+        input.kind = known.kind;
+        match (&mut input.declared, &known.declared) {
+            (DeclaredType::DynamicCombo(options), DeclaredType::DynamicCombo(known)) => {
+                for (key, nested) in options {
+                    if let Some((_, known)) = known.iter().find(|(other, _)| other == key) {
+                        copy_kinds(nested, known);
+                    }
+                }
+            }
+            (DeclaredType::Autogrow { item, .. }, DeclaredType::Autogrow { item: known, .. }) => item.kind = known.kind,
+            _ => {}
+        }
+    }
+}
+
+/// What any class's declaration shows: a save prefix of an output node, a place for uploads.
+fn declared_kind(input: &InputSignature, output_node: bool) -> Option<InputKind> {
+    if output_node && input.name == "filename_prefix" && input.declared == DeclaredType::Text {
+        return Some(InputKind::SavePrefix);
+    }
+    input.uploads.then_some(InputKind::File)
+}
+
+/// Names that mean the same in nearly every pack. A guess can only make a rule stricter: a kind adds caps and takes none away.
+fn guess_kinds(inputs: &mut [InputSignature], output_node: bool) {
+    for input in inputs {
+        input.kind = declared_kind(input, output_node).or(match (&input.declared, input.name.as_str()) {
+            (DeclaredType::Int { .. }, "steps") => Some(InputKind::Steps),
+            (DeclaredType::Int { .. }, "width") => Some(InputKind::Width),
+            (DeclaredType::Int { .. }, "height") => Some(InputKind::Height),
+            (DeclaredType::Int { .. }, "batch_size" | "amount") => Some(InputKind::Batch),
+            (DeclaredType::Int { .. }, "length" | "num_frames" | "video_frames") => Some(InputKind::Frames),
+            (DeclaredType::Float { .. }, "denoise") => Some(InputKind::Denoise),
+            (DeclaredType::Combo(_), "sampler_name") => Some(InputKind::Sampler),
+            (DeclaredType::Combo(_), "scheduler") => Some(InputKind::Scheduler),
+            _ => None,
+        });
+        if let DeclaredType::DynamicCombo(options) = &mut input.declared {
+            for (_, nested) in options {
+                guess_kinds(nested, output_node);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Caps: every input whose value *means* steps, a size or a count is bounded, through links as well.
+
+use super::{Subject, at, of};
+use crate::bounds::{Need, Value, chain, need, number, sampling_steps, sigmas_in_text};
+use crate::catalogue::{DeclaredType, InputKind, InputSignature};
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::node::{Input, Node};
+
+/// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
+const DENOISE_FLOOR: f64 = 0.001;
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    for (_, node, class) in subject.known() {
+        for (name, signature) in class.inputs_of(node) {
+            if node.input(&name).is_some() || signature.kind().is_some() {
+                out.extend(input_fault(subject, node, &name, signature));
+            }
+        }
+        if subject.policy.caps.limits_steps() && class.has_unbounded_steps() {
+            let message = "the number of steps can't be bounded in this class".to_owned();
+            out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
+        }
+        out.extend(denoise_fault(subject, node, class.inputs_of(node)));
+    }
+    steps(subject, out);
+}
+
+fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &InputSignature) -> Option<Violation> {
+    let kind = signature.kind()?;
+    if kind == InputKind::SigmasText {
+        return manual_sigmas(subject, node, name);
+    }
+    let wanted = need(kind, &subject.policy.caps);
+    if wanted == Need::None {
+        return None;
+    }
+    let value = number(&subject.facts, node, name, signature.declared());
+    let Some((lo, hi)) = ends(value) else {
+        // An absent input without a default is ComfyUI's to refuse; a literal of another type is the inputs rule's.
+        return matches!(node.input(name), Some(Input::Link(_))).then(|| unbounded(subject, node, name, wanted));
+    };
+    let (min, max) = declared_range(signature.declared());
+    let linked = matches!(node.input(name), Some(Input::Link(_)));
+    let limit = match wanted {
+        Need::AtMost(limit) => Some(limit),
+        _ => None,
+    };
+    // ComfyUI checks the declared range of literals only; for those the inputs rule speaks.
+    let max = max.filter(|max| linked && hi > *max);
+    let least = limit.filter(|limit| hi > *limit).or(max);
+    if let Some(limit) = least {
+        return Some(over(subject, node, name, hi, limit));
+    }
+    // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
+    let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
+    let chain = chain(&subject.facts, node, name);
+    let message = format!(
+        "{name} ≥ {lo}, and at least {min} is declared: {}",
+        chain.as_deref().unwrap_or("a literal")
+    );
+    let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
+    Some(Violation {
+        bound,
+        limit,
+        chain,
+        ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message)
+    })
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "compared with caps below 2^53; beyond, both sides round alike"
+)]
+fn ends(value: Value) -> Option<(f64, f64)> {
+    match value {
+        Value::Int(value) => Some((value.lo as f64, value.hi as f64)),
+        Value::Float(value) => Some((value.lo, value.hi)),
+        Value::Bool(_) | Value::Unknown => None,
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "declared ranges are below 2^53 where a cap is"
+)]
+fn declared_range(declared: &DeclaredType) -> (Option<f64>, Option<f64>) {
+    match declared {
+        DeclaredType::Int { min, max, .. } => (min.map(|min| min as f64), max.map(|max| max as f64)),
+        DeclaredType::Float { min, max, .. } => (*min, *max),
+        _ => (None, None),
+    }
+}
+
+fn over(subject: &Subject<'_>, node: &Node, name: &str, hi: f64, limit: f64) -> Violation {
+    let chain = chain(&subject.facts, node, name);
+    let message = match &chain {
+        Some(chain) => format!("{name} ≤ {hi}, and {limit} is allowed: {chain}"),
+        None => format!("{name} is {hi}, and {limit} is allowed"),
+    };
+    let (bound, limit) = (Some(hi.to_string()), Some(limit.to_string()));
+    Violation {
+        bound,
+        limit,
+        chain,
+        ..at(node, name, "cap_exceeded", ViolationKind::Denied, message)
+    }
+}
+
+fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {
+    let chain = chain(&subject.facts, node, name);
+    let limit = match wanted {
+        Need::AtMost(limit) => Some(limit.to_string()),
+        _ => None,
+    };
+    let message = format!(
+        "{name} can't be bounded: {}",
+        chain.as_deref().unwrap_or("its value is not known")
+    );
+    Violation {
+        limit,
+        chain,
+        ..at(node, name, "value_unbounded", ViolationKind::Denied, message)
+    }
+}
+
+/// Each number in the text is a step; a text that comes by a link can't be counted.
+fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Violation> {
+    let caps = &subject.policy.caps;
+    if !caps.limits_steps() {
+        return None;
+    }
+    let Some(text) = node.text(name) else {
+        return Some(unbounded(subject, node, name, Need::Bounded));
+    };
+    let steps = i128::try_from(sigmas_in_text(text)).unwrap_or(i128::MAX);
+    let limit = caps
+        .steps
+        .into_iter()
+        .chain(caps.steps_total)
+        .min()
+        .filter(|limit| steps > *limit)?;
+    let message = format!("{name} holds {steps} numbers, each a step, and {limit} are allowed");
+    let (bound, limit) = (Some(steps.to_string()), Some(limit.to_string()));
+    Some(Violation {
+        bound,
+        limit,
+        ..at(node, name, "cap_exceeded", ViolationKind::Denied, message)
+    })
+}
+
+/// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
+fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &InputSignature)>) -> Option<Violation> {
+    let caps = &subject.policy.caps;
+    let floor = caps
+        .denoise_min
+        .or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
+    let (name, signature) = inputs
+        .into_iter()
+        .find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;
+    let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
+    if lo >= floor || (lo >= 0.0 && hi == 0.0) {
+        return None;
+    }
+    let chain = chain(&subject.facts, node, &name);
+    let message = format!("{name} may be {lo}, and {floor} is the least that is allowed apart from 0");
+    let (bound, limit) = (Some(lo.to_string()), Some(floor.to_string()));
+    Some(Violation {
+        bound,
+        limit,
+        chain,
+        ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message)
+    })
+}
+
+/// Steps as they run: stretched schedules, and the sum over all samplers.
+fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let caps = &subject.policy.caps;
+    if !caps.limits_steps() {
+        return;
+    }
+    let mut total: i128 = 0;
+    for (_, node, class) in subject.known() {
+        match sampling_steps(&subject.facts, node, class) {
+            None => {}
+            Some(None) => {
+                // Its own linked number has a violation already; here it is the schedule.
+                let own = class
+                    .inputs_of(node)
+                    .iter()
+                    .any(|(_, input)| input.kind() == Some(InputKind::Steps));
+                let linked = node.input("sigmas").is_some();
+                if !own && linked {
+                    let message = "the number of steps of its schedule can't be bounded".to_owned();
+                    out.push(at(node, "sigmas", "steps_unbounded", ViolationKind::Denied, message));
+                }
+            }
+            Some(Some(steps)) => {
+                total = total.saturating_add(steps);
+                let told = out.iter().any(|known| {
+                    known.node.as_ref() == Some(&node.id)
+                        && known.code == "cap_exceeded"
+                        && known.input.as_deref() == Some("steps")
+                });
+                if let Some(cap) = caps.steps.filter(|cap| steps > *cap && !told) {
+                    let message = format!("runs up to {steps} steps, and {cap} are allowed");
+                    let (bound, limit) = (Some(steps.to_string()), Some(cap.to_string()));
+                    let violation = of(node, "cap_exceeded", ViolationKind::Denied, message);
+                    out.push(Violation {
+                        bound,
+                        limit,
+                        ..violation
+                    });
+                }
+            }
+        }
+    }
+    if let Some(cap) = caps.steps_total.filter(|cap| total > *cap) {
+        let message = format!("all samplers together run up to {total} steps, and {cap} are allowed");
+        let (bound, limit) = (Some(total.to_string()), Some(cap.to_string()));
+        let violation = super::whole("steps_total_exceeded", ViolationKind::Denied, message);
+        out.push(Violation {
+            bound,
+            limit,
+            ..violation
+        });
+    }
+}

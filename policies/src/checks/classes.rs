@@ -1,0 +1,41 @@
+//! Classes: in the catalogue, not closed, allowed by the policy. Every node counts, reachable or not: ComfyUI looks up and fingerprints them all.
+
+use super::{Subject, of};
+use crate::policy::ClassRefusal;
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::shown;
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    for node in subject.parsed.workflow.nodes() {
+        let name = shown(node.class.as_str());
+        let Some(class) = subject.facts.catalogue.class(node.class.as_str()) else {
+            out.push(of(
+                node,
+                "class_unknown",
+                ViolationKind::Invalid,
+                format!("there is no node class `{name}` here"),
+            ));
+            continue;
+        };
+        if let Some(reason) = class.closed_because() {
+            let message = format!("the node class `{name}` is closed: {reason}");
+            out.push(of(node, "class_closed", ViolationKind::Denied, message));
+        }
+        match subject.policy.class_refusal(class) {
+            Some(ClassRefusal::Denied) => {
+                let message = format!("the policy denies the node class `{name}`");
+                out.push(of(node, "class_denied", ViolationKind::Denied, message));
+            }
+            Some(ClassRefusal::NotAllowed) => {
+                let message = format!("the policy does not allow the node class `{name}`");
+                out.push(of(node, "class_not_allowed", ViolationKind::Denied, message));
+            }
+            None => {}
+        }
+        // A list runs whatever consumes it once per item, which no cap on numbers sees.
+        if subject.policy.caps.limits_anything() && class.outputs().iter().any(|output| output.is_list()) {
+            let message = "gives a list, which multiplies the work of all nodes after it".to_owned();
+            out.push(of(node, "list_output", ViolationKind::Denied, message));
+        }
+    }
+}

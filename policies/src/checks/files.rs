@@ -1,0 +1,52 @@
+//! Files: a literal name, strictly read, of a file that the caller may use. A foreign file and one that does not exist have the same answer.
+
+use super::{Subject, at};
+use crate::catalogue::InputKind;
+use crate::files::{NameFault, annotated_name};
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::{Json, shown};
+use crate::workflow::node::{Input, Node};
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    for (_, node, class) in subject.known() {
+        for (name, input) in &node.inputs {
+            if class.input_kind(node, name) == Some(InputKind::File) {
+                out.extend(file_fault(subject, node, name, input));
+            }
+        }
+    }
+}
+
+fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> Option<Violation> {
+    let text = match input {
+        Input::Literal(Json::Text(text)) => text,
+        // Another JSON type is the inputs rule's; where that rule takes anything, this one does not.
+        Input::Literal(_) => {
+            return Some(at(
+                node,
+                name,
+                "file_name_refused",
+                ViolationKind::Denied,
+                "must be the name of a file".to_owned(),
+            ));
+        }
+        Input::Link(_) => {
+            let message = "the name of a file must be given as a literal, not by a link".to_owned();
+            return Some(at(node, name, "linked_input_refused", ViolationKind::Denied, message));
+        }
+    };
+    let name_shown = shown(text);
+    let (code, message) = match annotated_name(text) {
+        Ok((file, directory)) if subject.files.get(file, directory).is_some() => return None,
+        Ok(_) => ("file_not_found", format!("no such file: `{name_shown}`")),
+        Err(NameFault::Path) => (
+            "path_refused",
+            format!("`{name_shown}` is no name of an uploaded file, but a path"),
+        ),
+        Err(NameFault::Suffix) => (
+            "file_suffix_refused",
+            format!("`{name_shown}`: a suffix is exactly ` [input]`, ` [output]` or ` [temp]`"),
+        ),
+    };
+    Some(at(node, name, code, ViolationKind::Denied, message))
+}

@@ -1,0 +1,178 @@
+//! Inputs: declared ones only, literals of exactly the declared JSON type, in the declared range or list.
+//!
+//! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
+//! it must be all that there is.
+
+use super::{Subject, at};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
+use crate::files::is_path_trick;
+use crate::rewrite::{SALT_INPUT, is_droppable};
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::{Json, shown};
+use crate::workflow::node::{Input, Node};
+
+/// Bytes of a model's name.
+const MODEL_NAME_BYTES_MAX: usize = 1024;
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let running = subject.parsed.workflow.reaching(&subject.outputs);
+    for (place, node, class) in subject.known() {
+        let declared = class.inputs_of(node);
+        for (name, input) in &node.inputs {
+            let signature = class.input(node, name);
+            match (signature, input) {
+                (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
+                (Some(_), Input::Link(_)) => {}
+                (None, input) => out.extend(undeclared(node, class, name, input)),
+            }
+        }
+        if running.contains(&place) {
+            missing(node, class, &declared, out);
+        }
+    }
+}
+
+fn undeclared(node: &Node, class: &ClassSignature, name: &str, input: &Input) -> Option<Violation> {
+    if name == SALT_INPUT {
+        let message = format!("`{SALT_INPUT}` is reserved for the gateway");
+        return Some(at(node, name, "reserved_input", ViolationKind::Denied, message));
+    }
+    if is_droppable(class, name, input) {
+        return None;
+    }
+    // SECURITY: ComfyUI follows undeclared links and hands them to the function (facts K2, K4, #37 to #39).
+    let message = format!("`{}` is not an input of this class", shown(name));
+    Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
+}
+
+fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSignature)], out: &mut Vec<Violation>) {
+    let absent = |name: &str| node.input(name).is_none();
+    let mut report = |name: &str| {
+        let message = format!("required input is missing: {name}");
+        out.push(at(
+            node,
+            name,
+            "required_input_missing",
+            ViolationKind::Invalid,
+            message,
+        ));
+    };
+    for (name, signature) in declared {
+        let in_row = class.inputs().iter().any(|input| {
+            matches!(input.declared(), DeclaredType::Autogrow { .. }) && name.starts_with(&format!("{}.", input.name()))
+        });
+        if signature.presence() == Presence::Required && !in_row && absent(name) {
+            report(name);
+        }
+    }
+    for input in class.inputs() {
+        let DeclaredType::Autogrow { names, min, .. } = input.declared() else {
+            continue;
+        };
+        let full = |name: &String| format!("{}.{name}", input.name());
+        for name in names.iter().take(*min).map(full).filter(|name| absent(name)) {
+            report(&name);
+        }
+    }
+}
+
+fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) -> Option<Violation> {
+    let wrong = |wanted: &str| {
+        let message = format!("must be {wanted}, not {}", value.type_name());
+        Some(at(node, name, "invalid_input_type", ViolationKind::Invalid, message))
+    };
+    match (signature.declared(), value) {
+        (DeclaredType::Int { min, max, .. }, Json::Int(number)) => {
+            let (small, large) = (min.filter(|min| number < min), max.filter(|max| number > max));
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
+        }
+        (DeclaredType::Int { .. }, _) => wrong("an integer"),
+        (DeclaredType::Float { min, max, .. }, Json::Int(_) | Json::Float(_)) => {
+            let number = match value {
+                #[expect(clippy::cast_precision_loss, reason = "Python casts it the same way")]
+                Json::Int(number) => *number as f64,
+                Json::Float(number) => *number,
+                _ => return None,
+            };
+            let (small, large) = (min.filter(|min| number < *min), max.filter(|max| number > *max));
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
+        }
+        (DeclaredType::Float { .. }, _) => wrong("a number"),
+        (DeclaredType::Text, Json::Text(_)) | (DeclaredType::Boolean, Json::Bool(_)) => None,
+        (DeclaredType::Text, _) => wrong("a string"),
+        (DeclaredType::Boolean, _) => wrong("a boolean"),
+        (DeclaredType::Combo(options), value) => choice(node, name, signature.kind(), options, value),
+        (DeclaredType::DynamicCombo(options), Json::Text(text)) if options.iter().any(|(key, _)| key == text) => None,
+        (DeclaredType::DynamicCombo(_), _) => Some(not_in_list(node, name, value)),
+        (DeclaredType::Any, Json::Text(_) | Json::Bool(_) | Json::Int(_) | Json::Float(_)) => None,
+        (DeclaredType::Any, _) => wrong("a string, number or boolean"),
+        (DeclaredType::Socket(_) | DeclaredType::Match { .. } | DeclaredType::Autogrow { .. }, _) => wrong("a link"),
+    }
+}
+
+fn out_of_range(
+    node: &Node,
+    name: &str,
+    value: &str,
+    small: Option<String>,
+    large: Option<String>,
+) -> Option<Violation> {
+    let (code, relation, limit) = match (small, large) {
+        (Some(min), _) => ("value_smaller_than_min", "smaller than min of", min),
+        (_, Some(max)) => ("value_bigger_than_max", "bigger than max of", max),
+        _ => return None,
+    };
+    let message = format!("value {value} {relation} {limit}");
+    let violation = at(node, name, code, ViolationKind::Invalid, message);
+    Some(Violation {
+        bound: Some(value.to_owned()),
+        limit: Some(limit),
+        ..violation
+    })
+}
+
+fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
+    let shown = shown(&value.to_value().to_string());
+    at(
+        node,
+        name,
+        "value_not_in_list",
+        ViolationKind::Invalid,
+        format!("value not in list: {shown}"),
+    )
+}
+
+/// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.
+fn choice(
+    node: &Node,
+    name: &str,
+    kind: Option<InputKind>,
+    options: &[serde_json::Value],
+    value: &Json,
+) -> Option<Violation> {
+    match (kind, value) {
+        (Some(InputKind::File), Json::Text(_)) => None,
+        (Some(InputKind::ModelFile), Json::Text(text)) => model_name(node, name, text),
+        (_, Json::Text(text)) if options.is_empty() => model_name(node, name, text),
+        _ if options.contains(&value.to_value()) => None,
+        _ => Some(not_in_list(node, name, value)),
+    }
+}
+
+fn model_name(node: &Node, name: &str, text: &str) -> Option<Violation> {
+    let good = !is_path_trick(text) && text.len() <= MODEL_NAME_BYTES_MAX;
+    let message = || format!("`{}` is a path out of the model folders", shown(text));
+    (!good).then(|| at(node, name, "path_refused", ViolationKind::Denied, message()))
+}

@@ -1,0 +1,101 @@
+//! One file a rule. Each looks at the whole workflow and adds what it finds: a verdict names every reason at once.
+//!
+//! Rules of structure, links, files and save prefixes hold under every policy; classes, caps and samplers are the policy's.
+
+mod caps;
+mod classes;
+mod files;
+mod inputs;
+mod links;
+pub(crate) mod paths;
+mod samplers;
+mod sizes;
+mod texts;
+mod whole;
+
+use crate::bounds::Facts;
+use crate::catalogue::ClassSignature;
+use crate::files::FileFacts;
+use crate::policy::Policy;
+use crate::submission::Parsed;
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::graph::NodeIndex;
+use crate::workflow::node::Node;
+
+/// Everything that a rule may look at.
+pub(crate) struct Subject<'a> {
+    pub(crate) parsed: &'a Parsed,
+    pub(crate) policy: &'a Policy,
+    pub(crate) files: &'a FileFacts,
+    pub(crate) facts: Facts<'a>,
+    /// The output nodes that run, in the caller's order.
+    pub(crate) outputs: Vec<NodeIndex>,
+}
+
+impl<'a> Subject<'a> {
+    /// The nodes whose class is known, with their class, in the caller's order.
+    fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
+        let catalogue = self.facts.catalogue;
+        let of = move |(place, node): (NodeIndex, &'a Node)| Some((place, node, catalogue.class(node.class.as_str())?));
+        self.parsed.workflow.indexed().filter_map(of)
+    }
+}
+
+/// Every rule, in the order in which a reader wants to hear of them.
+pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
+    let mut out = Vec::new();
+    for rule in [
+        whole::check,
+        classes::check,
+        inputs::check,
+        links::check,
+        files::check,
+        paths::check,
+        caps::check,
+        samplers::check,
+        sizes::check,
+        texts::check,
+    ] {
+        rule(subject, &mut out);
+    }
+    out
+}
+
+/// A violation at an input of a node.
+fn at(node: &Node, input: &str, code: &'static str, kind: ViolationKind, message: String) -> Violation {
+    Violation {
+        input: Some(input.to_owned()),
+        ..of(node, code, kind, message)
+    }
+}
+
+/// A violation of a node.
+fn of(node: &Node, code: &'static str, kind: ViolationKind, message: String) -> Violation {
+    let (id, class) = (Some(node.id.clone()), Some(node.class.clone()));
+    Violation {
+        code,
+        kind,
+        node: id,
+        class,
+        input: None,
+        bound: None,
+        limit: None,
+        chain: None,
+        message,
+    }
+}
+
+/// A violation of the whole.
+fn whole(code: &'static str, kind: ViolationKind, message: String) -> Violation {
+    Violation {
+        code,
+        kind,
+        node: None,
+        class: None,
+        input: None,
+        bound: None,
+        limit: None,
+        chain: None,
+        message,
+    }
+}

@@ -1,0 +1,25 @@
+//! Samplers and schedulers by name: `dpm_adaptive` runs as long as it likes, whatever `steps` says.
+
+use super::{Subject, at};
+use crate::catalogue::InputKind;
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::shown;
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    for (_, node, class) in subject.known() {
+        for (name, _) in &node.inputs {
+            let (code, allowed): (_, fn(&crate::Policy, &str) -> bool) = match class.input_kind(node, name) {
+                Some(InputKind::Sampler) => ("sampler_refused", crate::Policy::allows_sampler),
+                Some(InputKind::Scheduler) => ("scheduler_refused", crate::Policy::allows_scheduler),
+                _ => continue,
+            };
+            // Links into a choice are refused by the links rule.
+            let Some(text) = node.text(name) else { continue };
+            let unbounded = subject.policy.caps.limits_steps() && text == "dpm_adaptive";
+            if unbounded || !allowed(subject.policy, text) {
+                let message = format!("the policy does not allow `{}` here", shown(text));
+                out.push(at(node, name, code, ViolationKind::Denied, message));
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Sizes: no node makes a picture, latent, mask or video beyond the caps, and none whose size nobody knows.
+
+use super::{Subject, of};
+use crate::bounds::SizeFault;
+use crate::verdict::{Violation, ViolationKind};
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    if !subject.policy.caps.limits_sizes() {
+        return;
+    }
+    for (place, node, class) in subject.known() {
+        // A class that may not be used at all needs no word on its sizes.
+        if subject.policy.class_refusal(class).is_some() || class.closed_because().is_some() {
+            continue;
+        }
+        for (_, fault) in subject.facts.size_faults.iter().filter(|(at, _)| *at == place) {
+            out.push(match fault {
+                SizeFault::UnknownClass => {
+                    let message = "size can't be bounded: nothing is known about what this class makes".to_owned();
+                    of(node, "size_unbounded", ViolationKind::Denied, message)
+                }
+                SizeFault::OverCap { what, bound, limit } => {
+                    let message = format!("may make {what} of {bound}, and {limit} is allowed");
+                    let (bound, limit) = (Some(bound.to_string()), Some(limit.to_string()));
+                    Violation {
+                        bound,
+                        limit,
+                        ..of(node, "size_exceeded", ViolationKind::Denied, message)
+                    }
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Policy document to compiled policy.
+//!
+//! In comes TOML as a person wrote it, out comes a [`Policy`] that is checked once and asked often, or [`PolicyErrors`]: every fault at once. What a policy does not
+//! mention is not allowed (classes) or not limited (caps); the rules of structure, links, files and save prefixes hold under every policy.
+
+mod fault;
+mod raw;
+
+use globset::GlobSet;
+
+pub use fault::{PolicyError, PolicyErrors};
+
+use crate::catalogue::ClassSignature;
+use crate::digest::Digest;
+
+/// Documents that ship, by name.
+const DOCUMENTS: [(&str, &str); 2] = [
+    ("default", include_str!("../../documents/default.toml")),
+    ("strict", include_str!("../../documents/strict.toml")),
+];
+
+/// The largest spatial factor of a VAE that we know (HunyuanImage 2.1, LTXV); assumed unless the policy says which VAEs are installed.
+const VAE_SCALE_MAX: i128 = 32;
+/// The largest factor of an upscale model that we know; assumed unless the policy says otherwise.
+const UPSCALE_MODEL_FACTOR_MAX: i128 = 8;
+
+/// A compiled policy.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    name: String,
+    digest: Digest,
+    classes: Allowance,
+    packs: Allowance,
+    samplers: Allowance,
+    schedulers: Allowance,
+    pub(crate) caps: Caps,
+}
+
+/// Names that are allowed; a denial wins.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance {
+    allow: GlobSet,
+    deny: GlobSet,
+}
+
+impl Allowance {
+    fn allows(&self, name: &str) -> bool {
+        self.allow.is_match(name) && !self.denies(name)
+    }
+
+    fn denies(&self, name: &str) -> bool {
+        self.deny.is_match(name)
+    }
+}
+
+/// Limits by meaning; an absent one does not limit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Caps {
+    /// Sampling steps of one sampler.
+    pub(crate) steps: Option<i128>,
+    /// Sampling steps of all samplers together.
+    pub(crate) steps_total: Option<i128>,
+    /// Pixels of one image.
+    pub(crate) width: Option<i128>,
+    /// Pixels of one image.
+    pub(crate) height: Option<i128>,
+    /// Pixels of one image, width × height.
+    pub(crate) pixels: Option<i128>,
+    /// Pixels of all images of one batch together.
+    pub(crate) pixels_total: Option<i128>,
+    /// Images or latents in one batch.
+    pub(crate) batch: Option<i128>,
+    /// Frames of one video.
+    pub(crate) frames: Option<i128>,
+    /// Seconds of sound.
+    pub(crate) seconds: Option<f64>,
+    /// Smallest `denoise` apart from 0.
+    pub(crate) denoise_min: Option<f64>,
+    /// Nodes of a workflow.
+    pub(crate) nodes: Option<i128>,
+    /// Output nodes of a workflow.
+    pub(crate) outputs: Option<i128>,
+    /// How much an upscale model multiplies width and height at most.
+    pub(crate) upscale_model_factor: i128,
+    /// How many pixels a latent cell becomes at most, over all VAEs installed.
+    pub(crate) vae_scale: i128,
+}
+
+impl Caps {
+    /// Whether the size of what is made is limited in any way.
+    pub(crate) fn limits_sizes(&self) -> bool {
+        [
+            self.width,
+            self.height,
+            self.pixels,
+            self.pixels_total,
+            self.batch,
+            self.frames,
+        ]
+        .iter()
+        .any(Option::is_some)
+    }
+
+    /// Whether the number of steps is limited in any way.
+    pub(crate) fn limits_steps(&self) -> bool {
+        self.steps.is_some() || self.steps_total.is_some()
+    }
+
+    /// Whether any rule here depends on numbers.
+    pub(crate) fn limits_anything(&self) -> bool {
+        self.limits_sizes() || self.limits_steps() || self.seconds.is_some()
+    }
+}
+
+/// Why a class may not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClassRefusal {
+    /// A pattern of `deny` names it or its module.
+    Denied,
+    /// No pattern of `allow` names it.
+    NotAllowed,
+}
+
+impl Policy {
+    /// Reads a policy document.
+    ///
+    /// ```
+    /// let policy = comfygate_policy::Policy::from_toml(r#"
+    ///     name = "mine"
+    ///     [classes]
+    ///     allow = ["KSampler*", "EmptyLatentImage"]
+    ///     [caps]
+    ///     steps = 50
+    /// "#).unwrap();
+    /// assert_eq!(policy.name(), "mine");
+    /// ```
+    ///
+    /// # Errors
+    /// Every fault, each with line, column and key.
+    pub fn from_toml(text: &str) -> Result<Policy, PolicyErrors> {
+        raw::read(text)
+    }
+
+    /// A policy that ships: `default` (strangers on shared GPUs) or `strict` (text to image only).
+    pub fn builtin(name: &str) -> Option<Policy> {
+        let (_, text) = DOCUMENTS.iter().find(|(known, _)| *known == name)?;
+        // Both are read in a test.
+        Self::from_toml(text).ok()
+    }
+
+    /// SHA-256 of the document's text and of the rules that the engine adds.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The name that the document gives itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.
+    pub(crate) fn class_refusal(&self, class: &ClassSignature) -> Option<ClassRefusal> {
+        if self.classes.denies(class.name()) || self.packs.denies(class.module()) {
+            return Some(ClassRefusal::Denied);
+        }
+        let allowed = self.classes.allows(class.name()) || self.packs.allows(class.module());
+        (!allowed).then_some(ClassRefusal::NotAllowed)
+    }
+
+    /// Whether a caller may use the class at all: what a filtered `/object_info` shows.
+    pub fn allows_class(&self, class: &ClassSignature) -> bool {
+        self.class_refusal(class).is_none()
+    }
+
+    pub(crate) fn allows_sampler(&self, name: &str) -> bool {
+        self.samplers.allows(name)
+    }
+
+    pub(crate) fn allows_scheduler(&self, name: &str) -> bool {
+        self.schedulers.allows(name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

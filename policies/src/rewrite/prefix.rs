@@ -1,0 +1,197 @@
+//! Save prefixes: what the caller asked for, and what ComfyUI is given.
+
+/// Tokens that ComfyUI 0.8.0 replaces by numbers (`folder_paths.py` `get_save_image_path`). Newer releases replace `%Node.input%` by another node's text, so any other `%` is refused.
+const TOKENS: [&str; 8] = [
+    "%width%", "%height%", "%year%", "%month%", "%day%", "%hour%", "%minute%", "%second%",
+];
+/// Bytes of a whole prefix; ComfyUI appends `_00001_.png`, and file systems take 255 bytes a segment.
+const PREFIX_BYTES_MAX: usize = 400;
+/// Characters of one segment.
+const SEGMENT_CHARS_MAX: usize = 120;
+/// Folders in a prefix.
+const FOLDERS_MAX: usize = 8;
+/// The name of files whose prefix names none.
+const FALLBACK_NAME: &str = "ComfyUI";
+
+/// A save prefix in parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SavePrefix {
+    /// `""`, `a` or `a/b`, as asked for but without empty segments and `.`.
+    pub(crate) shown_folder: String,
+    /// Never empty.
+    pub(crate) shown_name: String,
+    /// The same with every character outside the safe set replaced.
+    pub(crate) folder: String,
+    /// The same with every character outside the safe set replaced.
+    pub(crate) name: String,
+}
+
+/// Why a save prefix is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PrefixFault {
+    Parent,
+    Absolute,
+    Backslash,
+    Control,
+    Substitution,
+    TooLong,
+}
+
+impl SavePrefix {
+    /// Reads `a/b/name`. Segments that are empty or `.` are left out, a missing name becomes `ComfyUI`.
+    pub(crate) fn read(text: &str) -> Result<Self, PrefixFault> {
+        if text.chars().any(char::is_control) {
+            return Err(PrefixFault::Control);
+        }
+        if text.contains('\\') {
+            return Err(PrefixFault::Backslash);
+        }
+        let drive = matches!(text.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
+        if text.starts_with('/') || drive {
+            return Err(PrefixFault::Absolute);
+        }
+        if text.split('/').any(|segment| segment.trim() == "..") {
+            return Err(PrefixFault::Parent);
+        }
+        if TOKENS
+            .iter()
+            .fold(text.to_owned(), |text, token| text.replace(token, ""))
+            .contains('%')
+        {
+            return Err(PrefixFault::Substitution);
+        }
+        let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
+        let folders: Vec<&str> = folder.split('/').filter(|segment| is_named(segment)).collect();
+        let name = if is_named(name) { name } else { FALLBACK_NAME };
+        let too_long = |segment: &&str| segment.chars().count() > SEGMENT_CHARS_MAX;
+        if text.len() > PREFIX_BYTES_MAX
+            || folders.len() > FOLDERS_MAX
+            || folders.iter().any(too_long)
+            || too_long(&name)
+        {
+            return Err(PrefixFault::TooLong);
+        }
+        let safe_folders: Vec<String> = folders.iter().map(|segment| safe(segment)).collect();
+        Ok(Self {
+            shown_folder: folders.join("/"),
+            shown_name: name.to_owned(),
+            folder: safe_folders.join("/"),
+            name: safe(name),
+        })
+    }
+
+    /// The prefix as ComfyUI is given it, below `scope`. One that is below it already stays: rewriting twice equals once.
+    pub(crate) fn below(&self, scope: &str) -> String {
+        let mut parts = vec![self.folder.as_str(), self.name.as_str()];
+        let inside = self.folder == scope
+            || self
+                .folder
+                .strip_prefix(scope)
+                .is_some_and(|rest| rest.starts_with('/'));
+        if !inside {
+            parts.insert(0, scope);
+        }
+        parts.retain(|part| !part.is_empty());
+        parts.join("/")
+    }
+
+    /// Folder and name as the caller wrote them, joined.
+    pub(crate) fn shown(&self) -> String {
+        [self.shown_folder.as_str(), self.shown_name.as_str()]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+
+    /// Folder and name with the safe set only, joined.
+    pub(crate) fn replaced(&self) -> String {
+        self.below("")
+    }
+}
+
+/// Not empty, and not `.`, which ComfyUI's `normpath` would take away.
+fn is_named(segment: &str) -> bool {
+    !matches!(segment.trim(), "" | ".")
+}
+
+/// A segment of `0-9A-Za-z`, space and `_-.()+,=@#%` only: every other character becomes `_`, and so do dots and spaces at its ends (hidden files, names that Windows cuts).
+fn safe(segment: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || " _-.()+,=@#%".contains(c);
+    let mut out: Vec<char> = segment.chars().map(|c| if allowed(c) { c } else { '_' }).collect();
+    let edge = |c: &char| matches!(c, ' ' | '.');
+    if let Some(first) = out.first_mut().filter(|c| edge(c)) {
+        *first = '_';
+    }
+    if let Some(last) = out.last_mut().filter(|c| edge(c)) {
+        *last = '_';
+    }
+    out.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn below(text: &str) -> String {
+        SavePrefix::read(text).unwrap().below("t/x/j-1")
+    }
+
+    #[test]
+    fn folders_are_kept_below_the_scope() {
+        assert_eq!(below("ComfyUI"), "t/x/j-1/ComfyUI");
+        assert_eq!(below("a/b/name"), "t/x/j-1/a/b/name");
+        assert_eq!(below("video/%year%-%month%/x"), "t/x/j-1/video/%year%-%month%/x");
+        assert_eq!(below("t/x/j-1/a/n"), "t/x/j-1/a/n");
+        assert_eq!(below("t/x/j-12/n"), "t/x/j-1/t/x/j-12/n");
+    }
+
+    #[test]
+    fn a_name_is_never_empty() {
+        for (text, folder) in [("", ""), ("a/", "a"), ("a/.", "a"), (".", ""), ("./", "")] {
+            let prefix = SavePrefix::read(text).unwrap();
+            assert_eq!(
+                (prefix.shown_folder.as_str(), prefix.shown_name.as_str()),
+                (folder, "ComfyUI"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_folder_or_is_substituted_is_refused() {
+        for (text, fault) in [
+            ("../x", PrefixFault::Parent),
+            ("a/../b", PrefixFault::Parent),
+            ("a/..", PrefixFault::Parent),
+            ("/abs", PrefixFault::Absolute),
+            ("C:x", PrefixFault::Absolute),
+            ("a\\b", PrefixFault::Backslash),
+            ("a\0", PrefixFault::Control),
+            ("%Node.text%", PrefixFault::Substitution),
+            ("100%", PrefixFault::Substitution),
+            ("%width", PrefixFault::Substitution),
+        ] {
+            assert_eq!(SavePrefix::read(text), Err(fault), "{text:?}");
+        }
+        for text in ["a..b/c", "..a", "%width%x%height%"] {
+            assert!(SavePrefix::read(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_depths_are_bounded() {
+        assert!(SavePrefix::read(&"x".repeat(120)).is_ok());
+        assert_eq!(SavePrefix::read(&"x".repeat(121)), Err(PrefixFault::TooLong));
+        assert!(SavePrefix::read("1/2/3/4/5/6/7/8/n").is_ok());
+        assert_eq!(SavePrefix::read("1/2/3/4/5/6/7/8/9/n"), Err(PrefixFault::TooLong));
+    }
+
+    #[test]
+    fn characters_outside_the_safe_set_become_underscores_and_stay_so() {
+        assert_eq!(below("ü:a/.b c."), "t/x/j-1/__a/_b c_");
+        let once = SavePrefix::read("ü:a/.b c.").unwrap().replaced();
+        assert_eq!(SavePrefix::read(&once).unwrap().replaced(), once);
+    }
+}

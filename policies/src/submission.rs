@@ -1,0 +1,648 @@
+//! The envelope of `POST /prompt`: everything around the graph.
+//!
+//! In come untrusted bytes, out comes [`Parsed`], the only form in which the rest of the engine sees a submission. Kept are the graph, `partial_execution_targets`,
+//! `extra_pnginfo.workflow`, `preview_method` and the caller's own two ids, which are labels and never go upstream. Everything else (`number`, `front`, keys of
+//! comfy.org, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
+//! ComfyUI 0.8.0, `server.py` `post_prompt`.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::catalogue::Catalogue;
+use crate::digest::Digest;
+use crate::files::{FileReference, file_references};
+use crate::workflow::graph::{GraphFault, Workflow};
+use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
+use crate::workflow::node::NodeId;
+
+/// Bytes of `prompt`: the largest of 588 published workflows has 0.2 MB.
+pub const PROMPT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of `extra_data`, nearly all of it `extra_pnginfo.workflow`: the page's own form of the graph, with notes and positions.
+pub const EXTRA_PNGINFO_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of everything else in the envelope.
+const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a whole body.
+pub const BODY_BYTES_MAX: usize = PROMPT_BYTES_MAX + EXTRA_PNGINFO_BYTES_MAX + ENVELOPE_BYTES_MAX;
+/// Nested levels in `prompt`. A plain graph has 4; from about 480 ComfyUI's worker is in danger.
+pub const PROMPT_DEPTH_MAX: usize = 32;
+/// Nested levels in `extra_pnginfo`; subgraphs within subgraphs need about 20.
+pub const EXTRA_PNGINFO_DEPTH_MAX: usize = 64;
+/// Bytes of one string in `prompt`: prompt texts, and nothing that a file should hold.
+pub const PROMPT_STRING_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of one string in `extra_pnginfo`.
+pub const EXTRA_PNGINFO_STRING_BYTES_MAX: usize = 1024 * 1024;
+/// JSON values in `prompt`; bounds the memory that a body of tiny values takes.
+pub const PROMPT_VALUES_MAX: usize = 100_000;
+/// JSON values in `extra_pnginfo`.
+pub const EXTRA_PNGINFO_VALUES_MAX: usize = 500_000;
+/// Characters of the caller's own `prompt_id`.
+pub const PROMPT_ID_CHARS_MAX: usize = 64;
+/// Characters of the caller's own `client_id`.
+pub const CLIENT_ID_CHARS_MAX: usize = 128;
+
+const PROMPT_LIMITS: Limits = Limits {
+    depth_max: PROMPT_DEPTH_MAX,
+    string_bytes_max: PROMPT_STRING_BYTES_MAX,
+    values_max: PROMPT_VALUES_MAX,
+    bytes_max: PROMPT_BYTES_MAX,
+};
+const EXTRA_LIMITS: Limits = Limits {
+    // `extra_data` and `extra_pnginfo` themselves are two levels more.
+    depth_max: EXTRA_PNGINFO_DEPTH_MAX + 2,
+    string_bytes_max: EXTRA_PNGINFO_STRING_BYTES_MAX,
+    values_max: EXTRA_PNGINFO_VALUES_MAX,
+    bytes_max: EXTRA_PNGINFO_BYTES_MAX,
+};
+const ENVELOPE_LIMITS: Limits = Limits {
+    depth_max: 8,
+    string_bytes_max: ENVELOPE_BYTES_MAX,
+    values_max: 4096,
+    bytes_max: ENVELOPE_BYTES_MAX,
+};
+
+/// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
+const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
+
+/// A submission whose form is sound. What its nodes mean is decided by [`decide`](crate::decide).
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    pub(crate) workflow: Workflow,
+    /// Own node ids, distinct, in the caller's order.
+    pub(crate) targets: Option<Vec<NodeId>>,
+    /// `extra_pnginfo.workflow`, always an object.
+    page_workflow: Option<Json>,
+    preview_method: Option<&'static str>,
+    prompt_id: Option<String>,
+    client_id: Option<String>,
+}
+
+/// Reads the body of a `POST /prompt`.
+///
+/// ```
+/// let body = br#"{"prompt": {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}, "prompt_id": "mine"}"#;
+/// assert_eq!(comfygate_policy::parse(body).unwrap().prompt_id(), Some("mine"));
+/// ```
+///
+/// # Errors
+/// The first fault of form: not strict JSON, over a bound, an envelope field of another shape, or a graph that would kill or freeze a ComfyUI.
+pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
+    if body.len() > BODY_BYTES_MAX {
+        let message = format!("the body has {} bytes, more than {BODY_BYTES_MAX}", body.len());
+        return Err(ParseError {
+            kind: ParseErrorKind::TooLarge,
+            ..ParseError::of("body_too_large", None, message)
+        });
+    }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        ParseError::of(
+            "invalid_utf8",
+            None,
+            format!("not UTF-8 from byte {} on", error.valid_up_to()),
+        )
+    })?;
+    if text.starts_with('\u{feff}') {
+        return Err(ParseError::of(
+            "byte_order_mark",
+            None,
+            "the body begins with a byte order mark".to_owned(),
+        ));
+    }
+    read_envelope(text)
+        .map_err(|fault| ParseError::of_json(text, fault))?
+        .check()
+}
+
+/// The envelope as written; only the fields that we look at.
+#[derive(Default)]
+struct RawSubmission {
+    prompt: Option<Json>,
+    prompt_id: Option<Json>,
+    client_id: Option<Json>,
+    extra_data: Option<Json>,
+    targets: Option<Json>,
+}
+
+fn read_envelope(text: &str) -> Result<RawSubmission, Fault> {
+    let mut raw = RawSubmission::default();
+    let mut reader = Reader::new(text, ENVELOPE_LIMITS);
+    reader.skip_space();
+    if !reader.at_object() {
+        // Read it all the same: a broken text should be told where it breaks.
+        reader.part(ENVELOPE_LIMITS)?;
+        return Err(reader.fault("invalid_body", "the body must be an object"));
+    }
+    reader.members(&mut |reader, key| {
+        match key {
+            "prompt" => raw.prompt = Some(reader.part(PROMPT_LIMITS)?),
+            "extra_data" => raw.extra_data = Some(reader.part(EXTRA_LIMITS)?),
+            "prompt_id" => raw.prompt_id = Some(reader.part(ENVELOPE_LIMITS)?),
+            "client_id" => raw.client_id = Some(reader.part(ENVELOPE_LIMITS)?),
+            "partial_execution_targets" => raw.targets = Some(reader.part(ENVELOPE_LIMITS)?),
+            _ => drop(reader.part(ENVELOPE_LIMITS)?),
+        }
+        Ok(())
+    })?;
+    reader.end()?;
+    Ok(raw)
+}
+
+impl RawSubmission {
+    fn check(self) -> Result<Parsed, ParseError> {
+        let Some(prompt) = &self.prompt else {
+            return Err(ParseError::of("no_prompt", None, "no prompt provided".to_owned()));
+        };
+        let extra = self.extra_data.unwrap_or(Json::Null);
+        if !matches!(extra, Json::Null | Json::Object(_)) {
+            return Err(wrong_type(&["extra_data"], "an object", &extra));
+        }
+        let client_id = match own_id(
+            &["client_id"],
+            self.client_id.as_ref(),
+            CLIENT_ID_CHARS_MAX,
+            client_id_char,
+        )? {
+            Some(id) => {
+                // The nested one is overruled, but a malformed one is still refused: it kills a ComfyUI (facts K1).
+                own_id(
+                    &["extra_data", "client_id"],
+                    extra.get("client_id"),
+                    CLIENT_ID_CHARS_MAX,
+                    client_id_char,
+                )?;
+                Some(id)
+            }
+            None => own_id(
+                &["extra_data", "client_id"],
+                extra.get("client_id"),
+                CLIENT_ID_CHARS_MAX,
+                client_id_char,
+            )?,
+        };
+        let prompt_id = own_id(
+            &["prompt_id"],
+            self.prompt_id.as_ref(),
+            PROMPT_ID_CHARS_MAX,
+            prompt_id_char,
+        )?;
+        let workflow = Workflow::read(prompt).map_err(ParseError::of_graph)?;
+        let targets = read_targets(self.targets.as_ref(), &workflow)?;
+        let page_workflow = read_page_workflow(&extra)?;
+        let preview_method = read_preview_method(&extra)?;
+        Ok(Parsed {
+            workflow,
+            targets,
+            page_workflow,
+            preview_method,
+            prompt_id,
+            client_id,
+        })
+    }
+}
+
+fn wrong_type(path: &[&str], wanted: &str, found: &Json) -> ParseError {
+    let name = path.last().copied().unwrap_or_default();
+    ParseError::of(
+        "invalid_type",
+        Some(pointer(path)),
+        format!("`{name}` must be {wanted}, not {}", found.type_name()),
+    )
+}
+
+fn prompt_id_char(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+fn client_id_char(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+}
+
+/// An id of the caller's own; `null` is as good as absent.
+fn own_id(path: &[&str], value: Option<&Json>, max: usize, good: fn(u8) -> bool) -> Result<Option<String>, ParseError> {
+    match value {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) if (1..=max).contains(&text.len()) && text.bytes().all(good) => Ok(Some(text.clone())),
+        Some(Json::Text(_)) => {
+            let alphabet = if good(b'!') {
+                "printable ASCII without spaces"
+            } else {
+                "`0-9A-Za-z_-`"
+            };
+            let name = path.last().copied().unwrap_or_default();
+            let message = format!("`{name}` must be 1 to {max} of {alphabet}");
+            Err(ParseError::of("invalid_id", Some(pointer(path)), message))
+        }
+        Some(other) => Err(wrong_type(path, "a string", other)),
+    }
+}
+
+fn read_targets(value: Option<&Json>, workflow: &Workflow) -> Result<Option<Vec<NodeId>>, ParseError> {
+    let items = match value {
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::List(items)) => items,
+        Some(other) => return Err(wrong_type(&["partial_execution_targets"], "a list of node ids", other)),
+    };
+    let mut seen = HashSet::new();
+    let mut targets = Vec::new();
+    for (place, item) in items.iter().enumerate() {
+        let own = match item {
+            Json::Text(text) => text.parse::<NodeId>().ok().filter(|id| workflow.find(id).is_some()),
+            _ => None,
+        };
+        let Some(id) = own else {
+            let path = ["partial_execution_targets".to_owned(), place.to_string()];
+            let message = "an execution target must be the id of a node of this prompt".to_owned();
+            return Err(ParseError::of("invalid_target", Some(pointer(&path)), message));
+        };
+        if seen.insert(id.clone()) {
+            targets.push(id);
+        }
+    }
+    Ok(Some(targets))
+}
+
+/// `extra_pnginfo.workflow`. `null` is dropped rather than passed on: ComfyUI's `/api/jobs` fails for everybody on it (facts K11).
+fn read_page_workflow(extra: &Json) -> Result<Option<Json>, ParseError> {
+    let info = match extra.get("extra_pnginfo") {
+        None | Some(Json::Null) => return Ok(None),
+        Some(info @ Json::Object(_)) => info,
+        Some(other) => return Err(wrong_type(&["extra_data", "extra_pnginfo"], "an object", other)),
+    };
+    match info.get("workflow") {
+        None | Some(Json::Null) => Ok(None),
+        Some(workflow @ Json::Object(_)) => Ok(Some(workflow.clone())),
+        Some(other) => Err(wrong_type(
+            &["extra_data", "extra_pnginfo", "workflow"],
+            "an object",
+            other,
+        )),
+    }
+}
+
+fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError> {
+    let value = match extra.get("preview_method") {
+        None | Some(Json::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    let known = PREVIEW_METHODS
+        .into_iter()
+        .find(|method| *value == Json::Text((*method).to_owned()));
+    known.map(Some).ok_or_else(|| {
+        let message = format!("`preview_method` must be one of {}", PREVIEW_METHODS.join(", "));
+        ParseError::of(
+            "invalid_preview_method",
+            Some(pointer(&["extra_data", "preview_method"])),
+            message,
+        )
+    })
+}
+
+impl Parsed {
+    /// The caller's own label of this job: 1 to 64 of `[0-9A-Za-z_-]`.
+    pub fn prompt_id(&self) -> Option<&str> {
+        self.prompt_id.as_deref()
+    }
+
+    /// The caller's own label of its socket: top level, else from `extra_data`; 1 to 128 of printable ASCII without spaces.
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    /// SHA-256 of [`canonical`](Self::canonical).
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.canonical())
+    }
+
+    /// The kept part as JSON: `{"prompt": …, "extra_data": {…}, "partial_execution_targets": […]?}`, without the caller's ids. Parsing it again gives the same graph and digest.
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut out = json!({ "prompt": self.prompt(), "extra_data": self.extra_data() });
+        if let (Some(targets), Some(members)) = (&self.targets, out.as_object_mut()) {
+            members.insert("partial_execution_targets".to_owned(), json!(targets));
+        }
+        out.to_string().into_bytes()
+    }
+
+    /// The caller's own graph as kept, in the caller's node order.
+    pub fn prompt(&self) -> Value {
+        self.workflow.to_value()
+    }
+
+    /// The kept part of `extra_data`: `{"extra_pnginfo": {"workflow": …}?, "preview_method": …?}`.
+    pub fn extra_data(&self) -> Value {
+        let mut out = Map::new();
+        if let Some(workflow) = &self.page_workflow {
+            out.insert("extra_pnginfo".to_owned(), json!({ "workflow": workflow.to_value() }));
+        }
+        if let Some(method) = self.preview_method {
+            out.insert("preview_method".to_owned(), json!(method));
+        }
+        Value::Object(out)
+    }
+
+    /// The files which the workflow's literals name, of all nodes, reachable or not: ComfyUI fingerprints them all. Malformed names are left out; `decide` refuses them.
+    pub fn file_references(&self, catalogue: &Catalogue) -> Vec<FileReference> {
+        file_references(&self.workflow, catalogue)
+    }
+}
+
+/// Whether the caller sent something broken or something too big.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParseErrorKind {
+    /// Not a submission that we take.
+    Malformed,
+    /// Over a bound of size, depth or count.
+    TooLarge,
+}
+
+/// Why a body is not a submission.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", self.place())]
+pub struct ParseError {
+    code: &'static str,
+    message: String,
+    pointer: Option<String>,
+    position: Option<(usize, usize)>,
+    kind: ParseErrorKind,
+}
+
+impl ParseError {
+    fn of(code: &'static str, pointer: Option<String>, message: String) -> Self {
+        Self {
+            code,
+            message,
+            pointer,
+            position: None,
+            kind: ParseErrorKind::Malformed,
+        }
+    }
+
+    fn of_json(text: &str, fault: Fault) -> Self {
+        let kind = if fault.too_large {
+            ParseErrorKind::TooLarge
+        } else {
+            ParseErrorKind::Malformed
+        };
+        let pointer = Some(fault.pointer).filter(|pointer| !pointer.is_empty());
+        Self {
+            code: fault.code,
+            message: fault.message,
+            pointer,
+            position: Some(position(text, fault.offset)),
+            kind,
+        }
+    }
+
+    fn of_graph(fault: GraphFault) -> Self {
+        let kind = if fault.too_large {
+            ParseErrorKind::TooLarge
+        } else {
+            ParseErrorKind::Malformed
+        };
+        Self {
+            kind,
+            ..Self::of(fault.code, Some(fault.pointer), fault.message)
+        }
+    }
+
+    fn place(&self) -> String {
+        match (self.position, &self.pointer) {
+            (Some((line, column)), _) => format!("line {line}, column {column}: "),
+            (None, Some(pointer)) => format!("{pointer}: "),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// A stable code, such as `duplicate_key`, `too_deep`, `dependency_cycle`.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The JSON pointer (RFC 6901) of the value at fault.
+    pub fn pointer(&self) -> Option<&str> {
+        self.pointer.as_deref()
+    }
+
+    /// Line and column, both from 1, when the text itself is at fault.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        self.position
+    }
+
+    /// Broken or too big.
+    pub fn kind(&self) -> ParseErrorKind {
+        self.kind
+    }
+
+    /// The fault in the shape of ComfyUI's own answers, with an empty `node_errors`. Codes that ComfyUI knows as error types keep their name.
+    pub fn to_comfyui(&self) -> Value {
+        let known = ["no_prompt", "prompt_no_outputs", "dependency_cycle"]
+            .into_iter()
+            .find(|known| *known == self.code);
+        json!({
+            "error": {
+                "type": known.unwrap_or("invalid_prompt"),
+                "message": self.message,
+                "details": self.place().trim_end_matches(": "),
+                "extra_info": { "code": self.code, "pointer": self.pointer },
+            },
+            "node_errors": {},
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &str) -> &'static str {
+        parse(body.as_bytes()).unwrap_err().code()
+    }
+
+    fn with(field: &str) -> String {
+        format!(r#"{{"prompt":{{"1":{{"class_type":"A","inputs":{{}}}}}},{field}}}"#)
+    }
+
+    fn node(inputs: &str) -> String {
+        format!(r#"{{"prompt":{{"1":{{"class_type":"A","inputs":{{}}}},"2":{{"class_type":"B","inputs":{inputs}}}}}}}"#)
+    }
+
+    #[test]
+    fn the_caller_s_ids_are_labels_of_one_alphabet() {
+        let parsed = parse(with(r#""prompt_id":"a_-9","client_id":"x!~""#).as_bytes()).unwrap();
+        assert_eq!((parsed.prompt_id(), parsed.client_id()), (Some("a_-9"), Some("x!~")));
+        assert!(parse(with(&format!(r#""prompt_id":"{}""#, "a".repeat(64))).as_bytes()).is_ok());
+        assert_eq!(
+            code(&with(&format!(r#""prompt_id":"{}""#, "a".repeat(65)))),
+            "invalid_id"
+        );
+        assert_eq!(code(&with(r#""prompt_id":"""#)), "invalid_id");
+        assert_eq!(code(&with(r#""prompt_id":"a b""#)), "invalid_id");
+        assert!(parse(with(&format!(r#""client_id":"{}""#, "a".repeat(128))).as_bytes()).is_ok());
+        assert_eq!(
+            code(&with(&format!(r#""client_id":"{}""#, "a".repeat(129)))),
+            "invalid_id"
+        );
+        assert_eq!(code(&with(r#""client_id":"a b""#)), "invalid_id");
+    }
+
+    #[test]
+    fn client_id_comes_from_the_top_level_first() {
+        let nested = with(r#""extra_data":{"client_id":"nested"}"#);
+        assert_eq!(parse(nested.as_bytes()).unwrap().client_id(), Some("nested"));
+        let both = with(r#""client_id":"top","extra_data":{"client_id":"nested"}"#);
+        assert_eq!(parse(both.as_bytes()).unwrap().client_id(), Some("top"));
+        assert_eq!(parse(with(r#""client_id":null"#).as_bytes()).unwrap().client_id(), None);
+    }
+
+    #[test]
+    fn the_canonical_form_parses_to_itself() {
+        let body = with(
+            r#""client_id":"c","prompt_id":"p","number":-1,"front":true,"zzz":[1],"extra_data":{"preview_method":"auto","secret":"s","extra_pnginfo":{"workflow":{"b":1.50,"a":18446744073709551615},"other":1}},"partial_execution_targets":["1","1"]"#,
+        );
+        let parsed = parse(body.as_bytes()).unwrap();
+        let canonical = parsed.canonical();
+        let again = parse(&canonical).unwrap();
+        assert_eq!(again.canonical(), canonical);
+        assert_eq!(again.digest(), parsed.digest());
+        let text = String::from_utf8(canonical).unwrap();
+        assert_eq!(
+            text,
+            r#"{"prompt":{"1":{"class_type":"A","inputs":{}}},"extra_data":{"extra_pnginfo":{"workflow":{"b":1.5,"a":18446744073709551615}},"preview_method":"auto"},"partial_execution_targets":["1"]}"#
+        );
+    }
+
+    #[test]
+    fn the_node_order_of_the_caller_is_kept() {
+        let body = br#"{"prompt":{"9":{"class_type":"A","inputs":{}},"1":{"class_type":"A","inputs":{}}}}"#;
+        let ids: Vec<String> = parse(body)
+            .unwrap()
+            .prompt()
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        assert_eq!(ids, ["9", "1"]);
+    }
+
+    #[test]
+    fn inputs_must_be_an_object() {
+        for inputs in ["null", "[]", "1", "\"x\""] {
+            assert_eq!(code(&node(inputs)), "invalid_inputs");
+        }
+        assert_eq!(code(r#"{"prompt":{"1":{"class_type":"A"}}}"#), "invalid_inputs");
+        assert!(parse(node("{}").as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn a_list_is_a_good_link_or_refused() {
+        assert!(parse(node(r#"{"x":["1",0]}"#).as_bytes()).is_ok());
+        for list in [
+            r#"["nope",0]"#,
+            r#"["1",-1]"#,
+            r#"["1",true]"#,
+            r#"["1",0.0]"#,
+            r#"[1,0]"#,
+            r#"["1",0,0]"#,
+            "[]",
+            r#"["1"]"#,
+        ] {
+            assert_eq!(code(&node(&format!(r#"{{"x":{list}}}"#))), "bad_linked_input", "{list}");
+        }
+    }
+
+    #[test]
+    fn wrapped_values_are_refused_at_any_depth() {
+        assert!(parse(node(r#"{"x":{"value":5}}"#).as_bytes()).is_ok());
+        for value in [
+            r#"{"__value__":5}"#,
+            r#"{"a":{"__type__":"x"}}"#,
+            r#"{"a":[{"__value__":["1",0]}]}"#,
+        ] {
+            assert_eq!(code(&node(&format!(r#"{{"x":{value}}}"#))), "wrapped_value");
+        }
+    }
+
+    #[test]
+    fn cycles_are_refused_and_the_longest_path_is_bounded() {
+        assert_eq!(code(&node(r#"{"x":["2",0]}"#)), "dependency_cycle");
+        let chain = |length: usize| {
+            let nodes: Vec<String> = (0..length)
+                .map(|n| match n {
+                    0 => r#""0":{"class_type":"A","inputs":{}}"#.to_owned(),
+                    n => format!(r#""{n}":{{"class_type":"A","inputs":{{"x":["{}",0]}}}}"#, n - 1),
+                })
+                .collect();
+            format!(r#"{{"prompt":{{{}}}}}"#, nodes.join(","))
+        };
+        assert!(parse(chain(200).as_bytes()).is_ok());
+        assert_eq!(code(&chain(201)), "path_too_long");
+    }
+
+    #[test]
+    fn the_count_of_nodes_is_bounded() {
+        let many = |count: usize| {
+            let nodes: Vec<String> = (0..count)
+                .map(|n| format!(r#""{n}":{{"class_type":"A","inputs":{{}}}}"#))
+                .collect();
+            format!(r#"{{"prompt":{{{}}}}}"#, nodes.join(","))
+        };
+        assert!(parse(many(500).as_bytes()).is_ok());
+        assert_eq!(code(&many(501)), "too_many_nodes");
+        assert_eq!(
+            parse(many(501).as_bytes()).unwrap_err().kind(),
+            ParseErrorKind::TooLarge
+        );
+    }
+
+    #[test]
+    fn depth_differs_between_prompt_and_page_workflow() {
+        let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        // `prompt`, the node and `inputs` are three levels.
+        assert!(parse(node(&format!(r#"{{"x":{}}}"#, nested(29))).as_bytes()).is_ok());
+        assert_eq!(code(&node(&format!(r#"{{"x":{}}}"#, nested(30)))), "too_deep");
+        let page = |levels: usize| with(&format!(r#""extra_data":{{"extra_pnginfo":{}}}"#, nested(levels)));
+        assert!(parse(page(65).as_bytes()).is_ok());
+        assert_eq!(code(&page(66)), "too_deep");
+    }
+
+    #[test]
+    fn targets_are_a_list_of_own_ids() {
+        assert!(parse(with(r#""partial_execution_targets":["1"]"#).as_bytes()).is_ok());
+        assert_eq!(code(&with(r#""partial_execution_targets":["2"]"#)), "invalid_target");
+        assert_eq!(code(&with(r#""partial_execution_targets":[1]"#)), "invalid_target");
+        for value in ["\"1\"", "{\"1\":0}", "5"] {
+            assert_eq!(
+                code(&with(&format!(r#""partial_execution_targets":{value}"#))),
+                "invalid_type"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fault_says_where_it_is() {
+        let error = parse(b"{\"prompt\": {\n  \"1\": {\"a\":1,\"a\":2}}}").unwrap_err();
+        assert_eq!(
+            (error.code(), error.position(), error.pointer()),
+            ("duplicate_key", Some((2, 15)), Some("/prompt/1/a"))
+        );
+        assert!(error.to_string().starts_with("line 2, column 15: "));
+        let error = parse(node(r#"{"x":["nope",0]}"#).as_bytes()).unwrap_err();
+        assert_eq!(error.pointer(), Some("/prompt/2/inputs/x"));
+        assert_eq!(error.to_comfyui()["error"]["type"], "invalid_prompt");
+    }
+
+    #[test]
+    fn bodies_that_are_no_submission_are_refused() {
+        assert_eq!(code("{}"), "no_prompt");
+        assert_eq!(code("[]"), "invalid_body");
+        assert_eq!(code(r#"{"prompt":[]}"#), "invalid_prompt");
+        assert_eq!(code(r#"{"prompt":{}}"#), "prompt_no_outputs");
+        assert_eq!(code("\u{feff}{}"), "byte_order_mark");
+        assert_eq!(parse(b"\xff\xfe{\0}\0").unwrap_err().code(), "invalid_utf8");
+        assert_eq!(
+            parse(&vec![b' '; BODY_BYTES_MAX + 1]).unwrap_err().code(),
+            "body_too_large"
+        );
+        assert_eq!(parse(&vec![b' '; BODY_BYTES_MAX]).unwrap_err().code(), "invalid_json");
+    }
+}

@@ -1,0 +1,207 @@
+//! The answer of the engine, and how it is told.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::rewrite::ApprovedWorkflow;
+use crate::workflow::node::{NodeClass, NodeId};
+
+/// The answer to "may this workflow run under this policy?"
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Yes, in this form.
+    Allow(Box<ApprovedWorkflow>),
+    /// No, for all these reasons.
+    Deny(Violations),
+}
+
+/// Estimated work in units of one sampling step of SDXL at 1024 × 1024; never negative, always finite.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Cost(pub(crate) f64);
+
+impl Cost {
+    /// The number of units.
+    pub fn units(self) -> f64 {
+        self.0
+    }
+}
+
+/// Whether a violation is something that ComfyUI itself would call invalid, or a rule of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ViolationKind {
+    /// ComfyUI would refuse it as well: ComfyUI answers 400.
+    Invalid,
+    /// A rule says no.
+    Denied,
+}
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Violation {
+    /// Stable, for machines, such as `cap_exceeded`.
+    pub code: &'static str,
+    /// What sort of rule.
+    pub kind: ViolationKind,
+    /// The node at fault; none for a rule about the whole.
+    pub node: Option<NodeId>,
+    /// Its class.
+    pub class: Option<NodeClass>,
+    /// Its input.
+    pub input: Option<String>,
+    /// The value found, or its bound.
+    pub bound: Option<String>,
+    /// The limit that it breaks.
+    pub limit: Option<String>,
+    /// Where a linked value comes from, such as `linked from 7 (PrimitiveInt.value)`.
+    pub chain: Option<String>,
+    /// For people, whole.
+    pub message: String,
+}
+
+impl Violation {
+    /// The JSON pointer (RFC 6901) in the submission.
+    pub fn pointer(&self) -> String {
+        let mut out = "/prompt".to_owned();
+        if let Some(node) = &self.node {
+            out.push('/');
+            out.push_str(node.as_str());
+            if let Some(input) = &self.input {
+                out.push_str("/inputs/");
+                out.push_str(&input.replace('~', "~0").replace('/', "~1"));
+            }
+        }
+        out
+    }
+
+    /// ComfyUI's own name for this error, where it has one; the stock page shows unknown ones as they are.
+    fn comfyui_type(&self) -> &str {
+        match self.code {
+            "undeclared_input" | "invalid_input_type" => "invalid_input_type",
+            "linked_input_refused" => "bad_linked_input",
+            "class_unknown" => "invalid_prompt",
+            "cap_exceeded" => "value_bigger_than_max",
+            other => other,
+        }
+    }
+
+    fn details(&self) -> String {
+        let mut parts: Vec<&str> = Vec::new();
+        parts.extend(self.input.as_deref());
+        parts.extend(self.chain.as_deref());
+        parts.join(", ")
+    }
+
+    fn to_comfyui(&self) -> Value {
+        json!({
+            "type": self.comfyui_type(),
+            "message": self.message,
+            "details": self.details(),
+            "extra_info": {
+                "code": self.code, "input_name": self.input, "bound": self.bound, "limit": self.limit, "chain": self.chain,
+            },
+        })
+    }
+}
+
+/// Everything that stands against a workflow, in the order of its nodes. Never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Violations {
+    list: Vec<Violation>,
+    /// For each node at fault the output nodes that it feeds.
+    dependents: BTreeMap<NodeId, Vec<NodeId>>,
+}
+
+impl Violations {
+    /// `list` is not empty: whoever has none makes an [`ApprovedWorkflow`].
+    pub(crate) fn new(list: Vec<Violation>, dependents: BTreeMap<NodeId, Vec<NodeId>>) -> Self {
+        Self { list, dependents }
+    }
+
+    /// The violations.
+    pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
+        self.list.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none; never so in a verdict.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// [`ViolationKind::Denied`] as soon as one rule of the policy is broken.
+    pub fn kind(&self) -> ViolationKind {
+        self.iter()
+            .map(|violation| violation.kind)
+            .max()
+            .unwrap_or(ViolationKind::Denied)
+    }
+
+    /// ComfyUI's own form of a refusal, by which the stock page marks the nodes: `{"error": E, "node_errors": {id: {"errors": [E], "dependent_outputs": [id],
+    /// "class_type": …}}}` with E = `{type, message, details, extra_info}` (ComfyUI 0.8.0, `server.py` `post_prompt`).
+    pub fn to_comfyui(&self) -> Value {
+        let mut nodes: Map<String, Value> = Map::new();
+        for violation in &self.list {
+            let Some(node) = &violation.node else { continue };
+            let entry = nodes.entry(node.to_string()).or_insert_with(|| {
+                let outputs = self.dependents.get(node).cloned().unwrap_or_default();
+                json!({ "errors": [], "dependent_outputs": outputs, "class_type": violation.class })
+            });
+            if let Some(errors) = entry.get_mut("errors").and_then(Value::as_array_mut) {
+                errors.push(violation.to_comfyui());
+            }
+        }
+        json!({ "error": self.headline(), "node_errors": nodes })
+    }
+
+    fn headline(&self) -> Value {
+        let alone = self.list.iter().find(|violation| violation.node.is_none());
+        let first = alone.or(self.list.first());
+        let lines: Vec<String> = self.list.iter().map(Self::line).collect();
+        let name = match self.kind() {
+            ViolationKind::Invalid => "prompt_outputs_failed_validation",
+            ViolationKind::Denied => "policy_violation",
+        };
+        json!({
+            "type": alone.map_or(name, Violation::comfyui_type),
+            "message": match self.len() {
+                1 => first.map(|violation| violation.message.clone()).unwrap_or_default(),
+                count => format!("{count} reasons stand against this workflow"),
+            },
+            "details": lines.join("\n"),
+            "extra_info": { "code": first.map(|violation| violation.code) },
+        })
+    }
+
+    fn line(violation: &Violation) -> String {
+        match (&violation.node, &violation.class) {
+            (Some(node), Some(class)) => format!("{node} ({class}): {}", violation.message),
+            _ => violation.message.clone(),
+        }
+    }
+
+    /// All violations for a program: `[{code, node, class, input, pointer, bound, limit, chain, message}]`.
+    pub fn to_json(&self) -> Value {
+        let one = |violation: &Violation| {
+            json!({
+                "code": violation.code, "node": violation.node, "class": violation.class, "input": violation.input,
+                "pointer": violation.pointer(), "bound": violation.bound, "limit": violation.limit,
+                "chain": violation.chain, "message": violation.message,
+            })
+        };
+        Value::Array(self.list.iter().map(one).collect())
+    }
+}
+
+impl<'a> IntoIterator for &'a Violations {
+    type Item = &'a Violation;
+    type IntoIter = std::slice::Iter<'a, Violation>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

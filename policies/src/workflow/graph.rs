@@ -1,0 +1,354 @@
+//! The typed graph and the faults of its shape.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value, json};
+
+use super::json::{Json, pointer, shown};
+use super::link::Link;
+use super::node::{Input, Node, NodeClass, NodeId};
+
+/// Nodes in one workflow. Of 588 published workflows the largest has 153; ComfyUI's cache signatures cost the square of the count.
+pub const NODES_MAX: usize = 500;
+/// Nodes on the longest path. From about 300 on ComfyUI's recursive validation fails, from about 1000 its worker dies.
+pub const PATH_DEPTH_MAX: usize = 200;
+/// Inputs of one node; the largest of ComfyUI 0.8.0 has 62.
+pub const INPUTS_MAX: usize = 256;
+/// Bytes of an input's name.
+pub const INPUT_NAME_BYTES_MAX: usize = 256;
+/// Bytes of a node's title; a longer one is dropped.
+pub const TITLE_BYTES_MAX: usize = 1024;
+/// Output slots that a link may name before the catalogue is asked.
+const SLOT_MAX: i128 = 1023;
+
+/// A node's place in its workflow, in the caller's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeIndex(usize);
+
+/// A fault of the graph's shape, with the JSON pointer of where it is (from `/prompt` on).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphFault {
+    /// Stable, for machines.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+    /// JSON pointer.
+    pub pointer: String,
+    /// Whether a size was exceeded.
+    pub too_large: bool,
+}
+
+/// An acyclic graph whose links all resolve.
+#[derive(Debug, Clone)]
+pub struct Workflow {
+    nodes: Vec<Node>,
+    index: HashMap<NodeId, NodeIndex>,
+    /// Every node after all nodes that it links to.
+    order: Vec<NodeIndex>,
+}
+
+impl Workflow {
+    /// Reads the value of `prompt`.
+    ///
+    /// # Errors
+    /// The first fault of shape found, in the order of the text.
+    pub fn read(prompt: &Json) -> Result<Self, GraphFault> {
+        let Json::Object(members) = prompt else {
+            return Err(fault(
+                "invalid_prompt",
+                &[],
+                format!("`prompt` must be an object, not {}", prompt.type_name()),
+            ));
+        };
+        if members.is_empty() {
+            return Err(fault("prompt_no_outputs", &[], "the prompt has no nodes".to_owned()));
+        }
+        if members.len() > NODES_MAX {
+            let message = format!("{} nodes, more than {NODES_MAX}", members.len());
+            return Err(GraphFault {
+                too_large: true,
+                ..fault("too_many_nodes", &[], message)
+            });
+        }
+        let index = read_ids(members)?;
+        let nodes = members
+            .iter()
+            .map(|(id, node)| read_node(id, node, &index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let order = order(&nodes)?;
+        Ok(Self { nodes, index, order })
+    }
+
+    /// The nodes in the caller's order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The nodes with their places, in the caller's order.
+    pub fn indexed(&self) -> impl Iterator<Item = (NodeIndex, &Node)> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .map(|(place, node)| (NodeIndex(place), node))
+    }
+
+    /// The nodes with their places, each after all nodes that it links to.
+    pub fn sources_first(&self) -> impl DoubleEndedIterator<Item = (NodeIndex, &Node)> {
+        self.order
+            .iter()
+            .filter_map(|place| Some((*place, self.nodes.get(place.0)?)))
+    }
+
+    /// The node at a place of this workflow.
+    pub fn node(&self, place: NodeIndex) -> Option<&Node> {
+        self.nodes.get(place.0)
+    }
+
+    /// The place of the node with this id.
+    pub fn find(&self, id: &NodeId) -> Option<NodeIndex> {
+        self.index.get(id).copied()
+    }
+
+    /// Each node that leads into one of `roots`, the roots included.
+    pub fn reaching(&self, roots: &[NodeIndex]) -> HashSet<NodeIndex> {
+        let mut found: HashSet<NodeIndex> = roots.iter().copied().collect();
+        for (place, node) in self.sources_first().rev() {
+            if found.contains(&place) {
+                found.extend(links(node).map(|link| link.target));
+            }
+        }
+        found
+    }
+
+    /// The graph as ComfyUI takes it, in the caller's order.
+    pub fn to_value(&self) -> Value {
+        self.to_value_with(|_, node| {
+            node.inputs
+                .iter()
+                .map(|(name, input)| (name.clone(), self.input_value(input)))
+                .collect()
+        })
+    }
+
+    /// The graph with the inputs that `inputs` gives for each node.
+    pub(crate) fn to_value_with(&self, inputs: impl Fn(NodeIndex, &Node) -> Map<String, Value>) -> Value {
+        let nodes = self.indexed().map(|(place, node)| {
+            let mut out = Map::new();
+            out.insert("class_type".to_owned(), json!(node.class));
+            out.insert("inputs".to_owned(), Value::Object(inputs(place, node)));
+            if let Some(title) = &node.title {
+                out.insert("_meta".to_owned(), json!({ "title": title }));
+            }
+            (node.id.to_string(), Value::Object(out))
+        });
+        Value::Object(nodes.collect())
+    }
+
+    /// An input as ComfyUI takes it.
+    pub(crate) fn input_value(&self, input: &Input) -> Value {
+        match input {
+            Input::Literal(value) => value.to_value(),
+            Input::Link(link) => match self.node(link.target) {
+                Some(node) => json!([node.id, link.slot]),
+                None => Value::Null,
+            },
+        }
+    }
+}
+
+/// The links of a node.
+pub(crate) fn links(node: &Node) -> impl Iterator<Item = Link> {
+    node.inputs.iter().filter_map(|(_, input)| match input {
+        Input::Link(link) => Some(*link),
+        Input::Literal(_) => None,
+    })
+}
+
+fn fault(code: &'static str, path: &[&str], message: String) -> GraphFault {
+    let mut whole = vec!["prompt"];
+    whole.extend(path);
+    GraphFault {
+        code,
+        message,
+        pointer: pointer(&whole),
+        too_large: false,
+    }
+}
+
+fn read_ids(members: &[(String, Json)]) -> Result<HashMap<NodeId, NodeIndex>, GraphFault> {
+    let mut index = HashMap::new();
+    for (place, (text, _)) in members.iter().enumerate() {
+        let id: NodeId = text
+            .parse()
+            .map_err(|error| fault("invalid_node_id", &[text], format!("`{}`: {error}", shown(text))))?;
+        index.insert(id, NodeIndex(place));
+    }
+    Ok(index)
+}
+
+/// Reads one node: `class_type`, `inputs` and `_meta.title`. Any other key is dropped, above all `is_changed`, with which a caller would choose the node's fingerprint.
+fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Result<Node, GraphFault> {
+    if !matches!(node, Json::Object(_)) {
+        return Err(fault(
+            "invalid_node",
+            &[id],
+            format!("node `{id}` must be an object, not {}", node.type_name()),
+        ));
+    }
+    let class = match node.get("class_type") {
+        Some(Json::Text(text)) => text
+            .parse::<NodeClass>()
+            .map_err(|error| fault("invalid_class_type", &[id, "class_type"], error.to_string()))?,
+        Some(other) => {
+            let message = format!("`class_type` must be a string, not {}", other.type_name());
+            return Err(fault("invalid_class_type", &[id, "class_type"], message));
+        }
+        None => {
+            return Err(fault(
+                "invalid_class_type",
+                &[id],
+                format!("node `{id}` has no `class_type`"),
+            ));
+        }
+    };
+    let members = match node.get("inputs") {
+        Some(Json::Object(members)) => members,
+        // SECURITY: ComfyUI's worker dies of such a node, even an unreachable one (facts K3).
+        Some(other) => {
+            let message = format!("`inputs` of node `{id}` must be an object, not {}", other.type_name());
+            return Err(fault("invalid_inputs", &[id, "inputs"], message));
+        }
+        None => return Err(fault("invalid_inputs", &[id], format!("node `{id}` has no `inputs`"))),
+    };
+    if members.len() > INPUTS_MAX {
+        let message = format!("{} inputs, more than {INPUTS_MAX}", members.len());
+        return Err(GraphFault {
+            too_large: true,
+            ..fault("too_many_inputs", &[id, "inputs"], message)
+        });
+    }
+    let inputs = members
+        .iter()
+        .map(|(name, value)| read_input(id, name, value, index))
+        .collect::<Result<_, _>>()?;
+    let title = match node.get("_meta").and_then(|meta| meta.get("title")) {
+        Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
+        _ => None,
+    };
+    let id = id
+        .parse()
+        .map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
+    Ok(Node {
+        id,
+        class,
+        title,
+        inputs,
+    })
+}
+
+fn read_input(
+    id: &str,
+    name: &str,
+    value: &Json,
+    index: &HashMap<NodeId, NodeIndex>,
+) -> Result<(String, Input), GraphFault> {
+    let path = [id, "inputs", name];
+    if name.is_empty() || name.len() > INPUT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let message = format!("an input's name is 1 to {INPUT_NAME_BYTES_MAX} bytes without control characters");
+        return Err(fault("invalid_input_name", &path, message));
+    }
+    let input = match value {
+        Json::List(items) => Input::Link(read_link(&path, items, index)?),
+        other if holds_wrapper(other) => {
+            // SECURITY: ComfyUI unwraps `__value__`, and a list inside becomes a link that no walker of plain links sees.
+            let message = "an object with `__value__` or `__type__` is not accepted".to_owned();
+            return Err(fault("wrapped_value", &path, message));
+        }
+        other => Input::Literal(other.clone()),
+    };
+    Ok((name.to_owned(), input))
+}
+
+fn read_link(path: &[&str], items: &[Json], index: &HashMap<NodeId, NodeIndex>) -> Result<Link, GraphFault> {
+    let bad = |message: String| Err(fault("bad_linked_input", path, message));
+    let [Json::Text(target), Json::Int(slot)] = items else {
+        return bad("a list must be a link: [\"<node id>\", <slot>]".to_owned());
+    };
+    if !(0..=SLOT_MAX).contains(slot) {
+        return bad(format!("the slot {slot} is not between 0 and {SLOT_MAX}"));
+    }
+    let found = target.parse::<NodeId>().ok().and_then(|id| index.get(&id).copied());
+    match (found, usize::try_from(*slot)) {
+        (Some(target), Ok(slot)) => Ok(Link { target, slot }),
+        // SECURITY: even an undeclared link to nowhere kills ComfyUI's worker (facts K2).
+        _ => bad(format!("there is no node `{}`", shown(target))),
+    }
+}
+
+/// Whether an object anywhere in `value` has a key by which ComfyUI wraps values. Depth is bounded by the reader.
+fn holds_wrapper(value: &Json) -> bool {
+    match value {
+        Json::List(items) => items.iter().any(holds_wrapper),
+        Json::Object(members) => members
+            .iter()
+            .any(|(key, value)| key == "__value__" || key == "__type__" || holds_wrapper(value)),
+        _ => false,
+    }
+}
+
+/// Orders the nodes sources first, without recursion.
+///
+/// # Errors
+/// `dependency_cycle` with a node of the cycle, `path_too_long` with the node that ends the path.
+fn order(nodes: &[Node]) -> Result<Vec<NodeIndex>, GraphFault> {
+    let mut open: Vec<usize> = vec![0; nodes.len()];
+    let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+    for (place, node) in nodes.iter().enumerate() {
+        let targets: HashSet<usize> = links(node).map(|link| link.target.0).collect();
+        if let Some(count) = open.get_mut(place) {
+            *count = targets.len();
+        }
+        for target in targets {
+            if let Some(list) = consumers.get_mut(target) {
+                list.push(place);
+            }
+        }
+    }
+    let mut depth: Vec<usize> = vec![1; nodes.len()];
+    let mut ready: Vec<usize> = (0..nodes.len()).filter(|place| open.get(*place) == Some(&0)).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(place) = ready.pop() {
+        order.push(NodeIndex(place));
+        let below = depth.get(place).map_or(1, |depth| depth + 1);
+        for consumer in consumers.get(place).into_iter().flatten() {
+            if let Some(depth) = depth.get_mut(*consumer) {
+                *depth = below.max(*depth);
+            }
+            if let Some(count) = open.get_mut(*consumer) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    ready.push(*consumer);
+                }
+            }
+        }
+    }
+    if let Some(node) = (0..nodes.len())
+        .find(|place| open.get(*place) != Some(&0))
+        .and_then(|place| nodes.get(place))
+    {
+        let message = format!("node `{}` is part of a cycle or fed by one", node.id);
+        return Err(fault("dependency_cycle", &[node.id.as_str()], message));
+    }
+    let deep = depth.iter().zip(nodes).find(|(depth, _)| **depth > PATH_DEPTH_MAX);
+    if let Some((depth, node)) = deep {
+        let message = format!(
+            "node `{}` ends a path of {depth} nodes, more than {PATH_DEPTH_MAX}",
+            node.id
+        );
+        return Err(GraphFault {
+            too_large: true,
+            ..fault("path_too_long", &[node.id.as_str()], message)
+        });
+    }
+    Ok(order)
+}

@@ -1,0 +1,133 @@
+//! Queue, history and interrupt: read from the ledger, changed through it, for the caller's own jobs only.
+
+use super::Call;
+use crate::deliver::answer::Answer;
+use crate::deliver::state::{history as history_shape, queue as queue_shape};
+use crate::dispatch::dispatcher::Command;
+use crate::ids::PromptId;
+use crate::record::ledger::{HistoryPage, JobState, LedgerError, Outcome, OwnedPrompt};
+use crate::reject::Rejection;
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+/// `GET /prompt`: how many of the caller's jobs have not ended.
+pub(super) async fn prompt_info(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let remaining = call.services.ledger.queue_remaining(&call.scope()?).await?;
+    Ok(Answer::json(StatusCode::OK, &queue_shape::exec_info(remaining)))
+}
+
+/// `GET /queue`.
+pub(super) async fn queue(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let prompts = call.services.ledger.queue(&call.scope()?).await?;
+    let mut items = Vec::with_capacity(prompts.len());
+    for prompt in &prompts {
+        items.push((prompt.job(), call.services.ledger.graph(&prompt.job().submission).await?));
+    }
+    Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)))
+}
+
+/// `POST /queue`: `clear` and `delete` mean the caller's own held jobs; running ones are not touched, as in ComfyUI.
+pub(super) async fn change_queue(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let change = queue_shape::QueueChange::parse(&call.body)?;
+    let scope = call.scope()?;
+    let mut prompts = if change.clear { call.services.ledger.queue(&scope).await? } else { Vec::new() };
+    prompts.extend(owned(call, &change.delete).await?);
+    for prompt in prompts {
+        withdraw(call, &prompt).await?;
+    }
+    call.services.tell_queue(&scope).await;
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// `POST /interrupt`: the named job, or all of the caller's that run; never another's (facts §11, 95).
+pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let prompts = match queue_shape::parse_interrupt(&call.body)? {
+        Some(id) => owned(call, &[id]).await?,
+        None => call.services.ledger.queue(&call.scope()?).await?,
+    };
+    for prompt in prompts {
+        if matches!(prompt.job().state, JobState::Assigned | JobState::Running) {
+            call.services.ledger.request_cancel(&prompt).await?;
+            call.dispatch.send(Command::Interrupt(prompt.job().id)).await;
+        }
+    }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// `GET /history`.
+pub(super) async fn history(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let page = HistoryPage { max_items: call.matched.query.integer("max_items")?, offset: call.matched.query.integer("offset")? };
+    let mut entries = Map::new();
+    for (prompt, result) in call.services.ledger.history(&call.scope()?, page).await? {
+        entries.insert(prompt.job().prompt_id.to_string(), entry(call, &prompt, &result).await?);
+    }
+    Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
+}
+
+/// `GET /history/{prompt_id}`: `{}` for what is not there, not ended, or another's.
+pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let mut entries = Map::new();
+    let ids = call.prompt_id();
+    for prompt in owned(call, ids.as_slice()).await? {
+        if let Some(result) = call.services.ledger.result(&prompt).await? {
+            entries.insert(prompt.job().prompt_id.to_string(), entry(call, &prompt, &result).await?);
+        }
+    }
+    Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
+}
+
+/// `POST /history`: forgets the caller's own ended jobs.
+pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let change = queue_shape::QueueChange::parse(&call.body)?;
+    let mut prompts = owned(call, &change.delete).await?;
+    if change.clear {
+        let all = call.services.ledger.history(&call.scope()?, HistoryPage::default()).await?;
+        prompts.extend(all.into_iter().map(|(prompt, _)| prompt));
+    }
+    for prompt in prompts.iter().filter(|prompt| prompt.job().state.is_ended()) {
+        match call.services.ledger.forget(prompt).await {
+            // Named twice in one request.
+            Ok(()) | Err(LedgerError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+async fn entry(call: &Call<'_>, prompt: &OwnedPrompt, result: &crate::record::ledger::JobResult) -> Result<Value, Rejection> {
+    let (services, job) = (call.services, prompt.job());
+    let graph = services.ledger.graph(&job.submission).await?;
+    let now = services.clock.wall();
+    Ok(history_shape::entry(job, &graph, result, |file| services.links.signed(&job.owner, file, now))?)
+}
+
+/// The caller's jobs of those names; names that are nothing of the caller's are passed over, as ComfyUI does with unknown ones.
+async fn owned(call: &Call<'_>, ids: &[PromptId]) -> Result<Vec<OwnedPrompt>, Rejection> {
+    let scope = call.scope()?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        match call.services.ledger.owned_prompt(&scope, id).await {
+            Ok(prompt) => found.push(prompt),
+            Err(LedgerError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// Takes a held job out of the queue. One that was assigned meanwhile runs on, as in ComfyUI.
+async fn withdraw(call: &Call<'_>, prompt: &OwnedPrompt) -> Result<(), Rejection> {
+    let job = prompt.job();
+    if job.state != JobState::Held {
+        return Ok(());
+    }
+    let at = call.services.clock.wall();
+    match call.services.ledger.end_held(job.id, job.version, Outcome::Cancelled, None, at).await {
+        Ok(_) => {
+            call.dispatch.send(Command::Withdrawn(job.id)).await;
+            Ok(())
+        }
+        Err(LedgerError::Stale { .. } | LedgerError::WrongState { .. } | LedgerError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,112 @@
+//! Answers about the gateway and its backends, scrubbed of what is no tenant's business.
+
+use super::Call;
+use crate::deliver::answer::Answer;
+use crate::deliver::state::system;
+use crate::dispatch::backend::BackendState;
+use crate::reject::Rejection;
+use http::StatusCode;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a client waits before it asks for a backend again.
+const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
+
+/// `POST /free`: models and caches belong to all, so a tenant's wish changes nothing; the page's button gets its 200 (facts §11, 99).
+pub(super) fn free() -> Result<Answer, Rejection> {
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// `GET /users`: what single-user ComfyUI answers; whoever asks is logged in already.
+pub(super) fn users() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &system::users()))
+}
+
+/// `GET /features`: our own limits.
+pub(super) fn features(call: &Call<'_>) -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &system::features(call.services.config.limits.upload_bytes_max)))
+}
+
+/// `GET /internal/folder_paths`: the page asks while loading; names without paths.
+pub(super) fn folder_paths() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &system::folder_paths()))
+}
+
+/// `GET /system_stats` of the first backend that answers, without arguments, paths and versions of the host.
+pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
+    for backend in call.services.backends.values().filter(|backend| backend.is_up()) {
+        match backend.comfyui.system_stats().await {
+            Ok(stats) => return Ok(Answer::json(StatusCode::OK, &system::scrubbed_stats(&stats))),
+            Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
+        }
+    }
+    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+}
+
+/// `GET /object_info`: a backend's own, without the classes that the tenant's policy denies or that differ from the catalogue there.
+pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
+    filtered(call, "/object_info").await
+}
+
+/// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
+pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let class = call.matched.params.named("class").unwrap_or_default();
+    match call.services.inspector.catalogue().class(class) {
+        // Only a name that the catalogue knows goes into a path upstream.
+        Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,
+        None => Ok(Answer::json(StatusCode::OK, &json!({}))),
+    }
+}
+
+async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
+    let tenant = call.caller()?.tenant.clone();
+    for backend in call.services.backends.values() {
+        let BackendState::Up { agreement } = &*backend.state() else { continue };
+        let live = match backend.comfyui.catalogue(path).await {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::warn!(backend = %backend.id, %error, "no object_info");
+                continue;
+            }
+        };
+        let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
+        let work = tokio::task::spawn_blocking(move || {
+            let catalogue = services.inspector.catalogue();
+            let allowed = |class: &str| agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class));
+            system::filter_object_info(&live, allowed)
+        });
+        let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
+        let body = body.map_err(|error| Rejection::internal(error.to_string()))?;
+        return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+    }
+    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+}
+
+/// `GET /gate/health`: that this process answers; no detail for strangers.
+pub(super) fn health() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &json!({"status": "ok"})))
+}
+
+/// `GET /gate/me`: who the caller is to the gateway, and its limits.
+pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let caller = call.caller()?;
+    let queue = call.services.ledger.queue_remaining(&call.scope()?).await?;
+    let owner = &caller.principal.owner;
+    let limits = &caller.tenant.limits;
+    let body = json!({
+        "tenant": owner.tenant,
+        "user": owner.user,
+        "credential": caller.principal.credential.name(),
+        "scopes": caller.principal.scopes,
+        "plan": caller.tenant.plan,
+        "policy": caller.tenant.policy.name(),
+        "limits": {
+            "prompt_rate_per_second": limits.prompt_rate.per_second,
+            "prompt_rate_burst": limits.prompt_rate.burst,
+            "active_jobs_max": limits.active_jobs_max,
+        },
+        "queue_remaining": queue,
+    });
+    Ok(Answer::json(StatusCode::OK, &body))
+}

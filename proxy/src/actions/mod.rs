@@ -1,0 +1,96 @@
+//! What each answered route does: one function an [`Action`], composing the stages. Knows no HTTP server: a [`Call`] comes in, an
+//! [`Answer`] or a [`Rejection`] goes out.
+
+mod control;
+mod files;
+mod info;
+mod submit;
+
+use crate::deliver::answer::Answer;
+use crate::dispatch::dispatcher::DispatchHandle;
+use crate::ids::{PromptId, RequestId};
+use crate::owner::{OwnerScope, Principal};
+use crate::reject::Rejection;
+use crate::route::{Action, RouteMatch};
+use crate::services::Services;
+use crate::tenants::Tenant;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use std::sync::Arc;
+
+/// A request that passed listen, route, authenticate and admit, with its body read whole.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The gateway's parts.
+    pub services: &'a Arc<Services>,
+    /// Where accepted jobs go.
+    pub dispatch: &'a DispatchHandle,
+    /// Who asks; absent on public and signed routes only.
+    pub caller: Option<Caller>,
+    /// The route's entry, parameters and query.
+    pub matched: &'a RouteMatch,
+    /// `GET` or `HEAD`, `POST` …
+    pub method: &'a Method,
+    /// The caller's headers.
+    pub headers: &'a HeaderMap,
+    /// The body, within the route's bound.
+    pub body: Bytes,
+    /// This request.
+    pub request: RequestId,
+}
+
+/// Who asks, and by which rules.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The authenticated caller.
+    pub principal: Principal,
+    /// Its tenant's limits and policy.
+    pub tenant: Arc<Tenant>,
+}
+
+impl Call<'_> {
+    /// The caller; a route that needs one is never reached without (the table says so), and if it were, the answer is no.
+    fn caller(&self) -> Result<&Caller, Rejection> {
+        self.caller.as_ref().ok_or_else(|| Rejection::internal("a route that needs a caller was reached without one"))
+    }
+
+    /// Whose things the caller sees.
+    fn scope(&self) -> Result<OwnerScope, Rejection> {
+        Ok(self.caller()?.principal.owner.scope())
+    }
+
+    /// A parameter of the path that has to be a prompt id; what can't be one names nothing.
+    fn prompt_id(&self) -> Option<PromptId> {
+        self.matched.params.named("prompt_id")?.parse().ok()
+    }
+}
+
+/// Does what the route says.
+///
+/// # Errors
+/// The stage's refusal.
+pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
+    match action {
+        Action::SubmitPrompt => submit::submit_prompt(&call).await,
+        Action::PromptInfo => control::prompt_info(&call).await,
+        Action::Queue => control::queue(&call).await,
+        Action::ChangeQueue => control::change_queue(&call).await,
+        Action::Interrupt => control::interrupt(&call).await,
+        Action::History => control::history(&call).await,
+        Action::HistoryEntry => control::history_entry(&call).await,
+        Action::ChangeHistory => control::change_history(&call).await,
+        Action::View => files::view(&call).await,
+        Action::SignedFile => files::signed_file(&call).await,
+        Action::Free => info::free(),
+        Action::Users => info::users(),
+        Action::Features => info::features(&call),
+        Action::SystemStats => info::system_stats(&call).await,
+        Action::ObjectInfo => info::object_info(&call).await,
+        Action::ObjectInfoClass => info::object_info_class(&call).await,
+        Action::FolderPaths => info::folder_paths(),
+        Action::GateHealth => info::health(),
+        Action::GateMe => info::me(&call).await,
+        // Ended inside the session by the gateway itself.
+        Action::WebSocket | Action::Options => Err(Rejection::internal("the gateway answers this itself")),
+    }
+}

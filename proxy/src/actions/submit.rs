@@ -1,0 +1,88 @@
+//! `POST /prompt`: inspect, accept, hand to dispatch.
+
+use super::{Call, Caller};
+use crate::deliver::answer::Answer;
+use crate::dispatch::dispatcher::Command;
+use crate::ids::{ClientId, PromptId};
+use crate::record::audit;
+use crate::record::ledger::{Acceptance, Accepted, Job};
+use crate::reject::Rejection;
+use comfygate_policy::{ApprovedWorkflow, Parsed};
+use http::StatusCode;
+use serde_json::json;
+use std::sync::Arc;
+
+/// RFC draft `Idempotency-Key`: as long as any client's UUID or hash, short enough for a row.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6).
+pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let caller = call.caller()?;
+    let idempotency_key = idempotency_key(call)?;
+    let (parsed, workflow) = inspected(call, caller).await?;
+    let acceptance = Acceptance {
+        owner: caller.principal.owner.clone(),
+        prompt_id: parsed.prompt_id().map(str::parse::<PromptId>).transpose().map_err(|error| bad_label(&error.to_string()))?,
+        client_id: parsed.client_id().map(str::parse::<ClientId>).transpose().map_err(|error| bad_label(&error.to_string()))?,
+        idempotency_key,
+        submission: parsed.digest(),
+        graph: parsed.canonical().into(),
+        output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect(),
+        active_jobs_max: caller.tenant.limits.active_jobs_max,
+        at: call.services.clock.wall(),
+    };
+    let job = match call.services.ledger.accept(acceptance).await? {
+        Accepted::Again(job) => job,
+        Accepted::New(job) => {
+            call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
+            call.services.metrics.count_accepted();
+            let scope = job.owner.scope();
+            call.dispatch.send(Command::Accepted(Box::new(job.clone()), Arc::new(workflow))).await;
+            call.services.tell_queue(&scope).await;
+            job
+        }
+    };
+    let body = json!({"prompt_id": job.prompt_id, "number": job.number, "node_errors": {}});
+    Ok(Answer::json(StatusCode::OK, &body))
+}
+
+/// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds.
+async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<(Parsed, ApprovedWorkflow), Rejection> {
+    let (inspector, tenant, body) = (call.services.inspector.clone(), Arc::clone(&caller.tenant), call.body.clone());
+    let began = call.services.clock.monotonic();
+    let decided = tokio::task::spawn_blocking(move || {
+        let parsed = inspector.parse(&body)?;
+        let workflow = inspector.decide(&parsed, &tenant)?;
+        Ok((parsed, workflow))
+    });
+    let decided = decided.await.map_err(|error| Rejection::internal(format!("inspection ended: {error}")))?;
+    call.services.metrics.observe_decision(call.services.clock.monotonic().saturating_duration_since(began));
+    decided.map_err(|error: crate::inspect::InspectError| error.into())
+}
+
+fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {
+    let Some(value) = call.headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let fine = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fine {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(bad_label("`Idempotency-Key` takes 1 to 255 printable ASCII characters without space"))
+    }
+}
+
+fn bad_label(message: &str) -> Rejection {
+    Rejection::new(StatusCode::BAD_REQUEST, "bad_label", message.to_owned())
+}
+
+fn accepted_line(call: &Call<'_>, caller: &Caller, job: &Job, workflow: &ApprovedWorkflow) -> audit::AcceptedLine {
+    audit::AcceptedLine {
+        request: call.request,
+        owner: caller.principal.owner.clone(),
+        job: job.id,
+        prompt_id: job.prompt_id.clone(),
+        policy: workflow.policy_digest(),
+        catalogue: workflow.catalogue_digest(),
+        submission: job.submission,
+    }
+}

@@ -1,0 +1,32 @@
+//! What one request carries between Pingora's phases.
+
+use crate::admit::BodySlot;
+use crate::dispatch::backend::Backend;
+use crate::ids::RequestId;
+use crate::owner::Owner;
+use crate::route::RouteMatch;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Made when a request begins, read by the last phase for log, metrics and audit.
+#[derive(Debug)]
+pub struct Context {
+    /// This request, in every line about it.
+    pub request: RequestId,
+    /// When it began.
+    pub began: Instant,
+    /// The table's pattern; `unmatched` until one is found. Never the raw path: a closed set of labels.
+    pub route: &'static str,
+    /// What the table matched, for a request that is forwarded.
+    pub matched: Option<RouteMatch>,
+    /// The backend that a forwarded request goes to.
+    pub backend: Option<Arc<Backend>>,
+    /// Whose request it is, once known.
+    pub owner: Option<Owner>,
+    /// The memory of the body, booked until the request is over.
+    pub body: Option<BodySlot>,
+    /// The status that was written.
+    pub status: u16,
+    /// Counts the request as in flight until it is dropped.
+    pub in_flight: crate::drain::InFlight,
+}

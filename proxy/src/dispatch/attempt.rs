@@ -1,0 +1,439 @@
+//! One attempt from assignment to commit.
+//!
+//! Events are hints: they make us look at once. The end of an attempt is decided by `/history/{id}` and `/queue` (design §5 deliver), and told to
+//! the owner only after its files are in the blobs and the ledger has committed it.
+
+use super::backend::Backend;
+use super::collect::{self, Ending, Names, UpstreamEnd};
+use super::comfyui::{ComfyUiError, QueuePlace};
+use super::queue::HeldJob;
+use crate::ids::{AttemptId, FileId};
+use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome};
+use crate::services::Services;
+use comfygate_policy::{ApprovedWorkflow, OutputScope};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Tries that had started before a job is given up (design §3.6): a job that kills its backend three times would kill the fourth.
+pub const STARTED_TRIES_MAX: usize = 3;
+/// Tries of any kind before a job is given up: bounds the row of a job that never gets as far as starting.
+pub const TRIES_MAX: usize = 20;
+/// How often the backend is asked while no event comes.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// After the event of the end, the history entry follows within milliseconds; asked so often until it is there.
+const HURRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Unanswered polls in a row before a backend counts as hung. Refused connections need none.
+const POLL_MISSES_MAX: u32 = 6;
+/// Between two tries to write the ledger while it is unavailable.
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub enum AttemptOver {
+    /// The job has ended.
+    JobEnded,
+    /// The attempt was lost: the job is held again.
+    HeldAgain(Box<HeldJob>),
+}
+
+/// What the backend's events say of an attempt: hints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// It began.
+    Started,
+    /// It is over.
+    Ended,
+}
+
+/// How watching ended.
+enum Watched {
+    /// The backend has a history entry.
+    Entry(serde_json::Value),
+    /// We took it out of the backend's queue before it began, as its owner asked.
+    Withdrawn,
+    /// It is lost there.
+    Lost(String),
+}
+
+/// Assigns a held job to `backend` and carries it to its end.
+pub async fn begin(services: Arc<Services>, backend: Arc<Backend>, held: HeldJob, interrupt: watch::Receiver<bool>) -> AttemptOver {
+    let HeldJob { job, workflow } = held;
+    let workflow = match fresh_workflow(&services, &job, workflow).await {
+        Ok(workflow) => workflow,
+        Err(reason) => return give_up(&services, job, "PolicyChanged", &reason).await,
+    };
+    if !backend.can_run(&workflow) {
+        // Its classes are not all there: back to the queue, which now knows what it needs.
+        return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
+    }
+    let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {
+        Ok(job) => job,
+        Err(LedgerError::Unavailable { .. }) => {
+            tokio::time::sleep(LEDGER_INTERVAL).await;
+            return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
+        }
+        // Deleted, or moved on, while it was being placed.
+        Err(error) => {
+            tracing::debug!(job = %job.id, %error, "not assigned");
+            return AttemptOver::JobEnded;
+        }
+    };
+    let waited = services.clock.wall().since(job.accepted_at);
+    services.metrics.observe_queue_wait(waited);
+    match Carrying::new(services, backend, job) {
+        Some(carrying) => carrying.submit_and_follow(&workflow, interrupt).await,
+        None => AttemptOver::JobEnded,
+    }
+}
+
+/// Follows up an attempt that a former process had assigned: it may be running, done, or never have arrived.
+pub async fn resume(services: Arc<Services>, backend: Arc<Backend>, job: Job, interrupt: watch::Receiver<bool>) -> AttemptOver {
+    match Carrying::new(services, backend, job) {
+        Some(carrying) => carrying.follow(interrupt).await,
+        None => AttemptOver::JobEnded,
+    }
+}
+
+/// Writes an attempt off. The job is held again, or ends if it had its tries.
+pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOver {
+    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
+    tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
+    services.metrics.count_attempt(&attempt.backend, "lost");
+    let id = AttemptId { job: job.id, n: attempt.n };
+    let job = match until_available(|| services.ledger.lose(id, reason)).await {
+        Ok(job) => job,
+        Err(error) => {
+            tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
+            return AttemptOver::JobEnded;
+        }
+    };
+    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
+    if started >= STARTED_TRIES_MAX || job.attempts.len() >= TRIES_MAX {
+        let tries = job.attempts.len();
+        return give_up(services, job, "TooManyAttempts", &format!("the job was tried {tries} times and lost each time; the last time: {reason}")).await;
+    }
+    if job.cancel_requested {
+        let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
+        return end_held(services, job, Outcome::Interrupted, result).await;
+    }
+    AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }))
+}
+
+/// Ends a held job that can't be run, in a stated error.
+async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
+    let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
+    end_held(services, job, Outcome::Failed, result).await
+}
+
+async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: JobResult) -> AttemptOver {
+    let at = services.clock.wall();
+    let ended = until_available(|| services.ledger.end_held(job.id, job.version, outcome, Some(result.clone()), at)).await;
+    match ended {
+        Ok(job) => services.tell_end(&job, &result).await,
+        // Its owner deleted it meanwhile.
+        Err(error) => tracing::debug!(job = %job.id, %error, "not ended"),
+    }
+    AttemptOver::JobEnded
+}
+
+/// The approval at hand if it is fresh, else a new decision on the stored submission.
+async fn fresh_workflow(services: &Arc<Services>, job: &Job, workflow: Option<Arc<ApprovedWorkflow>>) -> Result<Arc<ApprovedWorkflow>, String> {
+    let tenant = services.tenants.tenant(&job.owner.tenant).ok_or("the tenant is not configured any more")?;
+    if let Some(workflow) = workflow
+        && services.inspector.is_fresh(&workflow, &tenant)
+    {
+        return Ok(workflow);
+    }
+    let graph = until_available(|| services.ledger.graph(&job.submission)).await.map_err(|error| error.to_string())?;
+    let inspector = services.inspector.clone();
+    let decided = tokio::task::spawn_blocking(move || {
+        let parsed = inspector.parse(&graph)?;
+        inspector.decide(&parsed, &tenant)
+    });
+    let workflow = decided.await.map_err(|error| error.to_string())?.map_err(|error| format!("the policy changed while the job waited: {error}"))?;
+    Ok(Arc::new(workflow))
+}
+
+fn current(job: &Job) -> Option<&Attempt> {
+    job.attempts.last().filter(|attempt| attempt.lost.is_none())
+}
+
+/// Repeats a transition while the ledger is unavailable: an accepted job is never dropped because a disk is full for a minute.
+async fn until_available<T, F, Fut>(transition: F) -> Result<T, LedgerError>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, LedgerError>>,
+{
+    loop {
+        match transition().await {
+            Err(LedgerError::Unavailable { action, reason }) => {
+                tracing::error!(action, reason, "ledger unavailable; trying again");
+                tokio::time::sleep(LEDGER_INTERVAL).await;
+            }
+            answered => return answered,
+        }
+    }
+}
+
+/// An assigned attempt.
+struct Carrying {
+    services: Arc<Services>,
+    backend: Arc<Backend>,
+    job: Job,
+    attempt: Attempt,
+    signals: mpsc::Receiver<Signal>,
+    /// A look found the prompt in neither queue nor history.
+    absent: bool,
+}
+
+impl Carrying {
+    /// From here on the backend's events for this attempt reach its owner.
+    fn new(services: Arc<Services>, backend: Arc<Backend>, job: Job) -> Option<Self> {
+        let attempt = current(&job)?.clone();
+        let signals = services.tracks.track(&job, &attempt);
+        Some(Self { services, backend, job, attempt, signals, absent: false })
+    }
+
+    fn id(&self) -> AttemptId {
+        AttemptId { job: self.job.id, n: self.attempt.n }
+    }
+
+    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow, interrupt: watch::Receiver<bool>) -> AttemptOver {
+        let body = match self.upstream_body(workflow).await {
+            Ok(body) => body,
+            Err(reason) => return self.lost(&reason).await,
+        };
+        match self.backend.comfyui.submit(body.into()).await {
+            Ok(answer) if answer.get("prompt_id").and_then(|id| id.as_str()) == Some(self.attempt.upstream.to_string().as_str()) => {
+                self.follow(interrupt).await
+            }
+            Ok(_) => self.lost("the backend answered with an id that is not ours").await,
+            Err(ComfyUiError::Status { status, body }) if status == http::StatusCode::BAD_REQUEST => self.refused(&body).await,
+            // It may have arrived all the same: the queue tells.
+            Err(ComfyUiError::Lost(reason)) => {
+                tracing::warn!(job = %self.job.id, backend = %self.backend.id, reason, "no answer to a submission; looking for it in the queue");
+                self.follow(interrupt).await
+            }
+            Err(error @ ComfyUiError::Connect(_)) => {
+                self.backend.eject(error.to_string());
+                self.lost(&error.to_string()).await
+            }
+            Err(error) => self.lost(&error.to_string()).await,
+        }
+    }
+
+    async fn upstream_body(&mut self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
+        let secrets = until_available(|| self.services.ledger.owner_secrets(&self.job.owner.scope())).await.map_err(|error| error.to_string())?;
+        let (prompt, client) = (self.attempt.upstream.to_string(), self.backend.client.to_string());
+        let scope = OutputScope::new(&self.attempt.folder, &prompt, &client, &secrets.salt).map_err(|error| error.to_string())?;
+        Ok(workflow.upstream_body(&scope))
+    }
+
+    /// Watches the attempt at its backend, and commits what it finds.
+    async fn follow(mut self, interrupt: watch::Receiver<bool>) -> AttemptOver {
+        match self.watched(interrupt).await {
+            Watched::Entry(entry) => self.finish(&entry).await,
+            Watched::Withdrawn => self.commit(Outcome::Interrupted, self.interruption(), Vec::new()).await,
+            Watched::Lost(reason) => self.lost(&reason).await,
+        }
+    }
+
+    async fn watched(&mut self, mut interrupt: watch::Receiver<bool>) -> Watched {
+        let mut misses = 0;
+        let mut wait = Duration::ZERO;
+        let mut interrupting = false;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                signal = self.signals.recv() => match signal {
+                    Some(Signal::Started) => {
+                        self.started().await;
+                        continue;
+                    }
+                    Some(Signal::Ended) => {}
+                    None => return Watched::Lost("the gateway is stopping".into()),
+                },
+                // `Ok` only: when the dispatcher is gone because the gateway stops, nobody asked for an interruption.
+                Ok(_) = interrupt.wait_for(|wanted| *wanted), if !interrupting => {
+                    interrupting = true;
+                    self.job.cancel_requested = true;
+                }
+            }
+            match self.look(interrupting).await {
+                Ok(Look::Ended(watched)) => return watched,
+                Ok(Look::Soon) => wait = HURRY_INTERVAL,
+                Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { POLL_INTERVAL },
+                Err(error) if error.is_refused() => {
+                    self.backend.eject(error.to_string());
+                    return Watched::Lost(format!("its backend is gone: {error}"));
+                }
+                Err(error) => {
+                    misses += 1;
+                    wait = POLL_INTERVAL;
+                    if misses >= POLL_MISSES_MAX {
+                        self.backend.eject(error.to_string());
+                        return Watched::Lost(format!("its backend does not answer: {error}"));
+                    }
+                    continue;
+                }
+            }
+            misses = 0;
+        }
+    }
+
+    /// One look at the backend: history first, then the queue, then history again, since a prompt moves from the one to the other.
+    async fn look(&mut self, interrupting: bool) -> Result<Look, ComfyUiError> {
+        let (comfyui, upstream) = (&self.backend.comfyui, self.attempt.upstream);
+        if let Some(entry) = comfyui.history_entry(upstream).await? {
+            return Ok(Look::Ended(Watched::Entry(entry)));
+        }
+        match comfyui.queue_place(upstream).await? {
+            QueuePlace::Running => {
+                if interrupting {
+                    comfyui.interrupt(upstream).await?;
+                }
+                self.started().await;
+                Ok(Look::Later)
+            }
+            QueuePlace::Pending => {
+                if interrupting {
+                    comfyui.withdraw(upstream).await?;
+                }
+                Ok(Look::Later)
+            }
+            QueuePlace::Absent => match comfyui.history_entry(upstream).await? {
+                Some(entry) => Ok(Look::Ended(Watched::Entry(entry))),
+                None if interrupting => Ok(Look::Ended(Watched::Withdrawn)),
+                // Between the queue and the history lies one statement of ComfyUI's worker: look once more before writing it off.
+                None if !self.seen_absent() => Ok(Look::Soon),
+                None => Ok(Look::Ended(Watched::Lost("its backend does not know it any more".into()))),
+            },
+        }
+    }
+
+    /// Whether this is not the first look that found the prompt nowhere.
+    fn seen_absent(&mut self) -> bool {
+        std::mem::replace(&mut self.absent, true)
+    }
+
+    async fn started(&mut self) {
+        if self.job.state == JobState::Running {
+            return;
+        }
+        match self.services.ledger.start(self.id(), self.services.clock.wall()).await {
+            Ok(job) => self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job },
+            Err(error) => tracing::warn!(job = %self.job.id, %error, "the start of an attempt is not in the ledger"),
+        }
+    }
+
+    /// The backend has an entry: fetch the files, commit, tell.
+    async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
+        self.started().await;
+        let secrets = match until_available(|| self.services.ledger.owner_secrets(&self.job.owner.scope())).await {
+            Ok(secrets) => secrets,
+            Err(error) => return self.lost(&error.to_string()).await,
+        };
+        let owner_folder = format!("t/{}", secrets.folder);
+        let names = Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
+        let ending = match collect::read(entry, &names) {
+            Ok(ending) => ending,
+            Err(error) => return self.lost(&error.to_string()).await,
+        };
+        for file in &ending.foreign {
+            tracing::warn!(job = %self.job.id, backend = %self.backend.id, file, "an output that is not its owner's was left out");
+        }
+        let outcome = match ending.end {
+            UpstreamEnd::Succeeded => Outcome::Succeeded,
+            UpstreamEnd::Failed => Outcome::Failed,
+            UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
+            UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
+        };
+        match self.fetched(&ending).await {
+            Ok(files) => self.commit(outcome, ending.result, files).await,
+            Err(reason) => self.lost(&format!("its results can't be copied: {reason}")).await,
+        }
+    }
+
+    /// Copies every output into the blobs.
+    async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, String> {
+        let mut files = Vec::with_capacity(ending.fetches.len());
+        for fetch in &ending.fetches {
+            let mut writer = self.services.blobs.writer().await.map_err(|error| error.to_string())?;
+            let copied = self.backend.comfyui.view(&fetch.from, async |piece| writer.write(&piece).await.map_err(|error| error.to_string()));
+            copied.await.map_err(|error| error.to_string())?;
+            let (content, bytes) = writer.finish().await.map_err(|error| error.to_string())?;
+            files.push(NewFile {
+                id: FileId::new(),
+                content,
+                bytes,
+                directory: fetch.directory,
+                subfolder: fetch.subfolder.clone(),
+                name: fetch.name.clone(),
+                content_type: crate::deliver::views::content_type(&fetch.from.filename).to_owned(),
+                pointer: fetch.pointer.clone(),
+            });
+        }
+        Ok(files)
+    }
+
+    /// ComfyUI refused the workflow: to its owner that is a run that ended at once (design §6 verdict).
+    async fn refused(self, body: &[u8]) -> AttemptOver {
+        let body = serde_json::from_slice(body).unwrap_or_default();
+        let (node, text) = collect::refusal(&body);
+        let node = node.as_ref().map(|(id, class)| (id.as_str(), class.as_str()));
+        let result = collect::gateway_failure(&self.job.prompt_id, node, "ValidationError", &text, self.services.clock.wall());
+        self.commit(Outcome::Failed, result, Vec::new()).await
+    }
+
+    fn interruption(&self) -> JobResult {
+        let started = self.attempt.started_at.unwrap_or(self.attempt.assigned_at);
+        collect::interruption(&self.job.prompt_id, started, self.services.clock.wall())
+    }
+
+    async fn commit(self, outcome: Outcome, mut result: JobResult, files: Vec<NewFile>) -> AttemptOver {
+        let at = self.services.clock.wall();
+        result.started_at = result.started_at.or(self.attempt.started_at);
+        result.ended_at = Some(at);
+        let committed = until_available(|| self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at)).await;
+        match committed {
+            Ok((job, result)) => {
+                self.services.metrics.count_attempt(&self.backend.id, outcome_label(outcome));
+                self.services.tell_end(&job, &result).await;
+                // What we keep need not stay there. If it can't be deleted now, a later sweep finds it.
+                if let Err(error) = self.backend.comfyui.forget(self.attempt.upstream).await {
+                    tracing::debug!(job = %job.id, %error, "history entry left at the backend");
+                }
+            }
+            Err(error) => tracing::error!(job = %self.job.id, %error, "not committed"),
+        }
+        AttemptOver::JobEnded
+    }
+
+    async fn lost(self, reason: &str) -> AttemptOver {
+        lost(&self.services, self.job.clone(), reason).await
+    }
+}
+
+impl Drop for Carrying {
+    /// Whatever the backend still says of this attempt reaches nobody.
+    fn drop(&mut self) {
+        self.services.tracks.untrack(self.attempt.upstream);
+    }
+}
+
+/// What one look found.
+enum Look {
+    Ended(Watched),
+    Soon,
+    Later,
+}
+
+fn outcome_label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Interrupted => "interrupted",
+        Outcome::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,94 @@
+//! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
+
+use super::comfyui::ComfyUi;
+use crate::endpoint::BackendEndpoint;
+use crate::ids::{BackendId, UpstreamClientId};
+use arc_swap::ArcSwap;
+use comfygate_policy::{Agreement, ApprovedWorkflow};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// A configured ComfyUI.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub id: BackendId,
+    /// Where it listens.
+    pub endpoint: BackendEndpoint,
+    /// Our secret sid there.
+    pub client: UpstreamClientId,
+    /// How to call it.
+    pub comfyui: ComfyUi,
+    state: ArcSwap<BackendState>,
+    foreign: AtomicU64,
+    ejected: Notify,
+}
+
+/// Whether a backend may be given work.
+#[derive(Debug, Clone)]
+pub enum BackendState {
+    /// It does not answer, or did not yet.
+    Down {
+        /// What happened, for operators.
+        reason: String,
+    },
+    /// It answers.
+    Up {
+        /// What its live `object_info` shares with the pinned catalogue.
+        agreement: Arc<Agreement>,
+    },
+}
+
+impl Backend {
+    /// A backend that has not been asked yet: down until its monitor says otherwise.
+    pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
+        let comfyui = ComfyUi::new(endpoint.clone());
+        let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
+        Self { id, endpoint, client, comfyui, state, foreign: AtomicU64::new(0), ejected: Notify::new() }
+    }
+
+    /// Whether it answers.
+    pub fn is_up(&self) -> bool {
+        matches!(**self.state.load(), BackendState::Up { .. })
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> Arc<BackendState> {
+        self.state.load_full()
+    }
+
+    /// Whether it is up and every class of the workflow means there what the catalogue says.
+    pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
+        match &**self.state.load() {
+            BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
+            BackendState::Down { .. } => false,
+        }
+    }
+
+    /// Prompts in its queue that are not ours, as last seen.
+    pub fn foreign(&self) -> u32 {
+        u32::try_from(self.foreign.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Remembers how many prompts others have there.
+    pub fn set_foreign(&self, prompts: u64) {
+        self.foreign.store(prompts, Ordering::Relaxed);
+    }
+
+    /// Gives it work again.
+    pub fn set_up(&self, agreement: Agreement) {
+        self.state.store(Arc::new(BackendState::Up { agreement: Arc::new(agreement) }));
+    }
+
+    /// Takes it out of service; its monitor asks it until it answers again.
+    pub fn eject(&self, reason: impl Into<String>) {
+        self.state.store(Arc::new(BackendState::Down { reason: reason.into() }));
+        self.ejected.notify_one();
+    }
+
+    /// Resolves when somebody ejects it.
+    pub async fn ejected(&self) {
+        self.ejected.notified().await;
+    }
+}

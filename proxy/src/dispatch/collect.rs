@@ -1,0 +1,437 @@
+//! From a backend's history entry to what its owner may see: outputs, messages and the files to fetch. Pure.
+//!
+//! *Shape in* (facts §8.2): `{"prompt":[5], "outputs":{node:{kind:[file object | text …]}}, "status":{"status_str","completed","messages":[[event,data]…]}, "meta":{…}}`.
+//! A file object has `filename`, `subfolder`, `type`. Only files in the owner's own folder of `output/`, and temporary ones, are taken: a
+//! cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
+
+use super::comfyui::UpstreamFile;
+use crate::clock::WallMillis;
+use crate::ids::{PromptId, UpstreamPromptId};
+use crate::record::ledger::{Directory, JobResult, NewName};
+use serde_json::{Map, Value, json};
+
+/// How the backend says that a prompt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamEnd {
+    /// Every wanted output was made.
+    Succeeded,
+    /// A node raised.
+    Failed,
+    /// The interrupt flag was set: by us, or behind our back.
+    Interrupted,
+}
+
+/// A history entry, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    /// How it ended.
+    pub end: UpstreamEnd,
+    /// Outputs, meta and messages in the owner's words; the file objects still lack the owner's names, which `Ledger::commit` gives.
+    pub result: JobResult,
+    /// What has to be in the blobs before the end may be told.
+    pub fetches: Vec<Fetch>,
+    /// File objects that were left out because they are not the owner's: for the audit log.
+    pub foreign: Vec<String>,
+}
+
+/// One file to fetch, and how the owner will see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetch {
+    /// Where it is at the backend.
+    pub from: UpstreamFile,
+    /// The directory it shows in.
+    pub directory: Directory,
+    /// The folder it shows in.
+    pub subfolder: String,
+    /// How its name is made.
+    pub name: NewName,
+    /// JSON pointer of its file object in `result.outputs`.
+    pub pointer: String,
+}
+
+/// Names that an attempt had upstream, to be turned into the owner's.
+#[derive(Debug, Clone)]
+pub struct Names<'a> {
+    /// How the owner knows the job.
+    pub prompt_id: &'a PromptId,
+    /// How the backend knows the attempt.
+    pub upstream: UpstreamPromptId,
+    /// `t/<opaque owner>`: every folder of the owner's begins so.
+    pub owner_folder: &'a str,
+}
+
+/// The entry is not one that ComfyUI writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("history entry without `{0}`")]
+pub struct CollectError(&'static str);
+
+/// Reads a history entry.
+///
+/// # Errors
+/// [`CollectError`] names what is missing.
+pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
+    let status = entry.get("status").and_then(Value::as_object).ok_or(CollectError("status"))?;
+    let messages = status.get("messages").and_then(Value::as_array).ok_or(CollectError("status.messages"))?;
+    let messages: Vec<(String, Value)> = messages.iter().filter_map(|message| owners_message(message, names)).collect();
+    let end = match status.get("status_str").and_then(Value::as_str) {
+        Some("success") => UpstreamEnd::Succeeded,
+        Some(_) if messages.iter().any(|(event, _)| event == "execution_interrupted") => UpstreamEnd::Interrupted,
+        Some(_) => UpstreamEnd::Failed,
+        None => return Err(CollectError("status.status_str")),
+    };
+    let mut outputs = entry.get("outputs").cloned().ok_or(CollectError("outputs"))?;
+    let mut foreign = Vec::new();
+    drop_foreign(&mut outputs, names, &mut foreign);
+    scrub(&mut outputs, names, Scrub::FileObjects);
+    let mut fetches = Vec::new();
+    find_files(&outputs, names, &mut String::new(), &mut fetches);
+    scrub(&mut outputs, names, Scrub::All);
+    let timestamp = |wanted: &str| {
+        let found = messages.iter().find(|(event, _)| event == wanted)?;
+        found.1.get("timestamp").and_then(Value::as_u64).map(WallMillis)
+    };
+    let result = JobResult {
+        outputs: object(outputs),
+        meta: entry.get("meta").cloned().map(object).unwrap_or_default(),
+        started_at: timestamp("execution_start"),
+        ended_at: None,
+        messages,
+        files: Vec::new(),
+    };
+    Ok(Ending { end, result, fetches, foreign })
+}
+
+/// What the gateway itself says of a job that no backend could finish, in the shape of ComfyUI's own events.
+pub fn gateway_failure(prompt_id: &PromptId, node: Option<(&str, &str)>, kind: &str, message: &str, at: WallMillis) -> JobResult {
+    let (node_id, node_type) = node.map_or((Value::Null, Value::Null), |(id, class)| (json!(id), json!(class)));
+    let start = json!({"prompt_id": prompt_id, "timestamp": at});
+    let error = json!({
+        "prompt_id": prompt_id, "node_id": node_id, "node_type": node_type, "executed": [],
+        "exception_message": message, "exception_type": kind, "traceback": [],
+        "current_inputs": {}, "current_outputs": [], "timestamp": at,
+    });
+    JobResult {
+        messages: vec![("execution_start".into(), start), ("execution_error".into(), error)],
+        started_at: Some(at),
+        ended_at: Some(at),
+        ..JobResult::default()
+    }
+}
+
+/// The end of a job that its owner interrupted and of which the backend keeps no history.
+pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis) -> JobResult {
+    let start = json!({"prompt_id": prompt_id, "timestamp": started_at});
+    let stop = json!({"prompt_id": prompt_id, "node_id": null, "node_type": null, "executed": [], "timestamp": at});
+    JobResult {
+        messages: vec![("execution_start".into(), start), ("execution_interrupted".into(), stop)],
+        started_at: Some(started_at),
+        ended_at: Some(at),
+        ..JobResult::default()
+    }
+}
+
+/// The first node that a refused `/prompt` names, and what is wrong with it: `(node, class, text)`.
+pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
+    let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
+    let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next()) else {
+        return (None, without_paths(top));
+    };
+    let class = node.get("class_type").and_then(Value::as_str).unwrap_or_default();
+    let text = |error: &Value| {
+        let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        format!("{}: {}", part("message"), part("details"))
+    };
+    let errors = node.get("errors").and_then(Value::as_array).map(|errors| errors.iter().map(text).collect::<Vec<_>>().join("; "));
+    (Some((id.clone(), class.to_owned())), without_paths(&format!("{top}: {}", errors.unwrap_or_default())))
+}
+
+/// Absolute paths in a text, cut to their last segment: a server's layout is no tenant's business.
+pub fn without_paths(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "'\"`,;()[]<>".contains(c);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('/') {
+        let (before, from) = rest.split_at(at);
+        let path = from.split(ends).next().unwrap_or(from);
+        let begins_a_word = before.chars().next_back().is_none_or(|c| ends(c) || c == ':' || c == '=');
+        out.push_str(before);
+        match path.rsplit_once('/') {
+            Some((head, last)) if begins_a_word && !head.is_empty() => {
+                out.push('…');
+                out.push('/');
+                out.push_str(last);
+            }
+            _ => out.push_str(path),
+        }
+        rest = from.get(path.len()..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `[event, data]` in the owner's words; `None` for what is no such pair or no event we know.
+fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)> {
+    let event = message.get(0)?.as_str()?;
+    let mut data = message.get(1)?.clone();
+    let known = ["execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted"];
+    if !known.contains(&event) {
+        return None;
+    }
+    if event == "execution_error" {
+        let fields = data.as_object_mut()?;
+        // Absolute paths, library versions, and the values of inputs that the gateway itself wrote.
+        fields.insert("traceback".into(), json!([]));
+        fields.insert("current_inputs".into(), json!({}));
+        if let Some(text) = fields.get("exception_message").and_then(Value::as_str).map(without_paths) {
+            fields.insert("exception_message".into(), text.into());
+        }
+    }
+    scrub(&mut data, names, Scrub::All);
+    data.as_object_mut()?.insert("prompt_id".into(), json!(names.prompt_id));
+    Some((event.to_owned(), data))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Scrub {
+    /// Only what is needed before files are looked for: nothing inside file objects.
+    FileObjects,
+    All,
+}
+
+/// Replaces the attempt's names wherever they stand in a text: its upstream id by the owner's, its folder by nothing.
+fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
+    match value {
+        Value::String(text) => {
+            let upstream = names.upstream.to_string();
+            if text.contains(&upstream) || text.contains(names.owner_folder) {
+                *text = without_folder(&text.replace(&upstream, names.prompt_id.as_str()), names.owner_folder);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| scrub(item, names, what)),
+        Value::Object(_) if what == Scrub::FileObjects && file_object(value).is_some() => {}
+        Value::Object(fields) => fields.values_mut().for_each(|field| scrub(field, names, what)),
+        _ => {}
+    }
+}
+
+/// Cuts `t/<opaque>/<job>-<n>/` out of a text, and `t/<opaque>/<job>-<n>` at its end.
+fn without_folder(text: &str, owner_folder: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(owner_folder) {
+        out.push_str(rest.get(..at).unwrap_or_default());
+        let after = rest.get(at + owner_folder.len()..).unwrap_or_default().trim_start_matches('/');
+        let attempt = after.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(after.len());
+        rest = after.get(attempt..).unwrap_or_default();
+        rest = rest.strip_prefix('/').unwrap_or(rest);
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `filename`, `subfolder` and `type` of a file object.
+fn file_object(value: &Value) -> Option<UpstreamFile> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    Some(UpstreamFile {
+        directory: Directory::from_name(text("type")?)?,
+        subfolder: text("subfolder").unwrap_or_default().to_owned(),
+        filename: text("filename")?.to_owned(),
+    })
+}
+
+/// The folder as the owner sees it, if the file is the owner's.
+fn owned_subfolder(file: &UpstreamFile, names: &Names<'_>) -> Option<String> {
+    match file.directory {
+        // Random names in one flat directory, kept apart by the salt.
+        Directory::Temp if file.subfolder.is_empty() => Some(String::new()),
+        Directory::Output => {
+            let inside = file.subfolder.strip_prefix(names.owner_folder)?.strip_prefix('/')?;
+            let (_attempt, shown) = inside.split_once('/').unwrap_or((inside, ""));
+            let plain = !shown.split('/').any(|segment| segment == "..");
+            plain.then(|| shown.to_owned())
+        }
+        // Uploads are not pushed to backends yet, so no output can be one.
+        Directory::Input | Directory::Temp => None,
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
+fn is_foreign(value: &Value, names: &Names<'_>) -> bool {
+    file_object(value).is_some_and(|file| owned_subfolder(&file, names).is_none() || !is_plain_name(&file.filename))
+}
+
+fn drop_foreign(value: &mut Value, names: &Names<'_>, dropped: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => {
+            items.retain(|item| {
+                let foreign = is_foreign(item, names);
+                if foreign {
+                    dropped.push(item.to_string());
+                }
+                !foreign
+            });
+            items.iter_mut().for_each(|item| drop_foreign(item, names, dropped));
+        }
+        Value::Object(fields) => {
+            fields.retain(|_, field| {
+                let foreign = is_foreign(field, names);
+                if foreign {
+                    dropped.push(field.to_string());
+                }
+                !foreign
+            });
+            fields.values_mut().for_each(|field| drop_foreign(field, names, dropped));
+        }
+        _ => {}
+    }
+}
+
+fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mut Vec<Fetch>) {
+    if let Some((file, subfolder)) = file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown))) {
+        let name = match file.directory {
+            Directory::Output => numbered(&file.filename),
+            Directory::Input | Directory::Temp => NewName::AsIs(file.filename.clone()),
+        };
+        found.push(Fetch { directory: file.directory, from: file, subfolder, name, pointer: pointer.clone() });
+        return;
+    }
+    let mut step = |token: &str, inner: &Value| {
+        let length = pointer.len();
+        pointer.push('/');
+        pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+        find_files(inner, names, pointer, found);
+        pointer.truncate(length);
+    };
+    match value {
+        Value::Array(items) => items.iter().enumerate().for_each(|(index, item)| step(&index.to_string(), item)),
+        Value::Object(fields) => fields.iter().for_each(|(key, field)| step(key, field)),
+        _ => {}
+    }
+}
+
+/// `ComfyUI_00001_.png` → prefix `ComfyUI`, group 1, suffix `_.png` (nodes.py `SaveImage.save_images`).
+fn numbered(filename: &str) -> NewName {
+    let parts = filename.rmatch_indices('_').find_map(|(at, _)| {
+        let (prefix, rest) = (filename.get(..at)?, filename.get(at + 1..)?);
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let group = rest.get(..digits)?.parse().ok()?;
+        (digits >= 5 && rest[digits..].starts_with('_')).then(|| (prefix, group, rest.get(digits..)))
+    });
+    match parts {
+        Some((prefix, group, Some(suffix))) => NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() },
+        _ => NewName::AsIs(filename.to_owned()),
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOLDER: &str = "t/abc234";
+
+    fn entry(outputs: Value, status: &str, messages: Value) -> Value {
+        json!({"prompt": [], "outputs": outputs, "status": {"status_str": status, "completed": status == "success", "messages": messages}, "meta": {}})
+    }
+
+    fn reading(entry: &Value) -> Ending {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER }).unwrap()
+    }
+
+    fn image(subfolder: &str, filename: &str, kind: &str) -> Value {
+        json!({"filename": filename, "subfolder": subfolder, "type": kind})
+    }
+
+    #[test]
+    fn an_output_in_the_owners_folder_is_fetched_under_its_shown_folder_and_numbered() {
+        let ending = reading(&entry(json!({"9": {"images": [image("t/abc234/0af-1/pets", "cat_00003_.png", "output")]}}), "success", json!([])));
+        assert_eq!(ending.end, UpstreamEnd::Succeeded);
+        let [fetch] = ending.fetches.as_slice() else { panic!("{:?}", ending.fetches) };
+        assert_eq!(fetch.pointer, "/9/images/0");
+        assert_eq!(fetch.subfolder, "pets");
+        assert_eq!(fetch.name, NewName::Numbered { prefix: "cat".into(), group: 3, suffix: "_.png".into() });
+        assert_eq!(fetch.from.subfolder, "t/abc234/0af-1/pets");
+    }
+
+    #[test]
+    fn files_outside_the_owners_folder_are_left_out_and_reported() {
+        let outputs = json!({"9": {"images": [
+            image("t/abc2345/0af-1", "a_00001_.png", "output"),
+            image("", "b_00001_.png", "output"),
+            image("", "c.png", "input"),
+            image("sub", "d.png", "temp"),
+            image("t/abc234/0af-1/../../zzz/1-1", "e_00001_.png", "output"),
+            image("t/abc234/0af-1", "../f.png", "output"),
+            image("t/abc234/0af-1", "g_00001_.png", "output"),
+        ]}});
+        let ending = reading(&entry(outputs, "success", json!([])));
+        assert_eq!(ending.foreign.len(), 6);
+        assert_eq!(ending.fetches.len(), 1);
+        assert_eq!(ending.fetches[0].pointer, "/9/images/0");
+        assert_eq!(ending.result.outputs["9"]["images"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn temporary_files_keep_their_random_name() {
+        let ending = reading(&entry(json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}), "success", json!([])));
+        assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00001_.png".into()));
+    }
+
+    #[test]
+    fn a_name_without_five_digits_is_not_numbered() {
+        assert_eq!(numbered("a_0001_.png"), NewName::AsIs("a_0001_.png".into()));
+        assert_eq!(numbered("a_00001.png"), NewName::AsIs("a_00001.png".into()));
+        let expected = NewName::Numbered { prefix: "a_00007_b".into(), group: 123_456, suffix: "_.webp".into() };
+        assert_eq!(numbered("a_00007_b_123456_.webp"), expected);
+    }
+
+    #[test]
+    fn error_data_loses_traceback_inputs_paths_and_upstream_ids() {
+        let upstream = UpstreamPromptId::from_bytes([7; 16]).to_string();
+        let data = json!({
+            "prompt_id": upstream, "node_id": "2", "node_type": "X", "executed": ["1"],
+            "exception_message": "can't open '/opt/ComfyUI/output/t/abc234/0af-1/x.png' (a/b)", "exception_type": "OSError",
+            "traceback": ["File /opt/ComfyUI/nodes.py"], "current_inputs": {"salt": ["secret"]}, "current_outputs": ["1"], "timestamp": 5
+        });
+        let ending = reading(&entry(json!({}), "error", json!([["execution_start", {"prompt_id": upstream, "timestamp": 3}], ["execution_error", data]])));
+        assert_eq!(ending.end, UpstreamEnd::Failed);
+        assert_eq!(ending.result.started_at, Some(WallMillis(3)));
+        let text = serde_json::to_string(&ending.result.messages).unwrap();
+        for secret in ["/opt", "nodes.py", "secret", "abc234", &upstream] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+        assert!(text.contains("can't open '…/x.png' (a/b)"), "{text}");
+        assert!(text.contains("\"mine\""));
+    }
+
+    #[test]
+    fn an_interruption_is_told_from_an_error() {
+        let interrupted = json!([["execution_interrupted", {"prompt_id": "x", "timestamp": 1}]]);
+        assert_eq!(reading(&entry(json!({}), "error", interrupted)).end, UpstreamEnd::Interrupted);
+        assert_eq!(reading(&entry(json!({}), "error", json!([]))).end, UpstreamEnd::Failed);
+    }
+
+    #[test]
+    fn an_entry_without_status_is_no_entry() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER };
+        assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
+    }
+
+    #[test]
+    fn relative_words_with_a_slash_are_no_paths() {
+        assert_eq!(without_paths("w/h = 3/4, see http://x"), "w/h = 3/4, see http://x");
+        assert_eq!(without_paths("/a/b/c.py"), "…/c.py");
+        assert_eq!(without_paths("/c.py"), "/c.py");
+    }
+}

@@ -1,0 +1,293 @@
+//! ComfyUI's HTTP interface as a client sees it: one method a call that we make, each bounded in time and size.
+//!
+//! Every call has a connection of its own and our own headers: a fixed `Host`, no `Origin`, no cookie (facts §2.1). Sources: `server.py` of 0.8.0.
+
+use crate::endpoint::BackendEndpoint;
+use crate::ids::UpstreamPromptId;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// `/object_info` of an installation with hundreds of packs is tens of megabytes.
+const OBJECT_INFO_BYTES_MAX: usize = 64 << 20;
+/// One history entry holds the whole graph (at most 10 MiB of ours) and its outputs.
+const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
+/// `/queue` holds at most our one graph and whatever others submitted behind our back.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Answers that carry a few numbers.
+const SMALL_BYTES_MAX: usize = 1 << 20;
+/// The event loop of a busy ComfyUI can stall for seconds (facts §2.6).
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// `validate_prompt` lists directories for every visited node, on the event loop.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces of a file.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One ComfyUI.
+#[derive(Debug, Clone)]
+pub struct ComfyUi {
+    endpoint: BackendEndpoint,
+}
+
+/// Why a call gave no answer that we can use.
+#[derive(Debug, thiserror::Error)]
+pub enum ComfyUiError {
+    /// No connection: nothing was sent, so nothing can have happened.
+    #[error("no connection: {0}")]
+    Connect(std::io::Error),
+    /// The connection ended, or the time ran out, after something was sent: it may or may not have happened.
+    #[error("no answer: {0}")]
+    Lost(String),
+    /// ComfyUI said no.
+    #[error("answered {status}")]
+    Status {
+        /// What it said.
+        status: StatusCode,
+        /// Its body, for a `/prompt` that it refuses.
+        body: Bytes,
+    },
+    /// An answer that is not what ComfyUI answers.
+    #[error("unexpected answer: {0}")]
+    Malformed(String),
+}
+
+impl ComfyUiError {
+    /// Whether nobody listens there: the process is gone or not yet up.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+}
+
+/// Where a backend's queue has a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueuePlace {
+    /// It is being executed.
+    Running,
+    /// It waits.
+    Pending,
+    /// It is in neither list.
+    Absent,
+}
+
+impl ComfyUi {
+    /// A client of the ComfyUI at `endpoint`.
+    pub fn new(endpoint: BackendEndpoint) -> Self {
+        Self { endpoint }
+    }
+
+    /// `POST /prompt` with a body of ours. Gives ComfyUI's answer on 200.
+    ///
+    /// # Errors
+    /// `Status` with its `{"error", "node_errors"}` when ComfyUI refuses; `Connect` if nothing was sent.
+    pub async fn submit(&self, body: Bytes) -> Result<Value, ComfyUiError> {
+        let bytes = self.call(Method::POST, "/prompt", Some(body), HISTORY_ENTRY_BYTES_MAX, SUBMIT_TIMEOUT).await?;
+        parsed(&bytes)
+    }
+
+    /// `GET /prompt`: is HTTP up, and how many prompts are there.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn queue_remaining(&self) -> Result<u64, ComfyUiError> {
+        let answer = parsed(&self.get("/prompt", SMALL_BYTES_MAX).await?)?;
+        let remaining = answer.pointer("/exec_info/queue_remaining").and_then(Value::as_u64);
+        remaining.ok_or_else(|| ComfyUiError::Malformed("`/prompt` without `exec_info.queue_remaining`".into()))
+    }
+
+    /// `GET /object_info`, whole.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn object_info(&self) -> Result<Bytes, ComfyUiError> {
+        self.catalogue("/object_info").await
+    }
+
+    /// `GET /object_info` or `GET /object_info/{class}`, by path.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn catalogue(&self, path: &str) -> Result<Bytes, ComfyUiError> {
+        self.call(Method::GET, path, None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
+    }
+
+    /// `GET /system_stats`.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn system_stats(&self) -> Result<Value, ComfyUiError> {
+        parsed(&self.get("/system_stats", SMALL_BYTES_MAX).await?)
+    }
+
+    /// `GET /queue`: where that prompt stands.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn queue_place(&self, prompt: UpstreamPromptId) -> Result<QueuePlace, ComfyUiError> {
+        let bytes = self.get("/queue", QUEUE_BYTES_MAX).await?;
+        let id = prompt.to_string();
+        let Ok(queue) = parsed(&bytes) else {
+            // A foreign prompt with `NaN` in it makes the whole answer invalid JSON (facts §2.2); ours is then found by its text.
+            let known = bytes.windows(id.len()).any(|window| window == id.as_bytes());
+            return Ok(if known { QueuePlace::Pending } else { QueuePlace::Absent });
+        };
+        let has = |list: &str| {
+            let items = queue.get(list).and_then(Value::as_array);
+            items.is_some_and(|items| items.iter().any(|item| item.get(1).and_then(Value::as_str) == Some(id.as_str())))
+        };
+        Ok(match (has("queue_running"), has("queue_pending")) {
+            (true, _) => QueuePlace::Running,
+            (false, true) => QueuePlace::Pending,
+            (false, false) => QueuePlace::Absent,
+        })
+    }
+
+    /// `GET /history/{id}`: the entry, once the prompt has ended.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn history_entry(&self, prompt: UpstreamPromptId) -> Result<Option<Value>, ComfyUiError> {
+        let bytes = self.get(&format!("/history/{prompt}"), HISTORY_ENTRY_BYTES_MAX).await?;
+        Ok(parsed(&bytes)?.get_mut(prompt.to_string()).map(Value::take))
+    }
+
+    /// `POST /history {"delete":[id]}`: what we keep ourselves need not stay there, for anyone who reaches the backend to read.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn forget(&self, prompt: UpstreamPromptId) -> Result<(), ComfyUiError> {
+        self.post("/history", &json!({"delete": [prompt.to_string()]})).await
+    }
+
+    /// `POST /interrupt {"prompt_id"}`: never without an id, which would stop whoever runs.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn interrupt(&self, prompt: UpstreamPromptId) -> Result<(), ComfyUiError> {
+        self.post("/interrupt", &json!({"prompt_id": prompt.to_string()})).await
+    }
+
+    /// `POST /queue {"delete":[id]}`: takes a waiting prompt out.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn withdraw(&self, prompt: UpstreamPromptId) -> Result<(), ComfyUiError> {
+        self.post("/queue", &json!({"delete": [prompt.to_string()]})).await
+    }
+
+    /// `GET /view` of one output, piece by piece into `sink`.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`]; `sink`'s own error ends the transfer and is given as `Lost`.
+    pub async fn view<S>(&self, file: &UpstreamFile, mut sink: S) -> Result<(), ComfyUiError>
+    where
+        S: AsyncFnMut(Bytes) -> Result<(), String>,
+    {
+        let path = format!(
+            "/view?filename={}&subfolder={}&type={}",
+            query_encoded(&file.filename),
+            query_encoded(&file.subfolder),
+            file.directory.name()
+        );
+        let mut body = self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body();
+        loop {
+            let piece = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await;
+            let frame = match piece {
+                Err(_) => return Err(ComfyUiError::Lost(format!("no piece of a file for {PIECE_TIMEOUT:?}"))),
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(error))) => return Err(ComfyUiError::Lost(error.to_string())),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                sink(data).await.map_err(ComfyUiError::Lost)?;
+            }
+        }
+    }
+
+    async fn get(&self, path: &str, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
+        self.call(Method::GET, path, None, bytes_max, CALL_TIMEOUT).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<(), ComfyUiError> {
+        let body = Bytes::from(body.to_string());
+        self.call(Method::POST, path, Some(body), SMALL_BYTES_MAX, CALL_TIMEOUT).await.map(drop)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Bytes>, bytes_max: usize, within: Duration) -> Result<Bytes, ComfyUiError> {
+        let whole = async {
+            let response = self.send(method, path, body, within).await?;
+            bounded(response.into_body(), bytes_max).await
+        };
+        tokio::time::timeout(within, whole).await.unwrap_or_else(|_| Err(ComfyUiError::Lost(format!("nothing within {within:?}"))))
+    }
+
+    /// Sends one request on a connection of its own; gives the response if it is a 200.
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>, within: Duration) -> Result<http::Response<Incoming>, ComfyUiError> {
+        let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
+        let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Ends by itself when the response was read or dropped.
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, self.endpoint.authority()).header(ACCEPT_ENCODING, "identity");
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
+        }
+        let request = request.body(Full::new(body.unwrap_or_default())).map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        let response = tokio::time::timeout(within, sender.send_request(request)).await;
+        let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            status => Err(ComfyUiError::Status { status, body: bounded(response.into_body(), SMALL_BYTES_MAX).await.unwrap_or_default() }),
+        }
+    }
+}
+
+/// A file as ComfyUI names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamFile {
+    /// Which of the three directories.
+    pub directory: crate::record::ledger::Directory,
+    /// Folder inside it.
+    pub subfolder: String,
+    /// Base name.
+    pub filename: String,
+}
+
+async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ComfyUiError::Malformed(format!("more than {bytes_max} bytes"))),
+        Err(error) => Err(ComfyUiError::Lost(error.to_string())),
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Result<Value, ComfyUiError> {
+    serde_json::from_slice(bytes).map_err(|error| ComfyUiError::Malformed(error.to_string()))
+}
+
+/// Percent-encodes for a query value: everything but RFC 3986's unreserved characters.
+fn query_encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_values_can_not_add_parameters() {
+        assert_eq!(query_encoded("a b&type=input#/é"), "a%20b%26type%3Dinput%23%2F%C3%A9");
+        assert_eq!(query_encoded("t-1_a.b~"), "t-1_a.b~");
+    }
+}

@@ -1,0 +1,206 @@
+//! Decides which held job goes to which backend. One task owns the queue and the slots; everything else talks to it by [`Command`]s.
+
+use super::attempt::{self, AttemptOver};
+use super::backend::Backend;
+use super::place::{self, Load};
+use super::queue::{HeldJob, HeldQueue};
+use crate::ids::{BackendId, JobId};
+use crate::record::ledger::{Job, JobState};
+use crate::services::Services;
+use comfygate_policy::ApprovedWorkflow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// Commands that wait for the dispatcher; senders wait when it is full, which it is only while the dispatcher waits for nothing but memory.
+const COMMANDS_MAX: usize = 4096;
+
+/// What the dispatcher is told.
+#[derive(Debug)]
+pub enum Command {
+    /// A job was accepted, with its fresh approval.
+    Accepted(Box<Job>, Arc<ApprovedWorkflow>),
+    /// A held job was deleted from the queue.
+    Withdrawn(JobId),
+    /// The owner wants the end of an assigned or running job; the ledger has it already.
+    Interrupt(JobId),
+    /// A backend answers.
+    BackendUp(BackendId),
+    /// A backend was ejected.
+    BackendDown(BackendId),
+    /// An attempt is over; its slot is free.
+    Over(BackendId, JobId, AttemptOver),
+}
+
+/// Where commands go.
+#[derive(Debug, Clone)]
+pub struct DispatchHandle(mpsc::Sender<Command>);
+
+impl DispatchHandle {
+    /// Tells the dispatcher; once it stopped, nobody needs to know.
+    pub async fn send(&self, command: Command) {
+        let _ = self.0.send(command).await;
+    }
+}
+
+/// A handle and the end that [`Dispatcher::run`] reads.
+pub fn channel() -> (DispatchHandle, mpsc::Receiver<Command>) {
+    let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+    (DispatchHandle(sender), receiver)
+}
+
+/// The task's state.
+#[derive(Debug)]
+pub struct Dispatcher {
+    services: Arc<Services>,
+    handle: DispatchHandle,
+    queue: HeldQueue,
+    outstanding: HashMap<JobId, Outstanding>,
+}
+
+/// An attempt that a task carries.
+#[derive(Debug)]
+struct Outstanding {
+    backend: BackendId,
+    interrupt: watch::Sender<bool>,
+}
+
+impl Dispatcher {
+    /// Starts from what the ledger has: held jobs wait, assigned and running ones are followed up where they were.
+    pub fn new(services: Arc<Services>, handle: DispatchHandle, active: Vec<Job>) -> Self {
+        let mut dispatcher = Self { services, handle, queue: HeldQueue::default(), outstanding: HashMap::new() };
+        for job in active {
+            match job.state {
+                JobState::Held => dispatcher.queue.insert(HeldJob { job, workflow: None }),
+                JobState::Assigned | JobState::Running => dispatcher.resume(job),
+                JobState::Ended(_) => {}
+            }
+        }
+        dispatcher
+    }
+
+    /// Serves commands until `shutdown` turns true. Attempts in flight are left to run at their backends: the next start follows them up.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            self.assign_what_fits();
+            self.services.metrics.set_held_jobs(self.queue.len());
+            let command = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|down| *down) => return,
+                command = commands.recv() => command,
+            };
+            match command {
+                Some(command) => self.obey(command),
+                None => return,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Accepted(job, workflow) => self.queue.insert(HeldJob { job: *job, workflow: Some(workflow) }),
+            Command::Withdrawn(job) => {
+                self.queue.remove(job);
+            }
+            Command::Interrupt(job) => {
+                if let Some(outstanding) = self.outstanding.get(&job) {
+                    outstanding.interrupt.send_replace(true);
+                }
+            }
+            Command::BackendUp(backend) => self.services.metrics.set_backend_up(&backend, true),
+            Command::BackendDown(backend) => self.services.metrics.set_backend_up(&backend, false),
+            Command::Over(backend, job, over) => {
+                self.outstanding.remove(&job);
+                self.services.metrics.set_backend_outstanding(&backend, self.outstanding_at(&backend));
+                if let AttemptOver::HeldAgain(held) = over {
+                    self.queue.insert(*held);
+                }
+            }
+        }
+    }
+
+    /// Gives free backends the first jobs that they can run, in the queue's order.
+    fn assign_what_fits(&mut self) {
+        let mut loads = self.loads();
+        let mut assigned = Vec::new();
+        for held in self.queue.in_order() {
+            if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
+                break;
+            }
+            let can_run = |id: &BackendId| match (&held.workflow, self.services.backends.get(id)) {
+                // Decided anew by the attempt; whether the backend has its classes is seen then.
+                (None, Some(backend)) => backend.is_up(),
+                (Some(workflow), Some(backend)) => backend.can_run(workflow),
+                (_, None) => false,
+            };
+            if let Some(backend) = place::placed(&loads, can_run).cloned() {
+                if let Some(load) = loads.get_mut(&backend) {
+                    load.outstanding += 1;
+                }
+                assigned.push((held.job.id, backend));
+            }
+        }
+        for (job, backend) in assigned {
+            if let (Some(held), Some(backend)) = (self.queue.remove(job), self.services.backends.get(&backend).cloned()) {
+                self.carry(held.job.id, &backend, move |services, backend, interrupt| attempt::begin(services, backend, held, interrupt));
+            }
+        }
+    }
+
+    fn loads(&self) -> BTreeMap<BackendId, Load> {
+        let load = |backend: &Arc<Backend>| Load {
+            available: backend.is_up(),
+            outstanding: self.outstanding_at(&backend.id),
+            foreign: backend.foreign(),
+        };
+        self.services.backends.iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
+    }
+
+    fn outstanding_at(&self, backend: &BackendId) -> u32 {
+        let here = self.outstanding.values().filter(|outstanding| outstanding.backend == *backend).count();
+        u32::try_from(here).unwrap_or(u32::MAX)
+    }
+
+    /// Follows up an attempt of before the restart, at its backend if that is still configured.
+    fn resume(&mut self, job: Job) {
+        let backend = job.attempts.last().and_then(|attempt| self.services.backends.get(&attempt.backend).cloned());
+        match backend {
+            Some(backend) => {
+                let cancelled = job.cancel_requested;
+                let id = job.id;
+                self.carry(id, &backend, move |services, backend, interrupt| attempt::resume(services, backend, job, interrupt));
+                if cancelled && let Some(outstanding) = self.outstanding.get(&id) {
+                    outstanding.interrupt.send_replace(true);
+                }
+            }
+            None => {
+                let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
+                tokio::spawn(async move {
+                    let backend = job.attempts.last().map(|attempt| attempt.backend.clone());
+                    let id = job.id;
+                    let over = attempt::lost(&services, job, "its backend is not configured any more").await;
+                    if let Some(backend) = backend {
+                        handle.send(Command::Over(backend, id, over)).await;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Spawns the task that carries an attempt, and books its slot.
+    fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, task: F)
+    where
+        F: FnOnce(Arc<Services>, Arc<Backend>, watch::Receiver<bool>) -> Fut,
+        Fut: Future<Output = AttemptOver> + Send + 'static,
+    {
+        let (interrupt, interrupted) = watch::channel(false);
+        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt });
+        self.services.metrics.set_backend_outstanding(&backend.id, self.outstanding_at(&backend.id));
+        let carrying = task(Arc::clone(&self.services), Arc::clone(backend), interrupted);
+        let (handle, backend) = (self.handle.clone(), backend.id.clone());
+        tokio::spawn(async move {
+            let over = carrying.await;
+            handle.send(Command::Over(backend, job, over)).await;
+        });
+    }
+}

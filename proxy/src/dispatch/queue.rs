@@ -1,0 +1,106 @@
+//! The held queue: jobs at no backend, in the order in which they were accepted.
+//!
+//! FIFO for now; fair share replaces [`HeldQueue::in_order`] and nothing else (design §5 dispatch).
+
+use crate::ids::JobId;
+use comfygate_policy::ApprovedWorkflow;
+use crate::record::ledger::Job;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A job in the queue, with its approved workflow as long as that is fresh.
+#[derive(Debug, Clone)]
+pub struct HeldJob {
+    /// The row as last seen.
+    pub job: Job,
+    /// What inspection said; absent after a restart: decided again before it is sent.
+    pub workflow: Option<Arc<ApprovedWorkflow>>,
+}
+
+/// Jobs waiting for a backend.
+#[derive(Debug, Default)]
+pub struct HeldQueue {
+    by_sequence: BTreeMap<u64, HeldJob>,
+    sequence_of: HashMap<JobId, u64>,
+}
+
+impl HeldQueue {
+    /// Adds a job at the place that its sequence gives it: a job that comes back from a lost attempt stands where it stood.
+    pub fn insert(&mut self, held: HeldJob) {
+        self.sequence_of.insert(held.job.id, held.job.sequence);
+        self.by_sequence.insert(held.job.sequence, held);
+    }
+
+    /// Takes a job out.
+    pub fn remove(&mut self, job: JobId) -> Option<HeldJob> {
+        let sequence = self.sequence_of.remove(&job)?;
+        self.by_sequence.remove(&sequence)
+    }
+
+    /// The jobs in the order in which they should run.
+    pub fn in_order(&self) -> impl Iterator<Item = &HeldJob> {
+        self.by_sequence.values()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.by_sequence.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.by_sequence.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallMillis;
+    use crate::owner::Owner;
+    use crate::record::ledger::JobState;
+    use comfygate_policy::Digest;
+
+    fn held(sequence: u64) -> HeldJob {
+        let id = JobId::new();
+        let job = Job {
+            id,
+            sequence,
+            version: 0,
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            prompt_id: id.into(),
+            number: sequence,
+            client_id: None,
+            submission: Digest::of(b""),
+            output_nodes: vec![],
+            accepted_at: WallMillis(0),
+            state: JobState::Held,
+            attempts: vec![],
+            cancel_requested: false,
+        };
+        HeldJob { job, workflow: None }
+    }
+
+    #[test]
+    fn jobs_leave_in_the_order_of_acceptance_whatever_the_order_of_insertion() {
+        let mut queue = HeldQueue::default();
+        for sequence in [3, 1, 2] {
+            queue.insert(held(sequence));
+        }
+        assert_eq!(queue.in_order().map(|held| held.job.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_removed_job_is_gone_and_another_is_not() {
+        let mut queue = HeldQueue::default();
+        let (first, second) = (held(1), held(2));
+        queue.insert(first.clone());
+        queue.insert(second.clone());
+        assert!(queue.remove(first.job.id).is_some());
+        assert!(queue.remove(first.job.id).is_none());
+        assert_eq!(queue.len(), 1);
+        assert!(!queue.is_empty());
+        assert!(queue.remove(second.job.id).is_some());
+        assert!(queue.is_empty());
+    }
+}

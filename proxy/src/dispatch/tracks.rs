@@ -1,0 +1,78 @@
+//! Whose an upstream event is: from the id a backend uses to the owner, the owner's label and the task that carries the attempt.
+
+use super::attempt::Signal;
+use crate::deliver::events::hub::Route;
+use crate::ids::{BackendId, PromptId, UpstreamPromptId};
+use crate::record::ledger::{Attempt, Job};
+use dashmap::DashMap;
+use tokio::sync::mpsc;
+
+/// Hints that wait for an attempt's task; more are dropped, since one is as good as many.
+const SIGNALS_MAX: usize = 8;
+
+/// Every attempt that is followed now: at most one a slot of a backend.
+#[derive(Debug, Default)]
+pub struct Tracks {
+    by_upstream: DashMap<UpstreamPromptId, Track>,
+    /// What runs at each backend by its own events, for frames that name no prompt (facts §6.4).
+    running: DashMap<BackendId, UpstreamPromptId>,
+}
+
+/// Where an attempt's events go.
+#[derive(Debug, Clone)]
+pub struct Track {
+    /// Whose sockets.
+    pub route: Route,
+    /// The owner's name of the job.
+    pub prompt_id: PromptId,
+    /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
+    pub start_told: bool,
+    signals: mpsc::Sender<Signal>,
+}
+
+impl Track {
+    /// Gives the attempt's task a hint.
+    pub fn signal(&self, signal: Signal) {
+        let _ = self.signals.try_send(signal);
+    }
+}
+
+impl Tracks {
+    /// From now on events of `attempt` reach the job's owner; the receiver hears the hints.
+    pub fn track(&self, job: &Job, attempt: &Attempt) -> mpsc::Receiver<Signal> {
+        let (signals, receiver) = mpsc::channel(SIGNALS_MAX);
+        let track = Track {
+            route: Route { scope: job.owner.scope(), client_id: job.client_id.clone() },
+            prompt_id: job.prompt_id.clone(),
+            start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
+            signals,
+        };
+        self.by_upstream.insert(attempt.upstream, track);
+        receiver
+    }
+
+    /// Events of that attempt reach nobody any more.
+    pub fn untrack(&self, upstream: UpstreamPromptId) {
+        self.by_upstream.remove(&upstream);
+        self.running.retain(|_, running| *running != upstream);
+    }
+
+    /// Whose that prompt is; `None`: not ours, or not any more.
+    pub fn of(&self, upstream: UpstreamPromptId) -> Option<Track> {
+        self.by_upstream.get(&upstream).map(|track| track.clone())
+    }
+
+    /// A backend began, or ended, a prompt: ours or foreign.
+    pub fn set_running(&self, backend: &BackendId, upstream: Option<UpstreamPromptId>) {
+        match upstream {
+            Some(upstream) => drop(self.running.insert(backend.clone(), upstream)),
+            None => drop(self.running.remove(backend)),
+        }
+    }
+
+    /// What a frame without prompt id of that backend belongs to.
+    pub fn running_at(&self, backend: &BackendId) -> Option<Track> {
+        let upstream = *self.running.get(backend)?;
+        self.of(upstream)
+    }
+}

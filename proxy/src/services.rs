@@ -1,0 +1,72 @@
+//! What every request and every task share: made once by `app`, handed on as one `Arc`.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::deliver::events::{ending, hub::{Hub, Route}};
+use crate::deliver::views::links::Links;
+use crate::dispatch::backend::Backend;
+use crate::dispatch::tracks::Tracks;
+use crate::ids::BackendId;
+use crate::inspect::Inspector;
+use crate::owner::OwnerScope;
+use crate::record::audit::Audit;
+use crate::record::blobs::Blobs;
+use crate::record::ledger::{Job, JobResult, Ledger};
+use crate::record::metrics::Metrics;
+use crate::tenants::TenantRegistry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The parts of a running gateway.
+pub struct Services {
+    /// As used.
+    pub config: Config,
+    /// The only source of time.
+    pub clock: Clock,
+    /// Who pays, by which limits and policy.
+    pub tenants: Arc<TenantRegistry>,
+    /// The policy engine.
+    pub inspector: Inspector,
+    /// Every configured backend.
+    pub backends: BTreeMap<BackendId, Arc<Backend>>,
+    /// Jobs, files, keys.
+    pub ledger: Arc<dyn Ledger>,
+    /// Contents.
+    pub blobs: Blobs,
+    /// Clients' sockets.
+    pub hub: Arc<Hub>,
+    /// Whose an upstream event is.
+    pub tracks: Tracks,
+    /// Signed URLs.
+    pub links: Links,
+    /// Decisions worth a line.
+    pub audit: Audit,
+    /// Prometheus.
+    pub metrics: Metrics,
+}
+
+impl Services {
+    /// Tells an owner's sockets that a job has ended, and how long the queue is now.
+    pub async fn tell_end(&self, job: &Job, result: &JobResult) {
+        let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
+        for event in ending::events(job, result, |file| self.links.signed(&job.owner, file, self.clock.wall())) {
+            self.hub.publish(&route, &event);
+        }
+        self.metrics.count_generation(job, result);
+        self.tell_queue(&route.scope).await;
+    }
+
+    /// Tells an owner's sockets how many of its jobs have not ended.
+    pub async fn tell_queue(&self, scope: &OwnerScope) {
+        // A ledger that can't be read is reported by whoever needs the answer; this is a hint.
+        if let Ok(remaining) = self.ledger.queue_remaining(scope).await {
+            self.hub.status(scope, remaining);
+        }
+    }
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").field("backends", &self.backends.keys()).finish_non_exhaustive()
+    }
+}
