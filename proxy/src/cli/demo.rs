@@ -87,9 +87,10 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
 fn configuration(directory: &Path, arguments: &DemoArguments, backends: &[String]) -> anyhow::Result<Config> {
     let (listen, metrics) = (arguments.listen, arguments.metrics);
     let mut gateway = format!(
-        "public_url = \"https://{listen}\"\n[[listen]]\naddress = \"{listen}\"\n[metrics]\naddress = \"{metrics}\"\n[state]\ndir = {:?}\n[tenants]\nfile = {:?}\n",
+        "public_url = \"https://{listen}\"\n[[listen]]\naddress = \"{listen}\"\n[metrics]\naddress = \"{metrics}\"\n[state]\ndir = {:?}\n[tenants]\nfile = {:?}\n[audit]\nfile = {:?}\n",
         directory.join("state"),
         directory.join("tenants.toml"),
+        directory.join("audit.jsonl"),
     );
     for (n, url) in backends.iter().enumerate() {
         gateway.push_str(&format!("[[backends]]\nid = \"gpu{n}\"\nurl = \"{url}\"\n"));
