@@ -9,8 +9,7 @@ use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::HandshakeError;
 use crate::deliver::events::hub::HubError;
 use crate::deliver::state::StateError;
-use crate::deliver::views::file::FileError;
-use crate::deliver::views::signature::SignatureError;
+use crate::deliver::views::links::LinkError;
 use crate::deliver::views::view::ViewError;
 use crate::ids::RequestId;
 use crate::inspect::InspectError;
@@ -97,8 +96,12 @@ impl Rejection {
 
     /// Something of ours failed; the reason goes to the log only.
     pub fn internal(log: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; the log has the reason under this request id")
-            .with_log(log)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the gateway failed; the log has the reason under this request id",
+        )
+        .with_log(log)
     }
 
     /// Something we need can't be had now (invariant 8).
@@ -270,17 +273,13 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`", scope.name()),
             ),
-            AuthError::Unavailable(_) => Self::unavailable(
-                "unavailable",
-                "credentials can't be checked now",
-                Duration::from_secs(5),
-            )
-            .with_log(log),
+            AuthError::Unavailable(_) => {
+                Self::unavailable("unavailable", "credentials can't be checked now", Duration::from_secs(5))
+                    .with_log(log)
+            }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
-                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text)
-                    .with_challenge()
-                    .with_log(log)
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text).with_challenge().with_log(log)
             }
         }
     }
@@ -312,11 +311,9 @@ impl From<AdmitError> for Rejection {
                 "the gateway reads as many request bodies as it may: try again",
                 Duration::from_secs(1),
             ),
-            AdmitError::TooManyTenants(_) => Self::unavailable(
-                "overloaded",
-                "too many callers at once: try again",
-                Duration::from_secs(10),
-            ),
+            AdmitError::TooManyTenants(_) => {
+                Self::unavailable("overloaded", "too many callers at once: try again", Duration::from_secs(10))
+            }
         };
         rejection.with_log(log)
     }
@@ -348,23 +345,51 @@ impl From<InspectError> for Rejection {
 
 // Stage 7, deliver.
 
-/// A tenant's sockets end when its pages are closed.
-const SOCKETS_RETRY: Duration = Duration::from_secs(10);
+impl From<StateError> for Rejection {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Body(what) => Self::new(StatusCode::BAD_REQUEST, "malformed", what),
+            StateError::Unreadable { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ViewError> for Rejection {
+    fn from(error: ViewError) -> Self {
+        match error {
+            ViewError::NotFound => Self::not_found(),
+            ViewError::Directory => Self::new(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
+            ViewError::NotYet => Self::not_yet(
+                "previews and channels are computed by a later release; leave `preview` and `channel` out",
+            ),
+        }
+    }
+}
+
+impl From<LinkError> for Rejection {
+    fn from(error: LinkError) -> Self {
+        match error {
+            // A wrong signature tells nothing about whether there is such a file.
+            LinkError::Invalid => Self::not_found().with_log(error.to_string()),
+            LinkError::Expired => {
+                Self::new(StatusCode::FORBIDDEN, "link_expired", "this URL has expired: ask for a new one")
+            }
+        }
+    }
+}
 
 impl From<HandshakeError> for Rejection {
     fn from(error: HandshakeError) -> Self {
         let (status, code) = match error {
-            HandshakeError::Method | HandshakeError::HttpVersion | HandshakeError::NoUpgrade | HandshakeError::Key => {
-                (StatusCode::BAD_REQUEST, "no_websocket")
-            }
-            HandshakeError::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
+            HandshakeError::NotAnUpgrade => (StatusCode::BAD_REQUEST, "not_an_upgrade"),
+            HandshakeError::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
+            HandshakeError::Key => (StatusCode::BAD_REQUEST, "websocket_key"),
             HandshakeError::Origin => (StatusCode::FORBIDDEN, "foreign_origin"),
         };
         let rejection = Self::new(status, code, error.to_string());
         match error {
-            HandshakeError::WebSocketVersion => {
-                rejection.with_header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
-            }
+            // RFC 6455 §4.4: say which version would do.
+            HandshakeError::Version => rejection.with_header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
             _ => rejection,
         }
     }
@@ -372,58 +397,8 @@ impl From<HandshakeError> for Rejection {
 
 impl From<HubError> for Rejection {
     fn from(error: HubError) -> Self {
-        match error {
-            HubError::TenantFull { limit } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_websockets",
-                format!("you have {limit} open WebSockets, as many as you may: close one"),
-            )
-            .with_retry_after(SOCKETS_RETRY),
-            HubError::Full { .. } => {
-                Self::unavailable("websockets_full", "the gateway has no room for another WebSocket", SOCKETS_RETRY)
-                    .with_log(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<SignatureError> for Rejection {
-    fn from(error: SignatureError) -> Self {
-        match error {
-            // Only who had a good URL sees this one.
-            SignatureError::Expired => {
-                Self::new(StatusCode::FORBIDDEN, "url_expired", "this URL has expired: ask the history for a new one")
-            }
-            // Like a file that is not there: a guess tells nothing about ids.
-            SignatureError::Malformed | SignatureError::UnknownKey | SignatureError::Wrong | SignatureError::TooLong => {
-                Self::not_found().with_log(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<ViewError> for Rejection {
-    fn from(error: ViewError) -> Self {
-        let (status, code) = match error {
-            ViewError::NotYet => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
-            ViewError::Filename | ViewError::Type | ViewError::Subfolder => (StatusCode::BAD_REQUEST, "bad_view"),
-        };
-        Self::new(status, code, error.to_string())
-    }
-}
-
-impl From<FileError> for Rejection {
-    fn from(error: FileError) -> Self {
-        Self::internal(error.to_string())
-    }
-}
-
-impl From<StateError> for Rejection {
-    fn from(error: StateError) -> Self {
-        match error {
-            StateError::Command(text) => Self::new(StatusCode::BAD_REQUEST, "bad_command", text),
-            StateError::Graph { .. } => Self::internal(error.to_string()),
-        }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string())
+            .with_retry_after(Duration::from_secs(5))
     }
 }
 
@@ -439,18 +414,29 @@ impl From<LedgerError> for Rejection {
         let log = error.to_string();
         match error {
             LedgerError::NotFound { .. } => Self::not_found(),
-            LedgerError::Conflict { name } => {
-                Self::new(StatusCode::CONFLICT, "name_taken", format!("`{name}` names another submission of yours already: choose another name, or repeat that submission"))
-            }
+            LedgerError::Conflict { name } => Self::new(
+                StatusCode::CONFLICT,
+                "name_taken",
+                format!(
+                    "`{name}` names another submission of yours already: choose another name, or repeat that submission"
+                ),
+            ),
             LedgerError::Stale { .. } | LedgerError::WrongState { .. } => {
                 Self::new(StatusCode::CONFLICT, "moved_on", "the job moved on meanwhile: look again").with_log(log)
             }
             LedgerError::TooManyJobs { active, limit } => {
-                let text = format!("{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one");
+                let text = format!(
+                    "{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one"
+                );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
             }
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
-                Self::unavailable("ledger_unavailable", "the gateway can't write now; nothing was accepted", LEDGER_RETRY).with_log(log)
+                Self::unavailable(
+                    "ledger_unavailable",
+                    "the gateway can't write now; nothing was accepted",
+                    LEDGER_RETRY,
+                )
+                .with_log(log)
             }
         }
     }
@@ -483,7 +469,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_to_whole_seconds_and_never_zero() {
-        let header = |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
+        let header =
+            |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
         assert_eq!(header(Duration::from_millis(1)), "1");
         assert_eq!(header(Duration::from_millis(1001)), "2");
         assert_eq!(header(Duration::ZERO), "1");
@@ -511,36 +498,21 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_reached_is_429_with_the_rates_headers_and_retry_after() {
-        let rate = crate::admit::RateState {
-            limit: 5,
-            remaining: 0,
-            reset: Duration::from_millis(500),
-        };
+        let rate = crate::admit::RateState { limit: 5, remaining: 0, reset: Duration::from_millis(500) };
         let kind = crate::admit::RateKind::Prompt;
-        let error = AdmitError::RateLimited {
-            kind,
-            rate,
-            retry_after: Duration::from_millis(100),
-        };
+        let error = AdmitError::RateLimited { kind, rate, retry_after: Duration::from_millis(100) };
         let answer = Rejection::from(error).comfyui(RequestId::new());
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
-        for (name, value) in [
-            ("ratelimit-limit", "5"),
-            ("ratelimit-remaining", "0"),
-            ("ratelimit-reset", "1"),
-            ("retry-after", "1"),
-        ] {
+        for (name, value) in
+            [("ratelimit-limit", "5"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "1"), ("retry-after", "1")]
+        {
             assert_eq!(answer.headers[name], value, "{name}");
         }
     }
 
     #[test]
     fn no_memory_for_a_body_is_503_with_retry_after_and_says_no_numbers() {
-        let error = AdmitError::BodiesFull {
-            wanted: 777,
-            free: 0,
-            total: 1024,
-        };
+        let error = AdmitError::BodiesFull { wanted: 777, free: 0, total: 1024 };
         let answer = Rejection::from(error).problem(RequestId::new());
         assert_eq!(
             (answer.status, &answer.headers[RETRY_AFTER]),

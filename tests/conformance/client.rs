@@ -42,7 +42,7 @@ impl Answer {
     }
 }
 
-/// JSON with Python's bare NaN, which becomes text.
+/// JSON with Python's bare NaN and infinities, which become texts.
 pub fn parse(text: &str) -> Value {
     let mut strict = String::with_capacity(text.len());
     // Every second piece between quotes that are not escaped is inside of a string.
@@ -55,14 +55,20 @@ pub fn parse(text: &str) -> Value {
         } else {
             plain.push(character);
             if character == '"' {
-                strict.push_str(&plain.replace("NaN", "\"NaN\""));
+                strict.push_str(&named(&plain));
                 plain.clear();
                 quoted = true;
             }
         }
     }
-    strict.push_str(&plain.replace("NaN", "\"NaN\""));
+    strict.push_str(&named(&plain));
     serde_json::from_str(&strict).unwrap_or_else(|error| panic!("no JSON ({error}): {text}"))
+}
+
+/// Python's numbers without a finite value, as texts.
+fn named(plain: &str) -> String {
+    let infinite = plain.replace("-Infinity", "<least>").replace("Infinity", "\"Infinity\"");
+    infinite.replace("<least>", "\"-Infinity\"").replace("NaN", "\"NaN\"")
 }
 
 impl Server {

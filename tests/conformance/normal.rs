@@ -95,7 +95,8 @@ fn relative(value: &Value, first_number: i64) -> Value {
     }
 }
 
-fn sort(value: Option<&mut Value>) {
+/// Puts a list into an order of its own; anything else stays.
+pub fn sort(value: Option<&mut Value>) {
     if let Some(Value::Array(items)) = value {
         items.sort_by_key(ToString::to_string);
     }
@@ -158,8 +159,9 @@ fn masked_counters(text: &str) -> String {
     {
         text = format!("{stem}_#_.png");
     }
-    match text.strip_prefix("ComfyUI_temp_").and_then(|rest| rest.split_once('_')) {
-        Some((letters, rest)) if letters.len() == 5 => format!("ComfyUI_temp_?_{rest}"),
+    let temp = text.split_once("_temp_").and_then(|(stem, rest)| Some((stem, rest.split_once('_')?)));
+    match temp {
+        Some((stem, (letters, rest))) if letters.len() == 5 => format!("{stem}_temp_?_{rest}"),
         _ => text,
     }
 }
@@ -169,7 +171,9 @@ fn masked_counters(text: &str) -> String {
 pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
     let mut statuses = Vec::new();
     let mut rest: Vec<String> = Vec::new();
-    let node_name = |id: &str| if outputs.contains(&id) { "<output>".to_owned() } else { id.to_owned() };
+    let node_name = |id: &str| {
+        if outputs.contains(&id) { "<output>".to_owned() } else { id.to_owned() }
+    };
     for event in heard {
         let data = &event["data"];
         let node = data["node"].as_str().map(node_name);
@@ -179,7 +183,7 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
                 continue;
             }
             Some("progress_state") => {
-                let last = data["nodes"].as_object().and_then(|nodes| nodes.iter().last());
+                let last = data["nodes"].as_object().and_then(|nodes| nodes.iter().next_back());
                 let (id, state) = last.expect("a node in every progress_state");
                 let begun = state["value"].as_f64() == Some(0.0) || state["state"] == "finished";
                 if !begun {

@@ -126,7 +126,9 @@ impl Catalogue<'_> {
 
     /// Puts the present models or files into the options of a combo that lists them.
     fn fill(&self, class: &str, input: &str, config: &mut Json) {
-        let Some(listed) = self.listed(class, input) else { return };
+        let Some(listed) = self.listed(class, input) else {
+            return;
+        };
         let Json::List(parts) = config else { return };
         let options = Json::List(listed.into_iter().map(Json::from).collect());
         match parts.first_mut() {
@@ -287,7 +289,9 @@ pub fn types_match(received: &Json, wanted: &Json) -> bool {
     if matches!(received, Json::List(_)) && wanted.as_str() == Some("COMBO") {
         return true;
     }
-    let (Some(received), Some(wanted)) = (received.as_str(), wanted.as_str()) else { return false };
+    let (Some(received), Some(wanted)) = (received.as_str(), wanted.as_str()) else {
+        return false;
+    };
     let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<Vec<_>>();
     let (received, wanted) = (words(received), words(wanted));
     received.iter().chain(&wanted).any(|word| word == "*") || received.iter().any(|word| wanted.contains(word))

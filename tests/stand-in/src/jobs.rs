@@ -53,7 +53,9 @@ pub fn of_history(id: &str, entry: &Json, whole: bool) -> Result<Json, Crash> {
     let (count, preview) = summary(&outputs);
     let (mut start, mut end, mut error) = (Json::Null, Json::Null, Json::Null);
     for message in entry.at(&["status", "messages"]).and_then(Json::as_list).into_iter().flatten() {
-        let Some([Json::Str(event), data]) = message.as_list() else { continue };
+        let Some([Json::Str(event), data]) = message.as_list() else {
+            continue;
+        };
         let at = data.get("timestamp").cloned().unwrap_or(Json::Null);
         match event.as_str() {
             "execution_start" => start = at,

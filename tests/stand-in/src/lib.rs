@@ -109,16 +109,8 @@ pub fn default_models() -> Models {
     .collect()
 }
 
-/// A request as the stand-in saw it.
-#[derive(Debug, Clone)]
-pub struct SeenRequest {
-    /// Its method.
-    pub method: Method,
-    /// Path and query as sent.
-    pub path: String,
-    /// Its headers.
-    pub headers: HeaderMap,
-}
+/// A request as the stand-in saw it: method, path with query as sent, headers.
+pub type SeenRequest = (Method, String, HeaderMap);
 
 /// What outlives a restart.
 #[derive(Debug)]

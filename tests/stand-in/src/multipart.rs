@@ -65,7 +65,9 @@ fn part_of(head: &[u8], content: &[u8]) -> Result<Option<Part>, NotAForm> {
             key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
         })
     };
-    let Some(disposition) = header("content-disposition") else { return Ok(None) };
+    let Some(disposition) = header("content-disposition") else {
+        return Ok(None);
+    };
     let parameters = parameters(&disposition);
     let of = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let Some(name) = of("name") else { return Ok(None) };

@@ -27,9 +27,6 @@ const LOG_ENTRIES_MAX: usize = 300;
 /// Stack of the worker: enough for graphs as deep as Python takes. Untouched pages cost nothing.
 const WORKER_STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// How often a sleeping worker looks whether it should end.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
 /// One life of the process.
 #[derive(Debug)]
 pub struct Process {
@@ -88,11 +85,9 @@ impl Process {
         }
         let watched = Arc::clone(&process);
         process.spawn(async move {
-            // A worker that waits for prompts has to be woken to notice that it should end.
-            while !watched.worker_ends() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            watched.queue.wake();
+            // A worker that waits or sleeps has to be woken to notice that it should end.
+            watched.shared.faults.worker_death(watched.incarnation).await;
+            watched.wake_worker();
         });
         process
     }
@@ -174,10 +169,17 @@ impl Process {
         }
         self.hub.clear();
         self.queue.stop();
-        self.sleepers.1.notify_all();
+        self.wake_worker();
         let temp = self.folders().temp();
         let _ = std::fs::remove_dir_all(&temp);
         let _ = std::fs::create_dir_all(&temp);
+    }
+
+    fn wake_worker(&self) {
+        self.queue.wake();
+        // Under the lock, so that a worker on its way to sleep is not missed.
+        let _sleeping = lock(&self.sleepers.0);
+        self.sleepers.1.notify_all();
     }
 
     /// Tells every socket how many prompts there are.
@@ -239,7 +241,7 @@ impl Process {
             if left.is_zero() {
                 return Ok(());
             }
-            let waited = self.sleepers.1.wait_timeout(guard, left.min(LOOK_EVERY));
+            let waited = self.sleepers.1.wait_timeout(guard, left);
             guard = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -1,8 +1,11 @@
-//! Events: from one upstream socket per backend to exactly the client sockets that may have them.
+//! Events: what happens to a job, to exactly the sockets that may know.
 //!
-//! Pure rules: [`codec`] reads an upstream frame and writes a client's, [`ending`] tells a committed result, [`hub`] says whose queue a frame goes
-//! into, [`handshake`] decides on an upgrade. Sockets: [`upstream`] (ours at a backend) and [`socket`] (a client's, sans-IO over a small trait).
-//! Events are hints: nothing is decided by them, and a client that missed some reads `/history`, as with ComfyUI.
+//! Towards backends there is one socket each, under a secret sid ([`upstream`]); its frames are read by [`codec`] into events of one prompt. Towards
+//! clients the gateway ends every WebSocket itself ([`handshake`], [`socket`]); [`hub`] knows which socket belongs to which owner and client, and keeps a
+//! bounded queue for each. Events are hints: how a job ended is told from the committed result ([`ending`]), never from a backend's frame.
+//!
+//! *Answers the attack*: taking over another's clientId, listening to prompts without a client, stalling the one publish loop of ComfyUI by not
+//! reading (facts §6, §11 entries 109-115).
 
 pub mod codec;
 pub mod ending;

@@ -1,192 +1,187 @@
-//! The one WebSocket that we keep at each backend, under a secret sid that all our jobs there use as their `client_id`.
+//! The one WebSocket to a backend: under our secret sid, always read, opened again whenever it ends.
 //!
-//! It is read always: a ComfyUI that can't write to a client holds the event loop up (facts §11, 113). What it says are hints; who misses some
-//! looks at `/history` and `/queue`.
+//! A socket that nobody reads stalls ComfyUI's one publish loop (facts §3.6 K15), so frames are handed on at once and never wait here. ComfyUI
+//! removes a socket by its name when it closes: a new one under the same sid can be orphaned when the old one is cleaned up late. Whoever
+//! misses events after a change that must have caused one asks for [`UpstreamSocket::reconnect`] (facts §13).
 
 use super::codec::UpstreamEvent;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::UpstreamClientId;
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// A text result of 20 MB is one frame (facts §6.1); what is larger ends the socket, and the result is read from `/history`.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// The upgrade is answered on ComfyUI's event loop, which can stall for seconds.
+/// One frame: a text output of many megabytes is one frame (facts §6.1).
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Between our pings.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A backend that answers no ping for this long is hung, or the connection dead. Its event loop may well stall for seconds (facts §2.6).
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// For the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often we ask for a sign of life.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// No byte for so long: the connection is dead, however open it looks.
-const SILENCE_MAX: Duration = Duration::from_secs(70);
-/// Before the first try after a loss.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Before each try in the long run.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Between two tries, at first and at most; doubled each time, and jittered so that many gateways do not come at once.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Our socket at one backend: what others may ask of it.
+/// What others hold of a backend's socket.
 #[derive(Debug, Clone)]
-pub struct Upstream {
+pub struct UpstreamSocket {
     connected: watch::Receiver<bool>,
     reconnect: Arc<Notify>,
+    statuses: Arc<AtomicU64>,
 }
 
-/// The task's side: [`Carrying::run`] has to be spawned.
-pub struct Carrying<S> {
-    endpoint: BackendEndpoint,
-    sid: UpstreamClientId,
-    sink: S,
-    shutdown: watch::Receiver<bool>,
-    connected: watch::Sender<bool>,
-    reconnect: Arc<Notify>,
-}
-
-impl<S> fmt::Debug for Carrying<S> {
-    /// Without the sid: whoever knows it could take our events over.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Carrying").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-enum UpstreamError {
-    #[error("no connection: {0}")]
-    Connect(std::io::Error),
-    #[error("{0}")]
-    WebSocket(Box<WsError>),
-    #[error("no answer to the upgrade within {HANDSHAKE_TIMEOUT:?}")]
-    Handshake,
-    #[error("closed by the backend")]
-    Closed,
-    #[error("silent for {SILENCE_MAX:?}")]
-    Silent,
-    #[error("dropped, as asked")]
-    Asked,
-}
-
-impl From<WsError> for UpstreamError {
-    fn from(error: WsError) -> Self {
-        Self::WebSocket(Box::new(error))
-    }
-}
-
-impl Upstream {
-    /// A handle and the task that keeps the socket until `shutdown` turns true. `sink` hears every event, in order, and must not block.
-    #[allow(clippy::new_ret_no_self, reason = "the handle is of use only with its task")]
-    pub fn new<S>(endpoint: BackendEndpoint, sid: UpstreamClientId, sink: S, shutdown: watch::Receiver<bool>) -> (Self, Carrying<S>)
-    where
-        S: Fn(UpstreamEvent) + Send,
-    {
-        let (connected, seen) = watch::channel(false);
-        let reconnect = Arc::new(Notify::new());
-        let handle = Self { connected: seen, reconnect: Arc::clone(&reconnect) };
-        (handle, Carrying { endpoint, sid, sink, shutdown, connected, reconnect })
-    }
-
-    /// Whether the socket is open now; wakes whoever waits at each change.
+impl UpstreamSocket {
+    /// Whether it is connected, and how that changes.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()
     }
 
-    /// Drops the connection, if there is one, and makes a new one: for a socket that missed the `status` of a queue change we caused.
-    /// ComfyUI forgets a live socket when a dead one of the same sid is cleaned up, and still answers its pings (facts §13).
+    /// `status` messages heard so far: grows whenever the backend's queue changes, unless the socket is orphaned.
+    pub fn statuses(&self) -> u64 {
+        self.statuses.load(Ordering::Relaxed)
+    }
+
+    /// Drops the connection and makes a new one.
     pub fn reconnect(&self) {
-        if *self.connected.borrow() {
-            self.reconnect.notify_one();
-        }
+        self.reconnect.notify_one();
     }
 }
 
-impl<S: Fn(UpstreamEvent) + Send> Carrying<S> {
-    /// Keeps the socket until shutdown.
+/// The task behind an [`UpstreamSocket`].
+pub struct Upstream<F> {
+    endpoint: BackendEndpoint,
+    client: UpstreamClientId,
+    sink: F,
+    connected: watch::Sender<bool>,
+    reconnect: Arc<Notify>,
+    statuses: Arc<AtomicU64>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("no connection: {0}")]
+    Connect(std::io::Error),
+    #[error("{0}")]
+    Socket(#[from] Error),
+    #[error("no answer for {SILENCE_MAX:?}")]
+    Silent,
+    #[error("a new connection was asked for")]
+    Asked,
+    #[error("closed by the backend")]
+    Closed,
+}
+
+impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
+    /// A socket for that backend; `sink` is given every event and must not wait.
+    pub fn new(
+        endpoint: BackendEndpoint,
+        client: UpstreamClientId,
+        sink: F,
+        stopping: watch::Receiver<bool>,
+    ) -> (UpstreamSocket, Self) {
+        let (connected, is_connected) = watch::channel(false);
+        let (reconnect, statuses) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let socket = UpstreamSocket {
+            connected: is_connected,
+            reconnect: Arc::clone(&reconnect),
+            statuses: Arc::clone(&statuses),
+        };
+        (socket, Self { endpoint, client, sink, connected, reconnect, statuses, stopping })
+    }
+
+    /// Keeps the socket until the gateway stops.
     pub async fn run(self) {
-        let mut shutdown = self.shutdown.clone();
-        tokio::select! {
-            () = self.keep() => {}
-            _ = shutdown.wait_for(|down| *down) => {}
-        }
-        self.connected.send_replace(false);
-    }
-
-    async fn keep(&self) {
-        let mut failures = 0_u32;
-        loop {
-            let ended = self.connect_and_read().await;
-            let was_connected = self.connected.send_replace(false);
-            failures = if was_connected { 0 } else { failures.saturating_add(1) };
-            tracing::debug!(endpoint = %self.endpoint, reason = %ended, "upstream socket ended");
-            tokio::time::sleep(backoff(failures, jitter())).await;
-        }
-    }
-
-    async fn connect_and_read(&self) -> UpstreamError {
-        match self.connect().await {
-            Ok(socket) => {
-                self.connected.send_replace(true);
-                self.read(socket).await
+        let mut stopping = self.stopping.clone();
+        let keeping = async {
+            let mut wait = BACKOFF.0;
+            loop {
+                let began = Instant::now();
+                let ended = self.connection().await;
+                self.connected.send_replace(false);
+                tracing::debug!(backend = %self.endpoint, reason = %ended, "upstream socket ended");
+                // One that lived was a good one: the next try need not wait long.
+                wait = if began.elapsed() > BACKOFF.1 { BACKOFF.0 } else { (wait * 2).min(BACKOFF.1) };
+                tokio::time::sleep(jittered(wait)).await;
             }
-            Err(error) => error,
+        };
+        tokio::select! {
+            () = keeping => {}
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {}
         }
     }
 
-    /// Opens the socket and announces feature flags at once: they have to be the first message, and each connection starts without.
-    async fn connect(&self) -> Result<WebSocketStream<TcpStream>, UpstreamError> {
-        let stream = self.endpoint.connect().await.map_err(UpstreamError::Connect)?;
-        let url = format!("ws://{}/ws?clientId={}", self.endpoint.authority(), self.sid);
-        let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let upgrading = client_async_with_config(url, stream, Some(config));
-        let (mut socket, _) = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrading).await.map_err(|_| UpstreamError::Handshake)??;
+    async fn connection(&self) -> Ended {
+        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.open()).await;
+        match opened {
+            Ok(Ok(mut socket)) => {
+                self.connected.send_replace(true);
+                let ended = self.read(&mut socket).await;
+                // Closed in order, so that ComfyUI forgets it before the next one comes under the same name.
+                let _ = tokio::time::timeout(Duration::from_secs(1), socket.close(None)).await;
+                ended
+            }
+            Ok(Err(ended)) => ended,
+            Err(_) => Ended::Silent,
+        }
+    }
+
+    async fn open(&self) -> Result<WebSocketStream<TcpStream>, Ended> {
+        let stream = self.endpoint.connect().await.map_err(Ended::Connect)?;
+        let url = format!("ws://{}/ws?clientId={}", self.endpoint.authority(), self.client);
+        let config =
+            WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
+        let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
         let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
-        socket.send(Message::Text(flags.to_string().into())).await?;
+        socket.send(Message::text(flags.to_string())).await?;
         Ok(socket)
     }
 
-    async fn read(&self, mut socket: WebSocketStream<TcpStream>) -> UpstreamError {
+    async fn read(&self, socket: &mut WebSocketStream<TcpStream>) -> Ended {
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
                 message = socket.next() => match message {
-                    Some(Ok(Message::Close(_))) | None => return UpstreamError::Closed,
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => heard = Instant::now(),
                     Some(Ok(message)) => {
                         heard = Instant::now();
-                        (self.sink)(UpstreamEvent::parse(&message));
+                        let event = UpstreamEvent::read(&message);
+                        if matches!(event, UpstreamEvent::QueueChanged { .. }) {
+                            self.statuses.fetch_add(1, Ordering::Relaxed);
+                        }
+                        (self.sink)(event);
                     }
                     Some(Err(error)) => return error.into(),
+                    None => return Ended::Closed,
                 },
                 _ = ping.tick() => {
-                    if heard.elapsed() >= SILENCE_MAX {
-                        return UpstreamError::Silent;
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Ended::Silent;
                     }
-                    if let Err(error) = socket.send(Message::Ping(bytes::Bytes::new())).await {
+                    if let Err(error) = socket.send(Message::Ping(Bytes::new())).await {
                         return error.into();
                     }
                 }
-                () = self.reconnect.notified() => return UpstreamError::Asked,
+                () = self.reconnect.notified() => return Ended::Asked,
             }
         }
     }
 }
 
-/// Doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`]; `jitter` in 0..=255 takes up to half of it off, so that gateways do not knock in step.
-fn backoff(failures: u32, jitter: u8) -> Duration {
-    let whole = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX);
-    whole - whole.mul_f64(f64::from(jitter) / 510.0).min(whole - BACKOFF_MIN.min(whole))
-}
-
-fn jitter() -> u8 {
-    let [first, ..] = *uuid::Uuid::new_v4().as_bytes();
-    first
+/// Between half of `wait` and all of it.
+fn jittered(wait: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_bytes()[0];
+    wait / 2 + wait * u32::from(random) / 512
 }
 
 #[cfg(test)]
@@ -194,89 +189,50 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use tokio::net::TcpListener;
-    use tokio::sync::mpsc;
-    use tokio_tungstenite::accept_hdr_async;
-    use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    async fn accept(listener: &TcpListener) -> WebSocketStream<TcpStream> {
+        let (stream, _) = tokio::time::timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
+        tokio_tungstenite::accept_async(stream).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn it_announces_itself_hands_on_events_and_comes_back_when_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = BackendEndpoint::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&events);
+        let (_stop, stopping) = watch::channel(false);
+        let sink = move |event| heard.lock().unwrap().push(event);
+        let (socket, upstream) = Upstream::new(endpoint, UpstreamClientId::new(), sink, stopping);
+        let task = tokio::spawn(upstream.run());
+        let mut server = accept(&listener).await;
+        let first = server.next().await.unwrap().unwrap();
+        assert!(first.to_text().unwrap().contains("supports_preview_metadata"), "{first}");
+        let status = json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1}}}});
+        server.send(Message::text(status.to_string())).await.unwrap();
+        let mut connected = socket.connected();
+        tokio::time::timeout(DEADLINE, async {
+            connected.wait_for(|connected| *connected).await.unwrap();
+            while socket.statuses() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(*events.lock().unwrap(), [UpstreamEvent::QueueChanged { remaining: 1 }]);
+        socket.reconnect();
+        let mut second = accept(&listener).await;
+        assert!(second.next().await.unwrap().unwrap().is_text());
+        task.abort();
+    }
 
     #[test]
-    fn backoff_grows_from_200_ms_to_5_s_and_jitter_stays_inside() {
-        assert_eq!(backoff(0, 0), Duration::from_millis(200));
-        assert_eq!(backoff(1, 0), Duration::from_millis(400));
-        assert_eq!(backoff(30, 0), BACKOFF_MAX);
-        for failures in 0..40 {
-            for jitter in [0, 1, 128, 255] {
-                let wait = backoff(failures, jitter);
-                assert!((BACKOFF_MIN..=BACKOFF_MAX).contains(&wait), "{failures} {jitter}: {wait:?}");
-            }
+    fn the_wait_between_tries_is_jittered_within_its_upper_half() {
+        for _ in 0..100 {
+            let wait = jittered(Duration::from_secs(1));
+            assert!((Duration::from_millis(500)..=Duration::from_secs(1)).contains(&wait), "{wait:?}");
         }
-        assert!(backoff(30, 255) < backoff(30, 0));
-    }
-
-    struct Backend {
-        listener: TcpListener,
-        targets: Arc<Mutex<Vec<String>>>,
-    }
-
-    impl Backend {
-        async fn new() -> (Self, BackendEndpoint) {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let endpoint = BackendEndpoint::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-            (Self { listener, targets: Arc::default() }, endpoint)
-        }
-
-        async fn accept(&self) -> WebSocketStream<TcpStream> {
-            let (stream, _) = self.listener.accept().await.unwrap();
-            let targets = Arc::clone(&self.targets);
-            #[allow(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
-            let note = move |request: &Request, response: Response| {
-                assert!(!request.headers().contains_key("origin"));
-                targets.lock().unwrap().push(request.uri().to_string());
-                Ok(response)
-            };
-            accept_hdr_async(stream, note).await.unwrap()
-        }
-    }
-
-    #[tokio::test]
-    async fn the_socket_announces_itself_tells_events_and_comes_back_under_the_same_sid_when_asked() {
-        let (backend, endpoint) = Backend::new().await;
-        let (told, mut events) = mpsc::unbounded_channel();
-        let (shutdown, stopping) = watch::channel(false);
-        let sid = UpstreamClientId::new();
-        let (handle, carrying) = Upstream::new(endpoint, sid, move |event| drop(told.send(event)), stopping);
-        let running = tokio::spawn(carrying.run());
-        let mut connected = handle.connected();
-
-        let mut socket = backend.accept().await;
-        let first = socket.next().await.unwrap().unwrap();
-        assert_eq!(first.to_text().unwrap(), r#"{"type":"feature_flags","data":{"supports_preview_metadata":true}}"#);
-        connected.wait_for(|connected| *connected).await.unwrap();
-        let status = r#"{"type":"status","data":{"status":{"exec_info":{"queue_remaining":4}}}}"#;
-        socket.send(Message::Text(status.into())).await.unwrap();
-        assert_eq!(events.recv().await, Some(UpstreamEvent::QueueChanged { remaining: 4 }));
-
-        handle.reconnect();
-        let mut second = backend.accept().await;
-        assert!(second.next().await.unwrap().unwrap().to_text().unwrap().contains("feature_flags"));
-        let target = format!("/ws?clientId={sid}");
-        assert_eq!(*backend.targets.lock().unwrap(), [target.clone(), target]);
-
-        // The backend goes away and comes back by itself.
-        drop(second);
-        let _third = backend.accept().await;
-        shutdown.send_replace(true);
-        running.await.unwrap();
-        assert!(!*handle.connected().borrow());
-    }
-
-    #[tokio::test]
-    async fn asking_an_unconnected_socket_to_reconnect_does_nothing() {
-        let (_backend, endpoint) = Backend::new().await;
-        let (_shutdown, stopping) = watch::channel(false);
-        let (handle, carrying) = Upstream::new(endpoint, UpstreamClientId::new(), drop::<UpstreamEvent>, stopping);
-        handle.reconnect();
-        let asked = tokio::time::timeout(Duration::ZERO, carrying.reconnect.notified()).await;
-        assert!(asked.is_err());
-        assert!(!format!("{carrying:?}").contains(&carrying.sid.to_string()));
     }
 }

@@ -1,36 +1,35 @@
-//! `/history` in ComfyUI's shape (facts §8.2; execution.py `PromptQueue.task_done`), with `url` added to file objects.
+//! `/history` (ComfyUI 0.8.0 `execution.py` `PromptQueue.get_history`; facts §8.2), with a signed `url` beside every file's name.
 
-use super::{StateError, prompt_item};
+use super::{StateError, queue};
 use crate::ids::FileId;
-use crate::record::ledger::{HistoryPage, Job, JobResult, JobState, Outcome};
-use crate::route::Query;
+use crate::record::ledger::{Job, JobResult, JobState, Outcome};
 use serde_json::{Map, Value, json};
 
-/// One entry: `{"prompt":[5], "outputs":{…}, "status":{"status_str","completed","messages"}, "meta":{…}}`. `url` signs a file.
+/// `{"prompt":[5],"outputs":{…},"status":{"status_str","completed","messages"},"meta":{…}}`.
 ///
 /// # Errors
-/// [`StateError::Graph`].
-pub fn entry(job: &Job, submission: &[u8], result: &JobResult, url: impl Fn(FileId) -> String) -> Result<Value, StateError> {
-    let completed = job.state == JobState::Ended(Outcome::Succeeded);
+/// A stored submission that can't be read.
+pub fn entry(job: &Job, graph: &[u8], result: &JobResult, url: &dyn Fn(FileId) -> String) -> Result<Value, StateError> {
+    let succeeded = job.state == JobState::Ended(Outcome::Succeeded);
     Ok(json!({
-        "prompt": prompt_item(job, submission)?,
-        "outputs": with_urls(result, url),
+        "prompt": queue::item(job, graph)?,
+        "outputs": outputs_with_urls(result, url),
         "status": {
-            "status_str": if completed { "success" } else { "error" },
-            "completed": completed,
+            "status_str": if succeeded { "success" } else { "error" },
+            "completed": succeeded,
             "messages": result.messages,
         },
         "meta": result.meta,
     }))
 }
 
-/// The outputs with a `url` in each file object that the ledger knows. Added, never replacing: a node's own `url` stays.
-pub fn with_urls(result: &JobResult, url: impl Fn(FileId) -> String) -> Map<String, Value> {
+/// The outputs, with `url` added to every file object that is in the blobs. A field that a node named `url` itself stays as it is.
+pub fn outputs_with_urls(result: &JobResult, url: &dyn Fn(FileId) -> String) -> Map<String, Value> {
     let mut outputs = Value::Object(result.outputs.clone());
     for file in &result.files {
-        if let Some(Value::Object(object)) = outputs.pointer_mut(&file.pointer) {
-            object.entry("url").or_insert_with(|| url(file.id).into());
-        }
+        let Some(object) = outputs.pointer_mut(&file.pointer).and_then(Value::as_object_mut) else { continue };
+        let signed = url(file.id);
+        object.entry("url").or_insert_with(|| signed.into());
     }
     match outputs {
         Value::Object(outputs) => outputs,
@@ -38,82 +37,48 @@ pub fn with_urls(result: &JobResult, url: impl Fn(FileId) -> String) -> Map<Stri
     }
 }
 
-/// `max_items` and `offset` of the query. ComfyUI answers 500 to what is no integer; we answer 400.
-///
-/// # Errors
-/// [`StateError::Command`].
-pub fn page(query: &Query) -> Result<HistoryPage, StateError> {
-    let integer = |key, wrong| match query.value(key) {
-        None => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| StateError::Command(wrong)),
-    };
-    Ok(HistoryPage {
-        max_items: integer("max_items", "`max_items` is an integer")?,
-        offset: integer("offset", "`offset` is an integer")?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::queue::tests::job;
     use super::*;
-    use crate::deliver::state::testing::{SUBMISSION, job, result_with_image};
     use crate::record::ledger::ResultFile;
 
-    fn shown(state: JobState, result: &JobResult) -> Value {
-        entry(&job(state), SUBMISSION.as_bytes(), result, |id| format!("url of {id}")).unwrap()
-    }
-
-    #[test]
-    fn an_entry_has_the_recorded_shape_and_a_url_more() {
-        let result = result_with_image("execution_success");
-        let entry = shown(JobState::Ended(Outcome::Succeeded), &result);
-        let keys: Vec<&String> = entry.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["prompt", "outputs", "status", "meta"]);
-        let extra = json!({"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "tab", "create_time": 5});
-        assert_eq!(entry["prompt"], json!([4, "mine", {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}, extra, ["2"]]));
-        let file = json!({"filename": "probe_00001_.png", "subfolder": "", "type": "output", "url": format!("url of {}", result.files[0].id)});
-        assert_eq!(entry["outputs"], json!({"2": {"images": [file]}}));
-        assert_eq!(entry["status"], json!({"status_str": "success", "completed": true, "messages": [
-            ["execution_start", {"prompt_id": "mine", "timestamp": 7}], ["execution_success", {"prompt_id": "mine", "timestamp": 9}]]}));
-        assert_eq!(entry["meta"]["2"]["display_node"], "2");
-    }
-
-    #[test]
-    fn interrupted_and_failed_jobs_are_errors_as_in_comfyui() {
-        for outcome in [Outcome::Failed, Outcome::Interrupted] {
-            let entry = shown(JobState::Ended(outcome), &result_with_image("execution_interrupted"));
-            assert_eq!((&entry["status"]["status_str"], &entry["status"]["completed"]), (&json!("error"), &json!(false)));
+    fn result() -> JobResult {
+        let outputs = json!({"9": {"images": [
+            {"filename": "a_00001_.png", "subfolder": "", "type": "output"},
+            {"filename": "b_00001_.png", "subfolder": "", "type": "output", "url": "own"},
+        ], "text": ["x"]}});
+        JobResult {
+            outputs: outputs.as_object().unwrap().clone(),
+            messages: vec![("execution_success".into(), json!({"prompt_id": "p1", "timestamp": 2}))],
+            files: ["/9/images/0", "/9/images/1"]
+                .map(|pointer| ResultFile { pointer: pointer.into(), id: FileId::new() })
+                .into(),
+            ..JobResult::default()
         }
     }
 
     #[test]
-    fn a_url_of_the_nodes_own_is_not_replaced_and_a_pointer_to_no_object_is_passed_over() {
-        let mut result = result_with_image("execution_success");
-        result.outputs.insert("3".into(), json!({"url": "own", "text": ["x"]}));
-        for pointer in ["/3", "/3/text/0", "/4", "", "x"] {
-            result.files.push(ResultFile { pointer: pointer.into(), id: FileId::new() });
-        }
-        let outputs = with_urls(&result, |_| "ours".into());
-        assert_eq!(outputs["3"], json!({"url": "own", "text": ["x"]}));
-        assert_eq!(outputs["2"]["images"][0]["url"], "ours");
+    fn urls_are_added_and_never_replace_a_field() {
+        let result = result();
+        let outputs = outputs_with_urls(&result, &|id| format!("https://gate/{id}"));
+        assert_eq!(outputs["9"]["images"][0]["url"], format!("https://gate/{}", result.files[0].id));
+        assert_eq!(outputs["9"]["images"][1]["url"], "own");
+        assert_eq!(outputs["9"]["text"], json!(["x"]));
     }
 
     #[test]
-    fn a_broken_submission_is_reported() {
-        for broken in ["", "[]", "{}", r#"{"prompt":{},"extra_data":1}"#] {
-            let job = job(JobState::Ended(Outcome::Succeeded));
-            let shown = entry(&job, broken.as_bytes(), &JobResult::default(), |_| String::new());
-            assert!(matches!(shown, Err(StateError::Graph { .. })), "{broken}");
-        }
-    }
-
-    #[test]
-    fn pages_are_integers() {
-        let page = |text: &str| page(&Query::parse(text).unwrap());
-        assert_eq!(page("max_items=64&offset=-1").unwrap(), HistoryPage { max_items: Some(64), offset: Some(-1) });
-        assert_eq!(page("").unwrap(), HistoryPage::default());
-        for wrong in ["max_items=x", "max_items=", "offset=1.5", "offset=99999999999999999999"] {
-            assert!(matches!(page(wrong), Err(StateError::Command(_))), "{wrong}");
-        }
+    fn an_entry_has_comfyuis_shape() {
+        let graph = br#"{"prompt":{},"extra_data":{}}"#;
+        let good = entry(&job(1, JobState::Ended(Outcome::Succeeded)), graph, &result(), &|_| String::new()).unwrap();
+        assert_eq!(good["status"]["status_str"], "success");
+        assert_eq!(good["status"]["completed"], true);
+        assert_eq!(good["status"]["messages"][0][0], "execution_success");
+        assert_eq!(good["prompt"].as_array().unwrap().len(), 5);
+        let bad = entry(&job(1, JobState::Ended(Outcome::Interrupted)), graph, &result(), &|_| String::new()).unwrap();
+        assert_eq!(
+            bad["status"],
+            json!({"status_str": "error", "completed": false, "messages": bad["status"]["messages"]})
+        );
     }
 }

@@ -1,107 +1,125 @@
-//! `/queue`, `/prompt` and `/interrupt` in ComfyUI's shapes (facts §8.1, §8.3; server.py).
+//! `/queue`, `GET /prompt`, and the bodies that change a queue or a history (ComfyUI 0.8.0 `server.py`; facts §8.1).
 
-use super::{StateError, prompt_item};
+use super::StateError;
 use crate::ids::PromptId;
 use crate::record::ledger::{Job, JobState};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
 
-/// Ids in one `delete`; more than any page shows.
-const DELETES_MAX: usize = 10_000;
-
-/// `{"queue_running":[item…], "queue_pending":[item…]}` of jobs with their canonical submissions, each list by number (ComfyUI's is a raw heap).
-///
-/// # Errors
-/// [`StateError::Graph`].
-pub fn queue<B: AsRef<[u8]>>(items: &[(&Job, B)]) -> Result<Value, StateError> {
-    let mut sorted: Vec<&(&Job, B)> = items.iter().filter(|(job, _)| !job.state.is_ended()).collect();
-    sorted.sort_by_key(|(job, _)| job.number);
-    let (mut running, mut pending) = (Vec::new(), Vec::new());
-    for (job, submission) in sorted {
-        let list = if job.state == JobState::Running { &mut running } else { &mut pending };
-        list.push(prompt_item(job, submission.as_ref())?);
-    }
-    Ok(json!({"queue_running": running, "queue_pending": pending}))
-}
-
-/// `{"exec_info":{"queue_remaining":n}}`: `GET /prompt`.
+/// `{"exec_info":{"queue_remaining":n}}`.
 pub fn exec_info(queue_remaining: u64) -> Value {
     json!({"exec_info": {"queue_remaining": queue_remaining}})
 }
 
-/// The body of `POST /queue` and `POST /history`: both clear first, then delete.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `{"queue_running":[item…],"queue_pending":[item…]}`, each sorted by number. A job that was sent to a backend counts as running.
+///
+/// # Errors
+/// A stored submission that can't be read.
+pub fn queue(jobs: &[(&Job, Bytes)]) -> Result<Value, StateError> {
+    let (mut running, mut pending) = (Vec::new(), Vec::new());
+    let mut sorted: Vec<_> = jobs.iter().collect();
+    sorted.sort_by_key(|(job, _)| job.number);
+    for (job, graph) in sorted {
+        match job.state {
+            JobState::Held => pending.push(item(job, graph)?),
+            JobState::Assigned | JobState::Running => running.push(item(job, graph)?),
+            JobState::Ended(_) => {}
+        }
+    }
+    Ok(json!({"queue_running": running, "queue_pending": pending}))
+}
+
+/// `[number, prompt_id, prompt, extra_data, outputs_to_execute]`, the graph as its owner submitted it.
+///
+/// # Errors
+/// A stored submission that can't be read.
+pub fn item(job: &Job, graph: &[u8]) -> Result<Value, StateError> {
+    let unreadable =
+        |error: serde_json::Error| StateError::Unreadable { what: "a stored submission", reason: error.to_string() };
+    let mut submission: Map<String, Value> = serde_json::from_slice(graph).map_err(unreadable)?;
+    let prompt = submission.remove("prompt").unwrap_or_else(|| json!({}));
+    let mut extra = match submission.remove("extra_data") {
+        Some(Value::Object(extra)) => extra,
+        _ => Map::new(),
+    };
+    if let Some(client_id) = &job.client_id {
+        extra.insert("client_id".into(), json!(client_id));
+    }
+    extra.insert("create_time".into(), json!(job.accepted_at));
+    Ok(json!([job.number, job.prompt_id, prompt, extra, job.output_nodes]))
+}
+
+/// What `POST /queue` and `POST /history` ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueChange {
-    /// All of the caller's.
+    /// All of the caller's own.
     pub clear: bool,
-    /// These; texts that can't be a prompt id name nothing and are left out.
+    /// These; ids that can't be prompt ids name nothing and are left out.
     pub delete: Vec<PromptId>,
 }
 
-/// As written: a repeated key is refused by serde, other keys are passed over as in ComfyUI.
-#[derive(Deserialize)]
-struct RawChange {
-    #[serde(default)]
-    clear: Value,
-    #[serde(default)]
-    delete: Vec<String>,
-}
-
-/// As written. `Value` inside an `Option` would read `null` as absent, which here it is.
-#[derive(Deserialize)]
-struct RawInterrupt {
-    #[serde(default)]
-    prompt_id: Value,
-}
-
 impl QueueChange {
-    /// Reads the body.
+    /// Reads `{"clear": …, "delete": [id…]}`.
     ///
     /// # Errors
-    /// [`StateError::Command`] for what is no object, or a `delete` that is no list of strings.
+    /// A body that is no object, or a `delete` that is no list of strings: ComfyUI answers 500 or takes it by Python's rules.
     pub fn parse(body: &[u8]) -> Result<Self, StateError> {
-        let wrong = StateError::Command("the body is an object with `clear` and `delete`, a list of prompt ids as strings");
-        if !begins_an_object(body) {
-            return Err(wrong);
+        let fields = object(body)?;
+        let delete = match fields.get("delete") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(ids)) => {
+                let texts: Option<Vec<&str>> = ids.iter().map(Value::as_str).collect();
+                let texts = texts.ok_or(StateError::Body("`delete` takes a list of prompt ids, each a string"))?;
+                texts.into_iter().filter_map(|id| id.parse().ok()).collect()
+            }
+            Some(_) => return Err(StateError::Body("`delete` takes a list of prompt ids")),
+        };
+        Ok(Self { clear: fields.get("clear").is_some_and(is_true), delete })
+    }
+}
+
+/// What `POST /interrupt` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interrupt {
+    /// No id: the caller's own running jobs (the stock page sends no body).
+    All,
+    /// This one.
+    One(PromptId),
+    /// An id that can't be one.
+    Nothing,
+}
+
+impl Interrupt {
+    /// Reads an empty body, `{}`, or `{"prompt_id": id}`; `null` and `""` are no id, as for ComfyUI.
+    ///
+    /// # Errors
+    /// A body that is no object.
+    pub fn parse(body: &[u8]) -> Result<Self, StateError> {
+        if body.is_empty() {
+            return Ok(Self::All);
         }
-        let raw: RawChange = serde_json::from_slice(body).map_err(|_| wrong)?;
-        if raw.delete.len() > DELETES_MAX {
-            return Err(StateError::Command("`delete` has more than 10000 ids"));
-        }
-        let delete = raw.delete.iter().filter_map(|id| id.parse().ok()).collect();
-        Ok(Self { clear: is_true(&raw.clear), delete })
+        Ok(match object(body)?.get("prompt_id") {
+            None => Self::All,
+            Some(value) if !is_true(value) => Self::All,
+            Some(Value::String(id)) => id.parse().map_or(Self::Nothing, Self::One),
+            Some(_) => Self::Nothing,
+        })
     }
 }
 
-/// The body of `POST /interrupt`: `None` for an empty one, `{}` or a false `prompt_id`: the caller's own running jobs.
-///
-/// # Errors
-/// [`StateError::Command`]. A text that can't be a prompt id is refused too: it must not become "all of them".
-pub fn parse_interrupt(body: &[u8]) -> Result<Option<PromptId>, StateError> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
+fn object(body: &[u8]) -> Result<Map<String, Value>, StateError> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(StateError::Body("the body must be a JSON object")),
+        Err(_) => Err(StateError::Body("the body must be JSON")),
     }
-    let wrong = || StateError::Command("the body is empty or an object with `prompt_id`, a prompt id as string");
-    if !begins_an_object(body) {
-        return Err(wrong());
-    }
-    let raw: RawInterrupt = serde_json::from_slice(body).map_err(|_| wrong())?;
-    if !is_true(&raw.prompt_id) {
-        return Ok(None);
-    }
-    raw.prompt_id.as_str().and_then(|id| id.parse().ok()).map(Some).ok_or_else(wrong)
 }
 
-/// serde reads a list as a struct too, field by field.
-fn begins_an_object(body: &[u8]) -> bool {
-    body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
-}
-
-/// Python's truth of a JSON value.
+/// Python's truth of a JSON value: `"false"` is true (facts §11, 97).
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(truth) => *truth,
+        Value::Bool(value) => *value,
         Value::Number(number) => number.as_f64() != Some(0.0),
         Value::String(text) => !text.is_empty(),
         Value::Array(items) => !items.is_empty(),
@@ -110,78 +128,88 @@ fn is_true(value: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::deliver::state::testing::{SUBMISSION, job};
-    use crate::record::ledger::Outcome;
+    use crate::clock::WallMillis;
+    use crate::ids::JobId;
+    use crate::owner::Owner;
+    use comfygate_policy::Digest;
 
-    #[test]
-    fn running_and_pending_are_told_apart_and_sorted_by_number() {
-        let at = |number: u64, state: JobState| Job { number, ..job(state) };
-        let jobs = [at(7, JobState::Held), at(3, JobState::Running), at(5, JobState::Assigned), at(1, JobState::Ended(Outcome::Failed))];
-        let items: Vec<(&Job, &[u8])> = jobs.iter().map(|job| (job, SUBMISSION.as_bytes())).collect();
-        let queue = queue(&items).unwrap();
-        let numbers = |list: &str| queue[list].as_array().unwrap().iter().map(|item| item[0].as_u64().unwrap()).collect::<Vec<_>>();
-        assert_eq!(numbers("queue_running"), [3]);
-        assert_eq!(numbers("queue_pending"), [5, 7]);
-    }
-
-    #[test]
-    fn an_item_has_the_five_recorded_places_and_nothing_of_ours() {
-        let job = job(JobState::Running);
-        let queue = queue(&[(&job, SUBMISSION)]).unwrap();
-        let extra = json!({"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "tab", "create_time": 5});
-        let item = json!([4, "mine", {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}, extra, ["2"]]);
-        assert_eq!(queue, json!({"queue_running": [item], "queue_pending": []}));
-        for secret in ["gpu0", "t/abc", "900", &job.id.to_string(), &job.attempts[0].upstream.to_string()] {
-            assert!(!queue.to_string().contains(secret), "{secret}");
+    pub(in crate::deliver::state) fn job(number: u64, state: JobState) -> Job {
+        Job {
+            id: JobId::new(),
+            sequence: number,
+            version: 0,
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            prompt_id: format!("p{number}").parse().unwrap(),
+            number,
+            client_id: Some("tab".parse().unwrap()),
+            submission: Digest::of(b""),
+            output_nodes: vec!["9".into()],
+            accepted_at: WallMillis(1_795_231_291_814),
+            state,
+            attempts: vec![],
+            cancel_requested: false,
         }
     }
 
     #[test]
-    fn a_job_without_client_has_no_client_id() {
-        let job = Job { client_id: None, ..job(JobState::Held) };
-        let queue = queue(&[(&job, SUBMISSION)]).unwrap();
-        assert!(queue["queue_pending"][0][3].get("client_id").is_none());
+    fn items_have_comfyuis_five_places_and_are_sorted() {
+        let graph = Bytes::from_static(
+            br#"{"prompt":{"9":{"class_type":"SaveImage","inputs":{}}},"extra_data":{"preview_method":"auto"}}"#,
+        );
+        let (first, second, third) = (job(4, JobState::Running), job(6, JobState::Held), job(5, JobState::Held));
+        let queue = queue(&[(&second, graph.clone()), (&first, graph.clone()), (&third, graph)]).unwrap();
+        assert_eq!(queue["queue_running"].as_array().unwrap().len(), 1);
+        assert_eq!(queue["queue_pending"][0][0], 5);
+        assert_eq!(queue["queue_pending"][1][1], "p6");
+        let item = &queue["queue_running"][0];
+        assert_eq!(item[2]["9"]["class_type"], "SaveImage");
+        assert_eq!(
+            item[3],
+            json!({"preview_method": "auto", "client_id": "tab", "create_time": 1_795_231_291_814_u64})
+        );
+        assert_eq!(item[4], json!(["9"]));
     }
 
     #[test]
-    fn exec_info_counts() {
-        assert_eq!(exec_info(2).to_string(), r#"{"exec_info":{"queue_remaining":2}}"#);
-    }
-
-    #[test]
-    fn clear_is_true_as_in_python() {
-        for (text, clear) in [
-            ("true", true), ("1", true), ("-0.5", true), (r#""false""#, true), ("[0]", true), (r#"{"a":0}"#, true),
-            ("false", false), ("0", false), ("0.0", false), (r#""""#, false), ("[]", false), ("{}", false), ("null", false),
+    fn clear_goes_by_pythons_truth() {
+        for (value, clear) in [
+            ("true", true),
+            ("\"false\"", true),
+            ("1", true),
+            ("[0]", true),
+            ("false", false),
+            ("0", false),
+            ("\"\"", false),
+            ("null", false),
+            ("{}", false),
         ] {
-            let change = QueueChange::parse(format!(r#"{{"clear":{text}}}"#).as_bytes()).unwrap();
-            assert_eq!(change.clear, clear, "{text}");
+            assert_eq!(
+                QueueChange::parse(format!("{{\"clear\":{value}}}").as_bytes()).unwrap().clear,
+                clear,
+                "{value}"
+            );
         }
-        assert_eq!(QueueChange::parse(b"{}").unwrap(), QueueChange { clear: false, delete: Vec::new() });
     }
 
     #[test]
-    fn delete_is_a_list_of_strings() {
-        let change = QueueChange::parse(br#"{"delete":["a","not an id","b"],"other":1}"#).unwrap();
+    fn delete_takes_strings_only_and_passes_over_what_is_no_id() {
+        let change = QueueChange::parse(br#"{"delete":["a","no id","b"]}"#).unwrap();
         assert_eq!(change.delete, ["a".parse().unwrap(), "b".parse().unwrap()]);
-        for wrong in ["", "[]", r#"[true,["a"]]"#, "null", r#"{"delete":"a"}"#, r#"{"delete":[1]}"#, r#"{"delete":null}"#, r#"{"clear":0,"clear":1}"#, "{"] {
-            assert!(matches!(QueueChange::parse(wrong.as_bytes()), Err(StateError::Command(_))), "{wrong}");
+        for bad in [br#"{"delete":[1]}"#.as_slice(), br#"{"delete":"a"}"#, br#"{"delete":[["a"]]}"#, b"[]", b"", b"{"] {
+            assert!(QueueChange::parse(bad).is_err());
         }
-        let many = |count: usize| QueueChange::parse(json!({"delete": vec!["a"; count]}).to_string().as_bytes());
-        assert!(many(DELETES_MAX).is_ok());
-        assert!(many(DELETES_MAX + 1).is_err());
     }
 
     #[test]
-    fn an_interrupt_names_one_job_or_all_of_the_callers_and_never_all_by_mistake() {
-        for all in ["", " \n", "{}", r#"{"prompt_id":null}"#, r#"{"prompt_id":""}"#] {
-            assert_eq!(parse_interrupt(all.as_bytes()).unwrap(), None, "{all}");
+    fn an_interrupt_without_an_id_means_the_callers_own() {
+        for all in [b"".as_slice(), b"{}", br#"{"prompt_id":null}"#, br#"{"prompt_id":""}"#] {
+            assert_eq!(Interrupt::parse(all).unwrap(), Interrupt::All);
         }
-        assert_eq!(parse_interrupt(br#"{"prompt_id":"a"}"#).unwrap(), Some("a".parse().unwrap()));
-        for wrong in ["[]", "null", "{", r#"{"prompt_id":1}"#, r#"{"prompt_id":"a b"}"#, r#"{"prompt_id":["a"]}"#, r#"{"prompt_id":"a","prompt_id":""}"#] {
-            assert!(parse_interrupt(wrong.as_bytes()).is_err(), "{wrong}");
-        }
+        assert_eq!(Interrupt::parse(br#"{"prompt_id":"a"}"#).unwrap(), Interrupt::One("a".parse().unwrap()));
+        assert_eq!(Interrupt::parse(br#"{"prompt_id":"no id"}"#).unwrap(), Interrupt::Nothing);
+        assert_eq!(Interrupt::parse(br#"{"prompt_id":5}"#).unwrap(), Interrupt::Nothing);
+        assert!(Interrupt::parse(b"[1]").is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! Files: by signed URL for whoever has it, by shown name for their owner.
+//! Files: by signed URL for whoever holds it, or by shown name for their owner.
 //!
-//! [`signature`] says what a URL proves, [`links`] makes and checks URLs, [`signing_key`] keeps the keys, [`view`] reads ComfyUI's plain form, [`file`]
-//! answers with the content. No browser is ever given a file that it would run (facts §7.1): types from an allowlist, all else as a download.
+//! *Answers the attack*: guessing or altering another's URL (an HMAC over everything that decides), stored scripts run in our origin (an allowlist of
+//! types, `nosniff`, `sandbox`), and a shared cache that answers for us (`private`); facts §11, 83-86, 94, 105.
 
 pub mod file;
 pub mod links;
@@ -9,11 +9,8 @@ pub mod signature;
 pub mod signing_key;
 pub mod view;
 
-/// What is not on the list.
-pub const OPAQUE: &str = "application/octet-stream";
-
-/// Extension and type of what a browser may show: pictures, films and sound without script power. No SVG, no PDF, no HTML.
-const SHOWN: [(&str, &str); 11] = [
+/// Types that are shown as what they are; everything else is a download. SVG, HTML, XML and PDF can run scripts and are not here.
+const INLINE: [(&str, &str); 11] = [
     ("png", "image/png"),
     ("jpg", "image/jpeg"),
     ("jpeg", "image/jpeg"),
@@ -27,16 +24,18 @@ const SHOWN: [(&str, &str); 11] = [
     ("ogg", "audio/ogg"),
 ];
 
-/// The type of a file of that name: from the allowlist, else [`OPAQUE`].
+/// What anything else is served as.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// The type of a file by its extension.
 pub fn content_type(filename: &str) -> &'static str {
-    let extension = filename.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
-    let found = SHOWN.iter().find(|(known, _)| Some(*known) == extension.as_deref());
-    found.map_or(OPAQUE, |(_, kind)| kind)
+    let extension = filename.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default();
+    INLINE.iter().find(|(known, _)| *known == extension).map_or(OCTET_STREAM, |(_, kind)| *kind)
 }
 
-/// The allowlist's own text of a stored type, if it is on it.
-fn shown_type(stored: &str) -> Option<&'static str> {
-    SHOWN.iter().map(|(_, kind)| *kind).find(|kind| *kind == stored)
+/// Whether a stored type is shown as what it is.
+fn is_inline(content_type: &str) -> bool {
+    INLINE.iter().any(|(_, kind)| *kind == content_type)
 }
 
 #[cfg(test)]
@@ -44,11 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_films_and_sound_are_shown_and_everything_else_is_opaque() {
+    fn only_types_that_run_nothing_are_shown() {
         assert_eq!(content_type("a.PNG"), "image/png");
-        assert_eq!(content_type("a.b.opus"), "audio/ogg");
-        for name in ["a.svg", "a.html", "a.png.js", "a.pdf", "png", "", "a.", "a.png "] {
-            assert_eq!(content_type(name), OPAQUE, "{name}");
+        assert_eq!(content_type("a.opus"), "audio/ogg");
+        for other in ["a.svg", "a.html", "a.js", "a.xml", "a.pdf", "a", "png", "a.png.gz", ""] {
+            assert_eq!(content_type(other), OCTET_STREAM, "{other}");
+            assert!(!is_inline(content_type(other)));
         }
     }
 }

@@ -1,143 +1,102 @@
-//! ComfyUI's plain form: `/view?filename=&type=&subfolder=`, for a logged-in owner (server.py `view_image`, facts §7.1).
-//!
-//! The three keys name one of the owner's own files by what it was shown as; they are never a path of ours. Other keys (`rand`, `t`) are the page's
-//! against caches and mean nothing. A key that stands twice never comes here: the route table refuses it.
+//! `GET /view` as ComfyUI's page builds it (ComfyUI 0.8.0 `server.py` `view_image`; facts §7.1): names, for their owner only. Pure.
 
 use crate::record::ledger::Directory;
 use crate::route::Query;
 
-/// Longest file name: what file systems take.
-const NAME_BYTES_MAX: usize = 255;
-/// Longest folder.
-const FOLDER_BYTES_MAX: usize = 1024;
-
-/// Which file is wanted.
+/// The file that is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ViewQuery {
-    /// From the suffix of the name, else `type`, else output.
+    /// Which directory.
     pub directory: Directory,
-    /// `""` or `a/b`.
+    /// Folder as shown to the owner.
     pub subfolder: String,
-    /// Without the suffix.
+    /// Name as shown to the owner.
     pub filename: String,
 }
 
-/// Why a query names no file.
+/// Why the query names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ViewError {
-    /// Missing, empty, too long, or with a part that no name of ours has.
-    #[error("`filename` is a name without folder, 1 to 255 bytes")]
-    Filename,
-    /// Not `output`, `input` or `temp`.
-    #[error("`type` is `output`, `input` or `temp`")]
-    Type,
-    /// Not a plain relative folder.
-    #[error("`subfolder` is a relative folder such as `a/b`")]
-    Subfolder,
-    /// A form of the file that is not built.
-    #[error("previews and single channels of images are not built yet: ask for the file without `preview` and `channel`")]
+    /// No name, or one that can be none.
+    #[error("no such file")]
+    NotFound,
+    /// ComfyUI knows `input`, `output` and `temp`.
+    #[error("`type` must be output, input or temp")]
+    Directory,
+    /// Another form of the image.
+    #[error("previews and channels are computed by a later release; leave `preview` and `channel` out")]
     NotYet,
 }
 
 impl ViewQuery {
-    /// Reads the query.
+    /// Reads `filename`, `type` (default `output`) and `subfolder`; exactly ` [output]`, ` [input]` or ` [temp]` at the name's end says the directory, as
+    /// for ComfyUI, before `type`. Other keys (`rand`, `t`) are the page's and mean nothing.
     ///
     /// # Errors
     /// [`ViewError`].
     pub fn parse(query: &Query) -> Result<Self, ViewError> {
-        // `channel=rgba` is the file as it is.
-        if query.value("preview").is_some() || query.value("channel").is_some_and(|channel| channel != "rgba") {
+        if query.value("preview").is_some() || query.value("channel").is_some() {
             return Err(ViewError::NotYet);
         }
-        let given = query.value("filename").ok_or(ViewError::Filename)?;
-        let (filename, annotated) = without_annotation(given)?;
-        let named = Directory::from_name(query.value("type").unwrap_or("output")).ok_or(ViewError::Type)?;
-        if !is_plain(filename) || filename.len() > NAME_BYTES_MAX {
-            return Err(ViewError::Filename);
-        }
+        let named = query.value("filename").unwrap_or_default();
+        let directory = Directory::from_name(query.value("type").unwrap_or("output")).ok_or(ViewError::Directory)?;
+        let (filename, directory) = annotated(named).unwrap_or((named, directory));
         let subfolder = query.value("subfolder").unwrap_or_default();
-        let is_good = subfolder.is_empty() || (subfolder.len() <= FOLDER_BYTES_MAX && subfolder.split('/').all(is_plain));
-        if !is_good {
-            return Err(ViewError::Subfolder);
+        let is_path =
+            |text: &str| text.starts_with('/') || text.contains('\\') || text.split('/').any(|segment| segment == "..");
+        // The ledger would not find them either; names that can't be are not looked up.
+        if filename.is_empty() || filename.contains('/') || is_path(filename) || is_path(subfolder) {
+            return Err(ViewError::NotFound);
         }
-        // As in ComfyUI, the suffix wins over `type`.
-        Ok(Self { directory: annotated.unwrap_or(named), subfolder: subfolder.to_owned(), filename: filename.to_owned() })
+        Ok(Self { directory, subfolder: subfolder.trim_end_matches('/').to_owned(), filename: filename.to_owned() })
     }
 }
 
-/// `a.png [input]` → `a.png` and input (folder_paths.py `annotated_filepath`). Stricter than ComfyUI, which cuts the suffix and one more character
-/// whatever that is: without a space before it, the name is refused (facts §7.1).
-fn without_annotation(given: &str) -> Result<(&str, Option<Directory>), ViewError> {
-    for (suffix, directory) in [("[output]", Directory::Output), ("[input]", Directory::Input), ("[temp]", Directory::Temp)] {
-        if let Some(rest) = given.strip_suffix(suffix) {
-            return rest.strip_suffix(' ').map(|name| (name, Some(directory))).ok_or(ViewError::Filename);
-        }
-    }
-    Ok((given, None))
-}
-
-/// One segment of a path, and no more than that.
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+fn annotated(name: &str) -> Option<(&str, Directory)> {
+    let (filename, suffix) = name.rsplit_once(' ')?;
+    let inside = suffix.strip_prefix('[')?.strip_suffix(']')?;
+    Some((filename, Directory::from_name(inside)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(query: &str) -> Result<ViewQuery, ViewError> {
-        ViewQuery::parse(&Query::parse(query).unwrap())
-    }
-
-    fn found(directory: Directory, subfolder: &str, filename: &str) -> Result<ViewQuery, ViewError> {
-        Ok(ViewQuery { directory, subfolder: subfolder.into(), filename: filename.into() })
+    fn parse(query: &str) -> Result<(Directory, String, String), ViewError> {
+        ViewQuery::parse(&Query::parse(query).unwrap()).map(|view| (view.directory, view.subfolder, view.filename))
     }
 
     #[test]
-    fn the_pages_own_queries_are_read() {
-        assert_eq!(parse("filename=a_00001_.png&type=temp&subfolder=&rand=0.5&t=3"), found(Directory::Temp, "", "a_00001_.png"));
-        assert_eq!(parse("filename=a.png&subfolder=x%2Fy&channel=rgba"), found(Directory::Output, "x/y", "a.png"));
+    fn names_are_read_as_the_page_writes_them() {
+        assert_eq!(parse("filename=a.png&rand=0.1&t=5"), Ok((Directory::Output, String::new(), "a.png".into())));
+        assert_eq!(
+            parse("filename=a.png&type=temp&subfolder=x/y"),
+            Ok((Directory::Temp, "x/y".into(), "a.png".into()))
+        );
     }
 
     #[test]
-    fn a_suffix_wins_over_the_type_and_needs_its_space() {
-        assert_eq!(parse("filename=a.png+%5Binput%5D&type=output"), found(Directory::Input, "", "a.png"));
-        assert_eq!(parse("filename=a.png+%5Btemp%5D"), found(Directory::Temp, "", "a.png"));
-        for name in ["a.pngX%5Binput%5D", "%5Binput%5D", "+%5Boutput%5D"] {
-            assert_eq!(parse(&format!("filename={name}")), Err(ViewError::Filename), "{name}");
+    fn an_exact_suffix_beats_the_type_and_a_glued_one_is_part_of_the_name() {
+        assert_eq!(parse("filename=a.png+[input]&type=output"), Ok((Directory::Input, String::new(), "a.png".into())));
+        assert_eq!(parse("filename=a.png[input]"), Ok((Directory::Output, String::new(), "a.png[input]".into())));
+        assert_eq!(parse("filename=a.png+[nowhere]"), Ok((Directory::Output, String::new(), "a.png [nowhere]".into())));
+    }
+
+    #[test]
+    fn what_can_be_no_file_is_not_looked_up() {
+        for odd in [
+            "",
+            "filename=",
+            "filename=../a.png",
+            "filename=/a.png",
+            "filename=x/a.png",
+            "filename=a.png&subfolder=../x",
+            "filename=a.png&subfolder=/x",
+            "filename=a%5Cb.png",
+        ] {
+            assert_eq!(parse(odd), Err(ViewError::NotFound), "{odd}");
         }
-        assert_eq!(parse("filename=a+%5BINPUT%5D"), found(Directory::Output, "", "a [INPUT]"));
-    }
-
-    #[test]
-    fn names_and_folders_that_leave_their_place_are_refused() {
-        for name in ["", "..", ".", "%2Fetc%2Fpasswd", "a%2Fb.png", "..%5Ca"] {
-            assert_eq!(parse(&format!("filename={name}")), Err(ViewError::Filename), "{name}");
-        }
-        assert_eq!(parse("type=output"), Err(ViewError::Filename));
-        for folder in ["..", "a%2F..", "%2Fa", "a%2F", "a%2F%2Fb", "a%5Cb"] {
-            assert_eq!(parse(&format!("filename=a&subfolder={folder}")), Err(ViewError::Subfolder), "{folder}");
-        }
-        assert!(parse("filename=a..b").is_ok());
-    }
-
-    #[test]
-    fn lengths_are_taken_up_to_their_bound() {
-        assert!(parse(&format!("filename={}", "a".repeat(NAME_BYTES_MAX))).is_ok());
-        assert_eq!(parse(&format!("filename={}", "a".repeat(NAME_BYTES_MAX + 1))), Err(ViewError::Filename));
-        assert!(parse(&format!("filename=a&subfolder={}", "a".repeat(FOLDER_BYTES_MAX))).is_ok());
-        assert_eq!(parse(&format!("filename=a&subfolder={}", "a".repeat(FOLDER_BYTES_MAX + 1))), Err(ViewError::Subfolder));
-    }
-
-    #[test]
-    fn the_type_is_one_of_three_words() {
-        assert_eq!(parse("filename=a&type=Output"), Err(ViewError::Type));
-        assert_eq!(parse("filename=a&type="), Err(ViewError::Type));
-    }
-
-    #[test]
-    fn previews_and_channels_are_not_built() {
-        assert_eq!(parse("filename=a.png&preview=webp%3B90"), Err(ViewError::NotYet));
-        assert_eq!(parse("filename=a.png&channel=rgb"), Err(ViewError::NotYet));
+        assert_eq!(parse("filename=a.png&type=Output"), Err(ViewError::Directory));
+        assert_eq!(parse("filename=a.png&preview=webp;50"), Err(ViewError::NotYet));
     }
 }

@@ -78,9 +78,13 @@ pub struct Executor {
 pub fn work(process: &Arc<Process>) {
     let mut executor = Executor::default();
     loop {
-        let Next::Run(item, task) = process.queue.next(|| process.worker_ends()) else { return };
+        let Next::Run(item, task) = process.queue.next(|| process.worker_ends()) else {
+            return;
+        };
         process.queue_updated();
-        let Ok(finished) = executor.run(process, &item) else { return };
+        let Ok(finished) = executor.run(process, &item) else {
+            return;
+        };
         process.set_running_node(None);
         process.queue.done(task, finished.outputs, finished.meta, finished.status);
         process.queue_updated();
@@ -236,7 +240,7 @@ fn graph(
             }
             Step::Cycle(id) => {
                 let stop = Stop::Raised("graph.DependencyCycleError", "Dependency cycle detected".into());
-                run.fail(&id, stop, &executed, dict([]));
+                run.fail(&id, stop, &executed, Json::List(Vec::new()));
                 return Ok(GraphOutcome { success: false, ui });
             }
             Step::Run(id) => id,
@@ -273,8 +277,14 @@ fn graph(
             }
             Err(Stop::Worker) => return Err(WorkerEnds),
             Err(stop) => {
-                let shown = resolved.iter().map(|(name, value)| (name.clone(), Json::List(vec![value.shown()])));
-                run.fail(&id, stop, &executed, Json::Dict(shown.collect()));
+                let mut shown: Dict =
+                    resolved.iter().map(|(name, value)| (name.clone(), Json::List(vec![value.shown()]))).collect();
+                if matches!(known.class(&id), "SaveImage" | "PreviewImage") {
+                    let extra = run.item.extra_data.get("extra_pnginfo").cloned().unwrap_or(Json::Null);
+                    shown.insert("prompt".into(), Json::List(vec![Value::Json(run.prompt.clone()).shown()]));
+                    shown.insert("extra_pnginfo".into(), Json::List(vec![Value::Json(extra).shown()]));
+                }
+                run.fail(&id, stop, &executed, Json::Dict(shown));
                 return Ok(GraphOutcome { success: false, ui });
             }
         }

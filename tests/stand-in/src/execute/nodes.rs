@@ -83,7 +83,10 @@ pub fn run_node(
         !known
     });
     if let Some(name) = unexpected {
-        return Err(raised("TypeError", format!("{class}.execute() got an unexpected keyword argument '{name}'")));
+        return Err(raised(
+            "TypeError",
+            format!("{class}.{}() got an unexpected keyword argument '{name}'", function_of(&class)),
+        ));
     }
     let node = Node { id, class: &class, arguments };
     if let Some(ui) = output_node(run, &node)? {
@@ -95,6 +98,24 @@ pub fn run_node(
         None => simulate(run, &node, catalogue)?,
     };
     Ok(Outcome::Done(Entry { outputs, ui: None }))
+}
+
+/// The Python function behind a class, as far as errors name it; classes of the newer kind all have `execute`.
+fn function_of(class: &str) -> &'static str {
+    match class {
+        "GateProbeSleep" | "GateProbeFail" | "GateProbeSize" => "run",
+        "SaveImage" | "PreviewImage" | "SaveImageWebsocket" => "save_images",
+        "EmptyImage" | "EmptyLatentImage" => "generate",
+        "LoadImage" | "LoadImageMask" | "LoadImageOutput" => "load_image",
+        "ImageScale" | "ImageScaleBy" | "LatentUpscale" | "LatentUpscaleBy" => "upscale",
+        "ImageInvert" => "invert",
+        "ImageBatch" => "batch",
+        "KSampler" | "KSamplerAdvanced" => "sample",
+        "VAEDecode" | "VAEDecodeTiled" => "decode",
+        "VAEEncode" | "CLIPTextEncode" => "encode",
+        "CheckpointLoaderSimple" => "load_checkpoint",
+        _ => "execute",
+    }
 }
 
 /// The switch evaluates only the side it takes.
@@ -154,8 +175,23 @@ impl Node<'_> {
         }
     }
 
+    /// An integer as torch wants it: texts and floats that a link brought are a TypeError.
     fn int(&self, name: &str) -> Result<i128, Stop> {
-        python::int(self.json(name)?).map_err(|text| raised("ValueError", text))
+        let value = self.json(name)?;
+        if matches!(value, Json::Int(_) | Json::Bool(_)) {
+            return python::int(value).map_err(|text| raised("ValueError", text));
+        }
+        let kind = python::type_name(value);
+        let position = ["batch_size", "height", "width"].iter().position(|known| *known == name);
+        let text = match position.filter(|_| self.class == "EmptyImage") {
+            Some(index) => format!(
+                "full(): argument 'size' failed to unpack the object at pos {} with error \"type must be tuple of ints,but \
+                 got {kind}\"",
+                index + 1
+            ),
+            None => format!("'{kind}' object cannot be interpreted as an integer"),
+        };
+        Err(raised("TypeError", text))
     }
 
     fn int_or(&self, name: &str, default: i128) -> i128 {
@@ -169,7 +205,9 @@ impl Node<'_> {
     }
 
     fn float(&self, name: &str) -> Result<f64, Stop> {
-        python::float(self.json(name)?).map_err(|text| raised("ValueError", text))
+        let value = self.json(name)?;
+        let text = || raised("TypeError", format!("must be real number, not {}", python::type_name(value)));
+        value.as_number().ok_or_else(text)
     }
 
     fn text(&self, name: &str) -> Result<String, Stop> {
@@ -192,7 +230,11 @@ fn output_node(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Json>, Stop>
         "MaskPreview" => {
             let picture = Arc::new(node.mask("mask")?.with_channels(3)?);
             let prefix = format!("ComfyUI{}", temp_suffix(run, node));
-            save(run, &picture, &prefix, "temp")?
+            let mut ui = save(run, &picture, &prefix, "temp")?;
+            if let Json::Dict(ui) = &mut ui {
+                ui.insert("animated".into(), Json::List(vec![Json::Bool(false)]));
+            }
+            ui
         }
         "SaveImageWebsocket" => {
             let picture = Arc::clone(node.image("images")?);
@@ -486,6 +528,17 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
         "VAEEncode" | "VAEEncodeTiled" | "VAEEncodeForInpaint" => {
             let picture = node.image("pixels")?;
             Ok(vec![latent(picture.width, picture.height, picture.frames.len(), 0)])
+        }
+        "ImageUpscaleWithModel" => {
+            let picture = node.image("image")?;
+            let sides = (picture.width.saturating_mul(4), picture.height.saturating_mul(4));
+            Ok(vec![image(picture.scaled(sides.0, sides.1)?)])
+        }
+        "InpaintModelConditioning" => {
+            let picture = node.image("pixels")?;
+            let opaque = Value::Opaque { steps: None, seed: None };
+            let noise = latent(picture.width, picture.height, picture.frames.len(), 0);
+            Ok(vec![opaque.clone(), opaque, noise])
         }
         "SetLatentNoiseMask" => Ok(vec![Value::Latent(node.latent("samples")?.clone())]),
         "LatentUpscale" => {

@@ -6,8 +6,8 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, RANGE, SERVER,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, SERVER, VARY,
 };
 use hyper::{Response, StatusCode};
 
@@ -133,6 +133,17 @@ pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
 
 /// aiohttp's FileResponse: ETag, Last-Modified, conditions and one range.
 pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Result<Answer, Reply> {
+    let accepted =
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default().to_lowercase();
+    // A file beside it that looks like its compressed form is served in its place, whoever put it there.
+    let beside = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, ending)| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".");
+        name.push(ending);
+        let beside = std::path::PathBuf::from(name);
+        (accepted.contains(coding) && beside.is_file()).then_some((coding, beside))
+    });
+    let file = beside.as_ref().map_or(file, |(_, beside)| beside.as_path());
     let content = std::fs::read(file).map_err(|_| Reply::Empty(StatusCode::NOT_FOUND))?;
     let modified = std::fs::metadata(file).and_then(|meta| meta.modified()).map_err(|_| Reply::Crash)?;
     let nanos = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -155,9 +166,15 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
         (false, Some(None)) => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new(), Some(format!("bytes */{length}"))),
     };
     let mut answer = built(status, kind, body);
+    if let Some((coding, _)) = &beside {
+        set(&mut answer, CONTENT_ENCODING, coding);
+        set(&mut answer, VARY, "Accept-Encoding");
+    }
     set(&mut answer, ETAG, &etag);
     set(&mut answer, LAST_MODIFIED, &last_modified);
-    set(&mut answer, ACCEPT_RANGES, "bytes");
+    if status != StatusCode::RANGE_NOT_SATISFIABLE {
+        set(&mut answer, ACCEPT_RANGES, "bytes");
+    }
     if let Some(range) = range {
         set(&mut answer, CONTENT_RANGE, &range);
     }
@@ -221,7 +238,9 @@ fn masked(call: &Call, reference: &Json, content: &[u8]) -> Result<Option<Vec<u8
         return Ok(None);
     }
     let kind = annotated.unwrap_or_else(|| text("type").unwrap_or("output"));
-    let Some(base) = call.process.folders().by_type(kind) else { return Ok(None) };
+    let Some(base) = call.process.folders().by_type(kind) else {
+        return Ok(None);
+    };
     let folder = base.join(text("subfolder").unwrap_or_default());
     let file = folder.join(name);
     if !contained(&base, &folder) || !file.is_file() {
@@ -245,13 +264,15 @@ fn store(
     let kind = field(parts, "type").unwrap_or_else(|| "input".to_owned());
     let base = call.process.folders().by_type(&kind).ok_or(Reply::Crash)?;
     let image = parts.iter().find(|part| part.name == "image");
-    let Some((image, name)) = image.and_then(|part| Some((part, part.filename.clone()?))) else {
+    let Some(image) = image.filter(|part| part.filename.is_some() || !part.content.is_empty()) else {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     };
+    // A field without a file name is text, which has no `.file`.
+    let name = image.filename.clone().filter(|name| !name.is_empty()).ok_or(Reply::Crash)?;
     let subfolder = field(parts, "subfolder").unwrap_or_default();
     let folder = base.join(normalised(&subfolder));
     let mut file = absolute(&folder.join(&name));
-    if name.is_empty() || !file.starts_with(&base) {
+    if !file.starts_with(&base) {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     }
     call.process.disk().map_err(|_| Reply::Crash)?;

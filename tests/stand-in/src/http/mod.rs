@@ -107,11 +107,8 @@ impl Call {
 }
 
 async fn respond(process: Arc<Process>, connected: Arc<Connected>, request: Request<Incoming>) -> Answer {
-    let seen = SeenRequest {
-        method: request.method().clone(),
-        path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: request.headers().clone(),
-    };
+    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let seen: SeenRequest = (request.method().clone(), target, request.headers().clone());
     process.shared().requests.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
     process.shared().faults.http_flows().await;
     if foreign_origin(&request) {
@@ -161,7 +158,9 @@ fn hex(digits: &[u8]) -> Option<u8> {
 /// server.py's origin check: only a loopback Host is tested, and an Origin that is no URL passes.
 fn foreign_origin(request: &Request<Incoming>) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_lowercase);
-    let (Some(host), Some(origin)) = (header("host"), header("origin")) else { return false };
+    let (Some(host), Some(origin)) = (header("host"), header("origin")) else {
+        return false;
+    };
     let origin = origin.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
     let (host_name, host_port) = split_port(&host);
     let (origin_name, origin_port) = split_port(origin);
@@ -251,7 +250,9 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
             models::set_faults(&mut call).await.into()
         }
         ("GET", ["internal", ..]) => Reply::text(StatusCode::NOT_FOUND, "404: Not Found"),
-        ("GET", _) if path.starts_with("//") => Reply::text(StatusCode::NOT_FOUND, "404: Not Found"),
+        ("GET", _) if path.starts_with("//") || path.contains("%00") => {
+            Reply::text(StatusCode::NOT_FOUND, "404: Not Found")
+        }
         ("GET", _) => Reply::NoStaticFile,
         _ => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
     }

@@ -41,7 +41,9 @@ fn is_folder(name: &str) -> bool {
 /// Absolute paths of a model folder; no such directories are needed.
 fn paths(call: &Call, name: &str) -> Json {
     let base = call.process.folders().base();
-    let Some((_, below, output)) = FOLDERS.iter().find(|(folder, ..)| *folder == name) else { return Json::Null };
+    let Some((_, below, output)) = FOLDERS.iter().find(|(folder, ..)| *folder == name) else {
+        return Json::Null;
+    };
     let models = below.iter().map(|folder| base.join("models").join(folder));
     let code = (name == "custom_nodes").then(|| base.join("custom_nodes"));
     let output = output.map(|folder| call.process.folders().output().join(folder));
@@ -160,7 +162,9 @@ pub(super) fn logs_raw(call: &Call) -> Reply {
 /// `PATCH /internal/logs/subscribe`: anybody may send the log to any client.
 pub(super) async fn subscribe_logs(call: &mut Call) -> Result<Reply, Reply> {
     let body = call.json().await?;
-    let (Some(client), Some(enabled)) = (body.get("clientId"), body.get("enabled")) else { return Err(Reply::Crash) };
+    let (Some(client), Some(enabled)) = (body.get("clientId"), body.get("enabled")) else {
+        return Err(Reply::Crash);
+    };
     let client = client.as_str().ok_or(Reply::Crash)?;
     call.process.subscribe_logs(client, enabled.truthy());
     Ok(Reply::ok())

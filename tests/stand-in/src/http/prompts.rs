@@ -22,8 +22,14 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
     let process = call.process.clone();
     process.log("got prompt\n");
     let body = call.json().await?;
+    if ["number", "front"].into_iter().any(|key| found_but_not_indexed(&body, key)) {
+        return Err(Reply::Crash);
+    }
     process.shared().submissions.lock().unwrap_or_else(PoisonError::into_inner).push(body.to_value());
     let number = number_of(&body, || process.number.fetch_add(1, SeqCst))?;
+    if found_but_not_indexed(&body, "prompt") {
+        return Err(Reply::Crash);
+    }
     let Some(prompt) = body.get("prompt") else {
         let error = validate::top_error("no_prompt", "No prompt provided", "No prompt provided");
         return Ok(refused(error, dict([])));
@@ -75,6 +81,15 @@ fn refused(error: Json, node_errors: Json) -> Reply {
     Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", error), ("node_errors", node_errors)]))
 }
 
+/// Python's `key in body` is true for lists and texts too, where `body[key]` then raises.
+fn found_but_not_indexed(body: &Json, key: &str) -> bool {
+    match body {
+        Json::List(items) => items.iter().any(|item| item.as_str() == Some(key)),
+        Json::Str(text) => text.contains(key),
+        _ => false,
+    }
+}
+
 /// The caller's number through `float()`, or the next one, negated for `front`.
 fn number_of(body: &Json, next: impl FnOnce() -> i64) -> Result<Json, Reply> {
     match body {
@@ -113,7 +128,10 @@ fn ids(list: &Json) -> Result<Vec<Json>, Reply> {
 async fn change(call: &mut Call) -> Result<Dict, Reply> {
     match call.json().await? {
         Json::Dict(body) => Ok(body),
-        Json::List(_) => Ok(Dict::new()),
+        body @ (Json::List(_) | Json::Str(_)) => {
+            let raises = ["clear", "delete"].into_iter().any(|key| found_but_not_indexed(&body, key));
+            if raises { Err(Reply::Crash) } else { Ok(Dict::new()) }
+        }
         _ => Err(Reply::Crash),
     }
 }
@@ -158,7 +176,9 @@ pub(super) async fn interrupt(call: &mut Call) -> Result<Reply, Reply> {
 
 /// `POST /free`.
 pub(super) async fn free(call: &mut Call) -> Result<Reply, Reply> {
-    let Json::Dict(body) = call.json().await? else { return Err(Reply::Crash) };
+    let Json::Dict(body) = call.json().await? else {
+        return Err(Reply::Crash);
+    };
     for key in ["unload_models", "free_memory"] {
         if let Some(value) = body.get(key).filter(|value| value.truthy()) {
             call.process.queue.set_flag(key, value.clone());
@@ -191,7 +211,8 @@ pub(super) async fn change_history(call: &mut Call) -> Result<Reply, Reply> {
         for id in ids(list)? {
             match id {
                 Json::Str(id) => call.process.queue.forget(&id),
-                Json::List(_) | Json::Dict(_) => return Err(Reply::Crash),
+                // An empty dict does not even hash the key.
+                Json::List(_) | Json::Dict(_) if call.process.queue.has_history() => return Err(Reply::Crash),
                 _ => {}
             }
         }

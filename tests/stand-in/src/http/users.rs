@@ -260,7 +260,9 @@ pub(super) fn setting(call: &Call, id: &str) -> Result<Reply, Reply> {
 /// `POST /settings`.
 pub(super) async fn change_settings(call: &mut Call) -> Result<Reply, Reply> {
     let (path, mut settings) = stored_settings(call)?;
-    let Json::Dict(new) = call.json().await? else { return Err(Reply::Crash) };
+    let Json::Dict(new) = call.json().await? else {
+        return Err(Reply::Crash);
+    };
     settings.extend(new);
     keep_settings(call, &path, settings)
 }
@@ -292,7 +294,9 @@ pub(super) async fn add_user(call: &mut Call) -> Result<Reply, Reply> {
     if users.values().any(|known| known.equals(name)) {
         return Err(refused("Duplicate username."));
     }
-    let Json::Str(name) = name else { return Err(Reply::Crash) };
+    let Json::Str(name) = name else {
+        return Err(Reply::Crash);
+    };
     let name = name.trim();
     if name.is_empty() {
         return Err(refused("username not provided"));
