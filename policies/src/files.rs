@@ -98,15 +98,22 @@ pub(crate) fn annotated_name(text: &str) -> Result<(&str, Directory), NameFault>
 pub(crate) fn is_path_trick(name: &str) -> bool {
     let mut segments = name.split(['/', '\\']);
     let drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
-    segments.any(|segment| segment.trim() == "..") || name.starts_with(['/', '\\']) || drive || name.chars().any(char::is_control)
+    segments.any(|segment| segment.trim() == "..")
+        || name.starts_with(['/', '\\'])
+        || drive
+        || name.chars().any(char::is_control)
 }
 
 pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec<FileReference> {
     let mut out = Vec::new();
     for node in workflow.nodes() {
-        let Some(signature) = catalogue.class(node.class.as_str()) else { continue };
+        let Some(signature) = catalogue.class(node.class.as_str()) else {
+            continue;
+        };
         for (name, input) in &node.inputs {
-            let Input::Literal(Json::Text(text)) = input else { continue };
+            let Input::Literal(Json::Text(text)) = input else {
+                continue;
+            };
             if signature.input_kind(node, name) != Some(InputKind::File) {
                 continue;
             }

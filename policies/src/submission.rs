@@ -87,8 +87,9 @@ pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
         let message = format!("the body has {} bytes, more than {BODY_BYTES_MAX}", body.len());
         return Err(ParseError { kind: ParseErrorKind::TooLarge, ..ParseError::of("body_too_large", None, message) });
     }
-    let text = std::str::from_utf8(body)
-        .map_err(|error| ParseError::of("invalid_utf8", None, format!("not UTF-8 from byte {} on", error.valid_up_to())))?;
+    let text = std::str::from_utf8(body).map_err(|error| {
+        ParseError::of("invalid_utf8", None, format!("not UTF-8 from byte {} on", error.valid_up_to()))
+    })?;
     if text.starts_with('\u{feff}') {
         return Err(ParseError::of("byte_order_mark", None, "the body begins with a byte order mark".to_owned()));
     }
@@ -348,7 +349,8 @@ impl ParseError {
 
     /// The fault in the shape of ComfyUI's own answers, with an empty `node_errors`. Codes that ComfyUI knows as error types keep their name.
     pub fn to_comfyui(&self) -> Value {
-        let known = ["no_prompt", "prompt_no_outputs", "dependency_cycle"].into_iter().find(|known| *known == self.code);
+        let known =
+            ["no_prompt", "prompt_no_outputs", "dependency_cycle"].into_iter().find(|known| *known == self.code);
         json!({
             "error": {
                 "type": known.unwrap_or("invalid_prompt"),
@@ -435,9 +437,16 @@ mod tests {
     #[test]
     fn a_list_is_a_good_link_or_refused() {
         assert!(parse(node(r#"{"x":["1",0]}"#).as_bytes()).is_ok());
-        for list in
-            [r#"["nope",0]"#, r#"["1",-1]"#, r#"["1",true]"#, r#"["1",0.0]"#, r#"[1,0]"#, r#"["1",0,0]"#, "[]", r#"["1"]"#]
-        {
+        for list in [
+            r#"["nope",0]"#,
+            r#"["1",-1]"#,
+            r#"["1",true]"#,
+            r#"["1",0.0]"#,
+            r#"[1,0]"#,
+            r#"["1",0,0]"#,
+            "[]",
+            r#"["1"]"#,
+        ] {
             assert_eq!(code(&node(&format!(r#"{{"x":{list}}}"#))), "bad_linked_input", "{list}");
         }
     }
@@ -469,7 +478,8 @@ mod tests {
     #[test]
     fn the_count_of_nodes_is_bounded() {
         let many = |count: usize| {
-            let nodes: Vec<String> = (0..count).map(|n| format!(r#""{n}":{{"class_type":"A","inputs":{{}}}}"#)).collect();
+            let nodes: Vec<String> =
+                (0..count).map(|n| format!(r#""{n}":{{"class_type":"A","inputs":{{}}}}"#)).collect();
             format!(r#"{{"prompt":{{{}}}}}"#, nodes.join(","))
         };
         assert!(parse(many(500).as_bytes()).is_ok());
@@ -501,8 +511,11 @@ mod tests {
     #[test]
     fn a_fault_says_where_it_is() {
         let error = parse(b"{\"prompt\": {\n  \"1\": {\"a\":1,\"a\":2}}}").unwrap_err();
-        assert_eq!((error.code(), error.position(), error.pointer()), ("duplicate_key", Some((2, 16)), Some("/prompt/1/a")));
-        assert!(error.to_string().starts_with("line 2, column 16: "));
+        assert_eq!(
+            (error.code(), error.position(), error.pointer()),
+            ("duplicate_key", Some((2, 15)), Some("/prompt/1/a"))
+        );
+        assert!(error.to_string().starts_with("line 2, column 15: "));
         let error = parse(node(r#"{"x":["nope",0]}"#).as_bytes()).unwrap_err();
         assert_eq!(error.pointer(), Some("/prompt/2/inputs/x"));
         assert_eq!(error.to_comfyui()["error"]["type"], "invalid_prompt");

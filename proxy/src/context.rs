@@ -1,6 +1,6 @@
 //! What one request carries between Pingora's phases.
 
-use crate::admit::Permit;
+use crate::admit::BodySlot;
 use crate::dispatch::backend::Backend;
 use crate::ids::RequestId;
 use crate::owner::Owner;
@@ -23,8 +23,8 @@ pub struct Context {
     pub backend: Option<Arc<Backend>>,
     /// Whose request it is, once known.
     pub owner: Option<Owner>,
-    /// Held until the request is over.
-    pub permits: Vec<Permit>,
+    /// The memory of the body, booked until the request is over.
+    pub body: Option<BodySlot>,
     /// The status that was written.
     pub status: u16,
     /// Counts the request as in flight until it is dropped.

@@ -4,7 +4,7 @@
 //! `response_filter` see only what the route table forwards: the static files of the web page.
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::Admission;
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
 use crate::authenticate::Authenticator;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -12,19 +12,20 @@ use crate::deliver::events::{handshake, socket};
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId};
+use crate::inspect::media;
 use crate::listen::{self, ClientAddr};
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, RouteMatch};
+use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{ALLOW, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -37,6 +38,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
+const STOPPING_RETRY: Duration = Duration::from_secs(2);
 /// What a client is told to wait when no backend answers.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -45,9 +48,20 @@ const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 pub struct Gateway {
     services: Arc<Services>,
     authenticator: Authenticator,
-    admission: Admission,
+    doors: Doors,
     dispatch: DispatchHandle,
     drain: Drain,
+}
+
+/// The limiters of the admit stage.
+#[derive(Debug)]
+pub struct Doors {
+    /// Rates by tenant.
+    pub rates: Admission,
+    /// Failed logins by address.
+    pub failed_logins: FailedLogins,
+    /// Memory of all bodies.
+    pub bodies: BodyBudget,
 }
 
 /// What the stages decided for a request.
@@ -60,26 +74,25 @@ enum Served {
 
 impl Gateway {
     /// Joins the stages.
-    pub fn new(services: Arc<Services>, authenticator: Authenticator, admission: Admission, dispatch: DispatchHandle, drain: Drain) -> Self {
-        Self { services, authenticator, admission, dispatch, drain }
+    pub fn new(services: Arc<Services>, authenticator: Authenticator, doors: Doors, dispatch: DispatchHandle, drain: Drain) -> Self {
+        Self { services, authenticator, doors, dispatch, drain }
     }
 
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
-        let client = ClientAddr::of(peer_ip(session));
         listen::check_request(session.req_header(), session.is_http2()).map_err(at(Stage::Listen))?;
         let method = session.req_header().method.clone();
-        let found = route::matched_route(&method, raw_target(session.req_header()));
+        let found = route::matched_route(&method, raw_target(session.req_header()), TABLE);
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
         }
         if self.drain.is_stopping() {
-            return Err((Stage::Listen, Rejection::unavailable("stopping", "the gateway is stopping", Duration::from_secs(2))));
+            return Err((Stage::Listen, Rejection::unavailable("stopping", "the gateway is stopping", STOPPING_RETRY)));
         }
         let caller = match &found {
             Ok(matched) if matched.entry.access != Access::Credential => None,
-            Err(error) if error.is_odd() => None,
+            Err(RouteError::Odd(_)) => None,
             // An unknown path tells a stranger no more than a known one does.
-            Ok(_) | Err(_) => Some(self.authenticated(session, client, ctx).await?),
+            Ok(_) | Err(_) => Some(self.authenticated(session, ctx).await?),
         };
         let matched = found.map_err(at(Stage::Route))?;
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
@@ -89,23 +102,24 @@ impl Gateway {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
             Handling::NotYet(reason) => Err((Stage::Route, Rejection::not_yet(reason))),
             Handling::Forward => {
-                self.admit_request(caller.as_ref(), ctx)?;
+                self.admit_request(caller.as_ref())?;
                 self.forward(matched, ctx)
             }
-            Handling::Answer(_) if method == Method::OPTIONS => Ok(Served::Answered(allowed(&matched))),
+            Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
             Handling::Answer(Action::WebSocket) => self.carry_socket(session, caller, &matched).await,
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
     }
 
-    async fn authenticated(&self, session: &Session, client: ClientAddr, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
-        self.admission.check_failures(client).map_err(at(Stage::Authenticate))?;
+    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
+        let group = client_address(session).group();
+        self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
         let headers = &session.req_header().headers;
         let principal = match self.authenticator.authenticate(headers, &*self.services.ledger, &self.services.tenants).await {
             Ok(principal) => principal,
             Err(error) => {
-                if error.is_callers_fault() {
-                    self.admission.count_failure(client);
+                if error.is_failed_login() {
+                    self.doors.failed_logins.failed(group);
                 }
                 return Err(at(Stage::Authenticate)(error));
             }
@@ -116,11 +130,12 @@ impl Gateway {
         Ok(Caller { principal, tenant })
     }
 
-    fn admit_request(&self, caller: Option<&Caller>, ctx: &mut Context) -> Result<(), (Stage, Rejection)> {
-        if let Some(caller) = caller {
-            ctx.permits.push(self.admission.request(&caller.tenant).map_err(at(Stage::Admit))?);
+    fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
+        match caller {
+            Some(caller) => self.doors.rates.request(&caller.tenant).map(drop).map_err(at(Stage::Admit)),
+            // Public and signed routes: outside the rates of tenants (design §5 admit).
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn answer(
@@ -134,55 +149,41 @@ impl Gateway {
     ) -> Result<Served, (Stage, Rejection)> {
         let mut rate = None;
         match (&caller, action) {
-            (Some(caller), Action::SubmitPrompt) => {
-                let permit = self.admission.prompt(&caller.tenant).map_err(at(Stage::Admit))?;
-                rate = Some(permit.rate_headers());
-                ctx.permits.push(permit);
-            }
-            // Static files and files by signature are outside the request limit (design §5 admit).
-            _ => self.admit_request(caller.as_ref(), ctx)?,
+            (Some(caller), Action::SubmitPrompt) => rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate()),
+            _ => self.admit_request(caller.as_ref())?,
         }
         let body = self.body(session, matched.entry.body, ctx).await?;
         let headers = session.req_header().headers.clone();
         let (services, dispatch) = (&self.services, &self.dispatch);
         let call = Call { services, dispatch, caller, matched, method, headers: &headers, body, request: ctx.request };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
-        answer.headers.extend(rate.into_iter().flatten().map(|(name, value)| (Some(name), value)));
+        answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
         Ok(Served::Answered(answer))
     }
 
     /// Reads the body that the table allows, within one deadline, booked on the budget of all bodies.
     async fn body(&self, session: &mut Session, rule: BodyRule, ctx: &mut Context) -> Result<Bytes, (Stage, Rejection)> {
-        let limits = &self.services.config.limits;
-        let Some(bytes_max) = rule.bytes_max(limits) else { return Ok(Bytes::new()) };
         let head = session.req_header();
-        check_media(&head.headers, rule).map_err(|rejection| (Stage::Inspect, rejection))?;
-        let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        let too_large = || {
-            let text = format!("the body is larger than the {bytes_max} bytes that this route takes");
-            (Stage::Inspect, Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text))
+        let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let absent = declared.is_none_or(|length| length == 0) && !head.headers.contains_key(TRANSFER_ENCODING) && session.is_body_empty();
+        let Some(bytes_max) = media::bytes_max(rule, self.services.config.limits.prompt_bytes_max, absent).map_err(inspected)? else {
+            return Ok(Bytes::new());
         };
+        media::check(&session.req_header().headers, rule).map_err(inspected)?;
         if declared.is_some_and(|declared| declared > bytes_max) {
-            return Err(too_large());
+            return Err(inspected(media::too_large(bytes_max)));
         }
-        // Unknown length: booked at the most it may become.
-        let slot = self.admission.body(declared.unwrap_or(bytes_max)).map_err(at(Stage::Admit))?;
-        ctx.permits.push(slot);
-        let reading = async {
-            session.write_continue_response().await.map_err(|_| gone())?;
-            let mut body = BytesMut::with_capacity(declared.unwrap_or(4096).min(bytes_max));
-            while let Some(piece) = session.read_request_body().await.map_err(|_| gone())? {
-                if body.len() + piece.len() > bytes_max {
-                    return Err(too_large());
-                }
-                body.extend_from_slice(&piece);
+        let mut slot = self.doors.bodies.take(declared.unwrap_or(0)).map_err(at(Stage::Admit))?;
+        let reading = read_body(session, bytes_max, &mut slot);
+        let body = match tokio::time::timeout(self.services.config.limits.body_deadline, reading).await {
+            Ok(body) => body?,
+            Err(_) => {
+                let late = Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time");
+                return Err(inspected(late));
             }
-            Ok(body.freeze())
         };
-        match tokio::time::timeout(limits.body_deadline, reading).await {
-            Ok(body) => body,
-            Err(_) => Err((Stage::Inspect, Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))),
-        }
+        ctx.body = Some(slot);
+        Ok(body)
     }
 
     fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
@@ -199,8 +200,8 @@ impl Gateway {
     async fn carry_socket(&self, session: &mut Session, caller: Option<Caller>, matched: &RouteMatch) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
-        let accept = handshake::accepted(session.req_header(), self.services.config.public_host()).map_err(at(Stage::Deliver))?;
-        let client_id = match matched.query.first("clientId") {
+        let accept = handshake::accepted(session.req_header(), session.is_http2(), self.services.config.public_url.as_ref()).map_err(at(Stage::Deliver))?;
+        let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
                 let bad = |error: crate::ids::IdError| Rejection::new(StatusCode::BAD_REQUEST, "bad_label", error.to_string());
@@ -236,7 +237,7 @@ impl Gateway {
             code: rejection.code(),
             status: rejection.status().as_u16(),
             owner: ctx.owner.clone(),
-            client: ClientAddr::of(peer_ip(session)),
+            client: client_address(session),
             method: session.req_header().method.clone(),
             route: ctx.route,
             reason: rejection.log_text(),
@@ -281,7 +282,7 @@ impl ProxyHttp for Gateway {
             matched: None,
             backend: None,
             owner: None,
-            permits: Vec::new(),
+            body: None,
             status: 0,
             in_flight: self.drain.enter(),
         }
@@ -323,7 +324,7 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
         // Built anew from what the table matched (invariant 2): the caller's own bytes and headers stay here, but for those of a static file.
-        let mut built = RequestHeader::build(upstream.method.clone(), matched.upstream_target().as_bytes(), Some(8))?;
+        let mut built = RequestHeader::build(upstream.method.clone(), matched.path.encoded().as_bytes(), Some(8))?;
         built.insert_header(HOST, backend.endpoint.authority())?;
         built.insert_header("accept-encoding", "identity")?;
         for name in ["accept", "range", "if-range", "if-none-match", "if-modified-since"] {
@@ -415,39 +416,43 @@ fn stage_of(action: Action) -> Stage {
     }
 }
 
-fn raw_target(head: &RequestHeader) -> &[u8] {
-    head.raw_path()
+/// ASCII after `listen::check_request`; what is not matches no route.
+fn raw_target(head: &RequestHeader) -> &str {
+    std::str::from_utf8(head.raw_path()).unwrap_or_default()
 }
 
-fn peer_ip(session: &Session) -> IpAddr {
-    let address = session.client_addr().and_then(|address| address.as_inet());
-    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), std::net::SocketAddr::ip)
+/// The socket's other end; unix sockets and in-process streams have none.
+fn client_address(session: &Session) -> ClientAddr {
+    let peer = session.client_addr().and_then(|address| address.as_inet().copied());
+    ClientAddr::of_peer(peer.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
 }
 
 /// The answer to OPTIONS: what may be asked here, and no CORS.
 fn allowed(matched: &RouteMatch) -> Answer {
     let mut answer = Answer::empty(StatusCode::NO_CONTENT);
-    if let Ok(methods) = HeaderValue::from_str(&matched.entry.allow()) {
+    if let Ok(methods) = HeaderValue::from_str(&matched.allow.to_string()) {
         answer.headers.insert(ALLOW, methods);
     }
     answer
 }
 
-/// A body that ComfyUI would decode otherwise than we do is refused (facts §11, 1-3, 10).
-fn check_media(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
-    let unsupported = |code, text: &'static str| Err(Rejection::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, text));
-    if headers.contains_key(CONTENT_ENCODING) {
-        return unsupported("content_encoding", "`Content-Encoding` is not taken: send the body as it is");
+fn inspected(rejection: Rejection) -> (Stage, Rejection) {
+    (Stage::Inspect, rejection)
+}
+
+async fn read_body(session: &mut Session, bytes_max: u64, slot: &mut BodySlot) -> Result<Bytes, (Stage, Rejection)> {
+    // Clients that sent `Expect: 100-continue` wait a second otherwise.
+    session.write_continue_response().await.map_err(|_| gone())?;
+    let mut body = BytesMut::new();
+    while let Some(piece) = session.read_request_body().await.map_err(|_| gone())? {
+        let bytes = (body.len() as u64).saturating_add(piece.len() as u64);
+        if bytes > bytes_max {
+            return Err(inspected(media::too_large(bytes_max)));
+        }
+        slot.grow_to(bytes).map_err(at(Stage::Admit))?;
+        body.extend_from_slice(&piece);
     }
-    if headers.get_all(CONTENT_TYPE).iter().count() > 1 {
-        return unsupported("content_type", "`Content-Type` is given more than once");
-    }
-    let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    if route::media::accepted(rule, given) {
-        Ok(())
-    } else {
-        unsupported("content_type", "send `Content-Type: application/json`, in UTF-8")
-    }
+    Ok(body.freeze())
 }
 
 async fn stream_file(session: &mut Session, path: &std::path::Path, start: u64, length: u64) -> PingoraResult<()> {

@@ -3,9 +3,17 @@
 //! Stages know no status codes: each has its own error enum, and all the `From`s stand below in sight of each other. A
 //! [`Rejection`] has two texts: what the caller reads tells nothing about other tenants or backends, what the log says may.
 
+use crate::admit::AdmitError;
+use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use crate::inspect::InspectError;
+use crate::listen::connections::FullError;
+use crate::listen::head::HeadError;
+use crate::record::ledger::LedgerError;
+use crate::route::RouteError;
+use comfygate_policy::{ParseErrorKind, ViolationKind};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::borrow::Cow;
@@ -173,6 +181,194 @@ impl Rejection {
     }
 }
 
+// Stage 1, listen.
+
+impl From<HeadError> for Rejection {
+    fn from(error: HeadError) -> Self {
+        let status = match error {
+            HeadError::Timeout => StatusCode::REQUEST_TIMEOUT,
+            HeadError::TooLarge | HeadError::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            HeadError::Method => StatusCode::METHOD_NOT_ALLOWED,
+            HeadError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            HeadError::Expectation => StatusCode::EXPECTATION_FAILED,
+            HeadError::LineEnd
+            | HeadError::Nul
+            | HeadError::RequestLine
+            | HeadError::Target
+            | HeadError::HeaderName
+            | HeadError::HeaderValue
+            | HeadError::HeaderFolded
+            | HeadError::HeaderRepeated
+            | HeadError::HostMissing
+            | HeadError::HostMalformed
+            | HeadError::HostDiffers
+            | HeadError::LengthRepeated
+            | HeadError::LengthMalformed
+            | HeadError::LengthAndEncoding
+            | HeadError::Encoding
+            | HeadError::Upgrade
+            | HeadError::ConnectionSpecific => StatusCode::BAD_REQUEST,
+        };
+        let rejection = Self::new(status, error.code(), error.to_string());
+        match error {
+            HeadError::Method => {
+                rejection.with_header(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"))
+            }
+            _ => rejection,
+        }
+    }
+}
+
+impl From<FullError> for Rejection {
+    fn from(error: FullError) -> Self {
+        Self::unavailable("too_many_connections", error.to_string(), Duration::from_secs(1))
+    }
+}
+
+// Stage 2, route.
+
+impl From<RouteError> for Rejection {
+    fn from(error: RouteError) -> Self {
+        match error {
+            // The same answer with and without a reason: what is refused by name looks like what does not exist.
+            RouteError::NotFound { reason } => Self::not_found().with_log(reason.unwrap_or("not in the route table")),
+            RouteError::MethodNotAllowed { allow } => {
+                let rejection = Self::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    format!("this path is served for other methods: {allow}"),
+                );
+                match HeaderValue::from_str(&allow.to_string()) {
+                    Ok(value) => rejection.with_header(ALLOW, value),
+                    Err(_) => rejection,
+                }
+            }
+            RouteError::Odd(odd) => Self::new(StatusCode::BAD_REQUEST, "odd_target", odd.to_string()),
+            RouteError::QueryKeyRepeated { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "query_key_repeated", "a key stands more than once in the query")
+                    .with_log(error.to_string())
+            }
+        }
+    }
+}
+
+// Stage 3, authenticate.
+
+impl From<AuthError> for Rejection {
+    /// One text for every way in which a login fails: the reason is the log's.
+    fn from(error: AuthError) -> Self {
+        let log = error.to_string();
+        match error {
+            AuthError::Forbidden(scope) => Self::new(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                format!("this credential lacks the scope `{}`", scope.name()),
+            ),
+            AuthError::Unavailable(_) => Self::unavailable(
+                "unavailable",
+                "credentials can't be checked now",
+                Duration::from_secs(5),
+            )
+            .with_log(log),
+            _ => {
+                let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text)
+                    .with_challenge()
+                    .with_log(log)
+            }
+        }
+    }
+}
+
+// Stage 4, admit.
+
+impl From<AdmitError> for Rejection {
+    fn from(error: AdmitError) -> Self {
+        let log = error.to_string();
+        let too_many = |code, text: &'static str, after| {
+            Self::new(StatusCode::TOO_MANY_REQUESTS, code, text).with_retry_after(after)
+        };
+        let rejection = match error {
+            AdmitError::RateLimited { rate, retry_after, .. } => {
+                let text = "the rate limit of this tenant is reached: try again after `Retry-After`";
+                let rejection = too_many("rate_limited", text, retry_after);
+                rate.headers()
+                    .into_iter()
+                    .fold(rejection, |rejection, (name, value)| rejection.with_header(name, value))
+            }
+            AdmitError::TooManyFailedLogins { retry_after, .. } => too_many(
+                "too_many_failed_logins",
+                "too many failed logins from this address: try again after `Retry-After`",
+                retry_after,
+            ),
+            AdmitError::BodiesFull { .. } => Self::unavailable(
+                "bodies_full",
+                "the gateway reads as many request bodies as it may: try again",
+                Duration::from_secs(1),
+            ),
+            AdmitError::TooManyTenants(_) => Self::unavailable(
+                "overloaded",
+                "too many callers at once: try again",
+                Duration::from_secs(10),
+            ),
+        };
+        rejection.with_log(log)
+    }
+}
+
+// Stage 5, inspect.
+
+impl From<InspectError> for Rejection {
+    fn from(error: InspectError) -> Self {
+        match error {
+            InspectError::Malformed(error) => {
+                let status = match error.kind() {
+                    ParseErrorKind::Malformed => StatusCode::BAD_REQUEST,
+                    ParseErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                };
+                Self::new(status, error.code(), error.to_string()).with_comfyui(error.to_comfyui())
+            }
+            InspectError::Denied(violations) => {
+                let (status, code) = match violations.kind() {
+                    ViolationKind::Invalid => (StatusCode::BAD_REQUEST, "invalid_workflow"),
+                    ViolationKind::Denied => (StatusCode::FORBIDDEN, "policy_violation"),
+                };
+                let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
+            }
+        }
+    }
+}
+
+// Stage 8, record.
+
+/// A disk that is full or gone is seldom better in less.
+const LEDGER_RETRY: Duration = Duration::from_secs(10);
+/// A held job moves in the time of a job.
+const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
+
+impl From<LedgerError> for Rejection {
+    fn from(error: LedgerError) -> Self {
+        let log = error.to_string();
+        match error {
+            LedgerError::NotFound { .. } => Self::not_found(),
+            LedgerError::Conflict { name } => {
+                Self::new(StatusCode::CONFLICT, "name_taken", format!("`{name}` names another submission of yours already: choose another name, or repeat that submission"))
+            }
+            LedgerError::Stale { .. } | LedgerError::WrongState { .. } => {
+                Self::new(StatusCode::CONFLICT, "moved_on", "the job moved on meanwhile: look again").with_log(log)
+            }
+            LedgerError::TooManyJobs { active, limit } => {
+                let text = format!("{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
+            }
+            LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
+                Self::unavailable("ledger_unavailable", "the gateway can't write now; nothing was accepted", LEDGER_RETRY).with_log(log)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,5 +411,54 @@ mod tests {
         let comfyui = body(&Rejection::not_found().comfyui(request));
         assert_eq!(comfyui["error"]["type"], "not_found");
         assert!(comfyui["node_errors"].is_object());
+    }
+
+    #[test]
+    fn a_route_refused_by_name_answers_like_an_unknown_one() {
+        let request = RequestId::new();
+        let named = Rejection::from(RouteError::NotFound { reason: Some("installs code") });
+        let unknown = Rejection::from(RouteError::NotFound { reason: None });
+        assert_eq!(named.problem(request).text(), unknown.problem(request).text());
+        assert_eq!(named.log_text(), "installs code");
+    }
+
+    #[test]
+    fn a_rate_that_is_reached_is_429_with_the_rates_headers_and_retry_after() {
+        let rate = crate::admit::RateState {
+            limit: 5,
+            remaining: 0,
+            reset: Duration::from_millis(500),
+        };
+        let kind = crate::admit::RateKind::Prompt;
+        let error = AdmitError::RateLimited {
+            kind,
+            rate,
+            retry_after: Duration::from_millis(100),
+        };
+        let answer = Rejection::from(error).comfyui(RequestId::new());
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        for (name, value) in [
+            ("ratelimit-limit", "5"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit-reset", "1"),
+            ("retry-after", "1"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_memory_for_a_body_is_503_with_retry_after_and_says_no_numbers() {
+        let error = AdmitError::BodiesFull {
+            wanted: 777,
+            free: 0,
+            total: 1024,
+        };
+        let answer = Rejection::from(error).problem(RequestId::new());
+        assert_eq!(
+            (answer.status, &answer.headers[RETRY_AFTER]),
+            (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static("1"))
+        );
+        assert!(!answer.text().contains("777"));
     }
 }

@@ -15,19 +15,26 @@ const UNIT_PIXELS: f64 = 1024.0 * 1024.0;
 /// The inputs of `node` that hold a value of `kind`.
 fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -> Vec<(&'a str, Value, bool)> {
     let of = |(name, input): &'a (String, Input)| {
-        (class.input_kind(node, name) == Some(kind)).then_some((name.as_str(), Value::Unknown, matches!(input, Input::Link(_))))
+        (class.input_kind(node, name) == Some(kind)).then_some((
+            name.as_str(),
+            Value::Unknown,
+            matches!(input, Input::Link(_)),
+        ))
     };
     node.inputs.iter().filter_map(of).collect()
 }
 
 /// The declared number of steps of a node, at most; doubled for `ddim_uniform`, whose stride `T // steps` rounds down: it makes fewer than twice as many (ComfyUI 0.8.0, `samplers.py` `ddim_scheduler`).
 fn declared_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<i128> {
-    let (name, signature) = class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
+    let (name, signature) =
+        class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
     let steps = match number(facts, node, &name, signature.declared()) {
         Value::Int(steps) => steps.hi.max(0),
         _ => return None,
     };
-    let stretched = inputs_of_kind(node, class, InputKind::Scheduler).iter().any(|(name, _, linked)| *linked || node.text(name) == Some("ddim_uniform"));
+    let stretched = inputs_of_kind(node, class, InputKind::Scheduler)
+        .iter()
+        .any(|(name, _, linked)| *linked || node.text(name) == Some("ddim_uniform"));
     Some(if stretched { Interval::exactly(steps).times(Interval::exactly(2)).hi } else { steps })
 }
 
@@ -74,5 +81,6 @@ pub(crate) fn cost(facts: &Facts<'_>) -> Cost {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         Some(steps as f64 * area)
     };
-    Cost(facts.workflow.nodes().iter().filter_map(one).sum())
+    // Not `sum`, whose empty sum is −0.
+    Cost(facts.workflow.nodes().iter().filter_map(one).fold(0.0, |sum, part| sum + part))
 }

@@ -8,6 +8,7 @@ mod cost;
 pub(crate) mod interval;
 mod numbers;
 mod shape;
+mod text;
 mod transfer;
 
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ pub(crate) struct Slot<'a> {
     pub(crate) shape: Option<Shape>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
+    /// How many bytes a text has at most.
+    pub(crate) text_bytes: Option<i128>,
 }
 
 /// A fault of size that only this pass can see.
@@ -69,7 +72,12 @@ const SHAPED: [&str; 4] = ["IMAGE", "LATENT", "MASK", "VIDEO"];
 
 impl<'a> Facts<'a> {
     /// Looks at every node once.
-    pub(crate) fn of(workflow: &'a Workflow, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
+    pub(crate) fn of(
+        workflow: &'a Workflow,
+        policy: &'a Policy,
+        catalogue: &'a Catalogue,
+        files: &'a FileFacts,
+    ) -> Self {
         let mut facts =
             Self { workflow, catalogue, caps: &policy.caps, files, slots: HashMap::new(), size_faults: Vec::new() };
         for (place, node) in workflow.sources_first() {
@@ -84,6 +92,11 @@ impl<'a> Facts<'a> {
     /// The output that a link names; none if the class is unknown or has no such slot.
     pub(crate) fn slot(&self, link: Link) -> Option<&Slot<'a>> {
         self.slots.get(&link.target)?.get(link.slot)
+    }
+
+    /// How many bytes the first output of the node at `place` has at most, if it is a text.
+    pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
+        self.slots.get(&place)?.first()?.text_bytes
     }
 
     /// The signature of the node at `place`.
@@ -107,6 +120,7 @@ impl<'a> Facts<'a> {
                 value: numbers::value(self, node, class, slot),
                 shape: None,
                 sigmas: cost::sigmas(self, node, class, slot),
+                text_bytes: text::text_bytes(self, node, class, slot),
             })
             .collect();
         let mut unknown = false;
@@ -126,13 +140,17 @@ impl<'a> Facts<'a> {
 
     /// The types that an output may have: the declared one, or for a match-anything output those of the inputs of its template.
     fn types(&self, node: &Node, class: &'a ClassSignature, slot: usize) -> Vec<&'a str> {
-        let Some(output) = class.outputs().get(slot) else { return Vec::new() };
+        let Some(output) = class.outputs().get(slot) else {
+            return Vec::new();
+        };
         let Some(template) = output.template() else {
             return output.type_name().split(',').map(str::trim).collect();
         };
         let mut types: Vec<&'a str> = Vec::new();
         for input in class.inputs() {
-            let DeclaredType::Match { template: of, .. } = input.declared() else { continue };
+            let DeclaredType::Match { template: of, .. } = input.declared() else {
+                continue;
+            };
             if let (true, Some(Input::Link(link))) = (of == template, node.input(input.name())) {
                 types.extend(self.slot(*link).into_iter().flat_map(|slot| slot.types.iter().copied()));
             }

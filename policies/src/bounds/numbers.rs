@@ -27,19 +27,39 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
     let steps = if caps.limits_steps() { Need::Bounded } else { Need::None };
     match kind {
         InputKind::Steps => limit(kind, caps).map_or(steps, Need::AtMost),
-        InputKind::Denoise => if caps.denoise_min.is_some() { Need::Bounded } else { steps },
-        InputKind::Width | InputKind::Height | InputKind::Side | InputKind::Megapixels | InputKind::Batch
+        InputKind::Denoise => {
+            if caps.denoise_min.is_some() {
+                Need::Bounded
+            } else {
+                steps
+            }
+        }
+        InputKind::Width
+        | InputKind::Height
+        | InputKind::Side
+        | InputKind::Megapixels
+        | InputKind::Batch
         | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
         InputKind::Factor | InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
-        InputKind::Sampler | InputKind::Scheduler | InputKind::SigmasText | InputKind::SizeHint | InputKind::File
-        | InputKind::ModelFile | InputKind::SavePrefix | InputKind::EvalText | InputKind::JsonText
+        InputKind::Sampler
+        | InputKind::Scheduler
+        | InputKind::SigmasText
+        | InputKind::SizeHint
+        | InputKind::File
+        | InputKind::ModelFile
+        | InputKind::SavePrefix
+        | InputKind::EvalText
+        | InputKind::JsonText
         | InputKind::PromptText => Need::None,
     }
 }
 
 /// The cap on an input of `kind`, in the input's own unit.
-#[expect(clippy::cast_precision_loss, reason = "caps are far below 2^53 where it matters; above, the comparison is coarse but monotone")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "caps are far below 2^53 where it matters; above, the comparison is coarse but monotone"
+)]
 pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
     let least = |a: Option<i128>, b: Option<i128>| a.into_iter().chain(b).min();
     match kind {
@@ -90,7 +110,9 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
     };
     match (class.name(), slot) {
         ("PrimitiveInt" | "PrimitiveFloat" | "PrimitiveBoolean", 0) => own("value"),
-        ("ComfySwitchNode", 0) => switch(own("switch"), linked(facts, node, "on_true"), linked(facts, node, "on_false")),
+        ("ComfySwitchNode", 0) => {
+            switch(own("switch"), linked(facts, node, "on_true"), linked(facts, node, "on_false"))
+        }
         ("GetImageSize", 0..=2) => image_size(facts, node, slot),
         ("StringLength", 0) => match node.input("string") {
             Some(Input::Literal(Json::Text(text))) => {
@@ -121,7 +143,9 @@ fn switch(switch: Value, on_true: Value, on_false: Value) -> Value {
 
 /// `GetImageSize`: width, height and the count of images.
 fn image_size(facts: &Facts<'_>, node: &Node, slot: usize) -> Value {
-    let Some(shape) = facts.shape(node, "image") else { return Value::Unknown };
+    let Some(shape) = facts.shape(node, "image") else {
+        return Value::Unknown;
+    };
     Value::Int(match slot {
         0 => shape.width,
         1 => shape.height,
@@ -134,7 +158,9 @@ pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String
     let mut hops = Vec::new();
     let mut next = (node, name.to_owned());
     while let (Some(Input::Link(link)), true) = (next.0.input(&next.1), hops.len() < CHAIN_HOPS_MAX) {
-        let Some(source) = facts.workflow.node(link.target) else { break };
+        let Some(source) = facts.workflow.node(link.target) else {
+            break;
+        };
         let inner = match source.class.as_str() {
             "ComfySwitchNode" => match source.input("switch") {
                 Some(Input::Literal(Json::Bool(false))) => "on_false",

@@ -11,7 +11,7 @@ use super::interval::{FloatInterval, Interval, ceil};
 use super::{Facts, Shape, Value, number};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
 use crate::files::annotated_name;
-use crate::workflow::node::Node;
+use crate::workflow::node::{Input, Node};
 
 /// What becomes of sizes in a class.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -173,7 +173,7 @@ struct Step<'a, 'b> {
 impl Step<'_, '_> {
     fn apply(&self, rule: Rule) -> Option<Shape> {
         match rule {
-            Numbers(cell) => self.from_numbers(cell),
+            Numbers(cell) => self.own_numbers(cell),
             Same(input) => self.shape(input),
             Turned(input) => self.shape(input).map(turned),
             LargerBatch(a, b) => {
@@ -181,7 +181,7 @@ impl Step<'_, '_> {
                 Some(Shape { batch: a.batch.max(b.batch), frames: a.frames.max(b.frames), ..a })
             }
             Decode(input) => self.shape(input).map(|latent| decoded(latent, self.facts.caps.vae_scale)),
-            Encode(input) => self.shape(input).map(|image| encoded(image)),
+            Encode(input) => self.shape(input).map(encoded),
             Resize(input) => Some(resized(self.shape(input)?, self.int("width")?, self.int("height")?)),
             Target(input) => Some(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?)),
             ScaleBy(input) => Some(scaled(self.shape(input)?, self.float("scale_by")?)),
@@ -207,13 +207,18 @@ impl Step<'_, '_> {
         self.facts.shape(self.node, input)
     }
 
-    /// The value of a number input; what the declaration allows when its link says nothing (the caps rule refuses it then where it matters).
+    /// The value of a number input. A link that says nothing gives none where the caps rule refuses it, so that the fault is told once; elsewhere, and for an absent optional input, what
+    /// the declaration allows.
     fn int(&self, name: &str) -> Option<Interval> {
         let input = self.class.input(self.node, name)?;
-        let DeclaredType::Int { min, max, .. } = input.declared() else { return None };
+        let DeclaredType::Int { min, max, .. } = input.declared() else {
+            return None;
+        };
         let declared = Interval::between(min.unwrap_or(0).max(0), max.unwrap_or(i128::MAX));
         let value = match number(self.facts, self.node, name, input.declared()) {
-            Value::Int(value) => value.clamped(declared.lo, declared.hi),
+            // Below the declared minimum is possible by a link: ComfyUI checks literals only.
+            Value::Int(value) => value.clamped(0, declared.hi),
+            _ if self.is_refused(name, input.kind()) => return None,
             _ => declared,
         };
         let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps)).map(ceil);
@@ -222,12 +227,21 @@ impl Step<'_, '_> {
 
     fn float(&self, name: &str) -> Option<FloatInterval> {
         let input = self.class.input(self.node, name)?;
-        let DeclaredType::Float { min, max, .. } = input.declared() else { return None };
+        let DeclaredType::Float { min, max, .. } = input.declared() else {
+            return None;
+        };
         let (min, max) = (min.unwrap_or(0.0).max(0.0), max.unwrap_or(f64::MAX));
         Some(match number(self.facts, self.node, name, input.declared()) {
-            Value::Float(value) => value.clamped(min, max),
+            Value::Float(value) => value.clamped(0.0, max),
+            _ if self.is_refused(name, input.kind()) => return None,
             _ => FloatInterval { lo: min, hi: max },
         })
+    }
+
+    /// Whether the caps rule refuses an unknown value of this input.
+    fn is_refused(&self, name: &str, kind: Option<InputKind>) -> bool {
+        let needed = kind.is_some_and(|kind| super::need(kind, self.facts.caps) != super::Need::None);
+        needed && matches!(self.node.input(name), Some(Input::Link(_)))
     }
 
     fn sum(&self, a: &str, b: &str) -> Option<Interval> {
@@ -248,7 +262,7 @@ impl Step<'_, '_> {
         self.int(name)
     }
 
-    fn from_numbers(&self, cell: i128) -> Option<Shape> {
+    fn own_numbers(&self, cell: i128) -> Option<Shape> {
         let side = self.of_kind(InputKind::Side);
         let width = self.of_kind(InputKind::Width).or(side)?;
         let height = self.of_kind(InputKind::Height).or(side)?;
@@ -368,11 +382,17 @@ fn resized(from: Shape, width: Interval, height: Interval) -> Shape {
     }
     // Only with numbers that are certainly 0 do the other forms drop out.
     if width.hi <= 0 && height.lo > 0 {
-        let follows = Interval::between((crate::bounds::interval::floor(by_height.lo)).max(1), ceil(by_height.hi).max(CELL_PIXELS_MAX * 2));
+        let follows = Interval::between(
+            (crate::bounds::interval::floor(by_height.lo)).max(1),
+            ceil(by_height.hi).max(CELL_PIXELS_MAX * 2),
+        );
         return from.resized(follows, height);
     }
     if height.hi <= 0 && width.lo > 0 {
-        let follows = Interval::between((crate::bounds::interval::floor(by_width.lo)).max(1), ceil(by_width.hi).max(CELL_PIXELS_MAX * 2));
+        let follows = Interval::between(
+            (crate::bounds::interval::floor(by_width.lo)).max(1),
+            ceil(by_width.hi).max(CELL_PIXELS_MAX * 2),
+        );
         return from.resized(width, follows);
     }
     out
@@ -460,7 +480,8 @@ fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&s
         Some("down" | "up") => above,
         _ => (beside.0.max(above.0), beside.1.max(above.1)),
     };
-    let out = first.resized(Interval::between(1, width), Interval::between(1, height));
+    // The first image is never made smaller.
+    let out = first.resized(Interval::between(first.width.lo, width), Interval::between(first.height.lo, height));
     Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
 }
 

@@ -74,7 +74,9 @@ impl Catalogue {
         let classes = read::classes(json)?;
         let joined = classes.into_iter().map(|(name, class)| {
             let class = match builtin.class(&name) {
-                Some(known) if known.shape() == class.shape() && known.module == class.module => class.annotated_like(known),
+                Some(known) if known.shape() == class.shape() && known.module == class.module => {
+                    class.annotated_like(known)
+                }
                 Some(_) => class.closed("its signature differs from the annotated one"),
                 None if class.is_core() => class.closed("a class of a ComfyUI release that is not annotated yet"),
                 None => class.with_declared_kinds(),

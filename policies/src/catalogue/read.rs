@@ -29,7 +29,8 @@ fn fault(class: &str, message: &str) -> CatalogueError {
 }
 
 fn class(name: &str, value: &Value) -> Result<ClassSignature, CatalogueError> {
-    let groups = value.get("input").and_then(Value::as_object).ok_or_else(|| fault(name, "`input` is not an object"))?;
+    let groups =
+        value.get("input").and_then(Value::as_object).ok_or_else(|| fault(name, "`input` is not an object"))?;
     let module = value.get("python_module").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(ClassSignature {
         name: name.to_owned(),
@@ -71,7 +72,9 @@ fn input(
     let declared = match type_value {
         Value::Array(choices) => DeclaredType::Combo(choices.clone()),
         Value::String(text) => declared_type(class, text, options, depth)?,
-        _ => return Err(fault(class, &format!("input `{name}` has a type that is neither a name nor a list"))),
+        _ => {
+            return Err(fault(class, &format!("input `{name}` has a type that is neither a name nor a list")));
+        }
     };
     let upload_keys = ["image_upload", "video_upload", "audio_upload", "file_upload"];
     let uploads = upload_keys.iter().any(|key| options.get(key).and_then(Value::as_bool) == Some(true));
@@ -100,7 +103,10 @@ fn declared_type(class: &str, text: &str, options: &Value, depth: usize) -> Resu
 /// Python prints large bounds as floats too.
 fn integer(value: &Value) -> Option<i128> {
     let exact = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
-    #[expect(clippy::cast_possible_truncation, reason = "a cast from f64 saturates; a schema's bound beyond i128 is none")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a cast from f64 saturates; a schema's bound beyond i128 is none"
+    )]
     exact.or_else(|| value.as_f64().map(|number| number as i128))
 }
 
@@ -116,7 +122,8 @@ fn match_type(options: &Value) -> DeclaredType {
 
 fn dynamic_combo(class: &str, options: &Value, depth: usize) -> Result<DeclaredType, CatalogueError> {
     let list = options.get("options").and_then(Value::as_array);
-    let list = list.filter(|_| depth < DYNAMIC_DEPTH_MAX).ok_or_else(|| fault(class, "a dynamic choice of unknown form"))?;
+    let list =
+        list.filter(|_| depth < DYNAMIC_DEPTH_MAX).ok_or_else(|| fault(class, "a dynamic choice of unknown form"))?;
     let each = |option: &Value| {
         let key = option.get("key").and_then(Value::as_str).ok_or_else(|| fault(class, "an option without a key"))?;
         let nested = match option.get("inputs").and_then(Value::as_object) {
@@ -137,11 +144,14 @@ fn autogrow(class: &str, options: &Value, depth: usize) -> Result<DeclaredType, 
     };
     let item = items.into_iter().next().ok_or_else(|| fault(class, "an autogrow row without an item"))?;
     let number = |key: &str| template.get(key).and_then(Value::as_u64);
-    let names: Vec<String> = match (template.get("names").and_then(Value::as_array), template.get("prefix").and_then(Value::as_str)) {
-        (Some(names), _) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        (None, Some(prefix)) => (0..number("max").unwrap_or(0).min(AUTOGROW_MAX)).map(|n| format!("{prefix}{n}")).collect(),
-        (None, None) => return Err(fault(class, "an autogrow row without names")),
-    };
+    let names: Vec<String> =
+        match (template.get("names").and_then(Value::as_array), template.get("prefix").and_then(Value::as_str)) {
+            (Some(names), _) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            (None, Some(prefix)) => {
+                (0..number("max").unwrap_or(0).min(AUTOGROW_MAX)).map(|n| format!("{prefix}{n}")).collect()
+            }
+            (None, None) => return Err(fault(class, "an autogrow row without names")),
+        };
     let min = number("min").and_then(|min| usize::try_from(min).ok()).unwrap_or(0);
     Ok(DeclaredType::Autogrow { names, min, item: Box::new(item) })
 }
@@ -157,7 +167,8 @@ fn outputs(class: &str, value: &Value) -> Result<Vec<OutputSignature>, Catalogue
             Value::Array(_) => "COMBO".to_owned(),
             _ => return Err(fault(class, "an output's type is neither a name nor a list")),
         };
-        let is_list = list("output_is_list").and_then(|flags| flags.get(slot)).and_then(Value::as_bool).unwrap_or(false);
+        let is_list =
+            list("output_is_list").and_then(|flags| flags.get(slot)).and_then(Value::as_bool).unwrap_or(false);
         let template = list("output_matchtypes").and_then(|names| names.get(slot)).and_then(Value::as_str);
         out.push(OutputSignature { type_name, is_list, template: template.map(str::to_owned) });
     }

@@ -6,6 +6,9 @@ use crate::catalogue::{DeclaredType, InputKind, InputSignature};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node};
 
+/// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
+const DENOISE_FLOOR: f64 = 0.001;
+
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (_, node, class) in subject.known() {
         for (name, signature) in class.inputs_of(node) {
@@ -48,7 +51,8 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     if let Some(limit) = least {
         return Some(over(subject, node, name, hi, limit));
     }
-    let min = min.filter(|min| linked && lo < *min)?;
+    // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
+    let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
     let chain = chain(&subject.facts, node, name);
     let message = format!("{name} ≥ {lo}, and at least {min} is declared: {}", chain.as_deref().unwrap_or("a literal"));
     let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
@@ -99,7 +103,9 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
     if !caps.limits_steps() {
         return None;
     }
-    let Some(text) = node.text(name) else { return Some(unbounded(subject, node, name, Need::Bounded)) };
+    let Some(text) = node.text(name) else {
+        return Some(unbounded(subject, node, name, Need::Bounded));
+    };
     let steps = i128::try_from(sigmas_in_text(text)).unwrap_or(i128::MAX);
     let limit = caps.steps.into_iter().chain(caps.steps_total).min().filter(|limit| steps > *limit)?;
     let message = format!("{name} holds {steps} numbers, each a step, and {limit} are allowed");
@@ -109,7 +115,8 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
 
 /// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
 fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &InputSignature)>) -> Option<Violation> {
-    let floor = subject.policy.caps.denoise_min?;
+    let caps = &subject.policy.caps;
+    let floor = caps.denoise_min.or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
     let (name, signature) = inputs.into_iter().find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;
     let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
     if lo >= floor || (lo >= 0.0 && hi == 0.0) {
@@ -143,7 +150,9 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             Some(Some(steps)) => {
                 total = total.saturating_add(steps);
                 let told = out.iter().any(|known| {
-                    known.node.as_ref() == Some(&node.id) && known.code == "cap_exceeded" && known.input.as_deref() == Some("steps")
+                    known.node.as_ref() == Some(&node.id)
+                        && known.code == "cap_exceeded"
+                        && known.input.as_deref() == Some("steps")
                 });
                 if let Some(cap) = caps.steps.filter(|cap| steps > *cap && !told) {
                     let message = format!("runs up to {steps} steps, and {cap} are allowed");

@@ -9,7 +9,12 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for node in subject.parsed.workflow.nodes() {
         let name = shown(node.class.as_str());
         let Some(class) = subject.facts.catalogue.class(node.class.as_str()) else {
-            out.push(of(node, "class_unknown", ViolationKind::Invalid, format!("there is no node class `{name}` here")));
+            out.push(of(
+                node,
+                "class_unknown",
+                ViolationKind::Invalid,
+                format!("there is no node class `{name}` here"),
+            ));
             continue;
         };
         if let Some(reason) = class.closed_because() {

@@ -21,7 +21,15 @@ fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> 
     let text = match input {
         Input::Literal(Json::Text(text)) => text,
         // Another JSON type is the inputs rule's; where that rule takes anything, this one does not.
-        Input::Literal(_) => return Some(at(node, name, "file_name_refused", ViolationKind::Denied, "must be the name of a file".to_owned())),
+        Input::Literal(_) => {
+            return Some(at(
+                node,
+                name,
+                "file_name_refused",
+                ViolationKind::Denied,
+                "must be the name of a file".to_owned(),
+            ));
+        }
         Input::Link(_) => {
             let message = "the name of a file must be given as a literal, not by a link".to_owned();
             return Some(at(node, name, "linked_input_refused", ViolationKind::Denied, message));

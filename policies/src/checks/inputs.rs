@@ -19,7 +19,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node, class) in subject.known() {
         let declared = class.inputs_of(node);
         for (name, input) in &node.inputs {
-            let signature = declared.iter().find(|(full, _)| full == name).map(|(_, signature)| *signature);
+            let signature = class.input(node, name);
             match (signature, input) {
                 (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
                 (Some(_), Input::Link(_)) => {}
@@ -60,7 +60,9 @@ fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSigna
         }
     }
     for input in class.inputs() {
-        let DeclaredType::Autogrow { names, min, .. } = input.declared() else { continue };
+        let DeclaredType::Autogrow { names, min, .. } = input.declared() else {
+            continue;
+        };
         let full = |name: &String| format!("{}.{name}", input.name());
         for name in names.iter().take(*min).map(full).filter(|name| absent(name)) {
             report(&name);
@@ -76,7 +78,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     match (signature.declared(), value) {
         (DeclaredType::Int { min, max, .. }, Json::Int(number)) => {
             let (small, large) = (min.filter(|min| number < min), max.filter(|max| number > max));
-            out_of_range(node, name, &number.to_string(), small.map(|min| min.to_string()), large.map(|max| max.to_string()))
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
         }
         (DeclaredType::Int { .. }, _) => wrong("an integer"),
         (DeclaredType::Float { min, max, .. }, Json::Int(_) | Json::Float(_)) => {
@@ -87,7 +95,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
                 _ => return None,
             };
             let (small, large) = (min.filter(|min| number < *min), max.filter(|max| number > *max));
-            out_of_range(node, name, &number.to_string(), small.map(|min| min.to_string()), large.map(|max| max.to_string()))
+            out_of_range(
+                node,
+                name,
+                &number.to_string(),
+                small.map(|min| min.to_string()),
+                large.map(|max| max.to_string()),
+            )
         }
         (DeclaredType::Float { .. }, _) => wrong("a number"),
         (DeclaredType::Text, Json::Text(_)) | (DeclaredType::Boolean, Json::Bool(_)) => None,
@@ -102,7 +116,13 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     }
 }
 
-fn out_of_range(node: &Node, name: &str, value: &str, small: Option<String>, large: Option<String>) -> Option<Violation> {
+fn out_of_range(
+    node: &Node,
+    name: &str,
+    value: &str,
+    small: Option<String>,
+    large: Option<String>,
+) -> Option<Violation> {
     let (code, relation, limit) = match (small, large) {
         (Some(min), _) => ("value_smaller_than_min", "smaller than min of", min),
         (_, Some(max)) => ("value_bigger_than_max", "bigger than max of", max),
@@ -119,7 +139,13 @@ fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.
-fn choice(node: &Node, name: &str, kind: Option<InputKind>, options: &[serde_json::Value], value: &Json) -> Option<Violation> {
+fn choice(
+    node: &Node,
+    name: &str,
+    kind: Option<InputKind>,
+    options: &[serde_json::Value],
+    value: &Json,
+) -> Option<Violation> {
     match (kind, value) {
         (Some(InputKind::File), Json::Text(_)) => None,
         (Some(InputKind::ModelFile), Json::Text(text)) => model_name(node, name, text),

@@ -10,17 +10,26 @@ use crate::workflow::node::{Input, Node};
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
-            let (Input::Link(link), Some(signature)) = (input, class.input(node, name)) else { continue };
+            let (Input::Link(link), Some(signature)) = (input, class.input(node, name)) else {
+                continue;
+            };
             out.extend(link_fault(subject, node, name, signature, *link));
         }
     }
 }
 
-fn link_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &InputSignature, link: Link) -> Option<Violation> {
+fn link_fault(
+    subject: &Subject<'_>,
+    node: &Node,
+    name: &str,
+    signature: &InputSignature,
+    link: Link,
+) -> Option<Violation> {
     // A source of unknown class has its own violation.
     let source = subject.facts.class_at(link.target)?;
     let Some(slot) = subject.facts.slot(link) else {
-        let message = format!("`{}` has {} outputs, and slot {} is not one", source.name(), source.outputs().len(), link.slot);
+        let message =
+            format!("`{}` has {} outputs, and slot {} is not one", source.name(), source.outputs().len(), link.slot);
         return Some(at(node, name, "bad_linked_input", ViolationKind::Invalid, message));
     };
     let misfit = match signature.declared() {

@@ -10,6 +10,7 @@ mod links;
 pub(crate) mod paths;
 mod samplers;
 mod sizes;
+mod texts;
 mod whole;
 
 use crate::bounds::Facts;
@@ -44,8 +45,16 @@ impl<'a> Subject<'a> {
 pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
     let mut out = Vec::new();
     for rule in [
-        whole::check, classes::check, inputs::check, links::check, files::check, paths::check, caps::check, samplers::check,
+        whole::check,
+        classes::check,
+        inputs::check,
+        links::check,
+        files::check,
+        paths::check,
+        caps::check,
+        samplers::check,
         sizes::check,
+        texts::check,
     ] {
         rule(subject, &mut out);
     }

@@ -5,8 +5,19 @@ use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let caps = &subject.policy.caps;
-    if subject.outputs.is_empty() && subject.parsed.workflow.nodes().iter().all(|node| subject.facts.catalogue.class(node.class.as_str()).is_some()) {
-        out.push(whole("prompt_no_outputs", ViolationKind::Invalid, "the prompt has no output node that runs".to_owned()));
+    if subject.outputs.is_empty()
+        && subject
+            .parsed
+            .workflow
+            .nodes()
+            .iter()
+            .all(|node| subject.facts.catalogue.class(node.class.as_str()).is_some())
+    {
+        out.push(whole(
+            "prompt_no_outputs",
+            ViolationKind::Invalid,
+            "the prompt has no output node that runs".to_owned(),
+        ));
     }
     let counts = [
         ("too_many_nodes", "nodes", subject.parsed.workflow.nodes().len(), caps.nodes),

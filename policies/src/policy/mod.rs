@@ -14,8 +14,10 @@ use crate::catalogue::ClassSignature;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
-const DOCUMENTS: [(&str, &str); 2] =
-    [("default", include_str!("../../documents/default.toml")), ("strict", include_str!("../../documents/strict.toml"))];
+const DOCUMENTS: [(&str, &str); 2] = [
+    ("default", include_str!("../../documents/default.toml")),
+    ("strict", include_str!("../../documents/strict.toml")),
+];
 
 /// The largest spatial factor of a VAE that we know (HunyuanImage 2.1, LTXV); assumed unless the policy says which VAEs are installed.
 const VAE_SCALE_MAX: i128 = 32;

@@ -21,8 +21,20 @@ const RULES_VERSION: u32 = 1;
 const SECTIONS: [&str; 7] = ["name", "description", "classes", "packs", "samplers", "schedulers", "caps"];
 const LISTS: [&str; 2] = ["allow", "deny"];
 const CAPS: [&str; 14] = [
-    "steps", "steps_total", "width", "height", "megapixels", "megapixels_total", "batch", "frames", "seconds",
-    "denoise_min", "nodes", "outputs", "upscale_model_factor", "vae_scale",
+    "steps",
+    "steps_total",
+    "width",
+    "height",
+    "megapixels",
+    "megapixels_total",
+    "batch",
+    "frames",
+    "seconds",
+    "denoise_min",
+    "nodes",
+    "outputs",
+    "upscale_model_factor",
+    "vae_scale",
 ];
 
 /// What `allow` is when a section does not give it.
@@ -171,7 +183,8 @@ impl DocumentReader<'_> {
         if let Some(section) = section {
             self.known_keys(section, "caps.", &CAPS);
         }
-        let mut value = |key: &str| section.and_then(|section| section.get(key)).map(|value| (key.to_owned(), value.clone()));
+        let mut value =
+            |key: &str| section.and_then(|section| section.get(key)).map(|value| (key.to_owned(), value.clone()));
         let whole = ["steps", "steps_total", "width", "height", "batch", "frames", "nodes", "outputs"].map(&mut value);
         let factors = ["upscale_model_factor", "vae_scale"].map(&mut value);
         let floats = ["megapixels", "megapixels_total", "seconds", "denoise_min"].map(&mut value);

@@ -129,7 +129,8 @@ impl ApprovedWorkflow {
     /// INVARIANT: called only for a subject without violations.
     pub(crate) fn of(subject: &Subject<'_>) -> Self {
         let workflow = &subject.parsed.workflow;
-        let ids = |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
+        let ids =
+            |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
         let mut approved = Self {
             parsed: subject.parsed.clone(),
             output_nodes: ids(&subject.outputs),
@@ -146,10 +147,13 @@ impl ApprovedWorkflow {
             catalogue_digest: subject.facts.catalogue.digest(),
         };
         for (place, node) in workflow.indexed() {
-            let Some(class) = subject.facts.class_at(place) else { continue };
+            let Some(class) = subject.facts.class_at(place) else {
+                continue;
+            };
             if !class.is_model_loader() && !class.accepts_all_inputs() {
                 approved.salted.insert(place);
             }
+            approved.add_absent_prefixes(node, place, class);
             for (name, input) in &node.inputs {
                 approved.add_input(subject, place, node, class, (name, input));
             }
@@ -184,12 +188,32 @@ impl ApprovedWorkflow {
                 self.prefixes.insert(key, prefix);
             }
             (Some(Some(InputKind::File)), Input::Literal(Json::Text(text))) => {
-                let Ok((file, directory)) = annotated_name(text) else { return };
-                let Some(fact) = subject.files.get(file, directory) else { return };
+                let Ok((file, directory)) = annotated_name(text) else {
+                    return;
+                };
+                let Some(fact) = subject.files.get(file, directory) else {
+                    return;
+                };
                 self.note_replacement(node, name, text, &fact.canonical_name);
                 self.files.insert(key, fact.canonical_name.clone());
             }
             _ => {}
+        }
+    }
+
+    /// An optional save prefix that is absent would fall back to the class's own default, outside the attempt's folder.
+    fn add_absent_prefixes(&mut self, node: &Node, place: NodeIndex, class: &ClassSignature) {
+        for (name, signature) in class.inputs_of(node) {
+            let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(&name).is_none();
+            if let (true, Ok(prefix)) = (wanted, SavePrefix::read("")) {
+                self.save_targets.push(SaveTarget {
+                    node: node.id.clone(),
+                    input: name.clone(),
+                    folder: prefix.shown_folder.clone(),
+                    base_name: prefix.shown_name.clone(),
+                });
+                self.prefixes.insert((place, name), prefix);
+            }
         }
     }
 
@@ -216,6 +240,13 @@ impl ApprovedWorkflow {
                     (None, None) => workflow.input_value(input),
                 };
                 inputs.insert(name.clone(), value);
+            }
+            for ((_, name), prefix) in
+                self.prefixes.range((place, String::new())..).take_while(|((at, _), _)| *at == place)
+            {
+                if node.input(name).is_none() {
+                    inputs.insert(name.clone(), json!(prefix.below(&scope.folder)));
+                }
             }
             if self.salted.contains(&place) {
                 inputs.insert(SALT_INPUT.to_owned(), json!(scope.salt));

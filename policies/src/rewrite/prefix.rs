@@ -58,11 +58,20 @@ impl SavePrefix {
         let folders: Vec<&str> = folder.split('/').filter(|segment| is_named(segment)).collect();
         let name = if is_named(name) { name } else { FALLBACK_NAME };
         let too_long = |segment: &&str| segment.chars().count() > SEGMENT_CHARS_MAX;
-        if text.len() > PREFIX_BYTES_MAX || folders.len() > FOLDERS_MAX || folders.iter().any(too_long) || too_long(&name) {
+        if text.len() > PREFIX_BYTES_MAX
+            || folders.len() > FOLDERS_MAX
+            || folders.iter().any(too_long)
+            || too_long(&name)
+        {
             return Err(PrefixFault::TooLong);
         }
         let safe_folders: Vec<String> = folders.iter().map(|segment| safe(segment)).collect();
-        Ok(Self { shown_folder: folders.join("/"), shown_name: name.to_owned(), folder: safe_folders.join("/"), name: safe(name) })
+        Ok(Self {
+            shown_folder: folders.join("/"),
+            shown_name: name.to_owned(),
+            folder: safe_folders.join("/"),
+            name: safe(name),
+        })
     }
 
     /// The prefix as ComfyUI is given it, below `scope`. One that is below it already stays: rewriting twice equals once.
@@ -78,7 +87,12 @@ impl SavePrefix {
 
     /// Folder and name as the caller wrote them, joined.
     pub(crate) fn shown(&self) -> String {
-        [self.shown_folder.as_str(), self.shown_name.as_str()].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/")
+        [self.shown_folder.as_str(), self.shown_name.as_str()]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join("/")
     }
 
     /// Folder and name with the safe set only, joined.

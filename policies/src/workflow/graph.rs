@@ -54,7 +54,11 @@ impl Workflow {
     /// The first fault of shape found, in the order of the text.
     pub fn read(prompt: &Json) -> Result<Self, GraphFault> {
         let Json::Object(members) = prompt else {
-            return Err(fault("invalid_prompt", &[], format!("`prompt` must be an object, not {}", prompt.type_name())));
+            return Err(fault(
+                "invalid_prompt",
+                &[],
+                format!("`prompt` must be an object, not {}", prompt.type_name()),
+            ));
         };
         if members.is_empty() {
             return Err(fault("prompt_no_outputs", &[], "the prompt has no nodes".to_owned()));
@@ -107,7 +111,9 @@ impl Workflow {
 
     /// The graph as ComfyUI takes it, in the caller's order.
     pub fn to_value(&self) -> Value {
-        self.to_value_with(|_, node| node.inputs.iter().map(|(name, input)| (name.clone(), self.input_value(input))).collect())
+        self.to_value_with(|_, node| {
+            node.inputs.iter().map(|(name, input)| (name.clone(), self.input_value(input))).collect()
+        })
     }
 
     /// The graph with the inputs that `inputs` gives for each node.
@@ -173,7 +179,9 @@ fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Resul
             let message = format!("`class_type` must be a string, not {}", other.type_name());
             return Err(fault("invalid_class_type", &[id, "class_type"], message));
         }
-        None => return Err(fault("invalid_class_type", &[id], format!("node `{id}` has no `class_type`"))),
+        None => {
+            return Err(fault("invalid_class_type", &[id], format!("node `{id}` has no `class_type`")));
+        }
     };
     let members = match node.get("inputs") {
         Some(Json::Object(members)) => members,
@@ -193,7 +201,8 @@ fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Resul
         Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
         _ => None,
     };
-    let id = id.parse().map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
+    let id =
+        id.parse().map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
     Ok(Node { id, class, title, inputs })
 }
 

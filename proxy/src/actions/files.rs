@@ -16,7 +16,7 @@ pub(super) async fn view(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `GET /gate/files/{file_id}/…`: the signature is the credential.
 pub(super) async fn signed_file(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let id: FileId = call.matched.params.get("file_id").and_then(|id| id.parse().ok()).ok_or_else(Rejection::not_found)?;
+    let id: FileId = call.matched.params.named("file_id").and_then(|id| id.parse().ok()).ok_or_else(Rejection::not_found)?;
     // A wrong signature answers like a file that is not there: it tells nothing about ids.
     let row = match call.services.ledger.file(id).await {
         Ok(row) => row,

@@ -51,7 +51,7 @@ pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
 pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let class = call.matched.params.get("class").unwrap_or_default();
+    let class = call.matched.params.named("class").unwrap_or_default();
     match call.services.inspector.catalogue().class(class) {
         // Only a name that the catalogue knows goes into a path upstream.
         Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,

@@ -61,7 +61,7 @@ impl Call<'_> {
 
     /// A parameter of the path that has to be a prompt id; what can't be one names nothing.
     fn prompt_id(&self) -> Option<PromptId> {
-        self.matched.params.get("prompt_id")?.parse().ok()
+        self.matched.params.named("prompt_id")?.parse().ok()
     }
 }
 
@@ -91,6 +91,6 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::GateHealth => info::health(),
         Action::GateMe => info::me(&call).await,
         // Ended inside the session by the gateway itself.
-        Action::WebSocket => Err(Rejection::internal("a WebSocket was answered as a request")),
+        Action::WebSocket | Action::Options => Err(Rejection::internal("the gateway answers this itself")),
     }
 }

@@ -5,6 +5,8 @@
 //! allow (403, every violation at once). *Answers the attack*: the bypass catalogue, entries 1-13 and 23-82 (facts §11). *Leaves to others*: how the
 //! verdict is reached (the crate `comfygate-policy`, which knows no tenant, file or clock).
 
+pub mod media;
+
 use crate::tenants::Tenant;
 use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ParseError, Parsed, Verdict, Violations};
 use std::sync::Arc;

@@ -107,6 +107,11 @@ impl Hub {
         self.lock().shift_remove(name);
     }
 
+    /// Drops all sockets: the process is gone.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// Keeps what the client announced.
     pub fn set_features(&self, name: &str, features: Json) {
         if let Some(socket) = self.lock().get_mut(name) {

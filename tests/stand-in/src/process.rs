@@ -172,6 +172,7 @@ impl Process {
         for task in lock(&self.tasks).drain(..) {
             task.abort();
         }
+        self.hub.clear();
         self.queue.stop();
         self.sleepers.1.notify_all();
         let temp = self.folders().temp();

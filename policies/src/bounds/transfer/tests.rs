@@ -1,0 +1,240 @@
+//! The judge: for random sizes and numbers, what ComfyUI's own arithmetic gives lies within what the transfer functions say.
+
+use super::*;
+
+/// xorshift64*: small, deterministic, good enough to wander through sizes.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn between(&mut self, lo: i128, hi: i128) -> i128 {
+        lo + i128::from(self.next()) % (hi - lo + 1)
+    }
+
+    /// An interval and a value within it.
+    fn interval(&mut self, lo: i128, hi: i128) -> (Interval, i128) {
+        let (a, b) = (self.between(lo, hi), self.between(lo, hi));
+        let interval = Interval::between(a, b);
+        let value = self.between(interval.lo, interval.hi);
+        (interval, value)
+    }
+
+    fn float(&mut self, lo: f64, hi: f64) -> f64 {
+        lo + (hi - lo) * (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// One concrete picture.
+#[derive(Debug, Clone, Copy)]
+struct Picture {
+    width: i128,
+    height: i128,
+}
+
+fn picture(random: &mut Random) -> (Shape, Picture) {
+    let (width, w) = random.interval(1, 3000);
+    let (height, h) = random.interval(1, 3000);
+    (Shape::image(width, height), Picture { width: w, height: h })
+}
+
+fn assert_holds(shape: Shape, picture: Picture, what: &str) {
+    let Picture { width, height } = picture;
+    assert!(shape.width.lo <= width && width <= shape.width.hi, "{what}: width {width} in {shape:?}");
+    assert!(shape.height.lo <= height && height <= shape.height.hi, "{what}: height {height} in {shape:?}");
+    assert!(width * height <= shape.area, "{what}: area {} in {shape:?}", width * height);
+    let ratio = width as f64 / height as f64;
+    assert!(
+        shape.ratio.lo <= ratio * 1.000_001 && ratio <= shape.ratio.hi * 1.000_001,
+        "{what}: ratio {ratio} in {shape:?}"
+    );
+}
+
+/// Python's `round`: half to even.
+fn round(value: f64) -> i128 {
+    value.round_ties_even() as i128
+}
+
+/// `common_upscale` callers: ImageScale and LatentUpscale (`nodes.py`), pixels.
+fn plain_resize(from: Picture, width: i128, height: i128) -> Picture {
+    let (w, h) = (from.width as f64, from.height as f64);
+    match (width, height) {
+        (0, 0) => from,
+        (0, height) => Picture { width: round(w * height as f64 / h).max(1), height },
+        (width, 0) => Picture { width, height: round(h * width as f64 / w).max(1) },
+        (width, height) => Picture { width, height },
+    }
+}
+
+#[test]
+fn resizing_stays_within_bounds() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (shape, from) = picture(&mut random);
+        let zero = random.next() % 4;
+        let (width, w) = if zero & 1 == 1 { random.interval(0, 3) } else { random.interval(1, 3000) };
+        let (height, h) = if zero & 2 == 2 { random.interval(0, 0) } else { random.interval(1, 3000) };
+        assert_holds(resized(shape, width, height), plain_resize(from, w, h), "resize");
+    }
+}
+
+#[test]
+fn scaling_stays_within_bounds() {
+    let mut random = Random(2);
+    for _ in 0..20_000 {
+        let (shape, from) = picture(&mut random);
+        let (a, b) = (random.float(0.01, 8.0), random.float(0.01, 8.0));
+        let factor = FloatInterval { lo: a.min(b), hi: a.max(b) };
+        let f = random.float(factor.lo, factor.hi);
+        let scale = |side: i128| round(side as f64 * f).max(1);
+        let to = Picture { width: scale(from.width), height: scale(from.height) };
+        assert_holds(scaled(shape, factor), to, "scale");
+    }
+}
+
+#[test]
+fn scaling_to_total_pixels_stays_within_bounds() {
+    let mut random = Random(3);
+    for _ in 0..20_000 {
+        let (shape, from) = picture(&mut random);
+        let megapixels = random.float(0.01, 16.0);
+        let rounding = random.between(1, 256);
+        // `nodes_post_processing.py` ImageScaleToTotalPixels.
+        let scale = (megapixels * 1024.0 * 1024.0 / (from.width * from.height) as f64).sqrt();
+        let side = |side: i128| (round(side as f64 * scale / rounding as f64) * rounding).max(1);
+        let to = Picture { width: side(from.width), height: side(from.height) };
+        assert_holds(total_pixels(shape, FloatInterval::exactly(megapixels), rounding), to, "total pixels");
+    }
+}
+
+#[test]
+fn the_other_rules_stay_within_bounds() {
+    let mut random = Random(4);
+    for _ in 0..20_000 {
+        let (shape, from) = picture(&mut random);
+        let (number, n) = random.interval(1, 3000);
+        let (second, m) = random.interval(1, 3000);
+        let crop = Picture { width: from.width.min(n), height: from.height.min(m) };
+        assert_holds(cropped(shape, number, second), crop, "crop");
+        let pad = Picture { width: from.width + n, height: from.height + m };
+        assert_holds(padded(shape, number, second), pad, "pad");
+        assert_holds(turned(shape), Picture { width: from.height, height: from.width }, "turned");
+        let factor = random.between(1, 8);
+        let up = Picture { width: from.width * factor, height: from.height * factor };
+        assert_holds(upscaled(shape, 8).hull(shape), Picture { ..up }, "upscale");
+        // The larger side becomes n.
+        let larger = from.width.max(from.height) as f64;
+        let side = |side: i128| round(side as f64 * n as f64 / larger).max(1);
+        assert_holds(
+            largest_side(shape, number),
+            Picture { width: side(from.width), height: side(from.height) },
+            "largest",
+        );
+        let smaller = from.width.min(from.height) as f64;
+        let side = |side: i128| round(side as f64 * n as f64 / smaller).max(1);
+        assert_holds(
+            shortest_side(shape, number),
+            Picture { width: side(from.width), height: side(from.height) },
+            "shortest",
+        );
+    }
+}
+
+#[test]
+fn encoding_and_decoding_stays_within_bounds() {
+    let mut random = Random(5);
+    for _ in 0..20_000 {
+        let (width, w) = random.interval(64, 3000);
+        let (height, h) = random.interval(64, 3000);
+        let shape = Shape::image(width, height);
+        // Any VAE of cells of 8 to 32 pixels encodes, any up to `vae_scale` decodes.
+        let vae = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
+        let latent = encoded(shape);
+        let cells = (w / vae, h / vae);
+        assert_holds(latent, Picture { width: cells.0 * vae, height: cells.1 * vae }, "encode");
+        let declared = Shape { cell: 8, ..shape };
+        for decoder in [8, 16, 32] {
+            let to = Picture { width: w / 8 * decoder, height: h / 8 * decoder };
+            assert_holds(decoded(declared, 32), to, "decode");
+        }
+    }
+}
+
+#[test]
+fn stitching_stays_within_bounds() {
+    let mut random = Random(6);
+    for _ in 0..20_000 {
+        let (first, a) = picture(&mut random);
+        let (second, b) = picture(&mut random);
+        let gap = random.between(0, 100);
+        let even = gap + gap % 2;
+        let fitted = |side: i128, to: i128, of: i128| (side as f64 * to as f64 / of as f64) as i128;
+        let beside = stitched(first, second, Interval::exactly(gap), Some("right"));
+        let matched = Picture { width: a.width + even + fitted(b.width, a.height, b.height), height: a.height };
+        let plain = Picture { width: a.width + even + b.width, height: a.height.max(b.height) };
+        for picture in [matched, plain] {
+            assert!(
+                picture.width <= beside.width.hi && picture.height <= beside.height.hi,
+                "{picture:?} in {beside:?}"
+            );
+            assert!(picture.width >= beside.width.lo && picture.height >= beside.height.lo);
+        }
+    }
+}
+
+#[test]
+fn batches_add_and_multiply() {
+    let one = Shape::image(Interval::exactly(64), Interval::exactly(64));
+    let two = one.joined(one);
+    assert_eq!(two.batch, Interval::exactly(2));
+    assert_eq!(repeated(two, Interval::between(1, 64)).batch, Interval::between(2, 128));
+    let video = Shape { frames: Interval::exactly(9), ..one };
+    assert_eq!(video.joined(one).frames, Interval::exactly(10));
+    assert_eq!(repeated(two, Interval::exactly(64)).pixels_total(), 128 * 64 * 64);
+}
+
+#[test]
+fn every_class_of_the_table_exists_once_and_makes_something_with_a_size() {
+    let catalogue = crate::Catalogue::builtin();
+    for (place, (name, _)) in TABLE.iter().enumerate() {
+        let class = catalogue.class(name).unwrap_or_else(|| panic!("{name}"));
+        let shaped = |output: &crate::catalogue::OutputSignature| {
+            super::super::SHAPED.contains(&output.type_name()) || output.template().is_some()
+        };
+        assert!(class.outputs().iter().any(shaped), "{name}");
+        assert!(TABLE[..place].iter().all(|(other, _)| other != name), "{name} is there twice");
+    }
+}
+
+#[test]
+fn every_input_that_the_table_names_is_declared() {
+    let catalogue = crate::Catalogue::builtin();
+    for (name, rule) in TABLE {
+        let class = catalogue.class(name).unwrap();
+        let named: Vec<&str> = match rule {
+            Numbers(_) => vec![],
+            Same(a) | Turned(a) | Decode(a) | Encode(a) | UpscaleModel(a) | ResizeAny(a) | KontextScale(a)
+            | File(a) | JoinRow(a) => vec![a],
+            LargerBatch(a, b) | Join(a, b) | Repeat(a, b) => vec![a, b],
+            Resize(a) | Crop(a) => vec![a, "width", "height"],
+            Target(a) => vec![a, "target_width", "target_height"],
+            ScaleBy(a) => vec![a, "scale_by"],
+            TotalPixels(a) => vec![a, "megapixels"],
+            LargestSide(a) => vec![a, "largest_size"],
+            Pad(a) => vec![a, "left", "right", "top", "bottom"],
+            Stitch => vec!["image1", "image2", "spacing_width", "direction"],
+        };
+        for input in named {
+            assert!(class.inputs().iter().any(|known| known.name() == input), "{name}.{input}");
+        }
+        if let Numbers(_) = rule {
+            let has = |kind| class.inputs().iter().any(|input| input.kind() == Some(kind));
+            assert!(has(InputKind::Width) && has(InputKind::Height), "{name}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+# The commands of this repository. `make` alone lists them. Each says what it left out, in a line that begins with `skipped:`.
+# Only apt (for cmake) and cargo are ever asked for anything.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help needs run test check lint doc deny bench fuzz release real
+
+# Every command below selects the same packages and features: cargo then builds each dependency once a profile.
+EVERYTHING := --workspace --all-features --locked
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Where the tests' `skipped: why` lines are gathered from.
+TEST_LOG := $(TARGET_DIR)/test-output.log
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+needs:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.90 or later from https://rustup.rs' >&2; exit 1; }
+	packages=()
+	# Pingora compresses through zlib-ng, whose build script calls cmake; ring and others compile C.
+	command -v cmake >/dev/null || packages+=(cmake)
+	command -v cc >/dev/null || packages+=(gcc libc6-dev)
+	if [ "$${#packages[@]}" -eq 0 ]; then exit 0; fi
+	as_root=()
+	if [ "$$(id -u)" -ne 0 ]; then as_root=(sudo -n); fi
+	if ! command -v apt-get >/dev/null || { [ "$$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; }; then
+		echo "The build needs: $${packages[*]}. Install that with your package manager (Debian, Ubuntu: sudo apt-get install $${packages[*]}), then run make again." >&2
+		exit 1
+	fi
+	echo "Installing $${packages[*]} with apt"
+	install=("$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${packages[@]}")
+	"$${install[@]}" || { "$${as_root[@]}" apt-get update -qq && "$${install[@]}"; }
+
+run: needs ## build, then start the demo: gateway, two simulated backends, two tenants
+	@echo 'Building comfygate. The first build takes about RUN_MINUTES minutes on 2 cores, a later one seconds.'
+	cargo build --locked --profile quick --package comfygate --bin comfygate
+	exec $(TARGET_DIR)/quick/comfygate demo $(ARGS)
+
+test: needs ## every test that needs no ComfyUI and no GPU
+	@echo 'Building and testing. On 2 cores the first time takes about TEST_MINUTES minutes, a later one TEST_LATER.'
+	rm -f $(TEST_LOG) $(TARGET_DIR)/nextest/default/junit.xml
+	# The tests from outside start the real binary; cargo builds it for no test of another crate by itself.
+	cargo build $(EVERYTHING) --bins
+	if cargo nextest --version >/dev/null 2>&1; then
+		cargo nextest run $(EVERYTHING) --tests --cargo-quiet
+		cp $(TARGET_DIR)/nextest/default/junit.xml $(TEST_LOG)
+	else
+		cargo test $(EVERYTHING) --tests --no-fail-fast -- --show-output | tee $(TEST_LOG)
+	fi
+	cargo test $(EVERYTHING) --doc
+	echo
+	echo 'All tests passed. Not part of it:'
+	grep -ho 'skipped: .*' $(TEST_LOG) | sed 's/&apos;/'"'"'/g; s/&quot;/"/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g' | sort -u || true
+	if ! cargo +nightly --version >/dev/null 2>&1; then echo 'skipped: fuzzing: no nightly toolchain (make fuzz; the corpora were replayed above)'; fi
+	if ! command -v nvidia-smi >/dev/null; then echo 'skipped: GPU: no NVIDIA driver here; nothing in this release reads one'; fi
+	if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then echo 'skipped: a real ComfyUI: neither COMFYUI_URL nor COMFYUI_URLS is set (make real)'; fi
+
+check: needs ## everything before a change is handed over: format, lints, tests, documentation, dependencies
+	@cargo fmt --all --check
+	$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory doc
+	$(MAKE) --no-print-directory deny
+
+lint: needs ## clippy, warnings are errors
+	cargo clippy $(EVERYTHING) --all-targets -- -D warnings
+
+doc: needs ## the API documentation, warnings are errors
+	RUSTDOCFLAGS='-D warnings' cargo doc $(EVERYTHING) --no-deps
+
+deny: ## licences, banned crates and sources of the dependencies
+	@if cargo deny --version >/dev/null 2>&1; then
+		cargo deny --offline --log-level error check bans licenses sources
+	else
+		echo 'skipped: cargo deny: not installed (cargo install cargo-deny --locked, about 4 minutes)'
+	fi
+
+bench: needs ## latency added by the gateway, and its idle memory (release profile)
+	@echo 'Building the release binary and the benchmark: about BENCH_MINUTES minutes on 2 cores the first time.'
+	cargo build --workspace --locked --release --bin comfygate
+	COMFYGATE_BIN='$(abspath $(TARGET_DIR))/release/comfygate' cargo bench --workspace --locked --bench gateway
+
+fuzz: ## fuzz one target for SECONDS_MAX=60 seconds: make fuzz TARGET=parse
+	@if ! cargo +nightly --version >/dev/null 2>&1; then
+		echo 'skipped: fuzzing: no nightly toolchain (rustup toolchain install nightly)'
+	elif ! cargo fuzz --version >/dev/null 2>&1; then
+		echo 'skipped: fuzzing: cargo-fuzz is not installed (cargo install cargo-fuzz --locked, about 1 minute)'
+	elif [ -z '$(TARGET)' ]; then
+		echo 'Which target? make fuzz TARGET=…, one of:' >&2
+		cargo +nightly fuzz list >&2
+		exit 2
+	else
+		cargo +nightly fuzz run '$(TARGET)' -- -max_total_time=$(or $(SECONDS_MAX),60)
+	fi
+
+release: needs ## the binary to install: fat LTO, one codegen unit (needs about 3 GB of memory)
+	@echo 'Building the release binary: about RELEASE_MINUTES minutes on 2 cores the first time.'
+	cargo build --workspace --locked --release --bin comfygate
+	ls -l $(TARGET_DIR)/release/comfygate
+
+real: needs ## conformance and end-to-end tests on a real ComfyUI: COMFYUI_URL=http://… COMFYUI_URLS=http://…,http://…
+	@if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then
+		echo 'skipped: real ComfyUI: set COMFYUI_URL (conformance) or COMFYUI_URLS, two of them with the probe nodes (end to end)'
+		exit 0
+	fi
+	cargo build $(EVERYTHING) --bins
+	cargo test $(EVERYTHING) --test conformance --test real -- --show-output --test-threads 1

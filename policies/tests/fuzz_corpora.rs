@@ -1,0 +1,33 @@
+//! The seeds and finds of the fuzz targets, replayed on stable.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails panics, in its helper functions too"
+)]
+#![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
+#![cfg(feature = "fuzzing")]
+
+use std::path::Path;
+
+fn replay(target: &str, body: fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        body(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0, "{target} has seeds");
+}
+
+#[test]
+fn the_corpus_of_parse_replays() {
+    replay("parse", comfygate_policy::fuzzing::parse);
+}
+
+#[test]
+fn the_corpus_of_decide_and_rewrite_replays() {
+    replay("decide_and_rewrite", comfygate_policy::fuzzing::decide_and_rewrite);
+}

@@ -1,0 +1,113 @@
+//! Which bodies are taken at all: media type, coding and size, before a byte is read. Pure.
+//!
+//! ComfyUI decodes a body by whatever charset `Content-Type` names, inflates it silently and asks for no type at all (facts §2.2); each of these lets a
+//! scanner and the server read different things.
+
+use crate::reject::Rejection;
+use crate::route::BodyRule;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+
+/// How large a body the rule takes; `None`: nothing has to be read.
+///
+/// # Errors
+/// A body where the route takes none.
+pub fn bytes_max(rule: BodyRule, prompt_bytes_max: u64, absent: bool) -> Result<Option<u64>, Rejection> {
+    match rule {
+        BodyRule::None | BodyRule::Stream if absent => Ok(None),
+        BodyRule::None | BodyRule::Stream => Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body")),
+        BodyRule::EmptyOrJson { .. } if absent => Ok(None),
+        BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } => Ok(Some(max_bytes)),
+        // The configuration may say less than the engine's own bounds, never more.
+        BodyRule::PromptJson { max_bytes } => Ok(Some(prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64)))),
+    }
+}
+
+/// Whether media type and coding are those that the rule takes.
+///
+/// # Errors
+/// 415 with what to send instead (facts §11, 1-3 and 10).
+pub fn check(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
+    let unsupported = |code, text: &'static str| Err(Rejection::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, text));
+    if headers.contains_key(CONTENT_ENCODING) {
+        return unsupported("content_encoding", "`Content-Encoding` is not taken: send the body as it is");
+    }
+    let mut given = headers.get_all(CONTENT_TYPE).iter();
+    let fits = match (given.next(), given.next()) {
+        (Some(only), None) => only.to_str().is_ok_and(is_utf8_json),
+        // A type that is not named could be any; the stock page's empty POSTs never come here.
+        (None, _) | (Some(_), Some(_)) => matches!(rule, BodyRule::None | BodyRule::Stream),
+    };
+    if fits { Ok(()) } else { unsupported("content_type", "send `Content-Type: application/json`, once, in UTF-8") }
+}
+
+/// 413 with the number.
+pub fn too_large(bytes_max: u64) -> Rejection {
+    let text = format!("the body is larger than the {bytes_max} bytes that this route takes");
+    Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+}
+
+/// `application/json`, alone or with `charset=utf-8` (RFC 9110 §8.3.1: names without case, value perhaps quoted).
+fn is_utf8_json(content_type: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    let json = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
+    json && parts.all(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("charset") && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const JSON: BodyRule = BodyRule::Json { max_bytes: 10 };
+
+    fn with(name: http::HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn json_in_utf8_is_taken_however_it_is_spelt() {
+        for value in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf8\""] {
+            assert!(check(&with(CONTENT_TYPE, &[value]), JSON).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn other_types_charsets_and_parameters_are_refused() {
+        for value in ["application/json; charset=utf-16", "application/json; charset=utf-7", "text/plain", "application/json; x=1", "application/jsonx", ""] {
+            assert!(check(&with(CONTENT_TYPE, &[value]), JSON).is_err(), "{value}");
+        }
+        assert!(check(&HeaderMap::new(), JSON).is_err());
+        assert!(check(&with(CONTENT_TYPE, &["application/json", "application/json"]), JSON).is_err());
+    }
+
+    #[test]
+    fn any_content_encoding_is_refused() {
+        for value in ["gzip", "GZIP", "identity", "x-foo", ""] {
+            let mut headers = with(CONTENT_TYPE, &["application/json"]);
+            headers.extend(with(CONTENT_ENCODING, &[value]));
+            assert_eq!(check(&headers, JSON).unwrap_err().code(), "content_encoding", "{value}");
+        }
+    }
+
+    #[test]
+    fn an_absent_body_is_fine_where_one_may_be_absent_and_a_present_one_only_where_one_may_come() {
+        assert_eq!(bytes_max(BodyRule::None, 5, true).unwrap(), None);
+        assert!(bytes_max(BodyRule::None, 5, false).is_err());
+        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, 5, true).unwrap(), None);
+        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, 5, false).unwrap(), Some(7));
+        assert_eq!(bytes_max(JSON, 5, true).unwrap(), Some(10));
+    }
+
+    #[test]
+    fn the_configuration_lowers_the_bound_of_a_submission() {
+        let rule = BodyRule::PromptJson { max_bytes: 100 };
+        assert_eq!(bytes_max(rule, 5, false).unwrap(), Some(5));
+        let engine = comfygate_policy::BODY_BYTES_MAX as u64;
+        assert_eq!(bytes_max(rule, u64::MAX, false).unwrap(), Some(engine));
+    }
+}
