@@ -98,7 +98,7 @@ async fn entry(call: &Call<'_>, prompt: &OwnedPrompt, result: &crate::record::le
     let (services, job) = (call.services, prompt.job());
     let graph = services.ledger.graph(&job.submission).await?;
     let now = services.clock.wall();
-    Ok(history_shape::entry(job, &graph, result, |file| services.links.signed(&job.owner, file, now))?)
+    Ok(history_shape::entry(job, &graph, result, &|id, name| services.links.signed(&job.owner.tenant, id, name, now))?)
 }
 
 /// The caller's jobs of those names; names that are nothing of the caller's are passed over, as ComfyUI does with unknown ones.
