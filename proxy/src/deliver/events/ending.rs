@@ -11,7 +11,7 @@ use crate::record::ledger::{Job, JobResult};
 use serde_json::{Map, Value, json};
 
 /// The events, in order. `url` signs a file's URL.
-pub fn events(job: &Job, result: &JobResult, url: &dyn Fn(FileId, &str) -> String) -> Vec<ClientEvent> {
+pub fn events(job: &Job, result: &JobResult, url: &dyn Fn(FileId) -> String) -> Vec<ClientEvent> {
     let mut events = Vec::new();
     let message = |wanted: &str| result.messages.iter().find(|(event, _)| event == wanted).and_then(|(_, data)| data.as_object());
     // No backend began it, so nobody told its start yet.
@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn told(job: &Job, result: &JobResult) -> Vec<Value> {
-        let events = events(job, result, &|_, name| format!("https://gate/{name}"));
+        let events = events(job, result, &|id| format!("https://gate/{id}"));
         let text = |event: &ClientEvent| match event.frame(false) {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
             other => panic!("{other:?}"),
@@ -108,7 +108,7 @@ mod tests {
         let told = told(&job(true), &result);
         let kinds: Vec<_> = told.iter().map(|event| event["type"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["executed", "executed", "execution_success", "executing"]);
-        assert_eq!(told[0]["data"]["output"]["images"][0]["url"], "https://gate/a_00001_.png");
+        assert_eq!(told[0]["data"]["output"]["images"][0]["url"], format!("https://gate/{id}"));
         assert_eq!(told[1]["data"]["display_node"], "5");
         assert_eq!(told[3]["data"], json!({"node": null, "prompt_id": "mine"}));
     }
