@@ -35,10 +35,10 @@ async fn refused_without_a_trace(entry: u8) {
     assert!(backend.submissions().is_empty(), "arrived: {:?}", backend.submissions());
     for seen in backend.requests().iter().skip(before) {
         assert!(
-            is_the_gateways_own(&seen.method, &seen.path),
+            is_the_gateways_own(&seen.0, &seen.1),
             "arrived: {} {}",
-            seen.method,
-            seen.path
+            seen.0,
+            seen.1
         );
     }
     let prompt = acme.submit(workflows::quick("still-alive")).await;

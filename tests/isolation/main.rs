@@ -168,8 +168,8 @@ async fn b_cannot_delete_clear_or_interrupt_what_is_as() {
     let asked: Vec<String> = stage.gateway.stand_ins()[0]
         .requests()
         .into_iter()
-        .filter(|seen| seen.method == Method::POST)
-        .map(|seen| seen.path)
+        .filter(|seen| seen.0 == Method::POST)
+        .map(|seen| seen.1)
         .collect();
     assert!(
         !asked
