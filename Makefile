@@ -93,7 +93,10 @@ fuzz: ## fuzz one target for SECONDS_MAX=60 seconds: make fuzz TARGET=parse
 		cargo +nightly fuzz list >&2
 		exit 2
 	else
-		cargo +nightly fuzz run '$(TARGET)' -- -max_total_time=$(or $(SECONDS_MAX),60)
+		# New inputs go into the first folder: the corpus that is kept stays small and chosen by hand.
+		found='$(TARGET_DIR)/fuzz-corpus/$(TARGET)'
+		mkdir -p "$$found"
+		cargo +nightly fuzz run '$(TARGET)' "$$found" 'fuzz/corpus/$(TARGET)' -- -max_total_time=$(or $(SECONDS_MAX),60)
 	fi
 
 release: needs ## the binary to install: fat LTO, one codegen unit (needs about 3 GB of memory)
