@@ -1,8 +1,13 @@
 //! Bodies of the fuzz targets, here so that they build on stable and their corpora replay in `cargo test`. Each panics when its property fails.
 
+use std::sync::LazyLock;
+
 use crate::{
     Catalogue, FileFact, FileFacts, OutputScope, Policy, SALT_INPUT, Verdict, decide, parse as parse_submission,
 };
+
+/// Compiled once: a fuzzer runs millions of times.
+static POLICY: LazyLock<Option<Policy>> = LazyLock::new(|| Policy::builtin("default"));
 
 /// Parsing never panics, and the canonical form parses to itself.
 pub fn parse(data: &[u8]) {
@@ -21,9 +26,7 @@ pub fn parse(data: &[u8]) {
 pub fn decide_and_rewrite(data: &[u8]) {
     let Ok(parsed) = parse_submission(data) else { return };
     let catalogue = Catalogue::builtin();
-    let Some(policy) = Policy::builtin("default") else {
-        return;
-    };
+    let Some(policy) = &*POLICY else { return };
     let mut files = FileFacts::none();
     for reference in parsed.file_references(catalogue) {
         let fact = FileFact {
@@ -35,7 +38,7 @@ pub fn decide_and_rewrite(data: &[u8]) {
         files.insert(reference.name.clone(), crate::Directory::Input, fact.clone());
         files.insert(reference.name, reference.directory, fact);
     }
-    let approved = match decide(&parsed, &policy, catalogue, &files) {
+    let approved = match decide(&parsed, policy, catalogue, &files) {
         Verdict::Allow(approved) => approved,
         Verdict::Deny(violations) => {
             assert!(!violations.is_empty() && violations.iter().all(|violation| !violation.message.is_empty()));
@@ -48,7 +51,7 @@ pub fn decide_and_rewrite(data: &[u8]) {
     };
     let once = approved.upstream_body(&scope);
     let again = parse_submission(&without_salt(&once));
-    match again.map(|again| decide(&again, &policy, catalogue, &files)) {
+    match again.map(|again| decide(&again, policy, catalogue, &files)) {
         Ok(Verdict::Allow(approved)) => assert_eq!(approved.upstream_body(&scope), once, "rewriting twice equals once"),
         other => assert!(other.is_err_and(|_| false), "the rewritten form passes its own policy"),
     }

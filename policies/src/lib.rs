@@ -14,7 +14,7 @@ pub mod verdict;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
 pub use digest::{Digest, DigestError};
@@ -32,7 +32,10 @@ pub use workflow::node::{NodeClass, NodeId};
 
 use bounds::Facts;
 use checks::Subject;
-use workflow::graph::NodeIndex;
+use workflow::graph::{NodeIndex, links};
+
+/// Violations that a verdict tells. A workflow of 500 nodes may break thousands of rules; nobody reads more, and the answer stays small.
+pub const VIOLATIONS_MAX: usize = 1000;
 
 /// Whether a submission may run under a policy: with every reason if not, in its rewritten form if so. `files` are those that this caller may name, of
 /// [`Parsed::file_references`].
@@ -46,10 +49,11 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
         facts,
         outputs,
     };
-    let violations = checks::all(&subject);
+    let mut violations = checks::all(&subject);
     if violations.is_empty() {
         return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
     }
+    violations.truncate(VIOLATIONS_MAX);
     let dependents = dependents(parsed, &subject.outputs, &violations);
     Verdict::Deny(Violations::new(violations, dependents))
 }
@@ -69,24 +73,38 @@ fn running_outputs(parsed: &Parsed, catalogue: &Catalogue) -> Vec<NodeIndex> {
         .collect()
 }
 
-/// For each node at fault the output nodes that it feeds, so that a page can mark them.
+/// For each node at fault the output nodes that it feeds, so that a page can mark them. One pass over the links: a body may have many of both.
 fn dependents(parsed: &Parsed, outputs: &[NodeIndex], violations: &[Violation]) -> BTreeMap<NodeId, Vec<NodeId>> {
-    let mut out: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
-    let faulty: Vec<(NodeIndex, NodeId)> = violations
-        .iter()
-        .filter_map(|violation| Some((parsed.workflow.find(violation.node.as_ref()?)?, violation.node.clone()?)))
-        .collect();
-    for output in outputs {
-        let Some(node) = parsed.workflow.node(*output) else {
-            continue;
-        };
-        let feeding = parsed.workflow.reaching(&[*output]);
-        for (place, id) in &faulty {
-            let list = out.entry(id.clone()).or_default();
-            if feeding.contains(place) && !list.contains(&node.id) {
-                list.push(node.id.clone());
-            }
+    let workflow = &parsed.workflow;
+    let words = outputs.len().div_ceil(64);
+    let mut fed: HashMap<NodeIndex, Vec<u64>> = HashMap::new();
+    for (place, output) in outputs.iter().enumerate() {
+        let bits = fed.entry(*output).or_insert_with(|| vec![0; words]);
+        if let Some(word) = bits.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
         }
     }
-    out
+    for (place, node) in workflow.sources_first().rev() {
+        let Some(own) = fed.get(&place).cloned() else { continue };
+        for link in links(node) {
+            let bits = fed.entry(link.target).or_insert_with(|| vec![0; words]);
+            bits.iter_mut().zip(&own).for_each(|(to, from)| *to |= from);
+        }
+    }
+    let faulty: BTreeSet<&NodeId> = violations
+        .iter()
+        .filter_map(|violation| violation.node.as_ref())
+        .collect();
+    let list = |id: &NodeId| -> Vec<NodeId> {
+        let bits = workflow.find(id).and_then(|place| fed.get(&place));
+        let feeds = |place: usize| {
+            bits.and_then(|bits| bits.get(place / 64))
+                .is_some_and(|word| word >> (place % 64) & 1 == 1)
+        };
+        let found = outputs.iter().enumerate().filter(|(place, _)| feeds(*place));
+        found
+            .filter_map(|(_, output)| Some(workflow.node(*output)?.id.clone()))
+            .collect()
+    };
+    faulty.into_iter().map(|id| (id.clone(), list(id))).collect()
 }

@@ -1,6 +1,13 @@
 //! The bypass catalogue: one test for each known way around a filter in front of ComfyUI, named by its number there. Encodings and routes are tested with the proxy; here are those that
 //! the engine answers. Each test has the nearest request that is good beside the one that is not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails panics, in its helper functions too"
+)]
 use comfygate_policy::{
     Catalogue, Directory, FileFact, FileFacts, NODES_MAX, OutputScope, PROMPT_STRING_BYTES_MAX, Policy, Verdict,
     decide, parse,
@@ -353,6 +360,41 @@ fn bypass_039_a_python_parameter_that_is_not_declared() {
 }
 
 #[test]
+fn bypass_039b_dotted_inputs_are_those_that_the_node_chose() {
+    let nodes = |inputs: Value| {
+        let mut all = json!({"input": ["image", 0], "scale_method": "area"});
+        all.as_object_mut().unwrap().extend(inputs.as_object().unwrap().clone());
+        json!({"r": node("ResizeImageMaskNode", all)})
+    };
+    assert_allowed(nodes(
+        json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 512}),
+    ));
+    let other =
+        nodes(json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 512, "resize_type.width": 9}));
+    assert_refused_always(other, "r", "undeclared_input");
+    let large = nodes(json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 4097}));
+    assert_refused(large, "r", "cap_exceeded");
+    assert_refused_always(nodes(json!({"resize_type": "other"})), "r", "value_not_in_list");
+    let row = |name: &str| json!({"b": node("BatchImagesNode", json!({"images.image0": ["image", 0], "images.image1": ["image", 0], name: ["image", 0]}))});
+    assert_allowed(row("images.image2"));
+    assert_refused_always(row("images.image50"), "b", "undeclared_input");
+    assert_refused_always(row("images"), "b", "undeclared_input");
+}
+
+#[test]
+fn bypass_039c_types_through_a_resize_are_followed() {
+    let nodes = |from: Value| {
+        json!({
+            "r": node("ResizeImageMaskNode", json!({"input": from, "scale_method": "area", "resize_type": "scale width", "resize_type.width": 64})),
+            "p": node("PreviewImage", json!({"images": ["r", 0]})), "m": node("SolidMask", json!({"value": 1.0, "width": 64, "height": 64})),
+        })
+    };
+    assert_allowed(nodes(json!(["image", 0])));
+    assert_refused_always(nodes(json!(["m", 0])), "p", "return_type_mismatch");
+    assert_refused_always(nodes(json!(["empty", 0])), "r", "return_type_mismatch");
+}
+
+#[test]
 fn bypass_040_and_041_wrapped_values() {
     assert_unparsable(&raw(r#"{"latent_image":{"__value__":["4",0]}}"#), "wrapped_value");
     assert_unparsable(&raw(r#"{"steps":{"__value__":999}}"#), "wrapped_value");
@@ -525,6 +567,14 @@ fn euler() -> Value {
 }
 
 #[test]
+fn bypass_053b_a_cap_on_steps_brings_a_floor_of_denoise() {
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps = 100\n").unwrap();
+    assert_eq!(denials(&policy, json!({"s": sampler(json!({"denoise": 0.001}))})), []);
+    let found = denials(&policy, json!({"s": sampler(json!({"denoise": 0.0009}))}));
+    assert_eq!(found, [("s".to_owned(), "denoise_too_small")]);
+}
+
+#[test]
 fn bypass_054_steps_written_as_sigmas() {
     let sigmas = |count: usize, digit: &str| node("ManualSigmas", json!({"sigmas": vec![digit; count].join(", ")}));
     assert_allowed(custom(sigmas(75, "1.5"), euler()));
@@ -616,8 +666,8 @@ fn bypass_058_chains_of_scaling() {
             "b": node("ImageScaleBy", json!({"image": ["v", 0], "upscale_method": "area", "scale_by": 2.0})),
         })
     };
-    assert_allowed(chain(3.9));
-    assert_refused(chain(4.1), "b", "size_exceeded");
+    assert_allowed(chain(4.0));
+    assert_refused(chain(4.01), "b", "size_exceeded");
     let model = json!({
         "u": node("UpscaleModelLoader", json!({"model_name": "x4.pth"})), "i": node("EmptyImage", json!({"width": 1100, "height": 64, "batch_size": 1, "color": 0})),
         "x": node("ImageUpscaleWithModel", json!({"upscale_model": ["u", 0], "image": ["i", 0]})),
@@ -675,6 +725,33 @@ fn bypass_060_memory_bombs_in_one_node() {
         "x",
         "cap_exceeded",
     );
+}
+
+#[test]
+fn bypass_060b_texts_that_double() {
+    let double = |count: usize| {
+        let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] = node(
+                "StringConcatenate",
+                json!({"string_a": from, "string_b": from, "delimiter": ""}),
+            );
+        }
+        nodes
+    };
+    assert_allowed(double(10));
+    assert_refused(double(11), "d11", "text_exceeded");
+    assert_refused(double(199), "d199", "text_exceeded");
+    let replace = |length: usize| {
+        let inputs = json!({"string": "a".repeat(1023), "find": "", "replace": "b".repeat(length)});
+        json!({"r": node("StringReplace", inputs)})
+    };
+    // 1023 characters, and 1024 places between and around them.
+    assert_allowed(replace(1023));
+    assert_refused(replace(1024), "r", "text_exceeded");
+    let inputs = json!({"string": "a".repeat(1000), "find": "a".repeat(100), "replace": "b".repeat(100_000)});
+    assert_allowed(json!({"r": node("StringReplace", inputs)}));
 }
 
 #[test]

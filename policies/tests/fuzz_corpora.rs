@@ -1,4 +1,16 @@
 //! The seeds and finds of the fuzz targets, replayed on stable.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails panics, in its helper functions too"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read their cases; the engine itself stays pure"
+)]
 #![cfg(feature = "fuzzing")]
 
 use std::path::Path;

@@ -1,6 +1,17 @@
 //! Readable cases, a folder each: `workflow.json` (a submission) and `policy.toml` in, `verdict.json` out. A changed verdict shows in review as a changed file. Where a rule reads a size from a file, the
 //! case names it in `files.json`: `{"name": [canonical name, width, height, frames]}`. `BLESS=1 cargo test --test golden` writes the verdicts anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails panics, in its helper functions too"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read their cases; the engine itself stays pure"
+)]
 use std::path::{Path, PathBuf};
 
 use comfygate_policy::{

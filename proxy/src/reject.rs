@@ -3,6 +3,8 @@
 //! Stages know no status codes: each has its own error enum, and all the `From`s stand below in sight of each other. A
 //! [`Rejection`] has two texts: what the caller reads tells nothing about other tenants or backends, what the log says may.
 
+use crate::admit::AdmitError;
+use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
 use crate::inspect::InspectError;
@@ -173,6 +175,70 @@ impl Rejection {
         answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         answer.headers.extend(self.headers.clone());
         answer
+    }
+}
+
+// Stage 3, authenticate.
+
+impl From<AuthError> for Rejection {
+    /// One text for every way in which a login fails: the reason is the log's.
+    fn from(error: AuthError) -> Self {
+        let log = error.to_string();
+        match error {
+            AuthError::Forbidden(scope) => Self::new(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                format!("this credential lacks the scope `{}`", scope.name()),
+            ),
+            AuthError::Unavailable(_) => Self::unavailable(
+                "unavailable",
+                "credentials can't be checked now",
+                Duration::from_secs(5),
+            )
+            .with_log(log),
+            _ => {
+                let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text)
+                    .with_challenge()
+                    .with_log(log)
+            }
+        }
+    }
+}
+
+// Stage 4, admit.
+
+impl From<AdmitError> for Rejection {
+    fn from(error: AdmitError) -> Self {
+        let log = error.to_string();
+        let too_many = |code, text: &'static str, after| {
+            Self::new(StatusCode::TOO_MANY_REQUESTS, code, text).with_retry_after(after)
+        };
+        let rejection = match error {
+            AdmitError::RateLimited { rate, retry_after, .. } => {
+                let text = "the rate limit of this tenant is reached: try again after `Retry-After`";
+                let rejection = too_many("rate_limited", text, retry_after);
+                rate.headers()
+                    .into_iter()
+                    .fold(rejection, |rejection, (name, value)| rejection.with_header(name, value))
+            }
+            AdmitError::TooManyFailedLogins { retry_after, .. } => too_many(
+                "too_many_failed_logins",
+                "too many failed logins from this address: try again after `Retry-After`",
+                retry_after,
+            ),
+            AdmitError::BodiesFull { .. } => Self::unavailable(
+                "bodies_full",
+                "the gateway reads as many request bodies as it may: try again",
+                Duration::from_secs(1),
+            ),
+            AdmitError::TooManyTenants(_) => Self::unavailable(
+                "overloaded",
+                "too many callers at once: try again",
+                Duration::from_secs(10),
+            ),
+        };
+        rejection.with_log(log)
     }
 }
 

@@ -94,5 +94,13 @@ pub(crate) fn cost(facts: &Facts<'_>) -> Cost {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         Some(steps as f64 * area)
     };
-    Cost(facts.workflow.nodes().iter().filter_map(one).sum())
+    // Not `sum`, whose empty sum is −0.
+    Cost(
+        facts
+            .workflow
+            .nodes()
+            .iter()
+            .filter_map(one)
+            .fold(0.0, |sum, part| sum + part),
+    )
 }

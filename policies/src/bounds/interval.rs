@@ -87,7 +87,7 @@ impl Interval {
     }
 }
 
-/// Finite doubles from `lo` to `hi`, both included; every operation rounds outward.
+/// Finite doubles from `lo` to `hi`, both included; every operation rounds outward unless its result is exact.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FloatInterval {
     /// Smallest value.
@@ -120,26 +120,36 @@ impl FloatInterval {
 
     /// Products of intervals without negative numbers.
     pub fn times(self, other: Self) -> Self {
+        let (lo, hi) = (
+            (self.lo.max(0.0), other.lo.max(0.0)),
+            (self.hi.max(0.0), other.hi.max(0.0)),
+        );
+        // The fused product is exact: it tells whether the rounded one was.
+        let error = |(a, b): (f64, f64)| a.mul_add(b, -(a * b));
         Self {
-            lo: down(self.lo.max(0.0) * other.lo.max(0.0)),
-            hi: up(self.hi.max(0.0) * other.hi.max(0.0)),
+            lo: down_if(lo.0 * lo.1, error(lo)),
+            hi: up_if(hi.0 * hi.1, error(hi)),
         }
     }
 
     /// Quotients of intervals without negative numbers; by zero gives infinity.
     pub fn over(self, other: Self) -> Self {
         let quotient = |a: f64, b: f64| if b > 0.0 { a.max(0.0) / b } else { f64::INFINITY };
+        let (lo, hi) = (quotient(self.lo, other.hi), quotient(self.hi, other.lo));
+        let error = |quotient: f64, a: f64, b: f64| quotient.mul_add(b, -a.max(0.0));
         Self {
-            lo: down(quotient(self.lo, other.hi)),
-            hi: up(quotient(self.hi, other.lo)),
+            lo: down_if(lo, error(lo, self.lo, other.hi)),
+            hi: up_if(hi, error(hi, self.hi, other.lo)),
         }
     }
 
     /// Square roots.
     pub fn sqrt(self) -> Self {
+        let error = |square: f64| square.sqrt().mul_add(square.sqrt(), -square);
+        let (lo, hi) = (self.lo.max(0.0), self.hi.max(0.0));
         Self {
-            lo: down(self.lo.max(0.0).sqrt()),
-            hi: up(self.hi.max(0.0).sqrt()),
+            lo: down_if(lo.sqrt(), error(lo)),
+            hi: up_if(hi.sqrt(), error(hi)),
         }
     }
 }
@@ -161,6 +171,16 @@ impl From<Interval> for FloatInterval {
             },
         }
     }
+}
+
+/// The next double below, unless the operation made no rounding error. An error that is not a number is one.
+fn down_if(value: f64, error: f64) -> f64 {
+    if error == 0.0 { value } else { down(value) }
+}
+
+/// The next double above, unless the operation made no rounding error.
+fn up_if(value: f64, error: f64) -> f64 {
+    if error == 0.0 { value } else { up(value) }
 }
 
 fn down(value: f64) -> f64 {

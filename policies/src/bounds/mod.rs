@@ -8,6 +8,7 @@ mod cost;
 pub(crate) mod interval;
 mod numbers;
 mod shape;
+mod text;
 mod transfer;
 
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ pub(crate) struct Slot<'a> {
     pub(crate) shape: Option<Shape>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
+    /// How many bytes a text has at most.
+    pub(crate) text_bytes: Option<i128>,
 }
 
 /// A fault of size that only this pass can see.
@@ -101,6 +104,11 @@ impl<'a> Facts<'a> {
         self.slots.get(&link.target)?.get(link.slot)
     }
 
+    /// How many bytes the first output of the node at `place` has at most, if it is a text.
+    pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
+        self.slots.get(&place)?.first()?.text_bytes
+    }
+
     /// The signature of the node at `place`.
     pub(crate) fn class_at(&self, place: NodeIndex) -> Option<&'a ClassSignature> {
         self.catalogue.class(self.workflow.node(place)?.class.as_str())
@@ -122,6 +130,7 @@ impl<'a> Facts<'a> {
                 value: numbers::value(self, node, class, slot),
                 shape: None,
                 sigmas: cost::sigmas(self, node, class, slot),
+                text_bytes: text::text_bytes(self, node, class, slot),
             })
             .collect();
         let mut unknown = false;

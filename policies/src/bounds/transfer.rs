@@ -181,7 +181,7 @@ struct Step<'a, 'b> {
 impl Step<'_, '_> {
     fn apply(&self, rule: Rule) -> Option<Shape> {
         match rule {
-            Numbers(cell) => self.from_numbers(cell),
+            Numbers(cell) => self.own_numbers(cell),
             Same(input) => self.shape(input),
             Turned(input) => self.shape(input).map(turned),
             LargerBatch(a, b) => {
@@ -290,7 +290,7 @@ impl Step<'_, '_> {
         self.int(name)
     }
 
-    fn from_numbers(&self, cell: i128) -> Option<Shape> {
+    fn own_numbers(&self, cell: i128) -> Option<Shape> {
         let side = self.of_kind(InputKind::Side);
         let width = self.of_kind(InputKind::Width).or(side)?;
         let height = self.of_kind(InputKind::Height).or(side)?;

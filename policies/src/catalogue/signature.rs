@@ -282,13 +282,7 @@ impl ClassSignature {
 
     /// The declaration of one input of `node`, by its full name.
     pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
-        if !name.contains('.') {
-            return self.inputs.iter().find(|input| input.name == name);
-        }
-        self.inputs_of(node)
-            .into_iter()
-            .find(|(full, _)| full == name)
-            .map(|(_, input)| input)
+        resolve(&self.inputs, "", name, node)
     }
 
     pub(crate) fn input_kind(&self, node: &Node, name: &str) -> Option<InputKind> {
@@ -358,6 +352,26 @@ fn collect<'a>(inputs: &'a [InputSignature], prefix: &str, node: &Node, out: &mu
             }
             _ => out.push((full, input)),
         }
+    }
+}
+
+/// One input by its full name, without making the names of all: a body may ask for many.
+fn resolve<'a>(inputs: &'a [InputSignature], before: &str, rest: &str, node: &Node) -> Option<&'a InputSignature> {
+    if let Some(input) = inputs.iter().find(|input| input.name == rest) {
+        // A row itself is no input, only its items are.
+        return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+    }
+    let (first, inner) = rest.split_once('.')?;
+    let input = inputs.iter().find(|input| input.name == first)?;
+    match &input.declared {
+        DeclaredType::Autogrow { names, item, .. } => names.iter().any(|name| name == inner).then_some(item.as_ref()),
+        DeclaredType::DynamicCombo(options) => {
+            let full = format!("{before}{first}");
+            let chosen = node.text(&full)?;
+            let (_, nested) = options.iter().find(|(key, _)| key == chosen)?;
+            resolve(nested, &format!("{full}."), inner, node)
+        }
+        _ => None,
     }
 }
 

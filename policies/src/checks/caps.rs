@@ -6,6 +6,9 @@ use crate::catalogue::{DeclaredType, InputKind, InputSignature};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node};
 
+/// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
+const DENOISE_FLOOR: f64 = 0.001;
+
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (_, node, class) in subject.known() {
         for (name, signature) in class.inputs_of(node) {
@@ -147,7 +150,10 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
 
 /// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
 fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &InputSignature)>) -> Option<Violation> {
-    let floor = subject.policy.caps.denoise_min?;
+    let caps = &subject.policy.caps;
+    let floor = caps
+        .denoise_min
+        .or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
     let (name, signature) = inputs
         .into_iter()
         .find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;

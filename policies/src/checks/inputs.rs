@@ -19,10 +19,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node, class) in subject.known() {
         let declared = class.inputs_of(node);
         for (name, input) in &node.inputs {
-            let signature = declared
-                .iter()
-                .find(|(full, _)| full == name)
-                .map(|(_, signature)| *signature);
+            let signature = class.input(node, name);
             match (signature, input) {
                 (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
                 (Some(_), Input::Link(_)) => {}

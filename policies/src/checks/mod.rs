@@ -10,6 +10,7 @@ mod links;
 pub(crate) mod paths;
 mod samplers;
 mod sizes;
+mod texts;
 mod whole;
 
 use crate::bounds::Facts;
@@ -53,6 +54,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         caps::check,
         samplers::check,
         sizes::check,
+        texts::check,
     ] {
         rule(subject, &mut out);
     }

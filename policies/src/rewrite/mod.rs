@@ -162,6 +162,7 @@ impl ApprovedWorkflow {
             if !class.is_model_loader() && !class.accepts_all_inputs() {
                 approved.salted.insert(place);
             }
+            approved.add_absent_prefixes(node, place, class);
             for (name, input) in &node.inputs {
                 approved.add_input(subject, place, node, class, (name, input));
             }
@@ -212,6 +213,22 @@ impl ApprovedWorkflow {
         }
     }
 
+    /// An optional save prefix that is absent would fall back to the class's own default, outside the attempt's folder.
+    fn add_absent_prefixes(&mut self, node: &Node, place: NodeIndex, class: &ClassSignature) {
+        for (name, signature) in class.inputs_of(node) {
+            let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(&name).is_none();
+            if let (true, Ok(prefix)) = (wanted, SavePrefix::read("")) {
+                self.save_targets.push(SaveTarget {
+                    node: node.id.clone(),
+                    input: name.clone(),
+                    folder: prefix.shown_folder.clone(),
+                    base_name: prefix.shown_name.clone(),
+                });
+                self.prefixes.insert((place, name), prefix);
+            }
+        }
+    }
+
     fn note_replacement(&mut self, node: &Node, input: &str, from: &str, to: &str) {
         if from != to {
             let (from, to) = (from.to_owned(), to.to_owned());
@@ -240,6 +257,15 @@ impl ApprovedWorkflow {
                     (None, None) => workflow.input_value(input),
                 };
                 inputs.insert(name.clone(), value);
+            }
+            for ((_, name), prefix) in self
+                .prefixes
+                .range((place, String::new())..)
+                .take_while(|((at, _), _)| *at == place)
+            {
+                if node.input(name).is_none() {
+                    inputs.insert(name.clone(), json!(prefix.below(&scope.folder)));
+                }
             }
             if self.salted.contains(&place) {
                 inputs.insert(SALT_INPUT.to_owned(), json!(scope.salt));

@@ -107,6 +107,22 @@ fn outputs_are_in_the_caller_s_order_and_restricted_by_targets() {
 }
 
 #[test]
+fn an_absent_save_prefix_is_put_into_the_attempt_s_folder() {
+    let object_info = br#"{"Keep":{"input":{"optional":{"filename_prefix":["STRING",{}]}},"output":[],"output_node":true,"python_module":"custom_nodes.k"}}"#;
+    let catalogue = Catalogue::from_object_info(object_info).unwrap();
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"Keep\"]").unwrap();
+    let parsed = parse(br#"{"prompt":{"1":{"class_type":"Keep","inputs":{}}}}"#).unwrap();
+    let Verdict::Allow(approved) = decide(&parsed, &policy, &catalogue, &FileFacts::none()) else {
+        panic!("refused")
+    };
+    assert_eq!(
+        sent(&approved)["prompt"]["1"]["inputs"]["filename_prefix"],
+        "t/q7/j1-1/ComfyUI"
+    );
+    assert_eq!(approved.save_targets().len(), 1);
+}
+
+#[test]
 fn a_scope_has_one_alphabet() {
     for folder in ["t/q7/j-1", "a", "0-9/z"] {
         assert!(OutputScope::new(folder, "p", "c", "s").is_ok(), "{folder}");

@@ -1,1 +1,111 @@
-//! The admit part.
+//! Stage 4: whether there is room for this caller now.
+//!
+//! *In*: a tenant (or, before the login, an address). *Out*: a [`Permit`] before the body is read, and a [`BodySlot`] that holds the memory of the body while the request lives. *Refuses*:
+//! more requests than the tenant's rates allow (429), more failed logins than one address may have (429), bodies beyond the memory of all together (503). *Answers the attack*: floods of
+//! requests, of guesses, of large bodies. *Leaves to others*: jobs held and running (the ledger's transaction counts them when it accepts), how long a queue is (dispatch), sockets and
+//! bytes of the head (listen).
+//!
+//! All of it is in memory and of this process: a restart forgives everybody.
+
+pub mod body;
+pub mod memory;
+
+pub use body::{BodyBudget, BodySlot};
+pub use memory::{AddressGroup, Admission, FailedLogins};
+
+use std::time::Duration;
+
+/// Leave to go on with one request; dropped with it. It says how much of the rate is left, for the answer's headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    rate: RateState,
+}
+
+impl Permit {
+    /// How much of the rate is left.
+    pub fn rate(&self) -> RateState {
+        self.rate
+    }
+}
+
+/// Where a tenant stands with one of its rates: `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` as in draft-ietf-httpapi-ratelimit-headers-06, the last one with
+/// three headers, which is what clients read; later drafts put all into one structured field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateState {
+    /// Requests at once after a pause.
+    pub limit: u32,
+    /// Requests at once now.
+    pub remaining: u32,
+    /// Until `remaining` is `limit` again if nothing more comes.
+    pub reset: Duration,
+}
+
+impl RateState {
+    /// Names and values of the three headers.
+    pub fn headers(self) -> [(http::HeaderName, http::HeaderValue); 3] {
+        let name = http::HeaderName::from_static;
+        let seconds = self.reset.as_secs() + u64::from(self.reset.subsec_nanos() > 0);
+        [
+            (name("ratelimit-limit"), self.limit.into()),
+            (name("ratelimit-remaining"), self.remaining.into()),
+            (name("ratelimit-reset"), seconds.into()),
+        ]
+    }
+}
+
+/// Which rate was meant: a closed list, for metrics and the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RateKind {
+    /// `POST /prompt`.
+    Prompt,
+    /// Everything else that is answered.
+    Request,
+}
+
+impl RateKind {
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// Why there is no room now. All of them pass with time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// The tenant's rate.
+    #[error("rate limit of `{}` reached: {} at once, next in {retry_after:?}", kind.name(), rate.limit)]
+    RateLimited {
+        /// Which.
+        kind: RateKind,
+        /// Where the tenant stands.
+        rate: RateState,
+        /// When one more fits.
+        retry_after: Duration,
+    },
+    /// One address failed too often.
+    #[error("{limit} failed logins in a minute from `{group}`")]
+    TooManyFailedLogins {
+        /// Which.
+        group: AddressGroup,
+        /// How many are forgiven.
+        limit: u32,
+        /// When the next try is looked at.
+        retry_after: Duration,
+    },
+    /// The memory of all request bodies is taken.
+    #[error("no room for {wanted} bytes of body: {free} of {total} are free")]
+    BodiesFull {
+        /// What was asked for.
+        wanted: u64,
+        /// What was left.
+        free: u64,
+        /// The budget.
+        total: u64,
+    },
+    /// More tenants active at once than the limiter's map holds.
+    #[error("{0} tenants are active at once, no room for another")]
+    TooManyTenants(usize),
+}

@@ -1,2 +1,253 @@
 //! Stage 3: who is calling.
+//!
+//! *In*: the head of a request. *Out*: a [`Principal`], or no answer but one: 401 with a challenge. *Takes*: API keys ([`api_key`]) by `Authorization: Bearer`, `X-API-Key` or Basic (as
+//! password; the user name is ignored), and tokens of configured issuers ([`jwt`]) by `Authorization: Bearer`. *Refuses*: no credential, two that differ, anything malformed, unknown, expired or
+//! revoked, tenants that are gone or disabled. *Answers the attack*: calling without a right, with a guessed or forged credential, or with one that was taken back; and learning from the
+//! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
+//! (route), whose a thing is (record).
+//!
+//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them, sessions and client certificates are not built yet.
+
 pub mod api_key;
+pub mod jwt;
+pub mod jwt_ring;
+
+use crate::clock::Clock;
+use crate::config::JwtIssuerConfig;
+use crate::ids::{KeyId, TenantId};
+use crate::owner::{Credential, Owner, Principal, Scope};
+use crate::record::ledger::{Ledger, LedgerError};
+use crate::tenants::TenantRegistry;
+use api_key::{ApiKey, KeyFormatError, KeyRefused, KeyRow};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use jwt::{JwtError, TOKEN_BYTES_MAX};
+
+/// Why a caller is not let in. What the caller reads is one text for all but the last two; the variants are for log and audit.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Nothing was shown.
+    #[error("no credential")]
+    Missing,
+    /// Two headers, or one twice, that do not agree. SECURITY: whichever we took, somebody in front of us may have checked the other.
+    #[error("two credentials that differ")]
+    Ambiguous,
+    /// A header that holds no credential.
+    #[error("credential is malformed: {0}")]
+    Malformed(&'static str),
+    /// Looks like a key and is none.
+    #[error("API key is malformed: {0}")]
+    KeyFormat(#[from] KeyFormatError),
+    /// No such key.
+    #[error("API key `{0}` is not known")]
+    UnknownKey(KeyId),
+    /// There is such a key.
+    #[error("API key `{id}`: {reason}")]
+    KeyRefused {
+        /// Which.
+        id: KeyId,
+        /// Why not.
+        reason: KeyRefused,
+    },
+    /// A token.
+    #[error("{0}")]
+    Jwt(#[from] JwtError),
+    /// The credential is good; its tenant is not there any more, or disabled.
+    #[error("tenant `{0}` is gone or disabled")]
+    TenantClosed(TenantId),
+    /// The key could not be looked up: 503, never a skipped check.
+    #[error("ledger can't be read: {0}")]
+    Unavailable(LedgerError),
+    /// Known, and not allowed to do this: 403.
+    #[error("scope `{}` is missing", .0.name())]
+    Forbidden(Scope),
+}
+
+impl AuthError {
+    /// Whether this looks like guessing, and so counts against the caller's address. Who proved a credential that is out of date is no guesser: a forgotten script with
+    /// an expired key must not lock out its whole office.
+    pub fn is_failed_login(&self) -> bool {
+        match self {
+            Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::Forbidden(_) => false,
+            Self::Ambiguous | Self::Malformed(_) | Self::KeyFormat(_) | Self::UnknownKey(_) => true,
+            Self::KeyRefused { reason, .. } => *reason == KeyRefused::WrongSecret,
+            Self::Jwt(error) => {
+                use JwtError::{Claim, Expired, NotYet, UnknownTenant, WrongAudience};
+                !matches!(error, Expired | NotYet | WrongAudience | UnknownTenant | Claim(_))
+            }
+        }
+    }
+}
+
+/// Where keys are looked up: the part of the [`Ledger`] that this stage needs.
+#[async_trait::async_trait]
+pub trait KeyRows: Send + Sync {
+    /// The key of that id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn key_row(&self, id: &KeyId) -> Result<KeyRow, LedgerError>;
+}
+
+#[async_trait::async_trait]
+impl<L: Ledger + ?Sized> KeyRows for L {
+    async fn key_row(&self, id: &KeyId) -> Result<KeyRow, LedgerError> {
+        self.key(id).await
+    }
+}
+
+/// The stage: what it needs from the configuration, and the time.
+#[derive(Debug)]
+pub struct Authenticator {
+    issuers: Vec<JwtIssuerConfig>,
+    clock: Clock,
+}
+
+/// What a caller shows. `Debug` is left out: one of them is a secret as it stands.
+#[derive(PartialEq, Eq)]
+enum Shown {
+    Key(String),
+    Token(String),
+}
+
+/// `X-API-Key`, as many clients call it; no RFC has it.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+impl Authenticator {
+    /// A stage that knows these issuers.
+    pub fn new(issuers: Vec<JwtIssuerConfig>, clock: Clock) -> Self {
+        Self { issuers, clock }
+    }
+
+    /// Who sent these headers. Keys are looked up at every request, without a cache: a revoked one is refused from the next request on.
+    ///
+    /// # Errors
+    /// [`AuthError`]; never `Forbidden`, which [`require`] says.
+    pub async fn authenticate<K: KeyRows + ?Sized>(
+        &self,
+        headers: &HeaderMap,
+        keys: &K,
+        registry: &TenantRegistry,
+    ) -> Result<Principal, AuthError> {
+        let principal = match shown(headers)? {
+            Shown::Key(text) => self.by_key(&text, keys).await?,
+            Shown::Token(token) => self.by_token(&token, registry)?,
+        };
+        let tenant = &principal.owner.tenant;
+        match registry.tenant(tenant) {
+            Some(known) if !known.disabled => Ok(principal),
+            _ => Err(AuthError::TenantClosed(tenant.clone())),
+        }
+    }
+
+    async fn by_key<K: KeyRows + ?Sized>(&self, text: &str, keys: &K) -> Result<Principal, AuthError> {
+        let key = ApiKey::parse(text)?;
+        let row = keys.key_row(key.id()).await.map_err(|error| match error {
+            LedgerError::NotFound { .. } => AuthError::UnknownKey(key.id().clone()),
+            other => AuthError::Unavailable(other),
+        })?;
+        key.verify(&row, &self.clock).map_err(|reason| AuthError::KeyRefused {
+            id: key.id().clone(),
+            reason,
+        })?;
+        // The row's own id, whatever its owner says: audit names the key that was used.
+        let owner = Owner {
+            key: Some(row.id),
+            ..row.owner
+        };
+        Ok(Principal {
+            owner,
+            scopes: row.scopes,
+            credential: Credential::ApiKey,
+        })
+    }
+
+    fn by_token(&self, token: &str, registry: &TenantRegistry) -> Result<Principal, AuthError> {
+        let identity = jwt::identity(token, &self.issuers, registry, &self.clock)?;
+        let owner = Owner {
+            tenant: identity.tenant,
+            user: Some(identity.user),
+            key: None,
+        };
+        Ok(Principal {
+            owner,
+            scopes: identity.scopes,
+            credential: Credential::Jwt,
+        })
+    }
+}
+
+/// The one credential of a request, wherever it stands.
+fn shown(headers: &HeaderMap) -> Result<Shown, AuthError> {
+    let authorization = headers.get_all(AUTHORIZATION).iter().map(by_authorization);
+    let x_api_key = headers
+        .get_all(X_API_KEY)
+        .iter()
+        .map(|value| Ok(Shown::Key(visible(value)?.to_owned())));
+    let mut found: Option<Shown> = None;
+    for shown in authorization.chain(x_api_key) {
+        let shown = shown?;
+        match &found {
+            Some(first) if *first != shown => return Err(AuthError::Ambiguous),
+            _ => found = Some(shown),
+        }
+    }
+    found.ok_or(AuthError::Missing)
+}
+
+fn visible(value: &HeaderValue) -> Result<&str, AuthError> {
+    let text = value.to_str().map_err(|_| AuthError::Malformed("characters"))?.trim();
+    if text.len() > TOKEN_BYTES_MAX {
+        Err(AuthError::Malformed("length"))
+    } else {
+        Ok(text)
+    }
+}
+
+/// Schemes are compared without case (RFC 9110 §11.1).
+fn by_authorization(value: &HeaderValue) -> Result<Shown, AuthError> {
+    let text = visible(value)?;
+    let (scheme, credential) = text.split_once(' ').ok_or(AuthError::Malformed("no scheme"))?;
+    let credential = credential.trim_start_matches(' ');
+    if scheme.eq_ignore_ascii_case("bearer") {
+        let key = credential.starts_with(api_key::PREFIX);
+        Ok(if key {
+            Shown::Key(credential.to_owned())
+        } else {
+            Shown::Token(credential.to_owned())
+        })
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        by_basic(credential)
+    } else {
+        Err(AuthError::Malformed("scheme"))
+    }
+}
+
+/// `base64(user:password)` with the key as password (RFC 7617).
+fn by_basic(credential: &str) -> Result<Shown, AuthError> {
+    let malformed = AuthError::Malformed("Basic");
+    let Ok(bytes) = STANDARD.decode(credential) else {
+        return Err(malformed);
+    };
+    match std::str::from_utf8(&bytes).ok().and_then(|text| text.split_once(':')) {
+        Some((_, password)) => Ok(Shown::Key(password.to_owned())),
+        None => Err(malformed),
+    }
+}
+
+/// Whether `principal` may do what needs `scope`.
+///
+/// # Errors
+/// [`AuthError::Forbidden`].
+pub fn require(principal: &Principal, scope: Scope) -> Result<(), AuthError> {
+    if principal.scopes.has(scope) {
+        Ok(())
+    } else {
+        Err(AuthError::Forbidden(scope))
+    }
+}
+
+#[cfg(test)]
+mod tests;

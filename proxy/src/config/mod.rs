@@ -1,1 +1,398 @@
-//! The config part.
+//! The configuration: `gateway.toml` as written ([`raw`]), as used ([`Config`], made by [`checked`]), and every fault at once ([`faults`]).
+//!
+//! Relative paths, in both files and on the command line, are relative to the *current directory*, not to the file they stand in: so `config/tenants.toml`
+//! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the
+//! current directory.
+
+pub mod checked;
+pub mod faults;
+mod raw;
+pub mod reader;
+pub mod secrets;
+mod tls_files;
+pub mod units;
+
+use crate::authenticate::jwt_ring::VerifyingKey;
+use crate::endpoint::BackendEndpoint;
+use crate::ids::BackendId;
+use crate::tenants::TenantRegistry;
+use faults::{ConfigErrors, Fault, Place, Report};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that a gateway is told. Made by [`Config::load`] or [`Config::built_in`]; the fields are public for `demo` and tests, which build on the latter.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from, absolute; `None`: built-in defaults.
+    pub file: Option<PathBuf>,
+    /// What callers' browsers reach us by; makes `url` fields absolute.
+    pub public_url: Option<PublicUrl>,
+    /// Where callers connect; at least one with [`ListenKind::Tls`].
+    pub listen: Vec<ListenConfig>,
+    /// `/metrics`, `/healthz`, `/readyz`.
+    pub metrics_address: SocketAddr,
+    /// Keys, ledger, blobs, control socket; absolute, may not be there yet.
+    pub state_dir: PathBuf,
+    /// ComfyUI processes; at least one, ids unique, addresses unique.
+    pub backends: Vec<BackendConfig>,
+    /// `tenants.toml`, absolute; `None`: the built-in tenant.
+    pub tenants_file: Option<PathBuf>,
+    /// Who may use the gateway.
+    pub tenants: Arc<TenantRegistry>,
+    /// Token issuers; issuers unique.
+    pub jwt: Vec<JwtIssuerConfig>,
+    /// How long signed file URLs are good for.
+    pub views_lifetime: Duration,
+    /// Bounds on what callers send.
+    pub limits: LimitsConfig,
+    /// How jobs are run.
+    pub dispatch: DispatchConfig,
+    /// A pinned `object_info` document, absolute; `None`: asked of the backends.
+    pub object_info_file: Option<PathBuf>,
+    /// Where audit lines go.
+    pub audit: AuditConfig,
+}
+
+/// `[[listen]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// Port 0: the system chooses.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub kind: ListenKind,
+}
+
+/// What a listener does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenKind {
+    /// HTTPS with this certificate.
+    Tls(CertificateConfig),
+    /// Plain HTTP that answers every request with a redirect to HTTPS.
+    Redirect,
+}
+
+/// Where a listener's certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateConfig {
+    /// PEM files, absolute; they were readable and belonged together when the configuration was read.
+    Files {
+        /// Leaf first, then intermediates.
+        certificate: PathBuf,
+        /// PKCS #8, SEC 1 or PKCS #1.
+        key: PathBuf,
+    },
+    /// Our own CA makes one, in the state directory.
+    Made,
+}
+
+/// `[[backends]]`.
+#[derive(Debug, Clone)]
+pub struct BackendConfig {
+    /// Its name in logs and metrics.
+    pub id: BackendId,
+    /// Where it listens.
+    pub endpoint: BackendEndpoint,
+    /// NVML index or UUID of its GPU.
+    pub gpu: Option<GpuName>,
+}
+
+/// How NVML names a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuName {
+    /// Its index, which can change at a reboot.
+    Index(u32),
+    /// `GPU-…`, which does not.
+    Uuid(String),
+}
+
+impl FromStr for GpuName {
+    type Err = GpuNameError;
+    fn from_str(text: &str) -> Result<Self, GpuNameError> {
+        let uuid = || {
+            text.strip_prefix("GPU-")
+                .filter(|rest| uuid::Uuid::try_parse(rest).is_ok())
+        };
+        match text.parse::<u32>() {
+            Ok(index) if index < 1024 && !text.starts_with('+') => Ok(Self::Index(index)),
+            _ => uuid().map(|_| Self::Uuid(text.to_owned())).ok_or(GpuNameError),
+        }
+    }
+}
+
+/// The text names no GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a GPU is an index (0 to 1023) or a UUID as `nvidia-smi -L` prints it: `GPU-…`")]
+pub struct GpuNameError;
+
+/// `[[jwt]]`: one issuer with one key for one algorithm.
+#[derive(Debug, Clone)]
+pub struct JwtIssuerConfig {
+    /// `iss`, compared as a whole.
+    pub issuer: String,
+    /// Must be in `aud`.
+    pub audience: String,
+    /// The key; the algorithm is pinned with it.
+    pub key: VerifyingKey,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// The claim that names the user; a token without it is refused.
+    pub user_claim: String,
+    /// The claim that lists scopes; `None`: a client's.
+    pub scope_claim: Option<String>,
+    /// How far the issuer's clock may be off; at most [`crate::clock::SKEW_MAX`].
+    pub leeway: Duration,
+}
+
+/// `[limits]`: bounds on what callers send, over all tenants. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Body of `POST /prompt`.
+    pub prompt_bytes_max: u64,
+    /// Body of an upload.
+    pub upload_bytes_max: u64,
+    /// Body of a userdata file.
+    pub userdata_bytes_max: u64,
+    /// Any other body.
+    pub other_bytes_max: u64,
+    /// All request bodies in memory together.
+    pub bodies_bytes_max: u64,
+    /// From the first byte of a request to the end of its head.
+    pub head_deadline: Duration,
+    /// From the end of the head to the end of the body.
+    pub body_deadline: Duration,
+    /// Connections open at once.
+    pub connections_max: u32,
+    /// WebSockets open at once, over all tenants.
+    pub websockets_max: u32,
+    /// Failed logins of one address (IPv6: one /64) in a minute before it is answered 429.
+    pub failed_logins_per_minute: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            // 2 MiB of graph and 8 MiB of `extra_pnginfo` (design §6), and room for the envelope.
+            prompt_bytes_max: 11 << 20,
+            // ComfyUI's own default, `--max-upload-size 100` (facts: in MB, we say MiB).
+            upload_bytes_max: 100 << 20,
+            userdata_bytes_max: 8 << 20,
+            other_bytes_max: 1 << 20,
+            bodies_bytes_max: 256 << 20,
+            head_deadline: Duration::from_secs(10),
+            body_deadline: Duration::from_secs(300),
+            connections_max: 10_000,
+            websockets_max: 5_000,
+            failed_logins_per_minute: 10,
+        }
+    }
+}
+
+/// `[dispatch]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DispatchConfig {
+    /// Attempts that had started before a job ends in an error.
+    pub attempts_max: u32,
+    /// How often `/queue` and `/history` are asked while a job is assigned.
+    pub poll_interval: Duration,
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self {
+            attempts_max: 3,
+            poll_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+/// `[audit]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditConfig {
+    /// JSON lines on standard output.
+    StandardOutput,
+    /// JSON lines appended to a file, absolute.
+    File(PathBuf),
+}
+
+/// `https://HOST[:PORT]`, without a slash at the end.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// Scheme, host and port, without a slash at the end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicUrl({})", self.0)
+    }
+}
+
+/// The text is no public URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a public URL is `https://HOST` or `https://HOST:PORT`, without path, query or user name")]
+pub struct PublicUrlError;
+
+impl FromStr for PublicUrl {
+    type Err = PublicUrlError;
+    fn from_str(text: &str) -> Result<Self, PublicUrlError> {
+        let text = text.strip_suffix('/').unwrap_or(text);
+        let rest = text.strip_prefix("https://").ok_or(PublicUrlError)?;
+        let authority: http::uri::Authority = rest.parse().map_err(|_| PublicUrlError)?;
+        let host_is_plain =
+            !authority.host().is_empty() && !rest.contains(['@', '/', '?', '#']) && !rest.ends_with(':');
+        let port_is_good = authority.port().is_none() || authority.port_u16().is_some_and(|port| port != 0);
+        if host_is_plain && port_is_good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PublicUrlError)
+        }
+    }
+}
+
+/// What surrounds the process, handed in so that tests need not change it.
+pub struct Surroundings<'a> {
+    /// Relative paths begin here.
+    pub current_dir: PathBuf,
+    /// Environment variables.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The last place where a configuration is looked for.
+    pub system_file: PathBuf,
+}
+
+fn process_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Surroundings<'static> {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// The current directory is gone or can't be read.
+    pub fn of_the_process() -> std::io::Result<Self> {
+        Ok(Self {
+            current_dir: std::env::current_dir()?,
+            environment: &process_variable,
+            system_file: PathBuf::from("/etc/comfygate/gateway.toml"),
+        })
+    }
+}
+
+impl Surroundings<'_> {
+    /// The configuration file: `flag`, else `$COMFYGATE_CONFIG`, else `config/gateway.toml`, else the system's; `None`: built-in defaults.
+    /// The first two are taken as they are (a wrong one is an error); the others only if there is such a file.
+    fn config_file(&self, flag: Option<&Path>) -> Option<PathBuf> {
+        let named = flag.map(Path::to_owned).or_else(|| {
+            (self.environment)("COMFYGATE_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        if let Some(path) = named {
+            return Some(self.current_dir.join(path));
+        }
+        [self.current_dir.join("config/gateway.toml"), self.system_file.clone()]
+            .into_iter()
+            .find(|path| path.is_file())
+    }
+
+    /// `$STATE_DIRECTORY` (systemd; the first of a list), else `state`.
+    fn state_dir(&self) -> PathBuf {
+        let given = (self.environment)("STATE_DIRECTORY");
+        let first = given
+            .as_deref()
+            .and_then(|list| list.split(':').next())
+            .filter(|path| !path.is_empty());
+        self.current_dir.join(first.unwrap_or("state"))
+    }
+}
+
+/// A configuration that may be used, and what was doubtful about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What to use.
+    pub config: Config,
+    /// What to print.
+    pub warnings: Vec<Fault>,
+}
+
+impl Config {
+    /// Finds, reads and checks the configuration of this process: `path`, else `$COMFYGATE_CONFIG`, `./config/gateway.toml`,
+    /// `/etc/comfygate/gateway.toml`, else [`Config::built_in`].
+    ///
+    /// # Errors
+    /// Every fault of the configuration, the tenants, the policies and the files they name.
+    pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
+        let surroundings = Surroundings::of_the_process().map_err(|error| {
+            let what = format!("the current directory can't be read: {error}");
+            let fault = Fault {
+                place: Place::file(Path::new(".")),
+                what,
+                hint: "start in a directory that exists".to_owned(),
+            };
+            ConfigErrors {
+                errors: vec![fault],
+                warnings: Vec::new(),
+            }
+        })?;
+        Self::load_in(&surroundings, path)
+    }
+
+    /// [`Config::load`] in given surroundings.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_in(surroundings: &Surroundings<'_>, path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
+        let Some(file) = surroundings.config_file(path) else {
+            return Ok(Loaded {
+                config: Self::built_in(surroundings.state_dir()),
+                warnings: Vec::new(),
+            });
+        };
+        let report = Report::default();
+        let config = checked::read_config(file, surroundings, &report);
+        let (config, warnings) = report.conclude(config)?;
+        Ok(Loaded { config, warnings })
+    }
+
+    /// The defaults without any file: HTTPS on 127.0.0.1:8443, metrics on 127.0.0.1:9901, one backend `local`, one tenant `local`.
+    #[expect(clippy::expect_used, reason = "the literals are an id and a URL, as a test shows")]
+    pub fn built_in(state_dir: PathBuf) -> Self {
+        Self {
+            file: None,
+            public_url: None,
+            listen: vec![ListenConfig {
+                address: loopback(8443),
+                kind: ListenKind::Tls(CertificateConfig::Made),
+            }],
+            metrics_address: loopback(9901),
+            state_dir,
+            backends: vec![BackendConfig {
+                id: "local".parse().expect("`local` is a backend id"),
+                endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
+                gpu: None,
+            }],
+            tenants_file: None,
+            tenants: Arc::new(TenantRegistry::built_in()),
+            jwt: Vec::new(),
+            views_lifetime: Duration::from_secs(3600),
+            limits: LimitsConfig::default(),
+            dispatch: DispatchConfig::default(),
+            object_info_file: None,
+            audit: AuditConfig::StandardOutput,
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests;

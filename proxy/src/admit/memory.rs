@@ -1,0 +1,441 @@
+//! Limits in the memory of this process: rates per tenant (GCRA by governor), failed logins per address.
+
+use super::{AdmitError, Permit, RateKind, RateState};
+use crate::clock::Clock;
+use crate::ids::TenantId;
+use crate::tenants::{Rate, Tenant};
+use dashmap::DashMap;
+use governor::clock::Clock as GovernorClock;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Most tenants whose rates are remembered. A tenant that has not called for a while is forgotten when it is reached: its bucket is full anyway.
+const TENANTS_MAX: usize = 100_000;
+
+/// Our clock, as governor wants one.
+#[derive(Debug, Clone)]
+struct RateClock {
+    clock: Clock,
+    start: Instant,
+}
+
+impl GovernorClock for RateClock {
+    type Instant = Nanos;
+    fn now(&self) -> Nanos {
+        Nanos::from(self.clock.monotonic().saturating_duration_since(self.start))
+    }
+}
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, RateClock, StateInformationMiddleware>;
+
+/// One tenant's bucket for one kind of request.
+struct Bucket {
+    /// What it was made for: another rate (a reload) makes another bucket.
+    rate: Rate,
+    limiter: Limiter,
+    last_used: Mutex<Instant>,
+}
+
+/// The rates of all tenants.
+pub struct Admission {
+    clock: RateClock,
+    buckets: DashMap<(TenantId, RateKind), Arc<Bucket>>,
+    tenants_max: usize,
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Admission({} buckets)", self.buckets.len())
+    }
+}
+
+impl Admission {
+    /// Rates by this clock; every bucket is full.
+    pub fn new(clock: Clock) -> Self {
+        let start = clock.monotonic();
+        Self {
+            clock: RateClock { clock, start },
+            buckets: DashMap::new(),
+            tenants_max: TENANTS_MAX,
+        }
+    }
+
+    /// Leave for one `POST /prompt`.
+    ///
+    /// # Errors
+    /// [`AdmitError::RateLimited`], [`AdmitError::TooManyTenants`].
+    pub fn prompt(&self, tenant: &Tenant) -> Result<Permit, AdmitError> {
+        self.permit(tenant, RateKind::Prompt, tenant.limits.prompt_rate)
+    }
+
+    /// Leave for one request of any other kind.
+    ///
+    /// # Errors
+    /// As [`Admission::prompt`].
+    pub fn request(&self, tenant: &Tenant) -> Result<Permit, AdmitError> {
+        self.permit(tenant, RateKind::Request, tenant.limits.request_rate)
+    }
+
+    fn permit(&self, tenant: &Tenant, kind: RateKind, rate: Rate) -> Result<Permit, AdmitError> {
+        let bucket = self.bucket(&tenant.id, kind, rate)?;
+        *bucket.last_used.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.clock.monotonic();
+        match bucket.limiter.check() {
+            Ok(snapshot) => Ok(Permit {
+                rate: rate_state(rate, snapshot.remaining_burst_capacity()),
+            }),
+            Err(not_until) => Err(AdmitError::RateLimited {
+                kind,
+                rate: rate_state(rate, 0),
+                retry_after: not_until.wait_time_from(self.clock.now()),
+            }),
+        }
+    }
+
+    fn bucket(&self, tenant: &TenantId, kind: RateKind, rate: Rate) -> Result<Arc<Bucket>, AdmitError> {
+        let key = (tenant.clone(), kind);
+        if let Some(bucket) = self.buckets.get(&key).filter(|bucket| bucket.rate == rate) {
+            return Ok(Arc::clone(&bucket));
+        }
+        if self.buckets.len() >= self.tenants_max * 2 && !self.buckets.contains_key(&key) {
+            self.forget_the_idle();
+            if self.buckets.len() >= self.tenants_max * 2 {
+                return Err(AdmitError::TooManyTenants(self.tenants_max));
+            }
+        }
+        // Two requests may come here at once; the entry's lock lets the first one's bucket stand.
+        let mut entry = self
+            .buckets
+            .entry(key)
+            .or_insert_with(|| Arc::new(self.new_bucket(rate)));
+        if entry.rate != rate {
+            *entry = Arc::new(self.new_bucket(rate));
+        }
+        Ok(Arc::clone(&entry))
+    }
+
+    fn new_bucket(&self, rate: Rate) -> Bucket {
+        let limiter = RateLimiter::direct_with_clock(quota(rate), self.clock.clone()).with_middleware();
+        Bucket {
+            rate,
+            limiter,
+            last_used: Mutex::new(self.clock.clock.monotonic()),
+        }
+    }
+
+    /// Drops every bucket that has had time to fill up: a new one is no different.
+    fn forget_the_idle(&self) {
+        let now = self.clock.clock.monotonic();
+        self.buckets.retain(|_, bucket| {
+            let last_used = *bucket.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+            now.saturating_duration_since(last_used) < time_for(bucket.rate, bucket.rate.burst)
+        });
+    }
+}
+
+/// How long `count` requests take at the sustained rate.
+fn time_for(rate: Rate, count: u32) -> Duration {
+    interval(rate).saturating_mul(count)
+}
+
+/// Between two requests at the sustained rate.
+fn interval(rate: Rate) -> Duration {
+    let per_second = rate.per_second.clamp(Rate::PER_SECOND_MIN, Rate::PER_SECOND_MAX);
+    Duration::from_secs_f64(1.0 / per_second)
+}
+
+fn quota(rate: Rate) -> Quota {
+    let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
+    // The interval lies between 10 µs and 1000 s by the clamp above, so it is never zero and the other arm never taken; if it were, once a second is no loophole.
+    Quota::with_period(interval(rate))
+        .unwrap_or(Quota::per_second(NonZeroU32::MIN))
+        .allow_burst(burst)
+}
+
+fn rate_state(rate: Rate, remaining: u32) -> RateState {
+    RateState {
+        limit: rate.burst,
+        remaining,
+        reset: time_for(rate, rate.burst.saturating_sub(remaining)),
+    }
+}
+
+/// Whom one guesser can be: an IPv4 address, or an IPv6 /64, which is what one customer of a provider has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AddressGroup(IpAddr);
+
+impl AddressGroup {
+    /// The group of an address; an IPv4 address in IPv6 form (`::ffff:…`) is the IPv4 one.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(IpAddr::V4(address)),
+            IpAddr::V6(address) => Self(IpAddr::V6(Ipv6Addr::from_bits(
+                address.to_bits() & !u128::from(u64::MAX),
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for AddressGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(address) => write!(f, "{address}/64"),
+        }
+    }
+}
+
+/// Failed logins are counted in windows of this length.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Most addresses whose failures are remembered: 10 MB.
+const GROUPS_MAX: usize = 100_000;
+
+/// Counts failed logins by address. A window instead of a bucket, because it must be asked *before* a login without counting one.
+///
+/// This is a brake, not the lock: keys have 160 random bits. So when the map is full of addresses that failed within a minute, further ones are not counted.
+#[derive(Debug)]
+pub struct FailedLogins {
+    clock: Clock,
+    limit: u32,
+    groups_max: usize,
+    state: Mutex<Windows>,
+}
+
+#[derive(Debug, Default)]
+struct Windows {
+    by_group: HashMap<AddressGroup, Window>,
+    /// When the over were last thrown out: once a window, or a flood of addresses would have the whole map walked at each of them.
+    swept: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    start: Instant,
+    failures: u32,
+}
+
+impl FailedLogins {
+    /// Forgives `limit` failures of one group in a minute.
+    pub fn new(limit: u32, clock: Clock) -> Self {
+        Self {
+            clock,
+            limit,
+            groups_max: GROUPS_MAX,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Before a login: whether this group may try.
+    ///
+    /// # Errors
+    /// [`AdmitError::TooManyFailedLogins`].
+    pub fn check(&self, group: AddressGroup) -> Result<(), AdmitError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(window) = state.by_group.get(&group) else {
+            return Ok(());
+        };
+        let age = self.clock.monotonic().saturating_duration_since(window.start);
+        match WINDOW.checked_sub(age) {
+            Some(retry_after) if !retry_after.is_zero() && window.failures >= self.limit => {
+                Err(AdmitError::TooManyFailedLogins {
+                    group,
+                    limit: self.limit,
+                    retry_after,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a login failed with [`AuthError::is_failed_login`](crate::authenticate::AuthError::is_failed_login).
+    pub fn failed(&self, group: AddressGroup) {
+        let now = self.clock.monotonic();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.by_group.contains_key(&group) && !state.has_room(self.groups_max, now) {
+            return;
+        }
+        let window = state.by_group.entry(group).or_insert(Window {
+            start: now,
+            failures: 0,
+        });
+        if now.saturating_duration_since(window.start) >= WINDOW {
+            *window = Window {
+                start: now,
+                failures: 0,
+            };
+        }
+        window.failures = window.failures.saturating_add(1);
+    }
+}
+
+impl Windows {
+    fn has_room(&mut self, groups_max: usize, now: Instant) -> bool {
+        if self.by_group.len() < groups_max {
+            return true;
+        }
+        if self
+            .swept
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= WINDOW)
+        {
+            self.swept = Some(now);
+            self.by_group
+                .retain(|_, window| now.saturating_duration_since(window.start) < WINDOW);
+        }
+        self.by_group.len() < groups_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallMillis;
+    use crate::tenants::{Limits, TenantRegistry};
+
+    fn tenant(id: &str, per_second: f64, burst: u32) -> Tenant {
+        let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
+        let limits = Limits {
+            prompt_rate: Rate { per_second, burst },
+            ..Limits::default()
+        };
+        Tenant {
+            id: id.parse().unwrap(),
+            limits,
+            ..local
+        }
+    }
+
+    fn clock() -> Clock {
+        Clock::turned_by_hand(WallMillis(0))
+    }
+
+    #[test]
+    fn the_burst_passes_and_the_next_waits_for_one_interval() {
+        let clock = clock();
+        let (admission, tenant) = (Admission::new(clock.clone()), tenant("a", 10.0, 5));
+        for left in (0..5).rev() {
+            assert_eq!(admission.prompt(&tenant).unwrap().rate().remaining, left);
+        }
+        let Err(AdmitError::RateLimited { retry_after, rate, .. }) = admission.prompt(&tenant) else {
+            panic!("a sixth passed")
+        };
+        assert_eq!(
+            (retry_after, rate.limit, rate.remaining),
+            (Duration::from_millis(100), 5, 0)
+        );
+        clock.turn(Duration::from_millis(99));
+        assert!(admission.prompt(&tenant).is_err());
+        clock.turn(Duration::from_millis(1));
+        assert!(admission.prompt(&tenant).is_ok());
+        assert!(admission.prompt(&tenant).is_err());
+    }
+
+    #[test]
+    fn one_tenants_flood_is_not_anothers_and_prompts_are_not_requests() {
+        let admission = Admission::new(clock());
+        let (a, b) = (tenant("a", 1.0, 1), tenant("b", 1.0, 1));
+        assert!(admission.prompt(&a).is_ok());
+        assert!(admission.prompt(&a).is_err());
+        assert!(admission.prompt(&b).is_ok());
+        assert!(admission.request(&a).is_ok());
+    }
+
+    #[test]
+    fn a_changed_rate_holds_from_the_next_request_on() {
+        let admission = Admission::new(clock());
+        assert!(admission.prompt(&tenant("a", 1.0, 1)).is_ok());
+        assert!(admission.prompt(&tenant("a", 1.0, 1)).is_err());
+        assert_eq!(admission.prompt(&tenant("a", 1.0, 3)).unwrap().rate().remaining, 2);
+    }
+
+    #[test]
+    fn the_map_forgets_the_idle_and_refuses_when_all_are_active() {
+        let clock = clock();
+        let admission = Admission {
+            tenants_max: 1,
+            ..Admission::new(clock.clone())
+        };
+        let busy = tenant("a", 1.0, 10);
+        assert!(admission.prompt(&busy).is_ok() && admission.request(&busy).is_ok());
+        assert_eq!(
+            admission.prompt(&tenant("b", 1.0, 1)).unwrap_err(),
+            AdmitError::TooManyTenants(1)
+        );
+        clock.turn(Duration::from_secs(10));
+        assert!(admission.prompt(&tenant("b", 1.0, 1)).is_ok());
+    }
+
+    #[test]
+    fn headers_say_limit_remaining_and_seconds_until_full() {
+        let admission = Admission::new(clock());
+        let permit = admission.prompt(&tenant("a", 0.4, 3)).unwrap();
+        let headers = permit
+            .rate()
+            .headers()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        assert_eq!(
+            headers,
+            ["ratelimit-limit: 3", "ratelimit-remaining: 2", "ratelimit-reset: 3"]
+        );
+    }
+
+    #[test]
+    fn the_tenth_failure_of_a_minute_closes_the_door_until_the_minute_is_over() {
+        let clock = clock();
+        let logins = FailedLogins::new(10, clock.clone());
+        let group = AddressGroup::of("192.0.2.1".parse().unwrap());
+        for _ in 0..9 {
+            logins.failed(group);
+        }
+        assert_eq!(logins.check(group), Ok(()));
+        logins.failed(group);
+        assert!(matches!(
+            logins.check(group),
+            Err(AdmitError::TooManyFailedLogins {
+                retry_after: WINDOW,
+                ..
+            })
+        ));
+        assert_eq!(logins.check(AddressGroup::of("192.0.2.2".parse().unwrap())), Ok(()));
+        clock.turn(WINDOW - Duration::from_millis(1));
+        assert!(logins.check(group).is_err());
+        clock.turn(Duration::from_millis(1));
+        assert_eq!(logins.check(group), Ok(()));
+        logins.failed(group);
+        assert_eq!(logins.check(group), Ok(()));
+    }
+
+    #[test]
+    fn a_full_map_of_addresses_keeps_those_that_failed_and_makes_room_after_a_minute() {
+        let clock = clock();
+        let logins = FailedLogins {
+            groups_max: 1,
+            ..FailedLogins::new(1, clock.clone())
+        };
+        let (first, second) = (
+            AddressGroup::of("192.0.2.1".parse().unwrap()),
+            AddressGroup::of("192.0.2.2".parse().unwrap()),
+        );
+        logins.failed(first);
+        logins.failed(second);
+        assert!(logins.check(first).is_err() && logins.check(second).is_ok());
+        clock.turn(WINDOW);
+        logins.failed(second);
+        assert!(logins.check(first).is_ok() && logins.check(second).is_err());
+    }
+
+    #[test]
+    fn ipv6_is_grouped_by_64_bits_and_mapped_ipv4_is_ipv4() {
+        let group = |text: &str| AddressGroup::of(text.parse().unwrap());
+        assert_eq!(group("2001:db8:0:1::1"), group("2001:db8:0:1:ffff::2"));
+        assert_ne!(group("2001:db8:0:1::1"), group("2001:db8:0:2::1"));
+        assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));
+        assert_eq!(group("2001:db8:0:1::1").to_string(), "2001:db8:0:1::/64");
+    }
+}

@@ -1,0 +1,252 @@
+//! Signature checks of tokens: `jsonwebtoken`'s reading of PEM keys over ring's cryptography.
+//!
+//! `jsonwebtoken` brings no crypto of its own here: its `rust_crypto` has RUSTSEC-2023-0071, its `aws_lc_rs` adds a second C library. It asks an installed
+//! [`CryptoProvider`] instead, which this file is, with the four algorithms that a [`VerifyingKey`] can have and nothing else.
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result as JwtResult, new_error};
+use jsonwebtoken::{Algorithm as JwtAlgorithm, DecodingKey, EncodingKey};
+use ring::{hmac, signature as ring_signature};
+use signature::{Error as SignatureError, Verifier};
+use std::sync::Once;
+
+/// The algorithms that an issuer can be pinned to (RFC 7518 §3.1, RFC 8037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// HMAC-SHA-256.
+    Hs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256, 2048 bits or more.
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// The name in `alg`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of that name; case matters (RFC 7515 §4.1.1).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    fn of_jsonwebtoken(self) -> JwtAlgorithm {
+        match self {
+            Self::Hs256 => JwtAlgorithm::HS256,
+            Self::Rs256 => JwtAlgorithm::RS256,
+            Self::Es256 => JwtAlgorithm::ES256,
+            Self::EdDsa => JwtAlgorithm::EdDSA,
+        }
+    }
+}
+
+/// Shortest HS256 secret in bytes: as long as the hash (RFC 7518 §3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Smallest RSA modulus in bits (RFC 7518 §3.3).
+pub const RSA_BITS_MIN: usize = 2048;
+/// Largest that ring verifies.
+pub const RSA_BITS_MAX: usize = 8192;
+
+/// Why bytes are no key for an algorithm. Never holds any of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// HS256.
+    #[error("an HS256 secret has at least {SECRET_BYTES_MIN} bytes, this has {0}")]
+    SecretTooShort(usize),
+    /// Somebody gave the half that only the issuer should have.
+    #[error("this is a private key: give the public one (`openssl pkey -in KEY -pubout`)")]
+    PrivateKey,
+    /// Not PEM, or of another kind.
+    #[error("no PEM public key for {0}: `-----BEGIN PUBLIC KEY-----` is wanted")]
+    NotThisKind(&'static str),
+    /// RSA.
+    #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this has {0}")]
+    RsaBits(usize),
+}
+
+/// A key and the one algorithm that it may be used with. `Debug` shows the algorithm only.
+#[derive(Clone)]
+pub struct VerifyingKey {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl std::fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VerifyingKey({})", self.algorithm.name())
+    }
+}
+
+impl VerifyingKey {
+    /// A key from its material: the secret itself for HS256, a PEM public key for the others.
+    ///
+    /// # Errors
+    /// [`KeyError`] says what is wrong with the material.
+    pub fn new(algorithm: Algorithm, material: &[u8]) -> Result<Self, KeyError> {
+        let not_this_kind = KeyError::NotThisKind(algorithm.name());
+        if algorithm == Algorithm::Hs256 {
+            let long_enough = material.len() >= SECRET_BYTES_MIN;
+            return if long_enough {
+                Ok(Self {
+                    algorithm,
+                    key: DecodingKey::from_secret(material),
+                })
+            } else {
+                Err(KeyError::SecretTooShort(material.len()))
+            };
+        }
+        if material
+            .windows(b"PRIVATE KEY".len())
+            .any(|window| window == b"PRIVATE KEY")
+        {
+            return Err(KeyError::PrivateKey);
+        }
+        let read = match algorithm {
+            Algorithm::Rs256 => DecodingKey::from_rsa_pem(material),
+            Algorithm::Es256 => DecodingKey::from_ec_pem(material),
+            _ => DecodingKey::from_ed_pem(material),
+        };
+        let key = read.map_err(|_| not_this_kind.clone())?;
+        let bytes = key.try_get_as_bytes().map_err(|_| not_this_kind.clone())?;
+        match algorithm {
+            Algorithm::Rs256 => check_rsa(bytes, &not_this_kind)?,
+            // An uncompressed point of P-256; a key of another curve is longer.
+            Algorithm::Es256 if bytes.len() != 65 => return Err(not_this_kind),
+            Algorithm::EdDsa if bytes.len() != 32 => return Err(not_this_kind),
+            _ => {}
+        }
+        Ok(Self { algorithm, key })
+    }
+
+    /// The pinned algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Whether `signature` (base64url without padding) is this key's over `message` (`HEADER.CLAIMS` as received).
+    pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
+        install();
+        jsonwebtoken::crypto::verify(signature, message, &self.key, self.algorithm.of_jsonwebtoken()).unwrap_or(false)
+    }
+}
+
+fn check_rsa(public_key: &[u8], not_this_kind: &KeyError) -> Result<(), KeyError> {
+    let bits = rsa_modulus_bits(public_key).ok_or_else(|| not_this_kind.clone())?;
+    if (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+        Ok(())
+    } else {
+        Err(KeyError::RsaBits(bits))
+    }
+}
+
+/// Length of `n` in a DER `RSAPublicKey ::= SEQUENCE { n INTEGER, e INTEGER }` (RFC 8017 §A.1.1). ring only says "no" at the first token; here the
+/// operator is told when the configuration is read.
+fn rsa_modulus_bits(der: &[u8]) -> Option<usize> {
+    let (sequence, _) = der_value(der, 0x30)?;
+    let (modulus, _) = der_value(sequence, 0x02)?;
+    let first = modulus.iter().position(|byte| *byte != 0)?;
+    let significant = modulus.get(first..)?;
+    Some(significant.len() * 8 - significant.first()?.leading_zeros() as usize)
+}
+
+/// The content of the DER value with this tag at the head of `der`, and what follows it.
+fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&found, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81 | 0x82 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (
+                digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)),
+                rest,
+            )
+        }
+        _ => return None,
+    };
+    if found == tag {
+        rest.split_at_checked(length)
+    } else {
+        None
+    }
+}
+
+/// HMAC: ring compares in constant time.
+struct Hmac(hmac::Key);
+
+impl Verifier<Vec<u8>> for Hmac {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
+        hmac::verify(&self.0, message, signature).map_err(|_| SignatureError::new())
+    }
+}
+
+impl JwtVerifier for Hmac {
+    fn algorithm(&self) -> JwtAlgorithm {
+        JwtAlgorithm::HS256
+    }
+}
+
+/// A public key with ring's way to verify.
+struct PublicKey(
+    JwtAlgorithm,
+    &'static dyn ring_signature::VerificationAlgorithm,
+    Vec<u8>,
+);
+
+impl Verifier<Vec<u8>> for PublicKey {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
+        ring_signature::UnparsedPublicKey::new(self.1, &self.2)
+            .verify(message, signature)
+            .map_err(|_| SignatureError::new())
+    }
+}
+
+impl JwtVerifier for PublicKey {
+    fn algorithm(&self) -> JwtAlgorithm {
+        self.0
+    }
+}
+
+fn verifier(algorithm: &JwtAlgorithm, key: &DecodingKey) -> JwtResult<Box<dyn JwtVerifier>> {
+    let material = key.try_get_as_bytes()?;
+    let way: &'static dyn ring_signature::VerificationAlgorithm = match algorithm {
+        JwtAlgorithm::HS256 => return Ok(Box::new(Hmac(hmac::Key::new(hmac::HMAC_SHA256, material)))),
+        JwtAlgorithm::RS256 => &ring_signature::RSA_PKCS1_2048_8192_SHA256,
+        JwtAlgorithm::ES256 => &ring_signature::ECDSA_P256_SHA256_FIXED,
+        JwtAlgorithm::EdDSA => &ring_signature::ED25519,
+        _ => return Err(new_error(ErrorKind::InvalidAlgorithm)),
+    };
+    Ok(Box::new(PublicKey(*algorithm, way, material.to_vec())))
+}
+
+/// The gateway issues no tokens.
+fn signer(_: &JwtAlgorithm, _: &EncodingKey) -> JwtResult<Box<dyn JwtSigner>> {
+    Err(new_error(ErrorKind::InvalidAlgorithm))
+}
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: signer,
+    verifier_factory: verifier,
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// Makes ours the process's provider; without one the first check would panic.
+fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that one is installed already; there is no other crate here that would.
+        let _ = PROVIDER.install_default();
+    });
+}

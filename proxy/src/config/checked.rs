@@ -1,0 +1,406 @@
+//! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
+
+use super::faults::{Place, Report, SourceFile};
+use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawTls};
+use super::reader::{Located, read_file};
+use super::secrets::{SecretBytes, SecretReference};
+use super::tls_files::check_pair;
+use super::{
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig,
+    ListenKind, Surroundings,
+};
+use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
+use crate::clock::SKEW_MAX;
+use crate::endpoint::BackendEndpoint;
+use crate::tenants::{TenantRegistry, read_tenants};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Reads and checks `file` and everything it names. Faults are noted in `report`; what is given back then must not be used.
+pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report: &Report) -> Option<Config> {
+    let source = SourceFile::read(file.clone(), &Place::file(&file), report)?;
+    let whole = Place::file(&file);
+    let raw = read_file(&source, report, RawConfig::read);
+    Some(Checker { surroundings, report }.config(file, &whole, raw))
+}
+
+/// What the checks need: where paths begin, and where faults go.
+pub(super) struct Checker<'a> {
+    surroundings: &'a Surroundings<'a>,
+    report: &'a Report,
+}
+
+impl Checker<'_> {
+    pub(super) fn refuse<T>(&self, at: &Place, what: impl Into<String>, hint: &str) -> Option<T> {
+        self.report.error(at, what, hint);
+        None
+    }
+
+    pub(super) fn warn(&self, at: &Place, what: impl Into<String>, hint: &str) {
+        self.report.warning(at, what, hint);
+    }
+
+    fn absolute(&self, path: &str) -> PathBuf {
+        self.surroundings.current_dir.join(path)
+    }
+
+    fn config(&self, file: PathBuf, whole: &Place, raw: RawConfig) -> Config {
+        let defaults = Config::built_in(self.surroundings.state_dir());
+        let metrics_at = raw
+            .metrics_address
+            .as_ref()
+            .map_or_else(|| whole.clone(), |found| found.at.clone());
+        let metrics_address = raw
+            .metrics_address
+            .map_or(defaults.metrics_address, |found| found.value);
+        let listeners: Vec<Located<SocketAddr>> =
+            raw.listen.iter().filter_map(|listen| listen.address.clone()).collect();
+        self.check_ports(
+            &listeners,
+            Located {
+                value: metrics_address,
+                at: metrics_at,
+            },
+        );
+        self.check_has_tls(&raw.listen, whole);
+        if raw.public_url.is_none() {
+            self.warn_of_missing_public_url(&listeners);
+        }
+        let given_listen: Vec<_> = raw
+            .listen
+            .into_iter()
+            .filter_map(|listen| self.listener(listen))
+            .collect();
+        let given_backends = self.backends(raw.backends);
+        Config {
+            public_url: raw.public_url.map(|found| found.value),
+            listen: if given_listen.is_empty() {
+                defaults.listen
+            } else {
+                given_listen
+            },
+            metrics_address,
+            state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            backends: if given_backends.is_empty() {
+                defaults.backends
+            } else {
+                given_backends
+            },
+            tenants: raw
+                .tenants_file
+                .as_ref()
+                .map_or(defaults.tenants, |named| self.tenants(named)),
+            tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
+            jwt: self.issuers(raw.jwt),
+            views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
+            limits: self.limits(&raw.limits),
+            dispatch: DispatchConfig {
+                attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
+                poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
+            },
+            object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
+            audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            file: Some(file),
+        }
+    }
+
+    /// Two sockets on one port: the second would fail only when the gateway starts. Port 0 is the system's choice and never collides.
+    fn check_ports(&self, listeners: &[Located<SocketAddr>], metrics: Located<SocketAddr>) {
+        let mut seen: Vec<&Located<SocketAddr>> = Vec::new();
+        for next in listeners.iter().chain([&metrics]) {
+            let same = |other: &&&Located<SocketAddr>| overlap(other.value, next.value);
+            if let Some(other) = seen.iter().find(same) {
+                let at = if next.at.line == 0 { &other.at } else { &next.at };
+                self.report.error(
+                    at,
+                    format!("`{}` is taken by `{}` (`{}`)", next.value, other.value, other.at.key),
+                    "each listener needs a port of its own",
+                );
+            }
+            seen.push(next);
+        }
+    }
+
+    fn check_has_tls(&self, listeners: &[RawListen], whole: &Place) {
+        let redirects = |listen: &RawListen| listen.redirect.as_ref().is_some_and(|found| found.value);
+        if !listeners.is_empty() && listeners.iter().all(redirects) {
+            self.report.error(
+                whole,
+                "every [[listen]] only redirects",
+                "add one without `redirect`, such as 0.0.0.0:8443",
+            );
+        }
+    }
+
+    fn warn_of_missing_public_url(&self, listeners: &[Located<SocketAddr>]) {
+        if let Some(open) = listeners.iter().find(|listen| !listen.value.ip().is_loopback()) {
+            self.warn(
+                &open.at,
+                "callers of other machines connect here, and `public_url` is not set",
+                "file URLs stay relative, and the made certificate may lack the host's name",
+            );
+        }
+    }
+
+    fn listener(&self, raw: RawListen) -> Option<ListenConfig> {
+        let redirect = raw.redirect.filter(|found| found.value);
+        let kind = match (redirect, raw.tls) {
+            (Some(redirect), Some(_)) => self.refuse(
+                &redirect.at,
+                "a redirect speaks plain HTTP, so it has no `tls`",
+                "leave one of the two out",
+            ),
+            (Some(_), None) => Some(ListenKind::Redirect),
+            (None, Some(tls)) => self.certificate(tls).map(ListenKind::Tls),
+            (None, None) => Some(ListenKind::Tls(CertificateConfig::Made)),
+        };
+        Some(ListenConfig {
+            address: raw.address?.value,
+            kind: kind?,
+        })
+    }
+
+    fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
+        let (certificate, key) = (tls.certificate?, tls.key?);
+        let (certificate_path, key_path) = (self.absolute(&certificate.value), self.absolute(&key.value));
+        check_pair(self, (&certificate_path, &certificate.at), (&key_path, &key.at));
+        Some(CertificateConfig::Files {
+            certificate: certificate_path,
+            key: key_path,
+        })
+    }
+
+    /// A directory, or a path that can become one.
+    fn state_dir(&self, named: &Located<String>) -> PathBuf {
+        let path = self.absolute(&named.value);
+        let nearest_there = path.ancestors().find(|ancestor| ancestor.exists());
+        if let Some(there) = nearest_there.filter(|there| !there.is_dir()) {
+            self.report
+                .error(&named.at, format!("`{}` is no directory", there.display()), "");
+        }
+        path
+    }
+
+    fn backends(&self, raw: Vec<RawBackend>) -> Vec<BackendConfig> {
+        let (mut ids, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
+        let mut backends = Vec::new();
+        for backend in raw {
+            let endpoint = backend
+                .url
+                .as_ref()
+                .and_then(|url| match BackendEndpoint::parse(&url.value) {
+                    Ok(endpoint) => Some(endpoint),
+                    Err(error) => self.refuse(&url.at, error.to_string(), ""),
+                });
+            if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
+                // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
+                self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
+                self.warn_of_open_backend(endpoint, &url.at);
+            }
+            if let Some(id) = &backend.id {
+                self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
+            }
+            if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
+                backends.push(BackendConfig {
+                    id: id.value,
+                    endpoint,
+                    gpu: backend.gpu,
+                });
+            }
+        }
+        backends
+    }
+
+    fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
+        if let Some(first) = seen.get(&name) {
+            self.report.error(
+                at,
+                format!("`{name}` is {what} already (line {})", first.line),
+                "each is named once",
+            );
+        } else {
+            seen.insert(name, at.clone());
+        }
+    }
+
+    /// ComfyUI has no authentication: whoever reaches it goes round the gateway.
+    fn warn_of_open_backend(&self, endpoint: &BackendEndpoint, at: &Place) {
+        let authority = endpoint.authority();
+        let local = authority.parse::<SocketAddr>().map_or_else(
+            |_| authority.starts_with("localhost:"),
+            |address| address.ip().is_loopback(),
+        );
+        if !local {
+            self.warn(
+                at,
+                "this backend is not on loopback: whoever reaches it goes round the gateway",
+                "let a firewall admit the gateway only",
+            );
+        }
+    }
+
+    fn tenants(&self, named: &Located<String>) -> Arc<TenantRegistry> {
+        let source = SourceFile::read(self.absolute(&named.value), &named.at, self.report);
+        Arc::new(source.map_or_else(TenantRegistry::default, |source| {
+            read_tenants(&source, &self.surroundings.current_dir, self.report)
+        }))
+    }
+
+    fn issuers(&self, raw: Vec<RawJwt>) -> Vec<JwtIssuerConfig> {
+        let mut seen = BTreeMap::new();
+        for issuer in raw.iter().filter_map(|jwt| jwt.issuer.as_ref()) {
+            self.unique(&mut seen, issuer.value.clone(), &issuer.at, "an issuer");
+        }
+        raw.into_iter().filter_map(|jwt| self.issuer(jwt)).collect()
+    }
+
+    fn issuer(&self, raw: RawJwt) -> Option<JwtIssuerConfig> {
+        let key = self
+            .algorithm(&raw)
+            .and_then(|algorithm| self.verifying_key(&raw, algorithm));
+        Some(JwtIssuerConfig {
+            issuer: raw.issuer?.value,
+            audience: raw.audience?.value,
+            key: key?,
+            tenant_claim: raw.tenant_claim?.value,
+            user_claim: raw.user_claim.map_or_else(|| "sub".to_owned(), |found| found.value),
+            scope_claim: raw.scope_claim.map(|found| found.value),
+            leeway: raw.leeway.unwrap_or(SKEW_MAX),
+        })
+    }
+
+    /// The one algorithm of the one key. SECURITY: a public key that may also be read as an HMAC secret is the classic forgery (RFC 8725 §2.1).
+    fn algorithm(&self, raw: &RawJwt) -> Option<Algorithm> {
+        let named = raw.algorithms.as_deref()?;
+        let [only] = named else {
+            let what = format!("{} algorithms for one key", named.len());
+            return self.refuse(
+                named.get(1).map_or(&raw.at, |second| &second.at),
+                what,
+                "name exactly one; several need jwks_url, which is not built yet",
+            );
+        };
+        let known = Algorithm::from_name(&only.value);
+        known.or_else(|| {
+            self.refuse(
+                &only.at,
+                format!("`{}` is no algorithm of this gateway", only.value),
+                "one of RS256, ES256, EdDSA, HS256",
+            )
+        })
+    }
+
+    fn verifying_key(&self, raw: &RawJwt, algorithm: Algorithm) -> Option<VerifyingKey> {
+        let (wanted, other) = match algorithm {
+            Algorithm::Hs256 => (&raw.secret, &raw.key_file),
+            _ => (&raw.key_file, &raw.secret),
+        };
+        if let Some(other) = other {
+            let hint = "HS256 takes `secret`, all others take `key_file`";
+            return self.refuse(&other.at, format!("{} does not use this key", algorithm.name()), hint);
+        }
+        let Some(named) = wanted else {
+            let hint = if algorithm == Algorithm::Hs256 {
+                "secret = \"file:PATH\" or \"env:NAME\""
+            } else {
+                "key_file = \"PATH of the public key in PEM\""
+            };
+            return self.refuse(&raw.at, "an issuer needs its key", hint);
+        };
+        let material = self.key_material(named, algorithm)?;
+        match VerifyingKey::new(algorithm, material.expose()) {
+            Ok(key) => Some(key),
+            Err(error) => self.refuse(&named.at, error.to_string(), ""),
+        }
+    }
+
+    fn key_material(&self, named: &Located<String>, algorithm: Algorithm) -> Option<SecretBytes> {
+        let reference = match algorithm {
+            Algorithm::Hs256 => SecretReference::parse(&named.value, &self.surroundings.current_dir),
+            _ => Ok(SecretReference::File(self.absolute(&named.value))),
+        };
+        match reference.and_then(|reference| reference.read(self.surroundings.environment)) {
+            Ok(material) => Some(material),
+            Err(error) => self.refuse(&named.at, error.to_string(), ""),
+        }
+    }
+
+    fn limits(&self, raw: &RawLimits) -> LimitsConfig {
+        let base = LimitsConfig::default();
+        let or = |given: &Option<Located<u64>>, default| given.as_ref().map_or(default, |found| found.value);
+        let limits = LimitsConfig {
+            prompt_bytes_max: or(&raw.prompt_bytes_max, base.prompt_bytes_max),
+            upload_bytes_max: or(&raw.upload_bytes_max, base.upload_bytes_max),
+            userdata_bytes_max: or(&raw.userdata_bytes_max, base.userdata_bytes_max),
+            other_bytes_max: or(&raw.other_bytes_max, base.other_bytes_max),
+            bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
+            head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),
+            body_deadline: raw.body_deadline.unwrap_or(base.body_deadline),
+            connections_max: raw.connections_max.unwrap_or(base.connections_max),
+            websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
+            failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),
+        };
+        self.check_bodies_fit(raw, &limits);
+        limits
+    }
+
+    /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.
+    fn check_bodies_fit(&self, raw: &RawLimits, limits: &LimitsConfig) {
+        let largest = limits
+            .prompt_bytes_max
+            .max(limits.userdata_bytes_max)
+            .max(limits.other_bytes_max);
+        let places = [
+            &raw.bodies_bytes_max,
+            &raw.prompt_bytes_max,
+            &raw.userdata_bytes_max,
+            &raw.other_bytes_max,
+        ];
+        if largest > limits.bodies_bytes_max
+            && let Some(at) = places.into_iter().flatten().map(|found| &found.at).next()
+        {
+            let what = format!(
+                "one body may have {largest} bytes, all together {}",
+                limits.bodies_bytes_max
+            );
+            self.report.error(at, what, "raise `bodies_bytes_max`");
+        }
+    }
+
+    fn object_info(&self, named: &Located<String>) -> Option<PathBuf> {
+        let path = self.absolute(&named.value);
+        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_file() => Some(path),
+            Ok(_) => self.refuse(&named.at, format!("`{}` is no file", path.display()), ""),
+            Err(error) => self.refuse(
+                &named.at,
+                format!("can't read `{}`: {error}", path.display()),
+                "curl http://BACKEND/object_info > FILE makes one",
+            ),
+        }
+    }
+
+    fn audit(&self, named: &Located<String>) -> AuditConfig {
+        if named.value == "-" {
+            return AuditConfig::StandardOutput;
+        }
+        let path = self.absolute(&named.value);
+        if !path.parent().is_some_and(Path::is_dir) {
+            self.report.error(
+                &named.at,
+                format!("the directory of `{}` is not there", path.display()),
+                "make it, or write `-` for standard output",
+            );
+        }
+        AuditConfig::File(path)
+    }
+}
+
+/// Whether both can't be bound at once: same port, and same address or one of them every address.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let every = |address: SocketAddr| address.ip().is_unspecified();
+    // `[::]` also takes IPv4 connections where the system has v6only off, as Linux does.
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every(a) || every(b))
+}

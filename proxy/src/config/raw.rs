@@ -1,0 +1,264 @@
+//! `gateway.toml` as written: every key with its place, types and ranges checked one by one, nothing compared with anything else yet.
+
+use super::reader::{Located, Reader};
+use super::{GpuName, PublicUrl};
+use crate::clock::SKEW_MAX;
+use crate::ids::BackendId;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct RawConfig {
+    pub(super) public_url: Option<Located<PublicUrl>>,
+    pub(super) listen: Vec<RawListen>,
+    pub(super) metrics_address: Option<Located<SocketAddr>>,
+    pub(super) state_dir: Option<Located<String>>,
+    pub(super) backends: Vec<RawBackend>,
+    pub(super) tenants_file: Option<Located<String>>,
+    pub(super) jwt: Vec<RawJwt>,
+    pub(super) views_lifetime: Option<Duration>,
+    pub(super) limits: RawLimits,
+    pub(super) dispatch: RawDispatch,
+    pub(super) object_info: Option<Located<String>>,
+    pub(super) audit_file: Option<Located<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawListen {
+    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) redirect: Option<Located<bool>>,
+    pub(super) tls: Option<RawTls>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawTls {
+    pub(super) certificate: Option<Located<String>>,
+    pub(super) key: Option<Located<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawBackend {
+    pub(super) id: Option<Located<BackendId>>,
+    pub(super) url: Option<Located<String>>,
+    pub(super) gpu: Option<GpuName>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawJwt {
+    pub(super) at: super::Place,
+    pub(super) issuer: Option<Located<String>>,
+    pub(super) audience: Option<Located<String>>,
+    pub(super) algorithms: Option<Vec<Located<String>>>,
+    pub(super) key_file: Option<Located<String>>,
+    pub(super) secret: Option<Located<String>>,
+    pub(super) tenant_claim: Option<Located<String>>,
+    pub(super) user_claim: Option<Located<String>>,
+    pub(super) scope_claim: Option<Located<String>>,
+    pub(super) leeway: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawLimits {
+    pub(super) prompt_bytes_max: Option<Located<u64>>,
+    pub(super) upload_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_bytes_max: Option<Located<u64>>,
+    pub(super) other_bytes_max: Option<Located<u64>>,
+    pub(super) bodies_bytes_max: Option<Located<u64>>,
+    pub(super) head_deadline: Option<Duration>,
+    pub(super) body_deadline: Option<Duration>,
+    pub(super) connections_max: Option<u32>,
+    pub(super) websockets_max: Option<u32>,
+    pub(super) failed_logins_per_minute: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawDispatch {
+    pub(super) attempts_max: Option<u32>,
+    pub(super) poll_interval: Option<Duration>,
+}
+
+impl RawConfig {
+    /// Reads every key of the file; faults go to the reader's report.
+    pub(super) fn read(mut reader: Reader<'_>) -> Self {
+        for (section, instead) in NOT_BUILT_YET {
+            reader.not_built_yet(section, instead);
+        }
+        let raw = Self {
+            public_url: reader.parsed("public_url"),
+            listen: reader.tables("listen").into_iter().map(RawListen::read).collect(),
+            metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
+            state_dir: in_table(&mut reader, "state", |table| {
+                table.not_built_yet("redis", "one gateway keeps its state in `dir`");
+                table.required_text("dir")
+            }),
+            backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
+            tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
+            jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
+            views_lifetime: in_table(&mut reader, "views", |table| {
+                duration(table, "lifetime", MINUTE..=7 * DAY)
+            }),
+            limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
+            dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
+            object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+/// Sections that the design names and this release lacks.
+const NOT_BUILT_YET: [(&str, &str); 5] = [
+    ("redis", "one gateway keeps its state in [state] `dir`"),
+    ("oidc", "use API keys, or tokens of a configured [[jwt]] issuer"),
+    ("retention", "results are kept until they are deleted"),
+    ("telemetry", "use [metrics]"),
+    ("admin", "the control socket is in the state directory"),
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Reads one optional table and finishes it.
+fn in_table<'a, T>(
+    reader: &mut Reader<'a>,
+    key: &'static str,
+    read: impl FnOnce(&mut Reader<'a>) -> Option<T>,
+) -> Option<T> {
+    let mut table = reader.table(key)?;
+    let value = read(&mut table);
+    table.finish();
+    value
+}
+
+fn duration(reader: &mut Reader<'_>, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+    reader.duration(key, range).map(|found| found.value)
+}
+
+fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
+    reader
+        .integer(key, 1..=u64::from(max))
+        .and_then(|found| u32::try_from(found.value).ok())
+}
+
+impl RawListen {
+    fn read(mut reader: Reader<'_>) -> Self {
+        reader.not_built_yet(
+            "proxy_protocol",
+            "callers must connect directly, so that their addresses are known",
+        );
+        reader.not_built_yet(
+            "trusted_proxies",
+            "callers must connect directly, so that their addresses are known",
+        );
+        reader.not_built_yet("behind_tls_terminator", "the gateway ends TLS itself");
+        reader.not_built_yet("client_ca", "use API keys or tokens");
+        let raw = Self {
+            address: reader.required_parsed("address"),
+            redirect: reader.boolean("redirect"),
+            tls: in_table(&mut reader, "tls", |table| {
+                Some(RawTls {
+                    certificate: table.required_text("certificate"),
+                    key: table.required_text("key"),
+                })
+            }),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawBackend {
+    fn read(mut reader: Reader<'_>) -> Self {
+        for key in ["input_dir", "output_dir", "temp_dir"] {
+            reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
+        }
+        reader.not_built_yet("pool", "all backends are one pool");
+        reader.not_built_yet("headers", "backends are reached without further headers");
+        reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
+        reader.renamed("address", "write `url`");
+        let raw = Self {
+            id: reader.required_parsed("id"),
+            url: reader.required_text("url"),
+            gpu: gpu(&mut reader),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+fn gpu(reader: &mut Reader<'_>) -> Option<GpuName> {
+    let found = reader.integer_or_text("gpu")?;
+    match found.value.parse() {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let error: super::GpuNameError = error;
+            reader.report().error(&found.at, error.to_string(), "");
+            None
+        }
+    }
+}
+
+impl RawJwt {
+    fn read(mut reader: Reader<'_>) -> Self {
+        reader.not_built_yet("jwks_url", "use key_file with the issuer's public key in PEM");
+        reader.renamed("secret_file", "write `secret = \"file:PATH\"`");
+        // The one value that is built; the key is known so that a configuration can say what it relies on.
+        reader.one_of("unknown_tenant", &["refuse"]);
+        let raw = Self {
+            at: reader.at().clone(),
+            issuer: reader.required_text("issuer"),
+            audience: reader.required_text("audience"),
+            algorithms: reader.texts("algorithms"),
+            key_file: reader.text("key_file"),
+            secret: reader.text("secret"),
+            tenant_claim: reader.required_text("tenant_claim"),
+            user_claim: reader.text("user_claim"),
+            scope_claim: reader.text("scope_claim"),
+            leeway: duration(&mut reader, "leeway", Duration::ZERO..=SKEW_MAX),
+        };
+        reader.require("algorithms");
+        reader.finish();
+        raw
+    }
+}
+
+impl RawLimits {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        const KIB: u64 = 1 << 10;
+        const GIB: u64 = 1 << 30;
+        reader.not_built_yet("connections_per_address_max", "use the firewall");
+        Self {
+            prompt_bytes_max: reader.size("prompt_bytes_max", 64 * KIB..=GIB),
+            upload_bytes_max: reader.size("upload_bytes_max", 64 * KIB..=64 * GIB),
+            userdata_bytes_max: reader.size("userdata_bytes_max", KIB..=GIB),
+            other_bytes_max: reader.size("other_bytes_max", KIB..=GIB),
+            bodies_bytes_max: reader.size("bodies_bytes_max", 1024 * KIB..=1024 * GIB),
+            head_deadline: duration(reader, "head_deadline", SECOND..=5 * MINUTE),
+            body_deadline: duration(reader, "body_deadline", SECOND..=DAY),
+            connections_max: count(reader, "connections_max", 1_000_000),
+            websockets_max: count(reader, "websockets_max", 1_000_000),
+            failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+        }
+    }
+}
+
+impl RawDispatch {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        reader.renamed("max_attempts", "write `attempts_max`");
+        if let Some(results) = reader.one_of("results", &["copy", "leave"])
+            && results.value == "leave"
+        {
+            reader
+                .report()
+                .error(&results.at, "`leave` is not built yet in this release", "`copy`");
+        }
+        Self {
+            attempts_max: count(reader, "attempts_max", 10),
+            poll_interval: duration(reader, "poll_interval", SECOND / 5..=MINUTE),
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
+
+use super::{Limits, Rate, Tenant, TenantRegistry, policies};
+use crate::config::faults::{Report, SourceFile};
+use crate::config::reader::{Located, Reader, nearest, read_file};
+use crate::ids::TenantId;
+use comfygate_policy::Policy;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The keys that a plan sets and a tenant may override.
+#[derive(Debug)]
+struct RawLimits {
+    policy: Option<Located<String>>,
+    rate: Option<Rate>,
+    requests: Option<Rate>,
+    active_jobs_max: Option<u32>,
+    websockets_max: Option<u32>,
+    weight: Option<u32>,
+}
+
+#[derive(Debug)]
+struct RawPlan {
+    id: Option<Located<String>>,
+    limits: RawLimits,
+}
+
+#[derive(Debug)]
+struct RawTenant {
+    id: Option<Located<TenantId>>,
+    plan: Option<Located<String>>,
+    name: Option<Located<String>>,
+    claim: Option<Located<String>>,
+    disabled: bool,
+    limits: RawLimits,
+}
+
+/// A plan as used.
+#[derive(Debug)]
+struct Plan {
+    limits: Limits,
+    policy: Arc<Policy>,
+}
+
+/// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
+/// then lacks what was faulty and must not be used.
+pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> TenantRegistry {
+    let (plans, tenants, recovered) = read_file(source, report, |mut reader| {
+        let plans: Vec<RawPlan> = reader.tables("plan").into_iter().map(raw_plan).collect();
+        let tenants: Vec<RawTenant> = reader.tables("tenant").into_iter().map(raw_tenant).collect();
+        let at = reader.at().clone();
+        reader.finish();
+        (plans, tenants, at)
+    });
+    if tenants.is_empty() {
+        report.warning(
+            &recovered,
+            "no tenant: every request will be refused",
+            "add a [[tenant]]",
+        );
+    }
+    let mut checked = Checked {
+        directory,
+        report,
+        policies: HashMap::new(),
+    };
+    let plans = checked.plans(plans);
+    checked.registry(tenants, &plans)
+}
+
+fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
+    reader.renamed("prompt_rate", "write `rate`");
+    reader.not_built_yet("scopes", "scopes are those of the key");
+    reader.not_built_yet("priority", "use `weight`");
+    RawLimits {
+        policy: reader.text("policy"),
+        rate: raw_rate(reader, "rate"),
+        requests: raw_rate(reader, "requests"),
+        active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
+        websockets_max: small(reader, "websockets_max", 100_000),
+        weight: small(reader, "weight", 1000),
+    }
+}
+
+/// A whole number from 1 to `max`.
+fn small(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
+    reader
+        .integer(key, 1..=u64::from(max))
+        .and_then(|found| u32::try_from(found.value).ok())
+}
+
+fn raw_rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
+    let mut table = reader.table(key)?;
+    table.require("per_second");
+    table.require("burst");
+    let per_second = table.number("per_second", Rate::PER_SECOND_MIN..=Rate::PER_SECOND_MAX);
+    let burst = small(&mut table, "burst", Rate::BURST_MAX);
+    table.finish();
+    Some(Rate {
+        per_second: per_second?.value,
+        burst: burst?,
+    })
+}
+
+fn raw_plan(mut reader: Reader<'_>) -> RawPlan {
+    let plan = RawPlan {
+        id: reader.required_text("id"),
+        limits: raw_limits(&mut reader),
+    };
+    reader.finish();
+    plan
+}
+
+fn raw_tenant(mut reader: Reader<'_>) -> RawTenant {
+    reader.require("plan");
+    let tenant = RawTenant {
+        id: reader.required_parsed("id"),
+        plan: reader.text("plan"),
+        name: reader.text("name"),
+        claim: reader.text("claim"),
+        disabled: reader.boolean("disabled").is_some_and(|found| found.value),
+        limits: raw_limits(&mut reader),
+    };
+    reader.finish();
+    tenant
+}
+
+impl RawLimits {
+    /// These over `base`.
+    fn over(&self, base: Limits) -> Limits {
+        Limits {
+            prompt_rate: self.rate.unwrap_or(base.prompt_rate),
+            request_rate: self.requests.unwrap_or(base.request_rate),
+            active_jobs_max: self.active_jobs_max.unwrap_or(base.active_jobs_max),
+            websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
+            weight: self.weight.unwrap_or(base.weight),
+        }
+    }
+}
+
+/// From written to used.
+struct Checked<'a> {
+    directory: &'a Path,
+    report: &'a Report,
+    /// A policy that several plans name is read once; `None`: it was faulty, and that was said.
+    policies: HashMap<String, Option<Arc<Policy>>>,
+}
+
+impl Checked<'_> {
+    fn policy(&mut self, name: &Located<String>) -> Option<Arc<Policy>> {
+        if let Some(known) = self.policies.get(&name.value) {
+            return known.clone();
+        }
+        let loaded = policies::load(&name.value, &name.at, self.directory, self.report);
+        self.policies.insert(name.value.clone(), loaded.clone());
+        loaded
+    }
+
+    /// The plans by id; `None` for one that is there but faulty, so that its tenants are not blamed.
+    fn plans(&mut self, raw: Vec<RawPlan>) -> HashMap<String, Option<Plan>> {
+        let mut plans = HashMap::new();
+        for plan in raw {
+            let policy = match &plan.limits.policy {
+                Some(name) => self.policy(name),
+                None => Policy::builtin("default").map(Arc::new),
+            };
+            let Some(id) = plan.id else { continue };
+            let checked = policy.map(|policy| Plan {
+                limits: plan.limits.over(Limits::default()),
+                policy,
+            });
+            if plans.insert(id.value.clone(), checked).is_some() {
+                self.report
+                    .error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
+            }
+        }
+        plans
+    }
+
+    fn registry(&mut self, raw: Vec<RawTenant>, plans: &HashMap<String, Option<Plan>>) -> TenantRegistry {
+        let (mut tenants, mut claims) = (HashMap::new(), HashMap::new());
+        let ids: HashSet<String> = raw
+            .iter()
+            .filter_map(|tenant| Some(tenant.id.as_ref()?.value.to_string()))
+            .collect();
+        for tenant in raw {
+            let plan = tenant.plan.as_ref().and_then(|name| self.plan(name, plans));
+            let own_policy = tenant.limits.policy.as_ref().map(|name| self.policy(name));
+            let Some(id) = tenant.id else { continue };
+            if let Some(claim) = tenant.claim {
+                self.claim(claim, &id.value, &ids, &mut claims);
+            }
+            let (Some(plan), Some(name)) = (plan, tenant.plan) else {
+                continue;
+            };
+            let Some(policy) = own_policy.unwrap_or_else(|| Some(plan.policy.clone())) else {
+                continue;
+            };
+            let limits = tenant.limits.over(plan.limits);
+            let name_for_people = tenant.name.map(|name| name.value);
+            let made = Tenant {
+                id: id.value.clone(),
+                name: name_for_people,
+                plan: name.value,
+                disabled: tenant.disabled,
+                limits,
+                policy,
+            };
+            if tenants.insert(id.value.clone(), made).is_some() {
+                self.report.error(
+                    &id.at,
+                    format!("a second tenant `{}`", id.value),
+                    "tenant ids are unique",
+                );
+            }
+        }
+        TenantRegistry::new(tenants.into_values(), claims)
+    }
+
+    fn plan<'p>(&self, name: &Located<String>, plans: &'p HashMap<String, Option<Plan>>) -> Option<&'p Plan> {
+        let found = plans.get(&name.value);
+        if found.is_none() {
+            let mut known: Vec<&str> = plans.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let hint = nearest(&name.value, &known).map_or_else(
+                || {
+                    format!(
+                        "plans of this file: {}",
+                        if known.is_empty() {
+                            "none".to_owned()
+                        } else {
+                            known.join(", ")
+                        }
+                    )
+                },
+                |near| format!("did you mean `{near}`?"),
+            );
+            self.report
+                .error(&name.at, format!("no plan has the id `{}`", name.value), hint);
+        }
+        found?.as_ref()
+    }
+
+    fn claim(
+        &self,
+        claim: Located<String>,
+        id: &TenantId,
+        ids: &HashSet<String>,
+        claims: &mut HashMap<String, TenantId>,
+    ) {
+        if claim.value != id.as_str() && ids.contains(&claim.value) {
+            self.report.error(
+                &claim.at,
+                format!("`{}` is the id of another tenant", claim.value),
+                "a claim means one tenant",
+            );
+        } else if claims
+            .insert(claim.value.clone(), id.clone())
+            .is_some_and(|other| other != *id)
+        {
+            self.report.error(
+                &claim.at,
+                format!("a second tenant claims `{}`", claim.value),
+                "a claim means one tenant",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<TenantRegistry, Vec<String>> {
+        let source = SourceFile {
+            path: Path::new("/t.toml").into(),
+            text: text.into(),
+        };
+        let report = Report::default();
+        let registry = read_tenants(&source, Path::new("/nowhere"), &report);
+        report
+            .conclude(Some(registry))
+            .map(|(registry, _)| registry)
+            .map_err(|faults| faults.errors.iter().map(ToString::to_string).collect())
+    }
+
+    fn only_error(text: &str) -> String {
+        let errors = read(text).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:#?}");
+        errors.into_iter().next().unwrap()
+    }
+
+    const PLAN: &str = "[[plan]]\nid = \"p\"\n";
+
+    #[test]
+    fn a_tenant_has_the_plans_limits_and_its_own_overrides() {
+        let text = "[[plan]]\nid = \"p\"\nrate = { per_second = 2, burst = 3 }\nactive_jobs_max = 7\n[[tenant]]\nid = \"a\"\nplan = \"p\"\nactive_jobs_max = 9\n";
+        let limits = read(text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits;
+        assert_eq!(
+            limits.prompt_rate,
+            Rate {
+                per_second: 2.0,
+                burst: 3
+            }
+        );
+        assert_eq!(limits.active_jobs_max, 9);
+        assert_eq!(limits.weight, Limits::default().weight);
+    }
+
+    #[test]
+    fn a_plan_that_is_missing_is_named_with_the_nearest() {
+        let found = only_error("[[plan]]\nid = \"studio\"\n[[tenant]]\nid = \"a\"\nplan = \"studios\"\n");
+        assert_eq!(
+            found,
+            "/t.toml:5:8: `tenant[0].plan`: no plan has the id `studios` (did you mean `studio`?)"
+        );
+    }
+
+    #[test]
+    fn ids_of_plans_and_tenants_are_unique() {
+        assert!(only_error(&format!("{PLAN}{PLAN}")).contains("a second plan `p`"));
+        let tenant = "[[tenant]]\nid = \"a\"\nplan = \"p\"\n";
+        assert!(
+            only_error(&format!("{PLAN}{tenant}{tenant}")).contains("/t.toml:7:6: `tenant[1].id`: a second tenant `a`")
+        );
+    }
+
+    #[test]
+    fn a_claim_means_one_tenant() {
+        let two = |first: &str, second: &str| {
+            format!(
+                "{PLAN}[[tenant]]\nid = \"a\"\nplan = \"p\"\n{first}\n[[tenant]]\nid = \"b\"\nplan = \"p\"\n{second}\n"
+            )
+        };
+        assert!(read(&two("claim = \"x\"", "claim = \"y\"")).is_ok());
+        assert!(only_error(&two("claim = \"x\"", "claim = \"x\"")).contains("a second tenant claims `x`"));
+        assert!(only_error(&two("claim = \"b\"", "")).contains("`b` is the id of another tenant"));
+    }
+
+    #[test]
+    fn a_policy_file_that_is_missing_is_told_once_and_its_tenants_are_not_blamed() {
+        let found = only_error(
+            "[[plan]]\nid = \"p\"\npolicy = \"none/such.toml\"\n[[tenant]]\nid = \"a\"\nplan = \"p\"\npolicy = \"none/such.toml\"\n",
+        );
+        assert!(
+            found.starts_with("/t.toml:3:10: `plan[0].policy`: can't read `/nowhere/none/such.toml`"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_bare_word_is_a_built_in_policy_or_refused() {
+        assert!(read("[[plan]]\nid = \"p\"\npolicy = \"strict\"\n").is_ok());
+        assert!(
+            only_error("[[plan]]\nid = \"p\"\npolicy = \"strickt\"\n")
+                .contains("no built-in policy has the name `strickt`")
+        );
+    }
+
+    #[test]
+    fn a_rate_needs_both_numbers_within_their_ranges() {
+        let plan = |rate: &str| format!("[[plan]]\nid = \"p\"\nrate = {{ {rate} }}\n");
+        assert!(read(&plan("per_second = 0.001, burst = 1")).is_ok());
+        assert!(only_error(&plan("per_second = 0.0001, burst = 1")).contains("out of range"));
+        assert!(only_error(&plan("per_second = 1, burst = 0")).contains("out of range"));
+        assert!(only_error(&plan("per_second = 1")).contains("`plan[0].rate.burst`: is missing"));
+    }
+
+    #[test]
+    fn a_tenant_id_outside_its_alphabet_is_refused() {
+        assert!(
+            only_error(&format!("{PLAN}[[tenant]]\nid = \"A/b\"\nplan = \"p\"\n")).contains("`A/b` is no tenant id")
+        );
+    }
+}
