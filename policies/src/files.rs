@@ -79,20 +79,13 @@ pub(crate) enum NameFault {
 
 /// Splits a name from its suffix: exactly ` [input]`, ` [output]`, ` [temp]` or none.
 pub(crate) fn annotated_name(text: &str) -> Result<(&str, Directory), NameFault> {
-    let known = [
-        (" [output]", Directory::Output),
-        (" [input]", Directory::Input),
-        (" [temp]", Directory::Temp),
-    ];
+    let known = [(" [output]", Directory::Output), (" [input]", Directory::Input), (" [temp]", Directory::Temp)];
     let (name, directory) = known
         .iter()
         .find_map(|(suffix, directory)| Some((text.strip_suffix(suffix)?, *directory)))
         .unwrap_or((text, Directory::Input));
     // ComfyUI looks at the end only and does not ask for the space.
-    if ["[output]", "[input]", "[temp]"]
-        .iter()
-        .any(|suffix| name.trim_end().ends_with(suffix))
-    {
+    if ["[output]", "[input]", "[temp]"].iter().any(|suffix| name.trim_end().ends_with(suffix)) {
         return Err(NameFault::Suffix);
     }
     if is_path_trick(name) || name.is_empty() || name.len() > NAME_BYTES_MAX {
@@ -126,12 +119,7 @@ pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec
             }
             if let Ok((file, directory)) = annotated_name(text) {
                 let (name, input) = (file.to_owned(), name.clone());
-                out.push(FileReference {
-                    node: node.id.clone(),
-                    input,
-                    name,
-                    directory,
-                });
+                out.push(FileReference { node: node.id.clone(), input, name, directory });
             }
         }
     }
@@ -148,32 +136,14 @@ mod tests {
         assert_eq!(annotated_name("t/a.png [output]"), Ok(("t/a.png", Directory::Output)));
         assert_eq!(annotated_name("a.png [temp]"), Ok(("a.png", Directory::Temp)));
         assert_eq!(annotated_name("a.png [other]"), Ok(("a.png [other]", Directory::Input)));
-        for text in [
-            "x.png[temp]",
-            "x.pngZ[input]",
-            "x [output] [temp]",
-            "x[input] [output]",
-            "x [temp] ",
-        ] {
+        for text in ["x.png[temp]", "x.pngZ[input]", "x [output] [temp]", "x[input] [output]", "x [temp] "] {
             assert_eq!(annotated_name(text), Err(NameFault::Suffix), "{text}");
         }
     }
 
     #[test]
     fn names_that_could_leave_their_directory_are_refused() {
-        for text in [
-            "../x",
-            "a/../x",
-            "/etc/x",
-            "\\x",
-            "a\\..\\x",
-            "C:x",
-            "a\0b",
-            "",
-            "a\n",
-            ".. /x",
-            " [output]",
-        ] {
+        for text in ["../x", "a/../x", "/etc/x", "\\x", "a\\..\\x", "C:x", "a\0b", "", "a\n", ".. /x", " [output]"] {
             assert_eq!(annotated_name(text), Err(NameFault::Path), "{text:?}");
         }
         for text in ["a..b.png", "..a", "a/b/c.png", "SDXL\\x.safetensors"] {

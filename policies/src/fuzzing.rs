@@ -15,11 +15,7 @@ pub fn parse(data: &[u8]) {
     let canonical = parsed.canonical();
     let again = parse_submission(&canonical);
     assert!(again.is_ok(), "the canonical form parses: {again:?}");
-    assert_eq!(
-        again.ok().map(|again| again.canonical()),
-        Some(canonical),
-        "the canonical form is a fixed point"
-    );
+    assert_eq!(again.ok().map(|again| again.canonical()), Some(canonical), "the canonical form is a fixed point");
 }
 
 /// Deciding never panics; every refusal has a reason; what is allowed is allowed again in its rewritten form, which does not change any more.
@@ -29,12 +25,7 @@ pub fn decide_and_rewrite(data: &[u8]) {
     let Some(policy) = &*POLICY else { return };
     let mut files = FileFacts::none();
     for reference in parsed.file_references(catalogue) {
-        let fact = FileFact {
-            canonical_name: reference.name.clone(),
-            width: 640,
-            height: 480,
-            frames: 2,
-        };
+        let fact = FileFact { canonical_name: reference.name.clone(), width: 640, height: 480, frames: 2 };
         files.insert(reference.name.clone(), crate::Directory::Input, fact.clone());
         files.insert(reference.name, reference.directory, fact);
     }

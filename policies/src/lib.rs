@@ -42,13 +42,7 @@ pub const VIOLATIONS_MAX: usize = 1000;
 pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
     let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
     let outputs = running_outputs(parsed, catalogue);
-    let subject = Subject {
-        parsed,
-        policy,
-        files,
-        facts,
-        outputs,
-    };
+    let subject = Subject { parsed, policy, files, facts, outputs };
     let mut violations = checks::all(&subject);
     if violations.is_empty() {
         return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
@@ -61,16 +55,9 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
 /// The output nodes that ComfyUI would run: all, or those among the targets.
 fn running_outputs(parsed: &Parsed, catalogue: &Catalogue) -> Vec<NodeIndex> {
     let wanted = |id: &NodeId| parsed.targets.as_ref().is_none_or(|targets| targets.contains(id));
-    let is_output = |class: &NodeClass| {
-        catalogue
-            .class(class.as_str())
-            .is_some_and(|class| class.is_output_node())
-    };
+    let is_output = |class: &NodeClass| catalogue.class(class.as_str()).is_some_and(|class| class.is_output_node());
     let nodes = parsed.workflow.indexed();
-    nodes
-        .filter(|(_, node)| wanted(&node.id) && is_output(&node.class))
-        .map(|(place, _)| place)
-        .collect()
+    nodes.filter(|(_, node)| wanted(&node.id) && is_output(&node.class)).map(|(place, _)| place).collect()
 }
 
 /// For each node at fault the output nodes that it feeds, so that a page can mark them. One pass over the links: a body may have many of both.
@@ -91,20 +78,13 @@ fn dependents(parsed: &Parsed, outputs: &[NodeIndex], violations: &[Violation]) 
             bits.iter_mut().zip(&own).for_each(|(to, from)| *to |= from);
         }
     }
-    let faulty: BTreeSet<&NodeId> = violations
-        .iter()
-        .filter_map(|violation| violation.node.as_ref())
-        .collect();
+    let faulty: BTreeSet<&NodeId> = violations.iter().filter_map(|violation| violation.node.as_ref()).collect();
     let list = |id: &NodeId| -> Vec<NodeId> {
         let bits = workflow.find(id).and_then(|place| fed.get(&place));
-        let feeds = |place: usize| {
-            bits.and_then(|bits| bits.get(place / 64))
-                .is_some_and(|word| word >> (place % 64) & 1 == 1)
-        };
+        let feeds =
+            |place: usize| bits.and_then(|bits| bits.get(place / 64)).is_some_and(|word| word >> (place % 64) & 1 == 1);
         let found = outputs.iter().enumerate().filter(|(place, _)| feeds(*place));
-        found
-            .filter_map(|(_, output)| Some(workflow.node(*output)?.id.clone()))
-            .collect()
+        found.filter_map(|(_, output)| Some(workflow.node(*output)?.id.clone())).collect()
     };
     faulty.into_iter().map(|id| (id.clone(), list(id))).collect()
 }

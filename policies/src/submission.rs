@@ -54,12 +54,8 @@ const EXTRA_LIMITS: Limits = Limits {
     values_max: EXTRA_PNGINFO_VALUES_MAX,
     bytes_max: EXTRA_PNGINFO_BYTES_MAX,
 };
-const ENVELOPE_LIMITS: Limits = Limits {
-    depth_max: 8,
-    string_bytes_max: ENVELOPE_BYTES_MAX,
-    values_max: 4096,
-    bytes_max: ENVELOPE_BYTES_MAX,
-};
+const ENVELOPE_LIMITS: Limits =
+    Limits { depth_max: 8, string_bytes_max: ENVELOPE_BYTES_MAX, values_max: 4096, bytes_max: ENVELOPE_BYTES_MAX };
 
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
@@ -89,28 +85,15 @@ pub struct Parsed {
 pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
     if body.len() > BODY_BYTES_MAX {
         let message = format!("the body has {} bytes, more than {BODY_BYTES_MAX}", body.len());
-        return Err(ParseError {
-            kind: ParseErrorKind::TooLarge,
-            ..ParseError::of("body_too_large", None, message)
-        });
+        return Err(ParseError { kind: ParseErrorKind::TooLarge, ..ParseError::of("body_too_large", None, message) });
     }
     let text = std::str::from_utf8(body).map_err(|error| {
-        ParseError::of(
-            "invalid_utf8",
-            None,
-            format!("not UTF-8 from byte {} on", error.valid_up_to()),
-        )
+        ParseError::of("invalid_utf8", None, format!("not UTF-8 from byte {} on", error.valid_up_to()))
     })?;
     if text.starts_with('\u{feff}') {
-        return Err(ParseError::of(
-            "byte_order_mark",
-            None,
-            "the body begins with a byte order mark".to_owned(),
-        ));
+        return Err(ParseError::of("byte_order_mark", None, "the body begins with a byte order mark".to_owned()));
     }
-    read_envelope(text)
-        .map_err(|fault| ParseError::of_json(text, fault))?
-        .check()
+    read_envelope(text).map_err(|fault| ParseError::of_json(text, fault))?.check()
 }
 
 /// The envelope as written; only the fields that we look at.
@@ -156,57 +139,26 @@ impl RawSubmission {
         if !matches!(extra, Json::Null | Json::Object(_)) {
             return Err(wrong_type(&["extra_data"], "an object", &extra));
         }
-        let client_id = match own_id(
-            &["client_id"],
-            self.client_id.as_ref(),
-            CLIENT_ID_CHARS_MAX,
-            client_id_char,
-        )? {
+        let client_id = match own_id(&["client_id"], self.client_id.as_ref(), CLIENT_ID_CHARS_MAX, client_id_char)? {
             Some(id) => {
                 // The nested one is overruled, but a malformed one is still refused: it kills a ComfyUI (facts K1).
-                own_id(
-                    &["extra_data", "client_id"],
-                    extra.get("client_id"),
-                    CLIENT_ID_CHARS_MAX,
-                    client_id_char,
-                )?;
+                own_id(&["extra_data", "client_id"], extra.get("client_id"), CLIENT_ID_CHARS_MAX, client_id_char)?;
                 Some(id)
             }
-            None => own_id(
-                &["extra_data", "client_id"],
-                extra.get("client_id"),
-                CLIENT_ID_CHARS_MAX,
-                client_id_char,
-            )?,
+            None => own_id(&["extra_data", "client_id"], extra.get("client_id"), CLIENT_ID_CHARS_MAX, client_id_char)?,
         };
-        let prompt_id = own_id(
-            &["prompt_id"],
-            self.prompt_id.as_ref(),
-            PROMPT_ID_CHARS_MAX,
-            prompt_id_char,
-        )?;
+        let prompt_id = own_id(&["prompt_id"], self.prompt_id.as_ref(), PROMPT_ID_CHARS_MAX, prompt_id_char)?;
         let workflow = Workflow::read(prompt).map_err(ParseError::of_graph)?;
         let targets = read_targets(self.targets.as_ref(), &workflow)?;
         let page_workflow = read_page_workflow(&extra)?;
         let preview_method = read_preview_method(&extra)?;
-        Ok(Parsed {
-            workflow,
-            targets,
-            page_workflow,
-            preview_method,
-            prompt_id,
-            client_id,
-        })
+        Ok(Parsed { workflow, targets, page_workflow, preview_method, prompt_id, client_id })
     }
 }
 
 fn wrong_type(path: &[&str], wanted: &str, found: &Json) -> ParseError {
     let name = path.last().copied().unwrap_or_default();
-    ParseError::of(
-        "invalid_type",
-        Some(pointer(path)),
-        format!("`{name}` must be {wanted}, not {}", found.type_name()),
-    )
+    ParseError::of("invalid_type", Some(pointer(path)), format!("`{name}` must be {wanted}, not {}", found.type_name()))
 }
 
 fn prompt_id_char(byte: u8) -> bool {
@@ -223,11 +175,7 @@ fn own_id(path: &[&str], value: Option<&Json>, max: usize, good: fn(u8) -> bool)
         None | Some(Json::Null) => Ok(None),
         Some(Json::Text(text)) if (1..=max).contains(&text.len()) && text.bytes().all(good) => Ok(Some(text.clone())),
         Some(Json::Text(_)) => {
-            let alphabet = if good(b'!') {
-                "printable ASCII without spaces"
-            } else {
-                "`0-9A-Za-z_-`"
-            };
+            let alphabet = if good(b'!') { "printable ASCII without spaces" } else { "`0-9A-Za-z_-`" };
             let name = path.last().copied().unwrap_or_default();
             let message = format!("`{name}` must be 1 to {max} of {alphabet}");
             Err(ParseError::of("invalid_id", Some(pointer(path)), message))
@@ -271,11 +219,7 @@ fn read_page_workflow(extra: &Json) -> Result<Option<Json>, ParseError> {
     match info.get("workflow") {
         None | Some(Json::Null) => Ok(None),
         Some(workflow @ Json::Object(_)) => Ok(Some(workflow.clone())),
-        Some(other) => Err(wrong_type(
-            &["extra_data", "extra_pnginfo", "workflow"],
-            "an object",
-            other,
-        )),
+        Some(other) => Err(wrong_type(&["extra_data", "extra_pnginfo", "workflow"], "an object", other)),
     }
 }
 
@@ -284,16 +228,10 @@ fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError>
         None | Some(Json::Null) => return Ok(None),
         Some(value) => value,
     };
-    let known = PREVIEW_METHODS
-        .into_iter()
-        .find(|method| *value == Json::Text((*method).to_owned()));
+    let known = PREVIEW_METHODS.into_iter().find(|method| *value == Json::Text((*method).to_owned()));
     known.map(Some).ok_or_else(|| {
         let message = format!("`preview_method` must be one of {}", PREVIEW_METHODS.join(", "));
-        ParseError::of(
-            "invalid_preview_method",
-            Some(pointer(&["extra_data", "preview_method"])),
-            message,
-        )
+        ParseError::of("invalid_preview_method", Some(pointer(&["extra_data", "preview_method"])), message)
     })
 }
 
@@ -367,41 +305,18 @@ pub struct ParseError {
 
 impl ParseError {
     fn of(code: &'static str, pointer: Option<String>, message: String) -> Self {
-        Self {
-            code,
-            message,
-            pointer,
-            position: None,
-            kind: ParseErrorKind::Malformed,
-        }
+        Self { code, message, pointer, position: None, kind: ParseErrorKind::Malformed }
     }
 
     fn of_json(text: &str, fault: Fault) -> Self {
-        let kind = if fault.too_large {
-            ParseErrorKind::TooLarge
-        } else {
-            ParseErrorKind::Malformed
-        };
+        let kind = if fault.too_large { ParseErrorKind::TooLarge } else { ParseErrorKind::Malformed };
         let pointer = Some(fault.pointer).filter(|pointer| !pointer.is_empty());
-        Self {
-            code: fault.code,
-            message: fault.message,
-            pointer,
-            position: Some(position(text, fault.offset)),
-            kind,
-        }
+        Self { code: fault.code, message: fault.message, pointer, position: Some(position(text, fault.offset)), kind }
     }
 
     fn of_graph(fault: GraphFault) -> Self {
-        let kind = if fault.too_large {
-            ParseErrorKind::TooLarge
-        } else {
-            ParseErrorKind::Malformed
-        };
-        Self {
-            kind,
-            ..Self::of(fault.code, Some(fault.pointer), fault.message)
-        }
+        let kind = if fault.too_large { ParseErrorKind::TooLarge } else { ParseErrorKind::Malformed };
+        Self { kind, ..Self::of(fault.code, Some(fault.pointer), fault.message) }
     }
 
     fn place(&self) -> String {
@@ -434,9 +349,8 @@ impl ParseError {
 
     /// The fault in the shape of ComfyUI's own answers, with an empty `node_errors`. Codes that ComfyUI knows as error types keep their name.
     pub fn to_comfyui(&self) -> Value {
-        let known = ["no_prompt", "prompt_no_outputs", "dependency_cycle"]
-            .into_iter()
-            .find(|known| *known == self.code);
+        let known =
+            ["no_prompt", "prompt_no_outputs", "dependency_cycle"].into_iter().find(|known| *known == self.code);
         json!({
             "error": {
                 "type": known.unwrap_or("invalid_prompt"),
@@ -470,17 +384,11 @@ mod tests {
         let parsed = parse(with(r#""prompt_id":"a_-9","client_id":"x!~""#).as_bytes()).unwrap();
         assert_eq!((parsed.prompt_id(), parsed.client_id()), (Some("a_-9"), Some("x!~")));
         assert!(parse(with(&format!(r#""prompt_id":"{}""#, "a".repeat(64))).as_bytes()).is_ok());
-        assert_eq!(
-            code(&with(&format!(r#""prompt_id":"{}""#, "a".repeat(65)))),
-            "invalid_id"
-        );
+        assert_eq!(code(&with(&format!(r#""prompt_id":"{}""#, "a".repeat(65)))), "invalid_id");
         assert_eq!(code(&with(r#""prompt_id":"""#)), "invalid_id");
         assert_eq!(code(&with(r#""prompt_id":"a b""#)), "invalid_id");
         assert!(parse(with(&format!(r#""client_id":"{}""#, "a".repeat(128))).as_bytes()).is_ok());
-        assert_eq!(
-            code(&with(&format!(r#""client_id":"{}""#, "a".repeat(129)))),
-            "invalid_id"
-        );
+        assert_eq!(code(&with(&format!(r#""client_id":"{}""#, "a".repeat(129)))), "invalid_id");
         assert_eq!(code(&with(r#""client_id":"a b""#)), "invalid_id");
     }
 
@@ -513,14 +421,7 @@ mod tests {
     #[test]
     fn the_node_order_of_the_caller_is_kept() {
         let body = br#"{"prompt":{"9":{"class_type":"A","inputs":{}},"1":{"class_type":"A","inputs":{}}}}"#;
-        let ids: Vec<String> = parse(body)
-            .unwrap()
-            .prompt()
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect();
+        let ids: Vec<String> = parse(body).unwrap().prompt().as_object().unwrap().keys().cloned().collect();
         assert_eq!(ids, ["9", "1"]);
     }
 
@@ -553,11 +454,7 @@ mod tests {
     #[test]
     fn wrapped_values_are_refused_at_any_depth() {
         assert!(parse(node(r#"{"x":{"value":5}}"#).as_bytes()).is_ok());
-        for value in [
-            r#"{"__value__":5}"#,
-            r#"{"a":{"__type__":"x"}}"#,
-            r#"{"a":[{"__value__":["1",0]}]}"#,
-        ] {
+        for value in [r#"{"__value__":5}"#, r#"{"a":{"__type__":"x"}}"#, r#"{"a":[{"__value__":["1",0]}]}"#] {
             assert_eq!(code(&node(&format!(r#"{{"x":{value}}}"#))), "wrapped_value");
         }
     }
@@ -581,17 +478,13 @@ mod tests {
     #[test]
     fn the_count_of_nodes_is_bounded() {
         let many = |count: usize| {
-            let nodes: Vec<String> = (0..count)
-                .map(|n| format!(r#""{n}":{{"class_type":"A","inputs":{{}}}}"#))
-                .collect();
+            let nodes: Vec<String> =
+                (0..count).map(|n| format!(r#""{n}":{{"class_type":"A","inputs":{{}}}}"#)).collect();
             format!(r#"{{"prompt":{{{}}}}}"#, nodes.join(","))
         };
         assert!(parse(many(500).as_bytes()).is_ok());
         assert_eq!(code(&many(501)), "too_many_nodes");
-        assert_eq!(
-            parse(many(501).as_bytes()).unwrap_err().kind(),
-            ParseErrorKind::TooLarge
-        );
+        assert_eq!(parse(many(501).as_bytes()).unwrap_err().kind(), ParseErrorKind::TooLarge);
     }
 
     #[test]
@@ -611,10 +504,7 @@ mod tests {
         assert_eq!(code(&with(r#""partial_execution_targets":["2"]"#)), "invalid_target");
         assert_eq!(code(&with(r#""partial_execution_targets":[1]"#)), "invalid_target");
         for value in ["\"1\"", "{\"1\":0}", "5"] {
-            assert_eq!(
-                code(&with(&format!(r#""partial_execution_targets":{value}"#))),
-                "invalid_type"
-            );
+            assert_eq!(code(&with(&format!(r#""partial_execution_targets":{value}"#))), "invalid_type");
         }
     }
 
@@ -639,10 +529,7 @@ mod tests {
         assert_eq!(code(r#"{"prompt":{}}"#), "prompt_no_outputs");
         assert_eq!(code("\u{feff}{}"), "byte_order_mark");
         assert_eq!(parse(b"\xff\xfe{\0}\0").unwrap_err().code(), "invalid_utf8");
-        assert_eq!(
-            parse(&vec![b' '; BODY_BYTES_MAX + 1]).unwrap_err().code(),
-            "body_too_large"
-        );
+        assert_eq!(parse(&vec![b' '; BODY_BYTES_MAX + 1]).unwrap_err().code(), "body_too_large");
         assert_eq!(parse(&vec![b' '; BODY_BYTES_MAX]).unwrap_err().code(), "invalid_json");
     }
 }

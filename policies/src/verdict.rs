@@ -135,10 +135,7 @@ impl Violations {
 
     /// [`ViolationKind::Denied`] as soon as one rule of the policy is broken.
     pub fn kind(&self) -> ViolationKind {
-        self.iter()
-            .map(|violation| violation.kind)
-            .max()
-            .unwrap_or(ViolationKind::Denied)
+        self.iter().map(|violation| violation.kind).max().unwrap_or(ViolationKind::Denied)
     }
 
     /// ComfyUI's own form of a refusal, by which the stock page marks the nodes: `{"error": E, "node_errors": {id: {"errors": [E], "dependent_outputs": [id],

@@ -7,10 +7,7 @@
     clippy::indexing_slicing,
     reason = "a test that fails panics, in its helper functions too"
 )]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests read their cases; the engine itself stays pure"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -55,12 +52,7 @@ fn all_files(parsed: &Parsed, catalogue: &Catalogue) -> FileFacts {
     let mut facts = FileFacts::none();
     for reference in parsed.file_references(catalogue) {
         let canonical_name = reference.name.clone();
-        let fact = FileFact {
-            canonical_name: canonical_name.clone(),
-            width: 1024,
-            height: 768,
-            frames: 1,
-        };
+        let fact = FileFact { canonical_name: canonical_name.clone(), width: 1024, height: 768, frames: 1 };
         facts.insert(canonical_name, comfygate_policy::Directory::Input, fact.clone());
         facts.insert(reference.name, reference.directory, fact);
     }
@@ -71,10 +63,7 @@ fn all_files(parsed: &Parsed, catalogue: &Catalogue) -> FileFacts {
 fn without_salt(body: &[u8]) -> Vec<u8> {
     let mut value: Value = serde_json::from_slice(body).unwrap();
     for node in value["prompt"].as_object_mut().unwrap().values_mut() {
-        node["inputs"]
-            .as_object_mut()
-            .unwrap()
-            .shift_remove(comfygate_policy::SALT_INPUT);
+        node["inputs"].as_object_mut().unwrap().shift_remove(comfygate_policy::SALT_INPUT);
     }
     value.to_string().into_bytes()
 }
@@ -87,10 +76,7 @@ struct Tally {
 fn run(dir: &Path, policy: &Policy) -> Tally {
     let catalogue = Catalogue::builtin();
     let scope = OutputScope::new("t/q7/job-1", "p-1", "c-1", "salt").unwrap();
-    let mut tally = Tally {
-        allowed: 0,
-        refused: BTreeMap::new(),
-    };
+    let mut tally = Tally { allowed: 0, refused: BTreeMap::new() };
     for path in json_files(dir) {
         let parsed = match parse(&body(&path)) {
             Ok(parsed) => parsed,
@@ -103,12 +89,7 @@ fn run(dir: &Path, policy: &Policy) -> Tally {
                 continue;
             }
         };
-        assert_eq!(
-            parse(&parsed.canonical()).unwrap().digest(),
-            parsed.digest(),
-            "{}",
-            path.display()
-        );
+        assert_eq!(parse(&parsed.canonical()).unwrap().digest(), parsed.digest(), "{}", path.display());
         let files = all_files(&parsed, catalogue);
         match decide(&parsed, policy, catalogue, &files) {
             Verdict::Allow(approved) => {
@@ -129,16 +110,8 @@ fn run(dir: &Path, policy: &Policy) -> Tally {
                     *tally.refused.entry(code.to_owned()).or_default() += 1;
                 }
                 for violation in &violations {
-                    let whole = [
-                        "prompt_no_outputs",
-                        "too_many_nodes",
-                        "too_many_outputs",
-                        "steps_total_exceeded",
-                    ];
-                    assert!(
-                        violation.node.is_some() || whole.contains(&violation.code),
-                        "{violation:?}"
-                    );
+                    let whole = ["prompt_no_outputs", "too_many_nodes", "too_many_outputs", "steps_total_exceeded"];
+                    assert!(violation.node.is_some() || whole.contains(&violation.code), "{violation:?}");
                     if std::env::var_os("CORPUS_VERBOSE").is_some() {
                         let [node, class] = [
                             violation.node.as_ref().map(ToString::to_string),
@@ -164,10 +137,7 @@ fn shipped_workflows_pass_or_say_why_not() {
     let count = json_files(&shipped()).len();
     assert!(count >= 30, "the shipped corpus is there");
     let tally = run(&shipped(), &Policy::builtin("default").unwrap());
-    println!(
-        "{count} shipped workflows: {} allowed; refused by {:?}",
-        tally.allowed, tally.refused
-    );
+    println!("{count} shipped workflows: {} allowed; refused by {:?}", tally.allowed, tally.refused);
     assert!(tally.allowed * 2 >= count, "at least half pass the default policy");
 }
 
@@ -175,13 +145,7 @@ fn shipped_workflows_pass_or_say_why_not() {
 fn a_policy_without_caps_refuses_no_shipped_workflow_for_its_sizes() {
     let policy = Policy::from_toml("name = \"open\"\n[classes]\nallow = [\"*\"]\n").unwrap();
     let tally = run(&shipped(), &policy);
-    for code in [
-        "size_unbounded",
-        "size_exceeded",
-        "cap_exceeded",
-        "value_unbounded",
-        "steps_unbounded",
-    ] {
+    for code in ["size_unbounded", "size_exceeded", "cap_exceeded", "value_unbounded", "steps_unbounded"] {
         assert_eq!(tally.refused.get(code), None, "{code}");
     }
 }

@@ -7,18 +7,13 @@
     clippy::indexing_slicing,
     reason = "a test that fails panics, in its helper functions too"
 )]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests read their cases; the engine itself stays pure"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
 #![cfg(feature = "fuzzing")]
 
 use std::path::Path;
 
 fn replay(target: &str, body: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let mut count = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         body(&std::fs::read(entry.unwrap().path()).unwrap());

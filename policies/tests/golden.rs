@@ -8,10 +8,7 @@
     clippy::indexing_slicing,
     reason = "a test that fails panics, in its helper functions too"
 )]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests read their cases; the engine itself stays pure"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
 use std::path::{Path, PathBuf};
 
 use comfygate_policy::{
@@ -21,11 +18,8 @@ use serde_json::{Value, json};
 
 fn cases() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     cases.sort();
     cases
 }
@@ -37,16 +31,7 @@ fn files(case: &Path) -> FileFacts {
     };
     let listed: std::collections::BTreeMap<String, (String, u32, u32, u32)> = serde_json::from_str(&text).unwrap();
     for (name, (canonical_name, width, height, frames)) in listed {
-        facts.insert(
-            name,
-            Directory::Input,
-            FileFact {
-                canonical_name,
-                width,
-                height,
-                frames,
-            },
-        );
+        facts.insert(name, Directory::Input, FileFact { canonical_name, width, height, frames });
     }
     facts
 }
@@ -63,21 +48,14 @@ fn verdict(case: &Path) -> Value {
     };
     match decide(&parsed, &policy, Catalogue::builtin(), &files(case)) {
         Verdict::Deny(violations) => {
-            let kind = if violations.kind() == ViolationKind::Invalid {
-                "invalid"
-            } else {
-                "denied"
-            };
+            let kind = if violations.kind() == ViolationKind::Invalid { "invalid" } else { "denied" };
             json!({"deny": violations.to_json(), "kind": kind, "comfyui": violations.to_comfyui()})
         }
         Verdict::Allow(approved) => {
             let scope = OutputScope::new("t/golden/job-1", "upstream-prompt", "upstream-client", "salt").unwrap();
             let body: Value = serde_json::from_slice(&approved.upstream_body(&scope)).unwrap();
-            let dropped: Vec<String> = approved
-                .dropped()
-                .iter()
-                .map(|dropped| format!("{}.{}", dropped.node, dropped.input))
-                .collect();
+            let dropped: Vec<String> =
+                approved.dropped().iter().map(|dropped| format!("{}.{}", dropped.node, dropped.input)).collect();
             let replaced: Vec<String> = approved
                 .replaced()
                 .iter()
@@ -100,11 +78,6 @@ fn verdicts_are_as_written() {
             std::fs::write(&file, &found).unwrap();
         }
         let written = std::fs::read_to_string(&file).unwrap_or_default();
-        assert_eq!(
-            found,
-            written,
-            "{}: run with BLESS=1 if the change is meant",
-            case.display()
-        );
+        assert_eq!(found, written, "{}: run with BLESS=1 if the change is meant", case.display());
     }
 }

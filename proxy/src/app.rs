@@ -2,20 +2,22 @@
 //!
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
+mod listeners;
+
 use crate::admin;
-use crate::admit::Admission;
+use crate::admit::{Admission, BodyBudget, FailedLogins};
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
-use crate::config::{Config, Listener};
+use crate::config::{Config, ListenKind};
 use crate::deliver::events::{hub::Hub, upstream};
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
 use crate::dispatch::{monitor, relay, tracks::Tracks};
 use crate::drain::Drain;
-use crate::gateway::Gateway;
+use crate::gateway::{Doors, Gateway};
+use crate::ids::BackendId;
 use crate::inspect::Inspector;
-use crate::listen;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -23,15 +25,18 @@ use crate::record::ledger::redb::RedbLedger;
 use crate::record::metrics::Metrics;
 use crate::services::Services;
 use anyhow::Context;
+use async_trait::async_trait;
 use comfygate_policy::Catalogue;
+use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
 
 /// How long a stop waits for requests that go on; then it leaves all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,7 +52,6 @@ pub struct App {
     drain: Drain,
     dispatch: DispatchHandle,
     commands: mpsc::Receiver<dispatcher::Command>,
-    resolver: Option<Arc<listen::tls::CertificateResolver>>,
 }
 
 impl App {
@@ -67,9 +71,8 @@ impl App {
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let catalogue = catalogue(&config)?;
-        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.clone(), config.views.lifetime);
+        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.clone(), config.views_lifetime);
         let backends = core.block_on(backends(&config, &*ledger))?;
-        let resolver = certificate(&config)?;
         let services = Arc::new(Services {
             tenants: Arc::clone(&config.tenants),
             inspector: Inspector::new(catalogue),
@@ -85,7 +88,7 @@ impl App {
             metrics,
         });
         let (dispatch, commands) = dispatcher::channel();
-        Ok(Self { services, core, drain: Drain::new(), dispatch, commands, resolver })
+        Ok(Self { services, core, drain: Drain::new(), dispatch, commands })
     }
 
     /// The parts, for whoever prepares them before [`App::run`].
@@ -98,7 +101,7 @@ impl App {
     /// # Errors
     /// When what the ledger holds can't be read, or a listener can't be made.
     pub fn run(self) -> anyhow::Result<()> {
-        let Self { services, core, drain, dispatch, commands, resolver } = self;
+        let Self { services, core, drain, dispatch, commands } = self;
         let active = core.block_on(services.ledger.active_jobs())?;
         let _inside = core.enter();
         for backend in services.backends.values() {
@@ -106,10 +109,12 @@ impl App {
         }
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         core.spawn(dispatcher.run(commands, drain.subscribe()));
-        let server = server(&services, &dispatch, &drain, resolver)?;
+        let gateway = gateway(&services, &dispatch, &drain);
+        let admin = admin::Admin::new(&services, &drain);
+        let server = listeners::server(&services, gateway, admin)?;
         report_start(&services);
-        let signal = StopSignal { drain: drain.clone() };
-        server.run(pingora::server::RunArgs { shutdown_signal: Box::new(signal) });
+        let signal = StopSignal { services: Arc::clone(&services), drain };
+        server.run(RunArgs { shutdown_signal: Box::new(signal) });
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
         Ok(())
@@ -184,7 +189,7 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 
 /// Pingora gives up with a panic when a port is taken; we want to say which.
 fn free_ports(config: &Config) -> anyhow::Result<()> {
-    let addresses = config.listeners.iter().map(|listener| listener.address).chain([config.metrics]);
+    let addresses = config.listen.iter().map(|listener| listener.address).chain([config.metrics_address]);
     for address in addresses {
         let bound = std::net::TcpListener::bind(address);
         bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
@@ -193,7 +198,7 @@ fn free_ports(config: &Config) -> anyhow::Result<()> {
 }
 
 fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
-    let Some(path) = &config.catalogue else { return Ok(Arc::new(Catalogue::builtin().clone())) };
+    let Some(path) = &config.object_info_file else { return Ok(Arc::new(Catalogue::builtin().clone())) };
     let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
     let catalogue = Catalogue::from_object_info(&bytes).with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
     Ok(Arc::new(catalogue))
@@ -218,14 +223,29 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     tokio::spawn(monitor::watch(Arc::clone(backend), catalogue, socket.connected(), dispatch.clone(), drain.subscribe()));
 }
 
+fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -> Gateway {
+    let (limits, clock) = (&services.config.limits, &services.clock);
+    let doors = Doors {
+        rates: Admission::new(clock.clone()),
+        failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
+        bodies: BodyBudget::new(limits.bodies_bytes_max),
+    };
+    let authenticator = Authenticator::new(services.config.jwt.clone(), clock.clone());
+    Gateway::new(Arc::clone(services), authenticator, doors, dispatch.clone(), drain.clone())
+}
+
 fn report_start(services: &Services) {
     let config = &services.config;
     services.audit.started();
-    tracing::info!(config = %config.source_text(), state = %config.state_dir.display(), "comfygate {}", env!("CARGO_PKG_VERSION"));
-    for listener in &config.listeners {
-        tracing::info!("listening on {listener}");
+    let source = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+    tracing::info!("comfygate {}: configuration {source}, state {}", env!("CARGO_PKG_VERSION"), config.state_dir.display());
+    for listener in &config.listen {
+        match &listener.kind {
+            ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),
+            ListenKind::Redirect => tracing::info!("redirecting http://{} to https", listener.address),
+        }
     }
-    tracing::info!("metrics on http://{}/metrics", config.metrics);
+    tracing::info!("metrics on http://{}/metrics", config.metrics_address);
     for backend in services.backends.values() {
         tracing::info!("backend {} at {}", backend.id, backend.endpoint);
     }

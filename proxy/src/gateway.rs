@@ -4,7 +4,7 @@
 //! `response_filter` see only what the route table forwards: the static files of the web page.
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::{AddressGroup, Admission, BodyBudget, BodySlot, FailedLogins};
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
 use crate::authenticate::Authenticator;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -13,7 +13,7 @@ use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId};
 use crate::inspect::media;
-use crate::listen;
+use crate::listen::{self, ClientAddr};
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
 use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
@@ -25,7 +25,7 @@ use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -112,7 +112,7 @@ impl Gateway {
     }
 
     async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
-        let group = AddressGroup::of(peer_ip(session));
+        let group = client_address(session).group();
         self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
         let headers = &session.req_header().headers;
         let principal = match self.authenticator.authenticate(headers, &*self.services.ledger, &self.services.tenants).await {
@@ -237,7 +237,7 @@ impl Gateway {
             code: rejection.code(),
             status: rejection.status().as_u16(),
             owner: ctx.owner.clone(),
-            client: peer_ip(session),
+            client: client_address(session),
             method: session.req_header().method.clone(),
             route: ctx.route,
             reason: rejection.log_text(),
@@ -421,9 +421,10 @@ fn raw_target(head: &RequestHeader) -> &str {
     std::str::from_utf8(head.raw_path()).unwrap_or_default()
 }
 
-fn peer_ip(session: &Session) -> IpAddr {
-    let address = session.client_addr().and_then(|address| address.as_inet());
-    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), std::net::SocketAddr::ip)
+/// The socket's other end; unix sockets and in-process streams have none.
+fn client_address(session: &Session) -> ClientAddr {
+    let peer = session.client_addr().and_then(|address| address.as_inet().copied());
+    ClientAddr::of_peer(peer.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
 }
 
 /// The answer to OPTIONS: what may be asked here, and no CORS.

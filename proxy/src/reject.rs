@@ -8,9 +8,12 @@ use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
 use crate::ids::RequestId;
 use crate::inspect::InspectError;
+use crate::listen::connections::FullError;
+use crate::listen::head::HeadError;
 use crate::record::ledger::LedgerError;
+use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::borrow::Cow;
@@ -178,6 +181,77 @@ impl Rejection {
     }
 }
 
+// Stage 1, listen.
+
+impl From<HeadError> for Rejection {
+    fn from(error: HeadError) -> Self {
+        let status = match error {
+            HeadError::Timeout => StatusCode::REQUEST_TIMEOUT,
+            HeadError::TooLarge | HeadError::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            HeadError::Method => StatusCode::METHOD_NOT_ALLOWED,
+            HeadError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            HeadError::Expectation => StatusCode::EXPECTATION_FAILED,
+            HeadError::LineEnd
+            | HeadError::Nul
+            | HeadError::RequestLine
+            | HeadError::Target
+            | HeadError::HeaderName
+            | HeadError::HeaderValue
+            | HeadError::HeaderFolded
+            | HeadError::HeaderRepeated
+            | HeadError::HostMissing
+            | HeadError::HostMalformed
+            | HeadError::HostDiffers
+            | HeadError::LengthRepeated
+            | HeadError::LengthMalformed
+            | HeadError::LengthAndEncoding
+            | HeadError::Encoding
+            | HeadError::Upgrade
+            | HeadError::ConnectionSpecific => StatusCode::BAD_REQUEST,
+        };
+        let rejection = Self::new(status, error.code(), error.to_string());
+        match error {
+            HeadError::Method => {
+                rejection.with_header(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"))
+            }
+            _ => rejection,
+        }
+    }
+}
+
+impl From<FullError> for Rejection {
+    fn from(error: FullError) -> Self {
+        Self::unavailable("too_many_connections", error.to_string(), Duration::from_secs(1))
+    }
+}
+
+// Stage 2, route.
+
+impl From<RouteError> for Rejection {
+    fn from(error: RouteError) -> Self {
+        match error {
+            // The same answer with and without a reason: what is refused by name looks like what does not exist.
+            RouteError::NotFound { reason } => Self::not_found().with_log(reason.unwrap_or("not in the route table")),
+            RouteError::MethodNotAllowed { allow } => {
+                let rejection = Self::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    format!("this path is served for other methods: {allow}"),
+                );
+                match HeaderValue::from_str(&allow.to_string()) {
+                    Ok(value) => rejection.with_header(ALLOW, value),
+                    Err(_) => rejection,
+                }
+            }
+            RouteError::Odd(odd) => Self::new(StatusCode::BAD_REQUEST, "odd_target", odd.to_string()),
+            RouteError::QueryKeyRepeated { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "query_key_repeated", "a key stands more than once in the query")
+                    .with_log(error.to_string())
+            }
+        }
+    }
+}
+
 // Stage 3, authenticate.
 
 impl From<AuthError> for Rejection {
@@ -242,7 +316,7 @@ impl From<AdmitError> for Rejection {
     }
 }
 
-// inspect
+// Stage 5, inspect.
 
 impl From<InspectError> for Rejection {
     fn from(error: InspectError) -> Self {
@@ -266,7 +340,7 @@ impl From<InspectError> for Rejection {
     }
 }
 
-// record
+// Stage 8, record.
 
 /// A disk that is full or gone is seldom better in less.
 const LEDGER_RETRY: Duration = Duration::from_secs(10);
@@ -337,5 +411,54 @@ mod tests {
         let comfyui = body(&Rejection::not_found().comfyui(request));
         assert_eq!(comfyui["error"]["type"], "not_found");
         assert!(comfyui["node_errors"].is_object());
+    }
+
+    #[test]
+    fn a_route_refused_by_name_answers_like_an_unknown_one() {
+        let request = RequestId::new();
+        let named = Rejection::from(RouteError::NotFound { reason: Some("installs code") });
+        let unknown = Rejection::from(RouteError::NotFound { reason: None });
+        assert_eq!(named.problem(request).text(), unknown.problem(request).text());
+        assert_eq!(named.log_text(), "installs code");
+    }
+
+    #[test]
+    fn a_rate_that_is_reached_is_429_with_the_rates_headers_and_retry_after() {
+        let rate = crate::admit::RateState {
+            limit: 5,
+            remaining: 0,
+            reset: Duration::from_millis(500),
+        };
+        let kind = crate::admit::RateKind::Prompt;
+        let error = AdmitError::RateLimited {
+            kind,
+            rate,
+            retry_after: Duration::from_millis(100),
+        };
+        let answer = Rejection::from(error).comfyui(RequestId::new());
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        for (name, value) in [
+            ("ratelimit-limit", "5"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit-reset", "1"),
+            ("retry-after", "1"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_memory_for_a_body_is_503_with_retry_after_and_says_no_numbers() {
+        let error = AdmitError::BodiesFull {
+            wanted: 777,
+            free: 0,
+            total: 1024,
+        };
+        let answer = Rejection::from(error).problem(RequestId::new());
+        assert_eq!(
+            (answer.status, &answer.headers[RETRY_AFTER]),
+            (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static("1"))
+        );
+        assert!(!answer.text().contains("777"));
     }
 }

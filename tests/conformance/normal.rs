@@ -4,9 +4,25 @@ use serde_json::{Map, Value, json};
 
 /// Keys whose values change from run to run; only their JSON type is compared.
 const VOLATILE: [&str; 19] = [
-    "timestamp", "create_time", "execution_start_time", "execution_end_time", "modified", "created", "ram_total",
-    "ram_free", "vram_total", "vram_free", "torch_vram_total", "torch_vram_free", "python_version", "pytorch_version",
-    "argv", "traceback", "installed_templates_version", "required_templates_version", "required_frontend_version",
+    "timestamp",
+    "create_time",
+    "execution_start_time",
+    "execution_end_time",
+    "modified",
+    "created",
+    "ram_total",
+    "ram_free",
+    "vram_total",
+    "vram_free",
+    "torch_vram_total",
+    "torch_vram_free",
+    "python_version",
+    "pytorch_version",
+    "argv",
+    "traceback",
+    "installed_templates_version",
+    "required_templates_version",
+    "required_frontend_version",
 ];
 
 /// Texts of ComfyUI's own that the stand-in does not carry.
@@ -58,7 +74,10 @@ fn object(map: &Map<String, Value>, first_number: i64) -> Value {
 
 /// `[number, id, prompt, extra_data, outputs]`.
 fn is_queue_item(value: &Value) -> bool {
-    matches!(value.as_array().map(Vec::as_slice), Some([_, Value::String(_), Value::Object(_), Value::Object(_), Value::Array(_)]))
+    matches!(
+        value.as_array().map(Vec::as_slice),
+        Some([_, Value::String(_), Value::Object(_), Value::Object(_), Value::Array(_)])
+    )
 }
 
 fn number_relative(items: &mut [Value], first_number: i64) {
@@ -172,7 +191,11 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
             }
             Some("progress") => format!("progress of {node:?} to {}", data["max"]),
             Some("executing") => {
-                format!("executing {node:?} display={} prompt={}", !data["display_node"].is_null(), data["prompt_id"].is_string())
+                format!(
+                    "executing {node:?} display={} prompt={}",
+                    !data["display_node"].is_null(),
+                    data["prompt_id"].is_string()
+                )
             }
             Some("executed") => format!("executed {node:?}"),
             Some(kind) => format!("{kind} {}", words(&normal(data, 0).to_string())),

@@ -229,10 +229,12 @@ impl State {
             return;
         }
         for header in ["Content-Type", "Content-Disposition", "Accept-Ranges", "Content-Range"] {
-            let (mut wanted, mut told) = (recorded["headers"].get(header).and_then(Value::as_str), answer.header(header));
+            let (mut wanted, mut told) =
+                (recorded["headers"].get(header).and_then(Value::as_str), answer.header(header));
             if header == "Content-Range" {
                 // The length behind the slash is the encoder's.
-                (wanted, told) = (wanted.and_then(|text| text.split('/').next()), told.and_then(|text| text.split('/').next()));
+                (wanted, told) =
+                    (wanted.and_then(|text| text.split('/').next()), told.and_then(|text| text.split('/').next()));
             }
             if wanted != told {
                 self.faults.push(format!("{name}: {header} {wanted:?} recorded, {told:?} now"));
@@ -303,7 +305,8 @@ fn decoded(text: &str) -> Vec<u8> {
 
 /// The forms of the uploads; the recorder kept only their names.
 fn form(name: &str) -> Vec<u8> {
-    const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    const PIXEL: &str =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
     let pixel = decoded(PIXEL);
     let other = [pixel.as_slice(), b"x"].concat();
     let html = b"<script>alert(1)</script>".to_vec();

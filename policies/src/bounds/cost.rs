@@ -26,10 +26,8 @@ fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -
 
 /// The declared number of steps of a node, at most; doubled for `ddim_uniform`, whose stride `T // steps` rounds down: it makes fewer than twice as many (ComfyUI 0.8.0, `samplers.py` `ddim_scheduler`).
 fn declared_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<i128> {
-    let (name, signature) = class
-        .inputs_of(node)
-        .into_iter()
-        .find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
+    let (name, signature) =
+        class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
     let steps = match number(facts, node, &name, signature.declared()) {
         Value::Int(steps) => steps.hi.max(0),
         _ => return None,
@@ -37,11 +35,7 @@ fn declared_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Opt
     let stretched = inputs_of_kind(node, class, InputKind::Scheduler)
         .iter()
         .any(|(name, _, linked)| *linked || node.text(name) == Some("ddim_uniform"));
-    Some(if stretched {
-        Interval::exactly(steps).times(Interval::exactly(2)).hi
-    } else {
-        steps
-    })
+    Some(if stretched { Interval::exactly(steps).times(Interval::exactly(2)).hi } else { steps })
 }
 
 /// How many steps the schedule in output `slot` has at most.
@@ -50,9 +44,7 @@ pub(super) fn sigmas(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slo
         return None;
     }
     match class.name() {
-        "ManualSigmas" => node
-            .text("sigmas")
-            .and_then(|text| i128::try_from(sigmas_in_text(text)).ok()),
+        "ManualSigmas" => node.text("sigmas").and_then(|text| i128::try_from(sigmas_in_text(text)).ok()),
         "SplitSigmas" | "SplitSigmasDenoise" | "FlipSigmas" | "SetFirstSigma" => linked_sigmas(facts, node, "sigmas"),
         _ => declared_steps(facts, node, class),
     }
@@ -72,10 +64,7 @@ pub(crate) fn sampling_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignat
         // A scheduler has steps, but its schedule is run by a sampler, perhaps by several.
         _ if class.outputs().iter().any(|output| output.type_name() == "SIGMAS") => None,
         _ => {
-            let has_steps = class
-                .inputs_of(node)
-                .iter()
-                .any(|(_, input)| input.kind() == Some(InputKind::Steps));
+            let has_steps = class.inputs_of(node).iter().any(|(_, input)| input.kind() == Some(InputKind::Steps));
             has_steps.then(|| declared_steps(facts, node, class))
         }
     }
@@ -86,21 +75,12 @@ pub(crate) fn cost(facts: &Facts<'_>) -> Cost {
     let one = |node: &Node| {
         let class = facts.catalogue.class(node.class.as_str())?;
         let steps = sampling_steps(facts, node, class)?.unwrap_or(1);
-        let shape = ["latent_image", "image", "samples"]
-            .iter()
-            .find_map(|name| facts.shape(node, name));
+        let shape = ["latent_image", "image", "samples"].iter().find_map(|name| facts.shape(node, name));
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let area = shape.map_or(1.0, |shape| shape.pixels_total() as f64 / UNIT_PIXELS);
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         Some(steps as f64 * area)
     };
     // Not `sum`, whose empty sum is −0.
-    Cost(
-        facts
-            .workflow
-            .nodes()
-            .iter()
-            .filter_map(one)
-            .fold(0.0, |sum, part| sum + part),
-    )
+    Cost(facts.workflow.nodes().iter().filter_map(one).fold(0.0, |sum, part| sum + part))
 }

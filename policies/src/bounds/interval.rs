@@ -22,68 +22,44 @@ fn saturate(value: i128) -> i128 {
 impl Interval {
     /// Exactly `value`.
     pub fn exactly(value: i128) -> Self {
-        Self {
-            lo: saturate(value),
-            hi: saturate(value),
-        }
+        Self { lo: saturate(value), hi: saturate(value) }
     }
 
     /// From `lo` to `hi`; swapped if need be.
     pub fn between(lo: i128, hi: i128) -> Self {
-        Self {
-            lo: saturate(lo.min(hi)),
-            hi: saturate(lo.max(hi)),
-        }
+        Self { lo: saturate(lo.min(hi)), hi: saturate(lo.max(hi)) }
     }
 
     /// The smallest interval that holds both.
     pub fn hull(self, other: Self) -> Self {
-        Self {
-            lo: self.lo.min(other.lo),
-            hi: self.hi.max(other.hi),
-        }
+        Self { lo: self.lo.min(other.lo), hi: self.hi.max(other.hi) }
     }
 
     /// Both values cut to `lo ..= hi`.
     pub fn clamped(self, lo: i128, hi: i128) -> Self {
-        Self {
-            lo: self.lo.clamp(lo, hi.max(lo)),
-            hi: self.hi.clamp(lo, hi.max(lo)),
-        }
+        Self { lo: self.lo.clamp(lo, hi.max(lo)), hi: self.hi.clamp(lo, hi.max(lo)) }
     }
 
     /// Sums.
     pub fn plus(self, other: Self) -> Self {
-        Self {
-            lo: saturate(self.lo.saturating_add(other.lo)),
-            hi: saturate(self.hi.saturating_add(other.hi)),
-        }
+        Self { lo: saturate(self.lo.saturating_add(other.lo)), hi: saturate(self.hi.saturating_add(other.hi)) }
     }
 
     /// Products of intervals without negative numbers.
     pub fn times(self, other: Self) -> Self {
         let product = |a: i128, b: i128| saturate(a.max(0).saturating_mul(b.max(0)));
-        Self {
-            lo: product(self.lo, other.lo),
-            hi: product(self.hi, other.hi),
-        }
+        Self { lo: product(self.lo, other.lo), hi: product(self.hi, other.hi) }
     }
 
     /// The value of the larger one of each pair.
     pub fn max(self, other: Self) -> Self {
-        Self {
-            lo: self.lo.max(other.lo),
-            hi: self.hi.max(other.hi),
-        }
+        Self { lo: self.lo.max(other.lo), hi: self.hi.max(other.hi) }
     }
 
     /// Each value times each factor, rounded in whatever way, at least 1.
     pub fn scaled(self, factor: FloatInterval) -> Self {
         let of = FloatInterval::from(self).times(factor);
-        Self {
-            lo: floor(of.lo).max(1),
-            hi: ceil(of.hi).max(1),
-        }
+        Self { lo: floor(of.lo).max(1), hi: ceil(of.hi).max(1) }
     }
 }
 
@@ -104,32 +80,20 @@ impl FloatInterval {
 
     /// The smallest interval that holds both.
     pub fn hull(self, other: Self) -> Self {
-        Self {
-            lo: self.lo.min(other.lo),
-            hi: self.hi.max(other.hi),
-        }
+        Self { lo: self.lo.min(other.lo), hi: self.hi.max(other.hi) }
     }
 
     /// Both values cut to `lo ..= hi`.
     pub fn clamped(self, lo: f64, hi: f64) -> Self {
-        Self {
-            lo: self.lo.max(lo).min(hi),
-            hi: self.hi.max(lo).min(hi),
-        }
+        Self { lo: self.lo.max(lo).min(hi), hi: self.hi.max(lo).min(hi) }
     }
 
     /// Products of intervals without negative numbers.
     pub fn times(self, other: Self) -> Self {
-        let (lo, hi) = (
-            (self.lo.max(0.0), other.lo.max(0.0)),
-            (self.hi.max(0.0), other.hi.max(0.0)),
-        );
+        let (lo, hi) = ((self.lo.max(0.0), other.lo.max(0.0)), (self.hi.max(0.0), other.hi.max(0.0)));
         // The fused product is exact: it tells whether the rounded one was.
         let error = |(a, b): (f64, f64)| a.mul_add(b, -(a * b));
-        Self {
-            lo: down_if(lo.0 * lo.1, error(lo)),
-            hi: up_if(hi.0 * hi.1, error(hi)),
-        }
+        Self { lo: down_if(lo.0 * lo.1, error(lo)), hi: up_if(hi.0 * hi.1, error(hi)) }
     }
 
     /// Quotients of intervals without negative numbers; by zero gives infinity.
@@ -137,20 +101,14 @@ impl FloatInterval {
         let quotient = |a: f64, b: f64| if b > 0.0 { a.max(0.0) / b } else { f64::INFINITY };
         let (lo, hi) = (quotient(self.lo, other.hi), quotient(self.hi, other.lo));
         let error = |quotient: f64, a: f64, b: f64| quotient.mul_add(b, -a.max(0.0));
-        Self {
-            lo: down_if(lo, error(lo, self.lo, other.hi)),
-            hi: up_if(hi, error(hi, self.hi, other.lo)),
-        }
+        Self { lo: down_if(lo, error(lo, self.lo, other.hi)), hi: up_if(hi, error(hi, self.hi, other.lo)) }
     }
 
     /// Square roots.
     pub fn sqrt(self) -> Self {
         let error = |square: f64| square.sqrt().mul_add(square.sqrt(), -square);
         let (lo, hi) = (self.lo.max(0.0), self.hi.max(0.0));
-        Self {
-            lo: down_if(lo.sqrt(), error(lo)),
-            hi: up_if(hi.sqrt(), error(hi)),
-        }
+        Self { lo: down_if(lo.sqrt(), error(lo)), hi: up_if(hi.sqrt(), error(hi)) }
     }
 }
 
@@ -159,16 +117,8 @@ impl From<Interval> for FloatInterval {
     fn from(value: Interval) -> Self {
         let exact = |end: i128| (-EXACT_IN_F64..=EXACT_IN_F64).contains(&end);
         Self {
-            lo: if exact(value.lo) {
-                value.lo as f64
-            } else {
-                down(value.lo as f64)
-            },
-            hi: if exact(value.hi) {
-                value.hi as f64
-            } else {
-                up(value.hi as f64)
-            },
+            lo: if exact(value.lo) { value.lo as f64 } else { down(value.lo as f64) },
+            hi: if exact(value.hi) { value.hi as f64 } else { up(value.hi as f64) },
         }
     }
 }

@@ -54,11 +54,7 @@ pub(crate) enum SizeFault {
     /// The class is not in the table of transfer functions.
     UnknownClass,
     /// More than a cap: which one, how much, and the cap.
-    OverCap {
-        what: &'static str,
-        bound: i128,
-        limit: i128,
-    },
+    OverCap { what: &'static str, bound: i128, limit: i128 },
 }
 
 /// Everything known about a workflow.
@@ -82,14 +78,8 @@ impl<'a> Facts<'a> {
         catalogue: &'a Catalogue,
         files: &'a FileFacts,
     ) -> Self {
-        let mut facts = Self {
-            workflow,
-            catalogue,
-            caps: &policy.caps,
-            files,
-            slots: HashMap::new(),
-            size_faults: Vec::new(),
-        };
+        let mut facts =
+            Self { workflow, catalogue, caps: &policy.caps, files, slots: HashMap::new(), size_faults: Vec::new() };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = catalogue.class(node.class.as_str()) {
                 let slots = facts.slots_of(place, node, class);
@@ -187,8 +177,7 @@ impl<'a> Facts<'a> {
                     *at == place && matches!(fault, SizeFault::OverCap { what: known, .. } if *known == what)
                 };
                 if !self.size_faults.iter().any(known) {
-                    self.size_faults
-                        .push((place, SizeFault::OverCap { what, bound, limit }));
+                    self.size_faults.push((place, SizeFault::OverCap { what, bound, limit }));
                 }
             }
         }

@@ -82,12 +82,8 @@ pub(crate) fn number(facts: &Facts<'_>, node: &Node, name: &str, declared: &Decl
         Some(Input::Literal(literal)) => literal_value(literal, declared),
         Some(Input::Link(link)) => facts.slot(*link).map_or(Value::Unknown, |slot| slot.value),
         None => match declared {
-            DeclaredType::Int {
-                default: Some(default), ..
-            } => Value::Int(Interval::exactly(*default)),
-            DeclaredType::Float {
-                default: Some(default), ..
-            } => Value::Float(FloatInterval::exactly(*default)),
+            DeclaredType::Int { default: Some(default), .. } => Value::Int(Interval::exactly(*default)),
+            DeclaredType::Float { default: Some(default), .. } => Value::Float(FloatInterval::exactly(*default)),
             _ => Value::Unknown,
         },
     }
@@ -114,16 +110,14 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
     };
     match (class.name(), slot) {
         ("PrimitiveInt" | "PrimitiveFloat" | "PrimitiveBoolean", 0) => own("value"),
-        ("ComfySwitchNode", 0) => switch(
-            own("switch"),
-            linked(facts, node, "on_true"),
-            linked(facts, node, "on_false"),
-        ),
+        ("ComfySwitchNode", 0) => {
+            switch(own("switch"), linked(facts, node, "on_true"), linked(facts, node, "on_false"))
+        }
         ("GetImageSize", 0..=2) => image_size(facts, node, slot),
         ("StringLength", 0) => match node.input("string") {
-            Some(Input::Literal(Json::Text(text))) => Value::Int(Interval::exactly(
-                i128::try_from(text.chars().count()).unwrap_or(i128::MAX),
-            )),
+            Some(Input::Literal(Json::Text(text))) => {
+                Value::Int(Interval::exactly(i128::try_from(text.chars().count()).unwrap_or(i128::MAX)))
+            }
             _ => Value::Unknown,
         },
         _ => Value::Unknown,
@@ -188,7 +182,5 @@ pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String
 /// How many numbers `ManualSigmas` can find in a text. Each match of its pattern ends with a run of digits and takes it whole, so there are at most as many as runs; Python's `\d` takes
 /// the digits of every script, all of which are numeric here (ComfyUI 0.8.0, `nodes_custom_sampler.py`).
 pub(crate) fn sigmas_in_text(text: &str) -> usize {
-    text.split(|c: char| !c.is_numeric())
-        .filter(|run| !run.is_empty())
-        .count()
+    text.split(|c: char| !c.is_numeric()).filter(|run| !run.is_empty()).count()
 }

@@ -28,25 +28,12 @@ impl Shape {
         let (width, height) = (positive(width), positive(height));
         let one = Interval::exactly(1);
         let ratio = FloatInterval::from(width).over(height.into());
-        Self {
-            width,
-            height,
-            area: width.times(height).hi,
-            ratio,
-            batch: one,
-            frames: one,
-            cell: 1,
-        }
+        Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1 }
     }
 
     /// The same images with another size.
     pub(crate) fn resized(self, width: Interval, height: Interval) -> Self {
-        Self {
-            batch: self.batch,
-            frames: self.frames,
-            cell: self.cell,
-            ..Self::image(width, height)
-        }
+        Self { batch: self.batch, frames: self.frames, cell: self.cell, ..Self::image(width, height) }
     }
 
     /// Images of either size, batch and frames as given here.
@@ -68,11 +55,7 @@ impl Shape {
         let count = self.count().plus(other.count());
         let one = Interval::exactly(1);
         let (batch, frames) = if single { (count, one) } else { (one, count) };
-        Self {
-            batch,
-            frames,
-            ..self.hull(other)
-        }
+        Self { batch, frames, ..self.hull(other) }
     }
 
     /// Images in all.

@@ -145,19 +145,11 @@ pub(super) fn shape(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
         return switched(facts, node);
     }
     // Only annotated classes: another pack's class of the same name is another class.
-    let rule = TABLE
-        .iter()
-        .find(|(name, _)| *name == class.name())
-        .filter(|_| class.is_annotated());
+    let rule = TABLE.iter().find(|(name, _)| *name == class.name()).filter(|_| class.is_annotated());
     match rule {
         None => Outcome::Unknown,
         Some((_, rule)) => {
-            let step = Step {
-                facts,
-                node,
-                class,
-                slot,
-            };
+            let step = Step { facts, node, class, slot };
             step.apply(*rule).map_or(Outcome::Inherited, Outcome::Known)
         }
     }
@@ -186,36 +178,19 @@ impl Step<'_, '_> {
             Turned(input) => self.shape(input).map(turned),
             LargerBatch(a, b) => {
                 let (a, b) = (self.shape(a)?, self.shape(b)?);
-                Some(Shape {
-                    batch: a.batch.max(b.batch),
-                    frames: a.frames.max(b.frames),
-                    ..a
-                })
+                Some(Shape { batch: a.batch.max(b.batch), frames: a.frames.max(b.frames), ..a })
             }
-            Decode(input) => self
-                .shape(input)
-                .map(|latent| decoded(latent, self.facts.caps.vae_scale)),
+            Decode(input) => self.shape(input).map(|latent| decoded(latent, self.facts.caps.vae_scale)),
             Encode(input) => self.shape(input).map(encoded),
             Resize(input) => Some(resized(self.shape(input)?, self.int("width")?, self.int("height")?)),
-            Target(input) => Some(
-                self.shape(input)?
-                    .resized(self.int("target_width")?, self.int("target_height")?),
-            ),
+            Target(input) => Some(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?)),
             ScaleBy(input) => Some(scaled(self.shape(input)?, self.float("scale_by")?)),
             UpscaleModel(input) => Some(upscaled(self.shape(input)?, self.facts.caps.upscale_model_factor)),
-            TotalPixels(input) => Some(total_pixels(
-                self.shape(input)?,
-                self.float("megapixels")?,
-                self.rounding()?,
-            )),
+            TotalPixels(input) => Some(total_pixels(self.shape(input)?, self.float("megapixels")?, self.rounding()?)),
             LargestSide(input) => Some(largest_side(self.shape(input)?, self.int("largest_size")?)),
             ResizeAny(input) => self.resize_any(self.shape(input)?),
             Crop(input) => Some(cropped(self.shape(input)?, self.int("width")?, self.int("height")?)),
-            Pad(input) => Some(padded(
-                self.shape(input)?,
-                self.sum("left", "right")?,
-                self.sum("top", "bottom")?,
-            )),
+            Pad(input) => Some(padded(self.shape(input)?, self.sum("left", "right")?, self.sum("top", "bottom")?)),
             Stitch => self.stitched(),
             Join(a, b) => Some(self.shape(a)?.joined(self.shape(b)?)),
             JoinRow(prefix) => self.joined_row(prefix),
@@ -246,10 +221,7 @@ impl Step<'_, '_> {
             _ if self.is_refused(name, input.kind()) => return None,
             _ => declared,
         };
-        let cap = input
-            .kind()
-            .and_then(|kind| super::limit(kind, self.facts.caps))
-            .map(ceil);
+        let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps)).map(ceil);
         Some(cap.map_or(value, |cap| value.clamped(0, cap)))
     }
 
@@ -297,12 +269,7 @@ impl Step<'_, '_> {
         let one = Interval::exactly(1);
         let batch = self.of_kind(InputKind::Batch).unwrap_or(one);
         let frames = self.of_kind(InputKind::Frames).unwrap_or(one).max(one);
-        Some(Shape {
-            batch,
-            frames,
-            cell,
-            ..Shape::image(width, height)
-        })
+        Some(Shape { batch, frames, cell, ..Shape::image(width, height) })
     }
 
     fn resize_any(&self, from: Shape) -> Option<Shape> {
@@ -317,11 +284,7 @@ impl Step<'_, '_> {
             "scale total pixels" => total_pixels(from, self.float(&dotted("megapixels"))?, 1),
             "match size" => {
                 let like = self.shape(&dotted("match"))?;
-                Shape {
-                    area: like.area,
-                    ratio: like.ratio,
-                    ..from.resized(like.width, like.height)
-                }
+                Shape { area: like.area, ratio: like.ratio, ..from.resized(like.width, like.height) }
             }
             _ => return None,
         })
@@ -333,12 +296,7 @@ impl Step<'_, '_> {
             return Some(first);
         }
         let spacing = self.int("spacing_width")?;
-        Some(stitched(
-            first,
-            self.shape("image2")?,
-            spacing,
-            self.node.text("direction"),
-        ))
+        Some(stitched(first, self.shape("image2")?, spacing, self.node.text("direction")))
     }
 
     fn joined_row(&self, prefix: &str) -> Option<Shape> {
@@ -354,34 +312,16 @@ impl Step<'_, '_> {
         let (width, height) = (i128::from(fact.width.max(1)), i128::from(fact.height.max(1)));
         let sides = Interval::between(width, height);
         let frames = Interval::between(1, i128::from(fact.frames.max(1)));
-        let picture = Shape {
-            area: width * height,
-            frames,
-            ..Shape::image(sides, sides)
-        };
-        let is_mask = self
-            .class
-            .outputs()
-            .get(self.slot)
-            .is_some_and(|output| output.type_name() == "MASK");
+        let picture = Shape { area: width * height, frames, ..Shape::image(sides, sides) };
+        let is_mask = self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK");
         let blank = Interval::exactly(NO_ALPHA_MASK_PIXELS);
-        Some(if is_mask {
-            picture.hull(Shape {
-                frames,
-                ..Shape::image(blank, blank)
-            })
-        } else {
-            picture
-        })
+        Some(if is_mask { picture.hull(Shape { frames, ..Shape::image(blank, blank) }) } else { picture })
     }
 }
 
 fn turned(from: Shape) -> Shape {
     let sides = from.width.hull(from.height);
-    Shape {
-        area: from.area,
-        ..from.resized(sides, sides)
-    }
+    Shape { area: from.area, ..from.resized(sides, sides) }
 }
 
 /// At most the declared picture, or as many times larger as the largest VAE's cells are; at least one pixel a cell.
@@ -391,46 +331,25 @@ fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
     let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
-    let area = Interval::exactly(latent.area)
-        .times(Interval::exactly(factor * factor))
-        .hi;
-    Shape {
-        width,
-        height,
-        area,
-        ratio: cell_ratio(latent, cell),
-        cell: 1,
-        ..latent
-    }
+    let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, ..latent }
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
 fn cell_ratio(shape: Shape, cell: i128) -> FloatInterval {
     let slack = |side: Interval| {
         let side: FloatInterval = Interval::between((side.lo - cell).max(1), side.hi.saturating_add(cell)).into();
-        FloatInterval {
-            lo: side.lo.max(1.0),
-            hi: side.hi,
-        }
+        FloatInterval { lo: side.lo.max(1.0), hi: side.hi }
     };
     // Tighter of two sound bounds would do; the wider one is enough when sides are exact.
     let of_sides = slack(shape.width).over(slack(shape.height));
     let drift = drift(shape, cell);
-    let of_ratio = FloatInterval {
-        lo: shape.ratio.lo / drift,
-        hi: shape.ratio.hi * drift,
-    };
-    FloatInterval {
-        lo: of_sides.lo.max(of_ratio.lo),
-        hi: of_sides.hi.min(of_ratio.hi),
-    }
+    let of_ratio = FloatInterval { lo: shape.ratio.lo / drift, hi: shape.ratio.hi * drift };
+    FloatInterval { lo: of_sides.lo.max(of_ratio.lo), hi: of_sides.hi.min(of_ratio.hi) }
 }
 
 /// How much rounding both sides to cells can change their ratio, as a factor.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "sides are far below 2^53, and the factor is widened"
-)]
+#[expect(clippy::cast_precision_loss, reason = "sides are far below 2^53, and the factor is widened")]
 fn drift(shape: Shape, cell: i128) -> f64 {
     let of = |side: Interval| 1.0 + cell as f64 / (side.lo - cell).max(1) as f64;
     (of(shape.width) * of(shape.height)).next_up()
@@ -441,13 +360,7 @@ fn encoded(image: Shape) -> Shape {
     let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
     // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
-    Shape {
-        width: side(image.width),
-        height: side(image.height),
-        ratio,
-        cell: 8,
-        ..image
-    }
+    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, ..image }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.
@@ -491,27 +404,15 @@ fn scaled(from: Shape, factor: FloatInterval) -> Shape {
     // Each side is rounded up by less than one pixel: (f·w + 1)(f·h + 1).
     let square = factor.times(factor);
     let grown = FloatInterval::from(Interval::exactly(from.area)).times(square).hi;
-    let area = ceil(grown)
-        .saturating_add(width.hi)
-        .saturating_add(height.hi)
-        .saturating_add(1);
-    Shape {
-        area: area.min(out.area),
-        ..out
-    }
+    let area = ceil(grown).saturating_add(width.hi).saturating_add(height.hi).saturating_add(1);
+    Shape { area: area.min(out.area), ..out }
 }
 
 fn upscaled(from: Shape, factor: i128) -> Shape {
     let times = |side: Interval| Interval::between(side.lo, side.hi.saturating_mul(factor));
-    let area = Interval::exactly(from.area)
-        .times(Interval::exactly(factor.saturating_mul(factor)))
-        .hi;
+    let area = Interval::exactly(from.area).times(Interval::exactly(factor.saturating_mul(factor))).hi;
     // Every model multiplies both sides alike.
-    Shape {
-        area,
-        ratio: from.ratio,
-        ..from.resized(times(from.width), times(from.height))
-    }
+    Shape { area, ratio: from.ratio, ..from.resized(times(from.width), times(from.height)) }
 }
 
 /// `sqrt(total × ratio)` by `sqrt(total / ratio)`, each rounded to multiples of `rounding`.
@@ -525,14 +426,9 @@ fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape
     let width = side(total.times(from.ratio));
     let height = side(total.over(from.ratio));
     let out = from.resized(width, height);
-    let slack = Interval::exactly(rounding)
-        .times(width.plus(height).plus(Interval::exactly(rounding)))
-        .hi;
+    let slack = Interval::exactly(rounding).times(width.plus(height).plus(Interval::exactly(rounding))).hi;
     let area = ceil(total.hi).saturating_add(slack);
-    Shape {
-        area: area.min(out.area),
-        ..out
-    }
+    Shape { area: area.min(out.area), ..out }
 }
 
 /// The larger side becomes `largest`, the other follows.
@@ -546,10 +442,7 @@ fn largest_side(from: Shape, largest: Interval) -> Shape {
 /// The shorter side becomes `shortest`, the other follows from the ratio.
 fn shortest_side(from: Shape, shortest: Interval) -> Shape {
     let of = |stretch: f64| {
-        let stretch = FloatInterval {
-            lo: 1.0,
-            hi: stretch.max(1.0),
-        };
+        let stretch = FloatInterval { lo: 1.0, hi: stretch.max(1.0) };
         Interval::between(1, shortest.scaled(stretch).hi)
     };
     let out = from.resized(of(from.ratio.hi), of(1.0 / from.ratio.lo.max(f64::MIN_POSITIVE)));
@@ -559,10 +452,7 @@ fn shortest_side(from: Shape, shortest: Interval) -> Shape {
 fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
     let side = |side: Interval, crop: Interval| Interval::between(1, side.hi.min(crop.hi));
     let out = from.resized(side(from.width, width), side(from.height, height));
-    Shape {
-        area: out.area.min(from.area),
-        ..out
-    }
+    Shape { area: out.area.min(from.area), ..out }
 }
 
 fn padded(from: Shape, horizontal: Interval, vertical: Interval) -> Shape {
@@ -578,20 +468,12 @@ fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&s
     // The spacing is made even.
     let gap = spacing.hi.saturating_add(1);
     let beside = (
-        first
-            .width
-            .hi
-            .saturating_add(second.width.hi.max(fitted_width))
-            .saturating_add(gap),
+        first.width.hi.saturating_add(second.width.hi.max(fitted_width)).saturating_add(gap),
         largest(first.height, second.height),
     );
     let above = (
         largest(first.width, second.width),
-        first
-            .height
-            .hi
-            .saturating_add(second.height.hi.max(fitted_height))
-            .saturating_add(gap),
+        first.height.hi.saturating_add(second.height.hi.max(fitted_height)).saturating_add(gap),
     );
     let (width, height) = match direction {
         Some("right" | "left") => beside,
@@ -599,31 +481,18 @@ fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&s
         _ => (beside.0.max(above.0), beside.1.max(above.1)),
     };
     // The first image is never made smaller.
-    let out = first.resized(
-        Interval::between(first.width.lo, width),
-        Interval::between(first.height.lo, height),
-    );
-    Shape {
-        batch: first.batch.max(second.batch),
-        frames: first.frames.max(second.frames),
-        ..out
-    }
+    let out = first.resized(Interval::between(first.width.lo, width), Interval::between(first.height.lo, height));
+    Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
 }
 
 fn repeated(from: Shape, amount: Interval) -> Shape {
     let amount = amount.max(Interval::exactly(1));
-    Shape {
-        batch: from.batch.times(amount),
-        ..from
-    }
+    Shape { batch: from.batch.times(amount), ..from }
 }
 
 fn kontext_scaled(from: Shape) -> Shape {
     let side = Interval::between(KONTEXT_SIDES.0, KONTEXT_SIDES.1);
-    Shape {
-        area: KONTEXT_AREA,
-        ..from.resized(side, side)
-    }
+    Shape { area: KONTEXT_AREA, ..from.resized(side, side) }
 }
 
 #[cfg(test)]

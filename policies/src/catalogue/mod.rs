@@ -54,10 +54,7 @@ static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     let annotations = Annotations::read(ANNOTATIONS_0_8_0).expect("the shipped annotations are good");
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     let classes = read::classes(COMFYUI_0_8_0.as_bytes()).expect("the shipped snapshot is good");
-    let classes = classes
-        .into_iter()
-        .map(|(name, class)| (name, annotations.apply(class)))
-        .collect();
+    let classes = classes.into_iter().map(|(name, class)| (name, annotations.apply(class))).collect();
     Catalogue::of(classes)
 });
 
@@ -92,10 +89,7 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
-        Self {
-            classes,
-            digest: Digest::of(text.as_bytes()),
-        }
+        Self { classes, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.

@@ -21,29 +21,17 @@ pub(super) fn classes(json: &[u8]) -> Result<BTreeMap<String, ClassSignature>, C
     if members.len() > CLASSES_MAX {
         return Err(fault("", "too many classes"));
     }
-    members
-        .iter()
-        .map(|(name, value)| Ok((name.clone(), class(name, value)?)))
-        .collect()
+    members.iter().map(|(name, value)| Ok((name.clone(), class(name, value)?))).collect()
 }
 
 fn fault(class: &str, message: &str) -> CatalogueError {
-    CatalogueError::Class {
-        class: class.to_owned(),
-        message: message.to_owned(),
-    }
+    CatalogueError::Class { class: class.to_owned(), message: message.to_owned() }
 }
 
 fn class(name: &str, value: &Value) -> Result<ClassSignature, CatalogueError> {
-    let groups = value
-        .get("input")
-        .and_then(Value::as_object)
-        .ok_or_else(|| fault(name, "`input` is not an object"))?;
-    let module = value
-        .get("python_module")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
+    let groups =
+        value.get("input").and_then(Value::as_object).ok_or_else(|| fault(name, "`input` is not an object"))?;
+    let module = value.get("python_module").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(ClassSignature {
         name: name.to_owned(),
         module,
@@ -79,31 +67,18 @@ fn input(
     declaration: &Value,
     depth: usize,
 ) -> Result<InputSignature, CatalogueError> {
-    let type_value = declaration
-        .get(0)
-        .ok_or_else(|| fault(class, &format!("input `{name}` has no type")))?;
+    let type_value = declaration.get(0).ok_or_else(|| fault(class, &format!("input `{name}` has no type")))?;
     let options = declaration.get(1).unwrap_or(&Value::Null);
     let declared = match type_value {
         Value::Array(choices) => DeclaredType::Combo(choices.clone()),
         Value::String(text) => declared_type(class, text, options, depth)?,
         _ => {
-            return Err(fault(
-                class,
-                &format!("input `{name}` has a type that is neither a name nor a list"),
-            ));
+            return Err(fault(class, &format!("input `{name}` has a type that is neither a name nor a list")));
         }
     };
     let upload_keys = ["image_upload", "video_upload", "audio_upload", "file_upload"];
-    let uploads = upload_keys
-        .iter()
-        .any(|key| options.get(key).and_then(Value::as_bool) == Some(true));
-    Ok(InputSignature {
-        name: name.to_owned(),
-        presence,
-        declared,
-        kind: None,
-        uploads,
-    })
+    let uploads = upload_keys.iter().any(|key| options.get(key).and_then(Value::as_bool) == Some(true));
+    Ok(InputSignature { name: name.to_owned(), presence, declared, kind: None, uploads })
 }
 
 fn declared_type(class: &str, text: &str, options: &Value, depth: usize) -> Result<DeclaredType, CatalogueError> {
@@ -111,26 +86,12 @@ fn declared_type(class: &str, text: &str, options: &Value, depth: usize) -> Resu
     Ok(match text {
         "INT" => {
             let int = |key: &str| options.get(key).and_then(integer);
-            DeclaredType::Int {
-                min: int("min"),
-                max: int("max"),
-                default: int("default"),
-            }
+            DeclaredType::Int { min: int("min"), max: int("max"), default: int("default") }
         }
-        "FLOAT" => DeclaredType::Float {
-            min: float("min"),
-            max: float("max"),
-            default: float("default"),
-        },
+        "FLOAT" => DeclaredType::Float { min: float("min"), max: float("max"), default: float("default") },
         "STRING" => DeclaredType::Text,
         "BOOLEAN" => DeclaredType::Boolean,
-        "COMBO" => DeclaredType::Combo(
-            options
-                .get("options")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default(),
-        ),
+        "COMBO" => DeclaredType::Combo(options.get("options").and_then(Value::as_array).cloned().unwrap_or_default()),
         "*" => DeclaredType::Any,
         "COMFY_MATCHTYPE_V3" => match_type(options),
         "COMFY_DYNAMICCOMBO_V3" => dynamic_combo(class, options, depth)?,
@@ -141,10 +102,7 @@ fn declared_type(class: &str, text: &str, options: &Value, depth: usize) -> Resu
 
 /// Python prints large bounds as floats too.
 fn integer(value: &Value) -> Option<i128> {
-    let exact = value
-        .as_i64()
-        .map(i128::from)
-        .or_else(|| value.as_u64().map(i128::from));
+    let exact = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a cast from f64 saturates; a schema's bound beyond i128 is none"
@@ -158,34 +116,23 @@ fn match_type(options: &Value) -> DeclaredType {
     let allowed = text("allowed_types").filter(|types| *types != "*").unwrap_or_default();
     DeclaredType::Match {
         template: text("template_id").unwrap_or_default().to_owned(),
-        allowed: allowed
-            .split(',')
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        allowed: allowed.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect(),
     }
 }
 
 fn dynamic_combo(class: &str, options: &Value, depth: usize) -> Result<DeclaredType, CatalogueError> {
     let list = options.get("options").and_then(Value::as_array);
-    let list = list
-        .filter(|_| depth < DYNAMIC_DEPTH_MAX)
-        .ok_or_else(|| fault(class, "a dynamic choice of unknown form"))?;
+    let list =
+        list.filter(|_| depth < DYNAMIC_DEPTH_MAX).ok_or_else(|| fault(class, "a dynamic choice of unknown form"))?;
     let each = |option: &Value| {
-        let key = option
-            .get("key")
-            .and_then(Value::as_str)
-            .ok_or_else(|| fault(class, "an option without a key"))?;
+        let key = option.get("key").and_then(Value::as_str).ok_or_else(|| fault(class, "an option without a key"))?;
         let nested = match option.get("inputs").and_then(Value::as_object) {
             Some(groups) => inputs(class, groups, depth + 1)?,
             None => Vec::new(),
         };
         Ok((key.to_owned(), nested))
     };
-    list.iter()
-        .map(each)
-        .collect::<Result<_, _>>()
-        .map(DeclaredType::DynamicCombo)
+    list.iter().map(each).collect::<Result<_, _>>().map(DeclaredType::DynamicCombo)
 }
 
 fn autogrow(class: &str, options: &Value, depth: usize) -> Result<DeclaredType, CatalogueError> {
@@ -195,27 +142,18 @@ fn autogrow(class: &str, options: &Value, depth: usize) -> Result<DeclaredType, 
         Some(groups) => inputs(class, groups, depth + 1)?,
         None => Vec::new(),
     };
-    let item = items
-        .into_iter()
-        .next()
-        .ok_or_else(|| fault(class, "an autogrow row without an item"))?;
+    let item = items.into_iter().next().ok_or_else(|| fault(class, "an autogrow row without an item"))?;
     let number = |key: &str| template.get(key).and_then(Value::as_u64);
-    let names: Vec<String> = match (
-        template.get("names").and_then(Value::as_array),
-        template.get("prefix").and_then(Value::as_str),
-    ) {
-        (Some(names), _) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        (None, Some(prefix)) => (0..number("max").unwrap_or(0).min(AUTOGROW_MAX))
-            .map(|n| format!("{prefix}{n}"))
-            .collect(),
-        (None, None) => return Err(fault(class, "an autogrow row without names")),
-    };
+    let names: Vec<String> =
+        match (template.get("names").and_then(Value::as_array), template.get("prefix").and_then(Value::as_str)) {
+            (Some(names), _) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            (None, Some(prefix)) => {
+                (0..number("max").unwrap_or(0).min(AUTOGROW_MAX)).map(|n| format!("{prefix}{n}")).collect()
+            }
+            (None, None) => return Err(fault(class, "an autogrow row without names")),
+        };
     let min = number("min").and_then(|min| usize::try_from(min).ok()).unwrap_or(0);
-    Ok(DeclaredType::Autogrow {
-        names,
-        min,
-        item: Box::new(item),
-    })
+    Ok(DeclaredType::Autogrow { names, min, item: Box::new(item) })
 }
 
 fn outputs(class: &str, value: &Value) -> Result<Vec<OutputSignature>, CatalogueError> {
@@ -229,18 +167,10 @@ fn outputs(class: &str, value: &Value) -> Result<Vec<OutputSignature>, Catalogue
             Value::Array(_) => "COMBO".to_owned(),
             _ => return Err(fault(class, "an output's type is neither a name nor a list")),
         };
-        let is_list = list("output_is_list")
-            .and_then(|flags| flags.get(slot))
-            .and_then(Value::as_bool)
-            .unwrap_or(false);
-        let template = list("output_matchtypes")
-            .and_then(|names| names.get(slot))
-            .and_then(Value::as_str);
-        out.push(OutputSignature {
-            type_name,
-            is_list,
-            template: template.map(str::to_owned),
-        });
+        let is_list =
+            list("output_is_list").and_then(|flags| flags.get(slot)).and_then(Value::as_bool).unwrap_or(false);
+        let template = list("output_matchtypes").and_then(|names| names.get(slot)).and_then(Value::as_str);
+        out.push(OutputSignature { type_name, is_list, template: template.map(str::to_owned) });
     }
     Ok(out)
 }

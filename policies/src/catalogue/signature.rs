@@ -291,11 +291,8 @@ impl ClassSignature {
 
     /// The shape by which two releases of a class are compared: inputs' names, types and presence, outputs and whether it is an output node, in one text. Options and ranges do not count.
     pub(super) fn shape(&self) -> String {
-        let outputs: Vec<String> = self
-            .outputs
-            .iter()
-            .map(|output| format!("{}/{}", output.type_name, output.is_list))
-            .collect();
+        let outputs: Vec<String> =
+            self.outputs.iter().map(|output| format!("{}/{}", output.type_name, output.is_list)).collect();
         format!("{} -> {:?} {}", inputs_shape(&self.inputs), outputs, self.output_node)
     }
 
@@ -402,10 +399,8 @@ fn type_shape(declared: &DeclaredType) -> String {
         DeclaredType::Socket(types) => types.join(","),
         DeclaredType::Match { template, allowed } => format!("MATCH {template} {}", allowed.join(",")),
         DeclaredType::DynamicCombo(options) => {
-            let options: Vec<String> = options
-                .iter()
-                .map(|(key, inputs)| format!("{key:?}{}", inputs_shape(inputs)))
-                .collect();
+            let options: Vec<String> =
+                options.iter().map(|(key, inputs)| format!("{key:?}{}", inputs_shape(inputs))).collect();
             format!("DYNAMIC[{}]", options.join(" "))
         }
         DeclaredType::Autogrow { names, min, item } => {
@@ -417,11 +412,7 @@ fn type_shape(declared: &DeclaredType) -> String {
 fn annotate(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnotation, output_node: bool) {
     for input in inputs {
         let full = format!("{prefix}{}", input.name);
-        input.kind = annotation
-            .inputs
-            .get(&full)
-            .copied()
-            .or_else(|| declared_kind(input, output_node));
+        input.kind = annotation.inputs.get(&full).copied().or_else(|| declared_kind(input, output_node));
         match &mut input.declared {
             DeclaredType::DynamicCombo(options) => {
                 for (_, nested) in options {

@@ -13,14 +13,7 @@ fn the_shipped_snapshot_is_annotated() {
     let catalogue = Catalogue::builtin();
     assert_eq!(catalogue.len(), 571);
     let sampler = catalogue.class("KSampler").unwrap();
-    let kind = |name: &str| {
-        sampler
-            .inputs()
-            .iter()
-            .find(|input| input.name() == name)
-            .unwrap()
-            .kind()
-    };
+    let kind = |name: &str| sampler.inputs().iter().find(|input| input.name() == name).unwrap().kind();
     assert_eq!(kind("steps"), Some(InputKind::Steps));
     assert_eq!(kind("denoise"), Some(InputKind::Denoise));
     assert_eq!(kind("sampler_name"), Some(InputKind::Sampler));
@@ -35,25 +28,14 @@ fn every_annotation_names_an_input_that_exists() {
     let text: serde_json::Value = serde_json::from_str(ANNOTATIONS_0_8_0).unwrap();
     for (name, annotation) in text["classes"].as_object().unwrap() {
         let class = Catalogue::builtin().class(name);
-        for input in annotation["inputs"]
-            .as_object()
-            .into_iter()
-            .flat_map(|inputs| inputs.keys())
-        {
+        for input in annotation["inputs"].as_object().into_iter().flat_map(|inputs| inputs.keys()) {
             let class = class.unwrap_or_else(|| panic!("{name}"));
-            let (first, rest) = input
-                .split_once('.')
-                .map_or((input.as_str(), None), |(a, b)| (a, Some(b)));
-            let found = class
-                .inputs()
-                .iter()
-                .find(|known| known.name() == first)
-                .unwrap_or_else(|| panic!("{name}.{input}"));
+            let (first, rest) = input.split_once('.').map_or((input.as_str(), None), |(a, b)| (a, Some(b)));
+            let found =
+                class.inputs().iter().find(|known| known.name() == first).unwrap_or_else(|| panic!("{name}.{input}"));
             if let (Some(rest), DeclaredType::DynamicCombo(options)) = (rest, found.declared()) {
                 assert!(
-                    options
-                        .iter()
-                        .any(|(_, inputs)| inputs.iter().any(|known| known.name() == rest)),
+                    options.iter().any(|(_, inputs)| inputs.iter().any(|known| known.name() == rest)),
                     "{name}.{input}"
                 );
             }
@@ -102,21 +84,8 @@ fn another_pack_s_inputs_have_the_kinds_that_their_declaration_shows() {
     let live = br#"{"X":{"input":{"required":{"steps":["INT",{}],"filename_prefix":["STRING",{}],"image":[["a"],{"image_upload":true}]}},
         "output":["IMAGE"],"output_node":true,"python_module":"custom_nodes.x"}}"#;
     let read = Catalogue::from_object_info(live).unwrap();
-    let kinds: Vec<Option<InputKind>> = read
-        .class("X")
-        .unwrap()
-        .inputs()
-        .iter()
-        .map(InputSignature::kind)
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            Some(InputKind::Steps),
-            Some(InputKind::SavePrefix),
-            Some(InputKind::File)
-        ]
-    );
+    let kinds: Vec<Option<InputKind>> = read.class("X").unwrap().inputs().iter().map(InputSignature::kind).collect();
+    assert_eq!(kinds, [Some(InputKind::Steps), Some(InputKind::SavePrefix), Some(InputKind::File)]);
 }
 
 #[test]

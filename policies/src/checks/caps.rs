@@ -54,23 +54,12 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
     let chain = chain(&subject.facts, node, name);
-    let message = format!(
-        "{name} ≥ {lo}, and at least {min} is declared: {}",
-        chain.as_deref().unwrap_or("a literal")
-    );
+    let message = format!("{name} ≥ {lo}, and at least {min} is declared: {}", chain.as_deref().unwrap_or("a literal"));
     let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
-    Some(Violation {
-        bound,
-        limit,
-        chain,
-        ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message)
-    })
+    Some(Violation { bound, limit, chain, ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message) })
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "compared with caps below 2^53; beyond, both sides round alike"
-)]
+#[expect(clippy::cast_precision_loss, reason = "compared with caps below 2^53; beyond, both sides round alike")]
 fn ends(value: Value) -> Option<(f64, f64)> {
     match value {
         Value::Int(value) => Some((value.lo as f64, value.hi as f64)),
@@ -79,10 +68,7 @@ fn ends(value: Value) -> Option<(f64, f64)> {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "declared ranges are below 2^53 where a cap is"
-)]
+#[expect(clippy::cast_precision_loss, reason = "declared ranges are below 2^53 where a cap is")]
 fn declared_range(declared: &DeclaredType) -> (Option<f64>, Option<f64>) {
     match declared {
         DeclaredType::Int { min, max, .. } => (min.map(|min| min as f64), max.map(|max| max as f64)),
@@ -98,12 +84,7 @@ fn over(subject: &Subject<'_>, node: &Node, name: &str, hi: f64, limit: f64) -> 
         None => format!("{name} is {hi}, and {limit} is allowed"),
     };
     let (bound, limit) = (Some(hi.to_string()), Some(limit.to_string()));
-    Violation {
-        bound,
-        limit,
-        chain,
-        ..at(node, name, "cap_exceeded", ViolationKind::Denied, message)
-    }
+    Violation { bound, limit, chain, ..at(node, name, "cap_exceeded", ViolationKind::Denied, message) }
 }
 
 fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {
@@ -112,15 +93,8 @@ fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Vi
         Need::AtMost(limit) => Some(limit.to_string()),
         _ => None,
     };
-    let message = format!(
-        "{name} can't be bounded: {}",
-        chain.as_deref().unwrap_or("its value is not known")
-    );
-    Violation {
-        limit,
-        chain,
-        ..at(node, name, "value_unbounded", ViolationKind::Denied, message)
-    }
+    let message = format!("{name} can't be bounded: {}", chain.as_deref().unwrap_or("its value is not known"));
+    Violation { limit, chain, ..at(node, name, "value_unbounded", ViolationKind::Denied, message) }
 }
 
 /// Each number in the text is a step; a text that comes by a link can't be counted.
@@ -133,30 +107,17 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
         return Some(unbounded(subject, node, name, Need::Bounded));
     };
     let steps = i128::try_from(sigmas_in_text(text)).unwrap_or(i128::MAX);
-    let limit = caps
-        .steps
-        .into_iter()
-        .chain(caps.steps_total)
-        .min()
-        .filter(|limit| steps > *limit)?;
+    let limit = caps.steps.into_iter().chain(caps.steps_total).min().filter(|limit| steps > *limit)?;
     let message = format!("{name} holds {steps} numbers, each a step, and {limit} are allowed");
     let (bound, limit) = (Some(steps.to_string()), Some(limit.to_string()));
-    Some(Violation {
-        bound,
-        limit,
-        ..at(node, name, "cap_exceeded", ViolationKind::Denied, message)
-    })
+    Some(Violation { bound, limit, ..at(node, name, "cap_exceeded", ViolationKind::Denied, message) })
 }
 
 /// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
 fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &InputSignature)>) -> Option<Violation> {
     let caps = &subject.policy.caps;
-    let floor = caps
-        .denoise_min
-        .or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
-    let (name, signature) = inputs
-        .into_iter()
-        .find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;
+    let floor = caps.denoise_min.or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
+    let (name, signature) = inputs.into_iter().find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;
     let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
     if lo >= floor || (lo >= 0.0 && hi == 0.0) {
         return None;
@@ -164,12 +125,7 @@ fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &Input
     let chain = chain(&subject.facts, node, &name);
     let message = format!("{name} may be {lo}, and {floor} is the least that is allowed apart from 0");
     let (bound, limit) = (Some(lo.to_string()), Some(floor.to_string()));
-    Some(Violation {
-        bound,
-        limit,
-        chain,
-        ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message)
-    })
+    Some(Violation { bound, limit, chain, ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message) })
 }
 
 /// Steps as they run: stretched schedules, and the sum over all samplers.
@@ -184,10 +140,7 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             None => {}
             Some(None) => {
                 // Its own linked number has a violation already; here it is the schedule.
-                let own = class
-                    .inputs_of(node)
-                    .iter()
-                    .any(|(_, input)| input.kind() == Some(InputKind::Steps));
+                let own = class.inputs_of(node).iter().any(|(_, input)| input.kind() == Some(InputKind::Steps));
                 let linked = node.input("sigmas").is_some();
                 if !own && linked {
                     let message = "the number of steps of its schedule can't be bounded".to_owned();
@@ -205,11 +158,7 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     let message = format!("runs up to {steps} steps, and {cap} are allowed");
                     let (bound, limit) = (Some(steps.to_string()), Some(cap.to_string()));
                     let violation = of(node, "cap_exceeded", ViolationKind::Denied, message);
-                    out.push(Violation {
-                        bound,
-                        limit,
-                        ..violation
-                    });
+                    out.push(Violation { bound, limit, ..violation });
                 }
             }
         }
@@ -218,10 +167,6 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         let message = format!("all samplers together run up to {total} steps, and {cap} are allowed");
         let (bound, limit) = (Some(total.to_string()), Some(cap.to_string()));
         let violation = super::whole("steps_total_exceeded", ViolationKind::Denied, message);
-        out.push(Violation {
-            bound,
-            limit,
-            ..violation
-        });
+        out.push(Violation { bound, limit, ..violation });
     }
 }

@@ -39,14 +39,10 @@ fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> 
     let (code, message) = match annotated_name(text) {
         Ok((file, directory)) if subject.files.get(file, directory).is_some() => return None,
         Ok(_) => ("file_not_found", format!("no such file: `{name_shown}`")),
-        Err(NameFault::Path) => (
-            "path_refused",
-            format!("`{name_shown}` is no name of an uploaded file, but a path"),
-        ),
-        Err(NameFault::Suffix) => (
-            "file_suffix_refused",
-            format!("`{name_shown}`: a suffix is exactly ` [input]`, ` [output]` or ` [temp]`"),
-        ),
+        Err(NameFault::Path) => ("path_refused", format!("`{name_shown}` is no name of an uploaded file, but a path")),
+        Err(NameFault::Suffix) => {
+            ("file_suffix_refused", format!("`{name_shown}`: a suffix is exactly ` [input]`, ` [output]` or ` [temp]`"))
+        }
     };
     Some(at(node, name, code, ViolationKind::Denied, message))
 }

@@ -49,13 +49,7 @@ fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSigna
     let absent = |name: &str| node.input(name).is_none();
     let mut report = |name: &str| {
         let message = format!("required input is missing: {name}");
-        out.push(at(
-            node,
-            name,
-            "required_input_missing",
-            ViolationKind::Invalid,
-            message,
-        ));
+        out.push(at(node, name, "required_input_missing", ViolationKind::Invalid, message));
     };
     for (name, signature) in declared {
         let in_row = class.inputs().iter().any(|input| {
@@ -136,22 +130,12 @@ fn out_of_range(
     };
     let message = format!("value {value} {relation} {limit}");
     let violation = at(node, name, code, ViolationKind::Invalid, message);
-    Some(Violation {
-        bound: Some(value.to_owned()),
-        limit: Some(limit),
-        ..violation
-    })
+    Some(Violation { bound: Some(value.to_owned()), limit: Some(limit), ..violation })
 }
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
     let shown = shown(&value.to_value().to_string());
-    at(
-        node,
-        name,
-        "value_not_in_list",
-        ViolationKind::Invalid,
-        format!("value not in list: {shown}"),
-    )
+    at(node, name, "value_not_in_list", ViolationKind::Invalid, format!("value not in list: {shown}"))
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.

@@ -28,12 +28,8 @@ fn link_fault(
     // A source of unknown class has its own violation.
     let source = subject.facts.class_at(link.target)?;
     let Some(slot) = subject.facts.slot(link) else {
-        let message = format!(
-            "`{}` has {} outputs, and slot {} is not one",
-            source.name(),
-            source.outputs().len(),
-            link.slot
-        );
+        let message =
+            format!("`{}` has {} outputs, and slot {} is not one", source.name(), source.outputs().len(), link.slot);
         return Some(at(node, name, "bad_linked_input", ViolationKind::Invalid, message));
     };
     let misfit = match signature.declared() {
@@ -45,17 +41,12 @@ fn link_fault(
         declared => slot.types.iter().find(|offered| !fits(offered, declared)),
     }?;
     let from = origin(&subject.parsed.workflow, link);
-    let message = format!(
-        "return type mismatch: {misfit} {from} where {} is declared",
-        wanted(signature.declared())
-    );
+    let message = format!("return type mismatch: {misfit} {from} where {} is declared", wanted(signature.declared()));
     Some(at(node, name, "return_type_mismatch", ViolationKind::Invalid, message))
 }
 
 fn origin(workflow: &Workflow, link: Link) -> String {
-    workflow
-        .node(link.target)
-        .map_or(String::new(), |source| format!("from {} ({})", source.id, source.class))
+    workflow.node(link.target).map_or(String::new(), |source| format!("from {} ({})", source.id, source.class))
 }
 
 /// Exactly the declared type, or one of its alternatives. An output of type `*` fits only an input of type `*`: ComfyUI takes it for everything.

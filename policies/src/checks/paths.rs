@@ -18,11 +18,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 Input::Literal(Json::Text(text)) => SavePrefix::read(text).err().map(|fault| fault.to_string()),
                 Input::Literal(_) => Some("a save prefix must be a string".to_owned()),
             };
-            let code = if matches!(input, Input::Link(_)) {
-                "linked_input_refused"
-            } else {
-                "save_prefix_refused"
-            };
+            let code = if matches!(input, Input::Link(_)) { "linked_input_refused" } else { "save_prefix_refused" };
             out.extend(fault.map(|message| at(node, name, code, ViolationKind::Denied, message)));
         }
     }

@@ -22,11 +22,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 SizeFault::OverCap { what, bound, limit } => {
                     let message = format!("may make {what} of {bound}, and {limit} is allowed");
                     let (bound, limit) = (Some(bound.to_string()), Some(limit.to_string()));
-                    Violation {
-                        bound,
-                        limit,
-                        ..of(node, "size_exceeded", ViolationKind::Denied, message)
-                    }
+                    Violation { bound, limit, ..of(node, "size_exceeded", ViolationKind::Denied, message) }
                 }
             });
         }

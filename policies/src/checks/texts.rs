@@ -19,11 +19,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             Some(bytes) => {
                 let message = format!("may make a text of {bytes} bytes, and {TEXT_BYTES_MAX} are allowed");
                 let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-                out.push(Violation {
-                    bound,
-                    limit,
-                    ..of(node, "text_exceeded", ViolationKind::Denied, message)
-                });
+                out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
             }
             None => {
                 let message = "the length of its text can't be bounded".to_owned();

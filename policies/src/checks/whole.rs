@@ -20,12 +20,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         ));
     }
     let counts = [
-        (
-            "too_many_nodes",
-            "nodes",
-            subject.parsed.workflow.nodes().len(),
-            caps.nodes,
-        ),
+        ("too_many_nodes", "nodes", subject.parsed.workflow.nodes().len(), caps.nodes),
         ("too_many_outputs", "output nodes", subject.outputs.len(), caps.outputs),
     ];
     for (code, what, count, cap) in counts {
@@ -33,11 +28,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         if let Some(cap) = cap.filter(|cap| count > *cap) {
             let message = format!("{count} {what}, and the policy allows {cap}");
             let (bound, limit) = (Some(count.to_string()), Some(cap.to_string()));
-            out.push(Violation {
-                bound,
-                limit,
-                ..whole(code, ViolationKind::Denied, message)
-            });
+            out.push(Violation { bound, limit, ..whole(code, ViolationKind::Denied, message) });
         }
     }
 }

@@ -89,16 +89,7 @@ pub(crate) struct Caps {
 impl Caps {
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
-        [
-            self.width,
-            self.height,
-            self.pixels,
-            self.pixels_total,
-            self.batch,
-            self.frames,
-        ]
-        .iter()
-        .any(Option::is_some)
+        [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
     }
 
     /// Whether the number of steps is limited in any way.

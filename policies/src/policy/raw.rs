@@ -18,15 +18,7 @@ const PATTERNS_MAX: usize = 10_000;
 /// Raised when the engine's fixed rules change, so that held verdicts are made anew.
 const RULES_VERSION: u32 = 1;
 
-const SECTIONS: [&str; 7] = [
-    "name",
-    "description",
-    "classes",
-    "packs",
-    "samplers",
-    "schedulers",
-    "caps",
-];
+const SECTIONS: [&str; 7] = ["name", "description", "classes", "packs", "samplers", "schedulers", "caps"];
 const LISTS: [&str; 2] = ["allow", "deny"];
 const CAPS: [&str; 14] = [
     "steps",
@@ -52,16 +44,9 @@ enum Absent {
 }
 
 pub(super) fn read(text: &str) -> Result<Policy, PolicyErrors> {
-    let mut reader = DocumentReader {
-        text,
-        faults: Vec::new(),
-    };
+    let mut reader = DocumentReader { text, faults: Vec::new() };
     if text.len() > DOCUMENT_BYTES_MAX {
-        reader.fault(
-            &(0..0),
-            "",
-            format!("the document has more than {DOCUMENT_BYTES_MAX} bytes"),
-        );
+        reader.fault(&(0..0), "", format!("the document has more than {DOCUMENT_BYTES_MAX} bytes"));
         return Err(PolicyErrors(reader.faults));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -86,12 +71,7 @@ struct DocumentReader<'a> {
 impl DocumentReader<'_> {
     fn fault(&mut self, span: &Range<usize>, key: &str, message: String) {
         let (line, column) = position(self.text, span.start);
-        self.faults.push(PolicyError {
-            line,
-            column,
-            key: key.to_owned(),
-            message,
-        });
+        self.faults.push(PolicyError { line, column, key: key.to_owned(), message });
     }
 
     fn policy(&mut self, table: &DeTable<'_>) -> Policy {
@@ -103,15 +83,7 @@ impl DocumentReader<'_> {
         let schedulers = self.allowance(table, "schedulers", Absent::Everything);
         let caps = self.caps(table);
         let digest = Digest::of(format!("{RULES_VERSION}\n{}", self.text).as_bytes());
-        Policy {
-            name,
-            digest,
-            classes,
-            packs,
-            samplers,
-            schedulers,
-            caps,
-        }
+        Policy { name, digest, classes, packs, samplers, schedulers, caps }
     }
 
     fn known_keys(&mut self, table: &DeTable<'_>, prefix: &str, known: &[&str]) {
@@ -173,10 +145,7 @@ impl DocumentReader<'_> {
             Absent::Nothing => GlobSet::empty(),
             Absent::Everything => everything(),
         });
-        Allowance {
-            allow,
-            deny: list("deny").unwrap_or_default(),
-        }
+        Allowance { allow, deny: list("deny").unwrap_or_default() }
     }
 
     fn globs(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> GlobSet {
@@ -195,11 +164,7 @@ impl DocumentReader<'_> {
                 continue;
             }
             // A class name is no path: `*` matches slashes too, and a backslash is itself.
-            match GlobBuilder::new(&pattern)
-                .literal_separator(false)
-                .backslash_escape(false)
-                .build()
-            {
+            match GlobBuilder::new(&pattern).literal_separator(false).backslash_escape(false).build() {
                 Ok(glob) => drop(builder.add(glob)),
                 Err(error) => self.fault(&item.span(), key, format!("not a pattern: {}", error.kind())),
             }
@@ -218,22 +183,9 @@ impl DocumentReader<'_> {
         if let Some(section) = section {
             self.known_keys(section, "caps.", &CAPS);
         }
-        let mut value = |key: &str| {
-            section
-                .and_then(|section| section.get(key))
-                .map(|value| (key.to_owned(), value.clone()))
-        };
-        let whole = [
-            "steps",
-            "steps_total",
-            "width",
-            "height",
-            "batch",
-            "frames",
-            "nodes",
-            "outputs",
-        ]
-        .map(&mut value);
+        let mut value =
+            |key: &str| section.and_then(|section| section.get(key)).map(|value| (key.to_owned(), value.clone()));
+        let whole = ["steps", "steps_total", "width", "height", "batch", "frames", "nodes", "outputs"].map(&mut value);
         let factors = ["upscale_model_factor", "vae_scale"].map(&mut value);
         let floats = ["megapixels", "megapixels_total", "seconds", "denoise_min"].map(&mut value);
         let [steps, steps_total, width, height, batch, frames, nodes, outputs] = whole.map(|cap| self.whole(cap));
@@ -267,11 +219,7 @@ impl DocumentReader<'_> {
         };
         let number = number.filter(|number| (1..=i128::from(i64::MAX)).contains(number));
         if number.is_none() {
-            self.fault(
-                &value.span(),
-                &format!("caps.{key}"),
-                "must be a whole number of at least 1".to_owned(),
-            );
+            self.fault(&value.span(), &format!("caps.{key}"), "must be a whole number of at least 1".to_owned());
         }
         number
     }
@@ -286,11 +234,7 @@ impl DocumentReader<'_> {
         };
         let number = number.filter(|number| number.is_finite() && *number > 0.0 && *number <= 1e12);
         if number.is_none() {
-            self.fault(
-                &value.span(),
-                &format!("caps.{key}"),
-                "must be a number above 0".to_owned(),
-            );
+            self.fault(&value.span(), &format!("caps.{key}"), "must be a number above 0".to_owned());
         }
         number
     }

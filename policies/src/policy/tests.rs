@@ -2,20 +2,13 @@ use super::*;
 
 fn faults(text: &str) -> Vec<(usize, usize, String, String)> {
     let errors = Policy::from_toml(text).unwrap_err();
-    errors
-        .iter()
-        .map(|error| (error.line, error.column, error.key.clone(), error.message.clone()))
-        .collect()
+    errors.iter().map(|error| (error.line, error.column, error.key.clone(), error.message.clone())).collect()
 }
 
 #[test]
 fn the_shipped_documents_load_under_their_own_names() {
     for (name, text) in DOCUMENTS {
-        assert!(
-            Policy::from_toml(text).is_ok(),
-            "{name}: {}",
-            Policy::from_toml(text).unwrap_err()
-        );
+        assert!(Policy::from_toml(text).is_ok(), "{name}: {}", Policy::from_toml(text).unwrap_err());
         assert_eq!(Policy::builtin(name).unwrap().name(), name);
     }
     assert!(Policy::builtin("other").is_none());
@@ -26,18 +19,7 @@ fn every_fault_is_told_with_its_place() {
     let text = "name = \"\"\n[classes]\nalow = [\"x\"]\n[caps]\nstep = 5\nwidth = 0\nmegapixels = \"x\"\nheight = 1.5\n[clases]\n";
     let found = faults(text);
     let keys: Vec<&str> = found.iter().map(|(_, _, key, _)| key.as_str()).collect();
-    assert_eq!(
-        keys,
-        [
-            "name",
-            "classes.alow",
-            "caps.step",
-            "caps.width",
-            "caps.megapixels",
-            "caps.height",
-            "clases"
-        ]
-    );
+    assert_eq!(keys, ["name", "classes.alow", "caps.step", "caps.width", "caps.megapixels", "caps.height", "clases"]);
     assert_eq!((found[1].0, found[1].1), (3, 1));
     assert!(found[1].3.contains("did you mean `allow`?"), "{}", found[1].3);
     assert!(found[2].3.contains("did you mean `steps`?"));
@@ -72,11 +54,7 @@ fn a_denial_wins_over_an_allowance_of_class_or_pack() {
 #[test]
 fn nothing_is_allowed_or_limited_unless_the_document_says_so() {
     let policy = Policy::from_toml("name = \"x\"").unwrap();
-    assert!(
-        policy
-            .class_refusal(crate::Catalogue::builtin().class("SaveImage").unwrap())
-            .is_some()
-    );
+    assert!(policy.class_refusal(crate::Catalogue::builtin().class("SaveImage").unwrap()).is_some());
     assert!(!policy.caps.limits_anything());
     assert_eq!(policy.caps.vae_scale, 32);
     assert!(policy.allows_sampler("euler"));
@@ -119,24 +97,12 @@ fn the_default_policy_keeps_the_dangerous_classes_off() {
         "LoadImageDataSetFromFolder",
         "SamplerDPMAdaptative",
     ] {
-        assert!(
-            policy
-                .class_refusal(catalogue.class(name).unwrap_or_else(|| panic!("{name}")))
-                .is_some(),
-            "{name}"
-        );
+        assert!(policy.class_refusal(catalogue.class(name).unwrap_or_else(|| panic!("{name}"))).is_some(), "{name}");
     }
     for class in catalogue.classes().filter(|class| class.is_paid()) {
         assert!(policy.class_refusal(class).is_some(), "{}", class.name());
     }
-    for name in [
-        "KSampler",
-        "SaveImage",
-        "LoadImage",
-        "ComfySwitchNode",
-        "GateProbeSleep",
-        "VAEDecode",
-    ] {
+    for name in ["KSampler", "SaveImage", "LoadImage", "ComfySwitchNode", "GateProbeSleep", "VAEDecode"] {
         assert_eq!(policy.class_refusal(catalogue.class(name).unwrap()), None, "{name}");
     }
 }

@@ -63,12 +63,7 @@ impl OutputScope {
             return Err(ScopeError::Id);
         }
         let [folder, prompt_id, client_id, salt] = [folder, prompt_id, client_id, salt].map(str::to_owned);
-        Ok(Self {
-            folder,
-            prompt_id,
-            client_id,
-            salt,
-        })
+        Ok(Self { folder, prompt_id, client_id, salt })
     }
 }
 
@@ -134,12 +129,8 @@ impl ApprovedWorkflow {
     /// INVARIANT: called only for a subject without violations.
     pub(crate) fn of(subject: &Subject<'_>) -> Self {
         let workflow = &subject.parsed.workflow;
-        let ids = |places: &[NodeIndex]| {
-            places
-                .iter()
-                .filter_map(|place| Some(workflow.node(*place)?.id.clone()))
-                .collect()
-        };
+        let ids =
+            |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
         let mut approved = Self {
             parsed: subject.parsed.clone(),
             output_nodes: ids(&subject.outputs),
@@ -183,10 +174,7 @@ impl ApprovedWorkflow {
         match (kind, input) {
             (None, _) => {
                 self.omitted.insert(key);
-                self.dropped.push(Dropped {
-                    node: node.id.clone(),
-                    input: name.clone(),
-                });
+                self.dropped.push(Dropped { node: node.id.clone(), input: name.clone() });
             }
             (Some(Some(InputKind::SavePrefix)), Input::Literal(Json::Text(text))) => {
                 let Ok(prefix) = SavePrefix::read(text) else { return };
@@ -232,12 +220,7 @@ impl ApprovedWorkflow {
     fn note_replacement(&mut self, node: &Node, input: &str, from: &str, to: &str) {
         if from != to {
             let (from, to) = (from.to_owned(), to.to_owned());
-            self.replaced.push(Replaced {
-                node: node.id.clone(),
-                input: input.to_owned(),
-                from,
-                to,
-            });
+            self.replaced.push(Replaced { node: node.id.clone(), input: input.to_owned(), from, to });
         }
     }
 
@@ -258,10 +241,8 @@ impl ApprovedWorkflow {
                 };
                 inputs.insert(name.clone(), value);
             }
-            for ((_, name), prefix) in self
-                .prefixes
-                .range((place, String::new())..)
-                .take_while(|((at, _), _)| *at == place)
+            for ((_, name), prefix) in
+                self.prefixes.range((place, String::new())..).take_while(|((at, _), _)| *at == place)
             {
                 if node.input(name).is_none() {
                     inputs.insert(name.clone(), json!(prefix.below(&scope.folder)));

@@ -1,9 +1,7 @@
 //! Save prefixes: what the caller asked for, and what ComfyUI is given.
 
 /// Tokens that ComfyUI 0.8.0 replaces by numbers (`folder_paths.py` `get_save_image_path`). Newer releases replace `%Node.input%` by another node's text, so any other `%` is refused.
-const TOKENS: [&str; 8] = [
-    "%width%", "%height%", "%year%", "%month%", "%day%", "%hour%", "%minute%", "%second%",
-];
+const TOKENS: [&str; 8] = ["%width%", "%height%", "%year%", "%month%", "%day%", "%hour%", "%minute%", "%second%"];
 /// Bytes of a whole prefix; ComfyUI appends `_00001_.png`, and file systems take 255 bytes a segment.
 const PREFIX_BYTES_MAX: usize = 400;
 /// Characters of one segment.
@@ -53,11 +51,7 @@ impl SavePrefix {
         if text.split('/').any(|segment| segment.trim() == "..") {
             return Err(PrefixFault::Parent);
         }
-        if TOKENS
-            .iter()
-            .fold(text.to_owned(), |text, token| text.replace(token, ""))
-            .contains('%')
-        {
+        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "")).contains('%') {
             return Err(PrefixFault::Substitution);
         }
         let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
@@ -83,11 +77,7 @@ impl SavePrefix {
     /// The prefix as ComfyUI is given it, below `scope`. One that is below it already stays: rewriting twice equals once.
     pub(crate) fn below(&self, scope: &str) -> String {
         let mut parts = vec![self.folder.as_str(), self.name.as_str()];
-        let inside = self.folder == scope
-            || self
-                .folder
-                .strip_prefix(scope)
-                .is_some_and(|rest| rest.starts_with('/'));
+        let inside = self.folder == scope || self.folder.strip_prefix(scope).is_some_and(|rest| rest.starts_with('/'));
         if !inside {
             parts.insert(0, scope);
         }
@@ -151,11 +141,7 @@ mod tests {
     fn a_name_is_never_empty() {
         for (text, folder) in [("", ""), ("a/", "a"), ("a/.", "a"), (".", ""), ("./", "")] {
             let prefix = SavePrefix::read(text).unwrap();
-            assert_eq!(
-                (prefix.shown_folder.as_str(), prefix.shown_name.as_str()),
-                (folder, "ComfyUI"),
-                "{text}"
-            );
+            assert_eq!((prefix.shown_folder.as_str(), prefix.shown_name.as_str()), (folder, "ComfyUI"), "{text}");
         }
     }
 

@@ -6,19 +6,9 @@ use crate::{Catalogue, Directory, FileFact, FileFacts, Policy, Verdict, decide, 
 fn approved(prompt: &str, rest: &str) -> ApprovedWorkflow {
     let parsed = parse(format!("{{\"prompt\":{prompt}{rest}}}").as_bytes()).unwrap();
     let mut files = FileFacts::none();
-    let fact = FileFact {
-        canonical_name: "t/q/up1.png".into(),
-        width: 512,
-        height: 512,
-        frames: 1,
-    };
+    let fact = FileFact { canonical_name: "t/q/up1.png".into(), width: 512, height: 512, frames: 1 };
     files.insert("me.png", Directory::Input, fact);
-    match decide(
-        &parsed,
-        &Policy::builtin("default").unwrap(),
-        Catalogue::builtin(),
-        &files,
-    ) {
+    match decide(&parsed, &Policy::builtin("default").unwrap(), Catalogue::builtin(), &files) {
         Verdict::Allow(approved) => *approved,
         Verdict::Deny(violations) => panic!("{}", violations.to_json()),
     }
@@ -41,14 +31,8 @@ fn what_is_sent_is_ours() {
         r#","prompt_id":"theirs","client_id":"theirs","number":-5,"extra_data":{"api_key_comfy_org":"k","extra_pnginfo":{"workflow":{"id":"w"}}}"#,
     );
     let body = sent(&approved);
-    assert_eq!(
-        (body["prompt_id"].as_str(), body["client_id"].as_str()),
-        (Some("p-1"), Some("c_1"))
-    );
-    assert_eq!(
-        body["extra_data"],
-        serde_json::json!({"extra_pnginfo": {"workflow": {"id": "w"}}, "client_id": "c_1"})
-    );
+    assert_eq!((body["prompt_id"].as_str(), body["client_id"].as_str()), (Some("p-1"), Some("c_1")));
+    assert_eq!(body["extra_data"], serde_json::json!({"extra_pnginfo": {"workflow": {"id": "w"}}, "client_id": "c_1"}));
     assert_eq!(body.as_object().unwrap().len(), 4);
     let save = &body["prompt"]["9"];
     assert_eq!(save["inputs"]["filename_prefix"], "t/q7/j1-1/a/_");
@@ -71,35 +55,17 @@ fn the_salt_is_in_every_node_but_pure_model_loaders() {
 #[test]
 fn every_change_is_listed() {
     let approved = approved(PROMPT, "");
-    assert_eq!(
-        approved.dropped(),
-        [Dropped {
-            node: "1".parse().unwrap(),
-            input: "upload".into()
-        }]
-    );
-    let changes: Vec<(&str, &str)> = approved
-        .replaced()
-        .iter()
-        .map(|change| (change.from.as_str(), change.to.as_str()))
-        .collect();
+    assert_eq!(approved.dropped(), [Dropped { node: "1".parse().unwrap(), input: "upload".into() }]);
+    let changes: Vec<(&str, &str)> =
+        approved.replaced().iter().map(|change| (change.from.as_str(), change.to.as_str())).collect();
     assert_eq!(changes, [("a/ü", "a/_"), ("me.png", "t/q/up1.png")]);
     let target = &approved.save_targets()[0];
-    assert_eq!(
-        (target.node.as_str(), target.folder.as_str(), target.base_name.as_str()),
-        ("9", "a", "ü")
-    );
+    assert_eq!((target.node.as_str(), target.folder.as_str(), target.base_name.as_str()), ("9", "a", "ü"));
 }
 
 #[test]
 fn outputs_are_in_the_caller_s_order_and_restricted_by_targets() {
-    let ids = |approved: &ApprovedWorkflow| {
-        approved
-            .output_nodes()
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-    };
+    let ids = |approved: &ApprovedWorkflow| approved.output_nodes().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(ids(&approved(PROMPT, "")), ["9", "3"]);
     let some = approved(PROMPT, r#","partial_execution_targets":["3"]"#);
     assert_eq!(ids(&some), ["3"]);
@@ -112,13 +78,8 @@ fn an_absent_save_prefix_is_put_into_the_attempt_s_folder() {
     let catalogue = Catalogue::from_object_info(object_info).unwrap();
     let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"Keep\"]").unwrap();
     let parsed = parse(br#"{"prompt":{"1":{"class_type":"Keep","inputs":{}}}}"#).unwrap();
-    let Verdict::Allow(approved) = decide(&parsed, &policy, &catalogue, &FileFacts::none()) else {
-        panic!("refused")
-    };
-    assert_eq!(
-        sent(&approved)["prompt"]["1"]["inputs"]["filename_prefix"],
-        "t/q7/j1-1/ComfyUI"
-    );
+    let Verdict::Allow(approved) = decide(&parsed, &policy, &catalogue, &FileFacts::none()) else { panic!("refused") };
+    assert_eq!(sent(&approved)["prompt"]["1"]["inputs"]["filename_prefix"], "t/q7/j1-1/ComfyUI");
     assert_eq!(approved.save_targets().len(), 1);
 }
 
@@ -128,11 +89,7 @@ fn a_scope_has_one_alphabet() {
         assert!(OutputScope::new(folder, "p", "c", "s").is_ok(), "{folder}");
     }
     for folder in ["", "/a", "a/", "a//b", "a/../b", "A", "a.b", "a_b", &"x".repeat(201)] {
-        assert_eq!(
-            OutputScope::new(folder, "p", "c", "s"),
-            Err(ScopeError::Folder),
-            "{folder}"
-        );
+        assert_eq!(OutputScope::new(folder, "p", "c", "s"), Err(ScopeError::Folder), "{folder}");
     }
     for id in ["", "a b", "a/b", &"x".repeat(201)] {
         assert_eq!(OutputScope::new("a", id, "c", "s"), Err(ScopeError::Id));

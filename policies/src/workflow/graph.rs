@@ -65,16 +65,10 @@ impl Workflow {
         }
         if members.len() > NODES_MAX {
             let message = format!("{} nodes, more than {NODES_MAX}", members.len());
-            return Err(GraphFault {
-                too_large: true,
-                ..fault("too_many_nodes", &[], message)
-            });
+            return Err(GraphFault { too_large: true, ..fault("too_many_nodes", &[], message) });
         }
         let index = read_ids(members)?;
-        let nodes = members
-            .iter()
-            .map(|(id, node)| read_node(id, node, &index))
-            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = members.iter().map(|(id, node)| read_node(id, node, &index)).collect::<Result<Vec<_>, _>>()?;
         let order = order(&nodes)?;
         Ok(Self { nodes, index, order })
     }
@@ -86,17 +80,12 @@ impl Workflow {
 
     /// The nodes with their places, in the caller's order.
     pub fn indexed(&self) -> impl Iterator<Item = (NodeIndex, &Node)> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .map(|(place, node)| (NodeIndex(place), node))
+        self.nodes.iter().enumerate().map(|(place, node)| (NodeIndex(place), node))
     }
 
     /// The nodes with their places, each after all nodes that it links to.
     pub fn sources_first(&self) -> impl DoubleEndedIterator<Item = (NodeIndex, &Node)> {
-        self.order
-            .iter()
-            .filter_map(|place| Some((*place, self.nodes.get(place.0)?)))
+        self.order.iter().filter_map(|place| Some((*place, self.nodes.get(place.0)?)))
     }
 
     /// The node at a place of this workflow.
@@ -123,10 +112,7 @@ impl Workflow {
     /// The graph as ComfyUI takes it, in the caller's order.
     pub fn to_value(&self) -> Value {
         self.to_value_with(|_, node| {
-            node.inputs
-                .iter()
-                .map(|(name, input)| (name.clone(), self.input_value(input)))
-                .collect()
+            node.inputs.iter().map(|(name, input)| (name.clone(), self.input_value(input))).collect()
         })
     }
 
@@ -167,20 +153,14 @@ pub(crate) fn links(node: &Node) -> impl Iterator<Item = Link> {
 fn fault(code: &'static str, path: &[&str], message: String) -> GraphFault {
     let mut whole = vec!["prompt"];
     whole.extend(path);
-    GraphFault {
-        code,
-        message,
-        pointer: pointer(&whole),
-        too_large: false,
-    }
+    GraphFault { code, message, pointer: pointer(&whole), too_large: false }
 }
 
 fn read_ids(members: &[(String, Json)]) -> Result<HashMap<NodeId, NodeIndex>, GraphFault> {
     let mut index = HashMap::new();
     for (place, (text, _)) in members.iter().enumerate() {
-        let id: NodeId = text
-            .parse()
-            .map_err(|error| fault("invalid_node_id", &[text], format!("`{}`: {error}", shown(text))))?;
+        let id: NodeId =
+            text.parse().map_err(|error| fault("invalid_node_id", &[text], format!("`{}`: {error}", shown(text))))?;
         index.insert(id, NodeIndex(place));
     }
     Ok(index)
@@ -189,11 +169,7 @@ fn read_ids(members: &[(String, Json)]) -> Result<HashMap<NodeId, NodeIndex>, Gr
 /// Reads one node: `class_type`, `inputs` and `_meta.title`. Any other key is dropped, above all `is_changed`, with which a caller would choose the node's fingerprint.
 fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Result<Node, GraphFault> {
     if !matches!(node, Json::Object(_)) {
-        return Err(fault(
-            "invalid_node",
-            &[id],
-            format!("node `{id}` must be an object, not {}", node.type_name()),
-        ));
+        return Err(fault("invalid_node", &[id], format!("node `{id}` must be an object, not {}", node.type_name())));
     }
     let class = match node.get("class_type") {
         Some(Json::Text(text)) => text
@@ -204,11 +180,7 @@ fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Resul
             return Err(fault("invalid_class_type", &[id, "class_type"], message));
         }
         None => {
-            return Err(fault(
-                "invalid_class_type",
-                &[id],
-                format!("node `{id}` has no `class_type`"),
-            ));
+            return Err(fault("invalid_class_type", &[id], format!("node `{id}` has no `class_type`")));
         }
     };
     let members = match node.get("inputs") {
@@ -222,28 +194,16 @@ fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Resul
     };
     if members.len() > INPUTS_MAX {
         let message = format!("{} inputs, more than {INPUTS_MAX}", members.len());
-        return Err(GraphFault {
-            too_large: true,
-            ..fault("too_many_inputs", &[id, "inputs"], message)
-        });
+        return Err(GraphFault { too_large: true, ..fault("too_many_inputs", &[id, "inputs"], message) });
     }
-    let inputs = members
-        .iter()
-        .map(|(name, value)| read_input(id, name, value, index))
-        .collect::<Result<_, _>>()?;
+    let inputs = members.iter().map(|(name, value)| read_input(id, name, value, index)).collect::<Result<_, _>>()?;
     let title = match node.get("_meta").and_then(|meta| meta.get("title")) {
         Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
         _ => None,
     };
-    let id = id
-        .parse()
-        .map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
-    Ok(Node {
-        id,
-        class,
-        title,
-        inputs,
-    })
+    let id =
+        id.parse().map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
+    Ok(Node { id, class, title, inputs })
 }
 
 fn read_input(
@@ -289,9 +249,9 @@ fn read_link(path: &[&str], items: &[Json], index: &HashMap<NodeId, NodeIndex>) 
 fn holds_wrapper(value: &Json) -> bool {
     match value {
         Json::List(items) => items.iter().any(holds_wrapper),
-        Json::Object(members) => members
-            .iter()
-            .any(|(key, value)| key == "__value__" || key == "__type__" || holds_wrapper(value)),
+        Json::Object(members) => {
+            members.iter().any(|(key, value)| key == "__value__" || key == "__type__" || holds_wrapper(value))
+        }
         _ => false,
     }
 }
@@ -332,23 +292,14 @@ fn order(nodes: &[Node]) -> Result<Vec<NodeIndex>, GraphFault> {
             }
         }
     }
-    if let Some(node) = (0..nodes.len())
-        .find(|place| open.get(*place) != Some(&0))
-        .and_then(|place| nodes.get(place))
-    {
+    if let Some(node) = (0..nodes.len()).find(|place| open.get(*place) != Some(&0)).and_then(|place| nodes.get(place)) {
         let message = format!("node `{}` is part of a cycle or fed by one", node.id);
         return Err(fault("dependency_cycle", &[node.id.as_str()], message));
     }
     let deep = depth.iter().zip(nodes).find(|(depth, _)| **depth > PATH_DEPTH_MAX);
     if let Some((depth, node)) = deep {
-        let message = format!(
-            "node `{}` ends a path of {depth} nodes, more than {PATH_DEPTH_MAX}",
-            node.id
-        );
-        return Err(GraphFault {
-            too_large: true,
-            ..fault("path_too_long", &[node.id.as_str()], message)
-        });
+        let message = format!("node `{}` ends a path of {depth} nodes, more than {PATH_DEPTH_MAX}", node.id);
+        return Err(GraphFault { too_large: true, ..fault("path_too_long", &[node.id.as_str()], message) });
     }
     Ok(order)
 }

@@ -43,19 +43,14 @@ impl Json {
             Json::Bool(value) => Value::Bool(*value),
             Json::Int(value) => {
                 let number = u64::try_from(*value).map(Value::from);
-                number
-                    .or_else(|_| i64::try_from(*value).map(Value::from))
-                    .unwrap_or(Value::Null)
+                number.or_else(|_| i64::try_from(*value).map(Value::from)).unwrap_or(Value::Null)
             }
             Json::Float(value) => Value::from(*value),
             Json::Text(value) => Value::from(value.as_str()),
             Json::List(items) => Value::Array(items.iter().map(Json::to_value).collect()),
-            Json::Object(members) => Value::Object(
-                members
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.to_value()))
-                    .collect(),
-            ),
+            Json::Object(members) => {
+                Value::Object(members.iter().map(|(key, value)| (key.clone(), value.to_value())).collect())
+            }
         }
     }
 
@@ -116,13 +111,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader over `text` that starts under `limits`.
     pub fn new(text: &'a str, limits: Limits) -> Self {
-        Self {
-            text,
-            offset: 0,
-            path: Vec::new(),
-            values_left: limits.values_max,
-            limits,
-        }
+        Self { text, offset: 0, path: Vec::new(), values_left: limits.values_max, limits }
     }
 
     /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value.
@@ -142,11 +131,7 @@ impl<'a> Reader<'a> {
             let key = self.string()?;
             self.path.push(key.clone());
             if !seen.insert(key.clone()) {
-                return Err(self.fault_at(
-                    start,
-                    "duplicate_key",
-                    format!("the key `{}` is there twice", shown(&key)),
-                ));
+                return Err(self.fault_at(start, "duplicate_key", format!("the key `{}` is there twice", shown(&key))));
             }
             self.skip_space();
             self.expect_byte(b':', "`:`")?;
@@ -213,11 +198,9 @@ impl<'a> Reader<'a> {
             Some(b't') => self.word("true", Json::Bool(true)),
             Some(b'f') => self.word("false", Json::Bool(false)),
             Some(b'n') => self.word("null", Json::Null),
-            Some(b'N' | b'I') => Err(self.fault_at(
-                self.offset,
-                "not_finite",
-                "`NaN` and `Infinity` are not JSON".to_owned(),
-            )),
+            Some(b'N' | b'I') => {
+                Err(self.fault_at(self.offset, "not_finite", "`NaN` and `Infinity` are not JSON".to_owned()))
+            }
             Some(_) => Err(self.syntax("expected a value")),
             None => Err(self.syntax("the text ends where a value should be")),
         }
@@ -306,9 +289,7 @@ impl<'a> Reader<'a> {
         let mut out = String::new();
         loop {
             let rest = self.rest();
-            let plain = rest
-                .find(|c: char| c == '"' || c == '\\' || c < ' ')
-                .unwrap_or(rest.len());
+            let plain = rest.find(|c: char| c == '"' || c == '\\' || c < ' ').unwrap_or(rest.len());
             if out.len() + plain > self.limits.string_bytes_max {
                 let message = format!("a string of more than {} bytes", self.limits.string_bytes_max);
                 return Err(self.too_large(start, "string_too_long", message));
@@ -362,10 +343,7 @@ impl<'a> Reader<'a> {
     }
 
     fn hex4(&mut self) -> Result<u32, Fault> {
-        let digits = self
-            .rest()
-            .get(..4)
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let digits = self.rest().get(..4).filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
         match digits.and_then(|text| u32::from_str_radix(text, 16).ok()) {
             Some(code) => {
                 self.offset += 4;
@@ -390,11 +368,7 @@ impl<'a> Reader<'a> {
     }
 
     fn expect_byte(&mut self, byte: u8, name: &str) -> Result<(), Fault> {
-        if self.take(byte) {
-            Ok(())
-        } else {
-            Err(self.syntax(&format!("expected {name}")))
-        }
+        if self.take(byte) { Ok(()) } else { Err(self.syntax(&format!("expected {name}"))) }
     }
 
     /// A fault of the value that is being read now.
@@ -403,20 +377,11 @@ impl<'a> Reader<'a> {
     }
 
     fn fault_at(&self, offset: usize, code: &'static str, message: String) -> Fault {
-        Fault {
-            code,
-            message,
-            offset,
-            pointer: pointer(&self.path),
-            too_large: false,
-        }
+        Fault { code, message, offset, pointer: pointer(&self.path), too_large: false }
     }
 
     fn too_large(&self, offset: usize, code: &'static str, message: String) -> Fault {
-        Fault {
-            too_large: true,
-            ..self.fault_at(offset, code, message)
-        }
+        Fault { too_large: true, ..self.fault_at(offset, code, message) }
     }
 
     fn syntax(&self, message: &str) -> Fault {
@@ -424,11 +389,7 @@ impl<'a> Reader<'a> {
     }
 
     fn lone_surrogate(&self, offset: usize) -> Fault {
-        self.fault_at(
-            offset,
-            "lone_surrogate",
-            "half of a surrogate pair in a string".to_owned(),
-        )
+        self.fault_at(offset, "lone_surrogate", "half of a surrogate pair in a string".to_owned())
     }
 }
 
@@ -474,11 +435,8 @@ const SHOWN_CHARS_MAX: usize = 80;
 
 /// A caller's text for a message: cut, and without control characters.
 pub fn shown(text: &str) -> String {
-    let mut out: String = text
-        .chars()
-        .take(SHOWN_CHARS_MAX)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
+    let mut out: String =
+        text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
         out.push('…');
     }
@@ -497,12 +455,7 @@ pub fn position(text: &str, offset: usize) -> (usize, usize) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        depth_max: 4,
-        string_bytes_max: 8,
-        values_max: 20,
-        bytes_max: 200,
-    };
+    const LIMITS: Limits = Limits { depth_max: 4, string_bytes_max: 8, values_max: 20, bytes_max: 200 };
 
     fn read(text: &str) -> Result<Json, Fault> {
         let mut reader = Reader::new(text, LIMITS);
@@ -520,10 +473,7 @@ mod tests {
         assert_eq!(read("18446744073709551615"), Ok(Json::Int(i128::from(u64::MAX))));
         assert_eq!(read("-9223372036854775808"), Ok(Json::Int(i128::from(i64::MIN))));
         assert_eq!(read("1.0"), Ok(Json::Float(1.0)));
-        assert_eq!(
-            read("[1,2 , 3]"),
-            Ok(Json::List(vec![Json::Int(1), Json::Int(2), Json::Int(3)]))
-        );
+        assert_eq!(read("[1,2 , 3]"), Ok(Json::List(vec![Json::Int(1), Json::Int(2), Json::Int(3)])));
         assert_eq!(read(r#""a\u00e9\ud83d\ude00""#), Ok(Json::Text("aé😀".into())));
     }
 
@@ -540,10 +490,7 @@ mod tests {
         }
         assert!(read(&"1".repeat(19)).is_ok());
         assert!(read(&format!("0.{}", "1".repeat(NUMBER_CHARS_MAX - 2))).is_ok());
-        assert_eq!(
-            code(&format!("0.{}", "1".repeat(NUMBER_CHARS_MAX - 1))),
-            "number_too_long"
-        );
+        assert_eq!(code(&format!("0.{}", "1".repeat(NUMBER_CHARS_MAX - 1))), "number_too_long");
     }
 
     #[test]
@@ -555,13 +502,7 @@ mod tests {
 
     #[test]
     fn lone_surrogates_are_refused_in_strings_and_keys() {
-        for text in [
-            r#""\ud800""#,
-            r#""\udc00""#,
-            r#""\ud800\ud800""#,
-            r#""\ud800x""#,
-            r#"{"\ud800":1}"#,
-        ] {
+        for text in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\ud800""#, r#""\ud800x""#, r#"{"\ud800":1}"#] {
             assert_eq!(code(text), "lone_surrogate", "{text}");
         }
     }
@@ -582,19 +523,9 @@ mod tests {
         for text in ["0x10", "1_0"] {
             assert_eq!(code(text), "trailing_data");
         }
-        for text in [
-            "",
-            "[1",
-            "[1,]",
-            "{\"a\":}",
-            "{\"a\" 1}",
-            "{a:1}",
-            "\"abc",
-            "\"\u{1}\"",
-            "tru",
-            "'a'",
-            "\u{feff}1",
-        ] {
+        for text in
+            ["", "[1", "[1,]", "{\"a\":}", "{\"a\" 1}", "{a:1}", "\"abc", "\"\u{1}\"", "tru", "'a'", "\u{feff}1"]
+        {
             assert_eq!(code(text), "invalid_json", "{text:?}");
         }
     }

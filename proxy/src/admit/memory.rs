@@ -3,6 +3,7 @@
 use super::{AdmitError, Permit, RateKind, RateState};
 use crate::clock::Clock;
 use crate::ids::TenantId;
+use crate::listen::connections::AddrGroup;
 use crate::tenants::{Rate, Tenant};
 use dashmap::DashMap;
 use governor::clock::Clock as GovernorClock;
@@ -12,7 +13,6 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -167,33 +167,6 @@ fn rate_state(rate: Rate, remaining: u32) -> RateState {
     }
 }
 
-/// Whom one guesser can be: an IPv4 address, or an IPv6 /64, which is what one customer of a provider has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct AddressGroup(IpAddr);
-
-impl AddressGroup {
-    /// The group of an address; an IPv4 address in IPv6 form (`::ffff:…`) is the IPv4 one.
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self(IpAddr::V4(address)),
-            IpAddr::V6(address) => Self(IpAddr::V6(Ipv6Addr::from_bits(
-                address.to_bits() & !u128::from(u64::MAX),
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for AddressGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => write!(f, "{address}"),
-            IpAddr::V6(address) => write!(f, "{address}/64"),
-        }
-    }
-}
-
-/// Failed logins are counted in windows of this length.
-const WINDOW: Duration = Duration::from_secs(60);
 /// Most addresses whose failures are remembered: 10 MB.
 const GROUPS_MAX: usize = 100_000;
 
@@ -210,7 +183,7 @@ pub struct FailedLogins {
 
 #[derive(Debug, Default)]
 struct Windows {
-    by_group: HashMap<AddressGroup, Window>,
+    by_group: HashMap<AddrGroup, Window>,
     /// When the over were last thrown out: once a window, or a flood of addresses would have the whole map walked at each of them.
     swept: Option<Instant>,
 }
@@ -236,7 +209,7 @@ impl FailedLogins {
     ///
     /// # Errors
     /// [`AdmitError::TooManyFailedLogins`].
-    pub fn check(&self, group: AddressGroup) -> Result<(), AdmitError> {
+    pub fn check(&self, group: AddrGroup) -> Result<(), AdmitError> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(window) = state.by_group.get(&group) else {
             return Ok(());
@@ -255,7 +228,7 @@ impl FailedLogins {
     }
 
     /// After a login failed with [`AuthError::is_failed_login`](crate::authenticate::AuthError::is_failed_login).
-    pub fn failed(&self, group: AddressGroup) {
+    pub fn failed(&self, group: AddrGroup) {
         let now = self.clock.monotonic();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.by_group.contains_key(&group) && !state.has_room(self.groups_max, now) {
@@ -296,7 +269,13 @@ impl Windows {
 mod tests {
     use super::*;
     use crate::clock::WallMillis;
+    use crate::listen::ClientAddr;
     use crate::tenants::{Limits, TenantRegistry};
+    use std::net::IpAddr;
+
+    fn group_of(address: IpAddr) -> AddrGroup {
+        ClientAddr::of_peer((address, 1).into()).group()
+    }
 
     fn tenant(id: &str, per_second: f64, burst: u32) -> Tenant {
         let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
@@ -389,7 +368,7 @@ mod tests {
     fn the_tenth_failure_of_a_minute_closes_the_door_until_the_minute_is_over() {
         let clock = clock();
         let logins = FailedLogins::new(10, clock.clone());
-        let group = AddressGroup::of("192.0.2.1".parse().unwrap());
+        let group = group_of("192.0.2.1".parse().unwrap());
         for _ in 0..9 {
             logins.failed(group);
         }
@@ -402,7 +381,7 @@ mod tests {
                 ..
             })
         ));
-        assert_eq!(logins.check(AddressGroup::of("192.0.2.2".parse().unwrap())), Ok(()));
+        assert_eq!(logins.check(group_of("192.0.2.2".parse().unwrap())), Ok(()));
         clock.turn(WINDOW - Duration::from_millis(1));
         assert!(logins.check(group).is_err());
         clock.turn(Duration::from_millis(1));
@@ -419,8 +398,8 @@ mod tests {
             ..FailedLogins::new(1, clock.clone())
         };
         let (first, second) = (
-            AddressGroup::of("192.0.2.1".parse().unwrap()),
-            AddressGroup::of("192.0.2.2".parse().unwrap()),
+            group_of("192.0.2.1".parse().unwrap()),
+            group_of("192.0.2.2".parse().unwrap()),
         );
         logins.failed(first);
         logins.failed(second);
@@ -432,7 +411,7 @@ mod tests {
 
     #[test]
     fn ipv6_is_grouped_by_64_bits_and_mapped_ipv4_is_ipv4() {
-        let group = |text: &str| AddressGroup::of(text.parse().unwrap());
+        let group = |text: &str| group_of(text.parse().unwrap());
         assert_eq!(group("2001:db8:0:1::1"), group("2001:db8:0:1:ffff::2"));
         assert_ne!(group("2001:db8:0:1::1"), group("2001:db8:0:2::1"));
         assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));

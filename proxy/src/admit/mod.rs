@@ -11,7 +11,9 @@ pub mod body;
 pub mod memory;
 
 pub use body::{BodyBudget, BodySlot};
-pub use memory::{AddressGroup, Admission, FailedLogins};
+pub use memory::{Admission, FailedLogins};
+
+use crate::listen::connections::AddrGroup;
 
 use std::time::Duration;
 
@@ -89,7 +91,7 @@ pub enum AdmitError {
     #[error("{limit} failed logins in a minute from `{group}`")]
     TooManyFailedLogins {
         /// Which.
-        group: AddressGroup,
+        group: AddrGroup,
         /// How many are forgiven.
         limit: u32,
         /// When the next try is looked at.

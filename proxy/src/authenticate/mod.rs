@@ -112,6 +112,8 @@ enum Shown {
     Token(String),
 }
 
+/// Longest header that may hold a credential: the longest token, and room for the scheme before it.
+const HEADER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
 /// `X-API-Key`, as many clients call it; no RFC has it.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -199,7 +201,7 @@ fn shown(headers: &HeaderMap) -> Result<Shown, AuthError> {
 
 fn visible(value: &HeaderValue) -> Result<&str, AuthError> {
     let text = value.to_str().map_err(|_| AuthError::Malformed("characters"))?.trim();
-    if text.len() > TOKEN_BYTES_MAX {
+    if text.len() > HEADER_BYTES_MAX {
         Err(AuthError::Malformed("length"))
     } else {
         Ok(text)

@@ -5,12 +5,13 @@
 
 use super::Exit;
 use crate::app::{self, App};
-use crate::authenticate::api_key;
+use crate::authenticate::api_key::ApiKey;
 use crate::config::Config;
-use crate::owner::Scopes;
+use crate::owner::{Owner, Scopes};
 use anyhow::Context;
 use clap::Args;
 use comfygate_stand_in::{Options, StandIn};
+use ring::rand::SystemRandom;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,9 +60,11 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     let app = App::build(config)?;
     let mut keys = Vec::new();
     for tenant in TENANTS {
-        let (key, row) = api_key::mint(tenant.parse()?, None, Scopes::of_a_client(), Some("demo".into()), app.services().clock.wall(), None);
+        let key = ApiKey::mint(&SystemRandom::new())?;
+        let owner = Owner { tenant: tenant.parse()?, user: None, key: None };
+        let row = key.row(owner, Scopes::of_a_client(), Some("demo".into()), app.services().clock.wall(), None);
         runtime.block_on(app.services().ledger.insert_key(row))?;
-        keys.push((tenant, key));
+        keys.push((tenant, key.reveal()));
     }
     let url = format!("https://{}", arguments.listen);
     let ca_file = scratch.0.join("state/tls/ca.crt");
@@ -71,7 +74,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     } else {
         print!("{}", told(&url, arguments, &ca_file, &keys, &urls));
     }
-    app.run();
+    app.run()?;
     drop(backends);
     Ok(Exit::Good)
 }

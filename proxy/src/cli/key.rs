@@ -5,7 +5,8 @@ use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{KeyRequest, KeyService, KeyView};
 use crate::app;
 use crate::clock::{Clock, WallMillis};
-use crate::config::{Config, duration};
+use crate::config::Config;
+use crate::config::units::parse_duration;
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::ledger::LedgerError;
@@ -49,7 +50,7 @@ struct CreateArguments {
     #[arg(long)]
     user: Option<UserId>,
     /// How long it is good, such as 90d or 12h; without it, until it is revoked
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = parse_duration)]
     expires: Option<Duration>,
     /// What it may do [default: submit, read, files, cancel]
     #[arg(long = "scope", value_name = "SCOPE", value_parser = scope)]

@@ -17,6 +17,6 @@ pub fn run(which: &ConfigArgument) -> anyhow::Result<Exit> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    app::App::build(loaded.config)?.run();
+    app::App::build(loaded.config)?.run()?;
     Ok(Exit::Good)
 }

@@ -1,4 +1,4 @@
-//! The configuration: `gateway.toml` as written ([`raw`]), as used ([`Config`], made by [`checked`]), and every fault at once ([`faults`]).
+//! The configuration: `gateway.toml` as written (`raw`), as used ([`Config`], made by [`checked`]), and every fault at once ([`faults`]).
 //!
 //! Relative paths, in both files and on the command line, are relative to the *current directory*, not to the file they stand in: so `config/tenants.toml`
 //! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the

@@ -387,8 +387,7 @@ fn list(names: &[&str]) -> String {
 
 /// The known key that a typing error most likely meant: at most a third of its letters differ, and at least one edit is always forgiven.
 pub fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
-    let close = |name: &&'k str| (edit_distance(text, name), *name);
-    let (distance, name) = known.iter().map(|name| close(name)).min()?;
+    let (distance, name) = known.iter().map(|name| (edit_distance(text, name), *name)).min()?;
     (distance <= (name.len() / 3).max(1)).then_some(name)
 }
 
@@ -510,9 +509,8 @@ mod tests {
 
     #[test]
     fn a_syntax_error_is_placed_and_hides_no_other_fault() {
-        let found = errors("a = \nb = 1\n", |reader| drop(reader.text("b")));
-        assert_eq!(found.len(), 3, "{found:#?}");
-        assert!(found[0].starts_with("f:1:5: "), "{}", found[0]);
+        let found = errors("a = \nb = 1\n", |reader| drop((reader.boolean("a"), reader.text("b"))));
+        assert!(found.iter().any(|fault| fault.starts_with("f:1:5: ")), "{found:#?}");
         assert!(
             found
                 .iter()

@@ -1,1 +1,444 @@
+use super::*;
+use crate::config::reader::read_file;
+use std::collections::BTreeSet;
+use toml::de::{DeTable, DeValue};
 
+/// A directory with files, in which a configuration is loaded.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn with(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn load(&self, flag: Option<&str>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<String>> {
+        let surroundings = Surroundings {
+            current_dir: self.dir.path().to_owned(),
+            environment,
+            system_file: self.dir.path().join("etc/gateway.toml"),
+        };
+        let shown = |fault: &Fault| fault.to_string().replace(self.dir.path().to_str().unwrap(), "DIR");
+        Config::load_in(&surroundings, flag.map(Path::new)).map_err(|faults| faults.errors.iter().map(shown).collect())
+    }
+}
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+/// Loads `text` as `config/gateway.toml`.
+fn load(text: &str) -> Result<Loaded, Vec<String>> {
+    Place::with(&[("config/gateway.toml", text)]).load(None, &no_environment)
+}
+
+fn only_error(text: &str) -> String {
+    let errors = load(text).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.into_iter().next().unwrap()
+}
+
+#[test]
+fn without_a_file_the_built_in_defaults_hold() {
+    let place = Place::with(&[]);
+    let config = place.load(None, &no_environment).unwrap().config;
+    assert_eq!(
+        config.listen,
+        [ListenConfig {
+            address: "127.0.0.1:8443".parse().unwrap(),
+            kind: ListenKind::Tls(CertificateConfig::Made)
+        }]
+    );
+    assert_eq!(config.metrics_address, "127.0.0.1:9901".parse().unwrap());
+    assert_eq!(config.backends[0].endpoint.to_string(), "http://127.0.0.1:8188");
+    assert_eq!(config.state_dir, place.dir.path().join("state"));
+    assert!(config.tenants.tenant(&"local".parse().unwrap()).is_some());
+}
+
+#[test]
+fn an_empty_file_means_the_same_as_none() {
+    let (empty, none) = (
+        load("").unwrap().config,
+        Place::with(&[]).load(None, &no_environment).unwrap().config,
+    );
+    assert_eq!(
+        (empty.listen, empty.limits, empty.dispatch, empty.audit),
+        (none.listen, none.limits, none.dispatch, none.audit)
+    );
+}
+
+#[test]
+fn the_file_is_looked_for_in_the_stated_order() {
+    let place = Place::with(&[
+        ("flag.toml", ""),
+        ("env.toml", ""),
+        ("config/gateway.toml", ""),
+        ("etc/gateway.toml", ""),
+    ]);
+    let environment = |name: &str| (name == "COMFYGATE_CONFIG").then(|| "env.toml".to_owned());
+    let file = |flag, environment: &dyn Fn(&str) -> Option<String>| {
+        place.load(flag, environment).unwrap().config.file.unwrap()
+    };
+    assert!(file(Some("flag.toml"), &environment).ends_with("flag.toml"));
+    assert!(file(None, &environment).ends_with("env.toml"));
+    assert!(file(None, &no_environment).ends_with("config/gateway.toml"));
+    std::fs::remove_file(place.dir.path().join("config/gateway.toml")).unwrap();
+    assert!(file(None, &no_environment).ends_with("etc/gateway.toml"));
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error_and_nothing_else_is_tried() {
+    let place = Place::with(&[("config/gateway.toml", "")]);
+    assert!(place.load(Some("other.toml"), &no_environment).unwrap_err()[0].contains("can't read `DIR/other.toml`"));
+    assert!(place.load(None, &|_| Some("other.toml".to_owned())).is_err());
+}
+
+#[test]
+fn the_state_directory_is_the_first_of_systemds() {
+    let place = Place::with(&[]);
+    let environment = |name: &str| (name == "STATE_DIRECTORY").then(|| "/var/lib/a:/var/lib/b".to_owned());
+    assert_eq!(
+        place.load(None, &environment).unwrap().config.state_dir,
+        Path::new("/var/lib/a")
+    );
+}
+
+#[test]
+fn faults_of_all_files_are_told_at_once() {
+    let gateway = "[tenants]\nfile = \"t.toml\"\n[[backends]]\nid = \"A\"\nurl = \"ftp://x\"\n";
+    let tenants = "[[plan]]\nid = \"p\"\npolicy = \"p.toml\"\n[[tenant]]\nid = \"a\"\nplan = \"q\"\nwait = 1\n";
+    let place = Place::with(&[("config/gateway.toml", gateway), ("t.toml", tenants)]);
+    let found = place.load(None, &no_environment).unwrap_err();
+    let starts: Vec<_> = found.iter().map(|fault| fault.split("`:").next().unwrap()).collect();
+    let expected = [
+        "DIR/config/gateway.toml:4:6: `backends[0].id",
+        "DIR/config/gateway.toml:5:7: `backends[0].url",
+        "DIR/t.toml:3:10: `plan[0].policy",
+        "DIR/t.toml:6:8: `tenant[0].plan",
+        "DIR/t.toml:7:1: `tenant[0].wait",
+    ];
+    assert_eq!(starts, expected);
+}
+
+#[test]
+fn one_port_serves_one_listener() {
+    let two =
+        |first: &str, second: &str| format!("[[listen]]\naddress = \"{first}\"\n[[listen]]\naddress = \"{second}\"\n");
+    assert!(load(&two("127.0.0.1:1001", "127.0.0.1:1002")).is_ok());
+    assert!(load(&two("127.0.0.1:0", "127.0.0.1:0")).is_ok());
+    assert!(load(&two("127.0.0.1:1001", "127.0.0.2:1001")).is_ok());
+    assert!(
+        only_error(&two("127.0.0.1:1001", "127.0.0.1:1001")).contains("`listen[1].address`: `127.0.0.1:1001` is taken")
+    );
+    assert!(only_error(&two("0.0.0.0:1001", "127.0.0.1:1001")).contains("is taken by `0.0.0.0:1001`"));
+    assert!(
+        only_error(&two("127.0.0.1:9901", "127.0.0.1:1")).contains("`listen[0].address`: `127.0.0.1:9901` is taken")
+    );
+}
+
+#[test]
+fn a_redirect_has_no_certificate_and_is_not_alone() {
+    let redirect = "[[listen]]\naddress = \"127.0.0.1:1\"\nredirect = true\n";
+    assert!(only_error(redirect).contains("every [[listen]] only redirects"));
+    let with_tls = "[[listen]]\naddress = \"127.0.0.1:2\"\n";
+    let config = load(&format!("{redirect}{with_tls}")).unwrap().config;
+    assert_eq!(config.listen[0].kind, ListenKind::Redirect);
+    let both = format!("{with_tls}{redirect}tls = {{ certificate = \"c\", key = \"k\" }}\n");
+    assert!(only_error(&both).contains("`listen[1].redirect`: a redirect speaks plain HTTP"));
+}
+
+#[test]
+fn a_certificate_and_its_key_are_read_and_must_belong_together() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (a, b) = (made("a"), made("b"));
+    let listen = "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }\n";
+    let load = |certificate: &str, key: &str| {
+        Place::with(&[("config/gateway.toml", listen), ("c.pem", certificate), ("k.pem", key)])
+            .load(None, &no_environment)
+    };
+    let config = load(&a.cert.pem(), &a.signing_key.serialize_pem()).unwrap().config;
+    assert!(
+        matches!(&config.listen[0].kind, ListenKind::Tls(CertificateConfig::Files { key, .. }) if key.is_absolute())
+    );
+    let found = load(&a.cert.pem(), &b.signing_key.serialize_pem()).unwrap_err();
+    assert!(
+        found[0].contains("`listen[0].tls.key`: key and certificate do not go together"),
+        "{found:#?}"
+    );
+    let found = load("nothing", "nothing").unwrap_err();
+    assert!(
+        found.len() == 2 && found[0].contains("holds no PEM certificate"),
+        "{found:#?}"
+    );
+    let found = Place::with(&[("config/gateway.toml", listen)])
+        .load(None, &no_environment)
+        .unwrap_err();
+    assert!(
+        found[0].starts_with("DIR/config/gateway.toml:3:23: `listen[0].tls.certificate`: can't read `DIR/c.pem`"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn backends_are_named_once_and_addressed_once() {
+    let two = |id: &str, url: &str| {
+        format!(
+            "[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n[[backends]]\nid = \"{id}\"\nurl = \"{url}\"\n"
+        )
+    };
+    assert_eq!(load(&two("b", "http://127.0.0.1:2")).unwrap().config.backends.len(), 2);
+    assert!(
+        only_error(&two("a", "http://127.0.0.1:2")).contains("`backends[1].id`: `a` is a backend already (line 2)")
+    );
+    assert!(
+        only_error(&two("b", "http://127.0.0.1:1/"))
+            .contains("`backends[1].url`: `http://127.0.0.1:1` is a backend already")
+    );
+    assert!(only_error(&two("b", "https://x")).contains("not built yet"));
+}
+
+#[test]
+fn a_backend_beyond_loopback_is_a_warning() {
+    let warnings = |host: &str| {
+        load(&format!("[[backends]]\nid = \"a\"\nurl = \"http://{host}:1\"\n"))
+            .unwrap()
+            .warnings
+            .len()
+    };
+    assert_eq!(
+        [
+            warnings("127.0.0.1"),
+            warnings("localhost"),
+            warnings("[::1]"),
+            warnings("10.0.0.1")
+        ],
+        [0, 0, 0, 1]
+    );
+}
+
+#[test]
+fn a_gpu_is_an_index_or_a_uuid() {
+    let gpu = |text: &str| {
+        load(&format!(
+            "[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\ngpu = {text}\n"
+        ))
+        .map(|loaded| loaded.config.backends[0].gpu.clone())
+    };
+    assert_eq!(gpu("1").unwrap(), Some(GpuName::Index(1)));
+    let uuid = "GPU-4b3f9f2e-6f3c-4b5e-9d58-3e0f1c1d2a3b";
+    assert_eq!(
+        gpu(&format!("\"{uuid}\"")).unwrap(),
+        Some(GpuName::Uuid(uuid.to_owned()))
+    );
+    assert!(gpu("1024").is_err() && gpu("\"first\"").is_err() && gpu("-1").is_err());
+}
+
+#[test]
+fn a_public_url_is_https_host_and_port() {
+    for url in [
+        "https://x.example",
+        "https://x.example/",
+        "https://x.example:8443",
+        "https://[::1]:1",
+    ] {
+        assert!(url.parse::<PublicUrl>().is_ok(), "{url}");
+    }
+    assert_eq!("https://x/".parse::<PublicUrl>().unwrap().as_str(), "https://x");
+    for url in [
+        "http://x",
+        "https://",
+        "https://x/y",
+        "https://u@x",
+        "https://x?y",
+        "https://x:0",
+        "https://x:",
+        "x",
+    ] {
+        assert!(url.parse::<PublicUrl>().is_err(), "{url}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_with_that_reason() {
+    for text in [
+        "redis = 1\n",
+        "[oidc]\n",
+        "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true\n",
+    ] {
+        assert!(only_error(text).contains("is not built yet"), "{text}");
+    }
+    assert!(only_error("[dispatch]\nresults = \"leave\"\n").contains("`leave` is not built yet"));
+}
+
+#[test]
+fn one_body_may_have_the_whole_budget_and_no_more() {
+    let limits = |prompt: &str| format!("[limits]\nbodies_bytes_max = \"16MiB\"\nprompt_bytes_max = \"{prompt}\"\n");
+    assert!(load(&limits("16MiB")).is_ok());
+    assert!(only_error(&limits("17MiB")).contains("raise `bodies_bytes_max`"));
+}
+
+const HS256: &str = "[[jwt]]\nissuer = \"i\"\naudience = \"a\"\ntenant_claim = \"t\"\n";
+
+#[test]
+fn an_hs256_secret_has_32_bytes_or_more_and_is_a_reference() {
+    let config = format!("{HS256}algorithms = [\"HS256\"]\nsecret = \"env:S\"\n");
+    let load = |secret: &str| {
+        Place::with(&[("config/gateway.toml", &config)]).load(None, &|name| (name == "S").then(|| secret.to_owned()))
+    };
+    assert_eq!(load(&"x".repeat(32)).unwrap().config.jwt[0].user_claim, "sub");
+    assert!(load(&"x".repeat(31)).unwrap_err()[0].contains("at least 32 bytes, this has 31"));
+    let plain = only_error(&config.replace("env:S", "hunter2hunter2hunter2hunter2hunter2"));
+    assert!(
+        plain.contains("written as a reference") && !plain.contains("hunter2"),
+        "{plain}"
+    );
+}
+
+#[test]
+fn an_issuer_has_one_algorithm_and_the_key_that_belongs_to_it() {
+    assert!(
+        only_error(&format!(
+            "{HS256}algorithms = [\"RS256\", \"ES256\"]\nkey_file = \"k\"\n"
+        ))
+        .contains("2 algorithms for one key")
+    );
+    assert!(
+        only_error(&format!("{HS256}algorithms = [\"none\"]\nkey_file = \"k\"\n")).contains("`none` is no algorithm")
+    );
+    assert!(
+        only_error(&format!("{HS256}algorithms = [\"HS256\"]\nkey_file = \"k\"\n"))
+            .contains("HS256 does not use this key")
+    );
+    assert!(
+        only_error(&format!("{HS256}algorithms = [\"ES256\"]\nsecret = \"env:S\"\n"))
+            .contains("ES256 does not use this key")
+    );
+    assert!(only_error(&format!("{HS256}algorithms = [\"ES256\"]\n")).contains("an issuer needs its key"));
+    let jwks = format!("{HS256}algorithms = [\"RS256\"]\njwks_url = \"https://x\"\n");
+    assert!(
+        load(&jwks)
+            .unwrap_err()
+            .iter()
+            .any(|fault| fault.contains("`jwt[0].jwks_url`: is not built yet"))
+    );
+}
+
+#[test]
+fn leeway_is_at_most_a_minute() {
+    let leeway = |text: &str| format!("{HS256}algorithms = [\"HS256\"]\nsecret = \"file:s\"\nleeway = \"{text}\"\n");
+    let load = |text: &str| {
+        Place::with(&[("config/gateway.toml", &leeway(text)), ("s", &"x".repeat(40))]).load(None, &no_environment)
+    };
+    assert_eq!(load("1m").unwrap().config.jwt[0].leeway, Duration::from_secs(60));
+    assert!(load("61s").unwrap_err()[0].contains("out of range"));
+}
+
+#[test]
+fn an_audit_file_needs_its_directory() {
+    let audit = |file: &str| format!("[audit]\nfile = \"{file}\"\n");
+    assert_eq!(load(&audit("-")).unwrap().config.audit, AuditConfig::StandardOutput);
+    assert!(matches!(load(&audit("audit.jsonl")).unwrap().config.audit, AuditConfig::File(path) if path.is_absolute()));
+    assert!(only_error(&audit("none/audit.jsonl")).contains("is not there"));
+}
+
+// The shipped files: the documentation is the file, and this holds it to what the reader knows.
+
+const GATEWAY: &str = include_str!("../../../config/gateway.toml");
+const TENANTS: &str = include_str!("../../../config/tenants.toml");
+
+#[test]
+fn the_shipped_files_load_and_say_the_defaults() {
+    let config = Place::with(&[("config/gateway.toml", GATEWAY), ("config/tenants.toml", TENANTS)])
+        .load(None, &no_environment)
+        .unwrap()
+        .config;
+    let defaults = Config::built_in(config.state_dir.clone());
+    assert_eq!(
+        (config.limits, config.dispatch, config.audit),
+        (defaults.limits, defaults.dispatch, defaults.audit)
+    );
+    assert_eq!(
+        (config.listen, config.metrics_address, config.views_lifetime),
+        (defaults.listen, defaults.metrics_address, defaults.views_lifetime)
+    );
+    let (shipped, built_in) = (
+        config.tenants.tenants().next().unwrap(),
+        defaults.tenants.tenants().next().unwrap(),
+    );
+    assert_eq!(
+        (&shipped.id, shipped.limits, &shipped.policy),
+        (&built_in.id, built_in.limits, &built_in.policy)
+    );
+}
+
+/// The file with every `#key` switched on.
+fn all_keys(text: &str) -> String {
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(|line| on(line) + "\n").collect()
+}
+
+/// Every key of a table with its path, `[]` for each index.
+fn paths(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let path = if path.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{path}.{}", key.get_ref())
+        };
+        found.insert(path.clone());
+        match value.get_ref() {
+            DeValue::Table(inner) => paths(inner, &path, found),
+            DeValue::Array(entries) => {
+                entries
+                    .iter()
+                    .filter_map(|entry| entry.get_ref().as_table())
+                    .for_each(|inner| paths(inner, &format!("{path}[]"), found));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Every documented key, and every key that the reader asks for when it reads them.
+fn documented_and_known(text: &str, read: impl FnOnce(reader::Reader<'_>)) -> (BTreeSet<String>, BTreeSet<String>) {
+    let source = faults::SourceFile {
+        path: Path::new("f").into(),
+        text: all_keys(text),
+    };
+    let (report, mut documented) = (Report::default(), BTreeSet::new());
+    paths(DeTable::parse(&source.text).unwrap().get_ref(), "", &mut documented);
+    read_file(&source, &report, read);
+    let known = report.asked.take();
+    report.conclude(Some(())).unwrap();
+    (documented, known)
+}
+
+#[test]
+fn every_documented_key_of_the_gateway_is_known_and_every_known_one_documented() {
+    let (documented, known) = documented_and_known(GATEWAY, |reader| drop(raw::RawConfig::read(reader)));
+    assert_eq!(documented, known);
+    assert!(documented.contains("listen[].tls.certificate"));
+}
+
+#[test]
+fn every_documented_key_of_the_tenants_is_known_and_every_known_one_documented() {
+    let source = faults::SourceFile {
+        path: Path::new("f").into(),
+        text: all_keys(TENANTS),
+    };
+    let (report, mut documented) = (Report::default(), BTreeSet::new());
+    paths(DeTable::parse(&source.text).unwrap().get_ref(), "", &mut documented);
+    crate::tenants::read_tenants(&source, Path::new("/"), &report);
+    assert_eq!(documented, report.asked.take());
+    assert!(report.conclude(Some(())).is_ok());
+}

@@ -1,1 +1,213 @@
-//! The gateway's store of contents.
+//! The gateway's store of contents: `<state>/blobs/ab/<sha-256>`, each whole, synced and never changed.
+
+use super::durable;
+use comfygate_policy::Digest;
+use ring::digest::{Context, SHA256};
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, Take};
+
+/// Why a content was not stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// More bytes than the writer was made for.
+    #[error("more than {limit} bytes")]
+    TooLarge {
+        /// How many were allowed.
+        limit: u64,
+    },
+    /// No such content, or the range begins behind its end.
+    #[error("no such content")]
+    NotFound,
+    /// Disk full, unwritable, broken.
+    #[error("blobs can't {action}: {reason}")]
+    Unavailable {
+        /// What it was doing.
+        action: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    root: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Blobs {
+    /// Opens `<dir>/blobs`, or makes it (0700), and sweeps what a killed gateway left half-written.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn open(dir: &Path) -> Result<Self, BlobError> {
+        let root = dir.join("blobs");
+        let temporary = root.join("tmp");
+        let made = durable::private_dir(&root).and_then(|()| durable::private_dir(&temporary));
+        made.and_then(|()| durable::sweep(&temporary))
+            .map_err(|error| unavailable("open", &error))?;
+        Ok(Self { root, temporary })
+    }
+
+    /// A writer of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn writer(&self, bytes_max: u64) -> Result<BlobWriter, BlobError> {
+        let (file, path) = durable::temporary(&self.temporary).map_err(|error| unavailable("make a file", &error))?;
+        let root = self.root.clone();
+        Ok(BlobWriter {
+            file: File::from_std(file),
+            path,
+            root,
+            hash: Context::new(&SHA256),
+            bytes: 0,
+            bytes_max,
+        })
+    }
+
+    /// Where a content lies, if it is there.
+    pub fn path(&self, content: &Digest) -> Option<PathBuf> {
+        Some(durable::sharded(&self.root, &content.to_string())).filter(|path| path.is_file())
+    }
+
+    /// At most `length` bytes of a content from byte `first` on.
+    ///
+    /// # Errors
+    /// `NotFound` (also if `first` is behind the end), `Unavailable`.
+    pub async fn open_range(&self, content: &Digest, first: u64, length: u64) -> Result<Take<File>, BlobError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => BlobError::NotFound,
+            _ => unavailable("read", &error),
+        };
+        let mut file = File::open(durable::sharded(&self.root, &content.to_string()))
+            .await
+            .map_err(failed)?;
+        if first > file.metadata().await.map_err(failed)?.len() {
+            return Err(BlobError::NotFound);
+        }
+        file.seek(io::SeekFrom::Start(first)).await.map_err(failed)?;
+        Ok(file.take(length))
+    }
+}
+
+/// A content on its way in; dropped before [`BlobWriter::finish`], nothing of it stays.
+pub struct BlobWriter {
+    file: File,
+    path: PathBuf,
+    root: PathBuf,
+    hash: Context,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl BlobWriter {
+    /// Adds a chunk.
+    ///
+    /// # Errors
+    /// `TooLarge`, before anything of the chunk is written; `Unavailable`.
+    pub async fn write(&mut self, chunk: &[u8]) -> Result<(), BlobError> {
+        let bytes = self.bytes.saturating_add(chunk.len() as u64);
+        if bytes > self.bytes_max {
+            return Err(BlobError::TooLarge { limit: self.bytes_max });
+        }
+        self.file
+            .write_all(chunk)
+            .await
+            .map_err(|error| unavailable("write", &error))?;
+        self.hash.update(chunk);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Syncs the content under its digest; gives digest and length in bytes. A content that is there already is replaced by its equal.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn finish(mut self) -> Result<(Digest, u64), BlobError> {
+        let failed = |error: io::Error| unavailable("finish a file", &error);
+        self.file.flush().await.map_err(failed)?;
+        self.file.sync_all().await.map_err(failed)?;
+        let mut sum = [0; 32];
+        sum.copy_from_slice(self.hash.clone().finish().as_ref());
+        let content = Digest::from_bytes(sum);
+        let (from, to) = (self.path.clone(), durable::sharded(&self.root, &content.to_string()));
+        let published = tokio::task::spawn_blocking(move || durable::publish(&from, &to)).await;
+        published.map_err(|error| failed(error.into()))?.map_err(failed)?;
+        Ok((content, self.bytes))
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // After `finish` the name is gone; what can't be removed is swept at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn unavailable(action: &'static str, error: &io::Error) -> BlobError {
+    BlobError::Unavailable {
+        action,
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_content_of_the_limit_is_stored_twice_as_one_and_read_by_range() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        for _ in 0..2 {
+            let mut writer = blobs.writer(6).unwrap();
+            writer.write(b"abc").await.unwrap();
+            writer.write(b"def").await.unwrap();
+            assert_eq!(writer.finish().await.unwrap(), (Digest::of(b"abcdef"), 6));
+        }
+        let mut text = String::new();
+        blobs
+            .open_range(&Digest::of(b"abcdef"), 2, 3)
+            .await
+            .unwrap()
+            .read_to_string(&mut text)
+            .await
+            .unwrap();
+        assert_eq!(text, "cde");
+        assert!(matches!(
+            blobs.open_range(&Digest::of(b"abcdef"), 7, 1).await,
+            Err(BlobError::NotFound)
+        ));
+        assert!(matches!(
+            blobs.open_range(&Digest::of(b"x"), 0, 1).await,
+            Err(BlobError::NotFound)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_byte_over_the_limit_is_refused_and_nothing_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let mut writer = blobs.writer(5).unwrap();
+        writer.write(b"abc").await.unwrap();
+        assert!(matches!(
+            writer.write(b"def").await,
+            Err(BlobError::TooLarge { limit: 5 })
+        ));
+        drop(writer);
+        assert_eq!(std::fs::read_dir(dir.path().join("blobs/tmp")).unwrap().count(), 0);
+        assert!(blobs.path(&Digest::of(b"abc")).is_none());
+    }
+
+    #[test]
+    fn what_a_killed_gateway_left_is_swept_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        Blobs::open(dir.path()).unwrap();
+        std::fs::write(dir.path().join("blobs/tmp/half"), "x").unwrap();
+        Blobs::open(dir.path()).unwrap();
+        assert!(!dir.path().join("blobs/tmp/half").exists());
+    }
+}

@@ -7,5 +7,6 @@
 
 pub mod audit;
 pub mod blobs;
+pub mod durable;
 pub mod ledger;
 pub mod metrics;

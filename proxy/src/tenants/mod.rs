@@ -10,7 +10,7 @@ pub use read::read_tenants;
 
 use crate::ids::TenantId;
 use comfygate_policy::Policy;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// How often something may happen: `burst` at once, then `per_second` on average (GCRA).
@@ -87,6 +87,8 @@ pub struct Tenant {
 pub struct TenantRegistry {
     by_id: BTreeMap<TenantId, Arc<Tenant>>,
     by_claim: HashMap<String, TenantId>,
+    /// Tenants that have a claim of their own.
+    claimed: HashSet<TenantId>,
 }
 
 impl TenantRegistry {
@@ -99,10 +101,9 @@ impl TenantRegistry {
             .into_iter()
             .map(|tenant| (tenant.id.clone(), Arc::new(tenant)))
             .collect();
-        Self {
-            by_id,
-            by_claim: claims.into_iter().collect(),
-        }
+        let by_claim: HashMap<_, _> = claims.into_iter().collect();
+        let claimed = by_claim.values().cloned().collect();
+        Self { by_id, by_claim, claimed }
     }
 
     /// The tenant of that id, disabled ones too.
@@ -117,8 +118,7 @@ impl TenantRegistry {
         }
         let tenant = self.tenant(&value.parse().ok()?)?;
         // SECURITY: a tenant with a claim of its own is not reached by its id too, or an issuer that lets people name their organisation would open it.
-        let has_own_claim = self.by_claim.values().any(|id| *id == tenant.id);
-        (!has_own_claim).then_some(tenant)
+        (!self.claimed.contains(&tenant.id)).then_some(tenant)
     }
 
     /// All tenants, by id.

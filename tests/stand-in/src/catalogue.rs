@@ -9,12 +9,11 @@ use indexmap::IndexMap;
 use crate::json::{Dict, Json};
 
 /// `data/object_info.facts.json`: a recording of names, types and limits, without ComfyUI's own texts.
-static RECORDED: LazyLock<IndexMap<String, Json>> = LazyLock::new(|| {
-    match Json::parse(include_str!("../data/object_info.facts.json")) {
+static RECORDED: LazyLock<IndexMap<String, Json>> =
+    LazyLock::new(|| match Json::parse(include_str!("../data/object_info.facts.json")) {
         Ok(Json::Dict(classes)) => classes,
         _ => IndexMap::new(),
-    }
-});
+    });
 
 /// Model names by folder (`checkpoints`, `loras`, …), as a configuration of the stand-in.
 pub type Models = BTreeMap<String, Vec<String>>;
@@ -235,7 +234,8 @@ fn plain_input(name: String, category: Category, config: &Json) -> Input {
 fn expand_choice(out: &mut Vec<Input>, name: &str, category: Category, config: &Json, live: &Json) {
     let Some(chosen) = live.get(name) else { return };
     let options = config.as_list().and_then(|parts| parts.get(1)).and_then(|options| options.get("options"));
-    let selected = options.and_then(Json::as_list).into_iter().flatten().find(|option| option.get("key") == Some(chosen));
+    let selected =
+        options.and_then(Json::as_list).into_iter().flatten().find(|option| option.get("key") == Some(chosen));
     let Some(selected) = selected else { return };
     if let Some(inner) = selected.get("inputs").and_then(Json::as_dict) {
         expand(out, inner, live, name);

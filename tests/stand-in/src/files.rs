@@ -150,12 +150,14 @@ pub fn save_path(prefix: &str, output: &Path, width: usize, height: usize) -> Re
     // ComfyUI matches the counter against the prefix as written, not as normalised.
     let written = prefix.rsplit('/').next().unwrap_or(&prefix);
     let counter = match std::fs::read_dir(&folder) {
-        Ok(entries) => 1 + entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter_map(|name| counted(&name, written, stem))
-            .max()
-            .unwrap_or(0),
+        Ok(entries) => {
+            1 + entries
+                .filter_map(Result::ok)
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .filter_map(|name| counted(&name, written, stem))
+                .max()
+                .unwrap_or(0)
+        }
         Err(_) => {
             std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
             1

@@ -30,7 +30,8 @@ impl Picture {
         sample: impl Fn(usize, usize, usize, usize) -> u8,
     ) -> Result<Picture, PictureError> {
         let (width, height, channels) = size;
-        let samples = width.checked_mul(height).and_then(|n| n.checked_mul(channels)).and_then(|n| n.checked_mul(frames));
+        let samples =
+            width.checked_mul(height).and_then(|n| n.checked_mul(channels)).and_then(|n| n.checked_mul(frames));
         if samples.is_none_or(|samples| samples > SAMPLES_MAX) {
             return Err(PictureError(format!(
                 "the stand-in holds at most {SAMPLES_MAX} samples: {frames} x {width} x {height} x {channels}"

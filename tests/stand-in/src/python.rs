@@ -46,12 +46,14 @@ pub fn int(value: &Json) -> Result<i128, String> {
 pub fn float(value: &Json) -> Result<f64, String> {
     match value {
         Json::Str(text) => ascii_number(text)
-            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) || is_float_word(digits))
+            .filter(|digits| {
+                digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) || is_float_word(digits)
+            })
             .and_then(|digits| digits.parse().ok())
             .ok_or_else(|| format!("could not convert string to float: {}", repr(value))),
-        _ => value.as_number().ok_or_else(|| {
-            format!("float() argument must be a string or a real number, not '{}'", type_name(value))
-        }),
+        _ => value
+            .as_number()
+            .ok_or_else(|| format!("float() argument must be a string or a real number, not '{}'", type_name(value))),
     }
 }
 
@@ -158,7 +160,8 @@ mod tests {
 
     #[test]
     fn integers_are_read_as_generously_as_python_reads_them() {
-        for (text, number) in [("64", 64), (" 64 ", 64), ("6_4", 64), ("６４", 64), ("٦٤", 64), ("+5", 5), ("-5", -5)] {
+        for (text, number) in [("64", 64), (" 64 ", 64), ("6_4", 64), ("６４", 64), ("٦٤", 64), ("+5", 5), ("-5", -5)]
+        {
             assert_eq!(int(&Json::from(text)), Ok(number), "{text}");
         }
         assert_eq!(int(&Json::Float(64.9)), Ok(64));

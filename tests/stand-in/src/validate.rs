@@ -158,10 +158,7 @@ impl Validator<'_> {
             let (valid, reasons) = match self.node(prompt, output, 0) {
                 Ok(result) => result,
                 Err(raised) => {
-                    let info = dict([
-                        ("exception_type", raised.kind.into()),
-                        ("traceback", Raised::traceback()),
-                    ]);
+                    let info = dict([("exception_type", raised.kind.into()), ("traceback", Raised::traceback())]);
                     let reason =
                         error("exception_during_validation", "Exception when validating node", &raised.text, info);
                     self.validated.insert(output.clone(), (false, vec![reason.clone()]));
@@ -358,9 +355,7 @@ impl Validator<'_> {
         let bound = |key: &str| input.options.get(key).filter(|bound| bound.as_number().is_some());
         let (kind, word, limit) = match (bound("min"), bound("max")) {
             (Some(min), _) if below(value, number, min) => ("value_smaller_than_min", "smaller than min", min),
-            (_, Some(max)) if below(max, max.as_number()?, value) => {
-                ("value_bigger_than_max", "bigger than max", max)
-            }
+            (_, Some(max)) if below(max, max.as_number()?, value) => ("value_bigger_than_max", "bigger than max", max),
             _ => return None,
         };
         let message = format!("Value {} {word} of {}", python::str(value), python::str(limit));
@@ -413,11 +408,8 @@ fn options(input: &Input, value: &Json) -> Option<Json> {
         (python::repr(&Json::List(listed.to_vec())), input_config(input))
     };
     let details = format!("{}: '{}' not in {list}", input.name, python::str(value));
-    let info = dict([
-        ("input_name", input.name.as_str().into()),
-        ("input_config", config),
-        ("received_value", value.clone()),
-    ]);
+    let info =
+        dict([("input_name", input.name.as_str().into()), ("input_config", config), ("received_value", value.clone())]);
     Some(error("value_not_in_list", "Value not in list", &details, info))
 }
 
@@ -476,12 +468,7 @@ fn missing(name: &str) -> Json {
 }
 
 fn error(kind: &str, message: &str, details: &str, extra_info: Json) -> Json {
-    dict([
-        ("type", kind.into()),
-        ("message", message.into()),
-        ("details", details.into()),
-        ("extra_info", extra_info),
-    ])
+    dict([("type", kind.into()), ("message", message.into()), ("details", details.into()), ("extra_info", extra_info)])
 }
 
 #[cfg(test)]

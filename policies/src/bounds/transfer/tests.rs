@@ -45,19 +45,9 @@ fn picture(random: &mut Random) -> (Shape, Picture) {
 
 fn assert_holds(shape: Shape, picture: Picture, what: &str) {
     let Picture { width, height } = picture;
-    assert!(
-        shape.width.lo <= width && width <= shape.width.hi,
-        "{what}: width {width} in {shape:?}"
-    );
-    assert!(
-        shape.height.lo <= height && height <= shape.height.hi,
-        "{what}: height {height} in {shape:?}"
-    );
-    assert!(
-        width * height <= shape.area,
-        "{what}: area {} in {shape:?}",
-        width * height
-    );
+    assert!(shape.width.lo <= width && width <= shape.width.hi, "{what}: width {width} in {shape:?}");
+    assert!(shape.height.lo <= height && height <= shape.height.hi, "{what}: height {height} in {shape:?}");
+    assert!(width * height <= shape.area, "{what}: area {} in {shape:?}", width * height);
     let ratio = width as f64 / height as f64;
     assert!(
         shape.ratio.lo <= ratio * 1.000_001 && ratio <= shape.ratio.hi * 1.000_001,
@@ -75,14 +65,8 @@ fn plain_resize(from: Picture, width: i128, height: i128) -> Picture {
     let (w, h) = (from.width as f64, from.height as f64);
     match (width, height) {
         (0, 0) => from,
-        (0, height) => Picture {
-            width: round(w * height as f64 / h).max(1),
-            height,
-        },
-        (width, 0) => Picture {
-            width,
-            height: round(h * width as f64 / w).max(1),
-        },
+        (0, height) => Picture { width: round(w * height as f64 / h).max(1), height },
+        (width, 0) => Picture { width, height: round(h * width as f64 / w).max(1) },
         (width, height) => Picture { width, height },
     }
 }
@@ -93,16 +77,8 @@ fn resizing_stays_within_bounds() {
     for _ in 0..20_000 {
         let (shape, from) = picture(&mut random);
         let zero = random.next() % 4;
-        let (width, w) = if zero & 1 == 1 {
-            random.interval(0, 3)
-        } else {
-            random.interval(1, 3000)
-        };
-        let (height, h) = if zero & 2 == 2 {
-            random.interval(0, 0)
-        } else {
-            random.interval(1, 3000)
-        };
+        let (width, w) = if zero & 1 == 1 { random.interval(0, 3) } else { random.interval(1, 3000) };
+        let (height, h) = if zero & 2 == 2 { random.interval(0, 0) } else { random.interval(1, 3000) };
         assert_holds(resized(shape, width, height), plain_resize(from, w, h), "resize");
     }
 }
@@ -113,16 +89,10 @@ fn scaling_stays_within_bounds() {
     for _ in 0..20_000 {
         let (shape, from) = picture(&mut random);
         let (a, b) = (random.float(0.01, 8.0), random.float(0.01, 8.0));
-        let factor = FloatInterval {
-            lo: a.min(b),
-            hi: a.max(b),
-        };
+        let factor = FloatInterval { lo: a.min(b), hi: a.max(b) };
         let f = random.float(factor.lo, factor.hi);
         let scale = |side: i128| round(side as f64 * f).max(1);
-        let to = Picture {
-            width: scale(from.width),
-            height: scale(from.height),
-        };
+        let to = Picture { width: scale(from.width), height: scale(from.height) };
         assert_holds(scaled(shape, factor), to, "scale");
     }
 }
@@ -137,15 +107,8 @@ fn scaling_to_total_pixels_stays_within_bounds() {
         // `nodes_post_processing.py` ImageScaleToTotalPixels.
         let scale = (megapixels * 1024.0 * 1024.0 / (from.width * from.height) as f64).sqrt();
         let side = |side: i128| (round(side as f64 * scale / rounding as f64) * rounding).max(1);
-        let to = Picture {
-            width: side(from.width),
-            height: side(from.height),
-        };
-        assert_holds(
-            total_pixels(shape, FloatInterval::exactly(megapixels), rounding),
-            to,
-            "total pixels",
-        );
+        let to = Picture { width: side(from.width), height: side(from.height) };
+        assert_holds(total_pixels(shape, FloatInterval::exactly(megapixels), rounding), to, "total pixels");
     }
 }
 
@@ -156,49 +119,27 @@ fn the_other_rules_stay_within_bounds() {
         let (shape, from) = picture(&mut random);
         let (number, n) = random.interval(1, 3000);
         let (second, m) = random.interval(1, 3000);
-        let crop = Picture {
-            width: from.width.min(n),
-            height: from.height.min(m),
-        };
+        let crop = Picture { width: from.width.min(n), height: from.height.min(m) };
         assert_holds(cropped(shape, number, second), crop, "crop");
-        let pad = Picture {
-            width: from.width + n,
-            height: from.height + m,
-        };
+        let pad = Picture { width: from.width + n, height: from.height + m };
         assert_holds(padded(shape, number, second), pad, "pad");
-        assert_holds(
-            turned(shape),
-            Picture {
-                width: from.height,
-                height: from.width,
-            },
-            "turned",
-        );
+        assert_holds(turned(shape), Picture { width: from.height, height: from.width }, "turned");
         let factor = random.between(1, 8);
-        let up = Picture {
-            width: from.width * factor,
-            height: from.height * factor,
-        };
+        let up = Picture { width: from.width * factor, height: from.height * factor };
         assert_holds(upscaled(shape, 8).hull(shape), Picture { ..up }, "upscale");
         // The larger side becomes n.
         let larger = from.width.max(from.height) as f64;
         let side = |side: i128| round(side as f64 * n as f64 / larger).max(1);
         assert_holds(
             largest_side(shape, number),
-            Picture {
-                width: side(from.width),
-                height: side(from.height),
-            },
+            Picture { width: side(from.width), height: side(from.height) },
             "largest",
         );
         let smaller = from.width.min(from.height) as f64;
         let side = |side: i128| round(side as f64 * n as f64 / smaller).max(1);
         assert_holds(
             shortest_side(shape, number),
-            Picture {
-                width: side(from.width),
-                height: side(from.height),
-            },
+            Picture { width: side(from.width), height: side(from.height) },
             "shortest",
         );
     }
@@ -215,20 +156,10 @@ fn encoding_and_decoding_stays_within_bounds() {
         let vae = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
         let latent = encoded(shape);
         let cells = (w / vae, h / vae);
-        assert_holds(
-            latent,
-            Picture {
-                width: cells.0 * vae,
-                height: cells.1 * vae,
-            },
-            "encode",
-        );
+        assert_holds(latent, Picture { width: cells.0 * vae, height: cells.1 * vae }, "encode");
         let declared = Shape { cell: 8, ..shape };
         for decoder in [8, 16, 32] {
-            let to = Picture {
-                width: w / 8 * decoder,
-                height: h / 8 * decoder,
-            };
+            let to = Picture { width: w / 8 * decoder, height: h / 8 * decoder };
             assert_holds(decoded(declared, 32), to, "decode");
         }
     }
@@ -244,14 +175,8 @@ fn stitching_stays_within_bounds() {
         let even = gap + gap % 2;
         let fitted = |side: i128, to: i128, of: i128| (side as f64 * to as f64 / of as f64) as i128;
         let beside = stitched(first, second, Interval::exactly(gap), Some("right"));
-        let matched = Picture {
-            width: a.width + even + fitted(b.width, a.height, b.height),
-            height: a.height,
-        };
-        let plain = Picture {
-            width: a.width + even + b.width,
-            height: a.height.max(b.height),
-        };
+        let matched = Picture { width: a.width + even + fitted(b.width, a.height, b.height), height: a.height };
+        let plain = Picture { width: a.width + even + b.width, height: a.height.max(b.height) };
         for picture in [matched, plain] {
             assert!(
                 picture.width <= beside.width.hi && picture.height <= beside.height.hi,
@@ -268,10 +193,7 @@ fn batches_add_and_multiply() {
     let two = one.joined(one);
     assert_eq!(two.batch, Interval::exactly(2));
     assert_eq!(repeated(two, Interval::between(1, 64)).batch, Interval::between(2, 128));
-    let video = Shape {
-        frames: Interval::exactly(9),
-        ..one
-    };
+    let video = Shape { frames: Interval::exactly(9), ..one };
     assert_eq!(video.joined(one).frames, Interval::exactly(10));
     assert_eq!(repeated(two, Interval::exactly(64)).pixels_total(), 128 * 64 * 64);
 }
@@ -285,10 +207,7 @@ fn every_class_of_the_table_exists_once_and_makes_something_with_a_size() {
             super::super::SHAPED.contains(&output.type_name()) || output.template().is_some()
         };
         assert!(class.outputs().iter().any(shaped), "{name}");
-        assert!(
-            TABLE[..place].iter().all(|(other, _)| other != name),
-            "{name} is there twice"
-        );
+        assert!(TABLE[..place].iter().all(|(other, _)| other != name), "{name} is there twice");
     }
 }
 
@@ -311,10 +230,7 @@ fn every_input_that_the_table_names_is_declared() {
             Stitch => vec!["image1", "image2", "spacing_width", "direction"],
         };
         for input in named {
-            assert!(
-                class.inputs().iter().any(|known| known.name() == input),
-                "{name}.{input}"
-            );
+            assert!(class.inputs().iter().any(|known| known.name() == input), "{name}.{input}");
         }
         if let Numbers(_) = rule {
             let has = |kind| class.inputs().iter().any(|input| input.kind() == Some(kind));

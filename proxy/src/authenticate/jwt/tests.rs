@@ -1,1 +1,347 @@
+use super::*;
+use crate::authenticate::jwt_ring::{KeyError, VerifyingKey};
+use crate::clock::WallMillis;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use serde_json::json;
 
+const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+/// 2027-01-15T08:00:00Z.
+const NOW: u64 = 1_800_000_000;
+/// Made once with `openssl genrsa 2048` and `openssl dgst -sha256 -sign`; the private key is gone. Expires in 2100.
+const RS256_TOKEN: &str = include_str!("fixtures/rs256.jwt");
+const RSA_2048: &[u8] = include_bytes!("fixtures/rsa2048.pub.pem");
+const RSA_1024: &[u8] = include_bytes!("fixtures/rsa1024.pub.pem");
+
+fn issuer(key: VerifyingKey) -> JwtIssuerConfig {
+    JwtIssuerConfig {
+        issuer: "https://id.example/".into(),
+        audience: "comfygate".into(),
+        key,
+        tenant_claim: "org".into(),
+        user_claim: "sub".into(),
+        scope_claim: None,
+        leeway: Duration::from_secs(60),
+    }
+}
+
+fn hs256() -> JwtIssuerConfig {
+    issuer(VerifyingKey::new(Algorithm::Hs256, SECRET).unwrap())
+}
+
+fn claims() -> Value {
+    json!({"iss": "https://id.example/", "aud": "comfygate", "exp": NOW + 300, "sub": "u1", "org": "local"})
+}
+
+fn encoded(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+/// A token signed by `sign`.
+fn token(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+    let message = format!("{}.{}", encoded(header), encoded(claims));
+    let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+fn by_secret(secret: &[u8], message: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message)
+        .as_ref()
+        .to_vec()
+}
+
+fn hs_token(header: &Value, claims: &Value) -> String {
+    token(header, claims, |message| by_secret(SECRET, message))
+}
+
+fn check(token: &str, issuer: JwtIssuerConfig) -> Result<JwtIdentity, JwtError> {
+    let clock = Clock::turned_by_hand(WallMillis(NOW * 1000));
+    identity(token, &[issuer], &TenantRegistry::built_in(), &clock)
+}
+
+fn hs_header() -> Value {
+    json!({"alg": "HS256", "typ": "JWT"})
+}
+
+/// What becomes of a good token with one claim changed (`null`: taken away).
+fn with_claim(name: &str, value: Value) -> Result<JwtIdentity, JwtError> {
+    let mut claims = claims();
+    if value.is_null() {
+        claims.as_object_mut().unwrap().remove(name);
+    } else {
+        claims[name] = value;
+    }
+    check(&hs_token(&hs_header(), &claims), hs256())
+}
+
+/// PEM of a public key from its raw bytes and the DER that stands before them.
+fn pem(prefix: &[u8], key: &[u8]) -> String {
+    let der = base64::engine::general_purpose::STANDARD.encode([prefix, key].concat());
+    format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
+}
+
+const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const P256_SPKI: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+#[test]
+fn a_good_hs256_token_names_tenant_user_and_a_clients_scopes() {
+    let found = check(&hs_token(&hs_header(), &claims()), hs256()).unwrap();
+    assert_eq!(
+        (found.tenant.as_str(), found.user.as_str(), found.scopes),
+        ("local", "u1", Scopes::of_a_client())
+    );
+}
+
+#[test]
+fn a_token_signed_by_openssl_with_rsa_is_taken_and_with_one_bit_changed_not() {
+    let key = || issuer(VerifyingKey::new(Algorithm::Rs256, RSA_2048).unwrap());
+    assert_eq!(check(RS256_TOKEN, key()).unwrap().user.as_str(), "u1");
+    let (message, signature) = RS256_TOKEN.rsplit_once('.').unwrap();
+    let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    bytes[100] ^= 1;
+    let forged = format!("{message}.{}", URL_SAFE_NO_PAD.encode(bytes));
+    assert_eq!(check(&forged, key()), Err(JwtError::WrongSignature));
+}
+
+#[test]
+fn ed25519_tokens_are_taken_from_their_key_only() {
+    let pair =
+        || Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref()).unwrap();
+    let (ours, other) = (pair(), pair());
+    let key = || {
+        issuer(
+            VerifyingKey::new(
+                Algorithm::EdDsa,
+                pem(&ED25519_SPKI, ours.public_key().as_ref()).as_bytes(),
+            )
+            .unwrap(),
+        )
+    };
+    let signed = |pair: &Ed25519KeyPair| {
+        token(&json!({"alg": "EdDSA"}), &claims(), |message| {
+            pair.sign(message).as_ref().to_vec()
+        })
+    };
+    assert!(check(&signed(&ours), key()).is_ok());
+    assert_eq!(check(&signed(&other), key()), Err(JwtError::WrongSignature));
+}
+
+#[test]
+fn es256_tokens_are_taken_from_their_key_only() {
+    let random = SystemRandom::new();
+    let pair = || {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap()
+    };
+    let (ours, other) = (pair(), pair());
+    let key =
+        || issuer(VerifyingKey::new(Algorithm::Es256, pem(&P256_SPKI, ours.public_key().as_ref()).as_bytes()).unwrap());
+    let signed = |pair: &EcdsaKeyPair| {
+        token(&json!({"alg": "ES256"}), &claims(), |message| {
+            pair.sign(&random, message).unwrap().as_ref().to_vec()
+        })
+    };
+    assert!(check(&signed(&ours), key()).is_ok());
+    assert_eq!(check(&signed(&other), key()), Err(JwtError::WrongSignature));
+}
+
+#[test]
+fn a_key_is_refused_when_it_is_weak_private_or_of_another_kind() {
+    assert_eq!(
+        VerifyingKey::new(Algorithm::Rs256, RSA_1024).unwrap_err(),
+        KeyError::RsaBits(1024)
+    );
+    assert_eq!(
+        VerifyingKey::new(Algorithm::Hs256, &SECRET[..31]).unwrap_err(),
+        KeyError::SecretTooShort(31)
+    );
+    assert_eq!(
+        VerifyingKey::new(Algorithm::Es256, RSA_2048).unwrap_err(),
+        KeyError::NotThisKind("ES256")
+    );
+    assert_eq!(
+        VerifyingKey::new(Algorithm::EdDsa, b"junk").unwrap_err(),
+        KeyError::NotThisKind("EdDSA")
+    );
+    let private = b"-----BEGIN PRIVATE KEY-----\n";
+    assert_eq!(
+        VerifyingKey::new(Algorithm::Rs256, private).unwrap_err(),
+        KeyError::PrivateKey
+    );
+}
+
+#[test]
+fn the_token_never_chooses_the_algorithm() {
+    for alg in ["none", "None", "RS256", "HS384", "hs256", ""] {
+        let header = json!({"alg": alg});
+        assert_eq!(
+            check(&hs_token(&header, &claims()), hs256()),
+            Err(JwtError::WrongAlgorithm { wanted: "HS256" }),
+            "{alg}"
+        );
+    }
+    assert_eq!(
+        check(&hs_token(&json!({}), &claims()), hs256()),
+        Err(JwtError::WrongAlgorithm { wanted: "HS256" })
+    );
+    // The classic: the public key, which everybody has, as an HMAC secret.
+    let forged = token(&hs_header(), &claims(), |message| by_secret(RSA_2048, message));
+    let rsa = issuer(VerifyingKey::new(Algorithm::Rs256, RSA_2048).unwrap());
+    assert_eq!(check(&forged, rsa), Err(JwtError::WrongAlgorithm { wanted: "RS256" }));
+}
+
+#[test]
+fn a_header_that_brings_a_key_or_an_extension_is_refused() {
+    for field in ["crit", "jwk", "jku", "x5u", "x5c", "b64", "zip", "enc"] {
+        let mut header = hs_header();
+        header[field] = json!("x");
+        assert_eq!(
+            check(&hs_token(&header, &claims()), hs256()),
+            Err(JwtError::HeaderField(field)),
+            "{field}"
+        );
+    }
+    let mut header = hs_header();
+    header["kid"] = json!("k1");
+    assert!(check(&hs_token(&header, &claims()), hs256()).is_ok());
+}
+
+#[test]
+fn a_signature_of_another_secret_or_none_is_refused() {
+    let other = token(&hs_header(), &claims(), |message| {
+        by_secret(b"another secret of thirty-two byte", message)
+    });
+    assert_eq!(check(&other, hs256()), Err(JwtError::WrongSignature));
+    let none = token(&hs_header(), &claims(), |_| Vec::new());
+    assert_eq!(check(&none, hs256()), Err(JwtError::WrongSignature));
+}
+
+#[test]
+fn what_is_not_three_parts_of_base64url_json_is_malformed() {
+    let good = hs_token(&hs_header(), &claims());
+    for text in [
+        "",
+        "a",
+        "a.b",
+        ".",
+        "..",
+        "a.b.c.d",
+        &format!("{good}.x"),
+        &good.replacen('.', "=.", 1),
+    ] {
+        assert!(matches!(check(text, hs256()), Err(JwtError::Malformed(_))), "{text}");
+    }
+}
+
+#[test]
+fn a_token_of_8192_bytes_is_read_and_one_more_is_not() {
+    let mut claims = claims();
+    claims["pad"] = json!("");
+    let bare = hs_token(&hs_header(), &claims).len();
+    // Three bytes of padding are four characters; the last characters come from the length of the rest.
+    let of_length = |wanted: usize| {
+        let guess = (wanted - bare) * 3 / 4;
+        (guess - 4..guess + 4).map(|n| {
+            let mut padded = claims.clone();
+            padded["pad"] = json!("x".repeat(n));
+            hs_token(&hs_header(), &padded)
+        })
+    };
+    let longest = of_length(TOKEN_BYTES_MAX)
+        .filter(|token| token.len() <= TOKEN_BYTES_MAX)
+        .max_by_key(String::len)
+        .unwrap();
+    assert!(check(&longest, hs256()).is_ok());
+    let shortest_over = of_length(TOKEN_BYTES_MAX)
+        .filter(|token| token.len() > TOKEN_BYTES_MAX)
+        .min_by_key(String::len)
+        .unwrap();
+    assert!(matches!(check(&shortest_over, hs256()), Err(JwtError::TooLong(_))));
+}
+
+#[test]
+fn issuer_and_audience_are_compared_as_a_whole() {
+    assert_eq!(
+        with_claim("iss", json!("https://id.example")),
+        Err(JwtError::UnknownIssuer)
+    );
+    assert_eq!(with_claim("iss", Value::Null), Err(JwtError::UnknownIssuer));
+    assert_eq!(with_claim("aud", json!("comfygate2")), Err(JwtError::WrongAudience));
+    assert_eq!(with_claim("aud", Value::Null), Err(JwtError::WrongAudience));
+    assert_eq!(with_claim("aud", json!([])), Err(JwtError::WrongAudience));
+    assert!(with_claim("aud", json!(["other", "comfygate"])).is_ok());
+}
+
+#[test]
+fn times_are_compared_with_a_minute_of_leeway() {
+    assert!(with_claim("exp", json!(NOW - 59)).is_ok());
+    assert_eq!(with_claim("exp", json!(NOW - 60)), Err(JwtError::Expired));
+    assert!(with_claim("exp", json!(NOW as f64 - 59.5)).is_ok());
+    assert!(with_claim("nbf", json!(NOW + 60)).is_ok());
+    assert_eq!(with_claim("nbf", json!(NOW + 61)), Err(JwtError::NotYet));
+}
+
+#[test]
+fn an_expiry_is_needed_and_is_a_number() {
+    assert_eq!(with_claim("exp", Value::Null), Err(JwtError::Claim("exp".into())));
+    assert_eq!(
+        with_claim("exp", json!("4102444800")),
+        Err(JwtError::Claim("exp".into()))
+    );
+    assert_eq!(with_claim("nbf", json!("soon")), Err(JwtError::Claim("nbf".into())));
+}
+
+#[test]
+fn a_tenant_that_is_not_known_is_refused() {
+    assert_eq!(with_claim("org", json!("acme")), Err(JwtError::UnknownTenant));
+    assert_eq!(with_claim("org", json!("../local")), Err(JwtError::UnknownTenant));
+    assert_eq!(with_claim("org", json!(1)), Err(JwtError::Claim("org".into())));
+    assert_eq!(with_claim("org", Value::Null), Err(JwtError::Claim("org".into())));
+}
+
+#[test]
+fn a_subject_becomes_a_user_id_and_no_two_become_one() {
+    assert_eq!(
+        with_claim("sub", json!("auth0|12")).unwrap().user.as_str(),
+        "auth0+7C12"
+    );
+    assert_eq!(
+        with_claim("sub", json!("auth0+7C12")).unwrap().user.as_str(),
+        "auth0+2B7C12"
+    );
+    assert_eq!(
+        with_claim("sub", json!("a+b@example.com")).unwrap().user.as_str(),
+        "a+b@example.com"
+    );
+    assert_eq!(with_claim("sub", json!("")), Err(JwtError::Claim("sub".into())));
+    assert!(with_claim("sub", json!("x".repeat(128))).is_ok());
+    assert_eq!(
+        with_claim("sub", json!("x".repeat(129))),
+        Err(JwtError::Claim("sub".into()))
+    );
+}
+
+#[test]
+fn scopes_come_from_the_claim_and_unknown_words_mean_nothing() {
+    let scoped = |value: Value| {
+        let mut claims = claims();
+        claims["scope"] = value;
+        check(
+            &hs_token(&hs_header(), &claims),
+            JwtIssuerConfig {
+                scope_claim: Some("scope".into()),
+                ..hs256()
+            },
+        )
+        .map(|found| found.scopes)
+    };
+    let expected: Scopes = [Scope::Read, Scope::ActAs].into_iter().collect();
+    assert_eq!(scoped(json!("openid read act-as")), Ok(expected));
+    assert_eq!(scoped(json!(["read", "act-as", 7])), Ok(expected));
+    assert_eq!(scoped(json!("Read")), Ok(Scopes::default()));
+    assert_eq!(scoped(json!(1)), Err(JwtError::Claim("scope".into())));
+}

@@ -6,6 +6,9 @@
 
 pub mod redb;
 
+#[cfg(test)]
+mod suite;
+
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
@@ -117,6 +120,18 @@ pub struct JobResult {
     pub started_at: Option<WallMillis>,
     /// When it ended.
     pub ended_at: Option<WallMillis>,
+    /// Where the files stand in `outputs`, so that `deliver` can add their `url`s. Written by `commit`; whatever was here before is replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ResultFile>,
+}
+
+/// A file object of [`JobResult::outputs`] and the file it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultFile {
+    /// JSON pointer (RFC 6901) into `outputs`, such as `/9/images/0`.
+    pub pointer: String,
+    /// Which file.
+    pub id: FileId,
 }
 
 /// A file object that a finished attempt left, already in the blobs.
@@ -178,7 +193,9 @@ impl Directory {
     }
     /// The directory of that name; case-sensitive, as ComfyUI's.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Input, Self::Output, Self::Temp].into_iter().find(|directory| directory.name() == name)
+        [Self::Input, Self::Output, Self::Temp]
+            .into_iter()
+            .find(|directory| directory.name() == name)
     }
 }
 
@@ -325,7 +342,8 @@ pub enum LedgerError {
 /// The store behind everything that is remembered.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// Takes a job into the queue: durable when this resolves. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
+    /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
+    /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///
     /// # Errors
     /// `Conflict` (same name, other submission), `TooManyJobs`, `Unavailable`.
@@ -354,13 +372,28 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `WrongState`, `NotFound`, `Unavailable`.
-    async fn commit(&self, attempt: AttemptId, outcome: Outcome, result: JobResult, files: Vec<NewFile>, at: WallMillis) -> Result<(Job, JobResult), LedgerError>;
+    async fn commit(
+        &self,
+        attempt: AttemptId,
+        outcome: Outcome,
+        result: JobResult,
+        files: Vec<NewFile>,
+        at: WallMillis,
+    ) -> Result<(Job, JobResult), LedgerError>;
 
-    /// `Held → Ended(Cancelled | Failed)` without an attempt: deleted from the queue (no result), or given up by the gateway (with one).
+    /// `Held → Ended` without an attempt: `Cancelled`, deleted from the queue (a result is not kept); `Failed`, given up by the gateway (with a
+    /// result, else an empty one is stored); `Interrupted`, only if the owner asked for its end and its attempt was lost. Never `Succeeded`.
     ///
     /// # Errors
     /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
-    async fn end_held(&self, job: JobId, version: u64, outcome: Outcome, result: Option<JobResult>, at: WallMillis) -> Result<Job, LedgerError>;
+    async fn end_held(
+        &self,
+        job: JobId,
+        version: u64,
+        outcome: Outcome,
+        result: Option<JobResult>,
+        at: WallMillis,
+    ) -> Result<Job, LedgerError>;
 
     /// Marks an assigned or running job as to be interrupted; a held or ended one is left as it is. Gives the job as it stands.
     ///
@@ -396,7 +429,11 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn history(&self, scope: &OwnerScope, page: HistoryPage) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError>;
+    async fn history(
+        &self,
+        scope: &OwnerScope,
+        page: HistoryPage,
+    ) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError>;
 
     /// The result of one ended job; `None` while it has none.
     ///
@@ -426,7 +463,13 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
-    async fn owned_file(&self, scope: &OwnerScope, directory: Directory, subfolder: &str, filename: &str) -> Result<FileRow, LedgerError>;
+    async fn owned_file(
+        &self,
+        scope: &OwnerScope,
+        directory: Directory,
+        subfolder: &str,
+        filename: &str,
+    ) -> Result<FileRow, LedgerError>;
 
     /// The salt of a scope's cache keys and its opaque folder name, drawn at first use and kept.
     ///
@@ -478,6 +521,21 @@ pub struct HistoryPage {
     pub max_items: Option<i64>,
     /// Skip this many of the oldest; `None` or negative: the newest `max_items`.
     pub offset: Option<i64>,
+}
+
+impl HistoryPage {
+    /// Which of `length` entries, oldest first, are on the page (execution.py `get_history`; facts §8.2).
+    pub fn cut(self, length: usize) -> std::ops::Range<usize> {
+        let count = match self.max_items {
+            None => length,
+            Some(items) => usize::try_from(items).unwrap_or(0).min(length),
+        };
+        let first = match self.offset {
+            Some(offset) if offset >= 0 => usize::try_from(offset).unwrap_or(usize::MAX).min(length),
+            _ => length - count,
+        };
+        first..first.saturating_add(count).min(length)
+    }
 }
 
 /// What keeps a scope's work apart at a backend. Both are secrets of the gateway: an owner sees them only inside its own files' metadata.

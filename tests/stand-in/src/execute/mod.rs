@@ -472,12 +472,8 @@ impl Run<'_> {
             let payload = self.preview_with_metadata(id, preview);
             self.process.hub.send_binary(PREVIEW_IMAGE_WITH_METADATA, &payload, self.audience.clone());
         }
-        let data = dict([
-            ("value", value.into()),
-            ("max", max.into()),
-            ("prompt_id", self.prompt_id()),
-            ("node", id.into()),
-        ]);
+        let data =
+            dict([("value", value.into()), ("max", max.into()), ("prompt_id", self.prompt_id()), ("node", id.into())]);
         self.process.hub.send("progress", data, self.audience.clone());
         if let Some(preview) = preview.filter(|_| !metadata) {
             let mut payload = if preview.png { 2_u32 } else { 1 }.to_be_bytes().to_vec();

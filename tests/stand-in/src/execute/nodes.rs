@@ -16,9 +16,26 @@ use crate::python;
 
 /// Output types that only models understand; classes that give nothing else are passed through.
 const OPAQUE_TYPES: [&str; 20] = [
-    "MODEL", "CLIP", "VAE", "CONDITIONING", "CONTROL_NET", "STYLE_MODEL", "CLIP_VISION", "CLIP_VISION_OUTPUT",
-    "GLIGEN", "UPSCALE_MODEL", "HOOKS", "HOOK_KEYFRAMES", "SAMPLER", "SIGMAS", "GUIDER", "NOISE", "MODEL_PATCH",
-    "AUDIO_ENCODER", "PHOTOMAKER", "LATENT_UPSCALE_MODEL",
+    "MODEL",
+    "CLIP",
+    "VAE",
+    "CONDITIONING",
+    "CONTROL_NET",
+    "STYLE_MODEL",
+    "CLIP_VISION",
+    "CLIP_VISION_OUTPUT",
+    "GLIGEN",
+    "UPSCALE_MODEL",
+    "HOOKS",
+    "HOOK_KEYFRAMES",
+    "SAMPLER",
+    "SIGMAS",
+    "GUIDER",
+    "NOISE",
+    "MODEL_PATCH",
+    "AUDIO_ENCODER",
+    "PHOTOMAKER",
+    "LATENT_UPSCALE_MODEL",
 ];
 
 /// Pixels of a latent's side in the decoded picture.
@@ -225,7 +242,8 @@ fn temp_suffix(run: &mut Run<'_>, node: &Node<'_>) -> String {
 
 fn save(run: &Run<'_>, picture: &Picture, prefix: &str, kind: &str) -> Result<Json, Stop> {
     let base = run.process.folders().by_type(kind).ok_or_else(|| raised("KeyError", kind))?;
-    let path = files::save_path(prefix, &base, picture.width, picture.height).map_err(|text| raised("Exception", text))?;
+    let path =
+        files::save_path(prefix, &base, picture.width, picture.height).map_err(|text| raised("Exception", text))?;
     let mut texts = vec![("prompt".to_owned(), run.prompt.dumps())];
     if let Some(Json::Dict(extra)) = run.item.extra_data.get("extra_pnginfo") {
         texts.extend(extra.iter().map(|(key, value)| (key.clone(), value.dumps())));
@@ -342,8 +360,9 @@ fn empty_image(node: &Node<'_>) -> Result<Value, Stop> {
 fn opened(run: &Run<'_>, node: &Node<'_>) -> Result<Picture, Stop> {
     let name = node.text("image")?;
     let path = run.process.folders().annotated(&name);
-    let bytes = std::fs::read(&path)
-        .map_err(|_| raised("FileNotFoundError", format!("[Errno 2] No such file or directory: '{}'", path.display())))?;
+    let bytes = std::fs::read(&path).map_err(|_| {
+        raised("FileNotFoundError", format!("[Errno 2] No such file or directory: '{}'", path.display()))
+    })?;
     Picture::from_png(&bytes).map_err(|error| {
         raised("PIL.UnidentifiedImageError", format!("{} (the stand-in reads only PNG): '{name}'", error.0))
     })
@@ -487,13 +506,19 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
             let batch = node.size("batch_size").unwrap_or(1);
             Ok(vec![latent(node.size("width")?, node.size("height")?, frames.saturating_mul(batch), 0)])
         }
-        class if !catalogue.is_api_node(class) && !kinds.is_empty() && kinds.iter().all(|kind| OPAQUE_TYPES.contains(kind)) => {
+        class
+            if !catalogue.is_api_node(class)
+                && !kinds.is_empty()
+                && kinds.iter().all(|kind| OPAQUE_TYPES.contains(kind)) =>
+        {
             let steps = node.int("steps").ok().and_then(|steps| i64::try_from(steps).ok());
             let seed = node.int("noise_seed").ok().and_then(|seed| u64::try_from(seed).ok());
             // A guider or patched model keeps nothing of its inputs; a schedule and a noise source are all that counts.
             Ok(kinds.iter().map(|_| Value::Opaque { steps, seed }).collect())
         }
-        class => Err(raised("NotImplementedError", format!("the stand-in cannot run `{class}`: it has no executor for it"))),
+        class => {
+            Err(raised("NotImplementedError", format!("the stand-in cannot run `{class}`: it has no executor for it")))
+        }
     }
 }
 
@@ -544,7 +569,13 @@ fn decoded(latent: &Latent) -> Result<Picture, Stop> {
         let across = u8::try_from(x * 127 / width).unwrap_or(0);
         let down = u8::try_from(y * 127 / height).unwrap_or(0);
         let shift = u8::try_from(frame % 256).unwrap_or(0);
-        let slope = if channel == 0 { across } else if channel == 1 { down } else { across / 2 + down / 2 };
+        let slope = if channel == 0 {
+            across
+        } else if channel == 1 {
+            down
+        } else {
+            across / 2 + down / 2
+        };
         base.get(channel).copied().unwrap_or(0).wrapping_add(slope).wrapping_add(shift)
     })?)
 }

@@ -56,9 +56,7 @@ impl Reply {
     /// The answer with its headers.
     pub(crate) fn answer(self) -> Answer {
         let (status, kind, body) = match self {
-            Reply::Json(status, value) => {
-                (status, Some("application/json; charset=utf-8"), Bytes::from(value.dumps()))
-            }
+            Reply::Json(status, value) => (status, Some("application/json; charset=utf-8"), Bytes::from(value.dumps())),
             Reply::Text(status, text) => (status, Some("text/plain; charset=utf-8"), Bytes::from(text)),
             Reply::Empty(status) => (status, None, Bytes::new()),
             Reply::Crash => {

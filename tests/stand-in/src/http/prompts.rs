@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use hyper::StatusCode;
 
-use super::answer::Reply;
 use super::Call;
+use super::answer::Reply;
 use crate::clock;
 use crate::jobs::{self, Listing};
 use crate::json::{Dict, Json, dict};
@@ -169,9 +169,8 @@ pub(super) async fn free(call: &mut Call) -> Result<Reply, Reply> {
 
 /// `GET /history`.
 pub(super) fn history(call: &Call) -> Result<Reply, Reply> {
-    let number = |name: &str| {
-        call.query(name).map(|text| python::int(&Json::from(text))).transpose().map_err(|_| Reply::Crash)
-    };
+    let number =
+        |name: &str| call.query(name).map(|text| python::int(&Json::from(text))).transpose().map_err(|_| Reply::Crash);
     let (max_items, offset) = (number("max_items")?, number("offset")?.unwrap_or(-1));
     Ok(Reply::json(Json::Dict(call.process.queue.history(max_items, offset))))
 }
@@ -207,8 +206,7 @@ pub(super) fn jobs(call: &Call) -> Result<Reply, Reply> {
         Some(text) => text.split(',').map(|word| word.trim().to_lowercase()).filter(|word| !word.is_empty()).collect(),
         None => jobs::STATES.map(str::to_owned).to_vec(),
     };
-    let invalid: Vec<&str> =
-        states.iter().map(String::as_str).filter(|state| !jobs::STATES.contains(state)).collect();
+    let invalid: Vec<&str> = states.iter().map(String::as_str).filter(|state| !jobs::STATES.contains(state)).collect();
     if !invalid.is_empty() {
         let valid = jobs::STATES.join(", ");
         return Err(bad(format!("Invalid status value(s): {}. Valid values: {valid}", invalid.join(", "))));

@@ -152,8 +152,8 @@ pub(super) fn list_v2(call: &Call) -> Result<Reply, Reply> {
     let unknown = || Reply::text(StatusCode::FORBIDDEN, "Invalid user specified in request");
     let base = root(call).map_err(|_| unknown())?;
     let asked = decode(call.query("path").unwrap_or_default());
-    let target = path_of(call, &asked, false)
-        .map_err(|_| Reply::text(StatusCode::BAD_REQUEST, "Invalid path requested"))?;
+    let target =
+        path_of(call, &asked, false).map_err(|_| Reply::text(StatusCode::BAD_REQUEST, "Invalid path requested"))?;
     if !target.exists() {
         return if target == base {
             Ok(Reply::json(Json::List(Vec::new())))
@@ -170,11 +170,8 @@ pub(super) fn list_v2(call: &Call) -> Result<Reply, Reply> {
     found.sort_by_key(|path| (!path.is_dir(), name(path).to_lowercase()));
     let shown = found.iter().map(|path| {
         let (kind, file) = if path.is_dir() { ("directory", false) } else { ("file", true) };
-        let mut entry = dict([
-            ("name", name(path).into()),
-            ("path", relative(path, &base).into()),
-            ("type", kind.into()),
-        ]);
+        let mut entry =
+            dict([("name", name(path).into()), ("path", relative(path, &base).into()), ("type", kind.into())]);
         if let Json::Dict(entry) = &mut entry
             && file
         {
