@@ -67,7 +67,7 @@ impl App {
         let core = core_runtime()?;
         let clock = Clock::system();
         let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir)?);
-        let blobs = Blobs::open(&config.state_dir.join("blobs"))?;
+        let blobs = Blobs::open(&config.state_dir)?;
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let catalogue = catalogue(&config)?;

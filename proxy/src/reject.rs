@@ -91,8 +91,12 @@ impl Rejection {
 
     /// Something of ours failed; the reason goes to the log only.
     pub fn internal(log: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; the log has the reason under this request id")
-            .with_log(log)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the gateway failed; the log has the reason under this request id",
+        )
+        .with_log(log)
     }
 
     /// Something we need can't be had now (invariant 8).
@@ -396,7 +400,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_to_whole_seconds_and_never_zero() {
-        let header = |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
+        let header =
+            |after| Rejection::unavailable("x", "y", after).problem(RequestId::new()).headers[RETRY_AFTER].clone();
         assert_eq!(header(Duration::from_millis(1)), "1");
         assert_eq!(header(Duration::from_millis(1001)), "2");
         assert_eq!(header(Duration::ZERO), "1");

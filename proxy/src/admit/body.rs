@@ -25,13 +25,8 @@ pub struct BodySlot {
 impl BodyBudget {
     /// A budget of `total_bytes`, rounded down to KiB.
     pub fn new(total_bytes: u64) -> Self {
-        let total = usize::try_from(total_bytes / PIECE_BYTES)
-            .unwrap_or(usize::MAX)
-            .min(Semaphore::MAX_PERMITS);
-        Self {
-            pieces: Arc::new(Semaphore::new(total)),
-            total_pieces: total,
-        }
+        let total = usize::try_from(total_bytes / PIECE_BYTES).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { pieces: Arc::new(Semaphore::new(total)), total_pieces: total }
     }
 
     /// Room for a body of `bytes`, now or not at all: whoever waits holds a connection, and that is what a flood wants.
@@ -40,10 +35,7 @@ impl BodyBudget {
     /// [`AdmitError::BodiesFull`].
     pub fn take(&self, bytes: u64) -> Result<BodySlot, AdmitError> {
         let held = self.pieces_for(bytes)?;
-        Ok(BodySlot {
-            budget: self.clone(),
-            held,
-        })
+        Ok(BodySlot { budget: self.clone(), held })
     }
 
     /// Bytes that are free now.
@@ -89,14 +81,7 @@ mod tests {
     fn the_budget_is_spent_to_the_last_piece_and_not_beyond() {
         let budget = BodyBudget::new(4096);
         let slot = budget.take(4096).unwrap();
-        assert_eq!(
-            budget.take(1).unwrap_err(),
-            AdmitError::BodiesFull {
-                wanted: 1,
-                free: 0,
-                total: 4096
-            }
-        );
+        assert_eq!(budget.take(1).unwrap_err(), AdmitError::BodiesFull { wanted: 1, free: 0, total: 4096 });
         drop(slot);
         assert_eq!(budget.free_bytes(), 4096);
         assert!(budget.take(4097).is_err());

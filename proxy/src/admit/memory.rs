@@ -61,11 +61,7 @@ impl Admission {
     /// Rates by this clock; every bucket is full.
     pub fn new(clock: Clock) -> Self {
         let start = clock.monotonic();
-        Self {
-            clock: RateClock { clock, start },
-            buckets: DashMap::new(),
-            tenants_max: TENANTS_MAX,
-        }
+        Self { clock: RateClock { clock, start }, buckets: DashMap::new(), tenants_max: TENANTS_MAX }
     }
 
     /// Leave for one `POST /prompt`.
@@ -88,9 +84,7 @@ impl Admission {
         let bucket = self.bucket(&tenant.id, kind, rate)?;
         *bucket.last_used.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.clock.monotonic();
         match bucket.limiter.check() {
-            Ok(snapshot) => Ok(Permit {
-                rate: rate_state(rate, snapshot.remaining_burst_capacity()),
-            }),
+            Ok(snapshot) => Ok(Permit { rate: rate_state(rate, snapshot.remaining_burst_capacity()) }),
             Err(not_until) => Err(AdmitError::RateLimited {
                 kind,
                 rate: rate_state(rate, 0),
@@ -111,10 +105,7 @@ impl Admission {
             }
         }
         // Two requests may come here at once; the entry's lock lets the first one's bucket stand.
-        let mut entry = self
-            .buckets
-            .entry(key)
-            .or_insert_with(|| Arc::new(self.new_bucket(rate)));
+        let mut entry = self.buckets.entry(key).or_insert_with(|| Arc::new(self.new_bucket(rate)));
         if entry.rate != rate {
             *entry = Arc::new(self.new_bucket(rate));
         }
@@ -123,11 +114,7 @@ impl Admission {
 
     fn new_bucket(&self, rate: Rate) -> Bucket {
         let limiter = RateLimiter::direct_with_clock(quota(rate), self.clock.clone()).with_middleware();
-        Bucket {
-            rate,
-            limiter,
-            last_used: Mutex::new(self.clock.clock.monotonic()),
-        }
+        Bucket { rate, limiter, last_used: Mutex::new(self.clock.clock.monotonic()) }
     }
 
     /// Drops every bucket that has had time to fill up: a new one is no different.
@@ -154,19 +141,15 @@ fn interval(rate: Rate) -> Duration {
 fn quota(rate: Rate) -> Quota {
     let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
     // The interval lies between 10 µs and 1000 s by the clamp above, so it is never zero and the other arm never taken; if it were, once a second is no loophole.
-    Quota::with_period(interval(rate))
-        .unwrap_or(Quota::per_second(NonZeroU32::MIN))
-        .allow_burst(burst)
+    Quota::with_period(interval(rate)).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
 }
 
 fn rate_state(rate: Rate, remaining: u32) -> RateState {
-    RateState {
-        limit: rate.burst,
-        remaining,
-        reset: time_for(rate, rate.burst.saturating_sub(remaining)),
-    }
+    RateState { limit: rate.burst, remaining, reset: time_for(rate, rate.burst.saturating_sub(remaining)) }
 }
 
+/// Failed logins are counted in windows of this length.
+const WINDOW: Duration = Duration::from_secs(60);
 /// Most addresses whose failures are remembered: 10 MB.
 const GROUPS_MAX: usize = 100_000;
 
@@ -197,12 +180,7 @@ struct Window {
 impl FailedLogins {
     /// Forgives `limit` failures of one group in a minute.
     pub fn new(limit: u32, clock: Clock) -> Self {
-        Self {
-            clock,
-            limit,
-            groups_max: GROUPS_MAX,
-            state: Mutex::default(),
-        }
+        Self { clock, limit, groups_max: GROUPS_MAX, state: Mutex::default() }
     }
 
     /// Before a login: whether this group may try.
@@ -217,11 +195,7 @@ impl FailedLogins {
         let age = self.clock.monotonic().saturating_duration_since(window.start);
         match WINDOW.checked_sub(age) {
             Some(retry_after) if !retry_after.is_zero() && window.failures >= self.limit => {
-                Err(AdmitError::TooManyFailedLogins {
-                    group,
-                    limit: self.limit,
-                    retry_after,
-                })
+                Err(AdmitError::TooManyFailedLogins { group, limit: self.limit, retry_after })
             }
             _ => Ok(()),
         }
@@ -234,15 +208,9 @@ impl FailedLogins {
         if !state.by_group.contains_key(&group) && !state.has_room(self.groups_max, now) {
             return;
         }
-        let window = state.by_group.entry(group).or_insert(Window {
-            start: now,
-            failures: 0,
-        });
+        let window = state.by_group.entry(group).or_insert(Window { start: now, failures: 0 });
         if now.saturating_duration_since(window.start) >= WINDOW {
-            *window = Window {
-                start: now,
-                failures: 0,
-            };
+            *window = Window { start: now, failures: 0 };
         }
         window.failures = window.failures.saturating_add(1);
     }
@@ -253,13 +221,9 @@ impl Windows {
         if self.by_group.len() < groups_max {
             return true;
         }
-        if self
-            .swept
-            .is_none_or(|swept| now.saturating_duration_since(swept) >= WINDOW)
-        {
+        if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= WINDOW) {
             self.swept = Some(now);
-            self.by_group
-                .retain(|_, window| now.saturating_duration_since(window.start) < WINDOW);
+            self.by_group.retain(|_, window| now.saturating_duration_since(window.start) < WINDOW);
         }
         self.by_group.len() < groups_max
     }
@@ -279,15 +243,8 @@ mod tests {
 
     fn tenant(id: &str, per_second: f64, burst: u32) -> Tenant {
         let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
-        let limits = Limits {
-            prompt_rate: Rate { per_second, burst },
-            ..Limits::default()
-        };
-        Tenant {
-            id: id.parse().unwrap(),
-            limits,
-            ..local
-        }
+        let limits = Limits { prompt_rate: Rate { per_second, burst }, ..Limits::default() };
+        Tenant { id: id.parse().unwrap(), limits, ..local }
     }
 
     fn clock() -> Clock {
@@ -304,10 +261,7 @@ mod tests {
         let Err(AdmitError::RateLimited { retry_after, rate, .. }) = admission.prompt(&tenant) else {
             panic!("a sixth passed")
         };
-        assert_eq!(
-            (retry_after, rate.limit, rate.remaining),
-            (Duration::from_millis(100), 5, 0)
-        );
+        assert_eq!((retry_after, rate.limit, rate.remaining), (Duration::from_millis(100), 5, 0));
         clock.turn(Duration::from_millis(99));
         assert!(admission.prompt(&tenant).is_err());
         clock.turn(Duration::from_millis(1));
@@ -336,16 +290,10 @@ mod tests {
     #[test]
     fn the_map_forgets_the_idle_and_refuses_when_all_are_active() {
         let clock = clock();
-        let admission = Admission {
-            tenants_max: 1,
-            ..Admission::new(clock.clone())
-        };
+        let admission = Admission { tenants_max: 1, ..Admission::new(clock.clone()) };
         let busy = tenant("a", 1.0, 10);
         assert!(admission.prompt(&busy).is_ok() && admission.request(&busy).is_ok());
-        assert_eq!(
-            admission.prompt(&tenant("b", 1.0, 1)).unwrap_err(),
-            AdmitError::TooManyTenants(1)
-        );
+        assert_eq!(admission.prompt(&tenant("b", 1.0, 1)).unwrap_err(), AdmitError::TooManyTenants(1));
         clock.turn(Duration::from_secs(10));
         assert!(admission.prompt(&tenant("b", 1.0, 1)).is_ok());
     }
@@ -354,14 +302,8 @@ mod tests {
     fn headers_say_limit_remaining_and_seconds_until_full() {
         let admission = Admission::new(clock());
         let permit = admission.prompt(&tenant("a", 0.4, 3)).unwrap();
-        let headers = permit
-            .rate()
-            .headers()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
-        assert_eq!(
-            headers,
-            ["ratelimit-limit: 3", "ratelimit-remaining: 2", "ratelimit-reset: 3"]
-        );
+        let headers = permit.rate().headers().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        assert_eq!(headers, ["ratelimit-limit: 3", "ratelimit-remaining: 2", "ratelimit-reset: 3"]);
     }
 
     #[test]
@@ -374,13 +316,7 @@ mod tests {
         }
         assert_eq!(logins.check(group), Ok(()));
         logins.failed(group);
-        assert!(matches!(
-            logins.check(group),
-            Err(AdmitError::TooManyFailedLogins {
-                retry_after: WINDOW,
-                ..
-            })
-        ));
+        assert!(matches!(logins.check(group), Err(AdmitError::TooManyFailedLogins { retry_after: WINDOW, .. })));
         assert_eq!(logins.check(group_of("192.0.2.2".parse().unwrap())), Ok(()));
         clock.turn(WINDOW - Duration::from_millis(1));
         assert!(logins.check(group).is_err());
@@ -393,14 +329,8 @@ mod tests {
     #[test]
     fn a_full_map_of_addresses_keeps_those_that_failed_and_makes_room_after_a_minute() {
         let clock = clock();
-        let logins = FailedLogins {
-            groups_max: 1,
-            ..FailedLogins::new(1, clock.clone())
-        };
-        let (first, second) = (
-            group_of("192.0.2.1".parse().unwrap()),
-            group_of("192.0.2.2".parse().unwrap()),
-        );
+        let logins = FailedLogins { groups_max: 1, ..FailedLogins::new(1, clock.clone()) };
+        let (first, second) = (group_of("192.0.2.1".parse().unwrap()), group_of("192.0.2.2".parse().unwrap()));
         logins.failed(first);
         logins.failed(second);
         assert!(logins.check(first).is_err() && logins.check(second).is_ok());

@@ -95,10 +95,7 @@ impl ApiKey {
     pub fn mint(random: &dyn SecureRandom) -> Result<Self, RandomError> {
         let id = drawn(random, BASE36, ID_CHARS)?;
         let secret = drawn(random, BASE62, SECRET_CHARS)?;
-        Ok(Self {
-            id: id.parse().map_err(|_| RandomError)?,
-            secret: Secret(secret),
-        })
+        Ok(Self { id: id.parse().map_err(|_| RandomError)?, secret: Secret(secret) })
     }
 
     /// Reads a key: length, then shape, then checksum; nothing is decoded before its length is known.
@@ -109,9 +106,7 @@ impl ApiKey {
         if text.len() != KEY_CHARS || !text.is_ascii() {
             return Err(KeyFormatError::Shape);
         }
-        let (body, crc) = text
-            .split_at_checked(KEY_CHARS - CRC_CHARS)
-            .ok_or(KeyFormatError::Shape)?;
+        let (body, crc) = text.split_at_checked(KEY_CHARS - CRC_CHARS).ok_or(KeyFormatError::Shape)?;
         let rest = body.strip_prefix(PREFIX).ok_or(KeyFormatError::Shape)?;
         let (id, secret) = rest.split_once('_').ok_or(KeyFormatError::Shape)?;
         if !secret.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -121,10 +116,7 @@ impl ApiKey {
         if checksum(body) != crc {
             return Err(KeyFormatError::Checksum);
         }
-        Ok(Self {
-            id,
-            secret: Secret(secret.to_owned()),
-        })
+        Ok(Self { id, secret: Secret(secret.to_owned()) })
     }
 
     /// The public part.
@@ -148,10 +140,7 @@ impl ApiKey {
         created_at: WallMillis,
         expires_at: Option<WallMillis>,
     ) -> KeyRow {
-        let owner = Owner {
-            key: Some(self.id.clone()),
-            ..owner
-        };
+        let owner = Owner { key: Some(self.id.clone()), ..owner };
         KeyRow {
             id: self.id.clone(),
             owner,
@@ -231,9 +220,7 @@ fn checksum(body: &str) -> String {
 /// CRC-32 (ISO-HDLC, as zlib's), bit by bit: 43 bytes need no table and no crate.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
     })
 }
 
@@ -248,11 +235,7 @@ mod tests {
     }
 
     fn row(key: &ApiKey, clock: &Clock, expires_at: Option<WallMillis>) -> KeyRow {
-        let owner = Owner {
-            tenant: "acme".parse().unwrap(),
-            user: None,
-            key: None,
-        };
+        let owner = Owner { tenant: "acme".parse().unwrap(), user: None, key: None };
         key.row(owner, Scopes::of_a_client(), None, clock.wall(), expires_at)
     }
 
@@ -278,10 +261,7 @@ mod tests {
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
-            assert!(
-                ApiKey::parse(&String::from_utf8(bytes).unwrap()).is_err(),
-                "character {at}"
-            );
+            assert!(ApiKey::parse(&String::from_utf8(bytes).unwrap()).is_err(), "character {at}");
         }
     }
 
@@ -310,14 +290,8 @@ mod tests {
         let clock = Clock::turned_by_hand(WallMillis(1_000));
         let key = key();
         assert_eq!(key.verify(&row(&key, &clock, None), &clock), Ok(()));
-        let forged = ApiKey {
-            id: key.id().clone(),
-            secret: self::key().secret,
-        };
-        assert_eq!(
-            forged.verify(&row(&key, &clock, None), &clock),
-            Err(KeyRefused::WrongSecret)
-        );
+        let forged = ApiKey { id: key.id().clone(), secret: self::key().secret };
+        assert_eq!(forged.verify(&row(&key, &clock, None), &clock), Err(KeyRefused::WrongSecret));
     }
 
     #[test]
@@ -335,15 +309,9 @@ mod tests {
     fn a_revoked_key_is_refused_and_a_wrong_secret_learns_nothing_of_it() {
         let clock = Clock::turned_by_hand(WallMillis(1_000));
         let key = key();
-        let row = KeyRow {
-            revoked_at: Some(WallMillis(500)),
-            ..row(&key, &clock, None)
-        };
+        let row = KeyRow { revoked_at: Some(WallMillis(500)), ..row(&key, &clock, None) };
         assert_eq!(key.verify(&row, &clock), Err(KeyRefused::Revoked));
-        let forged = ApiKey {
-            id: key.id().clone(),
-            secret: self::key().secret,
-        };
+        let forged = ApiKey { id: key.id().clone(), secret: self::key().secret };
         assert_eq!(forged.verify(&row, &clock), Err(KeyRefused::WrongSecret));
     }
 }

@@ -91,10 +91,7 @@ pub fn identity(
     let parts = parts(token)?;
     check_header(&parts.header)?;
     let named = parts.claims.get("iss").and_then(Value::as_str);
-    let issuer = issuers
-        .iter()
-        .find(|issuer| Some(issuer.issuer.as_str()) == named)
-        .ok_or(JwtError::UnknownIssuer)?;
+    let issuer = issuers.iter().find(|issuer| Some(issuer.issuer.as_str()) == named).ok_or(JwtError::UnknownIssuer)?;
     check_signature(&parts, issuer)?;
     // SECURITY: from here on the claims are the issuer's.
     check_audience(&parts.claims, issuer)?;
@@ -112,12 +109,7 @@ fn parts(token: &str) -> Result<Parts<'_>, JwtError> {
     }
     let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed("parts"))?;
     let (header, claims) = message.split_once('.').ok_or(JwtError::Malformed("parts"))?;
-    Ok(Parts {
-        header: object(header, "header")?,
-        claims: object(claims, "claims")?,
-        message,
-        signature,
-    })
+    Ok(Parts { header: object(header, "header")?, claims: object(claims, "claims")?, message, signature })
 }
 
 fn object(part: &str, name: &'static str) -> Result<Map<String, Value>, JwtError> {
@@ -130,10 +122,7 @@ fn object(part: &str, name: &'static str) -> Result<Map<String, Value>, JwtError
 const REFUSED_HEADER_FIELDS: [&str; 8] = ["crit", "jwk", "jku", "x5u", "x5c", "b64", "zip", "enc"];
 
 fn check_header(header: &Map<String, Value>) -> Result<(), JwtError> {
-    match REFUSED_HEADER_FIELDS
-        .into_iter()
-        .find(|field| header.contains_key(*field))
-    {
+    match REFUSED_HEADER_FIELDS.into_iter().find(|field| header.contains_key(*field)) {
         Some(field) => Err(JwtError::HeaderField(field)),
         None => Ok(()),
     }
@@ -142,20 +131,10 @@ fn check_header(header: &Map<String, Value>) -> Result<(), JwtError> {
 fn check_signature(parts: &Parts<'_>, issuer: &JwtIssuerConfig) -> Result<(), JwtError> {
     let pinned = issuer.key.algorithm();
     // SECURITY: compared before any cryptography, so that the token never chooses the algorithm (RFC 8725 §3.1).
-    if parts
-        .header
-        .get("alg")
-        .and_then(Value::as_str)
-        .and_then(Algorithm::from_name)
-        != Some(pinned)
-    {
+    if parts.header.get("alg").and_then(Value::as_str).and_then(Algorithm::from_name) != Some(pinned) {
         return Err(JwtError::WrongAlgorithm { wanted: pinned.name() });
     }
-    if issuer.key.verifies(parts.message.as_bytes(), parts.signature) {
-        Ok(())
-    } else {
-        Err(JwtError::WrongSignature)
-    }
+    if issuer.key.verifies(parts.message.as_bytes(), parts.signature) { Ok(()) } else { Err(JwtError::WrongSignature) }
 }
 
 /// `aud` is a text or a list of texts (RFC 7519 §4.1.3).
@@ -203,17 +182,12 @@ fn tenant(
     registry: &TenantRegistry,
 ) -> Result<TenantId, JwtError> {
     let value = text(claims, &issuer.tenant_claim)?;
-    registry
-        .tenant_of_claim(value)
-        .map(|tenant| tenant.id.clone())
-        .ok_or(JwtError::UnknownTenant)
+    registry.tenant_of_claim(value).map(|tenant| tenant.id.clone()).ok_or(JwtError::UnknownTenant)
 }
 
 fn user(claims: &Map<String, Value>, issuer: &JwtIssuerConfig) -> Result<UserId, JwtError> {
     let value = text(claims, &issuer.user_claim)?;
-    user_id_text(value)
-        .parse()
-        .map_err(|_| JwtError::Claim(issuer.user_claim.clone()))
+    user_id_text(value).parse().map_err(|_| JwtError::Claim(issuer.user_claim.clone()))
 }
 
 /// A subject in the alphabet of user ids: other bytes become `+XX`, as in `auth0|12` → `auth0+7C12`. No two subjects become one user: a `+` that would
@@ -227,11 +201,7 @@ fn user_id_text(subject: &str) -> String {
             b'+' => !(is_upper_hex(bytes.get(at + 1)) && is_upper_hex(bytes.get(at + 2))),
             _ => byte.is_ascii_alphanumeric() || b"._@-".contains(byte),
         };
-        if plain {
-            id.push(char::from(*byte))
-        } else {
-            id.push_str(&format!("+{byte:02X}"))
-        }
+        if plain { id.push(char::from(*byte)) } else { id.push_str(&format!("+{byte:02X}")) }
     }
     id
 }
@@ -243,11 +213,7 @@ fn scopes(claims: &Map<String, Value>, issuer: &JwtIssuerConfig) -> Result<Scope
     };
     match claims.get(name) {
         Some(Value::String(words)) => Ok(words.split_ascii_whitespace().filter_map(Scope::from_name).collect()),
-        Some(Value::Array(words)) => Ok(words
-            .iter()
-            .filter_map(Value::as_str)
-            .filter_map(Scope::from_name)
-            .collect()),
+        Some(Value::Array(words)) => Ok(words.iter().filter_map(Value::as_str).filter_map(Scope::from_name).collect()),
         // A claim that was to say what the caller may do and is not there allows nothing.
         _ => Err(JwtError::Claim(name.clone())),
     }

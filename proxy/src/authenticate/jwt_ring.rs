@@ -99,18 +99,12 @@ impl VerifyingKey {
         if algorithm == Algorithm::Hs256 {
             let long_enough = material.len() >= SECRET_BYTES_MIN;
             return if long_enough {
-                Ok(Self {
-                    algorithm,
-                    key: DecodingKey::from_secret(material),
-                })
+                Ok(Self { algorithm, key: DecodingKey::from_secret(material) })
             } else {
                 Err(KeyError::SecretTooShort(material.len()))
             };
         }
-        if material
-            .windows(b"PRIVATE KEY".len())
-            .any(|window| window == b"PRIVATE KEY")
-        {
+        if material.windows(b"PRIVATE KEY".len()).any(|window| window == b"PRIVATE KEY") {
             return Err(KeyError::PrivateKey);
         }
         let read = match algorithm {
@@ -144,11 +138,7 @@ impl VerifyingKey {
 
 fn check_rsa(public_key: &[u8], not_this_kind: &KeyError) -> Result<(), KeyError> {
     let bits = rsa_modulus_bits(public_key).ok_or_else(|| not_this_kind.clone())?;
-    if (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
-        Ok(())
-    } else {
-        Err(KeyError::RsaBits(bits))
-    }
+    if (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) { Ok(()) } else { Err(KeyError::RsaBits(bits)) }
 }
 
 /// Length of `n` in a DER `RSAPublicKey ::= SEQUENCE { n INTEGER, e INTEGER }` (RFC 8017 §A.1.1). ring only says "no" at the first token; here the
@@ -169,18 +159,11 @@ fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81 | 0x82 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (
-                digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)),
-                rest,
-            )
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
         }
         _ => return None,
     };
-    if found == tag {
-        rest.split_at_checked(length)
-    } else {
-        None
-    }
+    if found == tag { rest.split_at_checked(length) } else { None }
 }
 
 /// HMAC: ring compares in constant time.
@@ -199,11 +182,7 @@ impl JwtVerifier for Hmac {
 }
 
 /// A public key with ring's way to verify.
-struct PublicKey(
-    JwtAlgorithm,
-    &'static dyn ring_signature::VerificationAlgorithm,
-    Vec<u8>,
-);
+struct PublicKey(JwtAlgorithm, &'static dyn ring_signature::VerificationAlgorithm, Vec<u8>);
 
 impl Verifier<Vec<u8>> for PublicKey {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
@@ -236,11 +215,8 @@ fn signer(_: &JwtAlgorithm, _: &EncodingKey) -> JwtResult<Box<dyn JwtSigner>> {
     Err(new_error(ErrorKind::InvalidAlgorithm))
 }
 
-static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: signer,
-    verifier_factory: verifier,
-    key_utils: KeyUtils::new_unimplemented(),
-};
+static PROVIDER: CryptoProvider =
+    CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
 
 /// Makes ours the process's provider; without one the first check would panic.
 fn install() {

@@ -150,44 +150,23 @@ impl Authenticator {
             LedgerError::NotFound { .. } => AuthError::UnknownKey(key.id().clone()),
             other => AuthError::Unavailable(other),
         })?;
-        key.verify(&row, &self.clock).map_err(|reason| AuthError::KeyRefused {
-            id: key.id().clone(),
-            reason,
-        })?;
+        key.verify(&row, &self.clock).map_err(|reason| AuthError::KeyRefused { id: key.id().clone(), reason })?;
         // The row's own id, whatever its owner says: audit names the key that was used.
-        let owner = Owner {
-            key: Some(row.id),
-            ..row.owner
-        };
-        Ok(Principal {
-            owner,
-            scopes: row.scopes,
-            credential: Credential::ApiKey,
-        })
+        let owner = Owner { key: Some(row.id), ..row.owner };
+        Ok(Principal { owner, scopes: row.scopes, credential: Credential::ApiKey })
     }
 
     fn by_token(&self, token: &str, registry: &TenantRegistry) -> Result<Principal, AuthError> {
         let identity = jwt::identity(token, &self.issuers, registry, &self.clock)?;
-        let owner = Owner {
-            tenant: identity.tenant,
-            user: Some(identity.user),
-            key: None,
-        };
-        Ok(Principal {
-            owner,
-            scopes: identity.scopes,
-            credential: Credential::Jwt,
-        })
+        let owner = Owner { tenant: identity.tenant, user: Some(identity.user), key: None };
+        Ok(Principal { owner, scopes: identity.scopes, credential: Credential::Jwt })
     }
 }
 
 /// The one credential of a request, wherever it stands.
 fn shown(headers: &HeaderMap) -> Result<Shown, AuthError> {
     let authorization = headers.get_all(AUTHORIZATION).iter().map(by_authorization);
-    let x_api_key = headers
-        .get_all(X_API_KEY)
-        .iter()
-        .map(|value| Ok(Shown::Key(visible(value)?.to_owned())));
+    let x_api_key = headers.get_all(X_API_KEY).iter().map(|value| Ok(Shown::Key(visible(value)?.to_owned())));
     let mut found: Option<Shown> = None;
     for shown in authorization.chain(x_api_key) {
         let shown = shown?;
@@ -201,11 +180,7 @@ fn shown(headers: &HeaderMap) -> Result<Shown, AuthError> {
 
 fn visible(value: &HeaderValue) -> Result<&str, AuthError> {
     let text = value.to_str().map_err(|_| AuthError::Malformed("characters"))?.trim();
-    if text.len() > HEADER_BYTES_MAX {
-        Err(AuthError::Malformed("length"))
-    } else {
-        Ok(text)
-    }
+    if text.len() > HEADER_BYTES_MAX { Err(AuthError::Malformed("length")) } else { Ok(text) }
 }
 
 /// Schemes are compared without case (RFC 9110 §11.1).
@@ -215,11 +190,7 @@ fn by_authorization(value: &HeaderValue) -> Result<Shown, AuthError> {
     let credential = credential.trim_start_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
         let key = credential.starts_with(api_key::PREFIX);
-        Ok(if key {
-            Shown::Key(credential.to_owned())
-        } else {
-            Shown::Token(credential.to_owned())
-        })
+        Ok(if key { Shown::Key(credential.to_owned()) } else { Shown::Token(credential.to_owned()) })
     } else if scheme.eq_ignore_ascii_case("basic") {
         by_basic(credential)
     } else {
@@ -244,11 +215,7 @@ fn by_basic(credential: &str) -> Result<Shown, AuthError> {
 /// # Errors
 /// [`AuthError::Forbidden`].
 pub fn require(principal: &Principal, scope: Scope) -> Result<(), AuthError> {
-    if principal.scopes.has(scope) {
-        Ok(())
-    } else {
-        Err(AuthError::Forbidden(scope))
-    }
+    if principal.scopes.has(scope) { Ok(()) } else { Err(AuthError::Forbidden(scope)) }
 }
 
 #[cfg(test)]

@@ -13,37 +13,26 @@ struct Rows(Option<HashMap<KeyId, KeyRow>>);
 #[async_trait::async_trait]
 impl KeyRows for Rows {
     async fn key_row(&self, id: &KeyId) -> Result<KeyRow, LedgerError> {
-        let rows = self.0.as_ref().ok_or(LedgerError::Unavailable {
-            action: "read",
-            reason: "disk is gone".into(),
-        })?;
+        let rows = self.0.as_ref().ok_or(LedgerError::Unavailable { action: "read", reason: "disk is gone".into() })?;
         rows.get(id).cloned().ok_or(LedgerError::NotFound { what: "key" })
     }
 }
 
 fn made(tenant: &str) -> (ApiKey, Rows) {
     let key = ApiKey::mint(&SystemRandom::new()).unwrap();
-    let owner = Owner {
-        tenant: tenant.parse().unwrap(),
-        user: Some("ann".parse().unwrap()),
-        key: None,
-    };
+    let owner = Owner { tenant: tenant.parse().unwrap(), user: Some("ann".parse().unwrap()), key: None };
     let row = key.row(owner, Scopes::of_a_client(), None, WallMillis(0), None);
     let rows = Rows(Some(HashMap::from([(key.id().clone(), row)])));
     (key, rows)
 }
 
 fn headers(list: &[(&'static str, String)]) -> HeaderMap {
-    list.iter()
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
-        .collect()
+    list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
 }
 
 async fn authenticate(list: &[(&'static str, String)], rows: &Rows) -> Result<Principal, AuthError> {
     let stage = Authenticator::new(Vec::new(), Clock::turned_by_hand(WallMillis(1_000)));
-    stage
-        .authenticate(&headers(list), rows, &TenantRegistry::built_in())
-        .await
+    stage.authenticate(&headers(list), rows, &TenantRegistry::built_in()).await
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -73,13 +62,9 @@ async fn no_credential_is_no_failed_login_and_a_wrong_one_is() {
     let missing = authenticate(&[], &rows).await.unwrap_err();
     assert!(matches!(missing, AuthError::Missing) && !missing.is_failed_login());
     let (stranger, _) = made("local");
-    let unknown = authenticate(&[("x-api-key", stranger.reveal())], &rows)
-        .await
-        .unwrap_err();
+    let unknown = authenticate(&[("x-api-key", stranger.reveal())], &rows).await.unwrap_err();
     assert!(matches!(unknown, AuthError::UnknownKey(_)) && unknown.is_failed_login());
-    let cut = authenticate(&[("x-api-key", key.reveal()[1..].to_owned())], &rows)
-        .await
-        .unwrap_err();
+    let cut = authenticate(&[("x-api-key", key.reveal()[1..].to_owned())], &rows).await.unwrap_err();
     assert!(matches!(cut, AuthError::KeyFormat(_)) && cut.is_failed_login());
 }
 
@@ -88,11 +73,7 @@ async fn two_credentials_are_taken_if_they_are_one_and_refused_if_they_differ() 
     let (key, rows) = made("local");
     let (other, _) = made("local");
     let bearer = ("authorization", format!("Bearer {}", key.reveal()));
-    assert!(
-        authenticate(&[bearer.clone(), ("x-api-key", key.reveal())], &rows)
-            .await
-            .is_ok()
-    );
+    assert!(authenticate(&[bearer.clone(), ("x-api-key", key.reveal())], &rows).await.is_ok());
     for second in [
         ("x-api-key", other.reveal()),
         ("authorization", format!("Bearer {}", other.reveal())),
@@ -107,17 +88,12 @@ async fn two_credentials_are_taken_if_they_are_one_and_refused_if_they_differ() 
 async fn what_is_no_credential_is_malformed() {
     let (_, rows) = made("local");
     for value in ["Bearer", "Digest x", "Basic !!!", "Basic eA==", ""] {
-        let error = authenticate(&[("authorization", value.to_owned())], &rows)
-            .await
-            .unwrap_err();
+        let error = authenticate(&[("authorization", value.to_owned())], &rows).await.unwrap_err();
         assert!(matches!(error, AuthError::Malformed(_)), "{value}: {error}");
     }
-    let long = authenticate(
-        &[("authorization", format!("Bearer {}", "x".repeat(HEADER_BYTES_MAX)))],
-        &rows,
-    )
-    .await
-    .unwrap_err();
+    let long = authenticate(&[("authorization", format!("Bearer {}", "x".repeat(HEADER_BYTES_MAX)))], &rows)
+        .await
+        .unwrap_err();
     assert!(matches!(long, AuthError::Malformed("length")));
     // The longest token passes this stage's bound, and is then no token.
     let token = format!("Bearer {}", "x".repeat(TOKEN_BYTES_MAX));
@@ -132,15 +108,7 @@ async fn a_revoked_key_is_refused_from_the_next_request_on() {
     assert!(authenticate(&shown, &rows).await.is_ok());
     rows.0.as_mut().unwrap().get_mut(key.id()).unwrap().revoked_at = Some(WallMillis(1_000));
     let error = authenticate(&shown, &rows).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AuthError::KeyRefused {
-                reason: KeyRefused::Revoked,
-                ..
-            }
-        ) && !error.is_failed_login()
-    );
+    assert!(matches!(error, AuthError::KeyRefused { reason: KeyRefused::Revoked, .. }) && !error.is_failed_login());
 }
 
 #[tokio::test]
@@ -150,30 +118,17 @@ async fn a_tenant_that_is_gone_or_disabled_is_refused() {
     assert!(matches!(error, AuthError::TenantClosed(_)));
     let (key, rows) = made("local");
     let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
-    let registry = |disabled| {
-        TenantRegistry::new(
-            [Tenant {
-                disabled,
-                ..local.clone()
-            }],
-            [],
-        )
-    };
+    let registry = |disabled| TenantRegistry::new([Tenant { disabled, ..local.clone() }], []);
     let stage = Authenticator::new(Vec::new(), Clock::turned_by_hand(WallMillis(1_000)));
     let shown = headers(&[("x-api-key", key.reveal())]);
     assert!(stage.authenticate(&shown, &rows, &registry(false)).await.is_ok());
-    assert!(matches!(
-        stage.authenticate(&shown, &rows, &registry(true)).await,
-        Err(AuthError::TenantClosed(_))
-    ));
+    assert!(matches!(stage.authenticate(&shown, &rows, &registry(true)).await, Err(AuthError::TenantClosed(_))));
 }
 
 #[tokio::test]
 async fn a_store_that_is_down_is_503_and_never_a_skipped_check() {
     let (key, _) = made("local");
-    let error = authenticate(&[("x-api-key", key.reveal())], &Rows(None))
-        .await
-        .unwrap_err();
+    let error = authenticate(&[("x-api-key", key.reveal())], &Rows(None)).await.unwrap_err();
     assert!(!error.is_failed_login());
     let rejection = Rejection::from(error);
     assert_eq!(rejection.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -187,10 +142,7 @@ fn every_failed_login_reads_the_same_to_the_caller() {
         AuthError::Missing,
         AuthError::Ambiguous,
         AuthError::UnknownKey("abcdefghijkl".parse().unwrap()),
-        AuthError::KeyRefused {
-            id: "abcdefghijkl".parse().unwrap(),
-            reason: KeyRefused::Revoked,
-        },
+        AuthError::KeyRefused { id: "abcdefghijkl".parse().unwrap(), reason: KeyRefused::Revoked },
         AuthError::Jwt(JwtError::Expired),
         AuthError::TenantClosed("acme".parse().unwrap()),
     ]

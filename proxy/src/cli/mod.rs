@@ -29,7 +29,7 @@ pub enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
     /// Check configuration, tenants and policies; print every fault at once.
-    Check(check::CheckArgs),
+    Check(check::CheckArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
     /// Ask the policy engine about workflows.
@@ -59,7 +59,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(which) => serve::run(&which),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Check(arguments) => check::run(&arguments, &mut std::io::stdout()).map(|status| if status == check::GOOD { Exit::Good } else { Exit::No }).map_err(Into::into),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
     };

@@ -48,50 +48,24 @@ impl Checker<'_> {
 
     fn config(&self, file: PathBuf, whole: &Place, raw: RawConfig) -> Config {
         let defaults = Config::built_in(self.surroundings.state_dir());
-        let metrics_at = raw
-            .metrics_address
-            .as_ref()
-            .map_or_else(|| whole.clone(), |found| found.at.clone());
-        let metrics_address = raw
-            .metrics_address
-            .map_or(defaults.metrics_address, |found| found.value);
+        let metrics_at = raw.metrics_address.as_ref().map_or_else(|| whole.clone(), |found| found.at.clone());
+        let metrics_address = raw.metrics_address.map_or(defaults.metrics_address, |found| found.value);
         let listeners: Vec<Located<SocketAddr>> =
             raw.listen.iter().filter_map(|listen| listen.address.clone()).collect();
-        self.check_ports(
-            &listeners,
-            Located {
-                value: metrics_address,
-                at: metrics_at,
-            },
-        );
+        self.check_ports(&listeners, Located { value: metrics_address, at: metrics_at });
         self.check_has_tls(&raw.listen, whole);
         if raw.public_url.is_none() {
             self.warn_of_missing_public_url(&listeners);
         }
-        let given_listen: Vec<_> = raw
-            .listen
-            .into_iter()
-            .filter_map(|listen| self.listener(listen))
-            .collect();
+        let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen)).collect();
         let given_backends = self.backends(raw.backends);
         Config {
             public_url: raw.public_url.map(|found| found.value),
-            listen: if given_listen.is_empty() {
-                defaults.listen
-            } else {
-                given_listen
-            },
+            listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
             state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
-            backends: if given_backends.is_empty() {
-                defaults.backends
-            } else {
-                given_backends
-            },
-            tenants: raw
-                .tenants_file
-                .as_ref()
-                .map_or(defaults.tenants, |named| self.tenants(named)),
+            backends: if given_backends.is_empty() { defaults.backends } else { given_backends },
+            tenants: raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named)),
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
             jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
@@ -156,20 +130,14 @@ impl Checker<'_> {
             (None, Some(tls)) => self.certificate(tls).map(ListenKind::Tls),
             (None, None) => Some(ListenKind::Tls(CertificateConfig::Made)),
         };
-        Some(ListenConfig {
-            address: raw.address?.value,
-            kind: kind?,
-        })
+        Some(ListenConfig { address: raw.address?.value, kind: kind? })
     }
 
     fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
         let (certificate, key) = (tls.certificate?, tls.key?);
         let (certificate_path, key_path) = (self.absolute(&certificate.value), self.absolute(&key.value));
         check_pair(self, (&certificate_path, &certificate.at), (&key_path, &key.at));
-        Some(CertificateConfig::Files {
-            certificate: certificate_path,
-            key: key_path,
-        })
+        Some(CertificateConfig::Files { certificate: certificate_path, key: key_path })
     }
 
     /// A directory, or a path that can become one.
@@ -177,8 +145,7 @@ impl Checker<'_> {
         let path = self.absolute(&named.value);
         let nearest_there = path.ancestors().find(|ancestor| ancestor.exists());
         if let Some(there) = nearest_there.filter(|there| !there.is_dir()) {
-            self.report
-                .error(&named.at, format!("`{}` is no directory", there.display()), "");
+            self.report.error(&named.at, format!("`{}` is no directory", there.display()), "");
         }
         path
     }
@@ -187,13 +154,10 @@ impl Checker<'_> {
         let (mut ids, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
         let mut backends = Vec::new();
         for backend in raw {
-            let endpoint = backend
-                .url
-                .as_ref()
-                .and_then(|url| match BackendEndpoint::parse(&url.value) {
-                    Ok(endpoint) => Some(endpoint),
-                    Err(error) => self.refuse(&url.at, error.to_string(), ""),
-                });
+            let endpoint = backend.url.as_ref().and_then(|url| match BackendEndpoint::parse(&url.value) {
+                Ok(endpoint) => Some(endpoint),
+                Err(error) => self.refuse(&url.at, error.to_string(), ""),
+            });
             if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
                 // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
                 self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
@@ -203,11 +167,7 @@ impl Checker<'_> {
                 self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
             }
             if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                backends.push(BackendConfig {
-                    id: id.value,
-                    endpoint,
-                    gpu: backend.gpu,
-                });
+                backends.push(BackendConfig { id: id.value, endpoint, gpu: backend.gpu });
             }
         }
         backends
@@ -215,11 +175,7 @@ impl Checker<'_> {
 
     fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
         if let Some(first) = seen.get(&name) {
-            self.report.error(
-                at,
-                format!("`{name}` is {what} already (line {})", first.line),
-                "each is named once",
-            );
+            self.report.error(at, format!("`{name}` is {what} already (line {})", first.line), "each is named once");
         } else {
             seen.insert(name, at.clone());
         }
@@ -228,10 +184,9 @@ impl Checker<'_> {
     /// ComfyUI has no authentication: whoever reaches it goes round the gateway.
     fn warn_of_open_backend(&self, endpoint: &BackendEndpoint, at: &Place) {
         let authority = endpoint.authority();
-        let local = authority.parse::<SocketAddr>().map_or_else(
-            |_| authority.starts_with("localhost:"),
-            |address| address.ip().is_loopback(),
-        );
+        let local = authority
+            .parse::<SocketAddr>()
+            .map_or_else(|_| authority.starts_with("localhost:"), |address| address.ip().is_loopback());
         if !local {
             self.warn(
                 at,
@@ -257,9 +212,7 @@ impl Checker<'_> {
     }
 
     fn issuer(&self, raw: RawJwt) -> Option<JwtIssuerConfig> {
-        let key = self
-            .algorithm(&raw)
-            .and_then(|algorithm| self.verifying_key(&raw, algorithm));
+        let key = self.algorithm(&raw).and_then(|algorithm| self.verifying_key(&raw, algorithm));
         Some(JwtIssuerConfig {
             issuer: raw.issuer?.value,
             audience: raw.audience?.value,
@@ -348,23 +301,12 @@ impl Checker<'_> {
 
     /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.
     fn check_bodies_fit(&self, raw: &RawLimits, limits: &LimitsConfig) {
-        let largest = limits
-            .prompt_bytes_max
-            .max(limits.userdata_bytes_max)
-            .max(limits.other_bytes_max);
-        let places = [
-            &raw.bodies_bytes_max,
-            &raw.prompt_bytes_max,
-            &raw.userdata_bytes_max,
-            &raw.other_bytes_max,
-        ];
+        let largest = limits.prompt_bytes_max.max(limits.userdata_bytes_max).max(limits.other_bytes_max);
+        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max, &raw.userdata_bytes_max, &raw.other_bytes_max];
         if largest > limits.bodies_bytes_max
             && let Some(at) = places.into_iter().flatten().map(|found| &found.at).next()
         {
-            let what = format!(
-                "one body may have {largest} bytes, all together {}",
-                limits.bodies_bytes_max
-            );
+            let what = format!("one body may have {largest} bytes, all together {}", limits.bodies_bytes_max);
             self.report.error(at, what, "raise `bodies_bytes_max`");
         }
     }

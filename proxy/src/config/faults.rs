@@ -22,12 +22,7 @@ pub struct Place {
 impl Place {
     /// The whole file.
     pub fn file(file: &Path) -> Self {
-        Self {
-            file: file.into(),
-            line: 0,
-            column: 0,
-            key: String::new(),
-        }
+        Self { file: file.into(), line: 0, column: 0, key: String::new() }
     }
 }
 
@@ -55,16 +50,8 @@ impl Fault {
 
     /// Key, what is wrong, and the hint in parentheses.
     pub fn message(&self) -> String {
-        let key = if self.place.key.is_empty() {
-            String::new()
-        } else {
-            format!("`{}`: ", self.place.key)
-        };
-        let hint = if self.hint.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", self.hint)
-        };
+        let key = if self.place.key.is_empty() { String::new() } else { format!("`{}`: ", self.place.key) };
+        let hint = if self.hint.is_empty() { String::new() } else { format!(" ({})", self.hint) };
         format!("{key}{}{hint}", self.what)
     }
 }
@@ -105,20 +92,12 @@ pub struct Report {
 impl Report {
     /// Notes something that must be mended.
     pub fn error(&self, place: &Place, what: impl Into<String>, hint: impl Into<String>) {
-        self.errors.borrow_mut().push(Fault {
-            place: place.clone(),
-            what: what.into(),
-            hint: hint.into(),
-        });
+        self.errors.borrow_mut().push(Fault { place: place.clone(), what: what.into(), hint: hint.into() });
     }
 
     /// Notes something doubtful that works.
     pub fn warning(&self, place: &Place, what: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.borrow_mut().push(Fault {
-            place: place.clone(),
-            what: what.into(),
-            hint: hint.into(),
-        });
+        self.warnings.borrow_mut().push(Fault { place: place.clone(), what: what.into(), hint: hint.into() });
     }
 
     /// The value and its warnings if nothing was wrong, else everything that was.
@@ -156,10 +135,7 @@ impl SourceFile {
         match read_bounded(&path, FILE_BYTES_MAX).and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8"))
         }) {
-            Ok(text) => Some(Self {
-                path: path.into(),
-                text,
-            }),
+            Ok(text) => Some(Self { path: path.into(), text }),
             Err(error) => {
                 report.error(named_at, format!("can't read `{}`: {error}", path.display()), "");
                 None
@@ -173,12 +149,7 @@ impl SourceFile {
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        Place {
-            file: self.path.clone(),
-            line,
-            column,
-            key: key.to_owned(),
-        }
+        Place { file: self.path.clone(), line, column, key: key.to_owned() }
     }
 }
 
@@ -192,10 +163,7 @@ pub fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     // One byte more than allowed, rather than the length in the metadata: that is 0 for pipes and can change meanwhile.
     std::fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::FileTooLarge,
-            format!("larger than {bytes_max} bytes"),
-        ));
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
     }
     Ok(bytes)
 }
@@ -206,10 +174,7 @@ mod tests {
 
     #[test]
     fn columns_count_characters_and_lines_count_from_one() {
-        let file = SourceFile {
-            path: Path::new("/c.toml").into(),
-            text: "é = 1\nab = 2\n".into(),
-        };
+        let file = SourceFile { path: Path::new("/c.toml").into(), text: "é = 1\nab = 2\n".into() };
         let place = file.place(file.text.find("= 1").unwrap(), "");
         assert_eq!((place.line, place.column), (1, 3));
         let place = file.place(file.text.find("= 2").unwrap(), "");
@@ -222,28 +187,13 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, "1234").unwrap();
         assert_eq!(read_bounded(&path, 4).unwrap(), b"1234");
-        assert_eq!(
-            read_bounded(&path, 3).unwrap_err().kind(),
-            std::io::ErrorKind::FileTooLarge
-        );
+        assert_eq!(read_bounded(&path, 3).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
     }
 
     #[test]
     fn a_fault_names_place_key_reason_and_remedy() {
-        let place = Place {
-            file: Path::new("/c.toml").into(),
-            line: 3,
-            column: 7,
-            key: "views.lifetime".into(),
-        };
-        let fault = Fault {
-            place,
-            what: "too long".into(),
-            hint: "at most 7d".into(),
-        };
-        assert_eq!(
-            fault.to_string(),
-            "/c.toml:3:7: `views.lifetime`: too long (at most 7d)"
-        );
+        let place = Place { file: Path::new("/c.toml").into(), line: 3, column: 7, key: "views.lifetime".into() };
+        let fault = Fault { place, what: "too long".into(), hint: "at most 7d".into() };
+        assert_eq!(fault.to_string(), "/c.toml:3:7: `views.lifetime`: too long (at most 7d)");
     }
 }

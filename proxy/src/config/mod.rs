@@ -112,10 +112,7 @@ pub enum GpuName {
 impl FromStr for GpuName {
     type Err = GpuNameError;
     fn from_str(text: &str) -> Result<Self, GpuNameError> {
-        let uuid = || {
-            text.strip_prefix("GPU-")
-                .filter(|rest| uuid::Uuid::try_parse(rest).is_ok())
-        };
+        let uuid = || text.strip_prefix("GPU-").filter(|rest| uuid::Uuid::try_parse(rest).is_ok());
         match text.parse::<u32>() {
             Ok(index) if index < 1024 && !text.starts_with('+') => Ok(Self::Index(index)),
             _ => uuid().map(|_| Self::Uuid(text.to_owned())).ok_or(GpuNameError),
@@ -202,10 +199,7 @@ pub struct DispatchConfig {
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self {
-            attempts_max: 3,
-            poll_interval: Duration::from_secs(2),
-        }
+        Self { attempts_max: 3, poll_interval: Duration::from_secs(2) }
     }
 }
 
@@ -249,11 +243,7 @@ impl FromStr for PublicUrl {
         let host_is_plain =
             !authority.host().is_empty() && !rest.contains(['@', '/', '?', '#']) && !rest.ends_with(':');
         let port_is_good = authority.port().is_none() || authority.port_u16().is_some_and(|port| port != 0);
-        if host_is_plain && port_is_good {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(PublicUrlError)
-        }
+        if host_is_plain && port_is_good { Ok(Self(text.to_owned())) } else { Err(PublicUrlError) }
     }
 }
 
@@ -289,26 +279,19 @@ impl Surroundings<'_> {
     /// The configuration file: `flag`, else `$COMFYGATE_CONFIG`, else `config/gateway.toml`, else the system's; `None`: built-in defaults.
     /// The first two are taken as they are (a wrong one is an error); the others only if there is such a file.
     fn config_file(&self, flag: Option<&Path>) -> Option<PathBuf> {
-        let named = flag.map(Path::to_owned).or_else(|| {
-            (self.environment)("COMFYGATE_CONFIG")
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-        });
+        let named = flag
+            .map(Path::to_owned)
+            .or_else(|| (self.environment)("COMFYGATE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
         if let Some(path) = named {
             return Some(self.current_dir.join(path));
         }
-        [self.current_dir.join("config/gateway.toml"), self.system_file.clone()]
-            .into_iter()
-            .find(|path| path.is_file())
+        [self.current_dir.join("config/gateway.toml"), self.system_file.clone()].into_iter().find(|path| path.is_file())
     }
 
     /// `$STATE_DIRECTORY` (systemd; the first of a list), else `state`.
     fn state_dir(&self) -> PathBuf {
         let given = (self.environment)("STATE_DIRECTORY");
-        let first = given
-            .as_deref()
-            .and_then(|list| list.split(':').next())
-            .filter(|path| !path.is_empty());
+        let first = given.as_deref().and_then(|list| list.split(':').next()).filter(|path| !path.is_empty());
         self.current_dir.join(first.unwrap_or("state"))
     }
 }
@@ -331,15 +314,9 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
         let surroundings = Surroundings::of_the_process().map_err(|error| {
             let what = format!("the current directory can't be read: {error}");
-            let fault = Fault {
-                place: Place::file(Path::new(".")),
-                what,
-                hint: "start in a directory that exists".to_owned(),
-            };
-            ConfigErrors {
-                errors: vec![fault],
-                warnings: Vec::new(),
-            }
+            let fault =
+                Fault { place: Place::file(Path::new(".")), what, hint: "start in a directory that exists".to_owned() };
+            ConfigErrors { errors: vec![fault], warnings: Vec::new() }
         })?;
         Self::load_in(&surroundings, path)
     }
@@ -350,15 +327,19 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_in(surroundings: &Surroundings<'_>, path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
         let Some(file) = surroundings.config_file(path) else {
-            return Ok(Loaded {
-                config: Self::built_in(surroundings.state_dir()),
-                warnings: Vec::new(),
-            });
+            return Ok(Loaded { config: Self::built_in(surroundings.state_dir()), warnings: Vec::new() });
         };
         let report = Report::default();
         let config = checked::read_config(file, surroundings, &report);
         let (config, warnings) = report.conclude(config)?;
         Ok(Loaded { config, warnings })
+    }
+
+    /// Where it came from, for the log at start: the absolute path, or that there was no file.
+    pub fn source_text(&self) -> String {
+        self.file
+            .as_ref()
+            .map_or_else(|| "built-in defaults (no configuration file)".to_owned(), |file| file.display().to_string())
     }
 
     /// The defaults without any file: HTTPS on 127.0.0.1:8443, metrics on 127.0.0.1:9901, one backend `local`, one tenant `local`.
@@ -367,10 +348,7 @@ impl Config {
         Self {
             file: None,
             public_url: None,
-            listen: vec![ListenConfig {
-                address: loopback(8443),
-                kind: ListenKind::Tls(CertificateConfig::Made),
-            }],
+            listen: vec![ListenConfig { address: loopback(8443), kind: ListenKind::Tls(CertificateConfig::Made) }],
             metrics_address: loopback(9901),
             state_dir,
             backends: vec![BackendConfig {

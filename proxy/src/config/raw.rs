@@ -96,9 +96,7 @@ impl RawConfig {
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
-            views_lifetime: in_table(&mut reader, "views", |table| {
-                duration(table, "lifetime", MINUTE..=7 * DAY)
-            }),
+            views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
@@ -139,31 +137,20 @@ fn duration(reader: &mut Reader<'_>, key: &'static str, range: RangeInclusive<Du
 }
 
 fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
-    reader
-        .integer(key, 1..=u64::from(max))
-        .and_then(|found| u32::try_from(found.value).ok())
+    reader.integer(key, 1..=u64::from(max)).and_then(|found| u32::try_from(found.value).ok())
 }
 
 impl RawListen {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet(
-            "proxy_protocol",
-            "callers must connect directly, so that their addresses are known",
-        );
-        reader.not_built_yet(
-            "trusted_proxies",
-            "callers must connect directly, so that their addresses are known",
-        );
+        reader.not_built_yet("proxy_protocol", "callers must connect directly, so that their addresses are known");
+        reader.not_built_yet("trusted_proxies", "callers must connect directly, so that their addresses are known");
         reader.not_built_yet("behind_tls_terminator", "the gateway ends TLS itself");
         reader.not_built_yet("client_ca", "use API keys or tokens");
         let raw = Self {
             address: reader.required_parsed("address"),
             redirect: reader.boolean("redirect"),
             tls: in_table(&mut reader, "tls", |table| {
-                Some(RawTls {
-                    certificate: table.required_text("certificate"),
-                    key: table.required_text("key"),
-                })
+                Some(RawTls { certificate: table.required_text("certificate"), key: table.required_text("key") })
             }),
         };
         reader.finish();
@@ -180,11 +167,7 @@ impl RawBackend {
         reader.not_built_yet("headers", "backends are reached without further headers");
         reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
-        let raw = Self {
-            id: reader.required_parsed("id"),
-            url: reader.required_text("url"),
-            gpu: gpu(&mut reader),
-        };
+        let raw = Self { id: reader.required_parsed("id"), url: reader.required_text("url"), gpu: gpu(&mut reader) };
         reader.finish();
         raw
     }
@@ -252,9 +235,7 @@ impl RawDispatch {
         if let Some(results) = reader.one_of("results", &["copy", "leave"])
             && results.value == "leave"
         {
-            reader
-                .report()
-                .error(&results.at, "`leave` is not built yet in this release", "`copy`");
+            reader.report().error(&results.at, "`leave` is not built yet in this release", "`copy`");
         }
         Self {
             attempts_max: count(reader, "attempts_max", 10),

@@ -45,31 +45,15 @@ pub fn read_file<T>(source: &SourceFile, report: &Report, read: impl FnOnce(Read
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     for error in &errors {
         let place = source.place(error.span().map_or(0, |span| span.start), "");
-        report.error(
-            &place,
-            error.message().replace('\n', ", "),
-            "the syntax is TOML 1.0: https://toml.io",
-        );
+        report.error(&place, error.message().replace('\n', ", "), "the syntax is TOML 1.0: https://toml.io");
     }
     let at = source.place(0, "");
     let table = table.get_ref();
-    read(Reader {
-        source,
-        report,
-        table,
-        at,
-        pattern: String::new(),
-        known: Vec::new(),
-        recovered: !errors.is_empty(),
-    })
+    read(Reader { source, report, table, at, pattern: String::new(), known: Vec::new(), recovered: !errors.is_empty() })
 }
 
 fn joined(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 impl<'a> Reader<'a> {
@@ -100,23 +84,17 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong_type<T>(&self, at: &Place, wanted: &str, found: &DeValue<'_>) -> Option<T> {
-        self.report
-            .error(at, format!("{wanted} is wanted, not {}", found.type_str()), "");
+        self.report.error(at, format!("{wanted} is wanted, not {}", found.type_str()), "");
         None
     }
 
     fn taken_text(&self, value: &'a DeValue<'a>, at: Place) -> Option<Located<&'a str>> {
         match value {
             DeValue::String(text) if text.is_empty() => self.refused(&at, "an empty text", "leave the key out"),
-            DeValue::String(text) if text.len() > TEXT_BYTES_MAX => self.refused(
-                &at,
-                &format!("a text of {} bytes", text.len()),
-                &format!("at most {TEXT_BYTES_MAX}"),
-            ),
-            DeValue::String(text) => Some(Located {
-                value: text.as_ref(),
-                at,
-            }),
+            DeValue::String(text) if text.len() > TEXT_BYTES_MAX => {
+                self.refused(&at, &format!("a text of {} bytes", text.len()), &format!("at most {TEXT_BYTES_MAX}"))
+            }
+            DeValue::String(text) => Some(Located { value: text.as_ref(), at }),
             other => self.wrong_type(&at, "a text in quotes", other),
         }
     }
@@ -133,10 +111,7 @@ impl<'a> Reader<'a> {
 
     /// A text of 1 to 4096 bytes.
     pub fn text(&mut self, key: &'static str) -> Option<Located<String>> {
-        self.text_ref(key).map(|found| Located {
-            value: found.value.to_owned(),
-            at: found.at,
-        })
+        self.text_ref(key).map(|found| Located { value: found.value.to_owned(), at: found.at })
     }
 
     /// A text that must be there.
@@ -148,10 +123,7 @@ impl<'a> Reader<'a> {
     /// Notes that `key` is missing, if it is.
     pub fn require(&self, key: &'static str) {
         if self.entry(key).is_none() && !self.recovered {
-            let at = Place {
-                key: joined(&self.at.key, key),
-                ..self.at.clone()
-            };
+            let at = Place { key: joined(&self.at.key, key), ..self.at.clone() };
             self.report.error(&at, "is missing", "the table needs this key");
         }
     }
@@ -181,10 +153,7 @@ impl<'a> Reader<'a> {
     pub fn one_of(&mut self, key: &'static str, names: &[&'static str]) -> Option<Located<&'static str>> {
         let found = self.text_ref(key)?;
         match names.iter().find(|name| **name == found.value) {
-            Some(name) => Some(Located {
-                value: name,
-                at: found.at,
-            }),
+            Some(name) => Some(Located { value: name, at: found.at }),
             None => self.refused(
                 &found.at,
                 &format!("`{}` is not known here", found.value),
@@ -201,10 +170,7 @@ impl<'a> Reader<'a> {
         };
         let read = |entry: &'a Spanned<DeValue<'a>>| {
             let found = self.taken_text(entry.get_ref(), self.place(&entry.span(), key))?;
-            Some(Located {
-                value: found.value.to_owned(),
-                at: found.at,
-            })
+            Some(Located { value: found.value.to_owned(), at: found.at })
         };
         Some(entries.iter().filter_map(read).collect())
     }
@@ -238,9 +204,9 @@ impl<'a> Reader<'a> {
     pub fn number(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<Located<f64>> {
         let (value, at) = self.take(key)?;
         let read = match value {
-            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .ok()
-                .map(|value| value as f64),
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).ok().map(|value| value as f64)
+            }
             DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
             other => return self.wrong_type(&at, "a number", other),
         };
@@ -280,14 +246,8 @@ impl<'a> Reader<'a> {
     pub fn integer_or_text(&mut self, key: &'static str) -> Option<Located<String>> {
         let (value, at) = self.take(key)?;
         match value {
-            DeValue::Integer(number) => Some(Located {
-                value: number.to_string(),
-                at,
-            }),
-            other => self.taken_text(other, at).map(|found| Located {
-                value: found.value.to_owned(),
-                at: found.at,
-            }),
+            DeValue::Integer(number) => Some(Located { value: number.to_string(), at }),
+            other => self.taken_text(other, at).map(|found| Located { value: found.value.to_owned(), at: found.at }),
         }
     }
 
@@ -314,11 +274,7 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         if entries.len() > ENTRIES_MAX {
-            self.report.error(
-                &at,
-                format!("{} entries", entries.len()),
-                format!("at most {ENTRIES_MAX}"),
-            );
+            self.report.error(&at, format!("{} entries", entries.len()), format!("at most {ENTRIES_MAX}"));
             return Vec::new();
         }
         let read = |(n, entry): (usize, &'a Spanned<DeValue<'a>>)| {
@@ -370,19 +326,14 @@ impl<'a> Reader<'a> {
                     || format!("known here: {}", list(&self.known)),
                     |near| format!("did you mean `{near}`?"),
                 );
-                self.report
-                    .error(&self.place(&name.span(), text), "is not a known key", hint);
+                self.report.error(&self.place(&name.span(), text), "is not a known key", hint);
             }
         }
     }
 }
 
 fn list(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The known key that a typing error most likely meant: at most a third of its letters differ, and at least one edit is always forgiven.
@@ -417,30 +368,20 @@ mod tests {
 
     /// Reads `text` and gives every error as `line:column: message`.
     fn errors(text: &str, read: impl FnOnce(&mut Reader<'_>)) -> Vec<String> {
-        let source = SourceFile {
-            path: Path::new("f").into(),
-            text: text.into(),
-        };
+        let source = SourceFile { path: Path::new("f").into(), text: text.into() };
         let report = Report::default();
         read_file(&source, &report, |mut reader| {
             read(&mut reader);
             reader.finish();
         });
         let found = report.conclude(Some(()));
-        found
-            .map_or_else(|faults| faults.errors, |_| Vec::new())
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        found.map_or_else(|faults| faults.errors, |_| Vec::new()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn an_unknown_key_is_told_with_the_nearest_known_one() {
         let found = errors("lifetme = 1\n", |reader| drop(reader.text("lifetime")));
-        assert_eq!(
-            found,
-            ["f:1:1: `lifetme`: is not a known key (did you mean `lifetime`?)"]
-        );
+        assert_eq!(found, ["f:1:1: `lifetme`: is not a known key (did you mean `lifetime`?)"]);
     }
 
     #[test]
@@ -463,36 +404,17 @@ mod tests {
             }
         });
         assert_eq!(found.len(), 4, "{found:#?}");
-        assert!(
-            found[2].starts_with("f:4:5: `c.d`: 11 is out of range (1 to 10)"),
-            "{}",
-            found[2]
-        );
+        assert!(found[2].starts_with("f:4:5: `c.d`: 11 is out of range (1 to 10)"), "{}", found[2]);
         assert!(found[3].contains("`e[0].id`: is missing"), "{}", found[3]);
     }
 
     #[test]
     fn the_ends_of_a_range_are_inside() {
         let read = |text: &str| errors(text, |reader| drop(reader.integer("n", 1..=10))).len();
-        assert_eq!(
-            [
-                read("n = 0"),
-                read("n = 1"),
-                read("n = 10"),
-                read("n = 11"),
-                read("n = -1")
-            ],
-            [1, 0, 0, 1, 1]
-        );
+        assert_eq!([read("n = 0"), read("n = 1"), read("n = 10"), read("n = 11"), read("n = -1")], [1, 0, 0, 1, 1]);
         let read = |text: &str| errors(text, |reader| drop(reader.number("n", 0.5..=2.0))).len();
         assert_eq!(
-            [
-                read("n = 0.4"),
-                read("n = 0.5"),
-                read("n = 2"),
-                read("n = 2.1"),
-                read("n = nan")
-            ],
+            [read("n = 0.4"), read("n = 0.5"), read("n = 2"), read("n = 2.1"), read("n = nan")],
             [1, 0, 0, 1, 1]
         );
     }
@@ -511,23 +433,14 @@ mod tests {
     fn a_syntax_error_is_placed_and_hides_no_other_fault() {
         let found = errors("a = \nb = 1\n", |reader| drop((reader.boolean("a"), reader.text("b"))));
         assert!(found.iter().any(|fault| fault.starts_with("f:1:5: ")), "{found:#?}");
-        assert!(
-            found
-                .iter()
-                .any(|fault| fault.contains("`b`: a text in quotes is wanted, not integer")),
-            "{found:#?}"
-        );
+        assert!(found.iter().any(|fault| fault.contains("`b`: a text in quotes is wanted, not integer")), "{found:#?}");
     }
 
     #[test]
     fn a_key_that_is_not_built_yet_is_refused_with_that_reason() {
-        let found = errors("proxy_protocol = true", |reader| {
-            reader.not_built_yet("proxy_protocol", "connect directly")
-        });
-        assert_eq!(
-            found,
-            ["f:1:1: `proxy_protocol`: is not built yet in this release (connect directly)"]
-        );
+        let found =
+            errors("proxy_protocol = true", |reader| reader.not_built_yet("proxy_protocol", "connect directly"));
+        assert_eq!(found, ["f:1:1: `proxy_protocol`: is not built yet in this release (connect directly)"]);
     }
 
     #[test]

@@ -76,10 +76,8 @@ impl SecretReference {
     pub fn read(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<SecretBytes, SecretError> {
         match self {
             Self::File(path) => {
-                let mut bytes = read_bounded(path, SECRET_BYTES_MAX).map_err(|reason| SecretError::Unreadable {
-                    path: path.clone(),
-                    reason,
-                })?;
+                let mut bytes = read_bounded(path, SECRET_BYTES_MAX)
+                    .map_err(|reason| SecretError::Unreadable { path: path.clone(), reason })?;
                 // Editors and `echo` end a file with a line end that nobody means.
                 for end in [b'\n', b'\r'] {
                     if bytes.last() == Some(&end) {
@@ -114,10 +112,7 @@ mod tests {
     fn one_trailing_line_end_of_a_file_is_not_part_of_the_secret() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("s"), "abc\n\r\n").unwrap();
-        let secret = SecretReference::parse("file:s", dir.path())
-            .unwrap()
-            .read(&|_| None)
-            .unwrap();
+        let secret = SecretReference::parse("file:s", dir.path()).unwrap().read(&|_| None).unwrap();
         assert_eq!(secret.expose(), b"abc\n");
     }
 

@@ -57,11 +57,7 @@ fn warn_of_open_key(checker: &Checker<'_>, (path, named_at): (&Path, &Place)) {
     if mode & 0o007 != 0 {
         checker.warn(
             named_at,
-            format!(
-                "`{}` can be read by every account (mode {:o})",
-                path.display(),
-                mode & 0o777
-            ),
+            format!("`{}` can be read by every account (mode {:o})", path.display(), mode & 0o777),
             "chmod 600",
         );
     }

@@ -12,18 +12,10 @@ pub struct DurationError(String);
 /// # Errors
 /// [`DurationError`] for anything else, and for what does not fit 64 bits of milliseconds.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    const UNITS: [(&str, u64); 5] = [
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
+    const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let wrong = || DurationError(text.chars().take(40).collect());
     // `ms` stands before `s` and `m`: the first unit that leaves only digits is the one meant.
-    let found = UNITS
-        .iter()
-        .find_map(|(unit, millis)| Some((digits(text.strip_suffix(unit)?)?, *millis)));
+    let found = UNITS.iter().find_map(|(unit, millis)| Some((digits(text.strip_suffix(unit)?)?, *millis)));
     let (number, millis) = found.ok_or_else(wrong)?;
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
 }
@@ -40,20 +32,14 @@ pub struct SizeError(String);
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let wrong = || SizeError(text.chars().take(40).collect());
-    let found = UNITS
-        .iter()
-        .find_map(|(unit, bytes)| Some((digits(text.strip_suffix(unit)?)?, *bytes)));
+    let found = UNITS.iter().find_map(|(unit, bytes)| Some((digits(text.strip_suffix(unit)?)?, *bytes)));
     let (number, bytes) = found.ok_or_else(wrong)?;
     number.checked_mul(bytes).ok_or_else(wrong)
 }
 
 /// `str::parse` alone would also take a leading `+`.
 fn digits(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// A duration as [`parse_duration`] reads it, in the largest unit that leaves no rest.
@@ -83,33 +69,18 @@ mod tests {
 
     #[test]
     fn durations_are_read_in_five_units() {
-        for (text, millis) in [
-            ("0s", 0),
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("90d", 7_776_000_000),
-        ] {
+        for (text, millis) in
+            [("0s", 0), ("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("90d", 7_776_000_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in [
-            "",
-            "s",
-            "10",
-            "1.5h",
-            "-1s",
-            "+1s",
-            "1 s",
-            "1h30m",
-            "1w",
-            "99999999999999999999d",
-            "9999999999999999d",
-        ] {
+        for text in
+            ["", "s", "10", "1.5h", "-1s", "+1s", "1 s", "1h30m", "1w", "99999999999999999999d", "9999999999999999d"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

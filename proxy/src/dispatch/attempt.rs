@@ -25,6 +25,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const HURRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Unanswered polls in a row before a backend counts as hung. Refused connections need none.
 const POLL_MISSES_MAX: u32 = 6;
+/// One output: an hour of video fits, a disk does not fill from one file.
+const OUTPUT_BYTES_MAX: u64 = 8 << 30;
 /// Between two tries to write the ledger while it is unavailable.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -359,7 +361,7 @@ impl Carrying {
     async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, String> {
         let mut files = Vec::with_capacity(ending.fetches.len());
         for fetch in &ending.fetches {
-            let mut writer = self.services.blobs.writer().await.map_err(|error| error.to_string())?;
+            let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX).map_err(|error| error.to_string())?;
             let copied = self.backend.comfyui.view(&fetch.from, async |piece| writer.write(&piece).await.map_err(|error| error.to_string()));
             copied.await.map_err(|error| error.to_string())?;
             let (content, bytes) = writer.finish().await.map_err(|error| error.to_string())?;

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use pingora::listeners::{ConnectionFilter, PreTlsProcess};
 use pingora::protocols::GetSocketDigest;
-use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::Peek;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -193,7 +193,8 @@ impl HelloGuard {
 #[async_trait]
 impl PreTlsProcess for HelloGuard {
     async fn process(&self, stream: &mut L4Stream) -> pingora::Result<()> {
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
+        let peer =
+            stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
         let Ok(_seat) = self.connections.enter(peer.map(ClientAddr::of_peer)) else {
             return Err(refused("too many connections"));
         };
@@ -209,7 +210,9 @@ async fn hello(stream: &mut L4Stream) -> pingora::Result<()> {
     let mut header = [0_u8; 5];
     stream.try_peek(&mut header).await.map_err(|_| refused("closed before its TLS hello"))?;
     // 22 is `handshake` (RFC 8446 §5.1): plain HTTP on a TLS port ends here.
-    let [22, _, _, high, low] = header else { return Err(refused("no TLS hello")) };
+    let [22, _, _, high, low] = header else {
+        return Err(refused("no TLS hello"));
+    };
     let whole = 5 + usize::from(u16::from_be_bytes([high, low]));
     if whole > RECORD_BYTES_MAX {
         return Err(refused("TLS record too long"));
@@ -275,13 +278,16 @@ mod tests {
         assert!(cap.should_accept(Some(&"192.0.2.2:5".parse().unwrap())).await);
     }
 
+    /// Long enough that it plays no part on a busy machine.
+    const PATIENT: Duration = Duration::from_secs(60);
+
     /// What the guard says to a client that sends `bytes` and then waits; and what the handshake would read after it.
-    async fn guarded(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    async fn guarded(bytes: &[u8], deadline: Duration) -> Result<Vec<u8>, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(bytes).await.unwrap();
         let mut stream = L4Stream::from(listener.accept().await.unwrap().0);
-        let guard = HelloGuard::with_deadline(Connections::new(ConnectionLimits::default()), Duration::from_millis(200));
+        let guard = HelloGuard::with_deadline(Connections::new(ConnectionLimits::default()), deadline);
         guard.process(&mut stream).await.map_err(|error| error.to_string())?;
         let mut read = vec![0; bytes.len()];
         stream.read_exact(&mut read).await.unwrap();
@@ -291,20 +297,20 @@ mod tests {
     #[tokio::test]
     async fn a_whole_hello_passes_and_is_still_there() {
         let record = [&[22, 3, 1, 0, 4][..], b"abcd"].concat();
-        assert_eq!(guarded(&record).await.unwrap(), record);
+        assert_eq!(guarded(&record, PATIENT).await.unwrap(), record);
     }
 
     #[tokio::test]
     async fn a_silent_or_partial_hello_is_cut_at_its_deadline() {
         for bytes in [&b""[..], &[22, 3], &[22, 3, 1, 0, 4, b'a']] {
-            let error = guarded(bytes).await.unwrap_err();
+            let error = guarded(bytes, Duration::from_millis(50)).await.unwrap_err();
             assert!(error.contains("no TLS hello in time"), "{error}");
         }
     }
 
     #[tokio::test]
     async fn what_is_no_hello_or_too_long_is_refused_at_once() {
-        assert!(guarded(b"GET / HTTP/1.1\r\n").await.unwrap_err().contains("no TLS hello"));
-        assert!(guarded(&[22, 3, 1, 0x40, 1]).await.unwrap_err().contains("too long"));
+        assert!(guarded(b"GET / HTTP/1.1\r\n", PATIENT).await.unwrap_err().contains("no TLS hello"));
+        assert!(guarded(&[22, 3, 1, 0x40, 1], PATIENT).await.unwrap_err().contains("too long"));
     }
 }

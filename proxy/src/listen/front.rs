@@ -15,8 +15,8 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use pingora::proxy::{HttpProxy, ProxyHttp};
 use pingora::server::ShutdownWatch;
@@ -117,7 +117,9 @@ where
             self.prepare(&mut session, settings.take(), shutdown);
             // INVARIANT: Pingora parses these very bytes and reads on after them, so what was scanned is what is served.
             session.set_pipelined_prefix(buffer);
-            let Some(reused) = self.proxy.process_new_http(session, shutdown).await else { return };
+            let Some(reused) = self.proxy.process_new_http(session, shutdown).await else {
+                return;
+            };
             (stream, settings) = reused.consume();
         }
     }
@@ -127,10 +129,8 @@ where
         let mut stopping = shutdown.clone();
         // The first byte is awaited apart: waiting for it may be abandoned, reading after it may not.
         let first = async {
-            match tokio::time::timeout(self.limits.head.idle, stream.read_buf(buffer)).await {
-                Ok(Ok(1..)) => true,
-                _ => false,
-            }
+            let read = tokio::time::timeout(self.limits.head.idle, stream.read_buf(buffer)).await;
+            matches!(read, Ok(Ok(1..)))
         };
         let arrived = tokio::select! {
             biased;
@@ -207,7 +207,9 @@ async fn close(mut stream: Stream) {
 async fn h2_preface(mut stream: Stream, limit: Duration) -> Result<Stream, &'static str> {
     let mut preface = [0_u8; 24];
     match tokio::time::timeout(limit, stream.read_exact(&mut preface)).await {
-        Ok(Ok(_)) if &preface == H2_PREFACE => Ok(Box::new(Rewound { inner: stream, read: BytesMut::from(&preface[..]) })),
+        Ok(Ok(_)) if &preface == H2_PREFACE => {
+            Ok(Box::new(Rewound { inner: stream, read: BytesMut::from(&preface[..]) }))
+        }
         Ok(_) => Err("h2_preface"),
         Err(_) => Err("h2_preface_timeout"),
     }
@@ -221,7 +223,11 @@ struct Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         if self.read.is_empty() {
             return Pin::new(&mut self.inner).poll_read(cx, buffer);
         }

@@ -7,8 +7,8 @@
 use super::tls::{TlsError, chain, read};
 use crate::clock::WallMillis;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, date_time_ymd,
 };
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -104,8 +104,8 @@ pub struct Paths {
 /// Makes what is missing, ends within 30 days, or is for other names; leaves the rest as it is. Cheap when nothing is to be done.
 ///
 /// # Errors
-/// [`TlsError::Io`] for files that can't be read or written; [`TlsError::NoCertificate`], [`TlsError::NoKey`] and [`TlsError::Malformed`] for files that are there
-/// and not what they should be: those are never overwritten, a person should look.
+/// [`TlsError::Io`] for files that can't be read or written; [`TlsError::NoCertificate`], [`TlsError::NoKey`] and [`TlsError::Malformed`]
+/// for a CA that is there and not what it should be: it is never overwritten, a person should look.
 pub fn ensure(state_dir: &Path, names: &Names, now: WallMillis) -> Result<Paths, TlsError> {
     let dir = state_dir.join("tls");
     make_dir(&dir)?;
@@ -147,13 +147,16 @@ fn kept_ca(paths: &Paths, names: &Names, now: WallMillis) -> Result<Option<Ca>, 
     if !(whole && long && covers(&certificate, names)) {
         return Ok(None);
     }
-    let pem = String::from_utf8(read(&paths.ca_certificate)?).map_err(|_| TlsError::Malformed(paths.ca_certificate.clone()))?;
+    let pem = String::from_utf8(read(&paths.ca_certificate)?)
+        .map_err(|_| TlsError::Malformed(paths.ca_certificate.clone()))?;
     Ok(Some(Ca { key, pem }))
 }
 
 /// Whether the CA's name constraints let a leaf of these names pass.
 fn covers(ca: &X509Certificate<'_>, names: &Names) -> bool {
-    let Ok(Some(constraints)) = ca.name_constraints() else { return false };
+    let Ok(Some(constraints)) = ca.name_constraints() else {
+        return false;
+    };
     let permitted = constraints.value.permitted_subtrees.as_deref().unwrap_or_default();
     let dns = names.dns.iter().all(|name| {
         permitted.iter().any(|subtree| matches!(subtree.base, GeneralName::DNSName(base) if base == name.as_str()))
@@ -167,7 +170,9 @@ fn covers(ca: &X509Certificate<'_>, names: &Names) -> bool {
 /// Address and mask, one after the other, as a certificate writes a network (RFC 5280 §4.2.1.10).
 fn net_has(net: &[u8], address: IpAddr) -> bool {
     let bytes = octets(address);
-    let Some((base, mask)) = net.split_at_checked(bytes.len()) else { return false };
+    let Some((base, mask)) = net.split_at_checked(bytes.len()) else {
+        return false;
+    };
     mask.len() == bytes.len() && bytes.iter().zip(mask).zip(base).all(|((byte, mask), base)| byte & mask == base & mask)
 }
 
@@ -182,7 +187,8 @@ fn make_ca(paths: &Paths, names: &Names, now: WallMillis) -> Result<Ca, TlsError
     let key = KeyPair::generate().map_err(made)?;
     let mut params = ca_params(&key);
     set_validity(&mut params, now, CA_DAYS);
-    params.name_constraints = Some(NameConstraints { permitted_subtrees: permitted(names), excluded_subtrees: Vec::new() });
+    params.name_constraints =
+        Some(NameConstraints { permitted_subtrees: permitted(names), excluded_subtrees: Vec::new() });
     let pem = params.self_signed(&key).map_err(made)?.pem();
     write(&paths.ca_key, key.serialize_pem().as_bytes(), 0o600)?;
     write(&paths.ca_certificate, pem.as_bytes(), 0o644)?;
@@ -229,7 +235,10 @@ fn make_leaf(paths: &Paths, ca: &Ca, names: &Names, now: WallMillis) -> Result<(
 
 /// Whether the leaf on disk is whole, from this CA, lives another month, and is for exactly these names.
 fn leaf_is_good(paths: &Paths, names: &Names, now: WallMillis) -> Result<bool, TlsError> {
-    if !paths.key.exists() || !paths.certificate.exists() || super::tls::load(&paths.certificate, &paths.key, now).is_err() {
+    if !paths.key.exists()
+        || !paths.certificate.exists()
+        || super::tls::load(&paths.certificate, &paths.key, now).is_err()
+    {
         // Nobody else's work is lost: a leaf can be made again at any time, and nobody trusts it by itself.
         return Ok(false);
     }

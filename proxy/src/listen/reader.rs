@@ -48,7 +48,11 @@ pub enum Reading {
 }
 
 /// Reads until the buffer holds one head, and scans it.
-pub async fn read_head<S: AsyncRead + Unpin + ?Sized>(stream: &mut S, buffer: &mut BytesMut, limits: &HeadLimits) -> Reading {
+pub async fn read_head<S: AsyncRead + Unpin + ?Sized>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    limits: &HeadLimits,
+) -> Reading {
     if buffer.is_empty() {
         match tokio::time::timeout(limits.idle, stream.read_buf(buffer)).await {
             Ok(Ok(1..)) => {}
@@ -83,14 +87,22 @@ pub(super) fn scanned(buffer: &[u8], length: usize) -> Result<Head<'_>, HeadErro
 }
 
 /// Writes a refusal and closes; what the client still sends is read for a moment, since a reset would take the answer away.
-pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin + ?Sized>(stream: &mut S, rejection: &Rejection, limits: &HeadLimits) {
+pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin + ?Sized>(
+    stream: &mut S,
+    rejection: &Rejection,
+    limits: &HeadLimits,
+) {
     let answer = rejection.problem(RequestId::new());
     let bytes = response(answer.status, &answer.headers, answer.text().as_bytes());
     write_and_close(stream, &bytes, limits).await;
 }
 
 /// Writes an answer and closes.
-pub(super) async fn write_and_close<S: AsyncRead + AsyncWrite + Unpin + ?Sized>(stream: &mut S, bytes: &[u8], limits: &HeadLimits) {
+pub(super) async fn write_and_close<S: AsyncRead + AsyncWrite + Unpin + ?Sized>(
+    stream: &mut S,
+    bytes: &[u8],
+    limits: &HeadLimits,
+) {
     // Errors end here: the client is gone, and nobody is left to tell.
     let write = async {
         stream.write_all(bytes).await?;

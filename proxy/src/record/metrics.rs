@@ -1,1 +1,289 @@
-//! Prometheus metrics.
+//! Prometheus metrics: names and labels in one place, typed methods for the rest of the gateway. Labels come from closed sets only: never a
+//! prompt id, path or tenant.
+
+use crate::ids::BackendId;
+use crate::reject::Stage;
+use http::{Method, StatusCode};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+use std::time::Duration;
+
+/// Seconds of a request: from an answer out of memory to an upload.
+const REQUEST_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
+/// Seconds in a queue or on a GPU: up to the hour of a long video.
+const JOB_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0];
+
+/// How many jobs stand where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobCounts {
+    /// In the gateway's queue.
+    pub held: u32,
+    /// Sent to a backend.
+    pub assigned: u32,
+    /// Begun there.
+    pub running: u32,
+}
+
+/// What became of an attempt or a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Ending {
+    Succeeded,
+    Failed,
+    Interrupted,
+    Lost,
+}
+
+impl Ending {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Every metric of the gateway, in a registry of its own.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    refusals: IntCounterVec,
+    jobs: IntGaugeVec,
+    backend_up: IntGaugeVec,
+    backend_outstanding: IntGaugeVec,
+    attempts: IntCounterVec,
+    request_seconds: HistogramVec,
+    prompt_decision: Histogram,
+    queue_wait: Histogram,
+    websockets: IntGauge,
+    events: IntCounterVec,
+    events_dropped: IntCounter,
+    audit_dropped: IntCounter,
+    queue_size: IntGauge,
+    generation_seconds: Histogram,
+    generations: IntCounterVec,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Errors
+    /// Only if two of the names below were equal.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let r = Registry::new();
+        Ok(Self {
+            requests: counters(
+                &r,
+                "comfygate_requests_total",
+                "Requests answered",
+                &["route", "method", "status"],
+            )?,
+            refusals: counters(&r, "comfygate_refusals_total", "Requests refused", &["stage", "code"])?,
+            jobs: gauges(&r, "comfygate_jobs", "Jobs that have not ended", &["state"])?,
+            backend_up: gauges(&r, "comfygate_backend_up", "1 if the backend takes jobs", &["backend"])?,
+            backend_outstanding: gauges(
+                &r,
+                "comfygate_backend_outstanding",
+                "Attempts at the backend",
+                &["backend"],
+            )?,
+            attempts: counters(
+                &r,
+                "comfygate_attempts_total",
+                "Attempts that ended",
+                &["backend", "outcome"],
+            )?,
+            request_seconds: registered(
+                &r,
+                HistogramVec::new(
+                    HistogramOpts::new("comfygate_request_seconds", "Head read to answer written")
+                        .buckets(REQUEST_BUCKETS.to_vec()),
+                    &["route"],
+                )?,
+            )?,
+            prompt_decision: histogram(
+                &r,
+                "comfygate_prompt_decision_seconds",
+                "Body read to verdict",
+                &REQUEST_BUCKETS,
+            )?,
+            queue_wait: histogram(&r, "comfygate_queue_wait_seconds", "Accepted to started", &JOB_BUCKETS)?,
+            websockets: gauge(&r, "comfygate_websockets", "Open client WebSockets")?,
+            events: counters(&r, "comfygate_events_total", "Events delivered to sockets", &["kind"])?,
+            events_dropped: counter(&r, "comfygate_events_dropped_total", "Events that a slow socket missed")?,
+            audit_dropped: counter(
+                &r,
+                "comfygate_audit_dropped_total",
+                "Audit lines that were only counted",
+            )?,
+            queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
+            generation_seconds: histogram(
+                &r,
+                "comfyui_generation_duration_seconds",
+                "Started to ended",
+                &JOB_BUCKETS,
+            )?,
+            generations: counters(&r, "comfyui_generation_total", "Jobs that ended", &["status"])?,
+            registry: r,
+        })
+    }
+
+    /// A request was answered. `route` is the table's pattern, never the path.
+    pub fn request(&self, route: &'static str, method: &Method, status: StatusCode, took: Duration) {
+        self.requests
+            .with_label_values(&[route, method_name(method), status.as_str()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[route])
+            .observe(took.as_secs_f64());
+    }
+    /// A stage said no.
+    pub fn refusal(&self, stage: Stage, code: &'static str) {
+        self.refusals.with_label_values(&[stage.name(), code]).inc();
+    }
+    /// How many jobs stand where, now.
+    pub fn set_jobs(&self, counts: JobCounts) {
+        for (state, count) in [
+            ("held", counts.held),
+            ("assigned", counts.assigned),
+            ("running", counts.running),
+        ] {
+            self.jobs.with_label_values(&[state]).set(count.into());
+        }
+        self.queue_size
+            .set(i64::from(counts.held) + i64::from(counts.assigned) + i64::from(counts.running));
+    }
+    /// How a configured backend stands, now.
+    pub fn set_backend(&self, backend: &BackendId, up: bool, outstanding: u32) {
+        self.backend_up.with_label_values(&[backend.as_str()]).set(up.into());
+        self.backend_outstanding
+            .with_label_values(&[backend.as_str()])
+            .set(outstanding.into());
+    }
+    /// An attempt ended.
+    pub fn attempt(&self, backend: &BackendId, ending: Ending) {
+        self.attempts
+            .with_label_values(&[backend.as_str(), ending.name()])
+            .inc();
+    }
+    /// A submission was decided.
+    pub fn prompt_decided(&self, took: Duration) {
+        self.prompt_decision.observe(took.as_secs_f64());
+    }
+    /// A job began after this wait.
+    pub fn queue_wait(&self, waited: Duration) {
+        self.queue_wait.observe(waited.as_secs_f64());
+    }
+    /// How many client WebSockets are open, now.
+    pub fn set_websockets(&self, open: usize) {
+        self.websockets.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+    /// An event went to a socket; `kind` is one of ComfyUI's event names known to the codec.
+    pub fn event(&self, kind: &'static str) {
+        self.events.with_label_values(&[kind]).inc();
+    }
+    /// A slow socket missed events.
+    pub fn events_dropped(&self, count: u64) {
+        self.events_dropped.inc_by(count);
+    }
+    /// Audit lines were only counted.
+    pub fn audit_dropped(&self, count: u64) {
+        self.audit_dropped.inc_by(count);
+    }
+    /// A job ended, after running so long.
+    pub fn generation(&self, ending: Ending, took: Duration) {
+        self.generations.with_label_values(&[ending.name()]).inc();
+        self.generation_seconds.observe(took.as_secs_f64());
+    }
+    /// Prometheus text format 0.0.4.
+    ///
+    /// # Errors
+    /// What the encoder said.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// A caller may invent methods: the unknown ones share one label.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    r: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    registered(r, IntCounter::new(name, help)?)
+}
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    registered(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    registered(r, IntGauge::new(name, help)?)
+}
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    registered(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    registered(
+        r,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invented_method_shares_one_label_and_a_known_one_has_its_own() {
+        let metrics = Metrics::new().unwrap();
+        for method in ["POST", "EVIL1", "EVIL2"] {
+            metrics.request(
+                "/prompt",
+                &method.parse().unwrap(),
+                StatusCode::OK,
+                Duration::from_millis(2),
+            );
+        }
+        let text = metrics.text().unwrap();
+        assert!(
+            text.contains(r#"comfygate_requests_total{method="POST",route="/prompt",status="200"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"comfygate_requests_total{method="other",route="/prompt",status="200"} 2"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_queue_size_of_dashboards_is_the_sum_of_the_states() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_jobs(JobCounts {
+            held: 3,
+            assigned: 1,
+            running: 2,
+        });
+        let text = metrics.text().unwrap();
+        assert!(text.contains("comfyui_queue_size 6"), "{text}");
+        assert!(text.contains(r#"comfygate_jobs{state="held"} 3"#), "{text}");
+    }
+}

@@ -52,8 +52,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb, in the order of their names.
-    pub const ALL: [Self; 7] =
-        [Self::Delete, Self::Get, Self::Head, Self::Options, Self::Patch, Self::Post, Self::Put];
+    pub const ALL: [Self; 7] = [Self::Delete, Self::Get, Self::Head, Self::Options, Self::Patch, Self::Post, Self::Put];
 
     /// The method's name on the wire.
     pub fn name(self) -> &'static str {
@@ -177,8 +176,36 @@ const PROMPT_JSON: u64 = 10 * 1024 * 1024;
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
 pub const WEB_FILES: [&str; 30] = [
-    "css", "eot", "gif", "glb", "html", "ico", "jpeg", "jpg", "js", "json", "map", "md", "mjs", "mp3", "mp4", "ogg", "otf", "png",
-    "svg", "ttf", "txt", "vue", "wasm", "wav", "webm", "webmanifest", "webp", "woff", "woff2", "xml",
+    "css",
+    "eot",
+    "gif",
+    "glb",
+    "html",
+    "ico",
+    "jpeg",
+    "jpg",
+    "js",
+    "json",
+    "map",
+    "md",
+    "mjs",
+    "mp3",
+    "mp4",
+    "ogg",
+    "otf",
+    "png",
+    "svg",
+    "ttf",
+    "txt",
+    "vue",
+    "wasm",
+    "wav",
+    "webm",
+    "webmanifest",
+    "webp",
+    "woff",
+    "woff2",
+    "xml",
 ];
 
 const UPLOADS: &str = "uploads come with tenant isolation of files";
@@ -308,10 +335,21 @@ pub static TABLE: &[Entry] = &[
 const MANAGER: &str = "ComfyUI-Manager installs code on the backend";
 
 /// OPTIONS on any path of the table. No CORS headers: other origins have no business here.
-static OPTIONS: Entry =
-    answer(&[Verb::Options], "*", Action::Options, None, "204 with `Allow`, after authentication; ComfyUI answers 200 to anybody (bypass 21)");
+static OPTIONS: Entry = answer(
+    &[Verb::Options],
+    "*",
+    Action::Options,
+    None,
+    "204 with `Allow`, after authentication; ComfyUI answers 200 to anybody (bypass 21)",
+);
 
-const fn answer(methods: &'static [Verb], path: &'static str, action: Action, scope: Option<Scope>, reason: &'static str) -> Entry {
+const fn answer(
+    methods: &'static [Verb],
+    path: &'static str,
+    action: Action,
+    scope: Option<Scope>,
+    reason: &'static str,
+) -> Entry {
     Entry { scope, ..entry(methods, path, Handling::Answer(action), reason) }
 }
 
@@ -443,7 +481,14 @@ pub fn matched_route(method: &Method, raw_target: &str, table: &'static [Entry])
     let allow = allowed(&fitting);
     let verb = Verb::of(method).ok_or_else(|| RouteError::MethodNotAllowed { allow: allow.clone() })?;
     if verb == Verb::Options && !allow.0.is_empty() {
-        return Ok(RouteMatch { entry: &OPTIONS, verb, params: Params::default(), query: Query::default(), path, allow });
+        return Ok(RouteMatch {
+            entry: &OPTIONS,
+            verb,
+            params: Params::default(),
+            query: Query::default(),
+            path,
+            allow,
+        });
     }
     let (entry, params) = fitting.into_iter().find(|(entry, _)| entry.takes(verb)).ok_or_else(|| miss(&allow))?;
     if entry.handling == Handling::Refuse {

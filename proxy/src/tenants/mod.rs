@@ -50,14 +50,8 @@ impl Default for Limits {
     /// What a plan has that names nothing: enough for a busy person, little enough that one key can't fill the queue for hours.
     fn default() -> Self {
         Self {
-            prompt_rate: Rate {
-                per_second: 10.0,
-                burst: 5,
-            },
-            request_rate: Rate {
-                per_second: 50.0,
-                burst: 200,
-            },
+            prompt_rate: Rate { per_second: 10.0, burst: 5 },
+            request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,
             weight: 1,
@@ -97,10 +91,7 @@ impl TenantRegistry {
         tenants: impl IntoIterator<Item = Tenant>,
         claims: impl IntoIterator<Item = (String, TenantId)>,
     ) -> Self {
-        let by_id: BTreeMap<_, _> = tenants
-            .into_iter()
-            .map(|tenant| (tenant.id.clone(), Arc::new(tenant)))
-            .collect();
+        let by_id: BTreeMap<_, _> = tenants.into_iter().map(|tenant| (tenant.id.clone(), Arc::new(tenant))).collect();
         let by_claim: HashMap<_, _> = claims.into_iter().collect();
         let claimed = by_claim.values().cloned().collect();
         Self { by_id, by_claim, claimed }
@@ -159,10 +150,8 @@ mod tests {
             id: id.parse().unwrap(),
             ..(*TenantRegistry::built_in().by_id.first_key_value().unwrap().1.clone()).clone()
         };
-        let registry = TenantRegistry::new(
-            [tenant("acme"), tenant("beta")],
-            [("org_AbC".to_owned(), "acme".parse().unwrap())],
-        );
+        let registry =
+            TenantRegistry::new([tenant("acme"), tenant("beta")], [("org_AbC".to_owned(), "acme".parse().unwrap())]);
         assert_eq!(registry.tenant_of_claim("org_AbC").unwrap().id.as_str(), "acme");
         assert_eq!(registry.tenant_of_claim("beta").unwrap().id.as_str(), "beta");
         assert!(registry.tenant_of_claim("acme").is_none());

@@ -24,7 +24,12 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
         Ok(policy) => Some(Arc::new(policy)),
         Err(faults) => {
             for fault in faults.iter() {
-                let place = Place { file: Arc::clone(&source.path), line: fault.line, column: fault.column, key: fault.key.clone() };
+                let place = Place {
+                    file: Arc::clone(&source.path),
+                    line: fault.line,
+                    column: fault.column,
+                    key: fault.key.clone(),
+                };
                 report.error(&place, fault.message.clone(), "");
             }
             None

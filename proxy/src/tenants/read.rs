@@ -54,17 +54,9 @@ pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> T
         (plans, tenants, at)
     });
     if tenants.is_empty() {
-        report.warning(
-            &recovered,
-            "no tenant: every request will be refused",
-            "add a [[tenant]]",
-        );
+        report.warning(&recovered, "no tenant: every request will be refused", "add a [[tenant]]");
     }
-    let mut checked = Checked {
-        directory,
-        report,
-        policies: HashMap::new(),
-    };
+    let mut checked = Checked { directory, report, policies: HashMap::new() };
     let plans = checked.plans(plans);
     checked.registry(tenants, &plans)
 }
@@ -85,9 +77,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
 
 /// A whole number from 1 to `max`.
 fn small(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
-    reader
-        .integer(key, 1..=u64::from(max))
-        .and_then(|found| u32::try_from(found.value).ok())
+    reader.integer(key, 1..=u64::from(max)).and_then(|found| u32::try_from(found.value).ok())
 }
 
 fn raw_rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
@@ -97,17 +87,11 @@ fn raw_rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
     let per_second = table.number("per_second", Rate::PER_SECOND_MIN..=Rate::PER_SECOND_MAX);
     let burst = small(&mut table, "burst", Rate::BURST_MAX);
     table.finish();
-    Some(Rate {
-        per_second: per_second?.value,
-        burst: burst?,
-    })
+    Some(Rate { per_second: per_second?.value, burst: burst? })
 }
 
 fn raw_plan(mut reader: Reader<'_>) -> RawPlan {
-    let plan = RawPlan {
-        id: reader.required_text("id"),
-        limits: raw_limits(&mut reader),
-    };
+    let plan = RawPlan { id: reader.required_text("id"), limits: raw_limits(&mut reader) };
     reader.finish();
     plan
 }
@@ -166,13 +150,9 @@ impl Checked<'_> {
                 None => Policy::builtin("default").map(Arc::new),
             };
             let Some(id) = plan.id else { continue };
-            let checked = policy.map(|policy| Plan {
-                limits: plan.limits.over(Limits::default()),
-                policy,
-            });
+            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy });
             if plans.insert(id.value.clone(), checked).is_some() {
-                self.report
-                    .error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
+                self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
         }
         plans
@@ -180,10 +160,8 @@ impl Checked<'_> {
 
     fn registry(&mut self, raw: Vec<RawTenant>, plans: &HashMap<String, Option<Plan>>) -> TenantRegistry {
         let (mut tenants, mut claims) = (HashMap::new(), HashMap::new());
-        let ids: HashSet<String> = raw
-            .iter()
-            .filter_map(|tenant| Some(tenant.id.as_ref()?.value.to_string()))
-            .collect();
+        let ids: HashSet<String> =
+            raw.iter().filter_map(|tenant| Some(tenant.id.as_ref()?.value.to_string())).collect();
         for tenant in raw {
             let plan = tenant.plan.as_ref().and_then(|name| self.plan(name, plans));
             let own_policy = tenant.limits.policy.as_ref().map(|name| self.policy(name));
@@ -208,11 +186,7 @@ impl Checked<'_> {
                 policy,
             };
             if tenants.insert(id.value.clone(), made).is_some() {
-                self.report.error(
-                    &id.at,
-                    format!("a second tenant `{}`", id.value),
-                    "tenant ids are unique",
-                );
+                self.report.error(&id.at, format!("a second tenant `{}`", id.value), "tenant ids are unique");
             }
         }
         TenantRegistry::new(tenants.into_values(), claims)
@@ -227,17 +201,12 @@ impl Checked<'_> {
                 || {
                     format!(
                         "plans of this file: {}",
-                        if known.is_empty() {
-                            "none".to_owned()
-                        } else {
-                            known.join(", ")
-                        }
+                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
                     )
                 },
                 |near| format!("did you mean `{near}`?"),
             );
-            self.report
-                .error(&name.at, format!("no plan has the id `{}`", name.value), hint);
+            self.report.error(&name.at, format!("no plan has the id `{}`", name.value), hint);
         }
         found?.as_ref()
     }
@@ -255,10 +224,7 @@ impl Checked<'_> {
                 format!("`{}` is the id of another tenant", claim.value),
                 "a claim means one tenant",
             );
-        } else if claims
-            .insert(claim.value.clone(), id.clone())
-            .is_some_and(|other| other != *id)
-        {
+        } else if claims.insert(claim.value.clone(), id.clone()).is_some_and(|other| other != *id) {
             self.report.error(
                 &claim.at,
                 format!("a second tenant claims `{}`", claim.value),
@@ -273,10 +239,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<TenantRegistry, Vec<String>> {
-        let source = SourceFile {
-            path: Path::new("/t.toml").into(),
-            text: text.into(),
-        };
+        let source = SourceFile { path: Path::new("/t.toml").into(), text: text.into() };
         let report = Report::default();
         let registry = read_tenants(&source, Path::new("/nowhere"), &report);
         report
@@ -297,13 +260,7 @@ mod tests {
     fn a_tenant_has_the_plans_limits_and_its_own_overrides() {
         let text = "[[plan]]\nid = \"p\"\nrate = { per_second = 2, burst = 3 }\nactive_jobs_max = 7\n[[tenant]]\nid = \"a\"\nplan = \"p\"\nactive_jobs_max = 9\n";
         let limits = read(text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits;
-        assert_eq!(
-            limits.prompt_rate,
-            Rate {
-                per_second: 2.0,
-                burst: 3
-            }
-        );
+        assert_eq!(limits.prompt_rate, Rate { per_second: 2.0, burst: 3 });
         assert_eq!(limits.active_jobs_max, 9);
         assert_eq!(limits.weight, Limits::default().weight);
     }
@@ -311,10 +268,7 @@ mod tests {
     #[test]
     fn a_plan_that_is_missing_is_named_with_the_nearest() {
         let found = only_error("[[plan]]\nid = \"studio\"\n[[tenant]]\nid = \"a\"\nplan = \"studios\"\n");
-        assert_eq!(
-            found,
-            "/t.toml:5:8: `tenant[0].plan`: no plan has the id `studios` (did you mean `studio`?)"
-        );
+        assert_eq!(found, "/t.toml:5:8: `tenant[0].plan`: no plan has the id `studios` (did you mean `studio`?)");
     }
 
     #[test]
@@ -343,10 +297,7 @@ mod tests {
         let found = only_error(
             "[[plan]]\nid = \"p\"\npolicy = \"none/such.toml\"\n[[tenant]]\nid = \"a\"\nplan = \"p\"\npolicy = \"none/such.toml\"\n",
         );
-        assert!(
-            found.starts_with("/t.toml:3:10: `plan[0].policy`: can't read `/nowhere/none/such.toml`"),
-            "{found}"
-        );
+        assert!(found.starts_with("/t.toml:3:10: `plan[0].policy`: can't read `/nowhere/none/such.toml`"), "{found}");
     }
 
     #[test]

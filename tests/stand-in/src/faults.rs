@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use tokio::sync::watch;
 
-/// Switches of one stand-in. They take effect within a few milliseconds. A restart brings a new worker and a sound CUDA
+/// Switches of one stand-in. They take effect at once. A restart brings a new worker and a sound CUDA
 /// context; a lost disk, silent sockets and hanging HTTP stay until they are lifted.
 #[derive(Debug)]
 pub struct Faults {
     /// Incarnations whose worker has to end: all up to this number.
-    dead_workers: AtomicU64,
+    dead_workers: watch::Sender<u64>,
     incarnation: AtomicU64,
     silent: AtomicBool,
     disk_lost: AtomicBool,
@@ -21,7 +21,7 @@ pub struct Faults {
 impl Default for Faults {
     fn default() -> Faults {
         Faults {
-            dead_workers: AtomicU64::new(0),
+            dead_workers: watch::Sender::new(0),
             incarnation: AtomicU64::new(0),
             silent: AtomicBool::new(false),
             disk_lost: AtomicBool::new(false),
@@ -36,7 +36,7 @@ impl Faults {
     /// Ends the worker thread, in the middle of a node if one runs: no event tells of it, HTTP goes on answering 200 and
     /// nothing runs any more until a restart.
     pub fn worker_dies(&self) {
-        self.dead_workers.store(self.incarnation.load(SeqCst), SeqCst);
+        self.dead_workers.send_replace(self.incarnation.load(SeqCst));
     }
 
     /// `true`: WebSockets stay open and answer pings, but no event is sent to anybody. What is said meanwhile is lost.
@@ -71,7 +71,14 @@ impl Faults {
     }
 
     pub(crate) fn worker_is_dead(&self, incarnation: u64) -> bool {
-        self.dead_workers.load(SeqCst) >= incarnation
+        *self.dead_workers.borrow() >= incarnation
+    }
+
+    /// Returns once the worker of this incarnation has to end.
+    pub(crate) async fn worker_death(&self, incarnation: u64) {
+        let mut dead = self.dead_workers.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = dead.wait_for(|dead| *dead >= incarnation).await;
     }
 
     pub(crate) fn sockets_are_silent(&self) -> bool {
@@ -91,7 +98,9 @@ impl Faults {
         }
         let text = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously \
                     reported at some other API call, so the stacktrace below might be incorrect.\n";
-        self.cuda_broken.load(SeqCst).then_some(("torch.AcceleratorError", text))
+        self.cuda_broken
+            .load(SeqCst)
+            .then_some(("torch.AcceleratorError", text))
     }
 
     /// Returns once HTTP does not hang.

@@ -27,9 +27,6 @@ const LOG_ENTRIES_MAX: usize = 300;
 /// Stack of the worker: enough for graphs as deep as Python takes. Untouched pages cost nothing.
 const WORKER_STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// How often a sleeping worker looks whether it should end.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
 /// One life of the process.
 #[derive(Debug)]
 pub struct Process {
@@ -82,17 +79,17 @@ impl Process {
         process.spawn(publish(Arc::clone(&process), outgoing));
         let worker = Arc::clone(&process);
         // Cache keys recurse as deep as Python's stack; without its thread the worker is dead, as after any fault.
-        let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES).spawn(move || execute::work(&worker));
+        let thread = std::thread::Builder::new()
+            .stack_size(WORKER_STACK_BYTES)
+            .spawn(move || execute::work(&worker));
         if thread.is_err() {
             process.log("the worker thread could not be started\n");
         }
         let watched = Arc::clone(&process);
         process.spawn(async move {
-            // A worker that waits for prompts has to be woken to notice that it should end.
-            while !watched.worker_ends() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            watched.queue.wake();
+            // A worker that waits or sleeps has to be woken to notice that it should end.
+            watched.shared.faults.worker_death(watched.incarnation).await;
+            watched.wake_worker();
         });
         process
     }
@@ -120,7 +117,11 @@ impl Process {
     /// The node classes there are now.
     pub fn catalogue<'a>(&'a self, models: &'a Models) -> Catalogue<'a> {
         let input_dir: &Path = self.folders().input();
-        Catalogue { models, input_dir, api_nodes: self.options().api_nodes }
+        Catalogue {
+            models,
+            input_dir,
+            api_nodes: self.options().api_nodes,
+        }
     }
 
     /// Runs a task that ends with the process.
@@ -143,7 +144,10 @@ impl Process {
     pub(crate) fn connected(self: &Arc<Process>, stream: TcpStream) -> Connected {
         let number = self.next_connection.fetch_add(1, SeqCst);
         lock(&self.connections).insert(number, stream);
-        Connected { process: Arc::clone(self), number }
+        Connected {
+            process: Arc::clone(self),
+            number,
+        }
     }
 
     /// Is the process gone?
@@ -174,15 +178,23 @@ impl Process {
         }
         self.hub.clear();
         self.queue.stop();
-        self.sleepers.1.notify_all();
+        self.wake_worker();
         let temp = self.folders().temp();
         let _ = std::fs::remove_dir_all(&temp);
         let _ = std::fs::create_dir_all(&temp);
     }
 
+    fn wake_worker(&self) {
+        self.queue.wake();
+        // Under the lock, so that a worker on its way to sleep is not missed.
+        let _sleeping = lock(&self.sleepers.0);
+        self.sleepers.1.notify_all();
+    }
+
     /// Tells every socket how many prompts there are.
     pub fn queue_updated(&self) {
-        self.hub.send("status", dict([("status", self.queue_info())]), Audience::All);
+        self.hub
+            .send("status", dict([("status", self.queue_info())]), Audience::All);
     }
 
     /// `{"exec_info": {"queue_remaining": n}}`.
@@ -239,7 +251,7 @@ impl Process {
             if left.is_zero() {
                 return Ok(());
             }
-            let waited = self.sleepers.1.wait_timeout(guard, left.min(LOOK_EVERY));
+            let waited = self.sleepers.1.wait_timeout(guard, left);
             guard = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -257,7 +269,11 @@ impl Process {
 
     /// Can files be written?
     pub(crate) fn disk(&self) -> Result<(), &'static str> {
-        if self.shared.faults.disk_is_lost() { Err("[Errno 28] No space left on device") } else { Ok(()) }
+        if self.shared.faults.disk_is_lost() {
+            Err("[Errno 28] No space left on device")
+        } else {
+            Ok(())
+        }
     }
 
     /// Does a sampler show previews? The prompt's own word wins over the option.

@@ -1,9 +1,9 @@
 use super::*;
+use crate::clock::Clock;
 use crate::listen::check_request;
 use crate::listen::connections::ConnectionLimits;
 use crate::listen::own_ca::{Names, ensure};
 use crate::listen::tls::{chain, load};
-use crate::clock::Clock;
 use pingora::http::ResponseHeader;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as L4Stream;
@@ -80,7 +80,8 @@ impl Rig {
         let seen = Arc::new(Seen::default());
         let connections = Connections::new(ConnectionLimits { total: 1, per_group: 1 });
         let proxy = http_proxy(&Arc::new(ServerConf::default()), Echo);
-        let app = Arc::new(Front::new(proxy, limits, Arc::clone(&connections), Arc::clone(&seen) as Arc<dyn HeadObserver>));
+        let app =
+            Arc::new(Front::new(proxy, limits, Arc::clone(&connections), Arc::clone(&seen) as Arc<dyn HeadObserver>));
         Self { app, seen, connections, stop: watch::channel(false).0 }
     }
 
@@ -256,7 +257,10 @@ async fn a_head_over_32_kib_gets_431() {
 #[tokio::test]
 async fn what_pingora_lets_pass_is_refused_before_it() {
     let rows: [(&str, &str); 16] = [
-        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "head_length_and_encoding"),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "head_length_and_encoding",
+        ),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "head_length_repeated"),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", "head_length_repeated"),
         ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "head_transfer_encoding"),
@@ -289,7 +293,10 @@ async fn a_connection_beyond_the_cap_gets_503_and_the_seat_comes_back() {
     }
     let (mut second, refused) = rig.connect();
     let answer = answer_ending_in(&mut second, "}").await;
-    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && answer.contains("retry-after: 1"),
+        "{answer}"
+    );
     drop(second);
     refused.await.unwrap();
     drop(first);
@@ -355,16 +362,22 @@ fn h2_get(extra: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn http_2_is_served_after_its_preface_and_its_authority_is_checked() {
-    for (extra, expected) in [(&[][..], "GET /a "), (&[("host", "other")][..], "head_host_differs")] {
+async fn http_2_is_served_after_its_preface_and_only_for_the_authority_it_names() {
+    // HEADERS with END_STREAM and the one byte that stands for `:status: 400` (RFC 7541 appendix A, 12): Pingora 0.9.1 refuses a Host that
+    // differs by itself; `check_request` is the second lock, tested beside it.
+    let refused: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x8c];
+    for (extra, expected) in
+        [(&[][..], &b"GET /a "[..]), (&[("host", "localhost")], b"GET /a "), (&[("host", "other")], refused)]
+    {
         let rig = Rig::new(PATIENT);
         let (_task, mut client) = tls(&rig, b"h2").await;
         client.write_all(&h2_get(extra)).await.unwrap();
         let mut read = Vec::new();
-        while !read.windows(expected.len()).any(|window| window == expected.as_bytes()) {
+        while !read.windows(expected.len()).any(|window| window == expected) {
             let mut buffer = [0; 4096];
-            let n = client.read(&mut buffer).await.unwrap();
-            assert_ne!(n, 0, "closed after {:?}", String::from_utf8_lossy(&read));
+            // An end without a TLS farewell is an end too.
+            let n = client.read(&mut buffer).await.unwrap_or_default();
+            assert_ne!(n, 0, "{extra:?}: closed after {:?}", String::from_utf8_lossy(&read));
             read.extend_from_slice(&buffer[..n]);
         }
     }
@@ -374,7 +387,8 @@ async fn http_2_is_served_after_its_preface_and_its_authority_is_checked() {
 async fn a_late_or_wrong_http_2_preface_ends_the_connection() {
     let mut hasty = PATIENT;
     hasty.preface = Duration::from_millis(50);
-    for (limits, bytes, code) in [(hasty, &b"PRI"[..], "h2_preface_timeout"), (PATIENT, &[b'x'; 24][..], "h2_preface")] {
+    for (limits, bytes, code) in [(hasty, &b"PRI"[..], "h2_preface_timeout"), (PATIENT, &[b'x'; 24][..], "h2_preface")]
+    {
         let rig = Rig::new(limits);
         let (task, mut client) = tls(&rig, b"h2").await;
         client.write_all(bytes).await.unwrap();

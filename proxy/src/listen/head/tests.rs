@@ -44,7 +44,9 @@ fn length_is_digits_only() {
 
 #[test]
 fn bypass_11_encoding_is_exactly_chunked() {
-    for bad in ["xchunked", "gzip, chunked", "chunked, chunked", "chunked, identity", "identity", "Chunked", "", "chunked;q=1"] {
+    for bad in
+        ["xchunked", "gzip, chunked", "chunked, chunked", "chunked, identity", "identity", "Chunked", "", "chunked;q=1"]
+    {
         assert_eq!(with(&format!("Transfer-Encoding: {bad}\r\n")), Err(HeadError::Encoding), "{bad}");
     }
     assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), Err(HeadError::Encoding));
@@ -83,10 +85,34 @@ fn bypass_12_host_stands_once() {
 #[test]
 fn host_is_a_name_or_an_address_with_an_optional_port() {
     let host = |host: &str| whole(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-    for good in ["a", "a.b-c.d", "my_box:8188", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:65535", "xn--bcher-kva.example"] {
+    for good in
+        ["a", "a.b-c.d", "my_box:8188", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:65535", "xn--bcher-kva.example"]
+    {
         assert_eq!(host(good), Ok(()), "{good}");
     }
-    for bad in ["", "a b", "a/b", "a@b", "a:b", "a:", "a:0", "a:65536", "a:+1", "[::1", "::1", "[::1]x", "[a]", "1.2.3", "1.2.3.256", "-a", "a..b", "é", "a,b", "a?", "a\\b"] {
+    for bad in [
+        "",
+        "a b",
+        "a/b",
+        "a@b",
+        "a:b",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a:+1",
+        "[::1",
+        "::1",
+        "[::1]x",
+        "[a]",
+        "1.2.3",
+        "1.2.3.256",
+        "-a",
+        "a..b",
+        "é",
+        "a,b",
+        "a?",
+        "a\\b",
+    ] {
         assert_eq!(host(bad), Err(HeadError::HostMalformed), "{bad}");
     }
     assert_eq!(host(&"a".repeat(63)), Ok(()));
@@ -115,7 +141,17 @@ fn only_methods_of_the_list_pass() {
 
 #[test]
 fn request_line_has_three_parts_and_a_known_version() {
-    for bad in ["GET /", "GET", "", " GET / HTTP/1.1", "GET  / HTTP/1.1", "GET / x HTTP/1.1", "G@T / HTTP/1.1", "GET / http/1.1", "GET / HTTP/1.1 "] {
+    for bad in [
+        "GET /",
+        "GET",
+        "",
+        " GET / HTTP/1.1",
+        "GET  / HTTP/1.1",
+        "GET / x HTTP/1.1",
+        "G@T / HTTP/1.1",
+        "GET / http/1.1",
+        "GET / HTTP/1.1 ",
+    ] {
         assert_eq!(first_line(bad), Err(HeadError::RequestLine), "{bad}");
     }
     for bad in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/2", "HTTP/1.10"] {
@@ -155,7 +191,11 @@ fn one_hundred_twenty_eight_headers_pass_and_one_more_does_not() {
 fn deciding_fields_stand_once_and_others_as_often_as_they_like() {
     for field in SINGLE_FIELDS {
         assert_eq!(with(&format!("{field}: a\r\n")), Ok(()), "{field}");
-        assert_eq!(with(&format!("{field}: a\r\n{}: a\r\n", field.to_uppercase())), Err(HeadError::HeaderRepeated), "{field}");
+        assert_eq!(
+            with(&format!("{field}: a\r\n{}: a\r\n", field.to_uppercase())),
+            Err(HeadError::HeaderRepeated),
+            "{field}"
+        );
     }
     assert_eq!(with("Cookie: a\r\nCookie: b\r\n"), Ok(()));
 }

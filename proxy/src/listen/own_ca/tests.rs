@@ -21,7 +21,8 @@ fn contents(paths: &Paths) -> [Vec<u8>; 4] {
 fn client_says(paths: &Paths, host: &str, now: WallMillis) -> Result<(), String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(chain(&paths.ca_certificate).unwrap().remove(0)).unwrap();
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider())).build().unwrap();
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider())).build().unwrap();
     let chain = chain(&paths.certificate).unwrap();
     let (leaf, rest) = chain.split_first().unwrap();
     let host = ServerName::try_from(host.to_owned()).unwrap();
@@ -117,7 +118,10 @@ fn a_lost_leaf_or_half_a_ca_is_made_again_and_a_broken_ca_is_left_for_a_person()
 
 #[test]
 fn names_leave_out_what_no_certificate_can_hold() {
-    let names = Names::new(["My-Box", "my_box", "a b", "[::1]", ""], ["192.0.2.1:1".parse().unwrap(), "[::]:1".parse().unwrap()]);
+    let names = Names::new(
+        ["My-Box", "my_box", "a b", "[::1]", ""],
+        ["192.0.2.1:1".parse().unwrap(), "[::]:1".parse().unwrap()],
+    );
     assert_eq!(names.dns, BTreeSet::from(["localhost".to_owned(), "my-box".to_owned()]));
     assert!(names.addresses.contains(&"192.0.2.1".parse::<IpAddr>().unwrap()));
     assert_eq!(names.addresses.len(), 3);

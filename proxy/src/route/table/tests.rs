@@ -36,10 +36,17 @@ fn every_entry_is_reached() {
         for verb in entry.methods {
             let target = sample(entry);
             match route(verb.name(), &target) {
-                Ok(found) => assert!(std::ptr::eq(found.entry, entry), "{} {target} reaches {}", verb.name(), found.entry.path),
+                Ok(found) => {
+                    assert!(std::ptr::eq(found.entry, entry), "{} {target} reaches {}", verb.name(), found.entry.path)
+                }
                 Err(RouteError::NotFound { reason }) => {
                     assert_eq!(entry.handling, Handling::Refuse, "{} {target}", verb.name());
-                    assert_eq!(reason, Some(entry.reason), "{} {target} is refused for another entry's reason", verb.name());
+                    assert_eq!(
+                        reason,
+                        Some(entry.reason),
+                        "{} {target} is refused for another entry's reason",
+                        verb.name()
+                    );
                 }
                 Err(error) => panic!("{} {target}: {error}", verb.name()),
             }
@@ -57,7 +64,8 @@ fn every_entry_has_a_reason_and_methods() {
 
 #[test]
 fn only_health_is_public_and_only_files_are_signed() {
-    let open: Vec<_> = TABLE.iter().filter(|entry| entry.access != Access::Credential).map(|entry| entry.path).collect();
+    let open: Vec<_> =
+        TABLE.iter().filter(|entry| entry.access != Access::Credential).map(|entry| entry.path).collect();
     assert_eq!(open, ["/gate/health", "/gate/files/{file_id}"]);
 }
 
@@ -77,13 +85,7 @@ fn forwarded_is_get_without_body_only() {
 
 #[test]
 fn what_changes_something_is_never_reached_by_get() {
-    let changes = [
-        Action::SubmitPrompt,
-        Action::ChangeQueue,
-        Action::Interrupt,
-        Action::Free,
-        Action::ChangeHistory,
-    ];
+    let changes = [Action::SubmitPrompt, Action::ChangeQueue, Action::Interrupt, Action::Free, Action::ChangeHistory];
     for entry in TABLE {
         if let Handling::Answer(action) = entry.handling
             && changes.contains(&action)
@@ -107,29 +109,69 @@ fn no_action_stands_twice() {
 #[test]
 fn every_known_route_of_comfyui_has_its_fate() {
     let answered = [
-        ("POST", "/prompt"), ("GET", "/prompt"), ("GET", "/queue"), ("POST", "/queue"), ("POST", "/interrupt"), ("POST", "/free"),
-        ("GET", "/history"), ("GET", "/history/x"), ("POST", "/history"), ("GET", "/ws"), ("GET", "/view"), ("GET", "/users"),
-        ("GET", "/object_info"), ("GET", "/object_info/KSampler"), ("GET", "/features"), ("GET", "/system_stats"),
+        ("POST", "/prompt"),
+        ("GET", "/prompt"),
+        ("GET", "/queue"),
+        ("POST", "/queue"),
+        ("POST", "/interrupt"),
+        ("POST", "/free"),
+        ("GET", "/history"),
+        ("GET", "/history/x"),
+        ("POST", "/history"),
+        ("GET", "/ws"),
+        ("GET", "/view"),
+        ("GET", "/users"),
+        ("GET", "/object_info"),
+        ("GET", "/object_info/KSampler"),
+        ("GET", "/features"),
+        ("GET", "/system_stats"),
     ];
     let later = [
-        ("POST", "/upload/image"), ("POST", "/upload/mask"), ("GET", "/view_metadata/loras"), ("GET", "/userdata"),
-        ("GET", "/v2/userdata"), ("GET", "/userdata/a"), ("POST", "/userdata/a"), ("DELETE", "/userdata/a"),
-        ("POST", "/userdata/a%2Fb/move/c%2Fd"), ("GET", "/settings"), ("POST", "/settings"), ("GET", "/settings/a"),
-        ("POST", "/settings/Comfy.Gate.Test"), ("GET", "/models"), ("GET", "/models/loras"), ("GET", "/embeddings"),
-        ("GET", "/experiment/models"), ("GET", "/experiment/models/loras"), ("GET", "/i18n"), ("GET", "/workflow_templates"),
-        ("GET", "/workflow_templates/pack/a.json"), ("GET", "/global_subgraphs"), ("GET", "/global_subgraphs/a"),
+        ("POST", "/upload/image"),
+        ("POST", "/upload/mask"),
+        ("GET", "/view_metadata/loras"),
+        ("GET", "/userdata"),
+        ("GET", "/v2/userdata"),
+        ("GET", "/userdata/a"),
+        ("POST", "/userdata/a"),
+        ("DELETE", "/userdata/a"),
+        ("POST", "/userdata/a%2Fb/move/c%2Fd"),
+        ("GET", "/settings"),
+        ("POST", "/settings"),
+        ("GET", "/settings/a"),
+        ("POST", "/settings/Comfy.Gate.Test"),
+        ("GET", "/models"),
+        ("GET", "/models/loras"),
+        ("GET", "/embeddings"),
+        ("GET", "/experiment/models"),
+        ("GET", "/experiment/models/loras"),
+        ("GET", "/i18n"),
+        ("GET", "/workflow_templates"),
+        ("GET", "/workflow_templates/pack/a.json"),
+        ("GET", "/global_subgraphs"),
+        ("GET", "/global_subgraphs/a"),
         ("GET", "/node_replacements"),
     ];
     let plain_later = [
-        ("GET", "/internal/files/output"), ("GET", "/internal/logs"), ("GET", "/internal/logs/raw"),
+        ("GET", "/internal/files/output"),
+        ("GET", "/internal/logs"),
+        ("GET", "/internal/logs/raw"),
         ("PATCH", "/internal/logs/subscribe"),
     ];
-    let api_later = [
-        ("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel"),
-    ];
+    let api_later =
+        [("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel")];
     let forwarded = [
-        "/", "/user.css", "/materialdesignicons.min.css", "/assets/index-B2rHQ9Sn.js", "/cursor/grab.svg", "/fonts/a.woff2",
-        "/scripts/app.js", "/extensions/core/maskeditor.js", "/templates/index.json", "/docs/KSampler/en.md", "/extensions",
+        "/",
+        "/user.css",
+        "/materialdesignicons.min.css",
+        "/assets/index-B2rHQ9Sn.js",
+        "/cursor/grab.svg",
+        "/fonts/a.woff2",
+        "/scripts/app.js",
+        "/extensions/core/maskeditor.js",
+        "/templates/index.json",
+        "/docs/KSampler/en.md",
+        "/extensions",
     ];
     for prefix in ["", "/api"] {
         for (method, path) in answered {
@@ -148,12 +190,28 @@ fn every_known_route_of_comfyui_has_its_fate() {
     }
     assert_eq!(action("GET", "/internal/folder_paths"), Some(Action::FolderPaths));
     let refused = [
-        ("POST", "/users"), ("GET", "/experiment/models/preview/loras/0/a.png"), ("GET", "/openapi.yaml"), ("GET", "/api-docs"),
-        ("GET", "/api/assets"), ("HEAD", "/api/assets/hash/x"), ("DELETE", "/api/assets/x"), ("POST", "/api/assets/from-hash"),
-        ("GET", "/api/tags"), ("GET", "/api/tasks/x"), ("POST", "/models/download"), ("GET", "/models/download/x"),
-        ("POST", "/v2/manager/queue/task"), ("GET", "/v2/customnode/installed"), ("GET", "/v2/snapshot/save"),
-        ("GET", "/v2/comfyui_manager/comfyui_versions"), ("GET", "/v2/externalmodel/getlist"), ("GET", "/manager/notice"),
-        ("POST", "/customnode/install/pip"), ("GET", "/snapshot/restore"), ("GET", "/comfyui_manager/a"), ("GET", "/externalmodel/a"),
+        ("POST", "/users"),
+        ("GET", "/experiment/models/preview/loras/0/a.png"),
+        ("GET", "/openapi.yaml"),
+        ("GET", "/api-docs"),
+        ("GET", "/api/assets"),
+        ("HEAD", "/api/assets/hash/x"),
+        ("DELETE", "/api/assets/x"),
+        ("POST", "/api/assets/from-hash"),
+        ("GET", "/api/tags"),
+        ("GET", "/api/tasks/x"),
+        ("POST", "/models/download"),
+        ("GET", "/models/download/x"),
+        ("POST", "/v2/manager/queue/task"),
+        ("GET", "/v2/customnode/installed"),
+        ("GET", "/v2/snapshot/save"),
+        ("GET", "/v2/comfyui_manager/comfyui_versions"),
+        ("GET", "/v2/externalmodel/getlist"),
+        ("GET", "/manager/notice"),
+        ("POST", "/customnode/install/pip"),
+        ("GET", "/snapshot/restore"),
+        ("GET", "/comfyui_manager/a"),
+        ("GET", "/externalmodel/a"),
     ];
     for (method, path) in refused {
         let answer = route(method, path);
@@ -198,7 +256,16 @@ fn parameters_come_decoded() {
 
 #[test]
 fn only_files_of_the_page_are_forwarded() {
-    for path in ["/assets/a", "/assets/hash/x", "/extensions/pack/run", "/docs/", "/a.exe", "/assets/.js", "/api/assets/a.js", "/assets/a.js/"] {
+    for path in [
+        "/assets/a",
+        "/assets/hash/x",
+        "/extensions/pack/run",
+        "/docs/",
+        "/a.exe",
+        "/assets/.js",
+        "/api/assets/a.js",
+        "/assets/a.js/",
+    ] {
         assert!(not_found("GET", path), "{path}");
     }
     assert_eq!(route("GET", "/assets/a.JS?v=1&v=2").unwrap().entry.handling, Handling::Forward);
@@ -235,7 +302,17 @@ fn bypass_16_encoded_prompt_path_is_refused() {
 
 #[test]
 fn bypass_17_odd_spellings_never_become_a_hit() {
-    for target in ["//prompt", "/prompt/", "/x/../prompt", "/./prompt", "/api%2fprompt", "/prompt%00", "/PROMPT", "/API/prompt", "/api//prompt"] {
+    for target in [
+        "//prompt",
+        "/prompt/",
+        "/x/../prompt",
+        "/./prompt",
+        "/api%2fprompt",
+        "/prompt%00",
+        "/PROMPT",
+        "/API/prompt",
+        "/api//prompt",
+    ] {
         assert!(route("POST", target).is_err(), "{target}");
     }
     assert_eq!(route("POST", "/api%2fprompt").unwrap_err(), RouteError::Odd(Odd::EncodedSlash));
@@ -259,7 +336,8 @@ fn bypass_19_doubly_encoded_userdata_name_is_refused() {
 
 #[test]
 fn bypass_20_a_known_query_key_stands_once() {
-    for target in ["/view?type=input&type=output", "/view?type=input&%74ype=output", "/api/view?filename=a&filename=a"] {
+    for target in ["/view?type=input&type=output", "/view?type=input&%74ype=output", "/api/view?filename=a&filename=a"]
+    {
         assert!(matches!(route("GET", target), Err(RouteError::QueryKeyRepeated { .. })), "{target}");
     }
     let found = route("GET", "/view?filename=a.png&type=output;type=temp").unwrap();

@@ -7,8 +7,9 @@ use crate::catalogue::Catalogue;
 use crate::json::{Dict, Json};
 use crate::python;
 
-/// Links one above the other that Python's stack takes while keys are built; beyond it the worker ends.
-const ANCESTORS_DEEP_MAX: usize = 950;
+/// Links one above the other that Python's stack takes while keys are built: 660 survived on a real server, 680 ended the
+/// worker.
+const ANCESTORS_DEEP_MAX: usize = 665;
 
 /// The worker thread meets an exception that nothing catches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +17,16 @@ pub struct WorkerEnds;
 
 /// A link as the executor knows it: two elements, the first a string, the second a number.
 pub fn as_link(value: &Json) -> Option<(&str, i128)> {
-    let [Json::Str(node), slot] = value.as_list()? else { return None };
+    let [Json::Str(node), slot] = value.as_list()? else {
+        return None;
+    };
     match slot {
         Json::Int(slot) => Some((node, *slot)),
         Json::Bool(flag) => Some((node, i128::from(*flag))),
-        #[expect(clippy::cast_possible_truncation, reason = "a float slot works only when it is whole")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float slot works only when it is whole"
+        )]
         Json::Float(slot) => Some((node, *slot as i128)),
         _ => None,
     }
@@ -88,7 +94,10 @@ fn signature(
         // A node that does not exist makes every key below it unique.
         return Ok(uuid::Uuid::new_v4().to_string());
     }
-    let class = prompt.at(&[id, "class_type"]).and_then(Json::as_str).unwrap_or_default();
+    let class = prompt
+        .at(&[id, "class_type"])
+        .and_then(Json::as_str)
+        .unwrap_or_default();
     let mut out = format!("{class} {}", fingerprints.get(id).map_or("False", String::as_str));
     if catalogue.wants_unique_id(class) {
         out.push_str(&format!(" id={id:?}"));
@@ -115,8 +124,10 @@ fn canonical(value: &Json) -> String {
         }
         Json::List(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
         Json::Dict(dict) => {
-            let entries: Vec<_> =
-                sorted(dict).into_iter().map(|(key, value)| format!("{key:?}:{}", canonical(value))).collect();
+            let entries: Vec<_> = sorted(dict)
+                .into_iter()
+                .map(|(key, value)| format!("{key:?}:{}", canonical(value)))
+                .collect();
             format!("{{{}}}", entries.join(","))
         }
         other => python::repr(other),
@@ -132,7 +143,11 @@ mod tests {
 
     fn key(prompt: Value, node: &str) -> Result<String, WorkerEnds> {
         let models = Models::new();
-        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
+        let catalogue = Catalogue {
+            models: &models,
+            input_dir: Path::new("/nonexistent"),
+            api_nodes: true,
+        };
         keys(&Json::from(prompt), catalogue, &HashMap::new()).map(|mut keys| keys.remove(node).unwrap())
     }
 
@@ -177,7 +192,11 @@ mod tests {
     fn chains_as_deep_as_pythons_stack_end_the_worker_beyond_it() {
         let chain = |length: usize| {
             let nodes = (0..=length).map(|index| {
-                let inputs = if index == 0 { json!({}) } else { json!({"zzz": [(index - 1).to_string(), 0]}) };
+                let inputs = if index == 0 {
+                    json!({})
+                } else {
+                    json!({"zzz": [(index - 1).to_string(), 0]})
+                };
                 (index.to_string(), json!({"class_type": "EmptyImage", "inputs": inputs}))
             });
             Value::Object(nodes.collect())

@@ -6,8 +6,8 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, RANGE, SERVER,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, SERVER, VARY,
 };
 use hyper::{Response, StatusCode};
 
@@ -99,14 +99,23 @@ fn channel_of(file: &Path, channel: &str) -> Result<Vec<u8>, Reply> {
         picture.with_channels(3)
     } else {
         let size = (picture.width, picture.height, 4);
-        Picture::from_fn(size, 1, |frame, x, y, channel| if channel == 3 { picture.sample(frame, x, y, 3) } else { 0 })
+        Picture::from_fn(size, 1, |frame, x, y, channel| {
+            if channel == 3 {
+                picture.sample(frame, x, y, 3)
+            } else {
+                0
+            }
+        })
     };
     shown.and_then(|picture| picture.png(0, &[])).map_err(|_| Reply::Crash)
 }
 
 /// Python's `mimetypes.guess_type`, as far as ComfyUI meets it; `guarded` turns what a browser runs into a download.
 pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
-    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase()).unwrap_or_default();
+    let ending = name
+        .rsplit_once('.')
+        .map(|(_, ending)| ending.to_ascii_lowercase())
+        .unwrap_or_default();
     let kind = match ending.as_str() {
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
@@ -128,19 +137,41 @@ pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
         "css" => "text/css",
         _ => "application/octet-stream",
     };
-    if guarded && matches!(kind, "text/html" | "text/css") { "application/octet-stream" } else { kind }
+    if guarded && matches!(kind, "text/html" | "text/css") {
+        "application/octet-stream"
+    } else {
+        kind
+    }
 }
 
 /// aiohttp's FileResponse: ETag, Last-Modified, conditions and one range.
 pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Result<Answer, Reply> {
+    let accepted = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_lowercase();
+    // A file beside it that looks like its compressed form is served in its place, whoever put it there.
+    let beside = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, ending)| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".");
+        name.push(ending);
+        let beside = std::path::PathBuf::from(name);
+        (accepted.contains(coding) && beside.is_file()).then_some((coding, beside))
+    });
+    let file = beside.as_ref().map_or(file, |(_, beside)| beside.as_path());
     let content = std::fs::read(file).map_err(|_| Reply::Empty(StatusCode::NOT_FOUND))?;
-    let modified = std::fs::metadata(file).and_then(|meta| meta.modified()).map_err(|_| Reply::Crash)?;
+    let modified = std::fs::metadata(file)
+        .and_then(|meta| meta.modified())
+        .map_err(|_| Reply::Crash)?;
     let nanos = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let etag = format!("\"{nanos:x}-{:x}\"", content.len());
     let last_modified = httpdate::fmt_http_date(modified);
     let header = |name: hyper::header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let unchanged = match header(IF_NONE_MATCH) {
-        Some(tags) => tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*"),
+        Some(tags) => tags
+            .split(',')
+            .any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*"),
         None => header(IF_MODIFIED_SINCE).is_some_and(|since| not_after(&last_modified, since)),
     };
     let length = content.len();
@@ -150,14 +181,28 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
         (false, None) => (StatusCode::OK, Bytes::from(content), None),
         (false, Some(Some((first, last)))) => {
             let part = content.get(first..=last).unwrap_or_default().to_vec();
-            (StatusCode::PARTIAL_CONTENT, Bytes::from(part), Some(format!("bytes {first}-{last}/{length}")))
+            (
+                StatusCode::PARTIAL_CONTENT,
+                Bytes::from(part),
+                Some(format!("bytes {first}-{last}/{length}")),
+            )
         }
-        (false, Some(None)) => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new(), Some(format!("bytes */{length}"))),
+        (false, Some(None)) => (
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            Bytes::new(),
+            Some(format!("bytes */{length}")),
+        ),
     };
     let mut answer = built(status, kind, body);
+    if let Some((coding, _)) = &beside {
+        set(&mut answer, CONTENT_ENCODING, coding);
+        set(&mut answer, VARY, "Accept-Encoding");
+    }
     set(&mut answer, ETAG, &etag);
     set(&mut answer, LAST_MODIFIED, &last_modified);
-    set(&mut answer, ACCEPT_RANGES, "bytes");
+    if status != StatusCode::RANGE_NOT_SATISFIABLE {
+        set(&mut answer, ACCEPT_RANGES, "bytes");
+    }
     if let Some(range) = range {
         set(&mut answer, CONTENT_RANGE, &range);
     }
@@ -221,7 +266,9 @@ fn masked(call: &Call, reference: &Json, content: &[u8]) -> Result<Option<Vec<u8
         return Ok(None);
     }
     let kind = annotated.unwrap_or_else(|| text("type").unwrap_or("output"));
-    let Some(base) = call.process.folders().by_type(kind) else { return Ok(None) };
+    let Some(base) = call.process.folders().by_type(kind) else {
+        return Ok(None);
+    };
     let folder = base.join(text("subfolder").unwrap_or_default());
     let file = folder.join(name);
     if !contained(&base, &folder) || !file.is_file() {
@@ -233,7 +280,10 @@ fn masked(call: &Call, reference: &Json, content: &[u8]) -> Result<Option<Vec<u8
         let source = if channel == 3 { &alpha } else { &picture };
         source.sample(frame, x, y, channel)
     });
-    merged.and_then(|picture| picture.png(0, &[])).map(Some).map_err(|_| Reply::Crash)
+    merged
+        .and_then(|picture| picture.png(0, &[]))
+        .map(Some)
+        .map_err(|_| Reply::Crash)
 }
 
 /// `image_upload`: where the file goes, under which name, and what is told.
@@ -245,13 +295,19 @@ fn store(
     let kind = field(parts, "type").unwrap_or_else(|| "input".to_owned());
     let base = call.process.folders().by_type(&kind).ok_or(Reply::Crash)?;
     let image = parts.iter().find(|part| part.name == "image");
-    let Some((image, name)) = image.and_then(|part| Some((part, part.filename.clone()?))) else {
+    let Some(image) = image.filter(|part| part.filename.is_some() || !part.content.is_empty()) else {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     };
+    // A field without a file name is text, which has no `.file`.
+    let name = image
+        .filename
+        .clone()
+        .filter(|name| !name.is_empty())
+        .ok_or(Reply::Crash)?;
     let subfolder = field(parts, "subfolder").unwrap_or_default();
     let folder = base.join(normalised(&subfolder));
     let mut file = absolute(&folder.join(&name));
-    if name.is_empty() || !file.starts_with(&base) {
+    if !file.starts_with(&base) {
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     }
     call.process.disk().map_err(|_| Reply::Crash)?;
@@ -259,7 +315,10 @@ fn store(
     let mut told = name.clone();
     let mut duplicate = false;
     if !matches!(field(parts, "overwrite").as_deref(), Some("true" | "1")) {
-        let (stem, ending) = name.rfind('.').filter(|at| *at > 0).map_or((name.as_str(), ""), |at| name.split_at(at));
+        let (stem, ending) = name
+            .rfind('.')
+            .filter(|at| *at > 0)
+            .map_or((name.as_str(), ""), |at| name.split_at(at));
         let mut number = 1_u64;
         while file.exists() {
             if std::fs::read(&file).is_ok_and(|present| present == image.content) {
@@ -274,7 +333,11 @@ fn store(
     if !duplicate && let Some(bytes) = content(call, &image.content)? {
         std::fs::write(&file, bytes).map_err(|_| Reply::Crash)?;
     }
-    Ok(Reply::json(dict([("name", told.into()), ("subfolder", subfolder.into()), ("type", kind.into())])))
+    Ok(Reply::json(dict([
+        ("name", told.into()),
+        ("subfolder", subfolder.into()),
+        ("type", kind.into()),
+    ])))
 }
 
 #[cfg(test)]
@@ -287,7 +350,14 @@ mod tests {
         assert_eq!(byte_range("bytes=0-999", 10), Some((0, 9)));
         assert_eq!(byte_range("bytes=9-", 10), Some((9, 9)));
         assert_eq!(byte_range("bytes=-3", 10), Some((7, 9)));
-        for text in ["bytes=10-", "bytes=5-4", "bytes=-0", "bytes=a-b", "lines=0-1", "bytes=-"] {
+        for text in [
+            "bytes=10-",
+            "bytes=5-4",
+            "bytes=-0",
+            "bytes=a-b",
+            "lines=0-1",
+            "bytes=-",
+        ] {
             assert_eq!(byte_range(text, 10), None, "{text}");
         }
     }

@@ -1,0 +1,376 @@
+//! Frames: a backend's into [`UpstreamEvent`]s, an owner's events into frames. Pure.
+//!
+//! Formats (ComfyUI 0.8.0 `server.py` `send_image`, `send_progress_text`, `protocol.py`; facts §6.2, §6.3): text frames are `{"type": T, "data": D}`; binary
+//! frames begin with a big-endian u32: 1 preview (u32 format, image), 3 text (u32 length, node id, text), 4 preview with metadata (u32 length,
+//! JSON, image). Every length is checked before anything is cut (facts §11, 115).
+
+use crate::ids::{PromptId, UpstreamPromptId};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde_json::{Map, Value, json};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+/// Preview of 0.8.0 without metadata.
+const PREVIEW_IMAGE: u32 = 1;
+/// Progress text of a node.
+const TEXT: u32 = 3;
+/// Preview with the ids that it belongs to.
+const PREVIEW_IMAGE_WITH_METADATA: u32 = 4;
+
+/// What a backend's frame says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UpstreamEvent {
+    /// `execution_start`.
+    Started {
+        /// Whose.
+        prompt: UpstreamPromptId,
+        /// `data`.
+        data: Map<String, Value>,
+    },
+    /// `execution_cached`, `executing` a node, `progress`, `progress_state`: passed on as they come.
+    Progress {
+        /// Whose.
+        prompt: UpstreamPromptId,
+        /// `type`.
+        kind: ProgressKind,
+        /// `data`.
+        data: Map<String, Value>,
+    },
+    /// A node's output is there, or the run is over: its owner hears of it when the attempt is committed.
+    Ended {
+        /// Whose.
+        prompt: UpstreamPromptId,
+    },
+    /// `executed`: held back, since files may only be named once they are in the blobs.
+    Output,
+    /// A preview image.
+    Preview(Preview),
+    /// Progress text: node id and text, as they stand in the frame.
+    Text(Bytes),
+    /// `status`: something was queued, taken or done there.
+    QueueChanged {
+        /// Prompts running and waiting there, foreign ones too.
+        remaining: u64,
+    },
+    /// Not for any owner, not understood, or cut short.
+    Ignored,
+}
+
+/// The messages that pass while a job runs: a closed list, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "ComfyUI's own names")]
+pub enum ProgressKind {
+    ExecutionCached,
+    Executing,
+    Progress,
+    ProgressState,
+}
+
+impl ProgressKind {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "execution_cached" => Self::ExecutionCached,
+            "executing" => Self::Executing,
+            "progress" => Self::Progress,
+            "progress_state" => Self::ProgressState,
+            _ => return None,
+        })
+    }
+
+    /// ComfyUI's `type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExecutionCached => "execution_cached",
+            Self::Executing => "executing",
+            Self::Progress => "progress",
+            Self::ProgressState => "progress_state",
+        }
+    }
+}
+
+/// A preview image, whichever of the two frames it came in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preview {
+    /// Whose, if the frame says so.
+    pub prompt: Option<UpstreamPromptId>,
+    /// `node_id`, `display_node_id` … `image_type`; empty for a frame without.
+    pub metadata: Map<String, Value>,
+    /// JPEG or PNG.
+    pub format: ImageFormat,
+    /// The image's own bytes.
+    pub image: Bytes,
+}
+
+/// The formats that ComfyUI sends previews in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "well-known names")]
+pub enum ImageFormat {
+    Jpeg,
+    Png,
+}
+
+/// Something that an owner's sockets are told; how it looks on the wire depends on what the client announced.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientEvent {
+    /// A text frame.
+    Json(Utf8Bytes),
+    /// A preview.
+    Preview {
+        /// Metadata with the owner's ids; empty if the backend sent none.
+        metadata: Map<String, Value>,
+        /// JPEG or PNG.
+        format: ImageFormat,
+        /// The image's own bytes.
+        image: Bytes,
+    },
+    /// Progress text, as it stood in the backend's frame.
+    Text(Bytes),
+}
+
+impl UpstreamEvent {
+    /// Reads a frame.
+    pub fn read(message: &Message) -> Self {
+        match message {
+            Message::Text(text) => read_text(text).unwrap_or(Self::Ignored),
+            Message::Binary(bytes) => read_binary(bytes.clone()).unwrap_or(Self::Ignored),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Self::Ignored,
+        }
+    }
+
+    /// The prompt that the frame names.
+    pub fn prompt(&self) -> Option<UpstreamPromptId> {
+        match self {
+            Self::Started { prompt, .. } | Self::Progress { prompt, .. } | Self::Ended { prompt } => Some(*prompt),
+            Self::Preview(preview) => preview.prompt,
+            Self::Output | Self::Text(_) | Self::QueueChanged { .. } | Self::Ignored => None,
+        }
+    }
+
+    /// What the owner hears of it, under its own name of the prompt; `None` for what it hears later or never.
+    pub fn for_owner(self, label: &PromptId) -> Option<ClientEvent> {
+        match self {
+            Self::Started { prompt, data } => Some(ClientEvent::message("execution_start", relabelled(data, prompt, label))),
+            Self::Progress { prompt, kind, data } => Some(ClientEvent::message(kind.name(), relabelled(data, prompt, label))),
+            Self::Preview(preview) => Some(ClientEvent::Preview {
+                metadata: match preview.prompt {
+                    Some(prompt) => relabelled(preview.metadata, prompt, label),
+                    None => Map::new(),
+                },
+                format: preview.format,
+                image: preview.image,
+            }),
+            Self::Text(text) => Some(ClientEvent::Text(text)),
+            Self::Ended { .. } | Self::Output | Self::QueueChanged { .. } | Self::Ignored => None,
+        }
+    }
+}
+
+impl ClientEvent {
+    /// `{"type": kind, "data": data}`.
+    pub fn message(kind: &str, data: Map<String, Value>) -> Self {
+        Self::Json(json!({"type": kind, "data": data}).to_string().into())
+    }
+
+    /// The frame for a client that did, or did not, announce `supports_preview_metadata`.
+    pub fn frame(&self, with_metadata: bool) -> Message {
+        match self {
+            Self::Json(text) => Message::Text(text.clone()),
+            Self::Text(text) => Message::Binary(framed(TEXT, &[text])),
+            Self::Preview { metadata, image, .. } if with_metadata && !metadata.is_empty() => {
+                let metadata = Value::Object(metadata.clone()).to_string();
+                let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
+                Message::Binary(framed(PREVIEW_IMAGE_WITH_METADATA, &[&length, metadata.as_bytes(), image]))
+            }
+            Self::Preview { format, image, .. } => {
+                let format: u32 = match format {
+                    ImageFormat::Jpeg => 1,
+                    ImageFormat::Png => 2,
+                };
+                Message::Binary(framed(PREVIEW_IMAGE, &[&format.to_be_bytes(), image]))
+            }
+        }
+    }
+
+    /// About how many bytes it takes while it waits.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Preview { image, .. } => image.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+
+    /// Whether a slow client may miss it.
+    pub fn is_preview(&self) -> bool {
+        matches!(self, Self::Preview { .. })
+    }
+}
+
+fn framed(kind: u32, parts: &[&[u8]]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(4 + parts.iter().map(|part| part.len()).sum::<usize>());
+    frame.put_u32(kind);
+    parts.iter().for_each(|part| frame.put_slice(part));
+    frame.freeze()
+}
+
+fn read_text(text: &str) -> Option<UpstreamEvent> {
+    let Value::Object(mut message) = serde_json::from_str(text).ok()? else { return None };
+    let kind = message.get("type")?.as_str()?.to_owned();
+    let Some(Value::Object(data)) = message.remove("data") else { return None };
+    if kind == "status" {
+        let remaining = data.get("status")?.pointer("/exec_info/queue_remaining")?.as_u64()?;
+        return Some(UpstreamEvent::QueueChanged { remaining });
+    }
+    if kind == "executed" {
+        return Some(UpstreamEvent::Output);
+    }
+    // `executing` of a reconnect has no prompt id (facts §6.1): it repeats what was told.
+    let prompt: UpstreamPromptId = data.get("prompt_id")?.as_str()?.parse().ok()?;
+    Some(match kind.as_str() {
+        "execution_start" => UpstreamEvent::Started { prompt, data },
+        "execution_success" | "execution_error" | "execution_interrupted" => UpstreamEvent::Ended { prompt },
+        "executing" if data.get("node").is_none_or(Value::is_null) => UpstreamEvent::Ended { prompt },
+        other => UpstreamEvent::Progress { prompt, kind: ProgressKind::from_name(other)?, data },
+    })
+}
+
+fn read_binary(mut frame: Bytes) -> Option<UpstreamEvent> {
+    match frame.try_get_u32().ok()? {
+        PREVIEW_IMAGE => {
+            let format = match frame.try_get_u32().ok()? {
+                1 => ImageFormat::Jpeg,
+                2 => ImageFormat::Png,
+                _ => return None,
+            };
+            Some(UpstreamEvent::Preview(Preview { prompt: None, metadata: Map::new(), format, image: frame }))
+        }
+        TEXT => {
+            // Told on as it is, once its inner length is known to fit.
+            let length = usize::try_from(frame.clone().try_get_u32().ok()?).ok()?;
+            (length <= frame.len().checked_sub(4)?).then_some(UpstreamEvent::Text(frame))
+        }
+        PREVIEW_IMAGE_WITH_METADATA => {
+            let length = usize::try_from(frame.try_get_u32().ok()?).ok()?;
+            if length > frame.len() {
+                return None;
+            }
+            let Value::Object(metadata) = serde_json::from_slice(&frame.split_to(length)).ok()? else { return None };
+            let format = match metadata.get("image_type")?.as_str()? {
+                "image/jpeg" => ImageFormat::Jpeg,
+                "image/png" => ImageFormat::Png,
+                _ => return None,
+            };
+            let prompt = metadata.get("prompt_id")?.as_str()?.parse().ok()?;
+            Some(UpstreamEvent::Preview(Preview { prompt: Some(prompt), metadata, format, image: frame }))
+        }
+        _ => None,
+    }
+}
+
+/// `data` with the owner's label wherever the upstream id stood: at the top, and in each node of a `progress_state`.
+fn relabelled(mut data: Map<String, Value>, prompt: UpstreamPromptId, label: &PromptId) -> Map<String, Value> {
+    let id = prompt.to_string();
+    data.values_mut().for_each(|value| relabel(value, &id, label));
+    data
+}
+
+fn relabel(value: &mut Value, id: &str, label: &PromptId) {
+    match value {
+        Value::String(text) if text == id => label.as_str().clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| relabel(item, id, label)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| relabel(field, id, label)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt() -> UpstreamPromptId {
+        UpstreamPromptId::from_bytes([7; 16])
+    }
+
+    fn text(value: &Value) -> UpstreamEvent {
+        UpstreamEvent::read(&Message::text(value.to_string()))
+    }
+
+    fn told(event: UpstreamEvent) -> Option<String> {
+        match event.for_owner(&"mine".parse().unwrap())?.frame(true) {
+            Message::Text(text) => Some(text.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ids_are_rewritten_wherever_they_occur() {
+        let id = prompt().to_string();
+        let state = json!({"type": "progress_state", "data": {"prompt_id": id, "nodes": {"3": {"prompt_id": id, "value": 1.0}}}});
+        let told = told(text(&state)).unwrap();
+        assert!(!told.contains(&id));
+        assert_eq!(told.matches("mine").count(), 2);
+        assert!(told.contains("1.0"));
+    }
+
+    #[test]
+    fn what_tells_of_results_is_held_back() {
+        let id = prompt().to_string();
+        for kind in ["executed", "execution_success", "execution_error", "execution_interrupted"] {
+            assert_eq!(told(text(&json!({"type": kind, "data": {"prompt_id": id}}))), None, "{kind}");
+        }
+        assert_eq!(text(&json!({"type": "executing", "data": {"node": null, "prompt_id": id}})), UpstreamEvent::Ended { prompt: prompt() });
+        assert!(told(text(&json!({"type": "executing", "data": {"node": "3", "prompt_id": id}}))).is_some());
+    }
+
+    #[test]
+    fn messages_that_are_not_understood_reach_nobody() {
+        let id = prompt().to_string();
+        for odd in [
+            json!({"type": "logs", "data": {"prompt_id": id, "entries": []}}),
+            json!({"type": "progress", "data": {"value": 1}}),
+            json!({"type": "executing", "data": {"node": "3"}}),
+            json!([1]),
+            json!({"type": "progress", "data": {"prompt_id": "NOT-AN-ID"}}),
+        ] {
+            assert_eq!(text(&odd), UpstreamEvent::Ignored, "{odd}");
+        }
+        assert_eq!(UpstreamEvent::read(&Message::text("{")), UpstreamEvent::Ignored);
+    }
+
+    #[test]
+    fn status_tells_the_length_of_the_queue() {
+        let status = json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 3}}}});
+        assert_eq!(text(&status), UpstreamEvent::QueueChanged { remaining: 3 });
+    }
+
+    fn with_metadata(length: u32, metadata: &Value, image: &[u8]) -> Message {
+        Message::Binary(framed(4, &[&length.to_be_bytes(), metadata.to_string().as_bytes(), image]))
+    }
+
+    #[test]
+    fn a_preview_with_metadata_is_rewritten_and_becomes_a_plain_one_for_clients_without() {
+        let metadata = json!({"node_id": "3", "prompt_id": prompt().to_string(), "image_type": "image/png"});
+        let length = u32::try_from(metadata.to_string().len()).unwrap();
+        let event = UpstreamEvent::read(&with_metadata(length, &metadata, b"PNG"));
+        assert_eq!(event.prompt(), Some(prompt()));
+        let event = event.for_owner(&"mine".parse().unwrap()).unwrap();
+        assert_eq!(event.frame(false), Message::Binary(Bytes::from_static(b"\0\0\0\x01\0\0\0\x02PNG")));
+        let Message::Binary(frame) = event.frame(true) else { panic!() };
+        let text = String::from_utf8_lossy(&frame);
+        assert!(text.contains("mine") && !text.contains(&prompt().to_string()) && text.ends_with("PNG"), "{text}");
+    }
+
+    #[test]
+    fn an_inner_length_at_the_frames_end_is_read_and_one_beyond_is_not() {
+        let metadata = json!({"prompt_id": prompt().to_string(), "image_type": "image/jpeg"});
+        let length = u32::try_from(metadata.to_string().len()).unwrap();
+        assert_ne!(UpstreamEvent::read(&with_metadata(length, &metadata, b"")), UpstreamEvent::Ignored);
+        assert_eq!(UpstreamEvent::read(&with_metadata(length + 1, &metadata, b"")), UpstreamEvent::Ignored);
+        assert_eq!(UpstreamEvent::read(&with_metadata(u32::MAX, &metadata, b"")), UpstreamEvent::Ignored);
+        let text = |bytes: &'static [u8]| UpstreamEvent::read(&Message::Binary(Bytes::from_static(bytes)));
+        assert_eq!(text(b"\0\0\0\x03\0\0\0\x01ab"), UpstreamEvent::Text(Bytes::from_static(b"\0\0\0\x01ab")));
+        assert_eq!(text(b"\0\0\0\x03\0\0\0\x03ab"), UpstreamEvent::Ignored);
+        for short in [b"".as_slice(), b"\0\0\0", b"\0\0\0\x01", b"\0\0\0\x01\0\0\0", b"\0\0\0\x01\0\0\0\x09x", b"\0\0\0\x63"] {
+            assert_eq!(text(short), UpstreamEvent::Ignored, "{short:?}");
+        }
+    }
+}
