@@ -84,7 +84,9 @@ impl Side {
         let text = |key: &str| file[key].as_str().unwrap();
         match &self.gate {
             Some((_, client)) => client.path_of(text("url")),
-            None => format!("/view?filename={}&subfolder={}&type={}", text("filename"), text("subfolder"), text("type")),
+            None => {
+                format!("/view?filename={}&subfolder={}&type={}", text("filename"), text("subfolder"), text("type"))
+            }
         }
     }
 
@@ -149,11 +151,14 @@ async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static)
 
 async fn messages(address: SocketAddr, gate: Option<&(Trust, Client)>) -> Messages {
     let scheme = if gate.is_some() { "wss" } else { "ws" };
-    let mut request = format!("{scheme}://{}/ws?clientId={CLIENT_ID}", authority(address)).into_client_request().unwrap();
+    let mut request =
+        format!("{scheme}://{}/ws?clientId={CLIENT_ID}", authority(address)).into_client_request().unwrap();
     match gate {
         Some((trust, client)) => {
             for (name, value) in client.credential() {
-                request.headers_mut().append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+                request
+                    .headers_mut()
+                    .append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
             }
             let stream = tls::connect(address, Ipv4Addr::LOCALHOST, trust, &["http/1.1"]).await;
             Box::new(client_async(request, stream).await.unwrap().0)
