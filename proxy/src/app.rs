@@ -71,7 +71,7 @@ impl App {
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let catalogue = catalogue(&config)?;
-        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.clone(), config.views_lifetime);
+        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.as_ref(), config.views_lifetime);
         let backends = core.block_on(backends(&config, &*ledger))?;
         let services = Arc::new(Services {
             tenants: Arc::clone(&config.tenants),

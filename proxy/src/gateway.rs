@@ -103,6 +103,7 @@ impl Gateway {
             Handling::NotYet(reason) => Err((Stage::Route, Rejection::not_yet(reason))),
             Handling::Forward => {
                 self.admit_request(caller.as_ref())?;
+                self.body(session, matched.entry.body, ctx).await?;
                 self.forward(matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
@@ -200,7 +201,8 @@ impl Gateway {
     async fn carry_socket(&self, session: &mut Session, caller: Option<Caller>, matched: &RouteMatch) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
-        let accept = handshake::accepted(session.req_header(), session.is_http2(), self.services.config.public_url.as_ref()).map_err(at(Stage::Deliver))?;
+        let head = session.req_header();
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), self.services.config.public_url.as_ref()).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {

@@ -6,6 +6,11 @@
 use crate::admit::AdmitError;
 use crate::authenticate::AuthError;
 use crate::deliver::answer::Answer;
+use crate::deliver::events::handshake::HandshakeError;
+use crate::deliver::events::hub::HubError;
+use crate::deliver::state::StateError;
+use crate::deliver::views::links::LinkError;
+use crate::deliver::views::view::ViewError;
 use crate::ids::RequestId;
 use crate::inspect::InspectError;
 use crate::listen::connections::FullError;
@@ -13,7 +18,7 @@ use crate::listen::head::HeadError;
 use crate::record::ledger::LedgerError;
 use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
-use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::borrow::Cow;
@@ -341,6 +346,60 @@ impl From<InspectError> for Rejection {
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
         }
+    }
+}
+
+// Stage 7, deliver.
+
+impl From<StateError> for Rejection {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Body(what) => Self::new(StatusCode::BAD_REQUEST, "malformed", what),
+            StateError::Unreadable { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ViewError> for Rejection {
+    fn from(error: ViewError) -> Self {
+        match error {
+            ViewError::NotFound => Self::not_found(),
+            ViewError::Directory => Self::new(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
+            ViewError::NotYet => Self::not_yet("previews and channels are computed by a later release; leave `preview` and `channel` out"),
+        }
+    }
+}
+
+impl From<LinkError> for Rejection {
+    fn from(error: LinkError) -> Self {
+        match error {
+            // A wrong signature tells nothing about whether there is such a file.
+            LinkError::Invalid => Self::not_found().with_log(error.to_string()),
+            LinkError::Expired => Self::new(StatusCode::FORBIDDEN, "link_expired", "this URL has expired: ask for a new one"),
+        }
+    }
+}
+
+impl From<HandshakeError> for Rejection {
+    fn from(error: HandshakeError) -> Self {
+        let (status, code) = match error {
+            HandshakeError::NotAnUpgrade => (StatusCode::BAD_REQUEST, "not_an_upgrade"),
+            HandshakeError::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
+            HandshakeError::Key => (StatusCode::BAD_REQUEST, "websocket_key"),
+            HandshakeError::Origin => (StatusCode::FORBIDDEN, "foreign_origin"),
+        };
+        let rejection = Self::new(status, code, error.to_string());
+        match error {
+            // RFC 6455 §4.4: say which version would do.
+            HandshakeError::Version => rejection.with_header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            _ => rejection,
+        }
+    }
+}
+
+impl From<HubError> for Rejection {
+    fn from(error: HubError) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string()).with_retry_after(Duration::from_secs(5))
     }
 }
 

@@ -49,9 +49,10 @@ impl Services {
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.
     pub async fn tell_end(&self, job: &Job, result: &JobResult) {
         let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
-        for event in ending::events(job, result, |file| self.links.signed(&job.owner, file, self.clock.wall())) {
+        for event in ending::events(job, result, &|id| self.links.signed(&job.owner.tenant, id, self.clock.wall())) {
             self.hub.publish(&route, &event);
         }
+        self.hub.set_executing(&route, &job.prompt_id, None);
         self.metrics.count_generation(job, result);
         self.tell_queue(&route.scope).await;
     }

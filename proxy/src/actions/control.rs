@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::deliver::answer::Answer;
+use crate::deliver::state::queue::{Interrupt, QueueChange};
 use crate::deliver::state::{history as history_shape, queue as queue_shape};
 use crate::dispatch::dispatcher::Command;
 use crate::ids::PromptId;
@@ -23,12 +24,12 @@ pub(super) async fn queue(call: &Call<'_>) -> Result<Answer, Rejection> {
     for prompt in &prompts {
         items.push((prompt.job(), call.services.ledger.graph(&prompt.job().submission).await?));
     }
-    Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)))
+    Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)?))
 }
 
 /// `POST /queue`: `clear` and `delete` mean the caller's own held jobs; running ones are not touched, as in ComfyUI.
 pub(super) async fn change_queue(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let change = queue_shape::QueueChange::parse(&call.body)?;
+    let change = QueueChange::parse(&call.body)?;
     let scope = call.scope()?;
     let mut prompts = if change.clear { call.services.ledger.queue(&scope).await? } else { Vec::new() };
     prompts.extend(owned(call, &change.delete).await?);
@@ -41,9 +42,10 @@ pub(super) async fn change_queue(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `POST /interrupt`: the named job, or all of the caller's that run; never another's (facts §11, 95).
 pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let prompts = match queue_shape::parse_interrupt(&call.body)? {
-        Some(id) => owned(call, &[id]).await?,
-        None => call.services.ledger.queue(&call.scope()?).await?,
+    let prompts = match Interrupt::parse(&call.body)? {
+        Interrupt::All => call.services.ledger.queue(&call.scope()?).await?,
+        Interrupt::One(id) => owned(call, &[id]).await?,
+        Interrupt::Nothing => Vec::new(),
     };
     for prompt in prompts {
         if matches!(prompt.job().state, JobState::Assigned | JobState::Running) {
@@ -78,7 +80,7 @@ pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> 
 
 /// `POST /history`: forgets the caller's own ended jobs.
 pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let change = queue_shape::QueueChange::parse(&call.body)?;
+    let change = QueueChange::parse(&call.body)?;
     let mut prompts = owned(call, &change.delete).await?;
     if change.clear {
         let all = call.services.ledger.history(&call.scope()?, HistoryPage::default()).await?;
@@ -98,7 +100,7 @@ async fn entry(call: &Call<'_>, prompt: &OwnedPrompt, result: &crate::record::le
     let (services, job) = (call.services, prompt.job());
     let graph = services.ledger.graph(&job.submission).await?;
     let now = services.clock.wall();
-    Ok(history_shape::entry(job, &graph, result, |file| services.links.signed(&job.owner, file, now))?)
+    Ok(history_shape::entry(job, &graph, result, &|id| services.links.signed(&job.owner.tenant, id, now))?)
 }
 
 /// The caller's jobs of those names; names that are nothing of the caller's are passed over, as ComfyUI does with unknown ones.

@@ -7,7 +7,7 @@
 //! workflow may run (inspect), who hears of it (deliver).
 //!
 //! Pure rules: [`queue`], [`place`], [`collect`]. Tasks: [`dispatcher`] decides, [`attempt`] carries one attempt from assignment to commit,
-//! [`monitor`] watches one backend, [`tracks`] says whose an upstream event is. [`comfyui`] is the only file that speaks ComfyUI's HTTP.
+//! [`monitor`] watches one backend, [`tracks`] says whose an upstream event is and [`relay`] hands it on. [`comfyui`] is the only file that speaks ComfyUI's HTTP.
 
 pub mod attempt;
 pub mod backend;
@@ -17,4 +17,5 @@ pub mod dispatcher;
 pub mod monitor;
 pub mod place;
 pub mod queue;
+pub mod relay;
 pub mod tracks;

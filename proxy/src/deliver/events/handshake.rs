@@ -1,0 +1,127 @@
+//! The WebSocket handshake (RFC 6455 §4.2): may this request become a socket.
+
+use crate::config::PublicUrl;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, Method};
+
+/// RFC 6455 §1.3.
+const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Why a request becomes no socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    /// Another method, HTTP/2, or no upgrade asked for.
+    #[error("this path takes a WebSocket upgrade over HTTP/1.1")]
+    NotAnUpgrade,
+    /// RFC 6455 §4.4.
+    #[error("`Sec-WebSocket-Version` must be 13")]
+    Version,
+    /// Not 16 bytes in base64.
+    #[error("`Sec-WebSocket-Key` must be 16 bytes in base64")]
+    Key,
+    /// A page of another site opens the socket with the user's credential (facts §11, 114).
+    #[error("`Origin` is not this site")]
+    Origin,
+}
+
+/// `Sec-WebSocket-Accept` for a request that may become a socket.
+///
+/// `Origin` may be absent (programs send none); a browser's must name the host that the request names, or the public one. `null` is a foreign page.
+///
+/// # Errors
+/// [`HandshakeError`].
+pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, public: Option<&PublicUrl>) -> Result<String, HandshakeError> {
+    let lists = |name: &HeaderName, token: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    if is_h2 || method != Method::GET || !lists(&UPGRADE, "websocket") || !lists(&CONNECTION, "upgrade") {
+        return Err(HandshakeError::NotAnUpgrade);
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(HandshakeError::Version);
+    }
+    check_origin(headers, public)?;
+    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
+    if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
+        return Err(HandshakeError::Key);
+    }
+    Ok(answer_to(key.as_bytes()))
+}
+
+fn check_origin(headers: &HeaderMap, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return Ok(()),
+        (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
+        (Some(_), Some(_)) => return Err(HandshakeError::Origin),
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let own = host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
+    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) { Ok(()) } else { Err(HandshakeError::Origin) }
+}
+
+fn answer_to(key: &[u8]) -> String {
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(MAGIC);
+    STANDARD.encode(hash.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn upgrade(changes: &[(HeaderName, Option<&'static str>)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (HOST, "gate.example:8443"),
+            (UPGRADE, "websocket"),
+            (CONNECTION, "keep-alive, Upgrade"),
+            (SEC_WEBSOCKET_VERSION, "13"),
+            (SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        for (name, value) in changes {
+            match value {
+                Some(value) => drop(headers.insert(name, HeaderValue::from_static(value))),
+                None => drop(headers.remove(name)),
+            }
+        }
+        headers
+    }
+
+    fn answer(changes: &[(HeaderName, Option<&'static str>)]) -> Result<String, HandshakeError> {
+        accepted(&Method::GET, &upgrade(changes), false, Some(&"https://images.example".parse().unwrap()))
+    }
+
+    #[test]
+    fn the_rfcs_own_example_is_answered_as_there() {
+        assert_eq!(answer(&[]).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn what_is_no_upgrade_is_refused() {
+        assert_eq!(answer(&[(UPGRADE, None)]), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(answer(&[(CONNECTION, Some("close"))]), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(answer(&[(SEC_WEBSOCKET_VERSION, Some("8"))]), Err(HandshakeError::Version));
+        assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, Some("dGhlIHNhbXBsZQ=="))]), Err(HandshakeError::Key));
+        assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, None)]), Err(HandshakeError::Key));
+        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, None), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, None), Err(HandshakeError::NotAnUpgrade));
+    }
+
+    #[test]
+    fn only_this_sites_pages_open_sockets() {
+        for own in ["https://gate.example:8443", "https://GATE.example:8443", "https://images.example"] {
+            assert!(answer(&[(ORIGIN, Some(own))]).is_ok(), "{own}");
+        }
+        for foreign in ["null", "https://gate.example", "http://gate.example:8443", "https://evil.example", "https://images.example.evil.example", ""] {
+            assert_eq!(answer(&[(ORIGIN, Some(foreign))]), Err(HandshakeError::Origin), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One client's WebSocket, from the 101 to its end: frames by sans-IO tungstenite, bytes by whoever has them ([`RawStream`]).
+//!
+//! Nothing that a client sends goes upstream. It may announce feature flags with its first message (facts §6.1); everything else is read and
+//! dropped, within bounds.
+
+use super::codec::ClientEvent;
+use super::hub::{self, Next, SocketHandle};
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::{Value, json};
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// One message from a client: feature flags take some hundred bytes.
+const INBOUND_BYTES_MAX: usize = 64 << 10;
+/// Messages from a client in one second; pages send a handful in a session.
+const INBOUND_PER_SECOND_MAX: u32 = 50;
+/// Between our pings: below the 30 s after which some proxies and carriers cut an idle connection.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// Without any byte from the client, pongs included, it is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(70);
+/// A client that takes longer for one write does not read.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an upgraded connection. `read` must be cancel-safe.
+#[async_trait]
+pub trait RawStream: Send {
+    /// What has arrived; `None` at the end.
+    async fn read(&mut self) -> Result<Option<Bytes>, StreamError>;
+    /// Sends; resolves when the connection took it, or fails after [`WRITE_TIMEOUT`].
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StreamError>;
+}
+
+/// The connection failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("connection failed: {0}")]
+pub struct StreamError(pub String);
+
+/// How a socket ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// The client closed it, or its connection ended.
+    ByClient,
+    /// The client sent too much, too often, or what is no WebSocket: 1009, 1008, 1002.
+    Misused(&'static str),
+    /// The client read too slowly: 1013.
+    TooSlow,
+    /// The client fell silent.
+    Silent,
+    /// The gateway stops: 1012.
+    Stopping,
+    /// Bytes could not be written.
+    Failed(String),
+}
+
+/// Serves a socket to its end. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
+pub async fn serve(
+    stream: &mut impl RawStream,
+    handle: SocketHandle,
+    queue_remaining: u64,
+    upload_bytes_max: u64,
+    stopping: watch::Receiver<bool>,
+) -> Closed {
+    let mut socket = Socket {
+        stream,
+        handle,
+        upload_bytes_max,
+        context: WebSocketContext::new(Role::Server, Some(config())),
+        memory: Memory::default(),
+        greeted: false,
+        inbound: (Instant::now(), 0),
+    };
+    match socket.run(queue_remaining, stopping).await {
+        Ok(closed) => closed,
+        Err(error) => Closed::Failed(error.0),
+    }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(INBOUND_BYTES_MAX)).max_frame_size(Some(INBOUND_BYTES_MAX)).write_buffer_size(0)
+}
+
+struct Socket<'a, S> {
+    stream: &'a mut S,
+    handle: SocketHandle,
+    upload_bytes_max: u64,
+    context: WebSocketContext,
+    memory: Memory,
+    /// A first message was understood; ComfyUI looks for feature flags in no later one.
+    greeted: bool,
+    /// Messages in the second that began then.
+    inbound: (Instant, u32),
+}
+
+impl<S: RawStream> Socket<'_, S> {
+    async fn run(&mut self, queue_remaining: u64, mut stopping: watch::Receiver<bool>) -> Result<Closed, StreamError> {
+        let sid = self.handle.client_id().clone();
+        self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await?;
+        if let Some(node) = self.handle.executing() {
+            self.send(Message::text(json!({"type": "executing", "data": {"node": node}}).to_string())).await?;
+        }
+        let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                arrived = self.stream.read() => {
+                    match arrived? {
+                        Some(bytes) => self.memory.inbound.extend_from_slice(&bytes),
+                        None => return Ok(Closed::ByClient),
+                    }
+                    heard = Instant::now();
+                    if let Some(closed) = self.read_frames().await? {
+                        return Ok(closed);
+                    }
+                }
+                next = self.handle.next() => match next {
+                    Next::Event(event) => self.tell(&event).await?,
+                    Next::Overflowed => return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await,
+                },
+                _ = ping.tick() => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Ok(Closed::Silent);
+                    }
+                    self.send(Message::Ping(Bytes::new())).await?;
+                }
+                _ = stopping.wait_for(|stopping| *stopping) => return self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await,
+            }
+        }
+    }
+
+    async fn tell(&mut self, event: &ClientEvent) -> Result<(), StreamError> {
+        self.send(event.frame(self.handle.with_metadata())).await
+    }
+
+    /// Reads every whole frame that has arrived.
+    async fn read_frames(&mut self) -> Result<Option<Closed>, StreamError> {
+        loop {
+            match self.context.read(&mut self.memory) {
+                Ok(Message::Text(text)) => {
+                    if self.too_many() {
+                        return self.close(CloseCode::Policy, "too many messages", Closed::Misused("rate")).await.map(Some);
+                    }
+                    self.heed(&text).await?;
+                }
+                Ok(Message::Close(_)) => {
+                    self.flush().await?;
+                    return Ok(Some(Closed::ByClient));
+                }
+                Ok(_) if self.too_many() => {
+                    return self.close(CloseCode::Policy, "too many messages", Closed::Misused("rate")).await.map(Some);
+                }
+                Ok(_) => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(Error::Capacity(_)) => return self.close(CloseCode::Size, "message too large", Closed::Misused("size")).await.map(Some),
+                Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Ok(Some(Closed::ByClient)),
+                Err(_) => return self.close(CloseCode::Protocol, "no WebSocket frame", Closed::Misused("protocol")).await.map(Some),
+            }
+        }
+        // A ping read above left its pong in the buffer.
+        self.flush().await?;
+        Ok(None)
+    }
+
+    fn too_many(&mut self) -> bool {
+        let (began, count) = &mut self.inbound;
+        if began.elapsed() >= Duration::from_secs(1) {
+            (*began, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+        *count > INBOUND_PER_SECOND_MAX
+    }
+
+    /// Feature flags, if this is the first message that is an object; what is no JSON is not even logged (facts §11, 112).
+    async fn heed(&mut self, text: &str) -> Result<(), StreamError> {
+        let Ok(Value::Object(message)) = serde_json::from_str(text) else { return Ok(()) };
+        if std::mem::replace(&mut self.greeted, true) || message.get("type").and_then(Value::as_str) != Some("feature_flags") {
+            return Ok(());
+        }
+        let flag = message.get("data").and_then(|data| data.get("supports_preview_metadata"));
+        self.handle.set_with_metadata(flag == Some(&Value::Bool(true)));
+        let flags = crate::deliver::state::system::features(self.upload_bytes_max);
+        self.send(Message::text(json!({"type": "feature_flags", "data": flags}).to_string())).await
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), StreamError> {
+        match self.context.write(&mut self.memory, message) {
+            Ok(()) => self.flush().await,
+            Err(error) => Err(StreamError(error.to_string())),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), StreamError> {
+        // Closed by the other side: what can be written still is, the rest is moot.
+        let _ = self.context.flush(&mut self.memory);
+        if self.memory.outbound.is_empty() {
+            return Ok(());
+        }
+        self.stream.write(self.memory.outbound.split().freeze()).await
+    }
+
+    async fn close(&mut self, code: CloseCode, reason: &'static str, closed: Closed) -> Result<Closed, StreamError> {
+        let _ = self.context.close(&mut self.memory, Some(CloseFrame { code, reason: reason.into() }));
+        self.flush().await?;
+        Ok(closed)
+    }
+}
+
+/// What tungstenite reads from and writes to.
+#[derive(Default)]
+struct Memory {
+    inbound: BytesMut,
+    outbound: BytesMut,
+}
+
+impl Read for Memory {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.inbound.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let length = into.len().min(self.inbound.len());
+        if let Some(part) = into.get_mut(..length) {
+            self.inbound.copy_to_slice(part);
+        }
+        Ok(length)
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.outbound.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! A socket against a real client role of tungstenite, over memory.
+
+use super::super::hub::{Hub, Route};
+use super::*;
+use crate::owner::OwnerScope;
+use futures_util::{SinkExt, StreamExt};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_tungstenite::WebSocketStream;
+
+/// More than any deadline of these tests; reached only when something hangs.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Duplex(DuplexStream);
+
+#[async_trait]
+impl RawStream for Duplex {
+    async fn read(&mut self) -> Result<Option<Bytes>, StreamError> {
+        let mut bytes = BytesMut::with_capacity(4096);
+        match self.0.read_buf(&mut bytes).await {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(bytes.freeze())),
+            Err(error) => Err(StreamError(error.to_string())),
+        }
+    }
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.0.write_all(&bytes).await.map_err(|error| StreamError(error.to_string()))
+    }
+}
+
+struct Session {
+    hub: Arc<Hub>,
+    scope: OwnerScope,
+    client: WebSocketStream<DuplexStream>,
+    served: tokio::task::JoinHandle<Closed>,
+    stop: watch::Sender<bool>,
+}
+
+async fn session() -> Session {
+    let hub = Arc::new(Hub::default());
+    let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+    let handle = hub.register(&scope, Some("x".parse().unwrap()), 5).unwrap();
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (stop, stopping) = watch::channel(false);
+    let served = tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping).await });
+    let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+    Session { hub, scope, client, served, stop }
+}
+
+impl Session {
+    async fn next(&mut self) -> Message {
+        tokio::time::timeout(DEADLINE, self.client.next()).await.unwrap().unwrap().unwrap()
+    }
+    async fn json(&mut self) -> Value {
+        serde_json::from_str(self.next().await.to_text().unwrap()).unwrap()
+    }
+    async fn closed(&mut self) -> (CloseCode, Closed) {
+        let code = loop {
+            match self.next().await {
+                Message::Close(Some(frame)) => break frame.code,
+                Message::Close(None) => panic!("no code"),
+                _ => {}
+            }
+        };
+        (code, tokio::time::timeout(DEADLINE, &mut self.served).await.unwrap().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_first_message_is_the_owners_status_with_the_sid() {
+    let mut session = session().await;
+    let status = session.json().await;
+    assert_eq!(status, json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "x"}}));
+}
+
+#[tokio::test]
+async fn feature_flags_are_answered_once_and_decide_the_form_of_previews() {
+    let mut session = session().await;
+    session.json().await;
+    let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
+    session.client.send(Message::text(flags.to_string())).await.unwrap();
+    let answer = session.json().await;
+    assert_eq!(answer["type"], "feature_flags");
+    assert_eq!(answer["data"]["max_upload_size"], 100);
+    let metadata = json!({"node_id": "3"}).as_object().unwrap().clone();
+    let image = Bytes::from_static(b"JPG");
+    let preview = ClientEvent::Preview { metadata, format: super::super::codec::ImageFormat::Jpeg, image };
+    let route = Route { scope: session.scope.clone(), client_id: None };
+    session.hub.publish(&route, &preview);
+    assert_eq!(session.next().await.into_data()[..4], [0, 0, 0, 4]);
+    // A second announcement is no first message: nothing changes.
+    let other = json!({"type": "feature_flags", "data": {"supports_preview_metadata": false}});
+    session.client.send(Message::text(other.to_string())).await.unwrap();
+    session.client.send(Message::Ping(Bytes::from_static(b"after"))).await.unwrap();
+    assert_eq!(session.next().await, Message::Pong(Bytes::from_static(b"after")));
+    session.hub.publish(&route, &preview);
+    assert_eq!(session.next().await.into_data()[..4], [0, 0, 0, 4]);
+}
+
+#[tokio::test]
+async fn invalid_json_is_dropped_and_the_socket_lives_on() {
+    let mut session = session().await;
+    session.json().await;
+    for odd in ["{", "null", "[1]", "\"x\"", "{\"type\":1}"] {
+        session.client.send(Message::text(odd)).await.unwrap();
+    }
+    session.hub.status(&session.scope, 7);
+    assert_eq!(session.json().await["data"]["status"]["exec_info"]["queue_remaining"], 7);
+}
+
+#[tokio::test]
+async fn a_message_of_64_kib_is_read_and_a_larger_one_ends_with_1009() {
+    let mut session = session().await;
+    session.json().await;
+    session.client.send(Message::text("x".repeat(INBOUND_BYTES_MAX))).await.unwrap();
+    session.client.send(Message::Ping(Bytes::new())).await.unwrap();
+    assert!(matches!(session.next().await, Message::Pong(_)));
+    session.client.send(Message::text("x".repeat(INBOUND_BYTES_MAX + 1))).await.unwrap();
+    assert_eq!(session.closed().await, (CloseCode::Size, Closed::Misused("size")));
+}
+
+#[tokio::test]
+async fn a_flood_of_messages_ends_with_1008() {
+    let mut session = session().await;
+    session.json().await;
+    // More than two seconds' worth: whichever second they fall into, one of them overflows.
+    for _ in 0..3 * INBOUND_PER_SECOND_MAX {
+        if session.client.send(Message::text("{}")).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(session.closed().await, (CloseCode::Policy, Closed::Misused("rate")));
+}
+
+#[tokio::test]
+async fn a_stop_is_told_with_1012() {
+    let mut session = session().await;
+    session.json().await;
+    session.stop.send_replace(true);
+    assert_eq!(session.closed().await, (CloseCode::Restart, Closed::Stopping));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_the_hub() {
+    let mut session = session().await;
+    session.json().await;
+    session.client.close(None).await.unwrap();
+    assert_eq!(tokio::time::timeout(DEADLINE, session.served).await.unwrap().unwrap(), Closed::ByClient);
+    assert!(session.hub.register(&session.scope, None, 1).is_ok(), "its place is free again");
+}

@@ -1,0 +1,43 @@
+//! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt.
+
+use super::attempt::Signal;
+use crate::deliver::events::codec::{ProgressKind, UpstreamEvent};
+use crate::ids::BackendId;
+use crate::services::Services;
+use serde_json::Value;
+
+/// Hands one event on. What belongs to no attempt of ours reaches nobody.
+pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
+    let tracks = &services.tracks;
+    let track = match event.prompt() {
+        Some(prompt) => {
+            match &event {
+                UpstreamEvent::Started { .. } => tracks.set_running(backend, Some(prompt)),
+                UpstreamEvent::Ended { .. } => tracks.set_running(backend, None),
+                _ => {}
+            }
+            tracks.of(prompt)
+        }
+        // A plain preview or a progress text belongs to whatever runs there now (facts §6.4).
+        None => match &event {
+            UpstreamEvent::Preview(_) | UpstreamEvent::Text(_) => tracks.running_at(backend),
+            _ => None,
+        },
+    };
+    let Some(track) = track else { return };
+    match &event {
+        UpstreamEvent::Started { .. } => track.signal(Signal::Started),
+        UpstreamEvent::Ended { .. } => track.signal(Signal::Ended),
+        UpstreamEvent::Progress { kind: ProgressKind::Executing, data, .. } => {
+            let node = data.get("display_node").or_else(|| data.get("node")).and_then(Value::as_str);
+            services.hub.set_executing(&track.route, &track.prompt_id, node.map(str::to_owned));
+        }
+        _ => {}
+    }
+    if matches!(event, UpstreamEvent::Started { .. }) && track.start_told {
+        return;
+    }
+    if let Some(event) = event.for_owner(&track.prompt_id) {
+        services.hub.publish(&track.route, &event);
+    }
+}
