@@ -1,6 +1,7 @@
 //! The answer of the engine, and how it is told.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::{Map, Value, json};
 
@@ -104,6 +105,16 @@ impl Violation {
     }
 }
 
+impl fmt::Display for Violation {
+    /// One line: node and class, where there are, before the message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.node, &self.class) {
+            (Some(node), Some(class)) => write!(f, "{node} ({class}): {}", self.message),
+            _ => f.write_str(&self.message),
+        }
+    }
+}
+
 /// Everything that stands against a workflow, in the order of its nodes. Never empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Violations {
@@ -158,7 +169,7 @@ impl Violations {
     fn headline(&self) -> Value {
         let alone = self.list.iter().find(|violation| violation.node.is_none());
         let first = alone.or(self.list.first());
-        let lines: Vec<String> = self.list.iter().map(Self::line).collect();
+        let lines: Vec<String> = self.list.iter().map(ToString::to_string).collect();
         let name = match self.kind() {
             ViolationKind::Invalid => "prompt_outputs_failed_validation",
             ViolationKind::Denied => "policy_violation",
@@ -172,13 +183,6 @@ impl Violations {
             "details": lines.join("\n"),
             "extra_info": { "code": first.map(|violation| violation.code) },
         })
-    }
-
-    fn line(violation: &Violation) -> String {
-        match (&violation.node, &violation.class) {
-            (Some(node), Some(class)) => format!("{node} ({class}): {}", violation.message),
-            _ => violation.message.clone(),
-        }
     }
 
     /// All violations for a program: `[{code, node, class, input, pointer, bound, limit, chain, message}]`.

@@ -21,7 +21,7 @@ use crate::inspect::Inspector;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
-use crate::record::ledger::redb::RedbLedger;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::metrics::Metrics;
 use crate::services::Services;
 use anyhow::Context;
@@ -61,17 +61,20 @@ impl App {
     /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used.
     pub fn build(config: Config) -> anyhow::Result<Self> {
         pingora_rustls::install_default_crypto_provider();
-        crate::authenticate::install_jwt_crypto();
         make_private_directory(&config.state_dir)?;
         free_ports(&config)?;
         let core = core_runtime()?;
         let clock = Clock::system();
-        let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir)?);
+        let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir, RedbOptions::default())?);
         let blobs = Blobs::open(&config.state_dir)?;
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let catalogue = catalogue(&config)?;
-        let links = Links::new(signing_key::load_or_create(&config.state_dir)?, config.public_url.as_ref(), config.views_lifetime);
+        let links = Links::new(
+            signing_key::load_or_create(&config.state_dir)?,
+            config.public_url.as_ref(),
+            config.views_lifetime,
+        );
         let backends = core.block_on(backends(&config, &*ledger))?;
         let services = Arc::new(Services {
             tenants: Arc::clone(&config.tenants),
@@ -165,7 +168,8 @@ impl StopSignal {
 
 /// Log lines to stderr; `RUST_LOG` chooses what. A second call changes nothing.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=warn,pingora_proxy=warn,pingora=warn"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,pingora_core=warn,pingora_proxy=warn,pingora=warn"));
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
 
@@ -174,7 +178,12 @@ pub fn start_logging() {
 /// # Errors
 /// When threads can't be made.
 pub fn core_runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(CORE_THREADS).thread_name("core").enable_all().build().context("core runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CORE_THREADS)
+        .thread_name("core")
+        .enable_all()
+        .build()
+        .context("core runtime")
 }
 
 /// A directory that only this user may enter.
@@ -200,7 +209,8 @@ fn free_ports(config: &Config) -> anyhow::Result<()> {
 fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
     let Some(path) = &config.object_info_file else { return Ok(Arc::new(Catalogue::builtin().clone())) };
     let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
-    let catalogue = Catalogue::from_object_info(&bytes).with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
+    let catalogue = Catalogue::from_object_info(&bytes)
+        .with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
     Ok(Arc::new(catalogue))
 }
 
@@ -208,7 +218,8 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        backends.insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+        backends
+            .insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
     }
     Ok(backends)
 }
@@ -220,7 +231,13 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
     let catalogue = services.inspector.catalogue_arc();
-    tokio::spawn(monitor::watch(Arc::clone(backend), catalogue, socket.connected(), dispatch.clone(), drain.subscribe()));
+    tokio::spawn(monitor::watch(
+        Arc::clone(backend),
+        catalogue,
+        socket.connected(),
+        dispatch.clone(),
+        drain.subscribe(),
+    ));
 }
 
 fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -> Gateway {
@@ -238,7 +255,11 @@ fn report_start(services: &Services) {
     let config = &services.config;
     services.audit.started();
     let source = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
-    tracing::info!("comfygate {}: configuration {source}, state {}", env!("CARGO_PKG_VERSION"), config.state_dir.display());
+    tracing::info!(
+        "comfygate {}: configuration {source}, state {}",
+        env!("CARGO_PKG_VERSION"),
+        config.state_dir.display()
+    );
     for listener in &config.listen {
         match &listener.kind {
             ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),

@@ -64,7 +64,11 @@ impl BackendEndpoint {
 
     /// The `Host` that upstream sees: the endpoint's own, never the caller's. ComfyUI resolves it on its event loop (facts §2.1), so it must be cheap to resolve.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// An address now; names are resolved anew at each call, off the caller's thread.

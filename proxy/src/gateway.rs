@@ -74,7 +74,13 @@ enum Served {
 
 impl Gateway {
     /// Joins the stages.
-    pub fn new(services: Arc<Services>, authenticator: Authenticator, doors: Doors, dispatch: DispatchHandle, drain: Drain) -> Self {
+    pub fn new(
+        services: Arc<Services>,
+        authenticator: Authenticator,
+        doors: Doors,
+        dispatch: DispatchHandle,
+        drain: Drain,
+    ) -> Self {
         Self { services, authenticator, doors, dispatch, drain }
     }
 
@@ -116,18 +122,21 @@ impl Gateway {
         let group = client_address(session).group();
         self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
         let headers = &session.req_header().headers;
-        let principal = match self.authenticator.authenticate(headers, &*self.services.ledger, &self.services.tenants).await {
-            Ok(principal) => principal,
-            Err(error) => {
-                if error.is_failed_login() {
-                    self.doors.failed_logins.failed(group);
+        let principal =
+            match self.authenticator.authenticate(headers, &*self.services.ledger, &self.services.tenants).await {
+                Ok(principal) => principal,
+                Err(error) => {
+                    if error.is_failed_login() {
+                        self.doors.failed_logins.failed(group);
+                    }
+                    return Err(at(Stage::Authenticate)(error));
                 }
-                return Err(at(Stage::Authenticate)(error));
-            }
-        };
+            };
         ctx.owner = Some(principal.owner.clone());
         let tenant = self.services.tenants.tenant(&principal.owner.tenant);
-        let tenant = tenant.ok_or_else(|| (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry")))?;
+        let tenant = tenant.ok_or_else(|| {
+            (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
+        })?;
         Ok(Caller { principal, tenant })
     }
 
@@ -150,7 +159,9 @@ impl Gateway {
     ) -> Result<Served, (Stage, Rejection)> {
         let mut rate = None;
         match (&caller, action) {
-            (Some(caller), Action::SubmitPrompt) => rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate()),
+            (Some(caller), Action::SubmitPrompt) => {
+                rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate())
+            }
             _ => self.admit_request(caller.as_ref())?,
         }
         let body = self.body(session, matched.entry.body, ctx).await?;
@@ -163,11 +174,20 @@ impl Gateway {
     }
 
     /// Reads the body that the table allows, within one deadline, booked on the budget of all bodies.
-    async fn body(&self, session: &mut Session, rule: BodyRule, ctx: &mut Context) -> Result<Bytes, (Stage, Rejection)> {
+    async fn body(
+        &self,
+        session: &mut Session,
+        rule: BodyRule,
+        ctx: &mut Context,
+    ) -> Result<Bytes, (Stage, Rejection)> {
         let head = session.req_header();
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let absent = declared.is_none_or(|length| length == 0) && !head.headers.contains_key(TRANSFER_ENCODING) && session.is_body_empty();
-        let Some(bytes_max) = media::bytes_max(rule, self.services.config.limits.prompt_bytes_max, absent).map_err(inspected)? else {
+        let absent = declared.is_none_or(|length| length == 0)
+            && !head.headers.contains_key(TRANSFER_ENCODING)
+            && session.is_body_empty();
+        let Some(bytes_max) =
+            media::bytes_max(rule, self.services.config.limits.prompt_bytes_max, absent).map_err(inspected)?
+        else {
             return Ok(Bytes::new());
         };
         media::check(&session.req_header().headers, rule).map_err(inspected)?;
@@ -179,7 +199,8 @@ impl Gateway {
         let body = match tokio::time::timeout(self.services.config.limits.body_deadline, reading).await {
             Ok(body) => body?,
             Err(_) => {
-                let late = Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time");
+                let late =
+                    Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time");
                 return Err(inspected(late));
             }
         };
@@ -190,7 +211,10 @@ impl Gateway {
     fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
         let backend = self.services.backends.values().find(|backend| backend.is_up()).cloned();
         let Some(backend) = backend else {
-            return Err((Stage::Dispatch, Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY)));
+            return Err((
+                Stage::Dispatch,
+                Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY),
+            ));
         };
         ctx.backend = Some(backend);
         ctx.matched = Some(matched);
@@ -198,23 +222,43 @@ impl Gateway {
     }
 
     /// Ends a client's WebSocket here: upstream never sees it (facts §6.4).
-    async fn carry_socket(&self, session: &mut Session, caller: Option<Caller>, matched: &RouteMatch) -> Result<Served, (Stage, Rejection)> {
+    async fn carry_socket(
+        &self,
+        session: &mut Session,
+        caller: Option<Caller>,
+        matched: &RouteMatch,
+    ) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
-        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), self.services.config.public_url.as_ref()).map_err(at(Stage::Deliver))?;
+        let accept = handshake::accepted(
+            &head.method,
+            &head.headers,
+            session.is_http2(),
+            self.services.config.public_url.as_ref(),
+        )
+        .map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
-                let bad = |error: crate::ids::IdError| Rejection::new(StatusCode::BAD_REQUEST, "bad_label", error.to_string());
+                let bad = |error: crate::ids::IdError| {
+                    Rejection::new(StatusCode::BAD_REQUEST, "bad_label", error.to_string())
+                };
                 Some(text.parse::<ClientId>().map_err(bad).map_err(rejected)?)
             }
         };
         let scope = caller.principal.owner.scope();
         let remaining = self.services.ledger.queue_remaining(&scope).await.map_err(at(Stage::Deliver))?;
-        let handle = self.services.hub.register(&scope, client_id, caller.tenant.limits.websockets_max).map_err(at(Stage::Deliver))?;
-        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3)).map_err(|_| rejected(Rejection::internal("101 header")))?;
-        for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str())] {
+        let handle = self
+            .services
+            .hub
+            .register(&scope, client_id, caller.tenant.limits.websockets_max)
+            .map_err(at(Stage::Deliver))?;
+        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
+            .map_err(|_| rejected(Rejection::internal("101 header")))?;
+        for (name, value) in
+            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str())]
+        {
             head.insert_header(name, value).map_err(|_| rejected(Rejection::internal("101 header")))?;
         }
         if session.write_response_header(Box::new(head), false).await.is_err() {
@@ -223,16 +267,23 @@ impl Gateway {
         // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
         session.set_read_timeout(None);
         session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
-        self.services.metrics.websocket_opened();
-        let closed = socket::serve(&mut Raw(session), handle, remaining, self.services.config.limits.upload_bytes_max, self.drain.subscribe()).await;
-        self.services.metrics.websocket_closed();
+        self.services.metrics.set_websockets(self.services.hub.sockets());
+        let closed = socket::serve(
+            &mut Raw(session),
+            handle,
+            remaining,
+            self.services.config.limits.upload_bytes_max,
+            self.drain.subscribe(),
+        )
+        .await;
+        self.services.metrics.set_websockets(self.services.hub.sockets());
         tracing::debug!(?closed, "websocket closed");
         Ok(Served::Carried)
     }
 
     /// Tells log, metrics and audit of a refusal, and gives its answer in the route's shape.
     fn refusal(&self, session: &Session, ctx: &Context, stage: Stage, rejection: &Rejection) -> Answer {
-        self.services.metrics.count_refusal(stage, rejection.code());
+        self.services.metrics.refusal(stage, rejection.code());
         self.services.audit.refused(&Refusal {
             request: ctx.request,
             stage,
@@ -256,7 +307,9 @@ impl Gateway {
             head.append_header(name.clone(), value.clone())?;
         }
         head.insert_header("x-request-id", ctx.request.to_string())?;
-        let bodiless = session.req_header().method == Method::HEAD || answer.status == StatusCode::NOT_MODIFIED || answer.status == StatusCode::NO_CONTENT;
+        let bodiless = session.req_header().method == Method::HEAD
+            || answer.status == StatusCode::NOT_MODIFIED
+            || answer.status == StatusCode::NO_CONTENT;
         if answer.status != StatusCode::NO_CONTENT {
             head.insert_header(CONTENT_LENGTH, answer.body.len())?;
         }
@@ -310,8 +363,15 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> PingoraResult<Box<HttpPeer>> {
-        let backend = ctx.backend.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
-        let address = backend.endpoint.resolve().await.map_err(|error| Error::because(ErrorType::ConnectError, "backend address", error))?;
+        let backend = ctx
+            .backend
+            .as_ref()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
+        let address = backend
+            .endpoint
+            .resolve()
+            .await
+            .map_err(|error| Error::because(ErrorType::ConnectError, "backend address", error))?;
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
         peer.options.total_connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
@@ -321,7 +381,12 @@ impl ProxyHttp for Gateway {
         Ok(Box::new(peer))
     }
 
-    async fn upstream_request_filter(&self, _session: &mut Session, upstream: &mut RequestHeader, ctx: &mut Context) -> PingoraResult<()> {
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> PingoraResult<()> {
         let (Some(backend), Some(matched)) = (&ctx.backend, &ctx.matched) else {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
@@ -338,12 +403,19 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn response_filter(&self, _session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> PingoraResult<()>
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> PingoraResult<()>
     where
         Self::CTX: Send + Sync,
     {
         ctx.status = response.status.as_u16();
-        for name in ["server", "x-powered-by", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials"] {
+        for name in
+            ["server", "x-powered-by", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials"]
+        {
             response.remove_header(name);
         }
         response.insert_header("x-content-type-options", "nosniff")?;
@@ -364,7 +436,8 @@ impl ProxyHttp for Gateway {
         if let Some(backend) = &ctx.backend {
             tracing::warn!(backend = %backend.id, %error, "a static file could not be forwarded");
         }
-        let rejection = Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer").with_retry_after(NO_BACKEND_RETRY);
+        let rejection = Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
+            .with_retry_after(NO_BACKEND_RETRY);
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);
         let _ = self.write(session, ctx, answer).await;
         FailToProxy { error_code: ctx.status, can_reuse_downstream: false }
@@ -376,7 +449,8 @@ impl ProxyHttp for Gateway {
     {
         let took = self.services.clock.monotonic().saturating_duration_since(ctx.began);
         let method = &session.req_header().method;
-        self.services.metrics.observe_request(ctx.route, method, ctx.status, took);
+        let status = StatusCode::from_u16(ctx.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.services.metrics.request(ctx.route, method, status, took);
         let error = error.map(ToString::to_string);
         tracing::debug!(request = %ctx.request, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
     }
@@ -407,7 +481,10 @@ fn at<E: Into<Rejection>>(stage: Stage) -> impl Fn(E) -> (Stage, Rejection) {
 
 /// The client left: nobody reads the answer, but log and metrics do.
 fn gone() -> (Stage, Rejection) {
-    (Stage::Listen, Rejection::new(StatusCode::BAD_REQUEST, "client_gone", "the connection ended before the request did"))
+    (
+        Stage::Listen,
+        Rejection::new(StatusCode::BAD_REQUEST, "client_gone", "the connection ended before the request did"),
+    )
 }
 
 /// Which stage an action's refusals count for.
@@ -467,7 +544,10 @@ async fn stream_file(session: &mut Session, path: &std::path::Path, start: u64, 
         let mut limited = (&mut file).take(left.min(PIECE_BYTES as u64));
         let read = limited.read_buf(&mut piece).await.map_err(failed)?;
         if read == 0 {
-            return Err(Error::explain(ErrorType::InternalError, "a content of the blobs is shorter than its row says"));
+            return Err(Error::explain(
+                ErrorType::InternalError,
+                "a content of the blobs is shorter than its row says",
+            ));
         }
         left = left.saturating_sub(read as u64);
         session.write_response_body(Some(piece.freeze()), left == 0).await?;

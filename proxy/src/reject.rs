@@ -273,17 +273,13 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`", scope.name()),
             ),
-            AuthError::Unavailable(_) => Self::unavailable(
-                "unavailable",
-                "credentials can't be checked now",
-                Duration::from_secs(5),
-            )
-            .with_log(log),
+            AuthError::Unavailable(_) => {
+                Self::unavailable("unavailable", "credentials can't be checked now", Duration::from_secs(5))
+                    .with_log(log)
+            }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
-                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text)
-                    .with_challenge()
-                    .with_log(log)
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text).with_challenge().with_log(log)
             }
         }
     }
@@ -315,11 +311,9 @@ impl From<AdmitError> for Rejection {
                 "the gateway reads as many request bodies as it may: try again",
                 Duration::from_secs(1),
             ),
-            AdmitError::TooManyTenants(_) => Self::unavailable(
-                "overloaded",
-                "too many callers at once: try again",
-                Duration::from_secs(10),
-            ),
+            AdmitError::TooManyTenants(_) => {
+                Self::unavailable("overloaded", "too many callers at once: try again", Duration::from_secs(10))
+            }
         };
         rejection.with_log(log)
     }
@@ -365,7 +359,9 @@ impl From<ViewError> for Rejection {
         match error {
             ViewError::NotFound => Self::not_found(),
             ViewError::Directory => Self::new(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
-            ViewError::NotYet => Self::not_yet("previews and channels are computed by a later release; leave `preview` and `channel` out"),
+            ViewError::NotYet => Self::not_yet(
+                "previews and channels are computed by a later release; leave `preview` and `channel` out",
+            ),
         }
     }
 }
@@ -375,7 +371,9 @@ impl From<LinkError> for Rejection {
         match error {
             // A wrong signature tells nothing about whether there is such a file.
             LinkError::Invalid => Self::not_found().with_log(error.to_string()),
-            LinkError::Expired => Self::new(StatusCode::FORBIDDEN, "link_expired", "this URL has expired: ask for a new one"),
+            LinkError::Expired => {
+                Self::new(StatusCode::FORBIDDEN, "link_expired", "this URL has expired: ask for a new one")
+            }
         }
     }
 }
@@ -399,7 +397,8 @@ impl From<HandshakeError> for Rejection {
 
 impl From<HubError> for Rejection {
     fn from(error: HubError) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string()).with_retry_after(Duration::from_secs(5))
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string())
+            .with_retry_after(Duration::from_secs(5))
     }
 }
 
@@ -415,18 +414,29 @@ impl From<LedgerError> for Rejection {
         let log = error.to_string();
         match error {
             LedgerError::NotFound { .. } => Self::not_found(),
-            LedgerError::Conflict { name } => {
-                Self::new(StatusCode::CONFLICT, "name_taken", format!("`{name}` names another submission of yours already: choose another name, or repeat that submission"))
-            }
+            LedgerError::Conflict { name } => Self::new(
+                StatusCode::CONFLICT,
+                "name_taken",
+                format!(
+                    "`{name}` names another submission of yours already: choose another name, or repeat that submission"
+                ),
+            ),
             LedgerError::Stale { .. } | LedgerError::WrongState { .. } => {
                 Self::new(StatusCode::CONFLICT, "moved_on", "the job moved on meanwhile: look again").with_log(log)
             }
             LedgerError::TooManyJobs { active, limit } => {
-                let text = format!("{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one");
+                let text = format!(
+                    "{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one"
+                );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
             }
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
-                Self::unavailable("ledger_unavailable", "the gateway can't write now; nothing was accepted", LEDGER_RETRY).with_log(log)
+                Self::unavailable(
+                    "ledger_unavailable",
+                    "the gateway can't write now; nothing was accepted",
+                    LEDGER_RETRY,
+                )
+                .with_log(log)
             }
         }
     }
@@ -488,36 +498,21 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_reached_is_429_with_the_rates_headers_and_retry_after() {
-        let rate = crate::admit::RateState {
-            limit: 5,
-            remaining: 0,
-            reset: Duration::from_millis(500),
-        };
+        let rate = crate::admit::RateState { limit: 5, remaining: 0, reset: Duration::from_millis(500) };
         let kind = crate::admit::RateKind::Prompt;
-        let error = AdmitError::RateLimited {
-            kind,
-            rate,
-            retry_after: Duration::from_millis(100),
-        };
+        let error = AdmitError::RateLimited { kind, rate, retry_after: Duration::from_millis(100) };
         let answer = Rejection::from(error).comfyui(RequestId::new());
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
-        for (name, value) in [
-            ("ratelimit-limit", "5"),
-            ("ratelimit-remaining", "0"),
-            ("ratelimit-reset", "1"),
-            ("retry-after", "1"),
-        ] {
+        for (name, value) in
+            [("ratelimit-limit", "5"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "1"), ("retry-after", "1")]
+        {
             assert_eq!(answer.headers[name], value, "{name}");
         }
     }
 
     #[test]
     fn no_memory_for_a_body_is_503_with_retry_after_and_says_no_numbers() {
-        let error = AdmitError::BodiesFull {
-            wanted: 777,
-            free: 0,
-            total: 1024,
-        };
+        let error = AdmitError::BodiesFull { wanted: 777, free: 0, total: 1024 };
         let answer = Rejection::from(error).problem(RequestId::new());
         assert_eq!(
             (answer.status, &answer.headers[RETRY_AFTER]),

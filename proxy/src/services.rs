@@ -2,8 +2,12 @@
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::deliver::events::{ending, hub::{Hub, Route}};
+use crate::deliver::events::{
+    ending,
+    hub::{Hub, Route},
+};
 use crate::deliver::views::links::Links;
+use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
 use crate::ids::BackendId;
@@ -11,7 +15,7 @@ use crate::inspect::Inspector;
 use crate::owner::OwnerScope;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
-use crate::record::ledger::{Job, JobResult, Ledger};
+use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::tenants::TenantRegistry;
 use std::collections::BTreeMap;
@@ -53,7 +57,10 @@ impl Services {
             self.hub.publish(&route, &event);
         }
         self.hub.set_executing(&route, &job.prompt_id, None);
-        self.metrics.count_generation(job, result);
+        if let (JobState::Ended(outcome), Some(started), Some(ended)) = (job.state, result.started_at, result.ended_at)
+        {
+            self.metrics.generation(ending_label(outcome), ended.since(started));
+        }
         self.tell_queue(&route.scope).await;
     }
 

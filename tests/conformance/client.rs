@@ -38,9 +38,7 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("a header in ASCII"))
+        self.headers.get(name).map(|value| value.to_str().expect("a header in ASCII"))
     }
 }
 
@@ -69,9 +67,7 @@ pub fn parse(text: &str) -> Value {
 
 /// Python's numbers without a finite value, as texts.
 fn named(plain: &str) -> String {
-    let infinite = plain
-        .replace("-Infinity", "<least>")
-        .replace("Infinity", "\"Infinity\"");
+    let infinite = plain.replace("-Infinity", "<least>").replace("Infinity", "\"Infinity\"");
     infinite.replace("<least>", "\"-Infinity\"").replace("NaN", "\"NaN\"")
 }
 
@@ -99,31 +95,21 @@ impl Server {
         let (head, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
         driver.abort();
-        Ok(Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
-        })
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], Vec::new())
-            .await
-            .unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        self.send("GET", path, &[], Vec::new()).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let body = body.to_string().into_bytes();
-        self.send("POST", path, &[], body)
-            .await
-            .unwrap_or_else(|error| panic!("POST {path}: {error}"))
+        self.send("POST", path, &[], body).await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
     /// Submits a graph and returns its id.
     pub async fn submit(&self, prompt: Value, client_id: &str) -> String {
-        let answer = self
-            .post("/prompt", json!({"prompt": prompt, "client_id": client_id}))
-            .await;
+        let answer = self.post("/prompt", json!({"prompt": prompt, "client_id": client_id})).await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
         answer.json()["prompt_id"].as_str().expect("an id").to_owned()
     }
@@ -139,10 +125,7 @@ impl Server {
     /// Waits until a prompt runs.
     pub async fn running(&self) {
         self.until("a prompt runs", async |server| {
-            !server.get("/queue").await.json()["queue_running"]
-                .as_array()
-                .expect("a list")
-                .is_empty()
+            !server.get("/queue").await.json()["queue_running"].as_array().expect("a list").is_empty()
         })
         .await;
     }
@@ -159,10 +142,7 @@ impl Server {
     /// The history entry of a prompt, once it is there.
     pub async fn finished(&self, id: &str) -> Value {
         let path = format!("/history/{id}");
-        self.until(&format!("{id} is finished"), async |server| {
-            server.get(&path).await.json().get(id).is_some()
-        })
-        .await;
+        self.until(&format!("{id} is finished"), async |server| server.get(&path).await.json().get(id).is_some()).await;
         self.get(&path).await.json()[id].clone()
     }
 
@@ -170,9 +150,7 @@ impl Server {
     pub async fn socket(&self, name: &str) -> Socket {
         let stream = TcpStream::connect(self.addr).await.expect("the server listens");
         let url = format!("ws://{}/ws?clientId={name}", self.addr);
-        let (socket, _) = tokio_tungstenite::client_async(url, stream)
-            .await
-            .expect("the handshake works");
+        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("the handshake works");
         let (sink, mut messages) = socket.split();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heard);
@@ -186,11 +164,7 @@ impl Server {
                 kept.lock().expect("no panic under the lock").push(event);
             }
         });
-        let socket = Socket {
-            heard,
-            sink: Box::new(sink),
-            reader,
-        };
+        let socket = Socket { heard, sink: Box::new(sink), reader };
         socket.until("a first status", |events| !events.is_empty()).await;
         socket
     }
@@ -207,10 +181,7 @@ pub struct Socket {
 
 impl Socket {
     pub async fn say(&mut self, message: Value) {
-        self.sink
-            .send(Message::text(message.to_string()))
-            .await
-            .expect("the socket is open");
+        self.sink.send(Message::text(message.to_string())).await.expect("the socket is open");
     }
 
     /// Text messages as they are; binary ones as `{"binary": [bytes]}`.
@@ -228,16 +199,13 @@ impl Socket {
 
     /// Waits for an event of a type.
     pub async fn until_event(&self, kind: &str) {
-        self.until(kind, |events| events.iter().any(|event| event["type"] == kind))
-            .await;
+        self.until(kind, |events| events.iter().any(|event| event["type"] == kind)).await;
     }
 
     /// Waits for the end of the job: `executing` without a node.
     pub async fn until_end(&self) {
         self.until("the end of the job", |events| {
-            events
-                .iter()
-                .any(|event| event["type"] == "executing" && event["data"]["node"].is_null())
+            events.iter().any(|event| event["type"] == "executing" && event["data"]["node"].is_null())
         })
         .await;
     }

@@ -23,12 +23,7 @@ use replay::{Mode, replay};
 async fn stand_in(multi_user: bool) -> (StandIn, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let deep = Some(directory.path().join("a/b/c"));
-    let options = Options {
-        multi_user,
-        directory: deep,
-        models: Models::new(),
-        ..Options::default()
-    };
+    let options = Options { multi_user, directory: deep, models: Models::new(), ..Options::default() };
     (StandIn::start(options).await.expect("a free port"), directory)
 }
 
@@ -36,21 +31,12 @@ async fn stand_in(multi_user: bool) -> (StandIn, tempfile::TempDir) {
 fn real(variable: &str) -> Option<Server> {
     let url = std::env::var(variable).ok()?;
     let authority = url.strip_prefix("http://").expect("an http URL").trim_end_matches('/');
-    let addr = authority
-        .to_socket_addrs()
-        .expect("a host and port")
-        .next()
-        .expect("an address");
+    let addr = authority.to_socket_addrs().expect("a host and port").next().expect("an address");
     Some(Server { addr })
 }
 
 fn none_of(faults: &[String]) {
-    assert!(
-        faults.is_empty(),
-        "{} differences:\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,19 +119,11 @@ pub fn words(text: &str) -> String {
     let text = masked_counters(&text);
     let parts = text.split(' ').map(|part| {
         let absolute = part.starts_with('/') && !part.starts_with("/extensions");
-        if absolute {
-            format!("<path>/{}", part.rsplit('/').next().unwrap_or_default())
-        } else {
-            part.to_owned()
-        }
+        if absolute { format!("<path>/{}", part.rsplit('/').next().unwrap_or_default()) } else { part.to_owned() }
     });
     let text = parts.collect::<Vec<_>>().join(" ");
     // The exception of a prefix that leaves the folder names three folders.
-    if text.starts_with("**** ERROR: Saving image outside") {
-        "<outside the output folder>".to_owned()
-    } else {
-        text
-    }
+    if text.starts_with("**** ERROR: Saving image outside") { "<outside the output folder>".to_owned() } else { text }
 }
 
 fn masked_uuids(text: &str) -> String {
@@ -167,9 +159,7 @@ fn masked_counters(text: &str) -> String {
     {
         text = format!("{stem}_#_.png");
     }
-    let temp = text
-        .split_once("_temp_")
-        .and_then(|(stem, rest)| Some((stem, rest.split_once('_')?)));
+    let temp = text.split_once("_temp_").and_then(|(stem, rest)| Some((stem, rest.split_once('_')?)));
     match temp {
         Some((stem, (letters, rest))) if letters.len() == 5 => format!("{stem}_temp_?_{rest}"),
         _ => text,
@@ -182,11 +172,7 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
     let mut statuses = Vec::new();
     let mut rest: Vec<String> = Vec::new();
     let node_name = |id: &str| {
-        if outputs.contains(&id) {
-            "<output>".to_owned()
-        } else {
-            id.to_owned()
-        }
+        if outputs.contains(&id) { "<output>".to_owned() } else { id.to_owned() }
     };
     for event in heard {
         let data = &event["data"];
@@ -227,17 +213,9 @@ pub fn events(heard: &[Value], outputs: &[&str]) -> (Vec<Value>, Vec<String>) {
 /// The kind of a binary message, and the keys of its metadata.
 fn binary(event: &Value) -> String {
     let bytes: Vec<u8> = serde_json::from_value(event["binary"].clone()).expect("a list of bytes");
-    let word = |at: usize| {
-        bytes
-            .get(at..at + 4)
-            .map(|part| u32::from_be_bytes(part.try_into().expect("four bytes")))
-    };
+    let word = |at: usize| bytes.get(at..at + 4).map(|part| u32::from_be_bytes(part.try_into().expect("four bytes")));
     match word(0) {
-        Some(1) => format!(
-            "preview format {:?}, JPEG {}",
-            word(4),
-            bytes.get(8..10) == Some(&[0xff, 0xd8])
-        ),
+        Some(1) => format!("preview format {:?}, JPEG {}", word(4), bytes.get(8..10) == Some(&[0xff, 0xd8])),
         Some(4) => {
             let length = usize::try_from(word(4).expect("a length")).expect("a small length");
             let metadata: Value = serde_json::from_slice(bytes.get(8..8 + length).expect("metadata")).expect("JSON");
@@ -254,11 +232,7 @@ fn collapsed(lines: Vec<String>) -> Vec<String> {
     let is_step = |line: &str| line == "step" || line.starts_with("progress of") || line.starts_with("preview");
     let mut out: Vec<String> = Vec::new();
     for line in lines {
-        let step = out
-            .iter()
-            .rev()
-            .take_while(|line| is_step(line))
-            .any(|known| *known == line);
+        let step = out.iter().rev().take_while(|line| is_step(line)).any(|known| *known == line);
         if !(is_step(&line) && step) {
             out.push(line);
         }

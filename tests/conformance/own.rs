@@ -31,10 +31,7 @@ fn sleeper(name: &str, steps: u32, tick_ms: u32) -> Value {
 
 fn cached_nodes(entry: &Value) -> usize {
     let messages = entry["status"]["messages"].as_array().expect("messages");
-    let cached = messages
-        .iter()
-        .find(|message| message[0] == "execution_cached")
-        .expect("an execution_cached");
+    let cached = messages.iter().find(|message| message[0] == "execution_cached").expect("an execution_cached");
     cached[1]["nodes"].as_array().expect("nodes").len()
 }
 
@@ -72,9 +69,7 @@ async fn a_cached_output_is_replayed_with_the_first_file_name(server: Server) {
 
 async fn counters_continue_by_listing_the_folder(server: Server) {
     for number in 1..=3 {
-        let id = server
-            .submit(picture("counted", Some(&number.to_string())), "counted")
-            .await;
+        let id = server.submit(picture("counted", Some(&number.to_string())), "counted").await;
         let entry = server.finished(&id).await;
         let name = &entry["outputs"]["2"]["images"][0];
         assert_eq!(name["filename"], format!("counted_{number:05}_.png"));
@@ -88,39 +83,16 @@ async fn files_are_found_by_suffix_and_by_range(server: Server) {
     let path = "/view?filename=viewed_00001_.png&subfolder=own";
     let whole = server.get(path).await;
     assert_eq!(whole.header("content-type"), Some("image/png"));
-    assert_eq!(
-        whole.body.get(16..24),
-        Some(&[0, 0, 0, 48, 0, 0, 0, 32][..]),
-        "width and height"
-    );
-    assert_eq!(
-        server
-            .get("/view?filename=viewed_00001_.png%20[output]&type=input&subfolder=own")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(whole.body.get(16..24), Some(&[0, 0, 0, 48, 0, 0, 0, 32][..]), "width and height");
+    assert_eq!(server.get("/view?filename=viewed_00001_.png%20[output]&type=input&subfolder=own").await.status, 200);
     assert_eq!(server.get("/view?filename=own/viewed_00001_.png").await.status, 404);
-    assert_eq!(
-        server
-            .get("/view?filename=viewed_00001_.png&subfolder=own/../own")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.get("/view?filename=viewed_00001_.png&subfolder=own/../own").await.status, 200);
     let range = [("range".to_owned(), "bytes=0-7".to_owned())];
     let part = server.send("GET", path, &range, Vec::new()).await.expect("an answer");
     assert_eq!((part.status, part.body.len()), (206, 8));
     let etag = whole.header("etag").expect("an ETag").to_owned();
     let known = [("if-none-match".to_owned(), etag)];
-    assert_eq!(
-        server
-            .send("GET", path, &known, Vec::new())
-            .await
-            .expect("an answer")
-            .status,
-        304
-    );
+    assert_eq!(server.send("GET", path, &known, Vec::new()).await.expect("an answer").status, 304);
 }
 
 async fn an_interrupt_without_an_id_hits_whoever_runs(server: Server) {
@@ -130,10 +102,7 @@ async fn an_interrupt_without_an_id_hits_whoever_runs(server: Server) {
     let unknown = server.post("/interrupt", json!({"prompt_id": "nobody's"})).await;
     assert_eq!(unknown.status, 200);
     assert_eq!(server.get("/prompt").await.json()["exec_info"]["queue_remaining"], 1);
-    let empty = server
-        .send("POST", "/interrupt", &[], Vec::new())
-        .await
-        .expect("an answer");
+    let empty = server.send("POST", "/interrupt", &[], Vec::new()).await.expect("an answer");
     assert_eq!(empty.status, 200);
     let entry = server.finished(&id).await;
     assert_eq!(entry["status"]["status_str"], "error");
@@ -142,9 +111,7 @@ async fn an_interrupt_without_an_id_hits_whoever_runs(server: Server) {
 
 async fn a_prompt_without_a_client_is_heard_by_everybody(server: Server) {
     let bystander = server.socket("bystander").await;
-    let answer = server
-        .post("/prompt", json!({"prompt": sleeper("unowned", 2, 1)}))
-        .await;
+    let answer = server.post("/prompt", json!({"prompt": sleeper("unowned", 2, 1)})).await;
     let id = answer.json()["prompt_id"].as_str().expect("an id").to_owned();
     server.finished(&id).await;
     bystander.until_event("progress").await;
@@ -164,9 +131,7 @@ async fn a_replaced_socket_takes_its_successor_along(server: Server) {
     server
         .until("the second socket is orphaned", async |server| {
             let (before, seen) = (second.heard().len(), witness.heard().len());
-            let id = server
-                .submit(picture("orphan", Some(&seen.to_string())), "nobody")
-                .await;
+            let id = server.submit(picture("orphan", Some(&seen.to_string())), "nobody").await;
             server.finished(&id).await;
             witness.until("a status", |events| events.len() >= seen + 3).await;
             second.heard().len() == before
@@ -214,10 +179,7 @@ async fn a_png_carries_the_graph(server: Server) {
     server.finished(&id).await;
     let png = server.get("/view?filename=carried_00001_.png&subfolder=own").await.body;
     let text = String::from_utf8_lossy(&png);
-    assert!(
-        text.contains("tEXtprompt\0{\"1\": {\"class_type\": \"EmptyImage\""),
-        "{text}"
-    );
+    assert!(text.contains("tEXtprompt\0{\"1\": {\"class_type\": \"EmptyImage\""), "{text}");
     assert!(text.contains("\"is_changed\": [NaN]"), "{text}");
     assert!(text.contains("tEXtworkflow\0{\"id\": \"w\"}"), "{text}");
 }
@@ -227,33 +189,18 @@ async fn a_compressed_file_beside_is_served_in_its_place(server: Server) {
     for (name, content) in [("beside.txt", "plain"), ("beside.txt.gz", "other")] {
         let head = format!("--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n");
         let body = format!("{head}{content}\r\n--b--\r\n").into_bytes();
-        assert_eq!(
-            server
-                .send("POST", "/upload/image", &kind, body)
-                .await
-                .expect("an answer")
-                .status,
-            200
-        );
+        assert_eq!(server.send("POST", "/upload/image", &kind, body).await.expect("an answer").status, 200);
     }
     let path = "/view?filename=beside.txt&type=input";
     assert_eq!(server.get(path).await.body, "plain");
     let accepts = [("accept-encoding".to_owned(), "gzip".to_owned())];
     let answer = server.send("GET", path, &accepts, Vec::new()).await.expect("an answer");
-    assert_eq!(
-        (answer.header("content-encoding"), &answer.body[..]),
-        (Some("gzip"), &b"other"[..])
-    );
+    assert_eq!((answer.header("content-encoding"), &answer.body[..]), (Some("gzip"), &b"other"[..]));
     assert_eq!(answer.header("content-type"), Some("text/plain"));
 }
 
 async fn started() -> StandIn {
-    StandIn::start(Options {
-        tick: 0.1,
-        ..Options::default()
-    })
-    .await
-    .expect("a free port")
+    StandIn::start(Options { tick: 0.1, ..Options::default() }).await.expect("a free port")
 }
 
 fn server_of(subject: &StandIn) -> Server {
@@ -270,16 +217,10 @@ async fn the_stand_in_passes_the_calls_that_a_real_server_is_asked() {
 async fn k1_a_client_id_that_is_an_object_ends_the_process() {
     let subject = started().await;
     let server = server_of(&subject);
-    let body = json!({"prompt": picture("k1", None), "client_id": {}})
-        .to_string()
-        .into_bytes();
+    let body = json!({"prompt": picture("k1", None), "client_id": {}}).to_string().into_bytes();
     // The answer may or may not arrive before the end.
     let _ = server.send("POST", "/prompt", &[], body).await;
-    server
-        .until("nothing listens", async |server| {
-            server.send("GET", "/prompt", &[], vec![]).await.is_err()
-        })
-        .await;
+    server.until("nothing listens", async |server| server.send("GET", "/prompt", &[], vec![]).await.is_err()).await;
     assert!(!subject.is_running());
 }
 
@@ -290,9 +231,7 @@ async fn worker_dies_of(prompt: Value) {
     let id = server.submit(prompt, "k").await;
     // As text: a graph nested too deep for our own reader may be in there.
     server
-        .until("it is taken", async |server| {
-            server.get("/queue").await.body.ends_with(b"\"queue_pending\": []}")
-        })
+        .until("it is taken", async |server| server.get("/queue").await.body.ends_with(b"\"queue_pending\": []}"))
         .await;
     let after = server.submit(picture("after", None), "k").await;
     assert_eq!(server.get("/system_stats").await.status, 200);
@@ -323,11 +262,7 @@ async fn k3_inputs_that_are_null_on_an_unreachable_node_end_the_worker() {
 async fn k4_a_chain_of_a_thousand_undeclared_links_ends_the_worker() {
     let mut prompt = picture("k4", None);
     for index in 10..1100 {
-        let inputs = if index == 10 {
-            json!({})
-        } else {
-            json!({"zzz": [(index - 1).to_string(), 0]})
-        };
+        let inputs = if index == 10 { json!({}) } else { json!({"zzz": [(index - 1).to_string(), 0]}) };
         prompt[index.to_string()] = json!({"class_type": "EmptyImage", "inputs": inputs});
     }
     // Keys are built in the order of the document: the deep end has to come first.
@@ -353,21 +288,11 @@ async fn a_killed_process_resets_its_sockets_and_comes_back_empty() {
     let id = server.submit(picture("killed", None), "killed").await;
     server.finished(&id).await;
     subject.kill();
-    server
-        .until("nothing listens", async |server| {
-            server.send("GET", "/prompt", &[], vec![]).await.is_err()
-        })
-        .await;
+    server.until("nothing listens", async |server| server.send("GET", "/prompt", &[], vec![]).await.is_err()).await;
     server.until("the socket is closed", async |_| !socket.is_open()).await;
     subject.restart().await.expect("the port is free");
     assert_eq!(server.get("/history").await.json(), json!({}));
-    assert_eq!(
-        server
-            .get("/view?filename=killed_00001_.png&subfolder=own")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.get("/view?filename=killed_00001_.png&subfolder=own").await.status, 200);
     assert_eq!(subject.executed(), [id]);
     assert_eq!(subject.submissions().len(), 1);
 }
@@ -379,12 +304,7 @@ async fn faults_of_a_node_come_when_they_are_asked_for() {
     let kind = async |name: &str| {
         let id = server.submit(picture(name, Some(name)), "faults").await;
         let entry = server.finished(&id).await;
-        entry["status"]["messages"]
-            .as_array()
-            .expect("messages")
-            .last()
-            .expect("an end")[1]["exception_type"]
-            .clone()
+        entry["status"]["messages"].as_array().expect("messages").last().expect("an end")[1]["exception_type"].clone()
     };
     assert_eq!(kind("sound").await, Value::Null);
     subject.faults().oom_next();
@@ -436,9 +356,7 @@ async fn hanging_requests_are_answered_once_the_hang_is_lifted() {
     let server = server_of(&subject);
     subject.faults().hang_http(true);
     let waiting = tokio::spawn(async move { server.get("/prompt").await.status });
-    server
-        .until("the request has come", async |_| !subject.requests().is_empty())
-        .await;
+    server.until("the request has come", async |_| !subject.requests().is_empty()).await;
     assert!(!waiting.is_finished());
     subject.faults().hang_http(false);
     assert_eq!(waiting.await.expect("no panic"), 200);
@@ -464,11 +382,7 @@ async fn an_ordinary_text_to_image_workflow_runs_with_simulated_sampling() {
     let answer = server.post("/prompt", body).await;
     let id = answer.json()["prompt_id"].as_str().expect("an id").to_owned();
     let entry = server.finished(&id).await;
-    assert_eq!(
-        entry["outputs"]["9"]["images"].as_array().expect("images").len(),
-        2,
-        "{entry}"
-    );
+    assert_eq!(entry["outputs"]["9"]["images"].as_array().expect("images").len(), 2, "{entry}");
     socket.until_end().await;
     let heard = socket.heard();
     assert_eq!(heard.iter().filter(|event| event["type"] == "progress").count(), 4);
@@ -486,11 +400,7 @@ async fn a_class_without_an_executor_says_so() {
     prompt["2"]["inputs"]["images"] = json!(["3", 0]);
     let id = server.submit(prompt, "unknown").await;
     let entry = server.finished(&id).await;
-    let error = &entry["status"]["messages"]
-        .as_array()
-        .expect("messages")
-        .last()
-        .expect("an end")[1];
+    let error = &entry["status"]["messages"].as_array().expect("messages").last().expect("an end")[1];
     assert_eq!(error["exception_type"], "NotImplementedError");
     assert_eq!(error["node_type"], "ImageSharpen");
 }
@@ -498,27 +408,12 @@ async fn a_class_without_an_executor_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_by_http_are_refused_unless_they_were_allowed() {
     let subject = started().await;
-    assert_eq!(
-        server_of(&subject)
-            .post("/stand-in/faults", json!({"lose_disk": true}))
-            .await
-            .status,
-        405
-    );
-    let options = Options {
-        faults_by_http: true,
-        ..Options::default()
-    };
+    assert_eq!(server_of(&subject).post("/stand-in/faults", json!({"lose_disk": true})).await.status, 405);
+    let options = Options { faults_by_http: true, ..Options::default() };
     let subject = StandIn::start(options).await.expect("a free port");
     let server = server_of(&subject);
-    assert_eq!(
-        server.post("/stand-in/faults", json!({"no_such": true})).await.status,
-        400
-    );
-    assert_eq!(
-        server.post("/stand-in/faults", json!({"lose_disk": true})).await.status,
-        200
-    );
+    assert_eq!(server.post("/stand-in/faults", json!({"no_such": true})).await.status, 400);
+    assert_eq!(server.post("/stand-in/faults", json!({"lose_disk": true})).await.status, 200);
     let id = server.submit(picture("lost", None), "lost").await;
     assert_eq!(server.finished(&id).await["status"]["status_str"], "error");
 }
@@ -526,46 +421,30 @@ async fn faults_by_http_are_refused_unless_they_were_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_start_refuses_connections_and_then_serves() {
     let start_delay = std::time::Duration::from_secs(2);
-    let options = Options {
-        start_delay,
-        ..Options::default()
-    };
+    let options = Options { start_delay, ..Options::default() };
     let subject = StandIn::start(options).await.expect("a free port");
     let server = server_of(&subject);
     assert!(server.send("GET", "/prompt", &[], vec![]).await.is_err());
-    server
-        .until("it serves", async |server| {
-            server.send("GET", "/prompt", &[], vec![]).await.is_ok()
-        })
-        .await;
+    server.until("it serves", async |server| server.send("GET", "/prompt", &[], vec![]).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_cache_nothing_hits() {
-    let options = Options {
-        cache: false,
-        ..Options::default()
-    };
+    let options = Options { cache: false, ..Options::default() };
     let subject = StandIn::start(options).await.expect("a free port");
     let server = server_of(&subject);
     for number in 1..=2 {
         let id = server.submit(picture("uncached", None), "uncached").await;
         let entry = server.finished(&id).await;
         assert_eq!(cached_nodes(&entry), 0);
-        assert_eq!(
-            entry["outputs"]["2"]["images"][0]["filename"],
-            format!("uncached_{number:05}_.png")
-        );
+        assert_eq!(entry["outputs"]["2"]["images"][0]["filename"], format!("uncached_{number:05}_.png"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn classes_that_call_services_are_there_unless_they_are_switched_off() {
     for (api_nodes, there) in [(true, true), (false, false)] {
-        let options = Options {
-            api_nodes,
-            ..Options::default()
-        };
+        let options = Options { api_nodes, ..Options::default() };
         let subject = StandIn::start(options).await.expect("a free port");
         let info = server_of(&subject).get("/object_info").await.json();
         assert_eq!(info.get("OpenAIDalle3").is_some(), there);
@@ -585,14 +464,8 @@ async fn uploads_appear_in_the_loaders_and_can_be_loaded() {
     let head = "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"up.png\"\r\n\r\n";
     let body = [head.as_bytes(), &png, b"\r\n--b--\r\n"].concat();
     let kind = [("content-type".to_owned(), "multipart/form-data; boundary=b".to_owned())];
-    let answer = server
-        .send("POST", "/upload/image", &kind, body)
-        .await
-        .expect("an answer");
-    assert_eq!(
-        answer.json(),
-        json!({"name": "up.png", "subfolder": "", "type": "input"})
-    );
+    let answer = server.send("POST", "/upload/image", &kind, body).await.expect("an answer");
+    assert_eq!(answer.json(), json!({"name": "up.png", "subfolder": "", "type": "input"}));
     let info = server.get("/object_info/LoadImage").await.json();
     assert_eq!(info["LoadImage"]["input"]["required"]["image"][0], json!(["up.png"]));
     let prompt = json!({

@@ -38,26 +38,14 @@ const WHILE_RUNNING: [&str; 8] = [
 /// Exchanges whose bodies are not compared, and why.
 const STATUS_ONLY: [(&str, &str); 13] = [
     ("width float huge", "the stand-in's integers have 128 bits"),
-    (
-        "GET /api/jobs?sort_by=EXECUTION_DURATION",
-        "durations differ from run to run",
-    ),
+    ("GET /api/jobs?sort_by=EXECUTION_DURATION", "durations differ from run to run"),
     ("GET /models/custom_nodes", "depends on installed packs"),
-    (
-        "GET /object_info/SaveImageWebsocket",
-        "its pack was not in the base directory of the recording",
-    ),
+    ("GET /object_info/SaveImageWebsocket", "its pack was not in the base directory of the recording"),
     ("GET /internal/logs", "the log is of the run"),
-    (
-        "GET /extensions",
-        "the front end's files are not served by the stand-in",
-    ),
+    ("GET /extensions", "the front end's files are not served by the stand-in"),
     ("GET /history/ID (error)", "recorded in a race with the worker"),
     ("GET /api/jobs/ID (error)", "recorded in a race with the worker"),
-    (
-        "GET /api/jobs busy",
-        "recorded while other prompts had been queued in another order",
-    ),
+    ("GET /api/jobs busy", "recorded while other prompts had been queued in another order"),
     ("GET /workflow_templates", "depends on installed packs"),
     ("GET /i18n", "depends on installed packs"),
     ("GET /global_subgraphs", "depends on installed packs"),
@@ -65,24 +53,14 @@ const STATUS_ONLY: [(&str, &str); 13] = [
 ];
 
 fn recorded(mode: Mode, file: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("conformance/recordings")
-        .join(mode.folder())
-        .join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/recordings").join(mode.folder()).join(file);
     parse(&std::fs::read_to_string(path).expect("the recording is in the repository"))
 }
 
 /// Replays all exchanges of a recording; returns what differs, and prints what is skipped.
 pub async fn replay(server: Server, mode: Mode, file: &str, imitation: bool) -> Vec<String> {
     let exchanges = recorded(mode, file);
-    let mut state = State {
-        server,
-        mode,
-        first: (0, 0),
-        users: Vec::new(),
-        sockets: Vec::new(),
-        faults: Vec::new(),
-    };
+    let mut state = State { server, mode, first: (0, 0), users: Vec::new(), sockets: Vec::new(), faults: Vec::new() };
     if mode == Mode::Multi {
         state.prepare_user().await;
     }
@@ -110,23 +88,12 @@ impl State {
         let answer = self.server.post("/users", json!({"username": "acme"})).await;
         let id = answer.json().as_str().expect("an id").to_owned();
         let headers = [("comfy-user".to_owned(), id.clone())];
-        let settings = self
-            .server
-            .send("POST", "/settings", &headers, br#"{"a": 1}"#.to_vec())
-            .await;
+        let settings = self.server.send("POST", "/settings", &headers, br#"{"a": 1}"#.to_vec()).await;
         assert_eq!(settings.expect("an answer").status, 200);
         let recorded = recorded(self.mode, "http.json");
-        let known = recorded
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|exchange| exchange["name"] == "GET /users");
+        let known = recorded.as_array().into_iter().flatten().find(|exchange| exchange["name"] == "GET /users");
         let users = known.expect("the exchange")["response"]["body"]["users"].clone();
-        let old = users
-            .as_object()
-            .and_then(|users| users.keys().next())
-            .expect("a user")
-            .clone();
+        let old = users.as_object().and_then(|users| users.keys().next()).expect("a user").clone();
         self.users.push((old, id));
     }
 
@@ -173,15 +140,12 @@ impl State {
         let client = body["client_id"].as_str().expect("a client id");
         let mut socket = self.server.socket(client).await;
         if file == "ws-success-preview-metadata.json" {
-            socket
-                .say(json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}}))
-                .await;
+            socket.say(json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}})).await;
             socket.until_event("feature_flags").await;
         }
         self.sockets.push((socket, file));
         if file == "ws-takeover-first.json" {
-            self.sockets
-                .push((self.server.socket("a-bystander").await, "ws-observer.json"));
+            self.sockets.push((self.server.socket("a-bystander").await, "ws-observer.json"));
         }
     }
 
@@ -190,10 +154,7 @@ impl State {
         let (first, _) = self.sockets.first().expect("the first socket is open");
         let steps = |events: &[Value]| events.iter().filter(|event| event["type"] == "progress").count();
         first.until("two steps", |events| steps(events) >= 2).await;
-        let second = self
-            .server
-            .socket(body["client_id"].as_str().expect("a client id"))
-            .await;
+        let second = self.server.socket(body["client_id"].as_str().expect("a client id")).await;
         self.sockets.push((second, "ws-takeover-second.json"));
     }
 
@@ -204,9 +165,7 @@ impl State {
                 // A bystander and a socket taken over hear nothing of the end.
                 "ws-observer.json" => {
                     let ended = |event: &Value| event["data"]["status"]["exec_info"]["queue_remaining"] == 0;
-                    socket
-                        .until("the queue is empty again", |events| events.iter().skip(1).any(ended))
-                        .await;
+                    socket.until("the queue is empty again", |events| events.iter().skip(1).any(ended)).await;
                 }
                 "ws-takeover-first.json" => {}
                 _ => socket.until_end().await,
@@ -231,15 +190,12 @@ impl State {
         let (mut statuses, told) = events(heard, &OUTPUTS);
         // The end of a recording is where its client left.
         if told.get(..wanted.len()) != Some(&wanted) {
-            self.faults
-                .push(format!("{file}: events\n  recorded {wanted:#?}\n  now      {told:#?}"));
+            self.faults.push(format!("{file}: events\n  recorded {wanted:#?}\n  now      {told:#?}"));
         }
         wanted_statuses.dedup();
         statuses.dedup();
         if statuses.get(..wanted_statuses.len()) != Some(&wanted_statuses) {
-            self.faults.push(format!(
-                "{file}: status\n  recorded {wanted_statuses:?}\n  now      {statuses:?}"
-            ));
+            self.faults.push(format!("{file}: status\n  recorded {wanted_statuses:?}\n  now      {statuses:?}"));
         }
     }
 
@@ -264,10 +220,7 @@ impl State {
                 form(name)
             }
             // Raw bodies were kept as one code point a byte.
-            Value::String(text) => text
-                .chars()
-                .map(|c| u8::try_from(u32::from(c)).expect("a byte"))
-                .collect(),
+            Value::String(text) => text.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect(),
             json => json.to_string().into_bytes(),
         };
         (headers, body)
@@ -276,27 +229,19 @@ impl State {
     fn compare(&mut self, name: &str, recorded: &Value, answer: &Answer) {
         if recorded["status"] != answer.status {
             let body = String::from_utf8_lossy(&answer.body);
-            self.faults.push(format!(
-                "{name}: status {} recorded, {} now: {body}",
-                recorded["status"], answer.status
-            ));
+            self.faults.push(format!("{name}: status {} recorded, {} now: {body}", recorded["status"], answer.status));
             return;
         }
         for header in ["Content-Type", "Content-Disposition", "Accept-Ranges", "Content-Range"] {
-            let (mut wanted, mut told) = (
-                recorded["headers"].get(header).and_then(Value::as_str),
-                answer.header(header),
-            );
+            let (mut wanted, mut told) =
+                (recorded["headers"].get(header).and_then(Value::as_str), answer.header(header));
             if header == "Content-Range" {
                 // The length behind the slash is the encoder's.
-                (wanted, told) = (
-                    wanted.and_then(|text| text.split('/').next()),
-                    told.and_then(|text| text.split('/').next()),
-                );
+                (wanted, told) =
+                    (wanted.and_then(|text| text.split('/').next()), told.and_then(|text| text.split('/').next()));
             }
             if wanted != told {
-                self.faults
-                    .push(format!("{name}: {header} {wanted:?} recorded, {told:?} now"));
+                self.faults.push(format!("{name}: {header} {wanted:?} recorded, {told:?} now"));
             }
         }
         if let Some((_, reason)) = STATUS_ONLY.iter().find(|(skipped, _)| *skipped == name) {
@@ -318,11 +263,7 @@ impl State {
                     self.first = (number(wanted), number(&told));
                 }
                 let multi = |value: Value| {
-                    if self.mode == Mode::Multi {
-                        without_cache(value)
-                    } else {
-                        value
-                    }
+                    if self.mode == Mode::Multi { without_cache(value) } else { value }
                 };
                 let (mut wanted, mut told) = (multi(normal(wanted, self.first.0)), multi(normal(&told, self.first.1)));
                 if name.starts_with("userdata list") {
@@ -334,10 +275,7 @@ impl State {
             }
             Some("base64-prefix") => {
                 let wanted = decoded(recorded["body"].as_str().expect("base64"));
-                let told = answer
-                    .body
-                    .get(..wanted.len().min(answer.body.len()))
-                    .unwrap_or_default();
+                let told = answer.body.get(..wanted.len().min(answer.body.len())).unwrap_or_default();
                 // Compressed pixels differ between encoders; the size of the picture does not.
                 let whole = usize::try_from(recorded["length"].as_u64().unwrap_or(0)).expect("a small length");
                 let encoded = whole > 100 || name.contains("channel=");
@@ -347,8 +285,7 @@ impl State {
             _ => (recorded["body"].clone(), json!(String::from_utf8_lossy(&answer.body))),
         };
         if wanted != told {
-            self.faults
-                .push(format!("{name}: body\n  recorded {wanted}\n  now      {told}"));
+            self.faults.push(format!("{name}: body\n  recorded {wanted}\n  now      {told}"));
         }
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod prefix;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde_json::{Map, Value, json};
 
@@ -87,6 +88,12 @@ pub struct Dropped {
     pub node: NodeId,
     /// The input.
     pub input: String,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: `{}` is page residue and not sent", self.node, self.input)
+    }
 }
 
 /// A value that goes upstream in another form than it came, apart from the attempt's folder.

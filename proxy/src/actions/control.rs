@@ -58,7 +58,7 @@ pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `GET /history`.
 pub(super) async fn history(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let page = HistoryPage { max_items: call.matched.query.integer("max_items")?, offset: call.matched.query.integer("offset")? };
+    let page = HistoryPage { max_items: integer(call, "max_items")?, offset: integer(call, "offset")? };
     let mut entries = Map::new();
     for (prompt, result) in call.services.ledger.history(&call.scope()?, page).await? {
         entries.insert(prompt.job().prompt_id.to_string(), entry(call, &prompt, &result).await?);
@@ -96,7 +96,11 @@ pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection>
     Ok(Answer::empty(StatusCode::OK))
 }
 
-async fn entry(call: &Call<'_>, prompt: &OwnedPrompt, result: &crate::record::ledger::JobResult) -> Result<Value, Rejection> {
+async fn entry(
+    call: &Call<'_>,
+    prompt: &OwnedPrompt,
+    result: &crate::record::ledger::JobResult,
+) -> Result<Value, Rejection> {
     let (services, job) = (call.services, prompt.job());
     let graph = services.ledger.graph(&job.submission).await?;
     let now = services.clock.wall();
@@ -115,6 +119,12 @@ async fn owned(call: &Call<'_>, ids: &[PromptId]) -> Result<Vec<OwnedPrompt>, Re
         }
     }
     Ok(found)
+}
+
+/// A number in the query; ComfyUI answers 500 to what is none.
+fn integer(call: &Call<'_>, key: &str) -> Result<Option<i64>, Rejection> {
+    let wrong = |_| Rejection::new(StatusCode::BAD_REQUEST, "malformed", format!("`{key}` takes a whole number"));
+    call.matched.query.value(key).map(|text| text.parse().map_err(wrong)).transpose()
 }
 
 /// Takes a held job out of the queue. One that was assigned meanwhile runs on, as in ComfyUI.

@@ -10,13 +10,15 @@ use crate::reject::Rejection;
 /// `GET /view`: the plain form that the page builds, for a logged-in owner.
 pub(super) async fn view(call: &Call<'_>) -> Result<Answer, Rejection> {
     let wanted = view::ViewQuery::parse(&call.matched.query)?;
-    let found = call.services.ledger.owned_file(&call.scope()?, wanted.directory, &wanted.subfolder, &wanted.filename).await;
+    let found =
+        call.services.ledger.owned_file(&call.scope()?, wanted.directory, &wanted.subfolder, &wanted.filename).await;
     content(call, found?)
 }
 
 /// `GET /gate/files/{file_id}/…`: the signature is the credential.
 pub(super) async fn signed_file(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let id: FileId = call.matched.params.named("file_id").and_then(|id| id.parse().ok()).ok_or_else(Rejection::not_found)?;
+    let id: FileId =
+        call.matched.params.named("file_id").and_then(|id| id.parse().ok()).ok_or_else(Rejection::not_found)?;
     // A wrong signature answers like a file that is not there: it tells nothing about ids.
     let row = match call.services.ledger.file(id).await {
         Ok(row) => row,
@@ -28,6 +30,10 @@ pub(super) async fn signed_file(call: &Call<'_>) -> Result<Answer, Rejection> {
 }
 
 fn content(call: &Call<'_>, row: FileRow) -> Result<Answer, Rejection> {
-    let path = call.services.blobs.path(&row.content).ok_or_else(|| Rejection::internal(format!("content {} is not in the blobs", row.content)))?;
+    let path = call
+        .services
+        .blobs
+        .path(&row.content)
+        .ok_or_else(|| Rejection::internal(format!("content {} is not in the blobs", row.content)))?;
     Ok(file::answer(&row, path, call.headers))
 }

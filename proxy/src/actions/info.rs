@@ -73,7 +73,9 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
         let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
         let work = tokio::task::spawn_blocking(move || {
             let catalogue = services.inspector.catalogue();
-            let allowed = |class: &str| agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class));
+            let allowed = |class: &str| {
+                agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
+            };
             system::filter_object_info(&live, allowed)
         });
         let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;

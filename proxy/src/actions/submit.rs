@@ -22,8 +22,16 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let (parsed, workflow) = inspected(call, caller).await?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
-        prompt_id: parsed.prompt_id().map(str::parse::<PromptId>).transpose().map_err(|error| bad_label(&error.to_string()))?,
-        client_id: parsed.client_id().map(str::parse::<ClientId>).transpose().map_err(|error| bad_label(&error.to_string()))?,
+        prompt_id: parsed
+            .prompt_id()
+            .map(str::parse::<PromptId>)
+            .transpose()
+            .map_err(|error| bad_label(&error.to_string()))?,
+        client_id: parsed
+            .client_id()
+            .map(str::parse::<ClientId>)
+            .transpose()
+            .map_err(|error| bad_label(&error.to_string()))?,
         idempotency_key,
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
@@ -35,7 +43,6 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         Accepted::Again(job) => job,
         Accepted::New(job) => {
             call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
-            call.services.metrics.count_accepted();
             let scope = job.owner.scope();
             call.dispatch.send(Command::Accepted(Box::new(job.clone()), Arc::new(workflow))).await;
             call.services.tell_queue(&scope).await;
@@ -56,14 +63,15 @@ async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<(Parsed, Approved
         Ok((parsed, workflow))
     });
     let decided = decided.await.map_err(|error| Rejection::internal(format!("inspection ended: {error}")))?;
-    call.services.metrics.observe_decision(call.services.clock.monotonic().saturating_duration_since(began));
+    call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
     decided.map_err(|error: crate::inspect::InspectError| error.into())
 }
 
 fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {
     let Some(value) = call.headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
-    let fine = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let fine =
+        (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fine {
         Ok(Some(text.to_owned()))
     } else {

@@ -4,14 +4,13 @@ use crate::admin;
 use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
 use crate::gateway::Gateway;
 use crate::listen::{
-    self, CertificateResolver, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver, HelloGuard, Redirect,
-    RedirectTarget, own_ca,
+    self, CertificateResolver, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver,
+    HelloGuard, Redirect, RedirectTarget, own_ca,
 };
 use crate::record::audit::Refusal;
 use crate::reject::Stage;
 use crate::services::Services;
 use anyhow::Context;
-use http::Method;
 use pingora::listeners::TcpSocketOptions;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
@@ -47,13 +46,18 @@ pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::A
     for listener in &config.listen {
         if let ListenKind::Tls(certificate) = &listener.kind {
             let resolver = resolver(services, listener, certificate)?;
-            https.add_tls_with_settings(&listener.address.to_string(), Some(socket_options()), listen::tls::settings(resolver)?);
+            https.add_tls_with_settings(
+                &listener.address.to_string(),
+                Some(socket_options()),
+                listen::tls::settings(resolver)?,
+            );
         }
     }
     server.add_service(https);
 
     for listener in config.listen.iter().filter(|listener| listener.kind == ListenKind::Redirect) {
-        let redirect = Redirect::new(redirect_target(config), front_limits.head, Arc::clone(&connections), Arc::clone(&observer));
+        let redirect =
+            Redirect::new(redirect_target(config), front_limits.head, Arc::clone(&connections), Arc::clone(&observer));
         let mut service = Service::new("redirect".to_owned(), redirect);
         service.add_tcp_with_settings(&listener.address.to_string(), socket_options());
         server.add_service(service);
@@ -89,7 +93,11 @@ fn socket_options() -> TcpSocketOptions {
     options
 }
 
-fn resolver(services: &Services, listener: &ListenConfig, certificate: &CertificateConfig) -> anyhow::Result<Arc<CertificateResolver>> {
+fn resolver(
+    services: &Services,
+    listener: &ListenConfig,
+    certificate: &CertificateConfig,
+) -> anyhow::Result<Arc<CertificateResolver>> {
     let now = services.clock.wall();
     let (certificate, key) = match certificate {
         CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
@@ -97,12 +105,16 @@ fn resolver(services: &Services, listener: &ListenConfig, certificate: &Certific
             let config = &services.config;
             let public = config.public_url.as_ref().map(|url| url.host().to_owned());
             let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
-            let names = own_ca::Names::new(hosts.iter().map(String::as_str), config.listen.iter().map(|listener| listener.address));
+            let names = own_ca::Names::new(
+                hosts.iter().map(String::as_str),
+                config.listen.iter().map(|listener| listener.address),
+            );
             let made = own_ca::ensure(&config.state_dir, &names, now).context("the certificate can't be made")?;
             (made.certificate, made.key)
         }
     };
-    let pair = listen::tls::load(&certificate, &key, now).with_context(|| format!("the certificate of {} can't be used", listener.address))?;
+    let pair = listen::tls::load(&certificate, &key, now)
+        .with_context(|| format!("the certificate of {} can't be used", listener.address))?;
     Ok(CertificateResolver::new(pair))
 }
 
@@ -119,7 +131,7 @@ struct Observed(Arc<Services>);
 impl HeadObserver for Observed {
     fn refused(&self, code: &'static str, peer: Option<SocketAddr>) {
         let services = &self.0;
-        services.metrics.count_refusal(Stage::Listen, code);
+        services.metrics.refusal(Stage::Listen, code);
         services.audit.refused(&Refusal::before_request(code, peer.map(|peer| peer.ip())));
     }
 }

@@ -54,7 +54,9 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     app::make_private_directory(&directory)?;
     let scratch = Scratch(directory);
     let runtime = app::core_runtime()?;
-    let backends = runtime.block_on(async { anyhow::Ok([StandIn::start(Options::default()).await?, StandIn::start(Options::default()).await?]) })?;
+    let backends = runtime.block_on(async {
+        anyhow::Ok([StandIn::start(Options::default()).await?, StandIn::start(Options::default()).await?])
+    })?;
     let urls: Vec<String> = backends.iter().map(StandIn::url).collect();
     let config = configuration(&scratch.0, arguments, &urls)?;
     let app = App::build(config)?;
@@ -70,7 +72,10 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     let ca_file = scratch.0.join("state/tls/ca.crt");
     if arguments.json {
         let tenants: Vec<_> = keys.iter().map(|(id, key)| json!({"id": id, "key": key})).collect();
-        println!("{}", json!({"url": url, "metrics_url": format!("http://{}/metrics", arguments.metrics), "ca_file": ca_file, "tenants": tenants, "backends": urls}));
+        println!(
+            "{}",
+            json!({"url": url, "metrics_url": format!("http://{}/metrics", arguments.metrics), "ca_file": ca_file, "tenants": tenants, "backends": urls})
+        );
     } else {
         print!("{}", told(&url, arguments, &ca_file, &keys, &urls));
     }
@@ -90,7 +95,10 @@ fn configuration(directory: &Path, arguments: &DemoArguments, backends: &[String
         gateway.push_str(&format!("[[backends]]\nid = \"gpu{n}\"\nurl = \"{url}\"\n"));
     }
     let tenants = TENANTS.map(|tenant| format!("[[tenant]]\nid = \"{tenant}\"\nplan = \"default\"\n")).concat();
-    std::fs::write(directory.join("tenants.toml"), format!("[[plan]]\nid = \"default\"\npolicy = \"default\"\n{tenants}"))?;
+    std::fs::write(
+        directory.join("tenants.toml"),
+        format!("[[plan]]\nid = \"default\"\npolicy = \"default\"\n{tenants}"),
+    )?;
     let path = directory.join("gateway.toml");
     std::fs::write(&path, gateway)?;
     match Config::load(Some(&path)) {

@@ -10,7 +10,7 @@ use crate::config::units::parse_duration;
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::RedbLedger;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -70,7 +70,8 @@ fn scope(name: &str) -> Result<Scope, String> {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
-    let loaded = Config::load(arguments.which.config.as_deref()).map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
+    let loaded = Config::load(arguments.which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -81,7 +82,11 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
                 let (key, view) = keys.create(create).await?;
-                if arguments.json { println!("{}", serde_json::json!({"key": key, "id": view.id, "tenant": view.tenant})) } else { println!("{key}") }
+                if arguments.json {
+                    println!("{}", serde_json::json!({"key": key, "id": view.id, "tenant": view.tenant}))
+                } else {
+                    println!("{key}")
+                }
             }
             KeyCommand::List => print_list(&keys.list().await?, arguments.json),
             KeyCommand::Revoke { id } => match keys.revoke(id).await? {
@@ -105,9 +110,11 @@ enum Keys {
 impl Keys {
     fn reach(config: &Config) -> anyhow::Result<Self> {
         app::make_private_directory(&config.state_dir)?;
-        match RedbLedger::open(&config.state_dir) {
+        match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
             Ok(ledger) => Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()))),
-            Err(LedgerError::Held { .. }) => Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET)))),
+            Err(LedgerError::Held { .. }) => {
+                Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
+            }
             Err(error) => Err(error).context("the ledger can't be opened"),
         }
     }
@@ -118,7 +125,7 @@ impl Keys {
             user: create.user.clone(),
             scopes: create.scopes.clone(),
             label: create.label.clone(),
-            expires_in: create.expires,
+            expires_in: create.expires.map(|expires| expires.as_secs()),
         };
         Ok(match self {
             Self::Gateway(client) => client.create_key(&request).await?,

@@ -49,7 +49,8 @@ pub fn run(arguments: &PolicyArguments) -> anyhow::Result<Exit> {
         None => Catalogue::builtin(),
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()))?;
-            read = Catalogue::from_object_info(&bytes).with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
+            read = Catalogue::from_object_info(&bytes)
+                .with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
             &read
         }
     };
@@ -66,9 +67,13 @@ fn policy(name: &str) -> anyhow::Result<Policy> {
     if let Some(policy) = Policy::builtin(name) {
         return Ok(policy);
     }
-    let text = std::fs::read_to_string(name).with_context(|| format!("`{name}` is neither a policy that ships (default, strict) nor a file that can be read"))?;
+    let text = std::fs::read_to_string(name).with_context(|| {
+        format!("`{name}` is neither a policy that ships (default, strict) nor a file that can be read")
+    })?;
     Policy::from_toml(&text).map_err(|errors| {
-        let lines = errors.iter().map(|error| format!("{name}:{}:{}: {}: {}", error.line, error.column, error.key, error.message));
+        let lines = errors
+            .iter()
+            .map(|error| format!("{name}:{}:{}: {}: {}", error.line, error.column, error.key, error.message));
         anyhow::anyhow!("the policy has faults:\n{}", lines.collect::<Vec<_>>().join("\n"))
     })
 }

@@ -221,6 +221,16 @@ impl PublicUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Host alone, IPv6 in brackets.
+    pub fn host(&self) -> &str {
+        let authority = self.0.strip_prefix("https://").unwrap_or(&self.0);
+        match authority.rsplit_once(':') {
+            // A colon inside brackets is part of an address.
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => authority,
+        }
+    }
 }
 
 impl fmt::Debug for PublicUrl {

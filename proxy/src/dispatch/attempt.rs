@@ -6,9 +6,11 @@
 use super::backend::Backend;
 use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
+use super::dispatcher::{Command, DispatchHandle};
 use super::queue::HeldJob;
 use crate::ids::{AttemptId, FileId};
-use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome};
+use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
+use crate::record::metrics;
 use crate::services::Services;
 use comfygate_policy::{ApprovedWorkflow, OutputScope};
 use std::sync::Arc;
@@ -29,6 +31,21 @@ const POLL_MISSES_MAX: u32 = 6;
 const OUTPUT_BYTES_MAX: u64 = 8 << 30;
 /// Between two tries to write the ledger while it is unavailable.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Repeats a transition while the ledger is unavailable: an accepted job is never dropped because a disk is full for a minute.
+macro_rules! until_available {
+    ($transition:expr) => {
+        loop {
+            match $transition.await {
+                Err(LedgerError::Unavailable { action, reason }) => {
+                    tracing::error!(action, reason, "ledger unavailable; trying again");
+                    tokio::time::sleep(LEDGER_INTERVAL).await;
+                }
+                answered => break answered,
+            }
+        }
+    };
+}
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -59,11 +76,12 @@ enum Watched {
 }
 
 /// Assigns a held job to `backend` and carries it to its end.
-pub async fn begin(services: Arc<Services>, backend: Arc<Backend>, held: HeldJob, interrupt: watch::Receiver<bool>) -> AttemptOver {
+pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
+    let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
-    let workflow = match fresh_workflow(&services, &job, workflow).await {
+    let workflow = match fresh_workflow(services, &job, workflow).await {
         Ok(workflow) => workflow,
-        Err(reason) => return give_up(&services, job, "PolicyChanged", &reason).await,
+        Err(reason) => return give_up(services, job, "PolicyChanged", &reason).await,
     };
     if !backend.can_run(&workflow) {
         // Its classes are not all there: back to the queue, which now knows what it needs.
@@ -82,17 +100,17 @@ pub async fn begin(services: Arc<Services>, backend: Arc<Backend>, held: HeldJob
         }
     };
     let waited = services.clock.wall().since(job.accepted_at);
-    services.metrics.observe_queue_wait(waited);
-    match Carrying::new(services, backend, job) {
-        Some(carrying) => carrying.submit_and_follow(&workflow, interrupt).await,
+    services.metrics.queue_wait(waited);
+    match Carrying::new(carried, job) {
+        Some(carrying) => carrying.submit_and_follow(&workflow).await,
         None => AttemptOver::JobEnded,
     }
 }
 
 /// Follows up an attempt that a former process had assigned: it may be running, done, or never have arrived.
-pub async fn resume(services: Arc<Services>, backend: Arc<Backend>, job: Job, interrupt: watch::Receiver<bool>) -> AttemptOver {
-    match Carrying::new(services, backend, job) {
-        Some(carrying) => carrying.follow(interrupt).await,
+pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
+    match Carrying::new(carried, job) {
+        Some(carrying) => carrying.follow().await,
         None => AttemptOver::JobEnded,
     }
 }
@@ -101,9 +119,9 @@ pub async fn resume(services: Arc<Services>, backend: Arc<Backend>, job: Job, in
 pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOver {
     let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
-    services.metrics.count_attempt(&attempt.backend, "lost");
+    services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
-    let job = match until_available(|| services.ledger.lose(id, reason)).await {
+    let job = match until_available!(services.ledger.lose(id, reason)) {
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
@@ -113,7 +131,13 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
     if started >= STARTED_TRIES_MAX || job.attempts.len() >= TRIES_MAX {
         let tries = job.attempts.len();
-        return give_up(services, job, "TooManyAttempts", &format!("the job was tried {tries} times and lost each time; the last time: {reason}")).await;
+        return give_up(
+            services,
+            job,
+            "TooManyAttempts",
+            &format!("the job was tried {tries} times and lost each time; the last time: {reason}"),
+        )
+        .await;
     }
     if job.cancel_requested {
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
@@ -130,7 +154,7 @@ async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) 
 
 async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: JobResult) -> AttemptOver {
     let at = services.clock.wall();
-    let ended = until_available(|| services.ledger.end_held(job.id, job.version, outcome, Some(result.clone()), at)).await;
+    let ended = until_available!(services.ledger.end_held(job.id, job.version, outcome, Some(result.clone()), at));
     match ended {
         Ok(job) => services.tell_end(&job, &result).await,
         // Its owner deleted it meanwhile.
@@ -140,20 +164,27 @@ async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: 
 }
 
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
-async fn fresh_workflow(services: &Arc<Services>, job: &Job, workflow: Option<Arc<ApprovedWorkflow>>) -> Result<Arc<ApprovedWorkflow>, String> {
+async fn fresh_workflow(
+    services: &Arc<Services>,
+    job: &Job,
+    workflow: Option<Arc<ApprovedWorkflow>>,
+) -> Result<Arc<ApprovedWorkflow>, String> {
     let tenant = services.tenants.tenant(&job.owner.tenant).ok_or("the tenant is not configured any more")?;
     if let Some(workflow) = workflow
         && services.inspector.is_fresh(&workflow, &tenant)
     {
         return Ok(workflow);
     }
-    let graph = until_available(|| services.ledger.graph(&job.submission)).await.map_err(|error| error.to_string())?;
+    let graph = until_available!(services.ledger.graph(&job.submission)).map_err(|error| error.to_string())?;
     let inspector = services.inspector.clone();
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
         inspector.decide(&parsed, &tenant)
     });
-    let workflow = decided.await.map_err(|error| error.to_string())?.map_err(|error| format!("the policy changed while the job waited: {error}"))?;
+    let workflow = decided
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("the policy changed while the job waited: {error}"))?;
     Ok(Arc::new(workflow))
 }
 
@@ -161,27 +192,25 @@ fn current(job: &Job) -> Option<&Attempt> {
     job.attempts.last().filter(|attempt| attempt.lost.is_none())
 }
 
-/// Repeats a transition while the ledger is unavailable: an accepted job is never dropped because a disk is full for a minute.
-async fn until_available<T, F, Fut>(transition: F) -> Result<T, LedgerError>
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, LedgerError>>,
-{
-    loop {
-        match transition().await {
-            Err(LedgerError::Unavailable { action, reason }) => {
-                tracing::error!(action, reason, "ledger unavailable; trying again");
-                tokio::time::sleep(LEDGER_INTERVAL).await;
-            }
-            answered => return answered,
-        }
-    }
+/// What a task is given to carry an attempt with.
+#[derive(Debug)]
+pub struct Carried {
+    /// The gateway's parts.
+    pub services: Arc<Services>,
+    /// Told when the backend begins.
+    pub dispatch: DispatchHandle,
+    /// Where.
+    pub backend: Arc<Backend>,
+    /// Turns true when the owner wants its end.
+    pub interrupt: watch::Receiver<bool>,
 }
 
 /// An assigned attempt.
 struct Carrying {
     services: Arc<Services>,
+    dispatch: DispatchHandle,
     backend: Arc<Backend>,
+    interrupt: watch::Receiver<bool>,
     job: Job,
     attempt: Attempt,
     signals: mpsc::Receiver<Signal>,
@@ -191,31 +220,37 @@ struct Carrying {
 
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner.
-    fn new(services: Arc<Services>, backend: Arc<Backend>, job: Job) -> Option<Self> {
+    fn new(carried: Carried, job: Job) -> Option<Self> {
+        let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
         let signals = services.tracks.track(&job, &attempt);
-        Some(Self { services, backend, job, attempt, signals, absent: false })
+        Some(Self { services, dispatch, backend, interrupt, job, attempt, signals, absent: false })
     }
 
     fn id(&self) -> AttemptId {
         AttemptId { job: self.job.id, n: self.attempt.n }
     }
 
-    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow, interrupt: watch::Receiver<bool>) -> AttemptOver {
+    async fn submit_and_follow(self, workflow: &ApprovedWorkflow) -> AttemptOver {
         let body = match self.upstream_body(workflow).await {
             Ok(body) => body,
             Err(reason) => return self.lost(&reason).await,
         };
         match self.backend.comfyui.submit(body.into()).await {
-            Ok(answer) if answer.get("prompt_id").and_then(|id| id.as_str()) == Some(self.attempt.upstream.to_string().as_str()) => {
-                self.follow(interrupt).await
+            Ok(answer)
+                if answer.get("prompt_id").and_then(|id| id.as_str())
+                    == Some(self.attempt.upstream.to_string().as_str()) =>
+            {
+                self.follow().await
             }
             Ok(_) => self.lost("the backend answered with an id that is not ours").await,
-            Err(ComfyUiError::Status { status, body }) if status == http::StatusCode::BAD_REQUEST => self.refused(&body).await,
+            Err(ComfyUiError::Status { status, body }) if status == http::StatusCode::BAD_REQUEST => {
+                self.refused(&body).await
+            }
             // It may have arrived all the same: the queue tells.
             Err(ComfyUiError::Lost(reason)) => {
                 tracing::warn!(job = %self.job.id, backend = %self.backend.id, reason, "no answer to a submission; looking for it in the queue");
-                self.follow(interrupt).await
+                self.follow().await
             }
             Err(error @ ComfyUiError::Connect(_)) => {
                 self.backend.eject(error.to_string());
@@ -225,39 +260,52 @@ impl Carrying {
         }
     }
 
-    async fn upstream_body(&mut self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
-        let secrets = until_available(|| self.services.ledger.owner_secrets(&self.job.owner.scope())).await.map_err(|error| error.to_string())?;
+    async fn upstream_body(&self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
+        let secrets = self.owner_secrets().await?;
         let (prompt, client) = (self.attempt.upstream.to_string(), self.backend.client.to_string());
-        let scope = OutputScope::new(&self.attempt.folder, &prompt, &client, &secrets.salt).map_err(|error| error.to_string())?;
+        let scope = OutputScope::new(&self.attempt.folder, &prompt, &client, &secrets.salt)
+            .map_err(|error| error.to_string())?;
         Ok(workflow.upstream_body(&scope))
     }
 
+    async fn owner_secrets(&self) -> Result<OwnerSecrets, String> {
+        let scope = self.job.owner.scope();
+        until_available!(self.services.ledger.owner_secrets(&scope)).map_err(|error| error.to_string())
+    }
+
     /// Watches the attempt at its backend, and commits what it finds.
-    async fn follow(mut self, interrupt: watch::Receiver<bool>) -> AttemptOver {
-        match self.watched(interrupt).await {
+    async fn follow(mut self) -> AttemptOver {
+        match self.watched().await {
             Watched::Entry(entry) => self.finish(&entry).await,
-            Watched::Withdrawn => self.commit(Outcome::Interrupted, self.interruption(), Vec::new()).await,
+            Watched::Withdrawn => {
+                let result = self.interruption();
+                self.commit(Outcome::Interrupted, result, Vec::new()).await
+            }
             Watched::Lost(reason) => self.lost(&reason).await,
         }
     }
 
-    async fn watched(&mut self, mut interrupt: watch::Receiver<bool>) -> Watched {
+    async fn watched(&mut self) -> Watched {
         let mut misses = 0;
         let mut wait = Duration::ZERO;
         let mut interrupting = false;
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+            let woken = tokio::select! {
+                () = tokio::time::sleep(wait) => Woken::Look,
                 signal = self.signals.recv() => match signal {
-                    Some(Signal::Started) => {
-                        self.started().await;
-                        continue;
-                    }
-                    Some(Signal::Ended) => {}
-                    None => return Watched::Lost("the gateway is stopping".into()),
+                    Some(Signal::Started) => Woken::Started,
+                    Some(Signal::Ended) | None => Woken::Look,
                 },
                 // `Ok` only: when the dispatcher is gone because the gateway stops, nobody asked for an interruption.
-                Ok(_) = interrupt.wait_for(|wanted| *wanted), if !interrupting => {
+                Ok(()) = wanted(&mut self.interrupt), if !interrupting => Woken::Interrupt,
+            };
+            match woken {
+                Woken::Look => {}
+                Woken::Started => {
+                    self.started().await;
+                    continue;
+                }
+                Woken::Interrupt => {
                     interrupting = true;
                     self.job.cancel_requested = true;
                 }
@@ -324,7 +372,10 @@ impl Carrying {
             return;
         }
         match self.services.ledger.start(self.id(), self.services.clock.wall()).await {
-            Ok(job) => self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job },
+            Ok(job) => {
+                self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job };
+                self.dispatch.send(Command::Running(self.job.id)).await;
+            }
             Err(error) => tracing::warn!(job = %self.job.id, %error, "the start of an attempt is not in the ledger"),
         }
     }
@@ -332,12 +383,13 @@ impl Carrying {
     /// The backend has an entry: fetch the files, commit, tell.
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
-        let secrets = match until_available(|| self.services.ledger.owner_secrets(&self.job.owner.scope())).await {
+        let secrets = match self.owner_secrets().await {
             Ok(secrets) => secrets,
-            Err(error) => return self.lost(&error.to_string()).await,
+            Err(reason) => return self.lost(&reason).await,
         };
         let owner_folder = format!("t/{}", secrets.folder);
-        let names = Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
+        let names =
+            Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
         let ending = match collect::read(entry, &names) {
             Ok(ending) => ending,
             Err(error) => return self.lost(&error.to_string()).await,
@@ -362,8 +414,10 @@ impl Carrying {
         let mut files = Vec::with_capacity(ending.fetches.len());
         for fetch in &ending.fetches {
             let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX).map_err(|error| error.to_string())?;
-            let copied = self.backend.comfyui.view(&fetch.from, async |piece| writer.write(&piece).await.map_err(|error| error.to_string()));
-            copied.await.map_err(|error| error.to_string())?;
+            let mut pieces = self.backend.comfyui.view(&fetch.from).await.map_err(|error| error.to_string())?;
+            while let Some(piece) = pieces.next().await.map_err(|error| error.to_string())? {
+                writer.write(&piece).await.map_err(|error| error.to_string())?;
+            }
             let (content, bytes) = writer.finish().await.map_err(|error| error.to_string())?;
             files.push(NewFile {
                 id: FileId::new(),
@@ -384,7 +438,8 @@ impl Carrying {
         let body = serde_json::from_slice(body).unwrap_or_default();
         let (node, text) = collect::refusal(&body);
         let node = node.as_ref().map(|(id, class)| (id.as_str(), class.as_str()));
-        let result = collect::gateway_failure(&self.job.prompt_id, node, "ValidationError", &text, self.services.clock.wall());
+        let result =
+            collect::gateway_failure(&self.job.prompt_id, node, "ValidationError", &text, self.services.clock.wall());
         self.commit(Outcome::Failed, result, Vec::new()).await
     }
 
@@ -397,10 +452,11 @@ impl Carrying {
         let at = self.services.clock.wall();
         result.started_at = result.started_at.or(self.attempt.started_at);
         result.ended_at = Some(at);
-        let committed = until_available(|| self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at)).await;
+        let committed =
+            until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
         match committed {
             Ok((job, result)) => {
-                self.services.metrics.count_attempt(&self.backend.id, outcome_label(outcome));
+                self.services.metrics.attempt(&self.backend.id, ending_label(outcome));
                 self.services.tell_end(&job, &result).await;
                 // What we keep need not stay there. If it can't be deleted now, a later sweep finds it.
                 if let Err(error) = self.backend.comfyui.forget(self.attempt.upstream).await {
@@ -424,6 +480,18 @@ impl Drop for Carrying {
     }
 }
 
+/// What ended a wait between two looks.
+enum Woken {
+    Look,
+    Started,
+    Interrupt,
+}
+
+/// Resolves when the owner wants the attempt's end; fails when nobody can say so any more.
+async fn wanted(interrupt: &mut watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
+    interrupt.wait_for(|wanted| *wanted).await.map(drop)
+}
+
 /// What one look found.
 enum Look {
     Ended(Watched),
@@ -431,11 +499,11 @@ enum Look {
     Later,
 }
 
-fn outcome_label(outcome: Outcome) -> &'static str {
+/// The label of an outcome in metrics.
+pub fn ending_label(outcome: Outcome) -> metrics::Ending {
     match outcome {
-        Outcome::Succeeded => "succeeded",
-        Outcome::Failed => "failed",
-        Outcome::Interrupted => "interrupted",
-        Outcome::Cancelled => "cancelled",
+        Outcome::Succeeded => metrics::Ending::Succeeded,
+        Outcome::Failed => metrics::Ending::Failed,
+        Outcome::Interrupted | Outcome::Cancelled => metrics::Ending::Interrupted,
     }
 }

@@ -102,7 +102,13 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
 }
 
 /// What the gateway itself says of a job that no backend could finish, in the shape of ComfyUI's own events.
-pub fn gateway_failure(prompt_id: &PromptId, node: Option<(&str, &str)>, kind: &str, message: &str, at: WallMillis) -> JobResult {
+pub fn gateway_failure(
+    prompt_id: &PromptId,
+    node: Option<(&str, &str)>,
+    kind: &str,
+    message: &str,
+    at: WallMillis,
+) -> JobResult {
     let (node_id, node_type) = node.map_or((Value::Null, Value::Null), |(id, class)| (json!(id), json!(class)));
     let start = json!({"prompt_id": prompt_id, "timestamp": at});
     let error = json!({
@@ -133,7 +139,8 @@ pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis
 /// The first node that a refused `/prompt` names, and what is wrong with it: `(node, class, text)`.
 pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
     let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
-    let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next()) else {
+    let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next())
+    else {
         return (None, without_paths(top));
     };
     let class = node.get("class_type").and_then(Value::as_str).unwrap_or_default();
@@ -141,7 +148,10 @@ pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
         let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         format!("{}: {}", part("message"), part("details"))
     };
-    let errors = node.get("errors").and_then(Value::as_array).map(|errors| errors.iter().map(text).collect::<Vec<_>>().join("; "));
+    let errors = node
+        .get("errors")
+        .and_then(Value::as_array)
+        .map(|errors| errors.iter().map(text).collect::<Vec<_>>().join("; "));
     (Some((id.clone(), class.to_owned())), without_paths(&format!("{top}: {}", errors.unwrap_or_default())))
 }
 
@@ -173,7 +183,8 @@ pub fn without_paths(text: &str) -> String {
 fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)> {
     let event = message.get(0)?.as_str()?;
     let mut data = message.get(1)?.clone();
-    let known = ["execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted"];
+    let known =
+        ["execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted"];
     if !known.contains(&event) {
         return None;
     }
@@ -290,7 +301,9 @@ fn drop_foreign(value: &mut Value, names: &Names<'_>, dropped: &mut Vec<String>)
 }
 
 fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mut Vec<Fetch>) {
-    if let Some((file, subfolder)) = file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown))) {
+    if let Some((file, subfolder)) =
+        file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown)))
+    {
         let name = match file.directory {
             Directory::Output => numbered(&file.filename),
             Directory::Input | Directory::Temp => NewName::AsIs(file.filename.clone()),
@@ -321,7 +334,9 @@ fn numbered(filename: &str) -> NewName {
         (digits >= 5 && rest[digits..].starts_with('_')).then(|| (prefix, group, rest.get(digits..)))
     });
     match parts {
-        Some((prefix, group, Some(suffix))) => NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() },
+        Some((prefix, group, Some(suffix))) => {
+            NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() }
+        }
         _ => NewName::AsIs(filename.to_owned()),
     }
 }
@@ -354,7 +369,11 @@ mod tests {
 
     #[test]
     fn an_output_in_the_owners_folder_is_fetched_under_its_shown_folder_and_numbered() {
-        let ending = reading(&entry(json!({"9": {"images": [image("t/abc234/0af-1/pets", "cat_00003_.png", "output")]}}), "success", json!([])));
+        let ending = reading(&entry(
+            json!({"9": {"images": [image("t/abc234/0af-1/pets", "cat_00003_.png", "output")]}}),
+            "success",
+            json!([]),
+        ));
         assert_eq!(ending.end, UpstreamEnd::Succeeded);
         let [fetch] = ending.fetches.as_slice() else { panic!("{:?}", ending.fetches) };
         assert_eq!(fetch.pointer, "/9/images/0");
@@ -383,7 +402,11 @@ mod tests {
 
     #[test]
     fn temporary_files_keep_their_random_name() {
-        let ending = reading(&entry(json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}), "success", json!([])));
+        let ending = reading(&entry(
+            json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}),
+            "success",
+            json!([]),
+        ));
         assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00001_.png".into()));
     }
 
@@ -403,7 +426,11 @@ mod tests {
             "exception_message": "can't open '/opt/ComfyUI/output/t/abc234/0af-1/x.png' (a/b)", "exception_type": "OSError",
             "traceback": ["File /opt/ComfyUI/nodes.py"], "current_inputs": {"salt": ["secret"]}, "current_outputs": ["1"], "timestamp": 5
         });
-        let ending = reading(&entry(json!({}), "error", json!([["execution_start", {"prompt_id": upstream, "timestamp": 3}], ["execution_error", data]])));
+        let ending = reading(&entry(
+            json!({}),
+            "error",
+            json!([["execution_start", {"prompt_id": upstream, "timestamp": 3}], ["execution_error", data]]),
+        ));
         assert_eq!(ending.end, UpstreamEnd::Failed);
         assert_eq!(ending.result.started_at, Some(WallMillis(3)));
         let text = serde_json::to_string(&ending.result.messages).unwrap();

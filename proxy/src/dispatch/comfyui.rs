@@ -179,33 +179,18 @@ impl ComfyUi {
         self.post("/queue", &json!({"delete": [prompt.to_string()]})).await
     }
 
-    /// `GET /view` of one output, piece by piece into `sink`.
+    /// `GET /view` of one output: its pieces, as they come.
     ///
     /// # Errors
-    /// Any of [`ComfyUiError`]; `sink`'s own error ends the transfer and is given as `Lost`.
-    pub async fn view<S>(&self, file: &UpstreamFile, mut sink: S) -> Result<(), ComfyUiError>
-    where
-        S: AsyncFnMut(Bytes) -> Result<(), String>,
-    {
+    /// Any of [`ComfyUiError`].
+    pub async fn view(&self, file: &UpstreamFile) -> Result<Pieces, ComfyUiError> {
         let path = format!(
             "/view?filename={}&subfolder={}&type={}",
             query_encoded(&file.filename),
             query_encoded(&file.subfolder),
             file.directory.name()
         );
-        let mut body = self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body();
-        loop {
-            let piece = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await;
-            let frame = match piece {
-                Err(_) => return Err(ComfyUiError::Lost(format!("no piece of a file for {PIECE_TIMEOUT:?}"))),
-                Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => return Err(ComfyUiError::Lost(error.to_string())),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            if let Ok(data) = frame.into_data() {
-                sink(data).await.map_err(ComfyUiError::Lost)?;
-            }
-        }
+        Ok(Pieces(self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body()))
     }
 
     async fn get(&self, path: &str, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
@@ -217,31 +202,80 @@ impl ComfyUi {
         self.call(Method::POST, path, Some(body), SMALL_BYTES_MAX, CALL_TIMEOUT).await.map(drop)
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Bytes>, bytes_max: usize, within: Duration) -> Result<Bytes, ComfyUiError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        bytes_max: usize,
+        within: Duration,
+    ) -> Result<Bytes, ComfyUiError> {
         let whole = async {
             let response = self.send(method, path, body, within).await?;
             bounded(response.into_body(), bytes_max).await
         };
-        tokio::time::timeout(within, whole).await.unwrap_or_else(|_| Err(ComfyUiError::Lost(format!("nothing within {within:?}"))))
+        tokio::time::timeout(within, whole)
+            .await
+            .unwrap_or_else(|_| Err(ComfyUiError::Lost(format!("nothing within {within:?}"))))
     }
 
     /// Sends one request on a connection of its own; gives the response if it is a 200.
-    async fn send(&self, method: Method, path: &str, body: Option<Bytes>, within: Duration) -> Result<http::Response<Incoming>, ComfyUiError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        within: Duration,
+    ) -> Result<http::Response<Incoming>, ComfyUiError> {
         let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
         let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         // Ends by itself when the response was read or dropped.
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, self.endpoint.authority()).header(ACCEPT_ENCODING, "identity");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.endpoint.authority())
+            .header(ACCEPT_ENCODING, "identity");
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
         }
-        let request = request.body(Full::new(body.unwrap_or_default())).map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            status => Err(ComfyUiError::Status { status, body: bounded(response.into_body(), SMALL_BYTES_MAX).await.unwrap_or_default() }),
+            status => Err(ComfyUiError::Status {
+                status,
+                body: bounded(response.into_body(), SMALL_BYTES_MAX).await.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+/// A file on its way from a backend.
+#[derive(Debug)]
+pub struct Pieces(Incoming);
+
+impl Pieces {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ComfyUiError::Lost`] when the connection ends early or no piece comes for 30 s.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ComfyUiError> {
+        loop {
+            let frame = match tokio::time::timeout(PIECE_TIMEOUT, self.0.frame()).await {
+                Err(_) => return Err(ComfyUiError::Lost(format!("no piece of a file for {PIECE_TIMEOUT:?}"))),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(ComfyUiError::Lost(error.to_string())),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
         }
     }
 }
@@ -260,7 +294,9 @@ pub struct UpstreamFile {
 async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
     match Limited::new(body, bytes_max).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ComfyUiError::Malformed(format!("more than {bytes_max} bytes"))),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ComfyUiError::Malformed(format!("more than {bytes_max} bytes")))
+        }
         Err(error) => Err(ComfyUiError::Lost(error.to_string())),
     }
 }

@@ -1,11 +1,12 @@
 //! Decides which held job goes to which backend. One task owns the queue and the slots; everything else talks to it by [`Command`]s.
 
-use super::attempt::{self, AttemptOver};
+use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
 use crate::ids::{BackendId, JobId};
 use crate::record::ledger::{Job, JobState};
+use crate::record::metrics::JobCounts;
 use crate::services::Services;
 use comfygate_policy::ApprovedWorkflow;
 use std::collections::{BTreeMap, HashMap};
@@ -28,8 +29,10 @@ pub enum Command {
     BackendUp(BackendId),
     /// A backend was ejected.
     BackendDown(BackendId),
+    /// A backend began an attempt of that job.
+    Running(JobId),
     /// An attempt is over; its slot is free.
-    Over(BackendId, JobId, AttemptOver),
+    Over(JobId, AttemptOver),
 }
 
 /// Where commands go.
@@ -63,6 +66,7 @@ pub struct Dispatcher {
 struct Outstanding {
     backend: BackendId,
     interrupt: watch::Sender<bool>,
+    running: bool,
 }
 
 impl Dispatcher {
@@ -83,10 +87,10 @@ impl Dispatcher {
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
         loop {
             self.assign_what_fits();
-            self.services.metrics.set_held_jobs(self.queue.len());
+            self.report();
             let command = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|down| *down) => return,
+                () = async { drop(shutdown.wait_for(|down| *down).await) } => return,
                 command = commands.recv() => command,
             };
             match command {
@@ -107,11 +111,15 @@ impl Dispatcher {
                     outstanding.interrupt.send_replace(true);
                 }
             }
-            Command::BackendUp(backend) => self.services.metrics.set_backend_up(&backend, true),
-            Command::BackendDown(backend) => self.services.metrics.set_backend_up(&backend, false),
-            Command::Over(backend, job, over) => {
+            Command::Running(job) => {
+                if let Some(outstanding) = self.outstanding.get_mut(&job) {
+                    outstanding.running = true;
+                }
+            }
+            // What they change is read from the backend itself when the next job is placed.
+            Command::BackendUp(_) | Command::BackendDown(_) => {}
+            Command::Over(job, over) => {
                 self.outstanding.remove(&job);
-                self.services.metrics.set_backend_outstanding(&backend, self.outstanding_at(&backend));
                 if let AttemptOver::HeldAgain(held) = over {
                     self.queue.insert(*held);
                 }
@@ -141,8 +149,9 @@ impl Dispatcher {
             }
         }
         for (job, backend) in assigned {
-            if let (Some(held), Some(backend)) = (self.queue.remove(job), self.services.backends.get(&backend).cloned()) {
-                self.carry(held.job.id, &backend, move |services, backend, interrupt| attempt::begin(services, backend, held, interrupt));
+            if let (Some(held), Some(backend)) = (self.queue.remove(job), self.services.backends.get(&backend).cloned())
+            {
+                self.carry(held.job.id, &backend, move |carried| attempt::begin(carried, held));
             }
         }
     }
@@ -168,7 +177,7 @@ impl Dispatcher {
             Some(backend) => {
                 let cancelled = job.cancel_requested;
                 let id = job.id;
-                self.carry(id, &backend, move |services, backend, interrupt| attempt::resume(services, backend, job, interrupt));
+                self.carry(id, &backend, move |carried| attempt::resume(carried, job));
                 if cancelled && let Some(outstanding) = self.outstanding.get(&id) {
                     outstanding.interrupt.send_replace(true);
                 }
@@ -176,12 +185,9 @@ impl Dispatcher {
             None => {
                 let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
                 tokio::spawn(async move {
-                    let backend = job.attempts.last().map(|attempt| attempt.backend.clone());
                     let id = job.id;
                     let over = attempt::lost(&services, job, "its backend is not configured any more").await;
-                    if let Some(backend) = backend {
-                        handle.send(Command::Over(backend, id, over)).await;
-                    }
+                    handle.send(Command::Over(id, over)).await;
                 });
             }
         }
@@ -190,17 +196,36 @@ impl Dispatcher {
     /// Spawns the task that carries an attempt, and books its slot.
     fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, task: F)
     where
-        F: FnOnce(Arc<Services>, Arc<Backend>, watch::Receiver<bool>) -> Fut,
+        F: FnOnce(Carried) -> Fut,
         Fut: Future<Output = AttemptOver> + Send + 'static,
     {
         let (interrupt, interrupted) = watch::channel(false);
-        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt });
-        self.services.metrics.set_backend_outstanding(&backend.id, self.outstanding_at(&backend.id));
-        let carrying = task(Arc::clone(&self.services), Arc::clone(backend), interrupted);
-        let (handle, backend) = (self.handle.clone(), backend.id.clone());
+        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt, running: false });
+        let handle = self.handle.clone();
+        let carrying = task(Carried {
+            services: Arc::clone(&self.services),
+            dispatch: handle.clone(),
+            backend: Arc::clone(backend),
+            interrupt: interrupted,
+        });
         tokio::spawn(async move {
             let over = carrying.await;
-            handle.send(Command::Over(backend, job, over)).await;
+            handle.send(Command::Over(job, over)).await;
         });
+    }
+
+    /// Tells the metrics how things stand.
+    fn report(&self) {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let running = self.outstanding.values().filter(|outstanding| outstanding.running).count();
+        let counts = JobCounts {
+            held: count(self.queue.len()),
+            assigned: count(self.outstanding.len() - running),
+            running: count(running),
+        };
+        self.services.metrics.set_jobs(counts);
+        for backend in self.services.backends.values() {
+            self.services.metrics.set_backend(&backend.id, backend.is_up(), self.outstanding_at(&backend.id));
+        }
     }
 }

@@ -32,8 +32,8 @@ pub async fn watch(
     let watching = async {
         loop {
             let agreement = answered(&backend, &catalogue).await;
-            let connected = tokio::time::timeout(SOCKET_TIMEOUT, socket_connected.wait_for(|connected| *connected)).await;
-            if !matches!(connected, Ok(Ok(_))) {
+            let connecting = async { socket_connected.wait_for(|connected| *connected).await.is_ok() };
+            if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
                 backend.eject("its WebSocket can't be opened");
                 tokio::time::sleep(DOWN_INTERVAL).await;
                 continue;
@@ -48,7 +48,7 @@ pub async fn watch(
     };
     tokio::select! {
         () = watching => {}
-        _ = shutdown.wait_for(|down| *down) => {}
+        () = async { drop(shutdown.wait_for(|down| *down).await) } => {}
     }
 }
 

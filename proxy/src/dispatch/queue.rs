@@ -3,8 +3,8 @@
 //! FIFO for now; fair share replaces [`HeldQueue::in_order`] and nothing else (design §5 dispatch).
 
 use crate::ids::JobId;
-use comfygate_policy::ApprovedWorkflow;
 use crate::record::ledger::Job;
+use comfygate_policy::ApprovedWorkflow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

@@ -15,11 +15,15 @@ use http::{HeaderMap, StatusCode};
 pub fn bytes_max(rule: BodyRule, prompt_bytes_max: u64, absent: bool) -> Result<Option<u64>, Rejection> {
     match rule {
         BodyRule::None | BodyRule::Stream if absent => Ok(None),
-        BodyRule::None | BodyRule::Stream => Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body")),
+        BodyRule::None | BodyRule::Stream => {
+            Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
+        }
         BodyRule::EmptyOrJson { .. } if absent => Ok(None),
         BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } => Ok(Some(max_bytes)),
         // The configuration may say less than the engine's own bounds, never more.
-        BodyRule::PromptJson { max_bytes } => Ok(Some(prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64)))),
+        BodyRule::PromptJson { max_bytes } => {
+            Ok(Some(prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64))))
+        }
     }
 }
 
@@ -54,7 +58,8 @@ fn is_utf8_json(content_type: &str) -> bool {
     json && parts.all(|part| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let value = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("charset") && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+        name.trim().eq_ignore_ascii_case("charset")
+            && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
     })
 }
 
@@ -78,7 +83,14 @@ mod tests {
 
     #[test]
     fn other_types_charsets_and_parameters_are_refused() {
-        for value in ["application/json; charset=utf-16", "application/json; charset=utf-7", "text/plain", "application/json; x=1", "application/jsonx", ""] {
+        for value in [
+            "application/json; charset=utf-16",
+            "application/json; charset=utf-7",
+            "text/plain",
+            "application/json; x=1",
+            "application/jsonx",
+            "",
+        ] {
             assert!(check(&with(CONTENT_TYPE, &[value]), JSON).is_err(), "{value}");
         }
         assert!(check(&HeaderMap::new(), JSON).is_err());

@@ -1,1 +1,323 @@
-//! The audit log.
+//! The audit log: decisions worth a line, as JSON, one object a line, on standard output or in a file.
+//!
+//! Requests never wait for it: lines pass a bounded channel to one thread, and what does not fit is counted and the count written. Only typed
+//! fields come in, so a secret, a path or a header can't.
+
+mod floods;
+mod time;
+mod writer;
+
+use crate::clock::{Clock, WallMillis};
+use crate::config::AuditConfig;
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId};
+use crate::listen::ClientAddr;
+use crate::owner::Owner;
+use crate::reject::Stage;
+use comfygate_policy::Digest;
+use floods::{Flood, Floods};
+use http::Method;
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines that wait for the disk.
+const LINES_MAX: usize = 4096;
+/// Longest reason, in characters: some of it may come from a caller.
+const REASON_CHARS_MAX: usize = 500;
+/// How long a stop waits for what is not written yet.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two tries to put the last message into a full channel.
+const STOP_POLL: Duration = Duration::from_millis(5);
+
+/// Why there is no audit log.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// It can't be opened for appending.
+    #[error("can't open the audit file `{path}`: {source}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system gave no thread.
+    #[error("can't start the audit writer: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A submission that is in the ledger now.
+#[derive(Debug, Clone, Serialize)]
+pub struct AcceptedLine {
+    /// The request that brought it.
+    pub request: RequestId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it became.
+    pub job: JobId,
+    /// What its owner calls it.
+    pub prompt_id: PromptId,
+    /// The policy that let it in.
+    pub policy: Digest,
+    /// The catalogue that it was read by.
+    pub catalogue: Digest,
+    /// The graph as the backend gets it.
+    pub submission: Digest,
+}
+
+/// A request that was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal<'a> {
+    /// Which, as in the answer.
+    pub request: RequestId,
+    /// Who said no.
+    pub stage: Stage,
+    /// The stable code.
+    pub code: &'static str,
+    /// The answer's status; 0 where there was no request to answer.
+    pub status: u16,
+    /// Who asked, once that was proved.
+    pub owner: Option<Owner>,
+    /// Where the caller is.
+    pub client: ClientAddr,
+    /// The method.
+    pub method: Method,
+    /// The route table's pattern, never the raw path.
+    pub route: &'static str,
+    /// For operators: it may say more than the answer did.
+    pub reason: &'a str,
+}
+
+impl Refusal<'static> {
+    /// A connection that was refused before it brought a request.
+    pub fn before_request(code: &'static str, peer: Option<IpAddr>) -> Self {
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Self {
+            request: RequestId::new(),
+            stage: Stage::Listen,
+            code,
+            status: 0,
+            owner: None,
+            client: ClientAddr::of_peer(SocketAddr::new(peer, 0)),
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            route: "-",
+            reason: "",
+        }
+    }
+}
+
+/// What a line tells: a closed list.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event {
+    Started {
+        version: &'static str,
+    },
+    Stopped,
+    Accepted(AcceptedLine),
+    Refused(RefusedLine),
+    /// How many refusals beyond the first ones of a second got no line of their own.
+    RefusedMany {
+        #[serde(flatten)]
+        flood: Flood,
+        count: u64,
+    },
+    Backend {
+        backend: BackendId,
+        up: bool,
+        reason: String,
+    },
+    KeyCreated {
+        key: KeyId,
+        owner: Owner,
+    },
+    KeyRevoked {
+        key: KeyId,
+        owner: Owner,
+    },
+    /// How many lines were lost before this one: the channel was full, or the disk.
+    Dropped {
+        lines: u64,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct RefusedLine {
+    request: RequestId,
+    stage: &'static str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "is_no_status")]
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<Owner>,
+    client: IpAddr,
+    method: String,
+    route: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_no_status(status: &u16) -> bool {
+    *status == 0
+}
+
+impl From<&Refusal<'_>> for RefusedLine {
+    fn from(refusal: &Refusal<'_>) -> Self {
+        Self {
+            request: refusal.request,
+            stage: refusal.stage.name(),
+            code: refusal.code,
+            status: refusal.status,
+            owner: refusal.owner.clone(),
+            client: refusal.client.ip(),
+            // A caller may invent methods.
+            method: cut(refusal.method.as_str(), 16),
+            route: refusal.route,
+            reason: cut(refusal.reason, REASON_CHARS_MAX),
+        }
+    }
+}
+
+fn cut(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).collect()
+}
+
+/// What the writer's thread is told.
+enum Message {
+    /// Boxed: the channel's slots are made at once.
+    Line(Box<(WallMillis, Event)>),
+    /// There is something in [`Shared`].
+    Look,
+    /// Close the floods, write the last lines, sync and answer.
+    Stop(SyncSender<()>),
+}
+
+/// What callers and the writer's thread both see.
+#[derive(Default)]
+struct Shared {
+    floods: Mutex<Floods>,
+    /// Since the start.
+    dropped: AtomicU64,
+    /// Not told by a line yet.
+    untold: AtomicU64,
+    reopen: AtomicBool,
+}
+
+impl Shared {
+    fn drop_lines(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+        self.untold.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    fn floods(&self) -> MutexGuard<'_, Floods> {
+        // Counts are whole at every moment: a panic elsewhere leaves nothing half done.
+        self.floods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The handle of the audit log; clones write to the same one.
+#[derive(Clone)]
+pub struct Audit {
+    sender: SyncSender<Message>,
+    shared: Arc<Shared>,
+    clock: Clock,
+}
+
+impl Audit {
+    /// Opens the target and starts the writer.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn open(target: &AuditConfig, clock: Clock) -> Result<Self, AuditError> {
+        let target = writer::Target::open(target)?;
+        let (sender, messages) = mpsc::sync_channel(LINES_MAX);
+        let shared = Arc::new(Shared::default());
+        let writer = writer::Writer::new(target, Arc::clone(&shared), clock.clone());
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        thread.spawn(move || writer.run(&messages)).map_err(AuditError::Thread)?;
+        Ok(Self { sender, shared, clock })
+    }
+
+    /// The gateway serves from now on.
+    pub fn started(&self) {
+        self.tell(Event::Started { version: env!("CARGO_PKG_VERSION") });
+    }
+
+    /// The gateway has ended: writes this and all that waits, for 2 s at most. Blocks.
+    pub fn stopped(&self) {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let (done, written) = mpsc::sync_channel(1);
+        let mut message = Message::Stop(done);
+        while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            message = back;
+            std::thread::sleep(STOP_POLL);
+        }
+        if written.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+            tracing::error!("the last audit lines could not be written within {STOP_TIMEOUT:?}");
+        }
+    }
+
+    /// Opens the file again, by its name: log rotation has moved it.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        // A full channel wakes the writer just as well.
+        let _ = self.sender.try_send(Message::Look);
+    }
+
+    /// A submission was accepted.
+    pub fn accepted(&self, line: &AcceptedLine) {
+        self.tell(Event::Accepted(line.clone()));
+    }
+
+    /// A request was refused. Many equal ones in one second become one line.
+    pub fn refused(&self, refusal: &Refusal<'_>) {
+        let flood = Flood::of(refusal);
+        // Counted here and not in the writer, so that a flood can't fill the channel and push other lines out.
+        if self.shared.floods().tells(flood, self.clock.monotonic()) {
+            self.tell(Event::Refused(refusal.into()));
+        }
+    }
+
+    /// A backend came or went.
+    pub fn backend(&self, backend: &BackendId, up: bool, reason: &str) {
+        self.tell(Event::Backend { backend: backend.clone(), up, reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// An operator made a key.
+    pub fn key_created(&self, key: &KeyId, owner: &Owner) {
+        self.tell(Event::KeyCreated { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// An operator took a key back.
+    pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
+        self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// How many lines were only counted since the start.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, event: Event) {
+        let line = Message::Line(Box::new((self.clock.wall(), event)));
+        if self.sender.try_send(line).is_err() {
+            self.shared.drop_lines(1);
+        }
+    }
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Audit").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -46,8 +46,7 @@ impl Blobs {
         let root = dir.join("blobs");
         let temporary = root.join("tmp");
         let made = durable::private_dir(&root).and_then(|()| durable::private_dir(&temporary));
-        made.and_then(|()| durable::sweep(&temporary))
-            .map_err(|error| unavailable("open", &error))?;
+        made.and_then(|()| durable::sweep(&temporary)).map_err(|error| unavailable("open", &error))?;
         Ok(Self { root, temporary })
     }
 
@@ -58,14 +57,7 @@ impl Blobs {
     pub fn writer(&self, bytes_max: u64) -> Result<BlobWriter, BlobError> {
         let (file, path) = durable::temporary(&self.temporary).map_err(|error| unavailable("make a file", &error))?;
         let root = self.root.clone();
-        Ok(BlobWriter {
-            file: File::from_std(file),
-            path,
-            root,
-            hash: Context::new(&SHA256),
-            bytes: 0,
-            bytes_max,
-        })
+        Ok(BlobWriter { file: File::from_std(file), path, root, hash: Context::new(&SHA256), bytes: 0, bytes_max })
     }
 
     /// Where a content lies, if it is there.
@@ -82,9 +74,7 @@ impl Blobs {
             io::ErrorKind::NotFound => BlobError::NotFound,
             _ => unavailable("read", &error),
         };
-        let mut file = File::open(durable::sharded(&self.root, &content.to_string()))
-            .await
-            .map_err(failed)?;
+        let mut file = File::open(durable::sharded(&self.root, &content.to_string())).await.map_err(failed)?;
         if first > file.metadata().await.map_err(failed)?.len() {
             return Err(BlobError::NotFound);
         }
@@ -113,10 +103,7 @@ impl BlobWriter {
         if bytes > self.bytes_max {
             return Err(BlobError::TooLarge { limit: self.bytes_max });
         }
-        self.file
-            .write_all(chunk)
-            .await
-            .map_err(|error| unavailable("write", &error))?;
+        self.file.write_all(chunk).await.map_err(|error| unavailable("write", &error))?;
         self.hash.update(chunk);
         self.bytes = bytes;
         Ok(())
@@ -148,10 +135,7 @@ impl Drop for BlobWriter {
 }
 
 fn unavailable(action: &'static str, error: &io::Error) -> BlobError {
-    BlobError::Unavailable {
-        action,
-        reason: error.to_string(),
-    }
+    BlobError::Unavailable { action, reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -169,22 +153,10 @@ mod tests {
             assert_eq!(writer.finish().await.unwrap(), (Digest::of(b"abcdef"), 6));
         }
         let mut text = String::new();
-        blobs
-            .open_range(&Digest::of(b"abcdef"), 2, 3)
-            .await
-            .unwrap()
-            .read_to_string(&mut text)
-            .await
-            .unwrap();
+        blobs.open_range(&Digest::of(b"abcdef"), 2, 3).await.unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "cde");
-        assert!(matches!(
-            blobs.open_range(&Digest::of(b"abcdef"), 7, 1).await,
-            Err(BlobError::NotFound)
-        ));
-        assert!(matches!(
-            blobs.open_range(&Digest::of(b"x"), 0, 1).await,
-            Err(BlobError::NotFound)
-        ));
+        assert!(matches!(blobs.open_range(&Digest::of(b"abcdef"), 7, 1).await, Err(BlobError::NotFound)));
+        assert!(matches!(blobs.open_range(&Digest::of(b"x"), 0, 1).await, Err(BlobError::NotFound)));
     }
 
     #[tokio::test]
@@ -193,10 +165,7 @@ mod tests {
         let blobs = Blobs::open(dir.path()).unwrap();
         let mut writer = blobs.writer(5).unwrap();
         writer.write(b"abc").await.unwrap();
-        assert!(matches!(
-            writer.write(b"def").await,
-            Err(BlobError::TooLarge { limit: 5 })
-        ));
+        assert!(matches!(writer.write(b"def").await, Err(BlobError::TooLarge { limit: 5 })));
         drop(writer);
         assert_eq!(std::fs::read_dir(dir.path().join("blobs/tmp")).unwrap().count(), 0);
         assert!(blobs.path(&Digest::of(b"abc")).is_none());

@@ -31,11 +31,7 @@ pub fn sharded(root: &Path, name: &str) -> PathBuf {
 /// What the system said.
 pub fn temporary(dir: &Path) -> io::Result<(File, PathBuf)> {
     let path = dir.join(Uuid::new_v4().simple().to_string());
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(&path)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path)?;
     Ok((file, path))
 }
 
@@ -63,10 +59,7 @@ pub fn publish(temporary: &Path, target: &Path) -> io::Result<()> {
 /// What the system said; no temporary file stays.
 pub fn write(temporary_dir: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
     let (mut file, path) = temporary(temporary_dir)?;
-    let done = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| publish(&path, target));
+    let done = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| publish(&path, target));
     if done.is_err() {
         // Best effort: what can't be removed now is swept when the gateway starts.
         let _ = std::fs::remove_file(&path);

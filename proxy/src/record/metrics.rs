@@ -76,27 +76,12 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let r = Registry::new();
         Ok(Self {
-            requests: counters(
-                &r,
-                "comfygate_requests_total",
-                "Requests answered",
-                &["route", "method", "status"],
-            )?,
+            requests: counters(&r, "comfygate_requests_total", "Requests answered", &["route", "method", "status"])?,
             refusals: counters(&r, "comfygate_refusals_total", "Requests refused", &["stage", "code"])?,
             jobs: gauges(&r, "comfygate_jobs", "Jobs that have not ended", &["state"])?,
             backend_up: gauges(&r, "comfygate_backend_up", "1 if the backend takes jobs", &["backend"])?,
-            backend_outstanding: gauges(
-                &r,
-                "comfygate_backend_outstanding",
-                "Attempts at the backend",
-                &["backend"],
-            )?,
-            attempts: counters(
-                &r,
-                "comfygate_attempts_total",
-                "Attempts that ended",
-                &["backend", "outcome"],
-            )?,
+            backend_outstanding: gauges(&r, "comfygate_backend_outstanding", "Attempts at the backend", &["backend"])?,
+            attempts: counters(&r, "comfygate_attempts_total", "Attempts that ended", &["backend", "outcome"])?,
             request_seconds: registered(
                 &r,
                 HistogramVec::new(
@@ -115,18 +100,9 @@ impl Metrics {
             websockets: gauge(&r, "comfygate_websockets", "Open client WebSockets")?,
             events: counters(&r, "comfygate_events_total", "Events delivered to sockets", &["kind"])?,
             events_dropped: counter(&r, "comfygate_events_dropped_total", "Events that a slow socket missed")?,
-            audit_dropped: counter(
-                &r,
-                "comfygate_audit_dropped_total",
-                "Audit lines that were only counted",
-            )?,
+            audit_dropped: counter(&r, "comfygate_audit_dropped_total", "Audit lines that were only counted")?,
             queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
-            generation_seconds: histogram(
-                &r,
-                "comfyui_generation_duration_seconds",
-                "Started to ended",
-                &JOB_BUCKETS,
-            )?,
+            generation_seconds: histogram(&r, "comfyui_generation_duration_seconds", "Started to ended", &JOB_BUCKETS)?,
             generations: counters(&r, "comfyui_generation_total", "Jobs that ended", &["status"])?,
             registry: r,
         })
@@ -134,12 +110,8 @@ impl Metrics {
 
     /// A request was answered. `route` is the table's pattern, never the path.
     pub fn request(&self, route: &'static str, method: &Method, status: StatusCode, took: Duration) {
-        self.requests
-            .with_label_values(&[route, method_name(method), status.as_str()])
-            .inc();
-        self.request_seconds
-            .with_label_values(&[route])
-            .observe(took.as_secs_f64());
+        self.requests.with_label_values(&[route, method_name(method), status.as_str()]).inc();
+        self.request_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
     }
     /// A stage said no.
     pub fn refusal(&self, stage: Stage, code: &'static str) {
@@ -147,28 +119,19 @@ impl Metrics {
     }
     /// How many jobs stand where, now.
     pub fn set_jobs(&self, counts: JobCounts) {
-        for (state, count) in [
-            ("held", counts.held),
-            ("assigned", counts.assigned),
-            ("running", counts.running),
-        ] {
+        for (state, count) in [("held", counts.held), ("assigned", counts.assigned), ("running", counts.running)] {
             self.jobs.with_label_values(&[state]).set(count.into());
         }
-        self.queue_size
-            .set(i64::from(counts.held) + i64::from(counts.assigned) + i64::from(counts.running));
+        self.queue_size.set(i64::from(counts.held) + i64::from(counts.assigned) + i64::from(counts.running));
     }
     /// How a configured backend stands, now.
     pub fn set_backend(&self, backend: &BackendId, up: bool, outstanding: u32) {
         self.backend_up.with_label_values(&[backend.as_str()]).set(up.into());
-        self.backend_outstanding
-            .with_label_values(&[backend.as_str()])
-            .set(outstanding.into());
+        self.backend_outstanding.with_label_values(&[backend.as_str()]).set(outstanding.into());
     }
     /// An attempt ended.
     pub fn attempt(&self, backend: &BackendId, ending: Ending) {
-        self.attempts
-            .with_label_values(&[backend.as_str(), ending.name()])
-            .inc();
+        self.attempts.with_label_values(&[backend.as_str(), ending.name()]).inc();
     }
     /// A submission was decided.
     pub fn prompt_decided(&self, took: Duration) {
@@ -242,10 +205,7 @@ fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGa
     registered(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    registered(
-        r,
-        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?,
-    )
+    registered(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
 }
 
 #[cfg(test)]
@@ -256,32 +216,17 @@ mod tests {
     fn an_invented_method_shares_one_label_and_a_known_one_has_its_own() {
         let metrics = Metrics::new().unwrap();
         for method in ["POST", "EVIL1", "EVIL2"] {
-            metrics.request(
-                "/prompt",
-                &method.parse().unwrap(),
-                StatusCode::OK,
-                Duration::from_millis(2),
-            );
+            metrics.request("/prompt", &method.parse().unwrap(), StatusCode::OK, Duration::from_millis(2));
         }
         let text = metrics.text().unwrap();
-        assert!(
-            text.contains(r#"comfygate_requests_total{method="POST",route="/prompt",status="200"} 1"#),
-            "{text}"
-        );
-        assert!(
-            text.contains(r#"comfygate_requests_total{method="other",route="/prompt",status="200"} 2"#),
-            "{text}"
-        );
+        assert!(text.contains(r#"comfygate_requests_total{method="POST",route="/prompt",status="200"} 1"#), "{text}");
+        assert!(text.contains(r#"comfygate_requests_total{method="other",route="/prompt",status="200"} 2"#), "{text}");
     }
 
     #[test]
     fn the_queue_size_of_dashboards_is_the_sum_of_the_states() {
         let metrics = Metrics::new().unwrap();
-        metrics.set_jobs(JobCounts {
-            held: 3,
-            assigned: 1,
-            running: 2,
-        });
+        metrics.set_jobs(JobCounts { held: 3, assigned: 1, running: 2 });
         let text = metrics.text().unwrap();
         assert!(text.contains("comfyui_queue_size 6"), "{text}");
         assert!(text.contains(r#"comfygate_jobs{state="held"} 3"#), "{text}");

@@ -54,11 +54,7 @@ pub struct Catalogue<'a> {
 impl Catalogue<'_> {
     /// Names of all classes, in the order of the recording.
     pub fn names(&self) -> Vec<&'static str> {
-        RECORDED
-            .keys()
-            .map(String::as_str)
-            .filter(|name| self.recorded(name).is_some())
-            .collect()
+        RECORDED.keys().map(String::as_str).filter(|name| self.recorded(name).is_some()).collect()
     }
 
     fn recorded(&self, class: &str) -> Option<&'static Json> {
@@ -91,10 +87,7 @@ impl Catalogue<'_> {
 
     /// Types of a class's outputs.
     pub fn outputs(&self, class: &str) -> &'static [Json] {
-        self.recorded(class)
-            .and_then(|info| info.get("output"))
-            .and_then(Json::as_list)
-            .unwrap_or_default()
+        self.recorded(class).and_then(|info| info.get("output")).and_then(Json::as_list).unwrap_or_default()
     }
 
     /// Does the class end a graph (`OUTPUT_NODE`)?
@@ -104,31 +97,20 @@ impl Catalogue<'_> {
 
     /// Does the class call a service of others?
     pub fn is_api_node(&self, class: &str) -> bool {
-        let module = self
-            .recorded(class)
-            .and_then(|info| info.get("python_module"))
-            .and_then(Json::as_str);
+        let module = self.recorded(class).and_then(|info| info.get("python_module")).and_then(Json::as_str);
         module.is_some_and(|module| module.starts_with("comfy_api_nodes"))
     }
 
     /// Does the class ask for its own node id? Then the id is part of the cache key.
     pub fn wants_unique_id(&self, class: &str) -> bool {
-        let hidden = self
-            .recorded(class)
-            .and_then(|info| info.at(&["input", "hidden"]))
-            .and_then(Json::as_dict);
+        let hidden = self.recorded(class).and_then(|info| info.at(&["input", "hidden"])).and_then(Json::as_dict);
         hidden.is_some_and(|hidden| hidden.values().any(|kind| kind.as_str() == Some("UNIQUE_ID")))
     }
 
     /// The hidden inputs of a class: name and what ComfyUI fills in.
     pub fn hidden(&self, class: &str) -> Vec<String> {
-        let hidden = self
-            .recorded(class)
-            .and_then(|info| info.at(&["input", "hidden"]))
-            .and_then(Json::as_dict);
-        hidden
-            .map(|hidden| hidden.keys().cloned().collect())
-            .unwrap_or_default()
+        let hidden = self.recorded(class).and_then(|info| info.at(&["input", "hidden"])).and_then(Json::as_dict);
+        hidden.map(|hidden| hidden.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// The declared inputs, with dynamic ones expanded by the values in `live`.
@@ -193,9 +175,8 @@ impl Catalogue<'_> {
     }
 }
 
-const IMAGE_ENDINGS: &[&str] = &[
-    "png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg", "ico", "ppm", "pgm", "pbm", "avif",
-];
+const IMAGE_ENDINGS: &[&str] =
+    &["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg", "ico", "ppm", "pgm", "pbm", "avif"];
 const AUDIO_ENDINGS: &[&str] = &["mp3", "wav", "flac", "ogg", "opus", "m4a", "aac", "aif", "aiff"];
 const VIDEO_ENDINGS: &[&str] = &["mp4", "webm", "mkv", "mov", "avi", "mpg", "mpeg", "m4v"];
 
@@ -231,11 +212,7 @@ fn folder_of(class: &str, input: &str) -> Option<&'static str> {
 fn expand(out: &mut Vec<Input>, declared: &Dict, live: &Json, prefix: &str) {
     for (category, kind) in [("required", Category::Required), ("optional", Category::Optional)] {
         for (name, config) in declared.get(category).and_then(Json::as_dict).into_iter().flatten() {
-            let name = if prefix.is_empty() {
-                name.clone()
-            } else {
-                format!("{prefix}.{name}")
-            };
+            let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             let word = config.as_list().and_then(|parts| parts.first()).and_then(Json::as_str);
             match word {
                 Some("COMFY_DYNAMICCOMBO_V3") => expand_choice(out, &name, kind, config, live),
@@ -258,15 +235,9 @@ fn plain_input(name: String, category: Category, config: &Json) -> Input {
 
 fn expand_choice(out: &mut Vec<Input>, name: &str, category: Category, config: &Json, live: &Json) {
     let Some(chosen) = live.get(name) else { return };
-    let options = config
-        .as_list()
-        .and_then(|parts| parts.get(1))
-        .and_then(|options| options.get("options"));
-    let selected = options
-        .and_then(Json::as_list)
-        .into_iter()
-        .flatten()
-        .find(|option| option.get("key") == Some(chosen));
+    let options = config.as_list().and_then(|parts| parts.get(1)).and_then(|options| options.get("options"));
+    let selected =
+        options.and_then(Json::as_list).into_iter().flatten().find(|option| option.get("key") == Some(chosen));
     let Some(selected) = selected else { return };
     if let Some(inner) = selected.get("inputs").and_then(Json::as_dict) {
         expand(out, inner, live, name);
@@ -275,10 +246,7 @@ fn expand_choice(out: &mut Vec<Input>, name: &str, category: Category, config: &
 }
 
 fn expand_growing(out: &mut Vec<Input>, name: &str, config: &Json, live: &Json) {
-    let Some(template) = config
-        .as_list()
-        .and_then(|parts| parts.get(1))
-        .and_then(|options| options.get("template"))
+    let Some(template) = config.as_list().and_then(|parts| parts.get(1)).and_then(|options| options.get("template"))
     else {
         return;
     };
@@ -287,10 +255,7 @@ fn expand_growing(out: &mut Vec<Input>, name: &str, config: &Json, live: &Json) 
         (Some(names), _) => names.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
         (None, Some(Json::Str(prefix))) => {
             let max = template.get("max").and_then(Json::as_number).unwrap_or(0.0);
-            (0_u32..100)
-                .take_while(|index| f64::from(*index) < max)
-                .map(|index| format!("{prefix}{index}"))
-                .collect()
+            (0_u32..100).take_while(|index| f64::from(*index) < max).map(|index| format!("{prefix}{index}")).collect()
         }
         _ => return,
     };
@@ -306,11 +271,7 @@ fn expand_growing(out: &mut Vec<Input>, name: &str, config: &Json, live: &Json) 
     for (index, item) in (0_u32..).zip(names) {
         let dotted = format!("{name}.{item}");
         if live.get(&dotted).is_some() {
-            let category = if f64::from(index) < required {
-                Category::Required
-            } else {
-                Category::Optional
-            };
+            let category = if f64::from(index) < required { Category::Required } else { Category::Optional };
             out.push(plain_input(dotted, category, config));
         }
     }
@@ -322,10 +283,7 @@ pub fn types_match(received: &Json, wanted: &Json) -> bool {
     if received.equals(wanted) {
         return true;
     }
-    if [received, wanted]
-        .into_iter()
-        .any(|kind| kind.as_str().is_some_and(|word| ANY.contains(&word)))
-    {
+    if [received, wanted].into_iter().any(|kind| kind.as_str().is_some_and(|word| ANY.contains(&word))) {
         return true;
     }
     if matches!(received, Json::List(_)) && wanted.as_str() == Some("COMBO") {
@@ -361,45 +319,24 @@ mod tests {
             (json!(["a"]), json!("COMBO"), true),
             (json!(["a"]), json!("STRING"), false),
         ] {
-            assert_eq!(
-                types_match(&kind(received.clone()), &kind(wanted.clone())),
-                expected,
-                "{received} {wanted}"
-            );
+            assert_eq!(types_match(&kind(received.clone()), &kind(wanted.clone())), expected, "{received} {wanted}");
         }
     }
 
     #[test]
     fn growing_inputs_are_declared_only_where_they_are_given() {
         let models = Models::new();
-        let catalogue = Catalogue {
-            models: &models,
-            input_dir: Path::new("/nonexistent"),
-            api_nodes: true,
-        };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
         let live = Json::from(json!({"images.image0": ["1", 0], "images.image2": ["2", 0]}));
         let inputs = catalogue.inputs("BatchImagesNode", &live);
-        let names: Vec<_> = inputs
-            .iter()
-            .map(|input| (input.name.as_str(), input.category))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("images.image0", Category::Required),
-                ("images.image2", Category::Optional)
-            ]
-        );
+        let names: Vec<_> = inputs.iter().map(|input| (input.name.as_str(), input.category)).collect();
+        assert_eq!(names, [("images.image0", Category::Required), ("images.image2", Category::Optional)]);
     }
 
     #[test]
     fn a_dynamic_choice_declares_the_inputs_of_the_chosen_branch() {
         let models = Models::new();
-        let catalogue = Catalogue {
-            models: &models,
-            input_dir: Path::new("/nonexistent"),
-            api_nodes: true,
-        };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
         let names = |live: serde_json::Value| -> Vec<String> {
             let inputs = catalogue.inputs("ResizeImageMaskNode", &Json::from(live));
             inputs.into_iter().map(|input| input.name).collect()

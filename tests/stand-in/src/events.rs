@@ -74,13 +74,7 @@ impl Hub {
     /// The hub and the queue that its publish loop reads. Unbounded, as ComfyUI's own queue is.
     pub fn new() -> (Hub, mpsc::UnboundedReceiver<Outgoing>) {
         let (outgoing, queue) = mpsc::unbounded_channel();
-        (
-            Hub {
-                sockets: Mutex::default(),
-                outgoing,
-            },
-            queue,
-        )
+        (Hub { sockets: Mutex::default(), outgoing }, queue)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, IndexMap<String, Socket>> {
@@ -98,23 +92,14 @@ impl Hub {
     pub fn send_binary(&self, event: u32, payload: &[u8], audience: Audience) {
         let mut bytes = event.to_be_bytes().to_vec();
         bytes.extend_from_slice(payload);
-        let _ = self.outgoing.send(Outgoing {
-            message: Message::binary(bytes),
-            audience,
-        });
+        let _ = self.outgoing.send(Outgoing { message: Message::binary(bytes), audience });
     }
 
     /// Enters a socket; one of the same name is replaced without a word.
     pub fn enter(&self, name: &str, sink: Sink) {
         let mut sockets = self.lock();
         sockets.shift_remove(name);
-        sockets.insert(
-            name.to_owned(),
-            Socket {
-                sink,
-                features: Json::Null,
-            },
-        );
+        sockets.insert(name.to_owned(), Socket { sink, features: Json::Null });
     }
 
     /// Forgets whatever socket has that name now, be it another one than the one that closed.
@@ -138,9 +123,7 @@ impl Hub {
     pub fn supports_preview_metadata(&self, audience: &Audience) -> bool {
         let Audience::One(name) = audience else { return false };
         let sockets = self.lock();
-        let announced = sockets
-            .get(name)
-            .and_then(|socket| socket.features.get("supports_preview_metadata"));
+        let announced = sockets.get(name).and_then(|socket| socket.features.get("supports_preview_metadata"));
         announced.is_some_and(|flag| *flag == Json::Bool(true))
     }
 
@@ -156,12 +139,7 @@ impl Hub {
     pub async fn deliver(&self, outgoing: Outgoing) -> Result<(), ProcessExits> {
         let sinks: Vec<Sink> = match &outgoing.audience {
             Audience::All => self.lock().values().map(|socket| Arc::clone(&socket.sink)).collect(),
-            Audience::One(name) => self
-                .lock()
-                .get(name)
-                .map(|socket| Arc::clone(&socket.sink))
-                .into_iter()
-                .collect(),
+            Audience::One(name) => self.lock().get(name).map(|socket| Arc::clone(&socket.sink)).into_iter().collect(),
             Audience::Nobody => Vec::new(),
             Audience::Unhashable => return Err(ProcessExits),
         };

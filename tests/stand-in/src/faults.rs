@@ -98,9 +98,7 @@ impl Faults {
         }
         let text = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously \
                     reported at some other API call, so the stacktrace below might be incorrect.\n";
-        self.cuda_broken
-            .load(SeqCst)
-            .then_some(("torch.AcceleratorError", text))
+        self.cuda_broken.load(SeqCst).then_some(("torch.AcceleratorError", text))
     }
 
     /// Returns once HTTP does not hang.

@@ -75,20 +75,14 @@ impl Folders {
     /// The path that a loader opens for a name with an optional suffix; `..` and absolute names are followed.
     pub fn annotated(&self, name: &str) -> PathBuf {
         let (name, folder) = split_annotation(name);
-        let base = folder
-            .and_then(|kind| self.by_type(kind))
-            .unwrap_or_else(|| self.input().to_owned());
+        let base = folder.and_then(|kind| self.by_type(kind)).unwrap_or_else(|| self.input().to_owned());
         base.join(name)
     }
 }
 
 /// Cuts a suffix `[output]`, `[input]` or `[temp]` with the character before it, whatever that is.
 pub fn split_annotation(name: &str) -> (&str, Option<&'static str>) {
-    for (suffix, cut, kind) in [
-        ("[output]", 9, "output"),
-        ("[input]", 8, "input"),
-        ("[temp]", 7, "temp"),
-    ] {
+    for (suffix, cut, kind) in [("[output]", 9, "output"), ("[input]", 8, "input"), ("[temp]", 7, "temp")] {
         if name.ends_with(suffix) {
             let kept = name.chars().count().saturating_sub(cut);
             let end = name.char_indices().nth(kept).map_or(name.len(), |(index, _)| index);
@@ -139,18 +133,10 @@ pub fn normalised(text: &str) -> String {
 
 /// `get_save_image_path`: folder, name and first number for a prefix. The error is the exception's text.
 pub fn save_path(prefix: &str, output: &Path, width: usize, height: usize) -> Result<SavePath, String> {
-    let prefix = if prefix.contains('%') {
-        with_tokens(prefix, width, height)
-    } else {
-        prefix.to_owned()
-    };
+    let prefix = if prefix.contains('%') { with_tokens(prefix, width, height) } else { prefix.to_owned() };
     let clean = normalised(&prefix);
     let (subfolder, stem) = clean.rsplit_once('/').unwrap_or(("", &clean));
-    let subfolder = if subfolder.is_empty() && clean.starts_with('/') {
-        "/"
-    } else {
-        subfolder
-    };
+    let subfolder = if subfolder.is_empty() && clean.starts_with('/') { "/" } else { subfolder };
     let folder = output.join(subfolder);
     if !contained(output, &folder) {
         return Err(format!(
@@ -177,20 +163,11 @@ pub fn save_path(prefix: &str, output: &Path, width: usize, height: usize) -> Re
             1
         }
     };
-    Ok(SavePath {
-        folder,
-        stem: stem.to_owned(),
-        counter,
-        subfolder: subfolder.to_owned(),
-    })
+    Ok(SavePath { folder, stem: stem.to_owned(), counter, subfolder: subfolder.to_owned() })
 }
 
 fn common(a: &Path, b: &Path) -> PathBuf {
-    a.components()
-        .zip(b.components())
-        .take_while(|(x, y)| x == y)
-        .map(|(x, _)| x)
-        .collect()
+    a.components().zip(b.components()).take_while(|(x, y)| x == y).map(|(x, _)| x).collect()
 }
 
 /// The number of a file that belongs to this stem; one without a readable number counts as 0.
@@ -209,9 +186,7 @@ fn counted(name: &str, written: &str, stem: &str) -> Option<u64> {
 
 fn with_tokens(prefix: &str, width: usize, height: usize) -> String {
     let now = clock::utc_parts();
-    let mut out = prefix
-        .replace("%width%", &width.to_string())
-        .replace("%height%", &height.to_string());
+    let mut out = prefix.replace("%width%", &width.to_string()).replace("%height%", &height.to_string());
     out = out.replace("%year%", &now.year.to_string());
     for (token, number) in [
         ("%month%", now.month),
@@ -251,11 +226,7 @@ mod tests {
             ("%width%x%height%", "", "8x9"),
         ] {
             let path = save_path(prefix, output, 8, 9).unwrap();
-            assert_eq!(
-                (path.subfolder.as_str(), path.stem.as_str()),
-                (subfolder, stem),
-                "{prefix}"
-            );
+            assert_eq!((path.subfolder.as_str(), path.stem.as_str()), (subfolder, stem), "{prefix}");
         }
     }
 

@@ -52,12 +52,7 @@ pub fn of_history(id: &str, entry: &Json, whole: bool) -> Result<Json, Crash> {
     let outputs = entry.get("outputs").cloned().unwrap_or(Json::Null);
     let (count, preview) = summary(&outputs);
     let (mut start, mut end, mut error) = (Json::Null, Json::Null, Json::Null);
-    for message in entry
-        .at(&["status", "messages"])
-        .and_then(Json::as_list)
-        .into_iter()
-        .flatten()
-    {
+    for message in entry.at(&["status", "messages"]).and_then(Json::as_list).into_iter().flatten() {
         let Some([Json::Str(event), data]) = message.as_list() else {
             continue;
         };
@@ -85,14 +80,8 @@ pub fn of_history(id: &str, entry: &Json, whole: bool) -> Result<Json, Crash> {
         && whole
     {
         job.insert("outputs".into(), outputs);
-        job.insert(
-            "execution_status".into(),
-            entry.get("status").cloned().unwrap_or(Json::Null),
-        );
-        job.insert(
-            "workflow".into(),
-            crate::json::dict([("prompt", slot(2)), ("extra_data", extra_data)]),
-        );
+        job.insert("execution_status".into(), entry.get("status").cloned().unwrap_or(Json::Null));
+        job.insert("workflow".into(), crate::json::dict([("prompt", slot(2)), ("extra_data", extra_data)]));
     }
     Ok(job)
 }
@@ -134,11 +123,7 @@ pub fn list(
         if listing.descending { order.reverse() } else { order }
     });
     let total = jobs.len();
-    let page = jobs
-        .into_iter()
-        .skip(listing.offset)
-        .take(listing.limit.unwrap_or(usize::MAX))
-        .collect();
+    let page = jobs.into_iter().skip(listing.offset).take(listing.limit.unwrap_or(usize::MAX)).collect();
     Ok((page, total))
 }
 
@@ -194,9 +179,7 @@ fn previewable(media: &str, item: &Dict) -> bool {
     let name = text("filename").to_lowercase();
     matches!(media, "images" | "video" | "audio")
         || ["video/", "audio/"].iter().any(|kind| text("format").starts_with(kind))
-        || [".obj", ".fbx", ".gltf", ".glb"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
+        || [".obj", ".fbx", ".gltf", ".glb"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// A dict without the entries that are null.
@@ -226,10 +209,7 @@ mod tests {
         let of = |extra: serde_json::Value| metadata(&Json::from(extra)).map(|(_, id)| id);
         assert_eq!(of(json!({})), Ok(Json::Null));
         assert_eq!(of(json!({"extra_pnginfo": {}})), Ok(Json::Null));
-        assert_eq!(
-            of(json!({"extra_pnginfo": {"workflow": {"id": "w"}}})),
-            Ok(Json::from("w"))
-        );
+        assert_eq!(of(json!({"extra_pnginfo": {"workflow": {"id": "w"}}})), Ok(Json::from("w")));
         assert_eq!(of(json!({"extra_pnginfo": null})), Err(Crash));
         assert_eq!(of(json!({"extra_pnginfo": {"workflow": null}})), Err(Crash));
         assert_eq!(of(json!({"extra_pnginfo": []})), Err(Crash));

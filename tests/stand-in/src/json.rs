@@ -39,18 +39,10 @@ pub struct NotJson;
 impl Json {
     /// Reads one JSON text. Fails on everything on which `json.loads` fails, a byte order mark included.
     pub fn parse(text: &str) -> Result<Json, NotJson> {
-        let mut reader = Reader {
-            bytes: text.as_bytes(),
-            text,
-            at: 0,
-        };
+        let mut reader = Reader { bytes: text.as_bytes(), text, at: 0 };
         let value = reader.value(0)?;
         reader.space();
-        if reader.at == reader.bytes.len() {
-            Ok(value)
-        } else {
-            Err(NotJson)
-        }
+        if reader.at == reader.bytes.len() { Ok(value) } else { Err(NotJson) }
     }
 
     /// Prints as `json.dumps` does by default.
@@ -241,12 +233,7 @@ impl From<i64> for Json {
 
 /// A dict from literal keys, in that order.
 pub fn dict<const N: usize>(entries: [(&str, Json); N]) -> Json {
-    Json::Dict(
-        entries
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect(),
-    )
+    Json::Dict(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 fn write_string(text: &str, out: &mut String) {
@@ -289,11 +276,7 @@ impl Reader<'_> {
     }
 
     fn word(&mut self, word: &str, value: Json) -> Result<Json, NotJson> {
-        if self
-            .bytes
-            .get(self.at..)
-            .is_some_and(|rest| rest.starts_with(word.as_bytes()))
-        {
+        if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
             self.at += word.len();
             Ok(value)
         } else {
@@ -421,10 +404,7 @@ impl Reader<'_> {
         let mut out = String::new();
         loop {
             let start = self.at;
-            while self
-                .peek()
-                .is_some_and(|byte| byte != b'"' && byte != b'\\' && byte >= 0x20)
-            {
+            while self.peek().is_some_and(|byte| byte != b'"' && byte != b'\\' && byte >= 0x20) {
                 self.at += 1;
             }
             out.push_str(self.text.get(start..self.at).ok_or(NotJson)?);
@@ -506,16 +486,7 @@ mod tests {
 
     #[test]
     fn what_python_refuses_is_refused() {
-        for text in [
-            "",
-            "\u{feff}{}",
-            "{\"a\": 1,}",
-            "[1 2]",
-            "01",
-            "'a'",
-            "{1: 2}",
-            "\"\n\"",
-        ] {
+        for text in ["", "\u{feff}{}", "{\"a\": 1,}", "[1 2]", "01", "'a'", "{1: 2}", "\"\n\""] {
             assert_eq!(Json::parse(text), Err(NotJson), "{text:?}");
         }
     }

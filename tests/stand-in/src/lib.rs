@@ -95,17 +95,11 @@ impl Default for Options {
 /// The names that published workflows ask for most.
 pub fn default_models() -> Models {
     [
-        (
-            "checkpoints",
-            &["sd_xl_base_1.0.safetensors", "v1-5-pruned-emaonly-fp16.safetensors"][..],
-        ),
+        ("checkpoints", &["sd_xl_base_1.0.safetensors", "v1-5-pruned-emaonly-fp16.safetensors"][..]),
         ("loras", &["example_lora.safetensors"]),
         ("vae", &["ae.safetensors", "sdxl_vae.safetensors"]),
         ("text_encoders", &["clip_l.safetensors", "t5xxl_fp16.safetensors"]),
-        (
-            "diffusion_models",
-            &["flux1-dev.safetensors", "flux1-schnell.safetensors"],
-        ),
+        ("diffusion_models", &["flux1-dev.safetensors", "flux1-schnell.safetensors"]),
         ("controlnet", &["control_v11p_sd15_canny.safetensors"]),
         ("upscale_models", &["RealESRGAN_x4plus.pth"]),
         ("clip_vision", &["clip_vision_g.safetensors"]),
@@ -144,11 +138,7 @@ impl StandIn {
     /// # Errors
     /// The address cannot be bound, or the folders cannot be made.
     pub async fn start(options: Options) -> io::Result<StandIn> {
-        let temporary = if options.directory.is_none() {
-            Some(tempfile::tempdir()?)
-        } else {
-            None
-        };
+        let temporary = if options.directory.is_none() { Some(tempfile::tempdir()?) } else { None };
         let base = match (&options.directory, &temporary) {
             (Some(directory), _) => directory.clone(),
             (None, Some(temporary)) => temporary.path().to_owned(),
@@ -167,11 +157,7 @@ impl StandIn {
         });
         let process = Process::begin(&shared);
         let addr = http::listen(&process, listen)?;
-        Ok(StandIn {
-            shared,
-            addr,
-            process: Mutex::new(process),
-        })
+        Ok(StandIn { shared, addr, process: Mutex::new(process) })
     }
 
     /// The address it listens on; the same after a restart.

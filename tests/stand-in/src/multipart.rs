@@ -26,9 +26,7 @@ pub fn boundary(content_type: &str) -> Option<String> {
     }
     parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("boundary")
-            .then(|| value.trim().trim_matches('"').to_owned())
+        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"').to_owned())
     })
 }
 
@@ -37,9 +35,7 @@ pub fn parts(body: &[u8], boundary: &str) -> Result<Vec<Part>, NotAForm> {
     let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
     // The first delimiter has no line before it.
     let body = [b"\r\n", body].concat();
-    let mut rest = find(&body, &delimiter)
-        .and_then(|at| body.get(at + delimiter.len()..))
-        .ok_or(NotAForm)?;
+    let mut rest = find(&body, &delimiter).and_then(|at| body.get(at + delimiter.len()..)).ok_or(NotAForm)?;
     let mut out = Vec::new();
     while !rest.starts_with(b"--") {
         let start = find(rest, b"\r\n").ok_or(NotAForm)?;
@@ -73,40 +69,22 @@ fn part_of(head: &[u8], content: &[u8]) -> Result<Option<Part>, NotAForm> {
         return Ok(None);
     };
     let parameters = parameters(&disposition);
-    let of = |name: &str| {
-        parameters
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
-    };
+    let of = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let Some(name) = of("name") else { return Ok(None) };
     let extended = of("filename*").map(|value| {
         let encoded = value.splitn(3, '\'').nth(2).unwrap_or_default().to_owned();
         crate::http::decode(&encoded)
     });
-    let content = match header("content-transfer-encoding")
-        .map(|word| word.to_lowercase())
-        .as_deref()
-    {
+    let content = match header("content-transfer-encoding").map(|word| word.to_lowercase()).as_deref() {
         None | Some("binary" | "8bit" | "7bit") => content.to_vec(),
         Some("base64") => {
-            let compact: Vec<u8> = content
-                .iter()
-                .copied()
-                .filter(|byte| !byte.is_ascii_whitespace())
-                .collect();
-            base64::engine::general_purpose::STANDARD
-                .decode(compact)
-                .map_err(|_| NotAForm)?
+            let compact: Vec<u8> = content.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+            base64::engine::general_purpose::STANDARD.decode(compact).map_err(|_| NotAForm)?
         }
         Some("quoted-printable") => unquoted(content),
         Some(_) => return Err(NotAForm),
     };
-    Ok(Some(Part {
-        name,
-        filename: extended.or_else(|| of("filename")),
-        content,
-    }))
+    Ok(Some(Part { name, filename: extended.or_else(|| of("filename")), content }))
 }
 
 /// `; key=value` pairs; quoted values may hold semicolons and escaped quotes.

@@ -30,10 +30,8 @@ impl Picture {
         sample: impl Fn(usize, usize, usize, usize) -> u8,
     ) -> Result<Picture, PictureError> {
         let (width, height, channels) = size;
-        let samples = width
-            .checked_mul(height)
-            .and_then(|n| n.checked_mul(channels))
-            .and_then(|n| n.checked_mul(frames));
+        let samples =
+            width.checked_mul(height).and_then(|n| n.checked_mul(channels)).and_then(|n| n.checked_mul(frames));
         if samples.is_none_or(|samples| samples > SAMPLES_MAX) {
             return Err(PictureError(format!(
                 "the stand-in holds at most {SAMPLES_MAX} samples: {frames} x {width} x {height} x {channels}"
@@ -48,12 +46,7 @@ impl Picture {
             }
             out
         };
-        Ok(Picture {
-            width,
-            height,
-            channels,
-            frames: (0..frames).map(frame).collect(),
-        })
+        Ok(Picture { width, height, channels, frames: (0..frames).map(frame).collect() })
     }
 
     /// One sample; 0 outside of the picture, 255 for a channel it lacks.
@@ -62,28 +55,15 @@ impl Picture {
             return 255;
         }
         let index = (y * self.width + x) * self.channels + channel;
-        self.frames
-            .get(frame)
-            .and_then(|samples| samples.get(index))
-            .copied()
-            .unwrap_or(0)
+        self.frames.get(frame).and_then(|samples| samples.get(index)).copied().unwrap_or(0)
     }
 
     /// The picture at another size, by the nearest pixel.
     pub fn scaled(&self, width: usize, height: usize) -> Result<Picture, PictureError> {
         let (from_width, from_height) = (self.width, self.height);
-        Picture::from_fn(
-            (width, height, self.channels),
-            self.frames.len(),
-            |frame, x, y, channel| {
-                self.sample(
-                    frame,
-                    x * from_width / width.max(1),
-                    y * from_height / height.max(1),
-                    channel,
-                )
-            },
-        )
+        Picture::from_fn((width, height, self.channels), self.frames.len(), |frame, x, y, channel| {
+            self.sample(frame, x * from_width / width.max(1), y * from_height / height.max(1), channel)
+        })
     }
 
     /// One frame as PNG with text chunks (Latin-1 keys; text in ASCII).
@@ -105,10 +85,7 @@ impl Picture {
             encoder.add_text_chunk(key.clone(), text.clone()).map_err(bad)?;
         }
         let mut writer = encoder.write_header().map_err(bad)?;
-        let samples = self
-            .frames
-            .get(frame)
-            .ok_or_else(|| PictureError("no such frame".into()))?;
+        let samples = self.frames.get(frame).ok_or_else(|| PictureError("no such frame".into()))?;
         writer.write_image_data(samples).map_err(bad)?;
         writer.finish().map_err(bad)?;
         Ok(out)
@@ -118,10 +95,7 @@ impl Picture {
     pub fn jpeg(&self, side: usize) -> Result<Vec<u8>, PictureError> {
         let longest = self.width.max(self.height).max(1);
         let (width, height) = if longest > side {
-            (
-                (self.width * side / longest).max(1),
-                (self.height * side / longest).max(1),
-            )
+            ((self.width * side / longest).max(1), (self.height * side / longest).max(1))
         } else {
             (self.width, self.height)
         };
@@ -130,10 +104,7 @@ impl Picture {
             return Err(PictureError("the preview is too large for JPEG".into()));
         };
         let mut out = Vec::new();
-        let samples = small
-            .frames
-            .first()
-            .ok_or_else(|| PictureError("no frame to show".into()))?;
+        let samples = small.frames.first().ok_or_else(|| PictureError("no frame to show".into()))?;
         jpeg_encoder::Encoder::new(&mut out, 95)
             .encode(samples, width, height, jpeg_encoder::ColorType::Rgb)
             .map_err(|error| PictureError(error.to_string()))?;
@@ -142,14 +113,10 @@ impl Picture {
 
     /// The same picture with another number of channels: grey spreads, missing alpha is opaque.
     pub fn with_channels(&self, channels: usize) -> Result<Picture, PictureError> {
-        Picture::from_fn(
-            (self.width, self.height, channels),
-            self.frames.len(),
-            |frame, x, y, channel| {
-                let source = if self.channels == 1 && channel < 3 { 0 } else { channel };
-                self.sample(frame, x, y, source)
-            },
-        )
+        Picture::from_fn((self.width, self.height, channels), self.frames.len(), |frame, x, y, channel| {
+            let source = if self.channels == 1 && channel < 3 { 0 } else { channel };
+            self.sample(frame, x, y, source)
+        })
     }
 
     /// Reads a PNG as RGB or RGBA. Other formats are refused: the stand-in knows only this one.
@@ -171,12 +138,7 @@ impl Picture {
             png::ColorType::Rgba => (4, 4),
             png::ColorType::Rgb | png::ColorType::Indexed => (3, 3),
         };
-        let raw = Picture {
-            width,
-            height,
-            channels: from,
-            frames: vec![samples],
-        };
+        let raw = Picture { width, height, channels: from, frames: vec![samples] };
         if from == 2 {
             return Picture::from_fn((width, height, 4), 1, |frame, x, y, channel| {
                 raw.sample(frame, x, y, usize::from(channel == 3))
@@ -193,10 +155,8 @@ mod tests {
     #[test]
     fn a_png_written_is_the_picture_read() {
         for channels in [3, 4] {
-            let picture = Picture::from_fn((5, 3, channels), 1, |_, x, y, c| {
-                u8::try_from(x * 40 + y * 10 + c).unwrap()
-            })
-            .unwrap();
+            let picture =
+                Picture::from_fn((5, 3, channels), 1, |_, x, y, c| u8::try_from(x * 40 + y * 10 + c).unwrap()).unwrap();
             let bytes = picture.png(0, &[("prompt".into(), "{}".into())]).unwrap();
             assert!(bytes.windows(11).any(|window| window == b"tEXtprompt\0"));
             assert_eq!(Picture::from_png(&bytes).unwrap(), picture);

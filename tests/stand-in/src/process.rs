@@ -79,9 +79,7 @@ impl Process {
         process.spawn(publish(Arc::clone(&process), outgoing));
         let worker = Arc::clone(&process);
         // Cache keys recurse as deep as Python's stack; without its thread the worker is dead, as after any fault.
-        let thread = std::thread::Builder::new()
-            .stack_size(WORKER_STACK_BYTES)
-            .spawn(move || execute::work(&worker));
+        let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES).spawn(move || execute::work(&worker));
         if thread.is_err() {
             process.log("the worker thread could not be started\n");
         }
@@ -117,11 +115,7 @@ impl Process {
     /// The node classes there are now.
     pub fn catalogue<'a>(&'a self, models: &'a Models) -> Catalogue<'a> {
         let input_dir: &Path = self.folders().input();
-        Catalogue {
-            models,
-            input_dir,
-            api_nodes: self.options().api_nodes,
-        }
+        Catalogue { models, input_dir, api_nodes: self.options().api_nodes }
     }
 
     /// Runs a task that ends with the process.
@@ -144,10 +138,7 @@ impl Process {
     pub(crate) fn connected(self: &Arc<Process>, stream: TcpStream) -> Connected {
         let number = self.next_connection.fetch_add(1, SeqCst);
         lock(&self.connections).insert(number, stream);
-        Connected {
-            process: Arc::clone(self),
-            number,
-        }
+        Connected { process: Arc::clone(self), number }
     }
 
     /// Is the process gone?
@@ -193,8 +184,7 @@ impl Process {
 
     /// Tells every socket how many prompts there are.
     pub fn queue_updated(&self) {
-        self.hub
-            .send("status", dict([("status", self.queue_info())]), Audience::All);
+        self.hub.send("status", dict([("status", self.queue_info())]), Audience::All);
     }
 
     /// `{"exec_info": {"queue_remaining": n}}`.
@@ -269,11 +259,7 @@ impl Process {
 
     /// Can files be written?
     pub(crate) fn disk(&self) -> Result<(), &'static str> {
-        if self.shared.faults.disk_is_lost() {
-            Err("[Errno 28] No space left on device")
-        } else {
-            Ok(())
-        }
+        if self.shared.faults.disk_is_lost() { Err("[Errno 28] No space left on device") } else { Ok(()) }
     }
 
     /// Does a sampler show previews? The prompt's own word wins over the option.

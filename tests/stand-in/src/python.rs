@@ -30,10 +30,7 @@ pub fn int(value: &Json) -> Result<i128, String> {
         Json::Int(number) => Ok(*number),
         Json::Float(number) if number.is_nan() => Err("cannot convert float NaN to integer".into()),
         Json::Float(number) if number.is_infinite() => Err("cannot convert float infinity to integer".into()),
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "truncation is what int() does; beyond i128 it saturates"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "truncation is what int() does; beyond i128 it saturates")]
         Json::Float(number) => Ok(number.trunc() as i128),
         Json::Str(text) => ascii_number(text)
             .and_then(|digits| digits.parse().ok())
@@ -54,12 +51,9 @@ pub fn float(value: &Json) -> Result<f64, String> {
             })
             .and_then(|digits| digits.parse().ok())
             .ok_or_else(|| format!("could not convert string to float: {}", repr(value))),
-        _ => value.as_number().ok_or_else(|| {
-            format!(
-                "float() argument must be a string or a real number, not '{}'",
-                type_name(value)
-            )
-        }),
+        _ => value
+            .as_number()
+            .ok_or_else(|| format!("float() argument must be a string or a real number, not '{}'", type_name(value))),
     }
 }
 
@@ -114,21 +108,14 @@ pub fn repr(value: &Json) -> String {
         Json::Str(text) => repr_str(text),
         Json::List(items) => format!("[{}]", items.iter().map(repr).collect::<Vec<_>>().join(", ")),
         Json::Dict(dict) => {
-            let entries: Vec<_> = dict
-                .iter()
-                .map(|(key, item)| format!("{}: {}", repr_str(key), repr(item)))
-                .collect();
+            let entries: Vec<_> = dict.iter().map(|(key, item)| format!("{}: {}", repr_str(key), repr(item))).collect();
             format!("{{{}}}", entries.join(", "))
         }
     }
 }
 
 fn repr_str(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);
     for character in text.chars() {
         match character {
@@ -173,15 +160,8 @@ mod tests {
 
     #[test]
     fn integers_are_read_as_generously_as_python_reads_them() {
-        for (text, number) in [
-            ("64", 64),
-            (" 64 ", 64),
-            ("6_4", 64),
-            ("６４", 64),
-            ("٦٤", 64),
-            ("+5", 5),
-            ("-5", -5),
-        ] {
+        for (text, number) in [("64", 64), (" 64 ", 64), ("6_4", 64), ("６４", 64), ("٦٤", 64), ("+5", 5), ("-5", -5)]
+        {
             assert_eq!(int(&Json::from(text)), Ok(number), "{text}");
         }
         assert_eq!(int(&Json::Float(64.9)), Ok(64));
@@ -195,10 +175,7 @@ mod tests {
             let refusal = int(&Json::from(text)).unwrap_err();
             assert_eq!(refusal, format!("invalid literal for int() with base 10: '{text}'"));
         }
-        assert_eq!(
-            int(&Json::Float(f64::NAN)).unwrap_err(),
-            "cannot convert float NaN to integer"
-        );
+        assert_eq!(int(&Json::Float(f64::NAN)).unwrap_err(), "cannot convert float NaN to integer");
         assert!(int(&Json::Null).unwrap_err().ends_with("not 'NoneType'"));
     }
 
@@ -231,13 +208,7 @@ mod tests {
 
     #[test]
     fn strings_in_lists_print_with_pythons_quotes() {
-        let list = Json::List(vec![
-            "a".into(),
-            "it's".into(),
-            "\n".into(),
-            Json::Null,
-            Json::Bool(true),
-        ]);
+        let list = Json::List(vec!["a".into(), "it's".into(), "\n".into(), Json::Null, Json::Bool(true)]);
         assert_eq!(repr(&list), r#"['a', "it's", '\n', None, True]"#);
     }
 }

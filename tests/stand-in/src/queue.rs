@@ -120,12 +120,7 @@ impl Queue {
         if state.history.len() > HISTORY_ENTRIES_MAX {
             state.history.shift_remove_index(0);
         }
-        let entry = dict([
-            ("prompt", item.to_json()),
-            ("outputs", outputs),
-            ("status", status),
-            ("meta", meta),
-        ]);
+        let entry = dict([("prompt", item.to_json()), ("outputs", outputs), ("status", status), ("meta", meta)]);
         state.history.insert(item.prompt_id, entry);
     }
 
@@ -143,10 +138,7 @@ impl Queue {
 
     /// Is this the id of a running prompt? `id` is compared as Python does, so only a string can match.
     pub fn is_running(&self, id: &Json) -> bool {
-        self.lock()
-            .running
-            .values()
-            .any(|item| id.as_str() == Some(item.prompt_id.as_str()))
+        self.lock().running.values().any(|item| id.as_str() == Some(item.prompt_id.as_str()))
     }
 
     /// Drops everything that waits.
@@ -158,10 +150,7 @@ impl Queue {
     /// was the only one (the queue is wiped first), 1 when others remain, 0 when there was none.
     pub fn delete(&self, id: &Json) -> usize {
         let mut state = self.lock();
-        let found = state
-            .heap
-            .iter()
-            .position(|item| id.as_str() == Some(item.prompt_id.as_str()));
+        let found = state.heap.iter().position(|item| id.as_str() == Some(item.prompt_id.as_str()));
         let Some(index) = found else { return 0 };
         state.heap.remove(index);
         if state.heap.is_empty() {
@@ -237,10 +226,7 @@ impl Queue {
 
 /// Python's `<` of the tuples in the heap.
 fn less(a: &Item, b: &Item) -> Result<bool, NotComparable> {
-    let (x, y) = (
-        a.number.as_number().unwrap_or(f64::NAN),
-        b.number.as_number().unwrap_or(f64::NAN),
-    );
+    let (x, y) = (a.number.as_number().unwrap_or(f64::NAN), b.number.as_number().unwrap_or(f64::NAN));
     if x != y {
         return Ok(x < y);
     }
@@ -318,9 +304,7 @@ mod tests {
     fn order(queue: &Queue) -> Vec<String> {
         let mut out = Vec::new();
         while queue.remaining() > 0 {
-            let Next::Run(item, task) = queue.next(|| false) else {
-                panic!("the worker ended")
-            };
+            let Next::Run(item, task) = queue.next(|| false) else { panic!("the worker ended") };
             queue.done(task, Json::Null, Json::Null, Json::Null);
             out.push(item.prompt_id);
         }
@@ -350,19 +334,9 @@ mod tests {
     fn nesting_that_deepcopy_survives_runs_and_one_level_more_ends_the_worker() {
         let nested = |levels: usize| (0..levels).fold(Json::Null, |inner, _| Json::List(vec![inner]));
         let queue = Queue::default();
-        queue
-            .put(Item {
-                extra_data: nested(DEEPCOPY_DEPTH_MAX),
-                ..item(1.0, "a")
-            })
-            .unwrap();
+        queue.put(Item { extra_data: nested(DEEPCOPY_DEPTH_MAX), ..item(1.0, "a") }).unwrap();
         assert!(matches!(queue.next(|| false), Next::Run(..)));
-        queue
-            .put(Item {
-                extra_data: nested(DEEPCOPY_DEPTH_MAX + 1),
-                ..item(1.0, "a")
-            })
-            .unwrap();
+        queue.put(Item { extra_data: nested(DEEPCOPY_DEPTH_MAX + 1), ..item(1.0, "a") }).unwrap();
         assert!(matches!(queue.next(|| false), Next::Die));
     }
 

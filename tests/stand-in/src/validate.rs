@@ -52,16 +52,11 @@ struct Raised {
 
 impl Raised {
     fn new(kind: &'static str, text: impl Into<String>) -> Raised {
-        Raised {
-            kind,
-            text: text.into(),
-        }
+        Raised { kind, text: text.into() }
     }
 
     fn traceback() -> Json {
-        Json::List(vec![Json::from(
-            "  File \"/stand-in/execution.py\", line 1, in validate_inputs\n",
-        )])
+        Json::List(vec![Json::from("  File \"/stand-in/execution.py\", line 1, in validate_inputs\n")])
     }
 }
 
@@ -112,10 +107,7 @@ fn validated(
     for id in ids {
         match output_class(prompt, &id, catalogue)? {
             Err(error) => {
-                return Ok(Verdict::Invalid {
-                    error,
-                    node_errors: dict([]),
-                });
+                return Ok(Verdict::Invalid { error, node_errors: dict([]) });
             }
             Ok(true) if targeted(targets, &id)? => outputs.push(id),
             Ok(_) => {}
@@ -123,27 +115,15 @@ fn validated(
     }
     if outputs.is_empty() {
         let error = top_error("prompt_no_outputs", "Prompt has no outputs", "");
-        return Ok(Verdict::Invalid {
-            error,
-            node_errors: dict([]),
-        });
+        return Ok(Verdict::Invalid { error, node_errors: dict([]) });
     }
-    let mut validator = Validator {
-        catalogue,
-        folders,
-        validated: IndexMap::new(),
-    };
+    let mut validator = Validator { catalogue, folders, validated: IndexMap::new() };
     validator.outputs(prompt, &outputs)
 }
 
 /// The body of an error at the top of an answer.
 pub fn top_error(kind: &str, message: &str, details: &str) -> Json {
-    dict([
-        ("type", kind.into()),
-        ("message", message.into()),
-        ("details", details.into()),
-        ("extra_info", dict([])),
-    ])
+    dict([("type", kind.into()), ("message", message.into()), ("details", details.into()), ("extra_info", dict([]))])
 }
 
 /// Is the node's class an output class? The inner error is the answer when there is no such class.
@@ -189,16 +169,9 @@ impl Validator<'_> {
             let (valid, reasons) = match self.node(prompt, output, 0) {
                 Ok(result) => result,
                 Err(raised) => {
-                    let info = dict([
-                        ("exception_type", raised.kind.into()),
-                        ("traceback", Raised::traceback()),
-                    ]);
-                    let reason = error(
-                        "exception_during_validation",
-                        "Exception when validating node",
-                        &raised.text,
-                        info,
-                    );
+                    let info = dict([("exception_type", raised.kind.into()), ("traceback", Raised::traceback())]);
+                    let reason =
+                        error("exception_during_validation", "Exception when validating node", &raised.text, info);
                     self.validated.insert(output.clone(), (false, vec![reason.clone()]));
                     (false, vec![reason])
                 }
@@ -215,17 +188,11 @@ impl Validator<'_> {
         }
         let node_errors = Json::Dict(node_errors);
         if good.is_empty() {
-            let error = top_error(
-                "prompt_outputs_failed_validation",
-                "Prompt outputs failed validation",
-                &texts.join("\n"),
-            );
+            let error =
+                top_error("prompt_outputs_failed_validation", "Prompt outputs failed validation", &texts.join("\n"));
             return Ok(Verdict::Invalid { error, node_errors });
         }
-        Ok(Verdict::Valid {
-            outputs: good,
-            node_errors,
-        })
+        Ok(Verdict::Valid { outputs: good, node_errors })
     }
 
     /// Adds every node that has errors of its own, and names `output` as depending on it.
@@ -259,15 +226,8 @@ impl Validator<'_> {
             return Err(Raised::new("RecursionError", "maximum recursion depth exceeded"));
         }
         let node = prompt.get(id).ok_or_else(|| key_error(&Json::from(id)))?;
-        let class = node
-            .get("class_type")
-            .and_then(Json::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let given = node
-            .get("inputs")
-            .cloned()
-            .ok_or_else(|| key_error(&Json::from("inputs")))?;
+        let class = node.get("class_type").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let given = node.get("inputs").cloned().ok_or_else(|| key_error(&Json::from("inputs")))?;
         let mut errors = Vec::new();
         let mut valid = true;
         for input in self.catalogue.inputs(&class, &given) {
@@ -276,21 +236,10 @@ impl Validator<'_> {
                 Json::List(items) if items.iter().all(|item| item.as_str() != Some(&input.name)) => None,
                 Json::Str(text) if !text.contains(&input.name) => None,
                 Json::Str(_) | Json::List(_) => {
-                    let word = if matches!(given, Json::Str(_)) {
-                        "string"
-                    } else {
-                        "list"
-                    };
-                    let plural = if word == "list" {
-                        "integers or slices"
-                    } else {
-                        "integers"
-                    };
+                    let word = if matches!(given, Json::Str(_)) { "string" } else { "list" };
+                    let plural = if word == "list" { "integers or slices" } else { "integers" };
                     let name = if word == "list" { "str" } else { "'str'" };
-                    return Err(Raised::new(
-                        "TypeError",
-                        format!("{word} indices must be {plural}, not {name}"),
-                    ));
+                    return Err(Raised::new("TypeError", format!("{word} indices must be {plural}, not {name}")));
                 }
                 other => {
                     let text = format!("argument of type '{}' is not iterable", python::type_name(other));
@@ -343,10 +292,7 @@ impl Validator<'_> {
             }
             _ => return Err(key_error(source)),
         };
-        let class = prompt
-            .at(&[&source_id, "class_type"])
-            .and_then(Json::as_str)
-            .unwrap_or_default();
+        let class = prompt.at(&[&source_id, "class_type"]).and_then(Json::as_str).unwrap_or_default();
         let received = slot_type(self.catalogue.outputs(class), slot)?;
         if !types_match(&received, &input.kind) && input.name != "on_true" && input.name != "on_false" {
             let details = format!(
@@ -361,12 +307,7 @@ impl Validator<'_> {
                 ("received_type", received),
                 ("linked_node", Json::List(link.to_vec())),
             ]);
-            errors.push(error(
-                "return_type_mismatch",
-                "Return type mismatch between linked nodes",
-                &details,
-                info,
-            ));
+            errors.push(error("return_type_mismatch", "Return type mismatch between linked nodes", &details, info));
             return Ok(true);
         }
         match self.node(prompt, &source_id, depth + 1) {
@@ -413,19 +354,13 @@ impl Validator<'_> {
                 ("received_value", value.clone()),
                 ("exception_message", text.as_str().into()),
             ]);
-            Box::new(Refused {
-                value: value.clone(),
-                error: error("invalid_input_type", &message, &details, info),
-            })
+            Box::new(Refused { value: value.clone(), error: error("invalid_input_type", &message, &details, info) })
         })?;
         if own_check(class, &input.name) {
             return Ok(converted);
         }
         match self.range(input, &converted).or_else(|| options(input, &converted)) {
-            Some(error) => Err(Box::new(Refused {
-                value: converted,
-                error,
-            })),
+            Some(error) => Err(Box::new(Refused { value: converted, error })),
             None => Ok(converted),
         }
     }
@@ -462,12 +397,7 @@ impl Validator<'_> {
         if !self.folders.annotated(name).exists() {
             let details = format!("{input} - Invalid {what} file: {name}");
             let info = dict([("input_name", input.into())]);
-            errors.push(error(
-                "custom_validation_failed",
-                "Custom validation failed for node",
-                &details,
-                info,
-            ));
+            errors.push(error("custom_validation_failed", "Custom validation failed for node", &details, info));
         }
     }
 }
@@ -495,11 +425,8 @@ fn options(input: &Input, value: &Json) -> Option<Json> {
         (python::repr(&Json::List(listed.to_vec())), input_config(input))
     };
     let details = format!("{}: '{}' not in {list}", input.name, python::str(value));
-    let info = dict([
-        ("input_name", input.name.as_str().into()),
-        ("input_config", config),
-        ("received_value", value.clone()),
-    ]);
+    let info =
+        dict([("input_name", input.name.as_str().into()), ("input_config", config), ("received_value", value.clone())]);
     Some(error("value_not_in_list", "Value not in list", &details, info))
 }
 
@@ -507,10 +434,8 @@ fn options(input: &Input, value: &Json) -> Option<Json> {
 fn own_check(class: &str, input: &str) -> bool {
     matches!(
         (class, input),
-        (
-            "LoadImage" | "LoadImageMask" | "LoadImageOutput" | "WebcamCapture",
-            "image"
-        ) | ("LoadAudio", "audio")
+        ("LoadImage" | "LoadImageMask" | "LoadImageOutput" | "WebcamCapture", "image")
+            | ("LoadAudio", "audio")
             | ("LoadVideo", "file")
             | ("LoadLatent", "latent")
             | ("CustomCombo", "choice")
@@ -524,10 +449,7 @@ fn slot_type(outputs: &[Json], slot: &Json) -> Result<Json, Raised> {
         Json::Int(index) => *index,
         Json::Bool(flag) => i128::from(*flag),
         other => {
-            let text = format!(
-                "tuple indices must be integers or slices, not {}",
-                python::type_name(other)
-            );
+            let text = format!("tuple indices must be integers or slices, not {}", python::type_name(other));
             return Err(Raised::new("TypeError", text));
         }
     };
@@ -559,21 +481,11 @@ fn input_config(input: &Input) -> Json {
 
 fn missing(name: &str) -> Json {
     let details = name.rsplit('.').next().unwrap_or(name);
-    error(
-        "required_input_missing",
-        "Required input is missing",
-        details,
-        dict([("input_name", name.into())]),
-    )
+    error("required_input_missing", "Required input is missing", details, dict([("input_name", name.into())]))
 }
 
 fn error(kind: &str, message: &str, details: &str, extra_info: Json) -> Json {
-    dict([
-        ("type", kind.into()),
-        ("message", message.into()),
-        ("details", details.into()),
-        ("extra_info", extra_info),
-    ])
+    dict([("type", kind.into()), ("message", message.into()), ("details", details.into()), ("extra_info", extra_info)])
 }
 
 #[cfg(test)]
@@ -586,11 +498,7 @@ mod tests {
         let models = Models::new();
         let directory = tempfile::tempdir().unwrap();
         let folders = Folders::create(directory.path()).unwrap();
-        let catalogue = Catalogue {
-            models: &models,
-            input_dir: folders.input(),
-            api_nodes: true,
-        };
+        let catalogue = Catalogue { models: &models, input_dir: folders.input(), api_nodes: true };
         let mut prompt = Json::from(prompt);
         validate_prompt(&mut prompt, None, catalogue, &folders).map(|verdict| (verdict, prompt))
     }
@@ -604,18 +512,9 @@ mod tests {
 
     fn first_error(prompt: Value, node: &str) -> (String, String) {
         let (verdict, _) = verdict(prompt).unwrap();
-        let Verdict::Invalid { node_errors, .. } = verdict else {
-            panic!("valid: {verdict:?}")
-        };
-        let errors = node_errors
-            .at(&[node, "errors"])
-            .and_then(Json::as_list)
-            .unwrap()
-            .to_vec();
-        (
-            python::str(errors[0].get("type").unwrap()),
-            python::str(errors[0].get("details").unwrap()),
-        )
+        let Verdict::Invalid { node_errors, .. } = verdict else { panic!("valid: {verdict:?}") };
+        let errors = node_errors.at(&[node, "errors"]).and_then(Json::as_list).unwrap().to_vec();
+        (python::str(errors[0].get("type").unwrap()), python::str(errors[0].get("details").unwrap()))
     }
 
     #[test]
@@ -630,10 +529,7 @@ mod tests {
     #[test]
     fn a_value_on_the_bound_is_valid_and_one_beyond_is_not() {
         for width in [1, 16384] {
-            assert!(matches!(
-                verdict(with_width(json!(width))).unwrap().0,
-                Verdict::Valid { .. }
-            ));
+            assert!(matches!(verdict(with_width(json!(width))).unwrap().0, Verdict::Valid { .. }));
         }
         assert_eq!(first_error(with_width(json!(0)), "1").0, "value_smaller_than_min");
         assert_eq!(first_error(with_width(json!(16385)), "1").0, "value_bigger_than_max");
@@ -650,10 +546,7 @@ mod tests {
         assert_eq!(first_error(image(json!(["1", 0])), "2").0, "return_type_mismatch");
         assert_eq!(first_error(image(json!(["1", -1])), "2").0, "return_type_mismatch");
         assert_eq!(first_error(image(json!(["1", 0, 0])), "2").0, "bad_linked_input");
-        assert_eq!(
-            first_error(image(json!(["9", 0])), "2"),
-            ("exception_during_validation".into(), "'9'".into())
-        );
+        assert_eq!(first_error(image(json!(["9", 0])), "2"), ("exception_during_validation".into(), "'9'".into()));
         assert_eq!(first_error(image(json!([9, 0])), "2").1, "9");
         assert_eq!(first_error(image(json!(["1", 7])), "2").1, "tuple index out of range");
     }
@@ -666,9 +559,7 @@ mod tests {
             "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}
         }))
         .unwrap();
-        let Verdict::Invalid { node_errors, .. } = verdict else {
-            panic!("valid")
-        };
+        let Verdict::Invalid { node_errors, .. } = verdict else { panic!("valid") };
         assert_eq!(node_errors, dict([]));
     }
 
@@ -677,22 +568,14 @@ mod tests {
         let mut prompt = with_width(json!(64));
         prompt["3"] = json!({"class_type": "SaveImage", "inputs": {"images": ["1", 0]}});
         let (verdict, _) = verdict(prompt).unwrap();
-        let Verdict::Valid { outputs, node_errors } = verdict else {
-            panic!("invalid: {verdict:?}")
-        };
+        let Verdict::Valid { outputs, node_errors } = verdict else { panic!("invalid: {verdict:?}") };
         assert_eq!(outputs, ["2"]);
         assert!(node_errors.get("3").is_some());
     }
 
     #[test]
     fn shapes_on_which_python_raises_are_a_crash() {
-        for prompt in [
-            json!(null),
-            json!(3),
-            json!([1]),
-            json!({"1": 3}),
-            json!({"1": {"class_type": []}}),
-        ] {
+        for prompt in [json!(null), json!(3), json!([1]), json!({"1": 3}), json!({"1": {"class_type": []}})] {
             assert_eq!(verdict(prompt.clone()).map(|_| ()), Err(Crash), "{prompt}");
         }
         assert!(verdict(json!([])).is_ok());

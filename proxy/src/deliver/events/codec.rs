@@ -148,8 +148,12 @@ impl UpstreamEvent {
     /// What the owner hears of it, under its own name of the prompt; `None` for what it hears later or never.
     pub fn for_owner(self, label: &PromptId) -> Option<ClientEvent> {
         match self {
-            Self::Started { prompt, data } => Some(ClientEvent::message("execution_start", relabelled(data, prompt, label))),
-            Self::Progress { prompt, kind, data } => Some(ClientEvent::message(kind.name(), relabelled(data, prompt, label))),
+            Self::Started { prompt, data } => {
+                Some(ClientEvent::message("execution_start", relabelled(data, prompt, label)))
+            }
+            Self::Progress { prompt, kind, data } => {
+                Some(ClientEvent::message(kind.name(), relabelled(data, prompt, label)))
+            }
             Self::Preview(preview) => Some(ClientEvent::Preview {
                 metadata: match preview.prompt {
                     Some(prompt) => relabelled(preview.metadata, prompt, label),
@@ -317,7 +321,10 @@ mod tests {
         for kind in ["executed", "execution_success", "execution_error", "execution_interrupted"] {
             assert_eq!(told(text(&json!({"type": kind, "data": {"prompt_id": id}}))), None, "{kind}");
         }
-        assert_eq!(text(&json!({"type": "executing", "data": {"node": null, "prompt_id": id}})), UpstreamEvent::Ended { prompt: prompt() });
+        assert_eq!(
+            text(&json!({"type": "executing", "data": {"node": null, "prompt_id": id}})),
+            UpstreamEvent::Ended { prompt: prompt() }
+        );
         assert!(told(text(&json!({"type": "executing", "data": {"node": "3", "prompt_id": id}}))).is_some());
     }
 
@@ -369,7 +376,9 @@ mod tests {
         let text = |bytes: &'static [u8]| UpstreamEvent::read(&Message::Binary(Bytes::from_static(bytes)));
         assert_eq!(text(b"\0\0\0\x03\0\0\0\x01ab"), UpstreamEvent::Text(Bytes::from_static(b"\0\0\0\x01ab")));
         assert_eq!(text(b"\0\0\0\x03\0\0\0\x03ab"), UpstreamEvent::Ignored);
-        for short in [b"".as_slice(), b"\0\0\0", b"\0\0\0\x01", b"\0\0\0\x01\0\0\0", b"\0\0\0\x01\0\0\0\x09x", b"\0\0\0\x63"] {
+        for short in
+            [b"".as_slice(), b"\0\0\0", b"\0\0\0\x01", b"\0\0\0\x01\0\0\0", b"\0\0\0\x01\0\0\0\x09x", b"\0\0\0\x63"]
+        {
             assert_eq!(text(short), UpstreamEvent::Ignored, "{short:?}");
         }
     }

@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 /// The events, in order. `url` signs a file's URL.
 pub fn events(job: &Job, result: &JobResult, url: &dyn Fn(FileId) -> String) -> Vec<ClientEvent> {
     let mut events = Vec::new();
-    let message = |wanted: &str| result.messages.iter().find(|(event, _)| event == wanted).and_then(|(_, data)| data.as_object());
+    let message =
+        |wanted: &str| result.messages.iter().find(|(event, _)| event == wanted).and_then(|(_, data)| data.as_object());
     // No backend began it, so nobody told its start yet.
     let never_started = job.attempts.iter().all(|attempt| attempt.started_at.is_none());
     if let (true, Some(data)) = (never_started, message("execution_start")) {
@@ -34,7 +35,10 @@ pub fn events(job: &Job, result: &JobResult, url: &dyn Fn(FileId) -> String) -> 
 fn executed(job: &Job, result: &JobResult, node: &str, output: Value) -> ClientEvent {
     let shown = result.meta.get(node).and_then(|meta| meta.get("display_node")).cloned();
     let display_node = shown.unwrap_or_else(|| json!(node));
-    ClientEvent::message("executed", fields(json!({"node": node, "display_node": display_node, "output": output, "prompt_id": job.prompt_id})))
+    ClientEvent::message(
+        "executed",
+        fields(json!({"node": node, "display_node": display_node, "output": output, "prompt_id": job.prompt_id})),
+    )
 }
 
 fn fields(value: Value) -> Map<String, Value> {
@@ -115,7 +119,13 @@ mod tests {
 
     #[test]
     fn a_job_that_no_backend_began_is_told_its_start_too() {
-        let result = collect::gateway_failure(&"mine".parse().unwrap(), Some(("3", "KSampler")), "ValidationError", "no", WallMillis(5));
+        let result = collect::gateway_failure(
+            &"mine".parse().unwrap(),
+            Some(("3", "KSampler")),
+            "ValidationError",
+            "no",
+            WallMillis(5),
+        );
         let kinds: Vec<_> = told(&job(false), &result).iter().map(|event| event["type"].clone()).collect();
         assert_eq!(kinds, ["execution_start", "execution_error", "executing"]);
         let kinds: Vec<_> = told(&job(true), &result).iter().map(|event| event["type"].clone()).collect();

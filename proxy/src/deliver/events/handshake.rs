@@ -32,7 +32,12 @@ pub enum HandshakeError {
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, public: Option<&PublicUrl>) -> Result<String, HandshakeError> {
+pub fn accepted(
+    method: &Method,
+    headers: &HeaderMap,
+    is_h2: bool,
+    public: Option<&PublicUrl>,
+) -> Result<String, HandshakeError> {
     let lists = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -59,8 +64,13 @@ fn check_origin(headers: &HeaderMap, public: Option<&PublicUrl>) -> Result<(), H
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let own = host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
-    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) { Ok(()) } else { Err(HandshakeError::Origin) }
+    let own =
+        host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
+    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) {
+        Ok(())
+    } else {
+        Err(HandshakeError::Origin)
+    }
 }
 
 fn answer_to(key: &[u8]) -> String {
@@ -120,7 +130,14 @@ mod tests {
         for own in ["https://gate.example:8443", "https://GATE.example:8443", "https://images.example"] {
             assert!(answer(&[(ORIGIN, Some(own))]).is_ok(), "{own}");
         }
-        for foreign in ["null", "https://gate.example", "http://gate.example:8443", "https://evil.example", "https://images.example.evil.example", ""] {
+        for foreign in [
+            "null",
+            "https://gate.example",
+            "http://gate.example:8443",
+            "https://evil.example",
+            "https://images.example.evil.example",
+            "",
+        ] {
             assert_eq!(answer(&[(ORIGIN, Some(foreign))]), Err(HandshakeError::Origin), "{foreign}");
         }
     }

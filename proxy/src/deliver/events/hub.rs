@@ -99,7 +99,12 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::TooManySockets`].
-    pub fn register(self: &Arc<Self>, scope: &OwnerScope, client_id: Option<ClientId>, sockets_max: u32) -> Result<SocketHandle, HubError> {
+    pub fn register(
+        self: &Arc<Self>,
+        scope: &OwnerScope,
+        client_id: Option<ClientId>,
+        sockets_max: u32,
+    ) -> Result<SocketHandle, HubError> {
         {
             let mut open = self.by_tenant.entry(scope.tenant.clone()).or_insert(0);
             if *open >= sockets_max {
@@ -121,7 +126,9 @@ impl Hub {
     /// Tells an event to exactly the sockets of its route.
     pub fn publish(&self, route: &Route, event: &ClientEvent) {
         if let Some(owner) = self.owners.get(&route.scope) {
-            for queue in owner.sockets.iter().filter(|queue| route.client_id.as_ref().is_none_or(|id| *id == queue.client_id)) {
+            for queue in
+                owner.sockets.iter().filter(|queue| route.client_id.as_ref().is_none_or(|id| *id == queue.client_id))
+            {
                 self.push(queue, event.clone());
             }
         }
@@ -149,6 +156,11 @@ impl Hub {
                 self.forget_if_empty(&route.scope);
             }
         }
+    }
+
+    /// How many sockets are open.
+    pub fn sockets(&self) -> usize {
+        self.by_tenant.iter().map(|open| *open.value() as usize).sum()
     }
 
     /// Previews that slow clients missed, since the start.
@@ -261,7 +273,8 @@ impl Waiting {
 
     /// One event alone always fits: a text output may be larger than all that should wait.
     fn fits(&self, event: &ClientEvent) -> bool {
-        self.events.is_empty() || (self.events.len() < EVENTS_MAX && self.bytes.saturating_add(event.bytes()) <= BYTES_MAX)
+        self.events.is_empty()
+            || (self.events.len() < EVENTS_MAX && self.bytes.saturating_add(event.bytes()) <= BYTES_MAX)
     }
 
     fn pop(&mut self) -> Option<ClientEvent> {
@@ -420,9 +433,12 @@ mod tests {
         for step in 1..20_000_u64 {
             let (owner, client) = (random(2), random(2));
             match random(10) {
-                0 if sockets.len() < 12 => sockets.push((owner, client, open(&hub, &scopes[owner], clients[client]), 0)),
+                0 if sockets.len() < 12 => {
+                    sockets.push((owner, client, open(&hub, &scopes[owner], clients[client]), 0))
+                }
                 1 if !sockets.is_empty() => drop(sockets.swap_remove(random(sockets.len()))),
-                _ => hub.publish(&route(&scopes[owner], Some(clients[client])), &text(&format!("{owner} {client} {step}"))),
+                _ => hub
+                    .publish(&route(&scopes[owner], Some(clients[client])), &text(&format!("{owner} {client} {step}"))),
             }
             for (owner, client, handle, last) in &mut sockets {
                 for event in drained(handle) {

@@ -82,7 +82,10 @@ pub async fn serve(
 }
 
 fn config() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(INBOUND_BYTES_MAX)).max_frame_size(Some(INBOUND_BYTES_MAX)).write_buffer_size(0)
+    WebSocketConfig::default()
+        .max_message_size(Some(INBOUND_BYTES_MAX))
+        .max_frame_size(Some(INBOUND_BYTES_MAX))
+        .write_buffer_size(0)
 }
 
 struct Socket<'a, S> {
@@ -128,7 +131,7 @@ impl<S: RawStream> Socket<'_, S> {
                     }
                     self.send(Message::Ping(Bytes::new())).await?;
                 }
-                _ = stopping.wait_for(|stopping| *stopping) => return self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await,
+                () = stopped(&mut stopping) => return self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await,
             }
         }
     }
@@ -143,7 +146,10 @@ impl<S: RawStream> Socket<'_, S> {
             match self.context.read(&mut self.memory) {
                 Ok(Message::Text(text)) => {
                     if self.too_many() {
-                        return self.close(CloseCode::Policy, "too many messages", Closed::Misused("rate")).await.map(Some);
+                        return self
+                            .close(CloseCode::Policy, "too many messages", Closed::Misused("rate"))
+                            .await
+                            .map(Some);
                     }
                     self.heed(&text).await?;
                 }
@@ -156,9 +162,16 @@ impl<S: RawStream> Socket<'_, S> {
                 }
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(Error::Capacity(_)) => return self.close(CloseCode::Size, "message too large", Closed::Misused("size")).await.map(Some),
+                Err(Error::Capacity(_)) => {
+                    return self.close(CloseCode::Size, "message too large", Closed::Misused("size")).await.map(Some);
+                }
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Ok(Some(Closed::ByClient)),
-                Err(_) => return self.close(CloseCode::Protocol, "no WebSocket frame", Closed::Misused("protocol")).await.map(Some),
+                Err(_) => {
+                    return self
+                        .close(CloseCode::Protocol, "no WebSocket frame", Closed::Misused("protocol"))
+                        .await
+                        .map(Some);
+                }
             }
         }
         // A ping read above left its pong in the buffer.
@@ -178,7 +191,9 @@ impl<S: RawStream> Socket<'_, S> {
     /// Feature flags, if this is the first message that is an object; what is no JSON is not even logged (facts §11, 112).
     async fn heed(&mut self, text: &str) -> Result<(), StreamError> {
         let Ok(Value::Object(message)) = serde_json::from_str(text) else { return Ok(()) };
-        if std::mem::replace(&mut self.greeted, true) || message.get("type").and_then(Value::as_str) != Some("feature_flags") {
+        if std::mem::replace(&mut self.greeted, true)
+            || message.get("type").and_then(Value::as_str) != Some("feature_flags")
+        {
             return Ok(());
         }
         let flag = message.get("data").and_then(|data| data.get("supports_preview_metadata"));
@@ -208,6 +223,11 @@ impl<S: RawStream> Socket<'_, S> {
         self.flush().await?;
         Ok(closed)
     }
+}
+
+/// Resolves when the gateway stops, or whoever would say so is gone.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
 /// What tungstenite reads from and writes to.

@@ -84,10 +84,19 @@ enum Ended {
 
 impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
     /// A socket for that backend; `sink` is given every event and must not wait.
-    pub fn new(endpoint: BackendEndpoint, client: UpstreamClientId, sink: F, stopping: watch::Receiver<bool>) -> (UpstreamSocket, Self) {
+    pub fn new(
+        endpoint: BackendEndpoint,
+        client: UpstreamClientId,
+        sink: F,
+        stopping: watch::Receiver<bool>,
+    ) -> (UpstreamSocket, Self) {
         let (connected, is_connected) = watch::channel(false);
         let (reconnect, statuses) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
-        let socket = UpstreamSocket { connected: is_connected, reconnect: Arc::clone(&reconnect), statuses: Arc::clone(&statuses) };
+        let socket = UpstreamSocket {
+            connected: is_connected,
+            reconnect: Arc::clone(&reconnect),
+            statuses: Arc::clone(&statuses),
+        };
         (socket, Self { endpoint, client, sink, connected, reconnect, statuses, stopping })
     }
 
@@ -108,7 +117,7 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         };
         tokio::select! {
             () = keeping => {}
-            _ = stopping.wait_for(|stopping| *stopping) => {}
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {}
         }
     }
 
@@ -130,7 +139,8 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
     async fn open(&self) -> Result<WebSocketStream<TcpStream>, Ended> {
         let stream = self.endpoint.connect().await.map_err(Ended::Connect)?;
         let url = format!("ws://{}/ws?clientId={}", self.endpoint.authority(), self.client);
-        let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
+        let config =
+            WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
         let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
         let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
         socket.send(Message::text(flags.to_string())).await?;

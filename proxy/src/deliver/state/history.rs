@@ -51,7 +51,9 @@ mod tests {
         JobResult {
             outputs: outputs.as_object().unwrap().clone(),
             messages: vec![("execution_success".into(), json!({"prompt_id": "p1", "timestamp": 2}))],
-            files: ["/9/images/0", "/9/images/1"].map(|pointer| ResultFile { pointer: pointer.into(), id: FileId::new() }).into(),
+            files: ["/9/images/0", "/9/images/1"]
+                .map(|pointer| ResultFile { pointer: pointer.into(), id: FileId::new() })
+                .into(),
             ..JobResult::default()
         }
     }
@@ -74,6 +76,9 @@ mod tests {
         assert_eq!(good["status"]["messages"][0][0], "execution_success");
         assert_eq!(good["prompt"].as_array().unwrap().len(), 5);
         let bad = entry(&job(1, JobState::Ended(Outcome::Interrupted)), graph, &result(), &|_| String::new()).unwrap();
-        assert_eq!(bad["status"], json!({"status_str": "error", "completed": false, "messages": bad["status"]["messages"]}));
+        assert_eq!(
+            bad["status"],
+            json!({"status_str": "error", "completed": false, "messages": bad["status"]["messages"]})
+        );
     }
 }

@@ -34,7 +34,8 @@ pub fn queue(jobs: &[(&Job, Bytes)]) -> Result<Value, StateError> {
 /// # Errors
 /// A stored submission that can't be read.
 pub fn item(job: &Job, graph: &[u8]) -> Result<Value, StateError> {
-    let unreadable = |error: serde_json::Error| StateError::Unreadable { what: "a stored submission", reason: error.to_string() };
+    let unreadable =
+        |error: serde_json::Error| StateError::Unreadable { what: "a stored submission", reason: error.to_string() };
     let mut submission: Map<String, Value> = serde_json::from_slice(graph).map_err(unreadable)?;
     let prompt = submission.remove("prompt").unwrap_or_else(|| json!({}));
     let mut extra = match submission.remove("extra_data") {
@@ -154,7 +155,9 @@ pub(super) mod tests {
 
     #[test]
     fn items_have_comfyuis_five_places_and_are_sorted() {
-        let graph = Bytes::from_static(br#"{"prompt":{"9":{"class_type":"SaveImage","inputs":{}}},"extra_data":{"preview_method":"auto"}}"#);
+        let graph = Bytes::from_static(
+            br#"{"prompt":{"9":{"class_type":"SaveImage","inputs":{}}},"extra_data":{"preview_method":"auto"}}"#,
+        );
         let (first, second, third) = (job(4, JobState::Running), job(6, JobState::Held), job(5, JobState::Held));
         let queue = queue(&[(&second, graph.clone()), (&first, graph.clone()), (&third, graph)]).unwrap();
         assert_eq!(queue["queue_running"].as_array().unwrap().len(), 1);
@@ -162,14 +165,31 @@ pub(super) mod tests {
         assert_eq!(queue["queue_pending"][1][1], "p6");
         let item = &queue["queue_running"][0];
         assert_eq!(item[2]["9"]["class_type"], "SaveImage");
-        assert_eq!(item[3], json!({"preview_method": "auto", "client_id": "tab", "create_time": 1_795_231_291_814_u64}));
+        assert_eq!(
+            item[3],
+            json!({"preview_method": "auto", "client_id": "tab", "create_time": 1_795_231_291_814_u64})
+        );
         assert_eq!(item[4], json!(["9"]));
     }
 
     #[test]
     fn clear_goes_by_pythons_truth() {
-        for (value, clear) in [("true", true), ("\"false\"", true), ("1", true), ("[0]", true), ("false", false), ("0", false), ("\"\"", false), ("null", false), ("{}", false)] {
-            assert_eq!(QueueChange::parse(format!("{{\"clear\":{value}}}").as_bytes()).unwrap().clear, clear, "{value}");
+        for (value, clear) in [
+            ("true", true),
+            ("\"false\"", true),
+            ("1", true),
+            ("[0]", true),
+            ("false", false),
+            ("0", false),
+            ("\"\"", false),
+            ("null", false),
+            ("{}", false),
+        ] {
+            assert_eq!(
+                QueueChange::parse(format!("{{\"clear\":{value}}}").as_bytes()).unwrap().clear,
+                clear,
+                "{value}"
+            );
         }
     }
 

@@ -16,9 +16,26 @@ pub fn features(upload_bytes_max: u64) -> Value {
 
 /// ComfyUI 0.8.0's model folders (`folder_paths.py`), without `custom_nodes` and `configs`.
 const FOLDERS: [&str; 20] = [
-    "checkpoints", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models", "embeddings", "diffusers", "vae_approx",
-    "controlnet", "gligen", "upscale_models", "latent_upscale_models", "hypernetworks", "photomaker", "classifiers", "model_patches",
-    "audio_encoders", "configs",
+    "checkpoints",
+    "loras",
+    "vae",
+    "text_encoders",
+    "diffusion_models",
+    "clip_vision",
+    "style_models",
+    "embeddings",
+    "diffusers",
+    "vae_approx",
+    "controlnet",
+    "gligen",
+    "upscale_models",
+    "latent_upscale_models",
+    "hypernetworks",
+    "photomaker",
+    "classifiers",
+    "model_patches",
+    "audio_encoders",
+    "configs",
 ];
 
 /// `GET /internal/folder_paths`: the page asks while loading; names without paths.
@@ -69,7 +86,10 @@ const FILE_INPUTS: [(&str, &str); 10] = [
 /// # Errors
 /// What the backend answered is no `object_info`.
 pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool) -> Result<Bytes, StateError> {
-    let unreadable = |error: serde_json::Error| StateError::Unreadable { what: "a backend's object_info", reason: error.to_string() };
+    let unreadable = |error: serde_json::Error| StateError::Unreadable {
+        what: "a backend's object_info",
+        reason: error.to_string(),
+    };
     let mut classes: Map<String, Value> = serde_json::from_slice(live).map_err(unreadable)?;
     classes.retain(|name, _| allowed(name));
     for (class, input) in FILE_INPUTS {

@@ -4,8 +4,8 @@ use super::{OCTET_STREAM, is_inline};
 use crate::deliver::answer::{Answer, AnswerBody};
 use crate::record::ledger::FileRow;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use std::path::PathBuf;
@@ -63,7 +63,10 @@ fn is_unchanged(headers: &HeaderMap, etag: &str, modified: &str) -> bool {
     let mut tags = headers.get_all(IF_NONE_MATCH).iter().peekable();
     if tags.peek().is_some() {
         let texts = tags.filter_map(|value| value.to_str().ok());
-        return texts.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
+        return texts
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
     }
     let since = headers.get(IF_MODIFIED_SINCE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
     since.is_some_and(|since| httpdate::parse_http_date(modified).is_ok_and(|modified| modified <= since))
@@ -81,7 +84,8 @@ fn wanted_range(headers: &HeaderMap, bytes: u64, etag: &str, modified: &str) -> 
     let Some(range) = headers.get(RANGE).and_then(|value| value.to_str().ok()) else { return Wanted::Whole };
     // §13.1.5: a range of another content than the client has is no use to it. A weak tag never matches.
     let same = headers.get(IF_RANGE).is_none_or(|condition| condition == etag || condition == modified);
-    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).filter(|_| same) else {
+    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).filter(|_| same)
+    else {
         return Wanted::Whole;
     };
     let number = |text: &str| if text.bytes().all(|b| b.is_ascii_digit()) { text.parse::<u64>().ok() } else { None };
@@ -105,7 +109,10 @@ fn wanted_range(headers: &HeaderMap, bytes: u64, etag: &str, modified: &str) -> 
 
 /// RFC 6266: an ASCII name for old readers, the true one in RFC 8187's coding.
 fn disposition(kind: &str, filename: &str) -> String {
-    let ascii: String = filename.chars().map(|c| if c.is_ascii_graphic() && !"\"\\%;".contains(c) || c == ' ' { c } else { '_' }).collect();
+    let ascii: String = filename
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && !"\"\\%;".contains(c) || c == ' ' { c } else { '_' })
+        .collect();
     let coded = filename.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
@@ -142,7 +149,8 @@ mod tests {
     }
 
     fn with(headers: &[(HeaderName, &str)]) -> Answer {
-        let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
+        let headers =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         answer(&row("a.png"), PathBuf::from("blob"), &headers)
     }
 
@@ -168,7 +176,14 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_at_the_end_and_refused_beyond_it() {
-        for (range, start, length) in [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 10), ("bytes=99-", 99, 1), ("bytes=90-200", 90, 10), ("bytes=-30", 70, 30), ("bytes=-300", 0, 100)] {
+        for (range, start, length) in [
+            ("bytes=0-0", 0, 1),
+            ("bytes=10-19", 10, 10),
+            ("bytes=99-", 99, 1),
+            ("bytes=90-200", 90, 10),
+            ("bytes=-30", 70, 30),
+            ("bytes=-300", 0, 100),
+        ] {
             let answer = with(&[(RANGE, range)]);
             assert_eq!((answer.status, part(&answer)), (StatusCode::PARTIAL_CONTENT, (start, length)), "{range}");
             assert_eq!(answer.headers[CONTENT_RANGE], format!("bytes {start}-{}/100", start + length - 1));

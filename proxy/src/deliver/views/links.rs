@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_url_opens_its_file_until_the_second_it_expires() {
-        let links = Links::new(keys(&["00000001"]), Some(&"https://gate.example".parse().unwrap()), Duration::from_secs(60));
+        let links =
+            Links::new(keys(&["00000001"]), Some(&"https://gate.example".parse().unwrap()), Duration::from_secs(60));
         let row = row();
         let url = links.signed(&row.owner.tenant, row.id, NOW);
         assert!(url.starts_with(&format!("https://gate.example/gate/files/{}?expires=1060&", row.id)), "{url}");
@@ -116,11 +117,17 @@ mod tests {
         let url = links.signed(&row.owner.tenant, row.id, NOW);
         assert!(url.starts_with("/gate/files/"), "{url}");
         let other_file = FileRow { id: FileId::new(), ..row.clone() };
-        let other_tenant = FileRow { owner: Owner { tenant: "b".parse().unwrap(), user: None, key: None }, ..row.clone() };
+        let other_tenant =
+            FileRow { owner: Owner { tenant: "b".parse().unwrap(), user: None, key: None }, ..row.clone() };
         for other in [other_file, other_tenant] {
             assert_eq!(links.verify(&other, &query(&url), NOW), Err(LinkError::Invalid));
         }
-        for changed in [url.replace("expires=1060", "expires=9999"), url.replace("expires=1060", "expires=01060"), url.replace("key=0", "key=9"), url.replace("&signature", "&x")] {
+        for changed in [
+            url.replace("expires=1060", "expires=9999"),
+            url.replace("expires=1060", "expires=01060"),
+            url.replace("key=0", "key=9"),
+            url.replace("&signature", "&x"),
+        ] {
             assert_eq!(links.verify(&row, &query(&changed), NOW), Err(LinkError::Invalid), "{changed}");
         }
     }

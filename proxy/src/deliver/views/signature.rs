@@ -43,8 +43,13 @@ impl Claims<'_> {
 
     /// Each field with its length before it, so that no two lists of fields have the same bytes.
     fn bytes(&self, key_id: &str) -> Vec<u8> {
-        let fields: [&[u8]; 5] =
-            [self.tenant.as_str().as_bytes(), &self.file.bytes(), self.variant.as_bytes(), &self.expires.to_be_bytes(), key_id.as_bytes()];
+        let fields: [&[u8]; 5] = [
+            self.tenant.as_str().as_bytes(),
+            &self.file.bytes(),
+            self.variant.as_bytes(),
+            &self.expires.to_be_bytes(),
+            key_id.as_bytes(),
+        ];
         let mut bytes = vec![VERSION];
         for field in fields {
             bytes.extend_from_slice(&(field.len() as u64).to_be_bytes());

@@ -91,7 +91,7 @@ pub fn load_or_create(state_dir: &Path) -> Result<SigningKeys, SigningKeyError> 
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let text = drawn()?;
-            durable::write_file(&path, text.as_bytes()).map_err(io)?;
+            durable::write(state_dir, &path, text.as_bytes()).map_err(io)?;
             text
         }
         Err(error) => return Err(io(error)),

@@ -42,7 +42,8 @@ impl ViewQuery {
         let directory = Directory::from_name(query.value("type").unwrap_or("output")).ok_or(ViewError::Directory)?;
         let (filename, directory) = annotated(named).unwrap_or((named, directory));
         let subfolder = query.value("subfolder").unwrap_or_default();
-        let is_path = |text: &str| text.starts_with('/') || text.contains('\\') || text.split('/').any(|segment| segment == "..");
+        let is_path =
+            |text: &str| text.starts_with('/') || text.contains('\\') || text.split('/').any(|segment| segment == "..");
         // The ledger would not find them either; names that can't be are not looked up.
         if filename.is_empty() || filename.contains('/') || is_path(filename) || is_path(subfolder) {
             return Err(ViewError::NotFound);
@@ -68,7 +69,10 @@ mod tests {
     #[test]
     fn names_are_read_as_the_page_writes_them() {
         assert_eq!(parse("filename=a.png&rand=0.1&t=5"), Ok((Directory::Output, String::new(), "a.png".into())));
-        assert_eq!(parse("filename=a.png&type=temp&subfolder=x/y"), Ok((Directory::Temp, "x/y".into(), "a.png".into())));
+        assert_eq!(
+            parse("filename=a.png&type=temp&subfolder=x/y"),
+            Ok((Directory::Temp, "x/y".into(), "a.png".into()))
+        );
     }
 
     #[test]
@@ -80,7 +84,16 @@ mod tests {
 
     #[test]
     fn what_can_be_no_file_is_not_looked_up() {
-        for odd in ["", "filename=", "filename=../a.png", "filename=/a.png", "filename=x/a.png", "filename=a.png&subfolder=../x", "filename=a.png&subfolder=/x", "filename=a%5Cb.png"] {
+        for odd in [
+            "",
+            "filename=",
+            "filename=../a.png",
+            "filename=/a.png",
+            "filename=x/a.png",
+            "filename=a.png&subfolder=../x",
+            "filename=a.png&subfolder=/x",
+            "filename=a%5Cb.png",
+        ] {
             assert_eq!(parse(odd), Err(ViewError::NotFound), "{odd}");
         }
         assert_eq!(parse("filename=a.png&type=Output"), Err(ViewError::Directory));

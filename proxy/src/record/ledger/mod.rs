@@ -193,9 +193,7 @@ impl Directory {
     }
     /// The directory of that name; case-sensitive, as ComfyUI's.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Input, Self::Output, Self::Temp]
-            .into_iter()
-            .find(|directory| directory.name() == name)
+        [Self::Input, Self::Output, Self::Temp].into_iter().find(|directory| directory.name() == name)
     }
 }
 

@@ -53,10 +53,7 @@ pub struct RedbOptions {
 impl Default for RedbOptions {
     /// ComfyUI's own 10 000 history entries (execution.py `MAXIMUM_HISTORY_SIZE`), and 64 MiB of cache: redb's 1 GiB is more than the whole gateway should take.
     fn default() -> Self {
-        Self {
-            ended_jobs_max: 10_000,
-            cache_bytes: 64 << 20,
-        }
+        Self { ended_jobs_max: 10_000, cache_bytes: 64 << 20 }
     }
 }
 
@@ -74,10 +71,8 @@ impl RedbLedger {
     /// # Errors
     /// `Held` by another process, `Schema` newer than ours, `Unavailable`.
     pub fn open(dir: &Path, options: RedbOptions) -> Result<Self, LedgerError> {
-        let unavailable = |error: std::io::Error| LedgerError::Unavailable {
-            action: "open",
-            reason: error.to_string(),
-        };
+        let unavailable =
+            |error: std::io::Error| LedgerError::Unavailable { action: "open", reason: error.to_string() };
         durable::private_dir(dir).map_err(unavailable)?;
         let path = dir.join(FILE);
         let backend = storage::file_backend(&path)?;
@@ -89,12 +84,7 @@ impl RedbLedger {
         let graphs = Arc::new(Graphs::open(dir)?);
         let storage = Arc::new(Storage::open(&dir.join(FILE), backend, options.cache_bytes)?);
         let writer = Writer::start(Arc::clone(&storage))?;
-        Ok(Self {
-            storage,
-            graphs,
-            writer,
-            ended_jobs_max: options.ended_jobs_max.max(1),
-        })
+        Ok(Self { storage, graphs, writer, ended_jobs_max: options.ended_jobs_max.max(1) })
     }
 
     async fn read<T, F>(&self, action: &'static str, reading: F) -> Result<T, LedgerError>
@@ -106,10 +96,7 @@ impl RedbLedger {
         let done = tokio::task::spawn_blocking(move || storage.read(reading)).await;
         match done {
             Ok(read) => read.map_err(|fault| fault.told(action)),
-            Err(error) => Err(LedgerError::Unavailable {
-                action,
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(LedgerError::Unavailable { action, reason: error.to_string() }),
         }
     }
 
@@ -127,35 +114,25 @@ impl Ledger for RedbLedger {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, LedgerError> {
         let graphs = Arc::clone(&self.graphs);
         let (digest, graph) = (acceptance.submission, acceptance.graph.clone());
-        let unavailable = |reason: String| LedgerError::Unavailable {
-            action: "accept",
-            reason,
-        };
+        let unavailable = |reason: String| LedgerError::Unavailable { action: "accept", reason };
         // INVARIANT: the graph is on the disk before a row names it.
         let kept = tokio::task::spawn_blocking(move || graphs.keep(&digest, &graph)).await;
-        kept.map_err(|error| unavailable(error.to_string()))?
-            .map_err(|error| unavailable(error.to_string()))?;
-        self.write("accept", |tables| transitions::accept(tables, acceptance))
-            .await
+        kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
+        self.write("accept", |tables| transitions::accept(tables, acceptance)).await
     }
 
     async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError> {
         let backend = backend.clone();
-        self.write("assign", move |tables| {
-            transitions::assign(tables, job, version, backend, at)
-        })
-        .await
+        self.write("assign", move |tables| transitions::assign(tables, job, version, backend, at)).await
     }
 
     async fn start(&self, attempt: AttemptId, at: WallMillis) -> Result<Job, LedgerError> {
-        self.write("start", move |tables| transitions::start(tables, attempt, at))
-            .await
+        self.write("start", move |tables| transitions::start(tables, attempt, at)).await
     }
 
     async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError> {
         let reason = reason.to_owned();
-        self.write("lose", move |tables| transitions::lose(tables, attempt, reason))
-            .await
+        self.write("lose", move |tables| transitions::lose(tables, attempt, reason)).await
     }
 
     async fn commit(
@@ -167,10 +144,7 @@ impl Ledger for RedbLedger {
         at: WallMillis,
     ) -> Result<(Job, JobResult), LedgerError> {
         let keep = self.ended_jobs_max;
-        self.write("commit", move |tables| {
-            commit::commit(tables, attempt, outcome, result, files, at, keep)
-        })
-        .await
+        self.write("commit", move |tables| commit::commit(tables, attempt, outcome, result, files, at, keep)).await
     }
 
     async fn end_held(
@@ -190,36 +164,27 @@ impl Ledger for RedbLedger {
 
     async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError> {
         let id = prompt.job().id;
-        self.write("cancel", move |tables| transitions::request_cancel(tables, id))
-            .await
+        self.write("cancel", move |tables| transitions::request_cancel(tables, id)).await
     }
 
     async fn forget(&self, prompt: &OwnedPrompt) -> Result<(), LedgerError> {
         let id = prompt.job().id;
-        self.write("forget", move |tables| transitions::forget(tables, id))
-            .await
+        self.write("forget", move |tables| transitions::forget(tables, id)).await
     }
 
     async fn owned_prompt(&self, scope: &OwnerScope, prompt_id: &PromptId) -> Result<OwnedPrompt, LedgerError> {
         let (scope, prompt_id) = (scope.clone(), prompt_id.clone());
-        self.read("look up a prompt", move |snapshot| {
-            readings::owned_prompt(snapshot, &scope, &prompt_id)
-        })
-        .await
+        self.read("look up a prompt", move |snapshot| readings::owned_prompt(snapshot, &scope, &prompt_id)).await
     }
 
     async fn queue(&self, scope: &OwnerScope) -> Result<Vec<OwnedPrompt>, LedgerError> {
         let scope = scope.key();
-        self.read("read a queue", move |snapshot| readings::queue(snapshot, &scope))
-            .await
+        self.read("read a queue", move |snapshot| readings::queue(snapshot, &scope)).await
     }
 
     async fn queue_remaining(&self, scope: &OwnerScope) -> Result<u64, LedgerError> {
         let scope = scope.key();
-        self.read("count a queue", move |snapshot| {
-            readings::queue_remaining(snapshot, &scope)
-        })
-        .await
+        self.read("count a queue", move |snapshot| readings::queue_remaining(snapshot, &scope)).await
     }
 
     async fn history(
@@ -228,16 +193,12 @@ impl Ledger for RedbLedger {
         page: HistoryPage,
     ) -> Result<Vec<(OwnedPrompt, JobResult)>, LedgerError> {
         let scope = scope.key();
-        self.read("read a history", move |snapshot| {
-            readings::history(snapshot, &scope, page)
-        })
-        .await
+        self.read("read a history", move |snapshot| readings::history(snapshot, &scope, page)).await
     }
 
     async fn result(&self, prompt: &OwnedPrompt) -> Result<Option<JobResult>, LedgerError> {
         let id = prompt.job().id;
-        self.read("read a result", move |snapshot| readings::result(snapshot, id))
-            .await
+        self.read("read a result", move |snapshot| readings::result(snapshot, id)).await
     }
 
     async fn active_jobs(&self) -> Result<Vec<Job>, LedgerError> {
@@ -248,16 +209,12 @@ impl Ledger for RedbLedger {
         let (graphs, digest) = (Arc::clone(&self.graphs), *submission);
         match tokio::task::spawn_blocking(move || graphs.read(&digest)).await {
             Ok(read) => read,
-            Err(error) => Err(LedgerError::Unavailable {
-                action: "read a graph",
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(LedgerError::Unavailable { action: "read a graph", reason: error.to_string() }),
         }
     }
 
     async fn file(&self, id: FileId) -> Result<FileRow, LedgerError> {
-        self.read("look up a file", move |snapshot| readings::file(snapshot, id))
-            .await
+        self.read("look up a file", move |snapshot| readings::file(snapshot, id)).await
     }
 
     async fn owned_file(
@@ -277,37 +234,25 @@ impl Ledger for RedbLedger {
     async fn owner_secrets(&self, scope: &OwnerScope) -> Result<OwnerSecrets, LedgerError> {
         let scope = scope.key();
         let asked = scope.clone();
-        let known = self
-            .read("read an owner", move |snapshot| readings::secrets(snapshot, &asked))
-            .await?;
+        let known = self.read("read an owner", move |snapshot| readings::secrets(snapshot, &asked)).await?;
         match known {
             Some(secrets) => Ok(secrets),
-            None => {
-                self.write("draw an owner's secrets", move |tables| {
-                    transitions::secrets(tables, &scope)
-                })
-                .await
-            }
+            None => self.write("draw an owner's secrets", move |tables| transitions::secrets(tables, &scope)).await,
         }
     }
 
     async fn upstream_client(&self, backend: &BackendId) -> Result<UpstreamClientId, LedgerError> {
         let backend = backend.clone();
-        self.write("draw an upstream client", move |tables| {
-            transitions::upstream_client(tables, &backend)
-        })
-        .await
+        self.write("draw an upstream client", move |tables| transitions::upstream_client(tables, &backend)).await
     }
 
     async fn insert_key(&self, key: KeyRow) -> Result<(), LedgerError> {
-        self.write("store a key", move |tables| transitions::insert_key(tables, &key))
-            .await
+        self.write("store a key", move |tables| transitions::insert_key(tables, &key)).await
     }
 
     async fn key(&self, id: &KeyId) -> Result<KeyRow, LedgerError> {
         let id = id.clone();
-        self.read("look up a key", move |snapshot| readings::key(snapshot, &id))
-            .await
+        self.read("look up a key", move |snapshot| readings::key(snapshot, &id)).await
     }
 
     async fn keys(&self) -> Result<Vec<KeyRow>, LedgerError> {
@@ -316,8 +261,7 @@ impl Ledger for RedbLedger {
 
     async fn revoke_key(&self, id: &KeyId, at: WallMillis) -> Result<KeyRow, LedgerError> {
         let id = id.clone();
-        self.write("revoke a key", move |tables| transitions::revoke_key(tables, &id, at))
-            .await
+        self.write("revoke a key", move |tables| transitions::revoke_key(tables, &id, at)).await
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {

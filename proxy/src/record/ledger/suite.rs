@@ -3,11 +3,7 @@
 use super::*;
 
 fn owner(tenant: &str) -> Owner {
-    Owner {
-        tenant: tenant.parse().unwrap(),
-        user: None,
-        key: None,
-    }
+    Owner { tenant: tenant.parse().unwrap(), user: None, key: None }
 }
 
 /// A submission of `tenant` under `name`, whose graph is `graph`.
@@ -33,14 +29,8 @@ async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
 }
 
 async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
-    let job = ledger
-        .assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2))
-        .await
-        .unwrap();
-    AttemptId {
-        job: job.id,
-        n: job.attempts.last().unwrap().n,
-    }
+    let job = ledger.assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2)).await.unwrap();
+    AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }
 
 fn image(group: u64, pointer: &str) -> NewFile {
@@ -50,11 +40,7 @@ fn image(group: u64, pointer: &str) -> NewFile {
         bytes: 5,
         directory: Directory::Output,
         subfolder: String::new(),
-        name: NewName::Numbered {
-            prefix: "ComfyUI".into(),
-            group,
-            suffix: "_.png".into(),
-        },
+        name: NewName::Numbered { prefix: "ComfyUI".into(), group, suffix: "_.png".into() },
         content_type: "image/png".into(),
         pointer: pointer.into(),
     }
@@ -62,48 +48,19 @@ fn image(group: u64, pointer: &str) -> NewFile {
 
 fn two_images() -> JobResult {
     let outputs = serde_json::json!({"9": {"images": [{"filename": "x"}, {"filename": "y"}]}});
-    JobResult {
-        outputs: outputs.as_object().unwrap().clone(),
-        ..JobResult::default()
-    }
+    JobResult { outputs: outputs.as_object().unwrap().clone(), ..JobResult::default() }
 }
 
 pub(super) async fn repeats_are_recognised_and_other_submissions_refused(ledger: &impl Ledger) {
     let job = accepted(ledger, "a", "p").await;
     assert_eq!(job.number, 0);
-    assert_eq!(
-        ledger.accept(submission("a", "p", "{}")).await.unwrap(),
-        Accepted::Again(job.clone())
-    );
-    assert!(matches!(
-        ledger.accept(submission("a", "p", "[]")).await,
-        Err(LedgerError::Conflict { .. })
-    ));
-    let keyed = Acceptance {
-        idempotency_key: Some("k".into()),
-        ..submission("a", "q", "{}")
-    };
-    let Accepted::New(second) = ledger.accept(keyed.clone()).await.unwrap() else {
-        panic!("not new")
-    };
-    assert_eq!(
-        ledger
-            .accept(Acceptance {
-                prompt_id: None,
-                ..keyed.clone()
-            })
-            .await
-            .unwrap(),
-        Accepted::Again(second)
-    );
-    let renamed = Acceptance {
-        prompt_id: Some("r".parse().unwrap()),
-        ..keyed
-    };
-    assert!(matches!(
-        ledger.accept(renamed).await,
-        Err(LedgerError::Conflict { .. })
-    ));
+    assert_eq!(ledger.accept(submission("a", "p", "{}")).await.unwrap(), Accepted::Again(job.clone()));
+    assert!(matches!(ledger.accept(submission("a", "p", "[]")).await, Err(LedgerError::Conflict { .. })));
+    let keyed = Acceptance { idempotency_key: Some("k".into()), ..submission("a", "q", "{}") };
+    let Accepted::New(second) = ledger.accept(keyed.clone()).await.unwrap() else { panic!("not new") };
+    assert_eq!(ledger.accept(Acceptance { prompt_id: None, ..keyed.clone() }).await.unwrap(), Accepted::Again(second));
+    let renamed = Acceptance { prompt_id: Some("r".parse().unwrap()), ..keyed };
+    assert!(matches!(ledger.accept(renamed).await, Err(LedgerError::Conflict { .. })));
     assert_eq!(ledger.graph(&job.submission).await.unwrap(), "{}");
 }
 
@@ -113,10 +70,7 @@ pub(super) async fn a_tenant_has_no_more_active_jobs_than_it_may(ledger: &impl L
     let refused = ledger.accept(submission("a", "r", "{}")).await;
     assert!(matches!(refused, Err(LedgerError::TooManyJobs { active: 2, limit: 2 })));
     accepted(ledger, "b", "r").await;
-    ledger
-        .end_held(first.id, first.version, Outcome::Cancelled, None, WallMillis(3))
-        .await
-        .unwrap();
+    ledger.end_held(first.id, first.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
     accepted(ledger, "a", "r").await;
 }
 
@@ -124,10 +78,7 @@ pub(super) async fn what_is_anothers_is_not_there(ledger: &impl Ledger) {
     let job = accepted(ledger, "a", "p").await;
     let (own, other) = (owner("a").scope(), owner("b").scope());
     assert_eq!(ledger.owned_prompt(&own, &job.prompt_id).await.unwrap().job(), &job);
-    assert!(matches!(
-        ledger.owned_prompt(&other, &job.prompt_id).await,
-        Err(LedgerError::NotFound { .. })
-    ));
+    assert!(matches!(ledger.owned_prompt(&other, &job.prompt_id).await, Err(LedgerError::NotFound { .. })));
     assert_eq!(ledger.queue_remaining(&own).await.unwrap(), 1);
     assert!(ledger.queue(&other).await.unwrap().is_empty());
 }
@@ -135,128 +86,62 @@ pub(super) async fn what_is_anothers_is_not_there(ledger: &impl Ledger) {
 pub(super) async fn exactly_one_attempt_is_committed(ledger: &impl Ledger) {
     let job = accepted(ledger, "a", "p").await;
     let first = assigned(ledger, &job).await;
-    let stale = ledger
-        .assign(job.id, job.version, &"gpu1".parse().unwrap(), WallMillis(2))
-        .await;
+    let stale = ledger.assign(job.id, job.version, &"gpu1".parse().unwrap(), WallMillis(2)).await;
     assert!(matches!(stale, Err(LedgerError::Stale { .. })));
     ledger.start(first, WallMillis(3)).await.unwrap();
     let held = ledger.lose(first, "it died").await.unwrap();
     let second = assigned(ledger, &held).await;
-    let late = ledger
-        .commit(first, Outcome::Succeeded, JobResult::default(), vec![], WallMillis(4))
-        .await;
+    let late = ledger.commit(first, Outcome::Succeeded, JobResult::default(), vec![], WallMillis(4)).await;
     assert!(matches!(late, Err(LedgerError::WrongState { .. })));
-    let (ended, _) = ledger
-        .commit(second, Outcome::Succeeded, JobResult::default(), vec![], WallMillis(4))
-        .await
-        .unwrap();
+    let (ended, _) =
+        ledger.commit(second, Outcome::Succeeded, JobResult::default(), vec![], WallMillis(4)).await.unwrap();
     assert_eq!(ended.state, JobState::Ended(Outcome::Succeeded));
-    let again = ledger
-        .commit(second, Outcome::Failed, JobResult::default(), vec![], WallMillis(5))
-        .await;
+    let again = ledger.commit(second, Outcome::Failed, JobResult::default(), vec![], WallMillis(5)).await;
     assert!(matches!(again, Err(LedgerError::WrongState { .. })));
     assert!(ledger.active_jobs().await.unwrap().is_empty());
 }
 
 pub(super) async fn files_are_numbered_as_one_comfyui_would(ledger: &impl Ledger) {
-    for shown in [
-        ["ComfyUI_00001_.png", "ComfyUI_00002_.png"],
-        ["ComfyUI_00003_.png", "ComfyUI_00004_.png"],
-    ] {
+    for shown in [["ComfyUI_00001_.png", "ComfyUI_00002_.png"], ["ComfyUI_00003_.png", "ComfyUI_00004_.png"]] {
         let attempt = assigned(ledger, &accepted(ledger, "a", shown[0].trim_end_matches("_.png")).await).await;
         // Upstream number 7 stands second in the result.
         let files = vec![image(7, "/9/images/1"), image(3, "/9/images/0")];
-        let (_, result) = ledger
-            .commit(attempt, Outcome::Succeeded, two_images(), files, WallMillis(4))
-            .await
-            .unwrap();
+        let (_, result) = ledger.commit(attempt, Outcome::Succeeded, two_images(), files, WallMillis(4)).await.unwrap();
         assert_eq!(result.outputs["9"]["images"][0]["filename"], shown[0]);
         assert_eq!(result.outputs["9"]["images"][1]["filename"], shown[1]);
         assert_eq!(result.outputs["9"]["images"][1]["type"], "output");
-        let row = ledger
-            .owned_file(&owner("a").scope(), Directory::Output, "", shown[1])
-            .await
-            .unwrap();
+        let row = ledger.owned_file(&owner("a").scope(), Directory::Output, "", shown[1]).await.unwrap();
         assert_eq!(row.id, result.files[0].id);
         assert_eq!(ledger.file(row.id).await.unwrap(), row);
-        let other = ledger
-            .owned_file(&owner("b").scope(), Directory::Output, "", shown[1])
-            .await;
+        let other = ledger.owned_file(&owner("b").scope(), Directory::Output, "", shown[1]).await;
         assert!(matches!(other, Err(LedgerError::NotFound { .. })));
     }
 }
 
 pub(super) async fn a_pointer_without_file_object_refuses_the_commit_and_leaves_the_job(ledger: &impl Ledger) {
     let attempt = assigned(ledger, &accepted(ledger, "a", "p").await).await;
-    let refused = ledger.commit(
-        attempt,
-        Outcome::Succeeded,
-        two_images(),
-        vec![image(1, "/9/images/2")],
-        WallMillis(4),
-    );
+    let refused =
+        ledger.commit(attempt, Outcome::Succeeded, two_images(), vec![image(1, "/9/images/2")], WallMillis(4));
     assert!(matches!(refused.await, Err(LedgerError::NotFound { .. })));
-    let kept = ledger.commit(
-        attempt,
-        Outcome::Succeeded,
-        two_images(),
-        vec![image(1, "/9/images/1")],
-        WallMillis(4),
-    );
-    assert_eq!(
-        kept.await.unwrap().1.outputs["9"]["images"][1]["filename"],
-        "ComfyUI_00001_.png"
-    );
+    let kept = ledger.commit(attempt, Outcome::Succeeded, two_images(), vec![image(1, "/9/images/1")], WallMillis(4));
+    assert_eq!(kept.await.unwrap().1.outputs["9"]["images"][1]["filename"], "ComfyUI_00001_.png");
 }
 
 pub(super) async fn history_keeps_the_order_of_ends_and_knows_no_cancelled_job(ledger: &impl Ledger) {
     let (p, q) = (accepted(ledger, "a", "p").await, accepted(ledger, "a", "q").await);
-    ledger
-        .end_held(q.id, q.version, Outcome::Failed, None, WallMillis(3))
-        .await
-        .unwrap();
-    ledger
-        .end_held(p.id, p.version, Outcome::Failed, None, WallMillis(4))
-        .await
-        .unwrap();
+    ledger.end_held(q.id, q.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+    ledger.end_held(p.id, p.version, Outcome::Failed, None, WallMillis(4)).await.unwrap();
     let c = accepted(ledger, "a", "c").await;
-    ledger
-        .end_held(c.id, c.version, Outcome::Cancelled, None, WallMillis(5))
-        .await
-        .unwrap();
+    ledger.end_held(c.id, c.version, Outcome::Cancelled, None, WallMillis(5)).await.unwrap();
     let scope = owner("a").scope();
     let names = async |page| {
         let entries = ledger.history(&scope, page).await.unwrap();
-        entries
-            .iter()
-            .map(|(prompt, _)| prompt.job().prompt_id.to_string())
-            .collect::<Vec<_>>()
+        entries.iter().map(|(prompt, _)| prompt.job().prompt_id.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(names(HistoryPage::default()).await, ["q", "p"]);
-    assert_eq!(
-        names(HistoryPage {
-            max_items: Some(1),
-            offset: None
-        })
-        .await,
-        ["p"]
-    );
-    assert_eq!(
-        names(HistoryPage {
-            max_items: Some(1),
-            offset: Some(0)
-        })
-        .await,
-        ["q"]
-    );
-    assert!(
-        names(HistoryPage {
-            max_items: Some(0),
-            offset: None
-        })
-        .await
-        .is_empty()
-    );
+    assert_eq!(names(HistoryPage { max_items: Some(1), offset: None }).await, ["p"]);
+    assert_eq!(names(HistoryPage { max_items: Some(1), offset: Some(0) }).await, ["q"]);
+    assert!(names(HistoryPage { max_items: Some(0), offset: None }).await.is_empty());
     let prompt = ledger.owned_prompt(&scope, &q.prompt_id).await.unwrap();
     ledger.forget(&prompt).await.unwrap();
     assert_eq!(names(HistoryPage::default()).await, ["p"]);

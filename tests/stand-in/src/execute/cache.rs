@@ -23,10 +23,7 @@ pub fn as_link(value: &Json) -> Option<(&str, i128)> {
     match slot {
         Json::Int(slot) => Some((node, *slot)),
         Json::Bool(flag) => Some((node, i128::from(*flag))),
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a float slot works only when it is whole"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "a float slot works only when it is whole")]
         Json::Float(slot) => Some((node, *slot as i128)),
         _ => None,
     }
@@ -94,10 +91,7 @@ fn signature(
         // A node that does not exist makes every key below it unique.
         return Ok(uuid::Uuid::new_v4().to_string());
     }
-    let class = prompt
-        .at(&[id, "class_type"])
-        .and_then(Json::as_str)
-        .unwrap_or_default();
+    let class = prompt.at(&[id, "class_type"]).and_then(Json::as_str).unwrap_or_default();
     let mut out = format!("{class} {}", fingerprints.get(id).map_or("False", String::as_str));
     if catalogue.wants_unique_id(class) {
         out.push_str(&format!(" id={id:?}"));
@@ -124,10 +118,8 @@ fn canonical(value: &Json) -> String {
         }
         Json::List(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
         Json::Dict(dict) => {
-            let entries: Vec<_> = sorted(dict)
-                .into_iter()
-                .map(|(key, value)| format!("{key:?}:{}", canonical(value)))
-                .collect();
+            let entries: Vec<_> =
+                sorted(dict).into_iter().map(|(key, value)| format!("{key:?}:{}", canonical(value))).collect();
             format!("{{{}}}", entries.join(","))
         }
         other => python::repr(other),
@@ -143,11 +135,7 @@ mod tests {
 
     fn key(prompt: Value, node: &str) -> Result<String, WorkerEnds> {
         let models = Models::new();
-        let catalogue = Catalogue {
-            models: &models,
-            input_dir: Path::new("/nonexistent"),
-            api_nodes: true,
-        };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
         keys(&Json::from(prompt), catalogue, &HashMap::new()).map(|mut keys| keys.remove(node).unwrap())
     }
 
@@ -192,11 +180,7 @@ mod tests {
     fn chains_as_deep_as_pythons_stack_end_the_worker_beyond_it() {
         let chain = |length: usize| {
             let nodes = (0..=length).map(|index| {
-                let inputs = if index == 0 {
-                    json!({})
-                } else {
-                    json!({"zzz": [(index - 1).to_string(), 0]})
-                };
+                let inputs = if index == 0 { json!({}) } else { json!({"zzz": [(index - 1).to_string(), 0]}) };
                 (index.to_string(), json!({"class_type": "EmptyImage", "inputs": inputs}))
             });
             Value::Object(nodes.collect())

@@ -86,9 +86,7 @@ pub fn work(process: &Arc<Process>) {
             return;
         };
         process.set_running_node(None);
-        process
-            .queue
-            .done(task, finished.outputs, finished.meta, finished.status);
+        process.queue.done(task, finished.outputs, finished.meta, finished.status);
         process.queue_updated();
         let audience = process.audience();
         if audience != Audience::All {
@@ -131,17 +129,11 @@ struct Cached<'a> {
 
 impl Cached<'_> {
     fn entry(&self, id: &str) -> Option<&Arc<Entry>> {
-        self.keys
-            .get(id)
-            .filter(|_| self.enabled)
-            .and_then(|key| self.cache.get(key))
+        self.keys.get(id).filter(|_| self.enabled).and_then(|key| self.cache.get(key))
     }
 
     fn class(&self, id: &str) -> &str {
-        self.prompt
-            .at(&[id, "class_type"])
-            .and_then(Json::as_str)
-            .unwrap_or_default()
+        self.prompt.at(&[id, "class_type"]).and_then(Json::as_str).unwrap_or_default()
     }
 }
 
@@ -169,12 +161,7 @@ impl Executor {
         let client_id = item.extra_data.get("client_id").cloned().unwrap_or(Json::Null);
         process.set_client(client_id.clone());
         process.note_executed(&item.prompt_id);
-        let ids: HashSet<&String> = item
-            .prompt
-            .as_dict()
-            .into_iter()
-            .flat_map(|nodes| nodes.keys())
-            .collect();
+        let ids: HashSet<&String> = item.prompt.as_dict().into_iter().flat_map(|nodes| nodes.keys()).collect();
         self.suffixes.retain(|(id, _), _| ids.contains(id));
         let mut run = Run {
             process,
@@ -185,11 +172,7 @@ impl Executor {
             progress: IndexMap::new(),
             messages: Vec::new(),
         };
-        run.add_message(
-            "execution_start",
-            dict([("prompt_id", item.prompt_id.as_str().into())]),
-            false,
-        );
+        run.add_message("execution_start", dict([("prompt_id", item.prompt_id.as_str().into())]), false);
         let fingerprints = run.fingerprints();
         let models = process.models();
         let catalogue = process.catalogue(&models);
@@ -204,11 +187,7 @@ impl Executor {
         ]);
         let ids = outcome.ui.keys().cloned().collect::<Vec<_>>();
         let meta = ids.iter().map(|id| (id.clone(), node_meta(id))).collect();
-        Ok(Finished {
-            outputs: Json::Dict(outcome.ui),
-            meta: Json::Dict(meta),
-            status,
-        })
+        Ok(Finished { outputs: Json::Dict(outcome.ui), meta: Json::Dict(meta), status })
     }
 }
 
@@ -247,29 +226,13 @@ fn graph(
     );
     let mut list = ExecutionList::default();
     for output in &run.item.outputs {
-        list.add(
-            &prompt,
-            &Cached {
-                catalogue,
-                prompt: &prompt,
-                keys,
-                cache,
-                enabled,
-            },
-            output,
-        )?;
+        list.add(&prompt, &Cached { catalogue, prompt: &prompt, keys, cache, enabled }, output)?;
     }
     let mut results: HashMap<String, Arc<Entry>> = HashMap::new();
     let mut ui = Dict::new();
     let mut executed: Vec<Json> = Vec::new();
     loop {
-        let known = Cached {
-            catalogue,
-            prompt: &prompt,
-            keys,
-            cache,
-            enabled,
-        };
+        let known = Cached { catalogue, prompt: &prompt, keys, cache, enabled };
         let id = match list.next(&known) {
             Step::Done => {
                 run.add_message("execution_success", dict([("prompt_id", prompt_id.clone())]), false);
@@ -293,10 +256,7 @@ fn graph(
         run.start(&id);
         match run_node(run, &id, catalogue, &resolved, &undeclared) {
             Ok(Outcome::Needs(input)) => {
-                let link = prompt
-                    .at(&[&id, "inputs", &input])
-                    .and_then(as_link)
-                    .map(|(source, _)| source.to_owned());
+                let link = prompt.at(&[&id, "inputs", &input]).and_then(as_link).map(|(source, _)| source.to_owned());
                 if let Some(source) = link {
                     list.link(&prompt, &known, &source, &id)?;
                 }
@@ -317,16 +277,11 @@ fn graph(
             }
             Err(Stop::Worker) => return Err(WorkerEnds),
             Err(stop) => {
-                let mut shown: Dict = resolved
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Json::List(vec![value.shown()])))
-                    .collect();
+                let mut shown: Dict =
+                    resolved.iter().map(|(name, value)| (name.clone(), Json::List(vec![value.shown()]))).collect();
                 if matches!(known.class(&id), "SaveImage" | "PreviewImage") {
                     let extra = run.item.extra_data.get("extra_pnginfo").cloned().unwrap_or(Json::Null);
-                    shown.insert(
-                        "prompt".into(),
-                        Json::List(vec![Value::Json(run.prompt.clone()).shown()]),
-                    );
+                    shown.insert("prompt".into(), Json::List(vec![Value::Json(run.prompt.clone()).shown()]));
                     shown.insert("extra_pnginfo".into(), Json::List(vec![Value::Json(extra).shown()]));
                 }
                 run.fail(&id, stop, &executed, Json::Dict(shown));
@@ -348,16 +303,9 @@ fn resolve(
     catalogue: Catalogue<'_>,
     source: impl Fn(&str) -> Option<Arc<Entry>>,
 ) -> (IndexMap<String, Value>, Vec<String>) {
-    let class = prompt
-        .at(&[id, "class_type"])
-        .and_then(Json::as_str)
-        .unwrap_or_default();
+    let class = prompt.at(&[id, "class_type"]).and_then(Json::as_str).unwrap_or_default();
     let inputs = prompt.at(&[id, "inputs"]).cloned().unwrap_or(Json::Null);
-    let declared: HashSet<String> = catalogue
-        .inputs(class, &inputs)
-        .into_iter()
-        .map(|input| input.name)
-        .collect();
+    let declared: HashSet<String> = catalogue.inputs(class, &inputs).into_iter().map(|input| input.name).collect();
     let mut arguments = IndexMap::new();
     let mut undeclared = Vec::new();
     for (name, value) in inputs.as_dict().into_iter().flatten() {
@@ -383,11 +331,7 @@ fn resolve(
 fn slot_of(outputs: &[Value], slot: i128) -> Value {
     let length = i128::try_from(outputs.len()).unwrap_or(i128::MAX);
     let index = if slot < 0 { slot + length } else { slot };
-    usize::try_from(index)
-        .ok()
-        .and_then(|index| outputs.get(index))
-        .cloned()
-        .unwrap_or(Value::Json(Json::Null))
+    usize::try_from(index).ok().and_then(|index| outputs.get(index)).cloned().unwrap_or(Value::Json(Json::Null))
 }
 
 impl Run<'_> {
@@ -419,14 +363,8 @@ impl Run<'_> {
             let class = self.class(&id);
             let Some(class) = class.as_str() else { continue };
             let (shown, text) = match class {
-                "GateProbeSleep" => (
-                    Json::List(vec![Json::Float(f64::NAN)]),
-                    uuid::Uuid::new_v4().to_string(),
-                ),
-                "SaveImageWebsocket" => (
-                    Json::List(vec![clock::now_ms().into()]),
-                    uuid::Uuid::new_v4().to_string(),
-                ),
+                "GateProbeSleep" => (Json::List(vec![Json::Float(f64::NAN)]), uuid::Uuid::new_v4().to_string()),
+                "SaveImageWebsocket" => (Json::List(vec![clock::now_ms().into()]), uuid::Uuid::new_v4().to_string()),
                 "LoadImage" | "LoadImageMask" | "LoadImageOutput" => {
                     let hash = self.file_hash(&id);
                     (Json::List(vec![hash.as_str().into()]), hash)
@@ -446,15 +384,9 @@ impl Run<'_> {
     }
 
     fn file_hash(&self, id: &str) -> String {
-        let name = self
-            .prompt
-            .at(&[id, "inputs", "image"])
-            .and_then(Json::as_str)
-            .unwrap_or_default();
+        let name = self.prompt.at(&[id, "inputs", "image"]).and_then(Json::as_str).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
-        std::fs::read(self.process.folders().annotated(name))
-            .unwrap_or_default()
-            .hash(&mut hasher);
+        std::fs::read(self.process.folders().annotated(name)).unwrap_or_default().hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     }
 
@@ -478,25 +410,17 @@ impl Run<'_> {
     }
 
     fn start(&mut self, id: &str) {
-        self.progress
-            .insert(id.to_owned(), (Json::Float(0.0), Json::Float(1.0), "running"));
+        self.progress.insert(id.to_owned(), (Json::Float(0.0), Json::Float(1.0), "running"));
         self.send_progress_state();
         if self.audience != Audience::All {
             self.process.set_running_node(Some(id.to_owned()));
-            let data = dict([
-                ("node", id.into()),
-                ("display_node", id.into()),
-                ("prompt_id", self.prompt_id()),
-            ]);
+            let data = dict([("node", id.into()), ("display_node", id.into()), ("prompt_id", self.prompt_id())]);
             self.process.hub.send("executing", data, self.audience.clone());
         }
     }
 
     fn finish(&mut self, id: &str) {
-        let entry = self
-            .progress
-            .entry(id.to_owned())
-            .or_insert((Json::Int(0), Json::Int(1), "pending"));
+        let entry = self.progress.entry(id.to_owned()).or_insert((Json::Int(0), Json::Int(1), "pending"));
         entry.0 = entry.1.clone();
         entry.2 = "finished";
         self.send_progress_state();
@@ -551,15 +475,12 @@ impl Run<'_> {
     /// The hook behind every progress bar: interrupts, progress and previews.
     pub(crate) fn progress(&mut self, id: &str, value: i64, max: i64, preview: Option<Preview>) -> Result<(), Stop> {
         self.check_interrupt()?;
-        self.progress
-            .insert(id.to_owned(), (value.into(), max.into(), "running"));
+        self.progress.insert(id.to_owned(), (value.into(), max.into(), "running"));
         self.send_progress_state();
         let metadata = self.process.hub.supports_preview_metadata(&self.audience);
         if let Some(preview) = preview.as_ref().filter(|_| metadata) {
             let payload = self.preview_with_metadata(id, preview);
-            self.process
-                .hub
-                .send_binary(PREVIEW_IMAGE_WITH_METADATA, &payload, self.audience.clone());
+            self.process.hub.send_binary(PREVIEW_IMAGE_WITH_METADATA, &payload, self.audience.clone());
         }
         let data =
             dict([("value", value.into()), ("max", max.into()), ("prompt_id", self.prompt_id()), ("node", id.into())]);
@@ -567,9 +488,7 @@ impl Run<'_> {
         if let Some(preview) = preview.filter(|_| !metadata) {
             let mut payload = if preview.png { 2_u32 } else { 1 }.to_be_bytes().to_vec();
             payload.extend_from_slice(&preview.bytes);
-            self.process
-                .hub
-                .send_binary(PREVIEW_IMAGE, &payload, self.audience.clone());
+            self.process.hub.send_binary(PREVIEW_IMAGE, &payload, self.audience.clone());
         }
         Ok(())
     }
@@ -581,10 +500,7 @@ impl Run<'_> {
             ("display_node_id", id.into()),
             ("parent_node_id", Json::Null),
             ("real_node_id", id.into()),
-            (
-                "image_type",
-                if preview.png { "image/png" } else { "image/jpeg" }.into(),
-            ),
+            ("image_type", if preview.png { "image/png" } else { "image/jpeg" }.into()),
         ])
         .dumps();
         let mut payload = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
@@ -602,10 +518,6 @@ impl Run<'_> {
     }
 
     pub(crate) fn check_interrupt(&self) -> Result<(), Stop> {
-        if self.process.take_interrupt() {
-            Err(Stop::Interrupted)
-        } else {
-            Ok(())
-        }
+        if self.process.take_interrupt() { Err(Stop::Interrupted) } else { Ok(()) }
     }
 }

@@ -71,12 +71,7 @@ pub fn run_node(
     arguments: &Arguments,
     undeclared: &[String],
 ) -> Result<Outcome, Stop> {
-    let class = run
-        .prompt
-        .at(&[id, "class_type"])
-        .and_then(Json::as_str)
-        .unwrap_or_default()
-        .to_owned();
+    let class = run.prompt.at(&[id, "class_type"]).and_then(Json::as_str).unwrap_or_default().to_owned();
     if let Some(needed) = lazy_need(run, id, &class, arguments) {
         return Ok(Outcome::Needs(needed));
     }
@@ -90,23 +85,13 @@ pub fn run_node(
     if let Some(name) = unexpected {
         return Err(raised(
             "TypeError",
-            format!(
-                "{class}.{}() got an unexpected keyword argument '{name}'",
-                function_of(&class)
-            ),
+            format!("{class}.{}() got an unexpected keyword argument '{name}'", function_of(&class)),
         ));
     }
-    let node = Node {
-        id,
-        class: &class,
-        arguments,
-    };
+    let node = Node { id, class: &class, arguments };
     if let Some(ui) = output_node(run, &node)? {
         let shown = ui.as_dict().is_some_and(|ui| !ui.is_empty());
-        return Ok(Outcome::Done(Entry {
-            outputs: Vec::new(),
-            ui: shown.then_some(ui),
-        }));
+        return Ok(Outcome::Done(Entry { outputs: Vec::new(), ui: shown.then_some(ui) }));
     }
     let outputs = match compute(run, &node)? {
         Some(outputs) => outputs,
@@ -139,10 +124,7 @@ fn lazy_need(run: &Run<'_>, id: &str, class: &str, arguments: &Arguments) -> Opt
         return None;
     }
     let side = switch_side(arguments);
-    let linked = run
-        .prompt
-        .at(&[id, "inputs", side])
-        .is_some_and(|value| super::as_link(value).is_some());
+    let linked = run.prompt.at(&[id, "inputs", side]).is_some_and(|value| super::as_link(value).is_some());
     (linked && !arguments.contains_key(side)).then(|| side.to_owned())
 }
 
@@ -160,14 +142,8 @@ struct Node<'a> {
 impl Node<'_> {
     fn missing(&self, name: &str, value: Option<&Value>) -> Stop {
         match value {
-            None => raised(
-                "TypeError",
-                format!("{}.execute() missing 1 required argument: '{name}'", self.class),
-            ),
-            Some(value) => raised(
-                "TypeError",
-                format!("{}: `{name}` cannot be {}", self.class, value.shown().dumps()),
-            ),
+            None => raised("TypeError", format!("{}.execute() missing 1 required argument: '{name}'", self.class)),
+            Some(value) => raised("TypeError", format!("{}: `{name}` cannot be {}", self.class, value.shown().dumps())),
         }
     }
 
@@ -206,9 +182,7 @@ impl Node<'_> {
             return python::int(value).map_err(|text| raised("ValueError", text));
         }
         let kind = python::type_name(value);
-        let position = ["batch_size", "height", "width"]
-            .iter()
-            .position(|known| *known == name);
+        let position = ["batch_size", "height", "width"].iter().position(|known| *known == name);
         let text = match position.filter(|_| self.class == "EmptyImage") {
             Some(index) => format!(
                 "full(): argument 'size' failed to unpack the object at pos {} with error \"type must be tuple of ints,but \
@@ -226,22 +200,13 @@ impl Node<'_> {
 
     fn size(&self, name: &str) -> Result<usize, Stop> {
         let number = self.int(name)?;
-        usize::try_from(number).map_err(|_| {
-            raised(
-                "RuntimeError",
-                format!("Trying to create tensor with negative dimension {number}"),
-            )
-        })
+        usize::try_from(number)
+            .map_err(|_| raised("RuntimeError", format!("Trying to create tensor with negative dimension {number}")))
     }
 
     fn float(&self, name: &str) -> Result<f64, Stop> {
         let value = self.json(name)?;
-        let text = || {
-            raised(
-                "TypeError",
-                format!("must be real number, not {}", python::type_name(value)),
-            )
-        };
+        let text = || raised("TypeError", format!("must be real number, not {}", python::type_name(value)));
         value.as_number().ok_or_else(text)
     }
 
@@ -254,9 +219,7 @@ impl Node<'_> {
 fn output_node(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Json>, Stop> {
     let ui = match node.class {
         "SaveImage" => {
-            let prefix = node
-                .text("filename_prefix")
-                .or_else(|_| Ok::<_, Stop>("ComfyUI".into()))?;
+            let prefix = node.text("filename_prefix").or_else(|_| Ok::<_, Stop>("ComfyUI".into()))?;
             save(run, node.image("images")?, &prefix, "output")?
         }
         "PreviewImage" => {
@@ -320,11 +283,7 @@ fn temp_suffix(run: &mut Run<'_>, node: &Node<'_>) -> String {
 }
 
 fn save(run: &Run<'_>, picture: &Picture, prefix: &str, kind: &str) -> Result<Json, Stop> {
-    let base = run
-        .process
-        .folders()
-        .by_type(kind)
-        .ok_or_else(|| raised("KeyError", kind))?;
+    let base = run.process.folders().by_type(kind).ok_or_else(|| raised("KeyError", kind))?;
     let path =
         files::save_path(prefix, &base, picture.width, picture.height).map_err(|text| raised("Exception", text))?;
     let mut texts = vec![("prompt".to_owned(), run.prompt.dumps())];
@@ -336,9 +295,7 @@ fn save(run: &Run<'_>, picture: &Picture, prefix: &str, kind: &str) -> Result<Js
         let stem = path.stem.replace("%batch_num%", &frame.to_string());
         let name = format!("{stem}_{counter:05}_.png");
         let file = path.folder.join(&name);
-        run.process
-            .disk()
-            .map_err(|text| raised("OSError", format!("{text}: '{}'", file.display())))?;
+        run.process.disk().map_err(|text| raised("OSError", format!("{text}: '{}'", file.display())))?;
         std::fs::write(&file, picture.png(frame, &texts)?)
             .map_err(|error| raised("OSError", format!("{error}: '{}'", file.display())))?;
         images.push(dict([
@@ -368,11 +325,7 @@ fn compute(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Vec<Value>>, Sto
         "LoadImageMask" => vec![load_mask(run, node)?],
         "SolidMask" => {
             let level = unit_byte(node.float("value")?);
-            vec![mask(Picture::from_fn(
-                (node.size("width")?, node.size("height")?, 1),
-                1,
-                |_, _, _, _| level,
-            )?)]
+            vec![mask(Picture::from_fn((node.size("width")?, node.size("height")?, 1), 1, |_, _, _, _| level)?)]
         }
         "InvertMask" => vec![mask(map(node.mask("mask")?, |sample| 255 - sample)?)],
         "MaskToImage" => vec![image(node.mask("mask")?.with_channels(3)?)],
@@ -381,39 +334,23 @@ fn compute(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Vec<Value>>, Sto
         "ImageScale" => vec![image_scale(node)?],
         "ImageScaleBy" => {
             let (picture, factor) = (node.image("image")?, node.float("scale_by")?);
-            vec![image(
-                picture.scaled(times(picture.width, factor), times(picture.height, factor))?,
-            )]
+            vec![image(picture.scaled(times(picture.width, factor), times(picture.height, factor))?)]
         }
         "ImageBatch" => vec![image(batch(node.image("image1")?, node.image("image2")?)?)],
         "ImageCrop" => vec![image_crop(node)?],
         "ImageFromBatch" => {
             let picture = node.image("image")?;
             let first = node.size("batch_index")?.min(picture.frames.len().saturating_sub(1));
-            let frames = picture
-                .frames
-                .iter()
-                .skip(first)
-                .take(node.size("length")?)
-                .cloned()
-                .collect();
-            vec![image(Picture {
-                frames,
-                ..(**picture).clone()
-            })]
+            let frames = picture.frames.iter().skip(first).take(node.size("length")?).cloned().collect();
+            vec![image(Picture { frames, ..(**picture).clone() })]
         }
         "RepeatImageBatch" => vec![repeat(node)?],
         "GetImageSize" => {
             let picture = node.image("image")?;
             let numbers = [picture.width, picture.height, picture.frames.len()];
-            let text = format!(
-                "width: {}, height: {}\n batch size: {}",
-                numbers[0], numbers[1], numbers[2]
-            );
+            let text = format!("width: {}, height: {}\n batch size: {}", numbers[0], numbers[1], numbers[2]);
             run.send_text(node.id, &text);
-            numbers
-                .map(|n| Value::Json(Json::Int(i128::try_from(n).unwrap_or(i128::MAX))))
-                .to_vec()
+            numbers.map(|n| Value::Json(Json::Int(i128::try_from(n).unwrap_or(i128::MAX)))).to_vec()
         }
         "PrimitiveInt" | "PrimitiveFloat" | "PrimitiveString" | "PrimitiveStringMultiline" | "PrimitiveBoolean" => {
             vec![Value::Json(node.json("value")?.clone())]
@@ -427,12 +364,7 @@ fn compute(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Vec<Value>>, Sto
             vec![Value::Json(Json::Int(i128::try_from(length).unwrap_or(i128::MAX)))]
         }
         "ComfySwitchNode" => {
-            vec![
-                node.arguments
-                    .get(switch_side(node.arguments))
-                    .cloned()
-                    .unwrap_or(Value::Json(Json::Null)),
-            ]
+            vec![node.arguments.get(switch_side(node.arguments)).cloned().unwrap_or(Value::Json(Json::Null))]
         }
         _ => return Ok(None),
     };
@@ -455,13 +387,8 @@ fn probe_sleep(run: &mut Run<'_>, node: &Node<'_>) -> Ran {
 }
 
 fn solid_preview(colour: [u8; 3]) -> Result<Preview, Stop> {
-    let picture = Picture::from_fn((64, 64, 3), 1, |_, _, _, channel| {
-        colour.get(channel).copied().unwrap_or(0)
-    })?;
-    Ok(Preview {
-        png: false,
-        bytes: picture.jpeg(64)?,
-    })
+    let picture = Picture::from_fn((64, 64, 3), 1, |_, _, _, channel| colour.get(channel).copied().unwrap_or(0))?;
+    Ok(Preview { png: false, bytes: picture.jpeg(64)? })
 }
 
 fn empty_image(node: &Node<'_>) -> Result<Value, Stop> {
@@ -469,27 +396,17 @@ fn empty_image(node: &Node<'_>) -> Result<Value, Stop> {
     let channel = |shift: u32| u8::try_from((colour >> shift) & 0xff).unwrap_or(0);
     let colours = [channel(16), channel(8), channel(0)];
     let size = (node.size("width")?, node.size("height")?, 3);
-    Ok(image(Picture::from_fn(
-        size,
-        node.size("batch_size")?,
-        |_, _, _, c| colours.get(c).copied().unwrap_or(0),
-    )?))
+    Ok(image(Picture::from_fn(size, node.size("batch_size")?, |_, _, _, c| colours.get(c).copied().unwrap_or(0))?))
 }
 
 fn opened(run: &Run<'_>, node: &Node<'_>) -> Result<Picture, Stop> {
     let name = node.text("image")?;
     let path = run.process.folders().annotated(&name);
     let bytes = std::fs::read(&path).map_err(|_| {
-        raised(
-            "FileNotFoundError",
-            format!("[Errno 2] No such file or directory: '{}'", path.display()),
-        )
+        raised("FileNotFoundError", format!("[Errno 2] No such file or directory: '{}'", path.display()))
     })?;
     Picture::from_png(&bytes).map_err(|error| {
-        raised(
-            "PIL.UnidentifiedImageError",
-            format!("{} (the stand-in reads only PNG): '{name}'", error.0),
-        )
+        raised("PIL.UnidentifiedImageError", format!("{} (the stand-in reads only PNG): '{name}'", error.0))
     })
 }
 
@@ -528,16 +445,10 @@ fn image_to_mask(node: &Node<'_>) -> Result<Value, Stop> {
     let channel = channel_index(&node.text("channel")?);
     let size = (picture.width, picture.height, 1);
     let frames = picture.frames.len();
-    Ok(mask(Picture::from_fn(size, frames, |frame, x, y, _| {
-        picture.sample(frame, x, y, channel)
-    })?))
+    Ok(mask(Picture::from_fn(size, frames, |frame, x, y, _| picture.sample(frame, x, y, channel))?))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to the range of a byte"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of a byte")]
 fn unit_byte(level: f64) -> u8 {
     (level.clamp(0.0, 1.0) * 255.0) as u8
 }
@@ -555,9 +466,7 @@ fn times(length: usize, factor: f64) -> usize {
 fn map(picture: &Picture, change: impl Fn(u8) -> u8) -> Result<Picture, Stop> {
     let size = (picture.width, picture.height, picture.channels);
     let frames = picture.frames.len();
-    Ok(Picture::from_fn(size, frames, |frame, x, y, channel| {
-        change(picture.sample(frame, x, y, channel))
-    })?)
+    Ok(Picture::from_fn(size, frames, |frame, x, y, channel| change(picture.sample(frame, x, y, channel)))?)
 }
 
 /// `common_upscale` by nearest pixel: 0 keeps the aspect ratio, `center` crops before scaling.
@@ -575,21 +484,14 @@ fn image_scale(node: &Node<'_>) -> Result<Value, Stop> {
     }
     let cropped_width = (picture.height * width / height.max(1)).clamp(1, picture.width.max(1));
     let cropped_height = (picture.width * height / width.max(1)).clamp(1, picture.height.max(1));
-    let (left, top) = (
-        (picture.width - cropped_width) / 2,
-        (picture.height - cropped_height) / 2,
-    );
-    Ok(image(
-        crop(picture, left, top, cropped_width, cropped_height)?.scaled(width, height)?,
-    ))
+    let (left, top) = ((picture.width - cropped_width) / 2, (picture.height - cropped_height) / 2);
+    Ok(image(crop(picture, left, top, cropped_width, cropped_height)?.scaled(width, height)?))
 }
 
 fn crop(picture: &Picture, left: usize, top: usize, width: usize, height: usize) -> Result<Picture, Stop> {
     let size = (width, height, picture.channels);
     let frames = picture.frames.len();
-    Ok(Picture::from_fn(size, frames, |frame, x, y, channel| {
-        picture.sample(frame, x + left, y + top, channel)
-    })?)
+    Ok(Picture::from_fn(size, frames, |frame, x, y, channel| picture.sample(frame, x + left, y + top, channel))?)
 }
 
 fn image_crop(node: &Node<'_>) -> Result<Value, Stop> {
@@ -614,9 +516,7 @@ fn repeat(node: &Node<'_>) -> Result<Value, Stop> {
     let count = picture.frames.len();
     let size = (picture.width, picture.height, picture.channels);
     let frames = count.saturating_mul(node.size("amount")?);
-    Ok(image(Picture::from_fn(size, frames, |frame, x, y, c| {
-        picture.sample(frame % count.max(1), x, y, c)
-    })?))
+    Ok(image(Picture::from_fn(size, frames, |frame, x, y, c| picture.sample(frame % count.max(1), x, y, c))?))
 }
 
 /// Classes that need models: their time and shapes, not their pictures.
@@ -636,10 +536,7 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
         }
         "InpaintModelConditioning" => {
             let picture = node.image("pixels")?;
-            let opaque = Value::Opaque {
-                steps: None,
-                seed: None,
-            };
+            let opaque = Value::Opaque { steps: None, seed: None };
             let noise = latent(picture.width, picture.height, picture.frames.len(), 0);
             Ok(vec![opaque.clone(), opaque, noise])
         }
@@ -651,35 +548,16 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
         }
         "LatentUpscaleBy" => {
             let (from, factor) = (node.latent("samples")?, node.float("scale_by")?);
-            Ok(vec![latent(
-                times(from.width, factor),
-                times(from.height, factor),
-                from.frames,
-                from.seed,
-            )])
+            Ok(vec![latent(times(from.width, factor), times(from.height, factor), from.frames, from.seed)])
         }
         "RepeatLatentBatch" => {
             let from = node.latent("samples")?;
-            Ok(vec![latent(
-                from.width,
-                from.height,
-                from.frames.saturating_mul(node.size("amount")?),
-                from.seed,
-            )])
+            Ok(vec![latent(from.width, from.height, from.frames.saturating_mul(node.size("amount")?), from.seed)])
         }
         class if class.starts_with("Empty") && kinds == ["LATENT"] && node.json("width").is_ok() => {
-            let frames = if node.json("length").is_ok() {
-                node.size("length")?
-            } else {
-                1
-            };
+            let frames = if node.json("length").is_ok() { node.size("length")? } else { 1 };
             let batch = node.size("batch_size").unwrap_or(1);
-            Ok(vec![latent(
-                node.size("width")?,
-                node.size("height")?,
-                frames.saturating_mul(batch),
-                0,
-            )])
+            Ok(vec![latent(node.size("width")?, node.size("height")?, frames.saturating_mul(batch), 0)])
         }
         class
             if !catalogue.is_api_node(class)
@@ -691,21 +569,15 @@ fn simulate(run: &mut Run<'_>, node: &Node<'_>, catalogue: Catalogue<'_>) -> Ran
             // A guider or patched model keeps nothing of its inputs; a schedule and a noise source are all that counts.
             Ok(kinds.iter().map(|_| Value::Opaque { steps, seed }).collect())
         }
-        class => Err(raised(
-            "NotImplementedError",
-            format!("the stand-in cannot run `{class}`: it has no executor for it"),
-        )),
+        class => {
+            Err(raised("NotImplementedError", format!("the stand-in cannot run `{class}`: it has no executor for it")))
+        }
     }
 }
 
 fn latent(width: usize, height: usize, frames: usize, seed: u64) -> Value {
     let whole = |length: usize| length / LATENT_SCALE * LATENT_SCALE;
-    Value::Latent(Latent {
-        width: whole(width),
-        height: whole(height),
-        frames,
-        seed,
-    })
+    Value::Latent(Latent { width: whole(width), height: whole(height), frames, seed })
 }
 
 fn sample(run: &mut Run<'_>, node: &Node<'_>, outputs: usize) -> Ran {
@@ -724,26 +596,15 @@ fn sample(run: &mut Run<'_>, node: &Node<'_>, outputs: usize) -> Ran {
     };
     let steps = i64::try_from(steps).unwrap_or(i64::MAX);
     let seed = node.int("seed").or_else(|_| node.int("noise_seed")).ok();
-    let seed = seed
-        .and_then(|seed| u64::try_from(seed).ok())
-        .or(of("noise").1)
-        .unwrap_or(0);
+    let seed = seed.and_then(|seed| u64::try_from(seed).ok()).or(of("noise").1).unwrap_or(0);
     let previews = run.process.previews(run.item.extra_data.get("preview_method"));
     let done = Latent { seed, ..from };
     for step in 1..=steps {
         run.check_interrupt()?;
         run.process.sleep(run.process.options().step_time)?;
         let shown = if previews {
-            let small = decoded(&Latent {
-                width: 64,
-                height: 64,
-                frames: 1,
-                ..done.clone()
-            })?;
-            Some(Preview {
-                png: false,
-                bytes: small.jpeg(512)?,
-            })
+            let small = decoded(&Latent { width: 64, height: 64, frames: 1, ..done.clone() })?;
+            Some(Preview { png: false, bytes: small.jpeg(512)? })
         } else {
             None
         };
@@ -757,25 +618,17 @@ fn decoded(latent: &Latent) -> Result<Picture, Stop> {
     let mixed = latent.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ latent.seed;
     let base = mixed.to_le_bytes();
     let (width, height) = (latent.width.max(1), latent.height.max(1));
-    Ok(Picture::from_fn(
-        (latent.width, latent.height, 3),
-        latent.frames,
-        |frame, x, y, channel| {
-            let across = u8::try_from(x * 127 / width).unwrap_or(0);
-            let down = u8::try_from(y * 127 / height).unwrap_or(0);
-            let shift = u8::try_from(frame % 256).unwrap_or(0);
-            let slope = if channel == 0 {
-                across
-            } else if channel == 1 {
-                down
-            } else {
-                across / 2 + down / 2
-            };
-            base.get(channel)
-                .copied()
-                .unwrap_or(0)
-                .wrapping_add(slope)
-                .wrapping_add(shift)
-        },
-    )?)
+    Ok(Picture::from_fn((latent.width, latent.height, 3), latent.frames, |frame, x, y, channel| {
+        let across = u8::try_from(x * 127 / width).unwrap_or(0);
+        let down = u8::try_from(y * 127 / height).unwrap_or(0);
+        let shift = u8::try_from(frame % 256).unwrap_or(0);
+        let slope = if channel == 0 {
+            across
+        } else if channel == 1 {
+            down
+        } else {
+            across / 2 + down / 2
+        };
+        base.get(channel).copied().unwrap_or(0).wrapping_add(slope).wrapping_add(shift)
+    })?)
 }

@@ -84,11 +84,7 @@ impl ExecutionList {
 
     /// Picks the next node: outputs first, then what an output waits for, then what that waits for.
     pub fn next(&self, graph: &impl Graph) -> Step {
-        let ready: Vec<&String> = self
-            .pending
-            .iter()
-            .filter(|id| self.waits.get(*id) == Some(&0))
-            .collect();
+        let ready: Vec<&String> = self.pending.iter().filter(|id| self.waits.get(*id) == Some(&0)).collect();
         let Some(first) = ready.first() else {
             return self.pending.first().map_or(Step::Done, |id| Step::Cycle(id.clone()));
         };
@@ -97,11 +93,7 @@ impl ExecutionList {
             .iter()
             .find(|id| graph.is_output(id))
             .or_else(|| ready.iter().find(|id| feeds_output(id)))
-            .or_else(|| {
-                ready
-                    .iter()
-                    .find(|id| self.blocked_by(id).iter().any(|blocked| feeds_output(blocked)))
-            })
+            .or_else(|| ready.iter().find(|id| self.blocked_by(id).iter().any(|blocked| feeds_output(blocked))))
             .unwrap_or(first);
         Step::Run((*chosen).clone())
     }
@@ -174,10 +166,7 @@ mod tests {
 
     #[test]
     fn a_link_to_nowhere_ends_the_worker() {
-        assert_eq!(
-            run(json!({"out": {"inputs": {"zzz": ["nope", 0]}}}), &["out"]),
-            Err(WorkerEnds)
-        );
+        assert_eq!(run(json!({"out": {"inputs": {"zzz": ["nope", 0]}}}), &["out"]), Err(WorkerEnds));
     }
 
     #[test]

@@ -51,10 +51,9 @@ impl Value {
                 picture.width,
                 picture.channels
             )),
-            Value::Latent(latent) => Json::from(format!(
-                "{{'samples': {} x {} x {}}}",
-                latent.frames, latent.width, latent.height
-            )),
+            Value::Latent(latent) => {
+                Json::from(format!("{{'samples': {} x {} x {}}}", latent.frames, latent.width, latent.height))
+            }
             Value::Opaque { .. } => Json::from("<stand-in object>"),
         }
     }

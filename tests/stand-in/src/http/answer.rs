@@ -50,42 +50,27 @@ impl Reply {
 
     /// What ComfyUI has and the stand-in has not.
     pub(crate) fn not_built(what: &str) -> Reply {
-        Reply::text(
-            StatusCode::NOT_IMPLEMENTED,
-            format!("the stand-in does not imitate {what}"),
-        )
+        Reply::text(StatusCode::NOT_IMPLEMENTED, format!("the stand-in does not imitate {what}"))
     }
 
     /// The answer with its headers.
     pub(crate) fn answer(self) -> Answer {
         let (status, kind, body) = match self {
-            Reply::Json(status, value) => (
-                status,
-                Some("application/json; charset=utf-8"),
-                Bytes::from(value.dumps()),
-            ),
+            Reply::Json(status, value) => (status, Some("application/json; charset=utf-8"), Bytes::from(value.dumps())),
             Reply::Text(status, text) => (status, Some("text/plain; charset=utf-8"), Bytes::from(text)),
             Reply::Empty(status) => (status, None, Bytes::new()),
             Reply::Crash => {
                 let text = "500 Internal Server Error\n\nServer got itself in trouble";
-                (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    Some("text/plain; charset=utf-8"),
-                    Bytes::from(text),
-                )
+                (StatusCode::INTERNAL_SERVER_ERROR, Some("text/plain; charset=utf-8"), Bytes::from(text))
             }
             Reply::NoStaticFile => (StatusCode::NOT_FOUND, Some("application/octet-stream"), Bytes::new()),
             Reply::Built(answer) => return *answer,
         };
         let mut answer = Response::new(Full::new(body));
         *answer.status_mut() = status;
-        answer
-            .headers_mut()
-            .insert(SERVER, HeaderValue::from_static("Python/3.11 aiohttp/3.14.5"));
+        answer.headers_mut().insert(SERVER, HeaderValue::from_static("Python/3.11 aiohttp/3.14.5"));
         if let Some(kind) = kind {
-            answer
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         answer
     }
@@ -106,9 +91,7 @@ pub(crate) fn set(answer: &mut Answer, name: HeaderName, value: &str) {
 
 /// The cache middleware: by the ending of the path, whatever is behind it.
 pub(crate) fn cache_headers(path: &str, answer: &mut Answer) {
-    const IMAGES: [&str; 9] = [
-        ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
-    ];
+    const IMAGES: [&str; 9] = [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
     let name = path.rsplit('/').next().unwrap_or_default();
     let entry_point = name.starts_with("index") && name.ends_with(".json");
     let value = if path.ends_with(".js") || path.ends_with(".css") || entry_point {
@@ -124,8 +107,6 @@ pub(crate) fn cache_headers(path: &str, answer: &mut Answer) {
         }
     };
     if !answer.headers().contains_key(CACHE_CONTROL) {
-        answer
-            .headers_mut()
-            .insert(CACHE_CONTROL, HeaderValue::from_static(value));
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(value));
     }
 }

@@ -28,21 +28,14 @@ pub(crate) async fn bytes(request: &mut Request<Incoming>) -> Result<Vec<u8>, Re
     let limit = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     // Only lower case is matched; unknown codings are passed through (aiohttp 3.13).
     let read = match request.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
-        Some(b"gzip") => flate2::read::GzDecoder::new(raw.as_ref())
-            .take(limit)
-            .read_to_end(&mut out),
-        Some(b"deflate") => flate2::read::ZlibDecoder::new(raw.as_ref())
-            .take(limit)
-            .read_to_end(&mut out),
+        Some(b"gzip") => flate2::read::GzDecoder::new(raw.as_ref()).take(limit).read_to_end(&mut out),
+        Some(b"deflate") => flate2::read::ZlibDecoder::new(raw.as_ref()).take(limit).read_to_end(&mut out),
         _ => return Ok(raw.to_vec()),
     };
     match read {
         Ok(_) if out.len() <= BODY_BYTES_MAX => Ok(out),
         Ok(_) => Err(too_large()),
-        Err(_) => Err(Reply::text(
-            StatusCode::BAD_REQUEST,
-            "400: Can not decode content-encoding",
-        )),
+        Err(_) => Err(Reply::text(StatusCode::BAD_REQUEST, "400: Can not decode content-encoding")),
     }
 }
 

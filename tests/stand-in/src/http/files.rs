@@ -99,23 +99,14 @@ fn channel_of(file: &Path, channel: &str) -> Result<Vec<u8>, Reply> {
         picture.with_channels(3)
     } else {
         let size = (picture.width, picture.height, 4);
-        Picture::from_fn(size, 1, |frame, x, y, channel| {
-            if channel == 3 {
-                picture.sample(frame, x, y, 3)
-            } else {
-                0
-            }
-        })
+        Picture::from_fn(size, 1, |frame, x, y, channel| if channel == 3 { picture.sample(frame, x, y, 3) } else { 0 })
     };
     shown.and_then(|picture| picture.png(0, &[])).map_err(|_| Reply::Crash)
 }
 
 /// Python's `mimetypes.guess_type`, as far as ComfyUI meets it; `guarded` turns what a browser runs into a download.
 pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
-    let ending = name
-        .rsplit_once('.')
-        .map(|(_, ending)| ending.to_ascii_lowercase())
-        .unwrap_or_default();
+    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase()).unwrap_or_default();
     let kind = match ending.as_str() {
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
@@ -137,20 +128,13 @@ pub(super) fn content_type(name: &str, guarded: bool) -> &'static str {
         "css" => "text/css",
         _ => "application/octet-stream",
     };
-    if guarded && matches!(kind, "text/html" | "text/css") {
-        "application/octet-stream"
-    } else {
-        kind
-    }
+    if guarded && matches!(kind, "text/html" | "text/css") { "application/octet-stream" } else { kind }
 }
 
 /// aiohttp's FileResponse: ETag, Last-Modified, conditions and one range.
 pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Result<Answer, Reply> {
-    let accepted = headers
-        .get(ACCEPT_ENCODING)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_lowercase();
+    let accepted =
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default().to_lowercase();
     // A file beside it that looks like its compressed form is served in its place, whoever put it there.
     let beside = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, ending)| {
         let mut name = file.as_os_str().to_owned();
@@ -161,17 +145,13 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
     });
     let file = beside.as_ref().map_or(file, |(_, beside)| beside.as_path());
     let content = std::fs::read(file).map_err(|_| Reply::Empty(StatusCode::NOT_FOUND))?;
-    let modified = std::fs::metadata(file)
-        .and_then(|meta| meta.modified())
-        .map_err(|_| Reply::Crash)?;
+    let modified = std::fs::metadata(file).and_then(|meta| meta.modified()).map_err(|_| Reply::Crash)?;
     let nanos = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let etag = format!("\"{nanos:x}-{:x}\"", content.len());
     let last_modified = httpdate::fmt_http_date(modified);
     let header = |name: hyper::header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let unchanged = match header(IF_NONE_MATCH) {
-        Some(tags) => tags
-            .split(',')
-            .any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*"),
+        Some(tags) => tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*"),
         None => header(IF_MODIFIED_SINCE).is_some_and(|since| not_after(&last_modified, since)),
     };
     let length = content.len();
@@ -181,17 +161,9 @@ pub(super) fn file_answer(file: &Path, kind: &str, headers: &HeaderMap) -> Resul
         (false, None) => (StatusCode::OK, Bytes::from(content), None),
         (false, Some(Some((first, last)))) => {
             let part = content.get(first..=last).unwrap_or_default().to_vec();
-            (
-                StatusCode::PARTIAL_CONTENT,
-                Bytes::from(part),
-                Some(format!("bytes {first}-{last}/{length}")),
-            )
+            (StatusCode::PARTIAL_CONTENT, Bytes::from(part), Some(format!("bytes {first}-{last}/{length}")))
         }
-        (false, Some(None)) => (
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            Bytes::new(),
-            Some(format!("bytes */{length}")),
-        ),
+        (false, Some(None)) => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new(), Some(format!("bytes */{length}"))),
     };
     let mut answer = built(status, kind, body);
     if let Some((coding, _)) = &beside {
@@ -280,10 +252,7 @@ fn masked(call: &Call, reference: &Json, content: &[u8]) -> Result<Option<Vec<u8
         let source = if channel == 3 { &alpha } else { &picture };
         source.sample(frame, x, y, channel)
     });
-    merged
-        .and_then(|picture| picture.png(0, &[]))
-        .map(Some)
-        .map_err(|_| Reply::Crash)
+    merged.and_then(|picture| picture.png(0, &[])).map(Some).map_err(|_| Reply::Crash)
 }
 
 /// `image_upload`: where the file goes, under which name, and what is told.
@@ -299,11 +268,7 @@ fn store(
         return Err(Reply::Empty(StatusCode::BAD_REQUEST));
     };
     // A field without a file name is text, which has no `.file`.
-    let name = image
-        .filename
-        .clone()
-        .filter(|name| !name.is_empty())
-        .ok_or(Reply::Crash)?;
+    let name = image.filename.clone().filter(|name| !name.is_empty()).ok_or(Reply::Crash)?;
     let subfolder = field(parts, "subfolder").unwrap_or_default();
     let folder = base.join(normalised(&subfolder));
     let mut file = absolute(&folder.join(&name));
@@ -315,10 +280,7 @@ fn store(
     let mut told = name.clone();
     let mut duplicate = false;
     if !matches!(field(parts, "overwrite").as_deref(), Some("true" | "1")) {
-        let (stem, ending) = name
-            .rfind('.')
-            .filter(|at| *at > 0)
-            .map_or((name.as_str(), ""), |at| name.split_at(at));
+        let (stem, ending) = name.rfind('.').filter(|at| *at > 0).map_or((name.as_str(), ""), |at| name.split_at(at));
         let mut number = 1_u64;
         while file.exists() {
             if std::fs::read(&file).is_ok_and(|present| present == image.content) {
@@ -333,11 +295,7 @@ fn store(
     if !duplicate && let Some(bytes) = content(call, &image.content)? {
         std::fs::write(&file, bytes).map_err(|_| Reply::Crash)?;
     }
-    Ok(Reply::json(dict([
-        ("name", told.into()),
-        ("subfolder", subfolder.into()),
-        ("type", kind.into()),
-    ])))
+    Ok(Reply::json(dict([("name", told.into()), ("subfolder", subfolder.into()), ("type", kind.into())])))
 }
 
 #[cfg(test)]
@@ -350,14 +308,7 @@ mod tests {
         assert_eq!(byte_range("bytes=0-999", 10), Some((0, 9)));
         assert_eq!(byte_range("bytes=9-", 10), Some((9, 9)));
         assert_eq!(byte_range("bytes=-3", 10), Some((7, 9)));
-        for text in [
-            "bytes=10-",
-            "bytes=5-4",
-            "bytes=-0",
-            "bytes=a-b",
-            "lines=0-1",
-            "bytes=-",
-        ] {
+        for text in ["bytes=10-", "bytes=5-4", "bytes=-0", "bytes=a-b", "lines=0-1", "bytes=-"] {
             assert_eq!(byte_range(text, 10), None, "{text}");
         }
     }

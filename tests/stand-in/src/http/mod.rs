@@ -30,11 +30,7 @@ const BACKLOG: u32 = 128;
 
 /// Binds, and listens once the start-up delay is over. Returns the bound address.
 pub(crate) fn listen(process: &Arc<Process>, address: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let bound = socket.local_addr()?;
@@ -96,10 +92,7 @@ pub(crate) struct Call {
 impl Call {
     /// The first parameter of that name.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// A header as text.
@@ -114,18 +107,9 @@ impl Call {
 }
 
 async fn respond(process: Arc<Process>, connected: Arc<Connected>, request: Request<Incoming>) -> Answer {
-    let target = request
-        .uri()
-        .path_and_query()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     let seen: SeenRequest = (request.method().clone(), target, request.headers().clone());
-    process
-        .shared()
-        .requests
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(seen);
+    process.shared().requests.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
     process.shared().faults.http_flows().await;
     if foreign_origin(&request) {
         return Reply::Empty(StatusCode::FORBIDDEN).answer();
@@ -140,17 +124,7 @@ async fn respond(process: Arc<Process>, connected: Arc<Connected>, request: Requ
         (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")))
     });
     let query = query.collect();
-    let mut answer = route(
-        Call {
-            process,
-            request,
-            query,
-        },
-        connected,
-        &path,
-    )
-    .await
-    .answer();
+    let mut answer = route(Call { process, request, query }, connected, &path).await.answer();
     answer::cache_headers(&path, &mut answer);
     answer
 }
@@ -177,34 +151,21 @@ pub(crate) fn decode(text: &str) -> String {
 
 fn hex(digits: &[u8]) -> Option<u8> {
     // `from_str_radix` alone would take a sign.
-    let digits = std::str::from_utf8(digits)
-        .ok()
-        .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
 }
 
 /// server.py's origin check: only a loopback Host is tested, and an Origin that is no URL passes.
 fn foreign_origin(request: &Request<Incoming>) -> bool {
-    let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_lowercase)
-    };
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_lowercase);
     let (Some(host), Some(origin)) = (header("host"), header("origin")) else {
         return false;
     };
-    let origin = origin
-        .split_once("://")
-        .map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
+    let origin = origin.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
     let (host_name, host_port) = split_port(&host);
     let (origin_name, origin_port) = split_port(origin);
     let loopback = host_name == "localhost"
-        || host_name
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
+        || host_name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if !loopback || origin_name.is_empty() {
         return false;
     }
@@ -303,14 +264,9 @@ mod tests {
 
     #[test]
     fn escapes_are_decoded_and_what_is_none_stays() {
-        for (text, decoded) in [
-            ("%73ystem", "system"),
-            ("a%2Fb", "a/b"),
-            ("100%", "100%"),
-            ("%zz%4", "%zz%4"),
-            ("%+1", "%+1"),
-            ("é", "é"),
-        ] {
+        for (text, decoded) in
+            [("%73ystem", "system"), ("a%2Fb", "a/b"), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%+1", "%+1"), ("é", "é")]
+        {
             assert_eq!(decode(text), decoded);
         }
     }

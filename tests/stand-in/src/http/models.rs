@@ -16,11 +16,7 @@ const FOLDERS: [(&str, &[&str], Option<&str>); 21] = [
     ("loras", &["loras"], Some("loras")),
     ("vae", &["vae"], Some("vae")),
     ("text_encoders", &["text_encoders", "clip"], Some("clip")),
-    (
-        "diffusion_models",
-        &["unet", "diffusion_models"],
-        Some("diffusion_models"),
-    ),
+    ("diffusion_models", &["unet", "diffusion_models"], Some("diffusion_models")),
     ("clip_vision", &["clip_vision"], None),
     ("style_models", &["style_models"], None),
     ("embeddings", &["embeddings"], None),
@@ -51,13 +47,7 @@ fn paths(call: &Call, name: &str) -> Json {
     let models = below.iter().map(|folder| base.join("models").join(folder));
     let code = (name == "custom_nodes").then(|| base.join("custom_nodes"));
     let output = output.map(|folder| call.process.folders().output().join(folder));
-    Json::List(
-        models
-            .chain(code)
-            .chain(output)
-            .map(|path| Json::from(path.to_string_lossy().into_owned()))
-            .collect(),
-    )
+    Json::List(models.chain(code).chain(output).map(|path| Json::from(path.to_string_lossy().into_owned())).collect())
 }
 
 fn listed(call: &Call, folder: &str) -> Vec<String> {
@@ -82,20 +72,12 @@ pub(super) fn names(call: &Call, folder: &str) -> Reply {
 /// `GET /embeddings`: names without their ending.
 pub(super) fn embeddings(call: &Call) -> Reply {
     let stem = |name: String| name.rsplit_once('.').map_or(name.clone(), |(stem, _)| stem.to_owned());
-    Reply::json(Json::List(
-        listed(call, "embeddings")
-            .into_iter()
-            .map(stem)
-            .map(Json::from)
-            .collect(),
-    ))
+    Reply::json(Json::List(listed(call, "embeddings").into_iter().map(stem).map(Json::from).collect()))
 }
 
 /// `GET /experiment/models`.
 pub(super) fn experiment_folders(call: &Call) -> Reply {
-    let shown = FOLDERS
-        .iter()
-        .filter(|(name, ..)| !matches!(*name, "configs" | "custom_nodes"));
+    let shown = FOLDERS.iter().filter(|(name, ..)| !matches!(*name, "configs" | "custom_nodes"));
     let entries = shown.map(|(name, ..)| dict([("name", (*name).into()), ("folders", paths(call, name))]));
     Reply::json(Json::List(entries.collect()))
 }
@@ -121,10 +103,7 @@ pub(super) fn experiment_names(call: &Call, folder: &str) -> Reply {
 pub(super) fn object_info(call: &Call) -> Reply {
     let models = call.process.models();
     let catalogue = call.process.catalogue(&models);
-    let entries = catalogue
-        .names()
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), catalogue.info(name)?)));
+    let entries = catalogue.names().into_iter().filter_map(|name| Some((name.to_owned(), catalogue.info(name)?)));
     Reply::json(Json::Dict(entries.collect()))
 }
 
@@ -132,9 +111,7 @@ pub(super) fn object_info(call: &Call) -> Reply {
 pub(super) fn object_info_of(call: &Call, class: &str) -> Reply {
     let models = call.process.models();
     let info = call.process.catalogue(&models).info(class);
-    Reply::json(Json::Dict(
-        info.into_iter().map(|info| (class.to_owned(), info)).collect(),
-    ))
+    Reply::json(Json::Dict(info.into_iter().map(|info| (class.to_owned(), info)).collect()))
 }
 
 /// `GET /system_stats`: a CPU with invented amounts of memory.
@@ -172,26 +149,14 @@ pub(super) fn system_stats(call: &Call) -> Reply {
 
 /// `GET /internal/logs`.
 pub(super) fn logs(call: &Call) -> Reply {
-    let text: String = call
-        .process
-        .logs()
-        .into_iter()
-        .map(|(time, text)| format!("{time} - {text}"))
-        .collect();
+    let text: String = call.process.logs().into_iter().map(|(time, text)| format!("{time} - {text}")).collect();
     Reply::json(text.into())
 }
 
 /// `GET /internal/logs/raw`.
 pub(super) fn logs_raw(call: &Call) -> Reply {
-    let entries = call
-        .process
-        .logs()
-        .into_iter()
-        .map(|(time, text)| dict([("t", time.into()), ("m", text.into())]));
-    Reply::json(dict([
-        ("entries", Json::List(entries.collect())),
-        ("size", terminal_size()),
-    ]))
+    let entries = call.process.logs().into_iter().map(|(time, text)| dict([("t", time.into()), ("m", text.into())]));
+    Reply::json(dict([("entries", Json::List(entries.collect())), ("size", terminal_size())]))
 }
 
 /// `PATCH /internal/logs/subscribe`: anybody may send the log to any client.
@@ -207,21 +172,13 @@ pub(super) async fn subscribe_logs(call: &mut Call) -> Result<Reply, Reply> {
 
 /// `GET /internal/folder_paths`.
 pub(super) fn folder_paths(call: &Call) -> Reply {
-    Reply::json(Json::Dict(
-        FOLDERS
-            .iter()
-            .map(|(name, ..)| ((*name).to_owned(), paths(call, name)))
-            .collect(),
-    ))
+    Reply::json(Json::Dict(FOLDERS.iter().map(|(name, ..)| ((*name).to_owned(), paths(call, name))).collect()))
 }
 
 /// `GET /internal/files/{kind}`: names at the top, newest first.
 pub(super) fn folder_files(call: &Call, kind: &str) -> Reply {
     let Some(folder) = call.process.folders().by_type(kind) else {
-        return Reply::json_with(
-            StatusCode::BAD_REQUEST,
-            dict([("error", "Invalid directory type".into())]),
-        );
+        return Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", "Invalid directory type".into())]));
     };
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let mut files: Vec<_> = entries
@@ -233,22 +190,13 @@ pub(super) fn folder_files(call: &Call, kind: &str) -> Reply {
         .filter(|(name, _)| !name.starts_with('.'))
         .collect();
     files.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
-    Reply::json(Json::List(
-        files.into_iter().map(|(name, _)| Json::from(name)).collect(),
-    ))
+    Reply::json(Json::List(files.into_iter().map(|(name, _)| Json::from(name)).collect()))
 }
 
 /// `POST /stand-in/faults`: every key is a fault; an unknown one is refused, and then nothing is set.
 pub(super) async fn set_faults(call: &mut Call) -> Result<Reply, Reply> {
-    const KNOWN: [&str; 7] = [
-        "worker_dies",
-        "silence_sockets",
-        "oom_next",
-        "cuda_error_next",
-        "lose_disk",
-        "hang_http",
-        "process_exits",
-    ];
+    const KNOWN: [&str; 7] =
+        ["worker_dies", "silence_sockets", "oom_next", "cuda_error_next", "lose_disk", "hang_http", "process_exits"];
     let asked: Dict = match call.json().await? {
         Json::Dict(asked) => asked,
         _ => return Err(Reply::text(StatusCode::BAD_REQUEST, "an object of faults is wanted")),

@@ -22,18 +22,10 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
     let process = call.process.clone();
     process.log("got prompt\n");
     let body = call.json().await?;
-    if ["number", "front"]
-        .into_iter()
-        .any(|key| found_but_not_indexed(&body, key))
-    {
+    if ["number", "front"].into_iter().any(|key| found_but_not_indexed(&body, key)) {
         return Err(Reply::Crash);
     }
-    process
-        .shared()
-        .submissions
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(body.to_value());
+    process.shared().submissions.lock().unwrap_or_else(PoisonError::into_inner).push(body.to_value());
     let number = number_of(&body, || process.number.fetch_add(1, SeqCst))?;
     if found_but_not_indexed(&body, "prompt") {
         return Err(Reply::Crash);
@@ -42,9 +34,7 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
         let error = validate::top_error("no_prompt", "No prompt provided", "No prompt provided");
         return Ok(refused(error, dict([])));
     };
-    let prompt_id = body
-        .get("prompt_id")
-        .map_or_else(|| uuid::Uuid::new_v4().to_string(), python::str);
+    let prompt_id = body.get("prompt_id").map_or_else(|| uuid::Uuid::new_v4().to_string(), python::str);
     let mut prompt = prompt.clone();
     let models = process.models();
     let verdict = validate::validate_prompt(
@@ -84,18 +74,11 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
     };
     process.queue.put(item).map_err(|_| Reply::Crash)?;
     process.queue_updated();
-    Ok(Reply::json(dict([
-        ("prompt_id", prompt_id.into()),
-        ("number", number),
-        ("node_errors", node_errors),
-    ])))
+    Ok(Reply::json(dict([("prompt_id", prompt_id.into()), ("number", number), ("node_errors", node_errors)])))
 }
 
 fn refused(error: Json, node_errors: Json) -> Reply {
-    Reply::json_with(
-        StatusCode::BAD_REQUEST,
-        dict([("error", error), ("node_errors", node_errors)]),
-    )
+    Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", error), ("node_errors", node_errors)]))
 }
 
 /// Python's `key in body` is true for lists and texts too, where `body[key]` then raises.
@@ -128,10 +111,7 @@ fn number_of(body: &Json, next: impl FnOnce() -> i64) -> Result<Json, Reply> {
 pub(super) fn queue(call: &Call) -> Reply {
     let (running, waiting) = call.process.queue.current();
     let shown = |items: &[Item]| Json::List(items.iter().map(Item::to_json).collect());
-    Reply::json(dict([
-        ("queue_running", shown(&running)),
-        ("queue_pending", shown(&waiting)),
-    ]))
+    Reply::json(dict([("queue_running", shown(&running)), ("queue_pending", shown(&waiting))]))
 }
 
 /// Items of a `delete` list. Python iterates over text and dicts as well; nothing else can be iterated.
@@ -149,9 +129,7 @@ async fn change(call: &mut Call) -> Result<Dict, Reply> {
     match call.json().await? {
         Json::Dict(body) => Ok(body),
         body @ (Json::List(_) | Json::Str(_)) => {
-            let raises = ["clear", "delete"]
-                .into_iter()
-                .any(|key| found_but_not_indexed(&body, key));
+            let raises = ["clear", "delete"].into_iter().any(|key| found_but_not_indexed(&body, key));
             if raises { Err(Reply::Crash) } else { Ok(Dict::new()) }
         }
         _ => Err(Reply::Crash),
@@ -188,10 +166,7 @@ pub(super) async fn interrupt(call: &mut Call) -> Result<Reply, Reply> {
     let process = &call.process;
     match body.get("prompt_id").filter(|id| id.truthy()) {
         Some(id) if !process.queue.is_running(id) => {
-            process.log(&format!(
-                "Prompt {} is not currently running, skipping interrupt\n",
-                python::str(id)
-            ));
+            process.log(&format!("Prompt {} is not currently running, skipping interrupt\n", python::str(id)));
         }
         // The comparison and the flag are two steps, as in 0.8.0: the next prompt may be hit.
         _ => process.set_interrupt(),
@@ -214,12 +189,8 @@ pub(super) async fn free(call: &mut Call) -> Result<Reply, Reply> {
 
 /// `GET /history`.
 pub(super) fn history(call: &Call) -> Result<Reply, Reply> {
-    let number = |name: &str| {
-        call.query(name)
-            .map(|text| python::int(&Json::from(text)))
-            .transpose()
-            .map_err(|_| Reply::Crash)
-    };
+    let number =
+        |name: &str| call.query(name).map(|text| python::int(&Json::from(text))).transpose().map_err(|_| Reply::Crash);
     let (max_items, offset) = (number("max_items")?, number("offset")?.unwrap_or(-1));
     Ok(Reply::json(Json::Dict(call.process.queue.history(max_items, offset))))
 }
@@ -227,9 +198,7 @@ pub(super) fn history(call: &Call) -> Result<Reply, Reply> {
 /// `GET /history/{id}`: an unknown id is an empty object.
 pub(super) fn history_of(call: &Call, id: &str) -> Reply {
     let entry = call.process.queue.history_of(id);
-    Reply::json(Json::Dict(
-        entry.into_iter().map(|entry| (id.to_owned(), entry)).collect(),
-    ))
+    Reply::json(Json::Dict(entry.into_iter().map(|entry| (id.to_owned(), entry)).collect()))
 }
 
 /// `POST /history`.
@@ -255,24 +224,13 @@ pub(super) async fn change_history(call: &mut Call) -> Result<Reply, Reply> {
 pub(super) fn jobs(call: &Call) -> Result<Reply, Reply> {
     let bad = |text: String| Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", text.into())]));
     let states: Vec<String> = match call.query("status").filter(|text| !text.is_empty()) {
-        Some(text) => text
-            .split(',')
-            .map(|word| word.trim().to_lowercase())
-            .filter(|word| !word.is_empty())
-            .collect(),
+        Some(text) => text.split(',').map(|word| word.trim().to_lowercase()).filter(|word| !word.is_empty()).collect(),
         None => jobs::STATES.map(str::to_owned).to_vec(),
     };
-    let invalid: Vec<&str> = states
-        .iter()
-        .map(String::as_str)
-        .filter(|state| !jobs::STATES.contains(state))
-        .collect();
+    let invalid: Vec<&str> = states.iter().map(String::as_str).filter(|state| !jobs::STATES.contains(state)).collect();
     if !invalid.is_empty() {
         let valid = jobs::STATES.join(", ");
-        return Err(bad(format!(
-            "Invalid status value(s): {}. Valid values: {valid}",
-            invalid.join(", ")
-        )));
+        return Err(bad(format!("Invalid status value(s): {}. Valid values: {valid}", invalid.join(", "))));
     }
     let word = |name: &str, default: &str| call.query(name).unwrap_or(default).to_lowercase();
     let (sort_by, sort_order) = (word("sort_by", "created_at"), word("sort_order", "desc"));
@@ -310,18 +268,13 @@ pub(super) fn jobs(call: &Call) -> Result<Reply, Reply> {
         ("total", count(total)),
         ("has_more", Json::Bool(has_more)),
     ]);
-    Ok(Reply::json(dict([
-        ("jobs", Json::List(page)),
-        ("pagination", pagination),
-    ])))
+    Ok(Reply::json(dict([("jobs", Json::List(page)), ("pagination", pagination)])))
 }
 
 /// `GET /api/jobs/{id}`.
 pub(super) fn job(call: &Call, id: &str) -> Result<Reply, Reply> {
     if let Some(entry) = call.process.queue.history_of(id) {
-        return jobs::of_history(id, &entry, true)
-            .map(Reply::json)
-            .map_err(|_| Reply::Crash);
+        return jobs::of_history(id, &entry, true).map(Reply::json).map_err(|_| Reply::Crash);
     }
     let (running, waiting) = call.process.queue.current();
     for (items, state) in [(running, "in_progress"), (waiting, "pending")] {
@@ -329,8 +282,5 @@ pub(super) fn job(call: &Call, id: &str) -> Result<Reply, Reply> {
             return jobs::of_item(item, state).map(Reply::json).map_err(|_| Reply::Crash);
         }
     }
-    Ok(Reply::json_with(
-        StatusCode::NOT_FOUND,
-        dict([("error", "Job not found".into())]),
-    ))
+    Ok(Reply::json_with(StatusCode::NOT_FOUND, dict([("error", "Job not found".into())])))
 }

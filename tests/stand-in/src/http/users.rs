@@ -51,11 +51,7 @@ fn root(call: &Call) -> Result<PathBuf, NoPath> {
 /// The path of a file of the user. A `%` that is left after the first decoding is decoded again.
 fn path_of(call: &Call, file: &str, create: bool) -> Result<PathBuf, NoPath> {
     let root = root(call)?;
-    let file = if file.contains('%') {
-        decode(file)
-    } else {
-        file.to_owned()
-    };
+    let file = if file.contains('%') { decode(file) } else { file.to_owned() };
     let path = absolute(&root.join(file));
     if !path.starts_with(&root) {
         return Err(NoPath::Outside);
@@ -83,17 +79,12 @@ fn file_path(call: &Call, file: &str, must_exist: bool) -> Result<PathBuf, Reply
 }
 
 fn relative(path: &Path, base: &Path) -> String {
-    path.strip_prefix(base)
-        .map(|path| path.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.strip_prefix(base).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn seconds(path: &Path) -> Json {
     let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
-    let since = modified
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-        .unwrap_or_default();
+    let since = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     Json::Float(since.as_secs_f64())
 }
 
@@ -112,12 +103,8 @@ fn file_info(path: &Path, base: &Path) -> Json {
 
 /// Everything below a folder: files and folders, in an order of its own.
 fn walk(folder: &Path, recurse: bool, out: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .collect();
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).collect();
     entries.sort();
     for entry in entries {
         out.push(entry.clone());
@@ -175,30 +162,16 @@ pub(super) fn list_v2(call: &Call) -> Result<Reply, Reply> {
         };
     }
     if !target.is_dir() {
-        return Err(Reply::text(
-            StatusCode::BAD_REQUEST,
-            "Requested path is not a directory",
-        ));
+        return Err(Reply::text(StatusCode::BAD_REQUEST, "Requested path is not a directory"));
     }
     let mut found = Vec::new();
     walk(&target, true, &mut found);
-    let name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     found.sort_by_key(|path| (!path.is_dir(), name(path).to_lowercase()));
     let shown = found.iter().map(|path| {
-        let (kind, file) = if path.is_dir() {
-            ("directory", false)
-        } else {
-            ("file", true)
-        };
-        let mut entry = dict([
-            ("name", name(path).into()),
-            ("path", relative(path, &base).into()),
-            ("type", kind.into()),
-        ]);
+        let (kind, file) = if path.is_dir() { ("directory", false) } else { ("file", true) };
+        let mut entry =
+            dict([("name", name(path).into()), ("path", relative(path, &base).into()), ("type", kind.into())]);
         if let Json::Dict(entry) = &mut entry
             && file
         {
@@ -232,14 +205,8 @@ pub(super) async fn write(call: &mut Call, file: &str) -> Result<Reply, Reply> {
 /// Path or facts of a file that was written or moved.
 fn told(call: &Call, path: &Path) -> Result<Reply, Reply> {
     let base = root(call).map_err(|_| Reply::Crash)?;
-    let full = call
-        .query("full_info")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    Ok(Reply::json(if full {
-        file_info(path, &base)
-    } else {
-        relative(path, &base).into()
-    }))
+    let full = call.query("full_info").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    Ok(Reply::json(if full { file_info(path, &base) } else { relative(path, &base).into() }))
 }
 
 /// `DELETE /userdata/{file}`.
@@ -313,10 +280,7 @@ pub(super) fn users(call: &Call) -> Reply {
     let mode = if call.process.options().multi_user {
         ("users", Json::Dict(known_users(call)))
     } else {
-        (
-            "migrated",
-            Json::Bool(call.process.folders().user().join("default").exists()),
-        )
+        ("migrated", Json::Bool(call.process.folders().user().join("default").exists()))
     };
     Reply::json(dict([("storage", "server".into()), mode]))
 }

@@ -25,28 +25,16 @@ const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Switches to WebSocket and reads until the client leaves.
 pub(crate) fn upgrade(mut call: Call, connected: Arc<Connected>) -> Reply {
     let upgrade = call.header("upgrade").map(str::to_owned);
-    if !upgrade
-        .as_deref()
-        .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
-    {
+    if !upgrade.as_deref().is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         let shown = upgrade.unwrap_or_else(|| "None".to_owned());
         let text = format!("No WebSocket UPGRADE hdr: {shown}\n Can \"Upgrade\" only to \"WebSocket\".");
         return Reply::text(StatusCode::BAD_REQUEST, text);
     }
-    let Some(key) = call
-        .request
-        .headers()
-        .get(SEC_WEBSOCKET_KEY)
-        .map(|key| derive_accept_key(key.as_bytes()))
-    else {
+    let Some(key) = call.request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())) else {
         return Reply::text(StatusCode::BAD_REQUEST, "Handshake error: None");
     };
     let given = call.query("clientId").unwrap_or_default();
-    let name = if given.is_empty() {
-        uuid::Uuid::new_v4().simple().to_string()
-    } else {
-        given.to_owned()
-    };
+    let name = if given.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { given.to_owned() };
     let process = Arc::clone(&call.process);
     let upgraded = hyper::upgrade::on(&mut call.request);
     let owner = Arc::clone(&process);
@@ -75,10 +63,7 @@ async fn converse(process: &Process, name: &str, socket: WebSocketStream<TokioIo
         let status = dict([("status", process.queue_info()), ("sid", name.into())]);
         process.hub.send_now("status", status, name).await;
         if let Some(node) = process.running_node_of(name) {
-            process
-                .hub
-                .send_now("executing", dict([("node", node.into())]), name)
-                .await;
+            process.hub.send_now("executing", dict([("node", node.into())]), name).await;
         }
     }
     let mut first = true;
@@ -87,9 +72,7 @@ async fn converse(process: &Process, name: &str, socket: WebSocketStream<TokioIo
         match Json::parse(text.as_str()) {
             Ok(Json::Dict(said)) => {
                 if first && said.get("type").and_then(Json::as_str) == Some("feature_flags") {
-                    process
-                        .hub
-                        .set_features(name, said.get("data").cloned().unwrap_or_else(|| dict([])));
+                    process.hub.set_features(name, said.get("data").cloned().unwrap_or_else(|| dict([])));
                     if !process.shared().faults.sockets_are_silent() {
                         process.hub.send_now("feature_flags", server_features(), name).await;
                     }

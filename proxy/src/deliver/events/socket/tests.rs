@@ -70,7 +70,10 @@ impl Session {
 async fn the_first_message_is_the_owners_status_with_the_sid() {
     let mut session = session().await;
     let status = session.json().await;
-    assert_eq!(status, json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "x"}}));
+    assert_eq!(
+        status,
+        json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "x"}})
+    );
 }
 
 #[tokio::test]

@@ -28,19 +28,11 @@ pub(super) fn commit(
     let row = current(tables, attempt, wanted)?;
     if outcome == Outcome::Cancelled {
         // Cancelled means that it never ran.
-        return Err(LedgerError::WrongState {
-            job: attempt.job,
-            found: row.job.state,
-            wanted,
-        }
-        .into());
+        return Err(LedgerError::WrongState { job: attempt.job, found: row.job.state, wanted }.into());
     }
     let scope = row.job.owner.scope().key();
     let numbers = Numbers::drawn(tables, &scope, &files)?;
-    let rows: Vec<FileRow> = files
-        .iter()
-        .map(|file| file_row(&row.job.owner, attempt, file, &numbers, at))
-        .collect();
+    let rows: Vec<FileRow> = files.iter().map(|file| file_row(&row.job.owner, attempt, file, &numbers, at)).collect();
     let result = with_names(result, &files, &rows, at)?;
     let stored = rows.iter().map(encoded).collect::<Result<Vec<_>, _>>()?;
 
@@ -50,12 +42,7 @@ pub(super) fn commit(
     for (file, stored) in rows.iter().zip(stored) {
         let id = number(file.id.bytes());
         tables.files.insert(id, stored.as_slice())?;
-        let name = (
-            scope.as_str(),
-            file.directory.name(),
-            file.subfolder.as_str(),
-            file.filename.as_str(),
-        );
+        let name = (scope.as_str(), file.directory.name(), file.subfolder.as_str(), file.filename.as_str());
         tables.names.insert(name, id)?;
     }
     Ok((job, result))
@@ -77,21 +64,13 @@ impl Numbers {
         for file in files {
             if let NewName::Numbered { prefix, group, suffix } = &file.name {
                 let series = (file.directory, file.subfolder.clone(), prefix.clone());
-                groups
-                    .entry(series)
-                    .or_default()
-                    .entry(*group)
-                    .or_default()
-                    .push(suffix);
+                groups.entry(series).or_default().entry(*group).or_default().push(suffix);
             }
         }
         let mut numbers = Self::default();
         for (series, groups) in groups {
             let (directory, subfolder, prefix) = (series.0.name(), series.1.as_str(), series.2.as_str());
-            let mut next = tables
-                .counters
-                .get((scope, directory, subfolder, prefix))?
-                .map_or(1, |next| next.value());
+            let mut next = tables.counters.get((scope, directory, subfolder, prefix))?.map_or(1, |next| next.value());
             let drawn = numbers.drawn.entry(series.clone()).or_default();
             for (group, suffixes) in groups {
                 while taken(tables, (scope, directory, subfolder, prefix), next, &suffixes)? {
@@ -110,12 +89,7 @@ impl Numbers {
             NewName::AsIs(name) => name.clone(),
             NewName::Numbered { prefix, group, suffix } => {
                 let series = (file.directory, file.subfolder.clone(), prefix.clone());
-                let number = self
-                    .drawn
-                    .get(&series)
-                    .and_then(|drawn| drawn.get(group))
-                    .copied()
-                    .unwrap_or(0);
+                let number = self.drawn.get(&series).and_then(|drawn| drawn.get(group)).copied().unwrap_or(0);
                 numbered(prefix, number, suffix)
             }
         }
@@ -123,9 +97,7 @@ impl Numbers {
 
     fn store(&self, tables: &mut Tables<'_>, scope: &str) -> Result<(), Fault> {
         for ((directory, subfolder, prefix), next) in &self.next {
-            tables
-                .counters
-                .insert((scope, directory.name(), subfolder.as_str(), prefix.as_str()), next)?;
+            tables.counters.insert((scope, directory.name(), subfolder.as_str(), prefix.as_str()), next)?;
         }
         Ok(())
     }
@@ -140,11 +112,7 @@ fn numbered(prefix: &str, number: u64, suffix: &str) -> String {
 fn taken(tables: &Tables<'_>, series: (&str, &str, &str, &str), number: u64, suffixes: &[&str]) -> Result<bool, Fault> {
     let (scope, directory, subfolder, prefix) = series;
     for suffix in suffixes {
-        if tables
-            .names
-            .get((scope, directory, subfolder, numbered(prefix, number, suffix).as_str()))?
-            .is_some()
-        {
+        if tables.names.get((scope, directory, subfolder, numbered(prefix, number, suffix).as_str()))?.is_some() {
             return Ok(true);
         }
     }
@@ -179,13 +147,7 @@ fn with_names(mut result: JobResult, files: &[NewFile], rows: &[FileRow], at: Wa
     if let Value::Object(outputs) = outputs {
         result.outputs = outputs;
     }
-    result.files = files
-        .iter()
-        .map(|file| ResultFile {
-            pointer: file.pointer.clone(),
-            id: file.id,
-        })
-        .collect();
+    result.files = files.iter().map(|file| ResultFile { pointer: file.pointer.clone(), id: file.id }).collect();
     result.ended_at = result.ended_at.or(Some(at));
     Ok(result)
 }

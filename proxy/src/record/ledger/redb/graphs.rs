@@ -20,36 +20,23 @@ impl Graphs {
         let temporary = root.join("tmp");
         let made = durable::private_dir(&root).and_then(|()| durable::private_dir(&temporary));
         made.and_then(|()| durable::sweep(&temporary))
-            .map_err(|error| LedgerError::Unavailable {
-                action: "open the graphs",
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| LedgerError::Unavailable { action: "open the graphs", reason: error.to_string() })?;
         Ok(Self { root, temporary })
     }
 
     /// Puts a graph under its digest, synced; a graph that is there already is left.
     pub(super) fn keep(&self, digest: &Digest, graph: &[u8]) -> io::Result<()> {
         if Digest::of(graph) != *digest {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the graph is not the one its digest names",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the graph is not the one its digest names"));
         }
         let target = durable::sharded(&self.root, &digest.to_string());
         // A file under its final name is whole and synced: only `durable::publish` gives it that name.
-        if target.is_file() {
-            Ok(())
-        } else {
-            durable::write(&self.temporary, &target, graph)
-        }
+        if target.is_file() { Ok(()) } else { durable::write(&self.temporary, &target, graph) }
     }
 
     /// The graph of that digest, checked against it: what runs is what was accepted.
     pub(super) fn read(&self, digest: &Digest) -> Result<Bytes, LedgerError> {
-        let unavailable = |reason: String| LedgerError::Unavailable {
-            action: "read a graph",
-            reason,
-        };
+        let unavailable = |reason: String| LedgerError::Unavailable { action: "read a graph", reason };
         match std::fs::read(durable::sharded(&self.root, &digest.to_string())) {
             Ok(graph) if Digest::of(&graph) == *digest => Ok(graph.into()),
             Ok(_) => Err(unavailable(format!("the file of {digest} has another content"))),

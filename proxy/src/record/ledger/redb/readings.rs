@@ -25,17 +25,10 @@ pub(super) fn owned_prompt(
     prompt_id: &PromptId,
 ) -> Result<OwnedPrompt, Fault> {
     let labels = snapshot.open_table(PROMPT_IDS)?;
-    let id = labels
-        .get((scope.key().as_str(), prompt_id.as_str()))?
-        .ok_or_else(|| not_found("prompt"))?
-        .value();
+    let id = labels.get((scope.key().as_str(), prompt_id.as_str()))?.ok_or_else(|| not_found("prompt"))?.value();
     let job = job(&snapshot.open_table(JOBS)?, id)?;
     // SECURITY: the index says whose it is, the row says it again.
-    if job.owner.scope() == *scope {
-        Ok(OwnedPrompt::new(job))
-    } else {
-        Err(not_found("prompt"))
-    }
+    if job.owner.scope() == *scope { Ok(OwnedPrompt::new(job)) } else { Err(not_found("prompt")) }
 }
 
 pub(super) fn queue(snapshot: &ReadTransaction, scope: &str) -> Result<Vec<OwnedPrompt>, Fault> {
@@ -98,11 +91,7 @@ pub(super) fn file(snapshot: &ReadTransaction, id: FileId) -> Result<FileRow, Fa
 
 /// `name`: scope, directory, subfolder, filename.
 pub(super) fn owned_file(snapshot: &ReadTransaction, name: (&str, &str, &str, &str)) -> Result<FileRow, Fault> {
-    let id = snapshot
-        .open_table(NAMES)?
-        .get(name)?
-        .ok_or_else(|| not_found("file"))?
-        .value();
+    let id = snapshot.open_table(NAMES)?.get(name)?.ok_or_else(|| not_found("file"))?.value();
     row(&snapshot.open_table(FILES)?, id)?.ok_or_else(|| corrupt("a name leads to no file"))
 }
 
@@ -124,6 +113,5 @@ pub(super) fn keys(snapshot: &ReadTransaction) -> Result<Vec<KeyRow>, Fault> {
 
 fn job(jobs: &impl ReadableTable<u128, &'static [u8]>, id: u128) -> Result<Job, Fault> {
     let row: Option<JobRow> = row(jobs, id)?;
-    row.map(|row| row.job)
-        .ok_or_else(|| corrupt("an index leads to no job"))
+    row.map(|row| row.job).ok_or_else(|| corrupt("an index leads to no job"))
 }

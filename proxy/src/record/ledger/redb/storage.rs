@@ -31,10 +31,7 @@ impl Fault {
     pub(super) fn told(self, action: &'static str) -> LedgerError {
         match self {
             Self::Refused(error) => error,
-            Self::Store(error) => LedgerError::Unavailable {
-                action,
-                reason: error.to_string(),
-            },
+            Self::Store(error) => LedgerError::Unavailable { action, reason: error.to_string() },
         }
     }
 }
@@ -54,12 +51,7 @@ macro_rules! store_faults {
         }
     )*};
 }
-store_faults!(
-    ::redb::StorageError,
-    ::redb::TableError,
-    ::redb::TransactionError,
-    ::redb::CommitError
-);
+store_faults!(::redb::StorageError, ::redb::TableError, ::redb::TransactionError, ::redb::CommitError);
 
 /// The database as it stands, replaced after an I/O error.
 pub(super) struct Storage {
@@ -76,20 +68,13 @@ impl Storage {
             other => unavailable(&other),
         })?;
         tables::prepare(&database, path)?;
-        Ok(Self {
-            backend,
-            cache_bytes,
-            current: RwLock::new(Arc::new(database)),
-        })
+        Ok(Self { backend, cache_bytes, current: RwLock::new(Arc::new(database)) })
     }
 
     /// Runs a reading on a snapshot of what was committed last.
     pub(super) fn read<T>(&self, reading: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {
         let database = self.database();
-        let done = database
-            .begin_read()
-            .map_err(Fault::from)
-            .and_then(|snapshot| reading(&snapshot));
+        let done = database.begin_read().map_err(Fault::from).and_then(|snapshot| reading(&snapshot));
         self.renew_after(&done, &database);
         done
     }
@@ -109,10 +94,7 @@ impl Storage {
     /// After an I/O error: a fresh database for whoever comes next. If even that fails, the old one goes on with what it has cached.
     fn renew_after<T>(&self, done: &Result<T, Fault>, failed: &Arc<Database>) {
         // Only these two latch redb. After any other error the old one could still write, and must stay the only one.
-        if !matches!(
-            done,
-            Err(Fault::Store(::redb::Error::Io(_) | ::redb::Error::PreviousIo))
-        ) {
+        if !matches!(done, Err(Fault::Store(::redb::Error::Io(_) | ::redb::Error::PreviousIo))) {
             return;
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -128,31 +110,16 @@ impl Storage {
 fn transact(database: &Database, work: impl FnOnce(&WriteTransaction) -> Result<bool, Fault>) -> Result<(), Fault> {
     // redb's default durability is `Immediate`: synced when `commit` returns.
     let transaction = database.begin_write()?;
-    if work(&transaction)? {
-        Ok(transaction.commit()?)
-    } else {
-        Ok(transaction.abort()?)
-    }
+    if work(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
 }
 
 /// The file behind the ledger, 0600.
 pub(super) fn file_backend(path: &Path) -> Result<FileBackend, LedgerError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(durable::FILE_MODE)
-        .open(path);
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(durable::FILE_MODE).open(path);
     let file = opened
-        .and_then(|file| {
-            file.set_permissions(Permissions::from_mode(durable::FILE_MODE))
-                .map(|()| file)
-        })
-        .map_err(|error| LedgerError::Unavailable {
-            action: "open",
-            reason: error.to_string(),
-        })?;
+        .and_then(|file| file.set_permissions(Permissions::from_mode(durable::FILE_MODE)).map(|()| file))
+        .map_err(|error| LedgerError::Unavailable { action: "open", reason: error.to_string() })?;
     FileBackend::new(file).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => held(path),
         other => unavailable(&other),
@@ -160,22 +127,15 @@ pub(super) fn file_backend(path: &Path) -> Result<FileBackend, LedgerError> {
 }
 
 fn database(backend: &Arc<dyn StorageBackend>, cache_bytes: usize) -> Result<Database, DatabaseError> {
-    Database::builder()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(Kept(Arc::clone(backend)))
+    Database::builder().set_cache_size(cache_bytes).create_with_backend(Kept(Arc::clone(backend)))
 }
 
 fn held(path: &Path) -> LedgerError {
-    LedgerError::Held {
-        path: path.parent().unwrap_or(path).display().to_string(),
-    }
+    LedgerError::Held { path: path.parent().unwrap_or(path).display().to_string() }
 }
 
 fn unavailable(error: &DatabaseError) -> LedgerError {
-    LedgerError::Unavailable {
-        action: "open",
-        reason: error.to_string(),
-    }
+    LedgerError::Unavailable { action: "open", reason: error.to_string() }
 }
 
 /// A storage that outlives the database on it: close and unlock do nothing, the lock falls when the file itself is closed.

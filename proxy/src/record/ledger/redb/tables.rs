@@ -119,10 +119,7 @@ pub(super) fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Fault> {
 
 /// A row that is not what it must be.
 pub(super) fn corrupt(reason: &str) -> Fault {
-    Fault::Refused(LedgerError::Unavailable {
-        action: "read a row",
-        reason: reason.to_owned(),
-    })
+    Fault::Refused(LedgerError::Unavailable { action: "read a row", reason: reason.to_owned() })
 }
 
 /// Makes the tables, checks the schema and migrates to ours.
@@ -135,11 +132,7 @@ fn migrate(database: &Database, path: &Path, migrations: &[Migration]) -> Result
     let found = schema(database)?;
     match found {
         Some(found) if found > known => {
-            return Err(Fault::Refused(LedgerError::Schema {
-                path: path.display().to_string(),
-                found,
-                known,
-            }));
+            return Err(Fault::Refused(LedgerError::Schema { path: path.display().to_string(), found, known }));
         }
         Some(found) if found == known => return Ok(()),
         _ => {}
@@ -147,10 +140,7 @@ fn migrate(database: &Database, path: &Path, migrations: &[Migration]) -> Result
     let transaction = database.begin_write()?;
     // A new file begins at the newest schema: there is nothing to migrate.
     let from = found.unwrap_or(known);
-    for step in migrations
-        .iter()
-        .skip(usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX))
-    {
+    for step in migrations.iter().skip(usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX)) {
         step(&transaction)?;
     }
     let mut tables = Tables::open(&transaction)?;

@@ -32,10 +32,7 @@ on_redb!(
 async fn a_second_gateway_on_the_same_directory_is_refused_until_the_first_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let first = ledger(dir.path());
-    assert!(matches!(
-        RedbLedger::open(dir.path(), RedbOptions::default()),
-        Err(LedgerError::Held { .. })
-    ));
+    assert!(matches!(RedbLedger::open(dir.path(), RedbOptions::default()), Err(LedgerError::Held { .. })));
     drop(first);
     ledger(dir.path()).probe().await.unwrap();
 }
@@ -45,10 +42,7 @@ const CHILD: &str = "COMFYGATE_TEST_LEDGER_OF_THE_CHILD";
 #[tokio::test]
 async fn a_job_is_there_after_the_process_died_right_after_its_acceptance() {
     if let Some(dir) = std::env::var_os(CHILD) {
-        ledger(Path::new(&dir))
-            .accept(suite::submission("a", "p", "{}"))
-            .await
-            .unwrap();
+        ledger(Path::new(&dir)).accept(suite::submission("a", "p", "{}")).await.unwrap();
         std::process::abort();
     }
     let dir = tempfile::tempdir().unwrap();
@@ -66,11 +60,7 @@ struct FullAtTimes(::redb::backends::InMemoryBackend, Arc<AtomicBool>);
 
 impl FullAtTimes {
     fn room(&self) -> io::Result<()> {
-        if self.1.load(Ordering::SeqCst) {
-            Err(io::ErrorKind::StorageFull.into())
-        } else {
-            Ok(())
-        }
+        if self.1.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 

@@ -20,19 +20,12 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
     let tenant = acceptance.owner.tenant.clone();
     let active = tables.tenants.get(tenant.as_str())?.map_or(0, |count| count.value());
     if active >= acceptance.active_jobs_max {
-        return Err(LedgerError::TooManyJobs {
-            active,
-            limit: acceptance.active_jobs_max,
-        }
-        .into());
+        return Err(LedgerError::TooManyJobs { active, limit: acceptance.active_jobs_max }.into());
     }
     let id = JobId::new();
     let prompt_id = acceptance.prompt_id.unwrap_or_else(|| PromptId::from(id));
     if tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.is_some() {
-        return Err(LedgerError::Conflict {
-            name: prompt_id.to_string(),
-        }
-        .into());
+        return Err(LedgerError::Conflict { name: prompt_id.to_string() }.into());
     }
     let mut counters: ScopeRow = row(&tables.scopes, scope.as_str())?.unwrap_or_default();
     let sequence = tables.meta.get("next_sequence")?.map_or(0, |next| next.value());
@@ -51,11 +44,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
         attempts: Vec::new(),
         cancel_requested: false,
     };
-    let row = JobRow {
-        job,
-        idempotency_key: acceptance.idempotency_key,
-        place: None,
-    };
+    let row = JobRow { job, idempotency_key: acceptance.idempotency_key, place: None };
     counters.next_number += 1;
     let (stored, counters) = (encoded(&row)?, encoded(&counters)?);
 
@@ -65,13 +54,9 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
     tables.meta.insert("next_sequence", sequence + 1)?;
     tables.active.insert(sequence, key)?;
     tables.queues.insert((scope.as_str(), row.job.number), key)?;
-    tables
-        .prompt_ids
-        .insert((scope.as_str(), row.job.prompt_id.as_str()), key)?;
+    tables.prompt_ids.insert((scope.as_str(), row.job.prompt_id.as_str()), key)?;
     if let Some(idempotency_key) = &row.idempotency_key {
-        tables
-            .idempotency
-            .insert((scope.as_str(), idempotency_key.as_str()), key)?;
+        tables.idempotency.insert((scope.as_str(), idempotency_key.as_str()), key)?;
     }
     tables.tenants.insert(tenant.as_str(), active + 1)?;
     Ok(Accepted::New(row.job))
@@ -93,10 +78,7 @@ fn accepted_before(tables: &Tables<'_>, scope: &str, acceptance: &Acceptance) ->
     let before = load(tables, id)?.job;
     let name = name.unwrap_or(before.prompt_id.as_str()).to_owned();
     // The name is part of the submission: the same key with another name is another submission.
-    let other_name = acceptance
-        .prompt_id
-        .as_ref()
-        .is_some_and(|name| *name != before.prompt_id);
+    let other_name = acceptance.prompt_id.as_ref().is_some_and(|name| *name != before.prompt_id);
     if other_name || before.submission != acceptance.submission {
         return Err(LedgerError::Conflict { name }.into());
     }
@@ -163,18 +145,10 @@ pub(super) fn end_held(
         Outcome::Failed => Some(result.unwrap_or_default()),
         Outcome::Interrupted if row.job.cancel_requested => Some(result.unwrap_or_default()),
         Outcome::Interrupted | Outcome::Succeeded => {
-            return Err(LedgerError::WrongState {
-                job: id,
-                found: row.job.state,
-                wanted,
-            }
-            .into());
+            return Err(LedgerError::WrongState { job: id, found: row.job.state, wanted }.into());
         }
     };
-    let result = result.map(|result| JobResult {
-        ended_at: result.ended_at.or(Some(at)),
-        ..result
-    });
+    let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), ..result });
     end(tables, row, outcome, result.as_ref(), keep)
 }
 
@@ -194,12 +168,7 @@ pub(super) fn forget(tables: &mut Tables<'_>, id: JobId) -> Result<(), Fault> {
         return Ok(());
     };
     if !row.job.state.is_ended() {
-        return Err(LedgerError::WrongState {
-            job: id,
-            found: row.job.state,
-            wanted: "forget it",
-        }
-        .into());
+        return Err(LedgerError::WrongState { job: id, found: row.job.state, wanted: "forget it" }.into());
     }
     let scope = row.job.owner.scope().key();
     let mut counters = counters(tables, &scope)?;
@@ -221,17 +190,9 @@ pub(super) fn end(
     let scope = row.job.owner.scope().key();
     let (tenant, sequence, shown_number) = (row.job.owner.tenant.clone(), row.job.sequence, row.job.number);
     let mut counters = counters(tables, &scope)?;
-    let oldest = if counters.ended >= keep {
-        oldest_ended(tables, &scope)?
-    } else {
-        None
-    };
+    let oldest = if counters.ended >= keep { oldest_ended(tables, &scope)? } else { None };
     let result = result.map(encoded).transpose()?;
-    let active = tables
-        .tenants
-        .get(tenant.as_str())?
-        .map_or(0, |count| count.value())
-        .saturating_sub(1);
+    let active = tables.tenants.get(tenant.as_str())?.map_or(0, |count| count.value()).saturating_sub(1);
     let place = counters.next_place;
     counters.next_place += 1;
     if oldest.is_none() {
@@ -267,17 +228,11 @@ pub(super) fn secrets(tables: &mut Tables<'_>, scope: &str) -> Result<OwnerSecre
     }
     let (mut salt, mut folder) = ([0; 16], [0; 10]);
     let random = SystemRandom::new();
-    random
-        .fill(&mut salt)
-        .and_then(|()| random.fill(&mut folder))
-        .map_err(|_| LedgerError::Unavailable {
-            action: "draw an owner's secrets",
-            reason: "the system gives no random bytes".into(),
-        })?;
-    let drawn = OwnerSecrets {
-        salt: format!("{:032x}", u128::from_be_bytes(salt)),
-        folder: base32(&folder),
-    };
+    random.fill(&mut salt).and_then(|()| random.fill(&mut folder)).map_err(|_| LedgerError::Unavailable {
+        action: "draw an owner's secrets",
+        reason: "the system gives no random bytes".into(),
+    })?;
+    let drawn = OwnerSecrets { salt: format!("{:032x}", u128::from_be_bytes(salt)), folder: base32(&folder) };
     tables.secrets.insert(scope, encoded(&drawn)?.as_slice())?;
     Ok(drawn)
 }
@@ -288,18 +243,13 @@ pub(super) fn upstream_client(tables: &mut Tables<'_>, backend: &BackendId) -> R
         return Ok(UpstreamClientId::from_bytes(known.to_be_bytes()));
     }
     let drawn = UpstreamClientId::new();
-    tables
-        .upstream_clients
-        .insert(backend.as_str(), number(drawn.bytes()))?;
+    tables.upstream_clients.insert(backend.as_str(), number(drawn.bytes()))?;
     Ok(drawn)
 }
 
 pub(super) fn insert_key(tables: &mut Tables<'_>, key: &KeyRow) -> Result<(), Fault> {
     if tables.keys.get(key.id.as_str())?.is_some() {
-        return Err(LedgerError::Conflict {
-            name: key.id.to_string(),
-        }
-        .into());
+        return Err(LedgerError::Conflict { name: key.id.to_string() }.into());
     }
     let stored = encoded(key)?;
     tables.keys.insert(key.id.as_str(), stored.as_slice())?;
@@ -329,22 +279,13 @@ pub(super) fn current(tables: &Tables<'_>, attempt: AttemptId, wanted: &'static 
     if at_backend && row.job.attempts.last().is_some_and(|last| last.n == attempt.n) {
         return Ok(row);
     }
-    Err(LedgerError::WrongState {
-        job: attempt.job,
-        found: row.job.state,
-        wanted,
-    }
-    .into())
+    Err(LedgerError::WrongState { job: attempt.job, found: row.job.state, wanted }.into())
 }
 
 fn held(tables: &Tables<'_>, id: JobId, version: u64, wanted: &'static str) -> Result<JobRow, Fault> {
     let row = find(tables, id)?;
     if row.job.version != version {
-        return Err(LedgerError::Stale {
-            job: id,
-            expected: version,
-        }
-        .into());
+        return Err(LedgerError::Stale { job: id, expected: version }.into());
     }
     match row.job.state {
         JobState::Held => Ok(row),
@@ -396,20 +337,10 @@ fn remove(tables: &mut Tables<'_>, scope: &str, row: &JobRow) -> Result<(), Faul
 
 /// RFC 4648 base 32 in lower case, for lengths without padding (multiples of 5 bytes).
 fn base32(bytes: &[u8]) -> String {
-    let digit = |value: u64| {
-        char::from(
-            b"abcdefghijklmnopqrstuvwxyz234567"
-                .get(value as usize & 31)
-                .copied()
-                .unwrap_or(b'a'),
-        )
-    };
+    let digit =
+        |value: u64| char::from(b"abcdefghijklmnopqrstuvwxyz234567".get(value as usize & 31).copied().unwrap_or(b'a'));
     let group = |chunk: &[u8]| chunk.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
-    bytes
-        .chunks_exact(5)
-        .map(group)
-        .flat_map(|bits| (0..8).rev().map(move |i| digit(bits >> (5 * i))))
-        .collect()
+    bytes.chunks_exact(5).map(group).flat_map(|bits| (0..8).rev().map(move |i| digit(bits >> (5 * i)))).collect()
 }
 
 #[cfg(test)]

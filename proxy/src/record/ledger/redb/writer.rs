@@ -25,14 +25,8 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("ledger-writer".into())
             .spawn(move || run(&storage, waiting))
-            .map_err(|error| LedgerError::Unavailable {
-                action: "start its writer",
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
-            queue: Some(queue),
-            thread: Some(thread),
-        })
+            .map_err(|error| LedgerError::Unavailable { action: "start its writer", reason: error.to_string() })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
     /// Applies a transition; resolves after its sync. If the caller goes away meanwhile, the transition happens all the same.
@@ -43,17 +37,9 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     {
-        let stopped = || LedgerError::Unavailable {
-            action,
-            reason: "its writer has stopped".into(),
-        };
+        let stopped = || LedgerError::Unavailable { action, reason: "its writer has stopped".into() };
         let (reply, outcome) = oneshot::channel();
-        let step = Transition {
-            action,
-            work: Some(transition),
-            outcome: None,
-            reply,
-        };
+        let step = Transition { action, work: Some(transition), outcome: None, reply };
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         queue.send(Box::new(step)).await.map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
@@ -133,10 +119,7 @@ where
     }
 
     fn answer(self: Box<Self>, failure: Option<&str>) {
-        let unavailable = |reason: &str| LedgerError::Unavailable {
-            action: self.action,
-            reason: reason.to_owned(),
-        };
+        let unavailable = |reason: &str| LedgerError::Unavailable { action: self.action, reason: reason.to_owned() };
         // A refusal falls with the transaction too: it may rest on a neighbour that is not there now.
         let outcome = match (failure, self.outcome) {
             (None, Some(outcome)) => outcome,

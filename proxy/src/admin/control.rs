@@ -1,0 +1,87 @@
+//! The control socket, `/v1`: for the command line on the same machine. Its protection is the file's mode: 0600 in a 0700 directory.
+//!
+//! | route | body | answer |
+//! |---|---|---|
+//! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
+//! | `GET /v1/keys` | | `[KeyView]` |
+//! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
+//! | `GET /v1/status` | | backends and their state |
+
+use super::keys::{KeyError, KeyRequest, KeyService};
+use crate::dispatch::backend::BackendState;
+use crate::ids::KeyId;
+use crate::services::Services;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use std::sync::Arc;
+
+#[derive(Clone)]
+struct Control {
+    keys: KeyService,
+    services: Arc<Services>,
+}
+
+/// The router.
+pub fn router(services: &Arc<Services>) -> Router {
+    let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
+    Router::new()
+        .route("/v1/keys", get(list).post(create))
+        .route("/v1/keys/{id}/revoke", post(revoke))
+        .route("/v1/status", get(status))
+        .with_state(Control { keys, services: Arc::clone(services) })
+}
+
+async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {
+    if control.services.tenants.tenant(&request.tenant).is_none() {
+        let text = format!("the running gateway has no tenant `{}`", request.tenant);
+        return (StatusCode::UNPROCESSABLE_ENTITY, text).into_response();
+    }
+    match control.keys.create(&request).await {
+        Ok((key, view)) => {
+            control.services.audit.key_created(&view.id, &view.owner());
+            (StatusCode::CREATED, Json(json!({"key": key, "view": view}))).into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn list(State(control): State<Control>) -> Response {
+    match control.keys.list().await {
+        Ok(keys) => Json(keys).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse::<KeyId>() else { return StatusCode::NOT_FOUND.into_response() };
+    match control.keys.revoke(&id).await {
+        Ok(Some(view)) => {
+            control.services.audit.key_revoked(&view.id, &view.owner());
+            Json(view).into_response()
+        }
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn status(State(control): State<Control>) -> Response {
+    let backends = control.services.backends.values().map(|backend| match &*backend.state() {
+        BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
+        BackendState::Down { reason } => {
+            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})
+        }
+    });
+    Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()
+}
+
+fn failed(error: &KeyError) -> Response {
+    let status = match error {
+        KeyError::Label => StatusCode::UNPROCESSABLE_ENTITY,
+        KeyError::Random(_) | KeyError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, error.to_string()).into_response()
+}

@@ -1,0 +1,120 @@
+//! The command line's end of the control socket.
+
+use super::keys::{KeyRequest, KeyView};
+use crate::ids::KeyId;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// A list of many thousand keys.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The gateway is on this machine.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Speaks to a running gateway.
+#[derive(Debug)]
+pub struct ControlClient {
+    socket: PathBuf,
+}
+
+/// Why the gateway did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The lock is held, but nobody is there.
+    #[error("the state directory is held by another process, but no gateway answers on `{path}`: {reason}")]
+    NoGateway {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// It said no.
+    #[error("the gateway refused: {0}")]
+    Refused(String),
+    /// Another version, perhaps.
+    #[error("the gateway's answer can't be read: {0}")]
+    Answer(String),
+}
+
+#[derive(Deserialize)]
+struct Created {
+    key: String,
+    view: KeyView,
+}
+
+impl ControlClient {
+    /// A client of the gateway at that socket.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn create_key(&self, request: &KeyRequest) -> Result<(String, KeyView), ControlError> {
+        let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
+        let created: Created = self.call(Method::POST, "/v1/keys", body).await.and_then(|answer| read(&answer.1))?;
+        Ok((created.key, created.view))
+    }
+
+    /// Every key.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn keys(&self) -> Result<Vec<KeyView>, ControlError> {
+        self.call(Method::GET, "/v1/keys", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// Refuses a key from now on; `None`: there is no such key.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn revoke_key(&self, id: &KeyId) -> Result<Option<KeyView>, ControlError> {
+        match self.call(Method::POST, &format!("/v1/keys/{id}/revoke"), Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, body) => read(&body).map(Some),
+        }
+    }
+
+    /// A success, or 404.
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ControlError> {
+        let no_gateway = |reason: String| ControlError::NoGateway { path: self.socket.display().to_string(), reason };
+        let calling = async {
+            let stream = UnixStream::connect(&self.socket).await.map_err(|error| no_gateway(error.to_string()))?;
+            let lost = |error: hyper::Error| no_gateway(error.to_string());
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+            tokio::spawn(connection);
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header(HOST, "control")
+                .header(CONTENT_TYPE, "application/json");
+            let request = request.header(CONTENT_LENGTH, body.len()).body(Full::new(Bytes::from(body)));
+            let request = request.map_err(|error| ControlError::Answer(error.to_string()))?;
+            let response = sender.send_request(request).await.map_err(lost)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes();
+            match status {
+                status if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
+                _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+            }
+        };
+        tokio::time::timeout(TIMEOUT, calling)
+            .await
+            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {TIMEOUT:?}"))))
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body).map_err(|error| ControlError::Answer(error.to_string()))
+}

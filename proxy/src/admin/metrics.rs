@@ -1,0 +1,73 @@
+//! `/metrics`, `/healthz`, `/readyz`: for the operator's monitoring, on a listener of their own.
+
+use crate::clock::Clock;
+use crate::drain::Drain;
+use crate::services::Services;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A write to the disk for each look would be a way to wear it out.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// What the routes look at.
+#[derive(Clone)]
+struct Looks {
+    services: Arc<Services>,
+    drain: Drain,
+    probed: Arc<Mutex<Option<(Instant, bool)>>>,
+}
+
+/// The router.
+pub fn router(services: Arc<Services>, drain: Drain) -> Router {
+    let looks = Looks { services, drain, probed: Arc::default() };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(looks)
+}
+
+async fn metrics(State(looks): State<Looks>) -> Response {
+    looks.services.metrics.set_websockets(looks.services.hub.sockets());
+    match looks.services.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// 200 if a submission would be accepted and run now, else 503 with every reason.
+async fn ready(State(looks): State<Looks>) -> Response {
+    let mut reasons = Vec::new();
+    if looks.drain.is_stopping() {
+        reasons.push("the gateway is stopping".to_owned());
+    }
+    if !looks.services.backends.values().any(|backend| backend.is_up()) {
+        reasons.push("no backend answers".to_owned());
+    }
+    if !looks.ledger_is_writable().await {
+        reasons.push("the ledger can't be written".to_owned());
+    }
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+}
+
+impl Looks {
+    async fn ledger_is_writable(&self) -> bool {
+        let clock: &Clock = &self.services.clock;
+        let last = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, writable)) = last
+            && clock.monotonic().saturating_duration_since(at) < PROBE_EVERY
+        {
+            return writable;
+        }
+        let writable = self.services.ledger.probe().await.is_ok();
+        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some((clock.monotonic(), writable));
+        writable
+    }
+}

@@ -1,0 +1,245 @@
+use super::writer::{Target, Writer};
+use super::*;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Condvar;
+
+fn clock() -> Clock {
+    Clock::turned_by_hand(WallMillis(1_735_689_599_001))
+}
+
+fn owner() -> Owner {
+    Owner { tenant: "acme".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None }
+}
+
+fn refusal(reason: &str) -> Refusal<'_> {
+    Refusal {
+        owner: Some(owner()),
+        status: 403,
+        method: Method::POST,
+        route: "/prompt",
+        reason,
+        ..Refusal::before_request("scope", Some([192, 0, 2, 1].into()))
+    }
+}
+
+/// A log in a file, and the directory that must outlive it.
+fn log(clock: &Clock) -> (tempfile::TempDir, PathBuf, Audit) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let audit = Audit::open(&AuditConfig::File(path.clone()), clock.clone()).unwrap();
+    (dir, path, audit)
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn events(path: &Path) -> Vec<String> {
+    lines(path).iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_event_is_one_object_on_one_line_with_its_time() {
+    let (_dir, path, audit) = log(&clock());
+    let (job, key) = (JobId::new(), "abcdefghij01".parse().unwrap());
+    audit.started();
+    audit.accepted(&AcceptedLine {
+        request: RequestId::new(),
+        owner: owner(),
+        job,
+        prompt_id: job.into(),
+        policy: Digest::of(b"policy"),
+        catalogue: Digest::of(b"catalogue"),
+        submission: Digest::of(b"graph"),
+    });
+    audit.refused(&refusal("no"));
+    audit.backend(&"gpu-1".parse().unwrap(), false, "refused the connection");
+    audit.key_created(&key, &owner());
+    audit.key_revoked(&key, &owner());
+    audit.stopped();
+    let lines = lines(&path);
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["started", "accepted", "refused", "backend", "key_created", "key_revoked", "stopped"]);
+    assert!(lines.iter().all(|line| line["time"] == "2024-12-31T23:59:59.001Z"));
+    assert_eq!(lines[1]["submission"], Digest::of(b"graph").to_string());
+    assert_eq!((&lines[1]["job"], &lines[1]["owner"]["tenant"]), (&job.to_string().into(), &"acme".into()));
+    assert_eq!(lines[2]["client"], "192.0.2.1");
+    assert_eq!((&lines[2]["code"], &lines[2]["status"]), (&"scope".into(), &403.into()));
+    assert_eq!((&lines[2]["method"], &lines[2]["route"]), (&"POST".into(), &"/prompt".into()));
+    assert_eq!((&lines[3]["backend"], &lines[3]["up"]), (&"gpu-1".into(), &false.into()));
+    assert_eq!(lines[4]["key"], "abcdefghij01");
+}
+
+#[test]
+fn a_refusal_before_a_request_has_neither_status_nor_reason() {
+    let (_dir, path, audit) = log(&clock());
+    audit.refused(&Refusal::before_request("full", None));
+    audit.stopped();
+    let line = &lines(&path)[0];
+    assert_eq!((&line["stage"], &line["route"], &line["method"]), (&"listen".into(), &"-".into(), &"-".into()));
+    assert!(line.get("status").is_none() && line.get("reason").is_none() && line.get("owner").is_none());
+}
+
+#[test]
+fn a_reason_stays_on_its_line_and_is_cut_at_500_characters() {
+    let (_dir, path, audit) = log(&clock());
+    audit.refused(&refusal("a\n{\"event\":\"accepted\"}\u{1b}[2J"));
+    audit.refused(&refusal(&"é".repeat(500)));
+    audit.refused(&refusal(&"é".repeat(501)));
+    audit.stopped();
+    assert!(!std::fs::read(&path).unwrap().contains(&0x1b));
+    let lines = lines(&path);
+    assert_eq!(lines[0]["reason"], "a\n{\"event\":\"accepted\"}\u{1b}[2J");
+    assert_eq!((&lines[1]["reason"], &lines[2]["reason"]), (&"é".repeat(500).into(), &"é".repeat(500).into()));
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
+fn a_flood_is_ten_lines_and_a_count_and_others_still_get_theirs() {
+    let clock = clock();
+    let (_dir, path, audit) = log(&clock);
+    for _ in 0..5000 {
+        audit.refused(&refusal("no"));
+    }
+    audit.key_created(&"abcdefghij01".parse().unwrap(), &owner());
+    clock.turn(Duration::from_secs(1));
+    audit.started();
+    audit.stopped();
+    let lines = lines(&path);
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    assert_eq!((of("refused").len(), of("key_created").len(), of("dropped").len()), (10, 1, 0));
+    let [many] = of("refused_many")[..] else { panic!("one count") };
+    assert_eq!((&many["count"], &many["code"], &many["client"]), (&4990.into(), &"scope".into(), &"192.0.2.1".into()));
+}
+
+#[test]
+fn a_stop_tells_the_flood_of_the_second_that_runs() {
+    let (_dir, path, audit) = log(&clock());
+    (0..12).for_each(|_| audit.refused(&refusal("no")));
+    audit.stopped();
+    let lines = lines(&path);
+    assert_eq!((&lines[10]["event"], &lines[10]["count"]), (&"refused_many".into(), &2.into()));
+    assert_eq!(lines[11]["event"], "stopped");
+}
+
+#[test]
+fn a_fresh_file_is_private_and_one_that_is_there_is_appended_to() {
+    let (dir, path, audit) = log(&clock());
+    audit.stopped();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = Audit::open(&AuditConfig::File(path.clone()), clock()).unwrap();
+    again.started();
+    again.stopped();
+    assert_eq!(events(&path), ["stopped", "started", "stopped"]);
+    let missing = AuditConfig::File(dir.path().join("none/audit.jsonl"));
+    let error = Audit::open(&missing, clock()).unwrap_err().to_string();
+    assert!(error.contains("none/audit.jsonl"), "{error}");
+}
+
+#[test]
+fn after_a_rotation_reopen_leads_to_the_new_file_and_without_it_lines_go_to_the_old() {
+    let (dir, path, audit) = log(&clock());
+    let old = dir.path().join("audit.jsonl.1");
+    std::fs::rename(&path, &old).unwrap();
+    audit.started();
+    audit.stopped();
+    assert!(!path.exists());
+    audit.reopen();
+    audit.started();
+    audit.stopped();
+    assert_eq!((events(&old).len(), events(&path).len()), (2, 2));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn without_room_in_the_channel_lines_are_counted_and_the_count_is_written_when_there_is_room() {
+    let (sender, messages) = mpsc::sync_channel(2);
+    let audit = Audit { sender, shared: Arc::default(), clock: clock() };
+    (0..5).for_each(|_| audit.started());
+    assert_eq!(audit.dropped(), 3);
+    let disk = Disk::default();
+    let writer = Writer::new(Target::Other(Box::new(disk.clone())), Arc::clone(&audit.shared), clock());
+    let thread = std::thread::spawn(move || writer.run(&messages));
+    audit.stopped();
+    drop(audit);
+    thread.join().unwrap();
+    let lines = disk.lines();
+    let told: Vec<_> = lines.iter().filter(|line| line["event"] == "dropped").collect();
+    assert_eq!((told.len(), &told[0]["lines"], lines.len()), (1, &3.into(), 4));
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_not_the_log() {
+    let (sender, messages) = mpsc::sync_channel(100);
+    let audit = Audit { sender, shared: Arc::default(), clock: clock() };
+    let disk = Disk::default();
+    let writer = Writer::new(Target::Other(Box::new(disk.clone())), Arc::clone(&audit.shared), clock());
+    let thread = std::thread::spawn(move || writer.run(&messages));
+    disk.fill(true);
+    (0..3).for_each(|_| audit.started());
+    disk.wait_for_refusals(3);
+    disk.fill(false);
+    audit.stopped();
+    drop(audit);
+    thread.join().unwrap();
+    let lines = disk.lines();
+    assert_eq!((&lines[0]["event"], &lines[0]["lines"]), (&"dropped".into(), &3.into()));
+    assert_eq!(lines[1]["event"], "stopped");
+}
+
+#[test]
+fn a_stop_waits_two_seconds_at_most() {
+    let (sender, _messages) = mpsc::sync_channel(1);
+    let audit = Audit { sender, shared: Arc::default(), clock: clock() };
+    audit.started();
+    let start = Instant::now();
+    audit.stopped();
+    assert!(start.elapsed() < STOP_TIMEOUT * 2);
+}
+
+/// A disk that can be full, and then takes half of every line.
+#[derive(Clone, Default)]
+struct Disk(Arc<(Mutex<DiskState>, Condvar)>);
+
+#[derive(Default)]
+struct DiskState {
+    bytes: Vec<u8>,
+    full: bool,
+    refused: usize,
+}
+
+impl Disk {
+    fn fill(&self, full: bool) {
+        self.0.0.lock().unwrap().full = full;
+    }
+    fn wait_for_refusals(&self, at_least: usize) {
+        let state = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(state, |state| state.refused < at_least).unwrap());
+    }
+    /// Whole lines: what is no JSON was cut by the full disk.
+    fn lines(&self) -> Vec<Value> {
+        let state = self.0.0.lock().unwrap();
+        state.bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.0.lock().unwrap();
+        if state.full {
+            state.bytes.extend(&bytes[..bytes.len() / 2]);
+            state.refused += 1;
+            self.0.1.notify_all();
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.bytes.extend(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
