@@ -555,6 +555,11 @@ impl Gateway {
         assert!(sent.success());
     }
 
+    /// The process, while it runs: for its memory.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(std::process::Child::id)
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.child
