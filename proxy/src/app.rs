@@ -230,6 +230,7 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let sink = move |event| relay::relay(&relayed, &id, event);
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
+    backend.set_socket(socket.clone());
     let catalogue = services.inspector.catalogue_arc();
     tokio::spawn(monitor::watch(
         Arc::clone(backend),

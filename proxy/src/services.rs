@@ -54,6 +54,7 @@ impl Services {
     pub async fn tell_end(&self, job: &Job, result: &JobResult) {
         let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
         for event in ending::events(job, result, &|id| self.links.signed(&job.owner.tenant, id, self.clock.wall())) {
+            self.metrics.event("end");
             self.hub.publish(&route, &event);
         }
         self.hub.set_executing(&route, &job.prompt_id, None);

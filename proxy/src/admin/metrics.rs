@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,13 @@ struct Looks {
     services: Arc<Services>,
     drain: Drain,
     probed: Arc<Mutex<Option<(Instant, bool)>>>,
+    /// Lost audit lines that the counter has already.
+    audit_told: Arc<AtomicU64>,
 }
 
 /// The router.
 pub fn router(services: Arc<Services>, drain: Drain) -> Router {
-    let looks = Looks { services, drain, probed: Arc::default() };
+    let looks = Looks { services, drain, probed: Arc::default(), audit_told: Arc::default() };
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -34,7 +37,11 @@ pub fn router(services: Arc<Services>, drain: Drain) -> Router {
 }
 
 async fn metrics(State(looks): State<Looks>) -> Response {
-    looks.services.metrics.set_websockets(looks.services.hub.sockets());
+    let (metrics, hub, audit) = (&looks.services.metrics, &looks.services.hub, &looks.services.audit);
+    metrics.set_websockets(hub.sockets());
+    metrics.events_dropped(hub.take_dropped());
+    let dropped = audit.dropped();
+    metrics.audit_dropped(dropped.saturating_sub(looks.audit_told.swap(dropped, Ordering::Relaxed)));
     match looks.services.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -40,7 +40,7 @@ pub enum Command {
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigArgument {
     /// Configuration file [default: ./config/gateway.toml, /etc/comfygate/gateway.toml, built-in defaults]
-    #[arg(long, value_name = "FILE", env = "COMFYGATE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "COMFYGATE_CONFIG", global = true)]
     pub config: Option<PathBuf>,
 }
 

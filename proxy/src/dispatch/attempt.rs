@@ -8,6 +8,7 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::queue::HeldJob;
+use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
 use crate::record::metrics;
@@ -216,6 +217,8 @@ struct Carrying {
     signals: mpsc::Receiver<Signal>,
     /// A look found the prompt in neither queue nor history.
     absent: bool,
+    /// `status` messages that had been heard before the submission; taken once the next ones are missed or heard.
+    heard_before: Option<u64>,
 }
 
 impl Carrying {
@@ -224,23 +227,25 @@ impl Carrying {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
         let signals = services.tracks.track(&job, &attempt);
-        Some(Self { services, dispatch, backend, interrupt, job, attempt, signals, absent: false })
+        Some(Self { services, dispatch, backend, interrupt, job, attempt, signals, absent: false, heard_before: None })
     }
 
     fn id(&self) -> AttemptId {
         AttemptId { job: self.job.id, n: self.attempt.n }
     }
 
-    async fn submit_and_follow(self, workflow: &ApprovedWorkflow) -> AttemptOver {
+    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
         let body = match self.upstream_body(workflow).await {
             Ok(body) => body,
             Err(reason) => return self.lost(&reason).await,
         };
+        let statuses = self.statuses();
         match self.backend.comfyui.submit(body.into()).await {
             Ok(answer)
                 if answer.get("prompt_id").and_then(|id| id.as_str())
                     == Some(self.attempt.upstream.to_string().as_str()) =>
             {
+                self.heard_before = Some(statuses);
                 self.follow().await
             }
             Ok(_) => self.lost("the backend answered with an id that is not ours").await,
@@ -310,6 +315,9 @@ impl Carrying {
                     self.job.cancel_requested = true;
                 }
             }
+            if !wait.is_zero() {
+                self.check_socket();
+            }
             match self.look(interrupting).await {
                 Ok(Look::Ended(watched)) => return watched,
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
@@ -329,6 +337,20 @@ impl Carrying {
                 }
             }
             misses = 0;
+        }
+    }
+
+    fn statuses(&self) -> u64 {
+        self.backend.socket().map_or(0, UpstreamSocket::statuses)
+    }
+
+    /// Our submission changed the backend's queue, so our socket must have heard a `status`; if it did not, it is orphaned (facts §13).
+    fn check_socket(&mut self) {
+        if let (Some(before), Some(socket)) = (self.heard_before.take(), self.backend.socket())
+            && socket.statuses() == before
+        {
+            tracing::warn!(backend = %self.backend.id, "our socket hears nothing; connecting anew");
+            socket.reconnect();
         }
     }
 

@@ -1,11 +1,12 @@
 //! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
 
 use super::comfyui::ComfyUi;
+use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, UpstreamClientId};
 use arc_swap::ArcSwap;
 use comfygate_policy::{Agreement, ApprovedWorkflow};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
@@ -23,6 +24,7 @@ pub struct Backend {
     state: ArcSwap<BackendState>,
     foreign: AtomicU64,
     ejected: Notify,
+    socket: OnceLock<UpstreamSocket>,
 }
 
 /// Whether a backend may be given work.
@@ -45,7 +47,17 @@ impl Backend {
     pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
         let comfyui = ComfyUi::new(endpoint.clone());
         let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
-        Self { id, endpoint, client, comfyui, state, foreign: AtomicU64::new(0), ejected: Notify::new() }
+        Self { id, endpoint, client, comfyui, state, foreign: AtomicU64::new(0), ejected: Notify::new(), socket: OnceLock::new() }
+    }
+
+    /// Our socket there, once there is one.
+    pub fn socket(&self) -> Option<&UpstreamSocket> {
+        self.socket.get()
+    }
+
+    /// Remembers our socket there; the first one stays, it reconnects by itself.
+    pub fn set_socket(&self, socket: UpstreamSocket) {
+        let _ = self.socket.set(socket);
     }
 
     /// Whether it answers.

@@ -27,8 +27,8 @@ pub enum Command {
     Interrupt(JobId),
     /// A backend answers.
     BackendUp(BackendId),
-    /// A backend was ejected.
-    BackendDown(BackendId),
+    /// A backend was ejected, and why.
+    BackendDown(BackendId, String),
     /// A backend began an attempt of that job.
     Running(JobId),
     /// An attempt is over; its slot is free.
@@ -117,7 +117,8 @@ impl Dispatcher {
                 }
             }
             // What they change is read from the backend itself when the next job is placed.
-            Command::BackendUp(_) | Command::BackendDown(_) => {}
+            Command::BackendUp(backend) => self.services.audit.backend(&backend, true, ""),
+            Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
             Command::Over(job, over) => {
                 self.outstanding.remove(&job);
                 if let AttemptOver::HeldAgain(held) = over {

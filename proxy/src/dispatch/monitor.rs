@@ -43,7 +43,7 @@ pub async fn watch(
             dispatch.send(Command::BackendUp(backend.id.clone())).await;
             let reason = failed(&backend).await;
             tracing::warn!(backend = %backend.id, reason, "backend ejected");
-            dispatch.send(Command::BackendDown(backend.id.clone())).await;
+            dispatch.send(Command::BackendDown(backend.id.clone(), reason)).await;
         }
     };
     tokio::select! {

@@ -37,7 +37,9 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
     if matches!(event, UpstreamEvent::Started { .. }) && track.start_told {
         return;
     }
+    let kind = event.kind();
     if let Some(event) = event.for_owner(&track.prompt_id) {
+        services.metrics.event(kind);
         services.hub.publish(&track.route, &event);
     }
 }

@@ -137,6 +137,20 @@ impl UpstreamEvent {
         }
     }
 
+    /// Its name in metrics: ComfyUI's own where there is one.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "execution_start",
+            Self::Progress { kind, .. } => kind.name(),
+            Self::Ended { .. } => "end",
+            Self::Output => "executed",
+            Self::Preview(_) => "preview",
+            Self::Text(_) => "text",
+            Self::QueueChanged { .. } => "status",
+            Self::Ignored => "ignored",
+        }
+    }
+
     /// The prompt that the frame names.
     pub fn prompt(&self) -> Option<UpstreamPromptId> {
         match self {

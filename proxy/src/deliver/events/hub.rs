@@ -197,9 +197,9 @@ impl Hub {
         self.by_tenant.iter().map(|open| *open.value() as usize).sum()
     }
 
-    /// Previews that slow clients missed, since the start.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// Previews that slow clients missed since this was asked last.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
     }
 
     fn push(&self, queue: &Queue, event: ClientEvent) {
@@ -396,9 +396,9 @@ mod tests {
         hub.publish(&route(&a, None), &text("1"));
         hub.publish(&route(&a, None), &preview(BYTES_MAX / 2));
         hub.publish(&route(&a, None), &preview(BYTES_MAX / 2 - 1));
-        assert_eq!(hub.dropped(), 0, "just inside");
+        assert_eq!(hub.take_dropped(), 0, "just inside");
         hub.publish(&route(&a, None), &preview(9));
-        assert_eq!(hub.dropped(), 1, "just outside");
+        assert_eq!(hub.take_dropped(), 1, "just outside");
         let sizes: Vec<_> = drained(&slow).iter().map(ClientEvent::bytes).collect();
         assert_eq!(sizes, [1, BYTES_MAX / 2 - 1, 9]);
     }

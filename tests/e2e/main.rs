@@ -1,0 +1,18 @@
+//! Comfygate from outside, stage by stage: the real binary, stand-ins as backends, TLS in between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a failure has to end the test, with the place where it happened"
+)]
+
+mod admit;
+mod authenticate;
+mod cli;
+mod deliver;
+mod dispatch;
+mod inspect;
+mod listen;
+mod record;
+mod route;

@@ -1,0 +1,592 @@
+//! Launches the real `comfygate` in a directory of its own, talks to its command line, kills it and starts it again.
+
+use crate::client::Client;
+use crate::deadline::{DEADLINE, eventually, within};
+use crate::tls::Trust;
+use comfygate_stand_in::{Options, StandIn};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a gateway may take to answer after its start.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// A free port may be taken by another test between our asking for it and the gateway's binding it.
+const START_TRIES: usize = 3;
+
+/// The binary under test: `$COMFYGATE_BIN`, else the one that cargo built beside the test executable.
+///
+/// # Panics
+/// When it is not there.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("COMFYGATE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().find(|folder| folder.join("deps").is_dir()).unwrap();
+    let path = profile.join("comfygate");
+    assert!(
+        path.is_file(),
+        "`{}` is not there: run `cargo build --workspace --bins` first, or set COMFYGATE_BIN",
+        path.display()
+    );
+    path
+}
+
+/// A free port of 127.0.0.1.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Runs the binary in a directory until it ends.
+///
+/// # Panics
+/// When it does not end within the deadline.
+pub fn run_in(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
+    let (out, err) = (directory.join(".stdout"), directory.join(".stderr"));
+    let mut child = command
+        .stdout(File::create(&out).unwrap())
+        .stderr(File::create(&err).unwrap())
+        .spawn()
+        .unwrap();
+    let end = std::time::Instant::now() + DEADLINE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if std::time::Instant::now() > end {
+            let _ = child.kill();
+            panic!(
+                "`comfygate {}` did not end: {}",
+                arguments.join(" "),
+                fs::read_to_string(&err).unwrap_or_default()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    Output {
+        status,
+        stdout: fs::read(out).unwrap(),
+        stderr: fs::read(err).unwrap(),
+    }
+}
+
+/// Standard output and standard error as one text.
+pub fn said(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// What a gateway under test is to be like. The defaults: two stand-ins, the tenants `acme` and `bravo` on one generous plan with the policy
+/// `default`, an audit log in a file.
+#[derive(Debug)]
+pub struct Builder {
+    backends: Vec<String>,
+    stand_ins: Vec<Options>,
+    plan: String,
+    gateway: String,
+    tenants: String,
+    files: Vec<(String, String)>,
+    head: String,
+}
+
+impl Builder {
+    /// One stand-in fewer or more; each with the harness's own options.
+    #[must_use]
+    pub fn stand_ins(mut self, count: usize) -> Self {
+        self.stand_ins = vec![fast(); count];
+        self
+    }
+
+    /// These stand-ins.
+    #[must_use]
+    pub fn stand_ins_with(mut self, options: Vec<Options>) -> Self {
+        self.stand_ins = options;
+        self
+    }
+
+    /// Real backends by URL, and no stand-ins.
+    #[must_use]
+    pub fn backends(mut self, urls: &[String]) -> Self {
+        self.stand_ins = Vec::new();
+        self.backends = urls.to_vec();
+        self
+    }
+
+    /// Replaces the limits of the plan that both tenants are on, as TOML lines.
+    #[must_use]
+    pub fn plan(mut self, lines: &str) -> Self {
+        self.plan = lines.to_owned();
+        self
+    }
+
+    /// Appends to gateway.toml.
+    #[must_use]
+    pub fn gateway_toml(mut self, text: &str) -> Self {
+        self.gateway.push_str(text);
+        self.gateway.push('\n');
+        self
+    }
+
+    /// Appends to tenants.toml.
+    #[must_use]
+    pub fn tenants_toml(mut self, text: &str) -> Self {
+        self.tenants.push_str(text);
+        self.tenants.push('\n');
+        self
+    }
+
+    /// Replaces `public_url`, which otherwise is the listener's address as `localhost`. An empty text leaves it out.
+    #[must_use]
+    pub fn top(mut self, lines: &str) -> Self {
+        self.head = lines.to_owned();
+        self
+    }
+
+    /// Writes a further file into the directory, named relative to it.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// Starts stand-ins and gateway, waits until it answers and has seen all its backends.
+    ///
+    /// # Panics
+    /// When the gateway does not answer within the deadline; its log is printed.
+    pub async fn start(self) -> Gateway {
+        let mut gateway = self.prepare().await;
+        gateway.start().await;
+        gateway.backends_are_up().await;
+        gateway
+    }
+
+    /// Starts the stand-ins and writes the directory, but does not start the gateway.
+    pub async fn prepare(self) -> Gateway {
+        let mut stand_ins = Vec::new();
+        for options in &self.stand_ins {
+            stand_ins.push(StandIn::start(options.clone()).await.unwrap());
+        }
+        let directory = tempfile::Builder::new().prefix("comfygate-e2e-").tempdir().unwrap();
+        let urls: Vec<String> = self
+            .backends
+            .iter()
+            .cloned()
+            .chain(stand_ins.iter().map(StandIn::url))
+            .collect();
+        for (name, content) in &self.files {
+            fs::write(directory.path().join(name), content).unwrap();
+        }
+        let addresses = Addresses::free();
+        let mut secrets = vec![directory.path().display().to_string()];
+        secrets.extend(
+            urls.iter()
+                .filter_map(|url| url.strip_prefix("http://"))
+                .map(str::to_owned),
+        );
+        secrets.extend(
+            stand_ins
+                .iter()
+                .map(|stand_in| stand_in.directory().display().to_string()),
+        );
+        let gateway = Gateway {
+            directory,
+            addresses,
+            plan: self,
+            urls,
+            stand_ins,
+            child: None,
+            secrets: Arc::new(secrets),
+            keys: Mutex::default(),
+        };
+        gateway.write_configuration();
+        gateway
+    }
+}
+
+/// A stand-in whose simulated sampling takes little time.
+pub fn fast() -> Options {
+    Options {
+        step_time: Duration::from_millis(5),
+        ..Options::default()
+    }
+}
+
+/// Where a gateway listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// HTTPS.
+    pub https: SocketAddr,
+    /// Plain HTTP, which only redirects.
+    pub redirect: SocketAddr,
+    /// Metrics and health.
+    pub metrics: SocketAddr,
+}
+
+impl Addresses {
+    fn free() -> Addresses {
+        // Held together, so that they differ.
+        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [https, redirect, metrics] = held.map(|listener| listener.local_addr().unwrap());
+        Addresses {
+            https,
+            redirect,
+            metrics,
+        }
+    }
+}
+
+/// A gateway under test, with its directory and backends. Dropping it kills the process; if the test failed, its log is printed before.
+#[derive(Debug)]
+pub struct Gateway {
+    directory: TempDir,
+    addresses: Addresses,
+    plan: Builder,
+    urls: Vec<String>,
+    stand_ins: Vec<StandIn>,
+    child: Option<std::process::Child>,
+    secrets: Arc<Vec<String>>,
+    keys: Mutex<HashMap<String, String>>,
+}
+
+impl Gateway {
+    /// A gateway with the defaults of [`Builder`].
+    pub fn builder() -> Builder {
+        let plan = "policy = \"default\"\nrate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\n";
+        Builder {
+            backends: Vec::new(),
+            stand_ins: vec![fast(); 2],
+            plan: plan.to_owned(),
+            gateway: String::new(),
+            tenants: String::new(),
+            files: Vec::new(),
+            head: "PUBLIC".to_owned(),
+        }
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// `https://localhost:PORT`.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.addresses.https.port())
+    }
+
+    /// The stand-ins behind it, in the order of the backends `gpu0`, `gpu1` …
+    pub fn stand_ins(&self) -> &[StandIn] {
+        &self.stand_ins
+    }
+
+    /// The directory that holds configuration, state and logs.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// gateway.toml.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("gateway.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("gateway.log")
+    }
+
+    /// What the process wrote to standard output and standard error, over all its starts.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// The audit lines written so far.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Waits for an audit line.
+    pub async fn audited(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("audit line: {what}"), || async {
+            self.audit().into_iter().find(|line| is_it(line))
+        })
+        .await
+    }
+
+    fn write_configuration(&self) {
+        let Addresses {
+            https,
+            redirect,
+            metrics,
+        } = self.addresses;
+        let mut text = match self.plan.head.as_str() {
+            "PUBLIC" => format!("public_url = \"{}\"\n", self.url()),
+            lines => format!("{lines}\n"),
+        };
+        let here = self.directory.path();
+        write!(
+            text,
+            "[[listen]]\naddress = \"{https}\"\n[[listen]]\naddress = \"{redirect}\"\nredirect = true\n[metrics]\naddress = \"{metrics}\"\n\
+             [state]\ndir = {:?}\n[tenants]\nfile = {:?}\n[audit]\nfile = {:?}\n",
+            here.join("state"),
+            here.join("tenants.toml"),
+            here.join("audit.jsonl"),
+        )
+        .unwrap();
+        for (number, url) in self.urls.iter().enumerate() {
+            write!(text, "[[backends]]\nid = \"gpu{number}\"\nurl = \"{url}\"\n").unwrap();
+        }
+        text.push_str(&self.plan.gateway);
+        fs::write(self.config(), text).unwrap();
+        let mut tenants = format!("[[plan]]\nid = \"usual\"\n{}\n", self.plan.plan);
+        for tenant in ["acme", "bravo"] {
+            write!(tenants, "[[tenant]]\nid = \"{tenant}\"\nplan = \"usual\"\n").unwrap();
+        }
+        tenants.push_str(&self.plan.tenants);
+        fs::write(here.join("tenants.toml"), tenants).unwrap();
+    }
+
+    /// Starts the process and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends, or does not answer within the deadline.
+    pub async fn start(&mut self) {
+        for _ in 1..START_TRIES {
+            match self.try_start().await {
+                Ok(()) => return,
+                // Only before anybody knows the ports may they change.
+                Err(_) if self.log_text().contains("in use") && self.keys().is_empty() => {
+                    self.addresses = Addresses::free();
+                    self.write_configuration();
+                }
+                Err(status) => panic!("the gateway ended at its start: {status}\n{}", self.log_text()),
+            }
+        }
+        let last = self.try_start().await;
+        assert!(
+            last.is_ok(),
+            "the gateway does not start: {last:?}\n{}",
+            self.log_text()
+        );
+    }
+
+    async fn try_start(&mut self) -> Result<(), ExitStatus> {
+        assert!(self.child.is_none(), "it runs already");
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new(binary());
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.config())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        self.child = Some(command.spawn().unwrap());
+        let end = tokio::time::Instant::now() + START_DEADLINE;
+        loop {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                self.child = None;
+                return Err(status);
+            }
+            if self.answers().await {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > end {
+                let log = self.log_text();
+                panic!("the gateway does not answer within {START_DEADLINE:?}\n{log}");
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        let Some(trust) = self.try_trust() else { return false };
+        let source = std::net::Ipv4Addr::LOCALHOST;
+        let connecting = crate::tls::try_connect(self.addresses.https, source, &trust, &["http/1.1"]);
+        if !matches!(
+            tokio::time::timeout(Duration::from_secs(5), connecting).await,
+            Ok(Ok(_))
+        ) {
+            return false;
+        }
+        self.stranger().get("/gate/health").await.status == 200
+    }
+
+    /// Waits until all backends are up, by the metrics.
+    pub async fn backends_are_up(&self) {
+        for number in 0..self.urls.len() {
+            self.backend_is(number, true).await;
+        }
+    }
+
+    /// Waits until a backend is up or ejected, by the metrics.
+    pub async fn backend_is(&self, number: usize, up: bool) {
+        let wanted = format!("comfygate_backend_up{{backend=\"gpu{number}\"}} {}", u8::from(up));
+        eventually(&format!("{wanted} in the metrics"), || async {
+            self.metrics().await.lines().any(|line| line == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        self.plain_get(self.addresses.metrics, "/metrics").await.1
+    }
+
+    /// The value of a series of `/metrics`, as `name{label="value"}`; 0 if it is not there.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics().await;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// A plain `GET`: status and body.
+    pub async fn plain_get(&self, address: SocketAddr, path: &str) -> (u16, String) {
+        let mut connection = crate::raw::RawConnection::plain(address, std::net::Ipv4Addr::LOCALHOST).await;
+        connection
+            .write(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes())
+            .await;
+        let response = connection.response().await.expect("an answer");
+        (response.status, response.text())
+    }
+
+    fn try_trust(&self) -> Option<Trust> {
+        Trust::from_file(&self.state().join("tls/ca.crt"))
+    }
+
+    /// Trusts the gateway's own CA.
+    pub fn trust(&self) -> Trust {
+        self.try_trust().expect("the gateway's own CA")
+    }
+
+    /// A caller without a credential.
+    pub fn stranger(&self) -> Client {
+        Client::new(self.addresses.https, self.trust(), Arc::clone(&self.secrets))
+    }
+
+    /// A caller with a key of a tenant. The key is made at the first call.
+    pub fn client(&self, tenant: &str) -> Client {
+        self.stranger().bearer(&self.key(tenant))
+    }
+
+    /// A key of a tenant, made at the first call.
+    pub fn key(&self, tenant: &str) -> String {
+        if let Some(key) = self.keys().get(tenant) {
+            return key.clone();
+        }
+        let key = self.new_key(&["--tenant", tenant]);
+        self.keys().insert(tenant.to_owned(), key.clone());
+        key
+    }
+
+    /// Makes a key with `comfygate key create …`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn new_key(&self, arguments: &[&str]) -> String {
+        let made = self.command(&[&["key", "create"], arguments].concat());
+        assert!(made.status.success(), "key create: {}", said(&made));
+        let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        assert!(
+            key.starts_with("cg_") && !key.contains(char::is_whitespace),
+            "the key alone on stdout: {key:?}"
+        );
+        key
+    }
+
+    fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs another command of the binary with this configuration.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let config = self.config().display().to_string();
+        run_in(self.directory.path(), &[arguments, &["--config", &config]].concat())
+    }
+
+    /// Kills the process as a crash or `kill -9` does.
+    pub fn kill9(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks the process to end (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end within the deadline.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        self.signal(&child, "TERM");
+        let ended = eventually("the gateway ends", || std::future::ready(child.try_wait().unwrap()));
+        within("SIGTERM", ended).await
+    }
+
+    fn signal(&self, child: &std::process::Child, name: &str) {
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(child.id().to_string())
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// The process, while it runs: for its memory.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(std::process::Child::id)
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Starts it again on the same directory and ports.
+    pub async fn restart(&mut self) {
+        if self.child.is_some() {
+            self.kill9();
+        }
+        self.start().await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log:\n{}\n---", self.log_text());
+            let audit = self.audit();
+            let last: Vec<String> = audit.iter().rev().take(10).rev().map(Value::to_string).collect();
+            eprintln!("--- its last audit lines:\n{}\n---", last.join("\n"));
+        }
+    }
+}

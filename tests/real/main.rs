@@ -1,0 +1,198 @@
+//! The gateway in front of real ComfyUIs with the probe nodes. `COMFYUI_URLS=http://…,http://…` names them; without it nothing here runs.
+//!
+//! `REAL_KILL_CMD` is a shell command that kills the first of them, `REAL_START_CMD` one that starts it again; without the first, the test of a
+//! lost backend is left out. The tests share the real servers, so each run is one test, in order.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a failure has to end the test, with the place where it happened"
+)]
+
+use comfygate_tests::client::files_of;
+use comfygate_tests::ws::kinds;
+use comfygate_tests::{Client, Gateway, bypass, eventually, skipped, workflows};
+use serde_json::{Value, json};
+use std::process::Command;
+
+fn urls() -> Option<Vec<String>> {
+    let urls: Vec<String> = std::env::var("COMFYUI_URLS")
+        .ok()?
+        .split(',')
+        .map(|url| url.trim().trim_end_matches('/').to_owned())
+        .collect();
+    (!urls.is_empty() && !urls[0].is_empty()).then_some(urls)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_in_front_of_real_comfyuis() {
+    let Some(urls) = urls() else {
+        return skipped("COMFYUI_URLS is not set");
+    };
+    let gateway = Gateway::builder().backends(&urls).start().await;
+    let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
+    results_are_there(&acme).await;
+    events_reach_their_client_only(&acme, &bravo).await;
+    all_backends_are_used(&gateway, &acme, urls.len()).await;
+    the_catalogue_of_attempts_is_refused(&gateway, &acme).await;
+    k1_to_k3_do_not_arrive(&acme).await;
+    results_are_there(&bravo).await;
+    interrupts_end_the_own_job(&acme, &bravo).await;
+    a_lost_backend_loses_no_job(&gateway, &acme, urls.len()).await;
+}
+
+async fn succeeds(client: &Client, prompt: &str) -> Value {
+    let entry = client.finished(prompt).await;
+    assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+    entry
+}
+
+async fn results_are_there(client: &Client) {
+    let prompt = client.submit(workflows::picture("real", 96, 64)).await;
+    let file = files_of(&succeeds(client, &prompt).await).remove(0);
+    let picture = client
+        .stranger()
+        .get(&client.path_of(file["url"].as_str().unwrap()))
+        .await
+        .expect(200);
+    let number = |at: usize| u32::from_be_bytes(picture.body[at..at + 4].try_into().unwrap());
+    assert_eq!((number(16), number(20)), (96, 64));
+}
+
+async fn events_reach_their_client_only(acme: &Client, bravo: &Client) {
+    let mut mine = acme.socket(Some("page")).await;
+    let mut theirs = bravo.socket(Some("page")).await;
+    mine.sid().await;
+    theirs.sid().await;
+    let prompt = acme
+        .submit_with(json!({"prompt": workflows::slow("watched", 6, 100, true), "client_id": "page"}))
+        .await;
+    let heard = mine.until_end_of(&prompt).await;
+    let all = kinds(&heard);
+    for kind in [
+        "execution_start",
+        "progress",
+        "preview",
+        "executed",
+        "execution_success",
+    ] {
+        assert!(all.iter().any(|found| found == kind), "{kind} is missing: {all:?}");
+    }
+    let fence = bravo
+        .submit_with(json!({"prompt": workflows::quick("fence"), "client_id": "page"}))
+        .await;
+    for event in theirs.until_end_of(&fence).await {
+        assert_ne!(event.kind(), "preview");
+        assert!(event.prompt_id().is_none_or(|id| id == fence), "{event:?}");
+    }
+    assert_eq!(
+        bravo.get(&format!("/history/{prompt}")).await.expect(200).json(),
+        json!({})
+    );
+}
+
+async fn attempts_at(gateway: &Gateway, backend: usize) -> f64 {
+    let text = gateway.metrics().await;
+    let label = format!("backend=\"gpu{backend}\"");
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("comfygate_attempts_total{") && line.contains(&label));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+async fn all_backends_are_used(gateway: &Gateway, client: &Client, backends: usize) {
+    let mut prompts = Vec::new();
+    for _ in 0..2 * backends {
+        prompts.push(client.submit(workflows::slow("shared", 4, 200, false)).await);
+    }
+    for prompt in &prompts {
+        succeeds(client, prompt).await;
+    }
+    for backend in 0..backends {
+        assert!(
+            attempts_at(gateway, backend).await > 0.0,
+            "gpu{backend} ran nothing:\n{}",
+            gateway.metrics().await
+        );
+    }
+}
+
+async fn the_catalogue_of_attempts_is_refused(gateway: &Gateway, client: &Client) {
+    for entry in 1..=30 {
+        if bypass::attempts(entry, client).is_empty() {
+            for mut envelope in bypass::defused(entry) {
+                // A label used twice with other bodies is a conflict of its owner's own making.
+                if let Some(label) = envelope.get_mut("prompt_id") {
+                    *label = json!(format!("label-{entry}"));
+                }
+                let prompt = client.submit_with(envelope).await;
+                succeeds(client, &prompt).await;
+            }
+        } else {
+            // From another address each, so that refused logins (21) do not close the door for the rest.
+            bypass::refused(entry, &client.from_address([127, 3, 0, entry])).await;
+        }
+    }
+    gateway.backends_are_up().await;
+}
+
+async fn k1_to_k3_do_not_arrive(client: &Client) {
+    let mut linked = workflows::quick("x");
+    linked["1"]["inputs"]["zzz"] = json!(["nope", 0]);
+    let mut shapeless = workflows::quick("x");
+    shapeless["77"] = json!({"class_type": "EmptyImage", "inputs": null});
+    for envelope in [
+        json!({"prompt": workflows::quick("x"), "client_id": {}}),
+        json!({"prompt": linked}),
+        json!({"prompt": shapeless}),
+    ] {
+        let answer = client.post("/prompt", &envelope).await;
+        assert!(matches!(answer.status.as_u16(), 400 | 403), "{}", answer.text());
+    }
+}
+
+async fn interrupts_end_the_own_job(acme: &Client, bravo: &Client) {
+    let long = acme.submit(workflows::slow("long", 600, 100, false)).await;
+    acme.running(&long).await;
+    bravo.post("/interrupt", &json!({})).await.expect(200);
+    bravo.post("/interrupt", &json!({"prompt_id": long})).await.expect(200);
+    acme.running(&long).await;
+    acme.post("/interrupt", &json!({"prompt_id": long})).await.expect(200);
+    let entry = acme.finished(&long).await;
+    assert_eq!(entry["status"]["status_str"], "error", "{entry}");
+}
+
+async fn a_lost_backend_loses_no_job(gateway: &Gateway, client: &Client, backends: usize) {
+    let Ok(kill) = std::env::var("REAL_KILL_CMD") else {
+        return skipped("a real backend killed in mid-run: REAL_KILL_CMD is not set");
+    };
+    if backends < 2 {
+        return skipped("a real backend killed in mid-run: COMFYUI_URLS names only one");
+    }
+    let mut prompts = Vec::new();
+    for _ in 0..backends {
+        prompts.push(client.submit(workflows::slow("survivor", 40, 100, false)).await);
+    }
+    for prompt in &prompts {
+        client.running(prompt).await;
+    }
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    gateway.backend_is(0, false).await;
+    for prompt in &prompts {
+        assert_eq!(files_of(&succeeds(client, prompt).await).len(), 1);
+    }
+    if let Ok(start) = std::env::var("REAL_START_CMD") {
+        assert!(Command::new("sh").args(["-c", &start]).status().unwrap().success());
+        eventually("it is back", || async {
+            gateway
+                .metrics()
+                .await
+                .contains("comfygate_backend_up{backend=\"gpu0\"} 1")
+                .then_some(())
+        })
+        .await;
+    }
+}
