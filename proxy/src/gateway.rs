@@ -20,7 +20,7 @@ use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMa
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -520,8 +520,10 @@ fn inspected(rejection: Rejection) -> (Stage, Rejection) {
 }
 
 async fn read_body(session: &mut Session, bytes_max: u64, slot: &mut BodySlot) -> Result<Bytes, (Stage, Rejection)> {
-    // Clients that sent `Expect: 100-continue` wait a second otherwise.
-    session.write_continue_response().await.map_err(|_| gone())?;
+    // Clients that sent `Expect: 100-continue` wait a second otherwise. Others get none: HTTP/1.0 clients must not (RFC 9110 §15.2).
+    if session.req_header().headers.contains_key(EXPECT) {
+        session.write_continue_response().await.map_err(|_| gone())?;
+    }
     let mut body = BytesMut::new();
     while let Some(piece) = session.read_request_body().await.map_err(|_| gone())? {
         let bytes = (body.len() as u64).saturating_add(piece.len() as u64);

@@ -34,12 +34,7 @@ async fn refused_without_a_trace(entry: u8) {
     bypass::refused(entry, &acme).await;
     assert!(backend.submissions().is_empty(), "arrived: {:?}", backend.submissions());
     for seen in backend.requests().iter().skip(before) {
-        assert!(
-            is_the_gateways_own(&seen.0, &seen.1),
-            "arrived: {} {}",
-            seen.0,
-            seen.1
-        );
+        assert!(is_the_gateways_own(&seen.0, &seen.1), "arrived: {} {}", seen.0, seen.1);
     }
     let prompt = acme.submit(workflows::quick("still-alive")).await;
     assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success");
@@ -48,10 +43,7 @@ async fn refused_without_a_trace(entry: u8) {
 
 /// The one submission that arrives for a job that is accepted.
 async fn arrived(backend: &StandIn, before: usize) -> Value {
-    eventually("the submission arrives", || async {
-        backend.submissions().get(before).cloned()
-    })
-    .await
+    eventually("the submission arrives", || async { backend.submissions().get(before).cloned() }).await
 }
 
 /// Submits the entry's envelopes; what arrives has exactly the members that the gateway writes.
@@ -63,27 +55,13 @@ async fn arrives_clean(entry: u8) -> (Gateway, Vec<Value>) {
         let submission = arrived(&gateway.stand_ins()[0], all.len()).await;
         for name in submission.as_object().unwrap().keys() {
             assert!(
-                [
-                    "prompt",
-                    "prompt_id",
-                    "client_id",
-                    "extra_data",
-                    "partial_execution_targets"
-                ]
-                .contains(&name.as_str()),
+                ["prompt", "prompt_id", "client_id", "extra_data", "partial_execution_targets"]
+                    .contains(&name.as_str()),
                 "{submission}"
             );
         }
-        assert_ne!(
-            submission["prompt_id"],
-            json!(prompt),
-            "the id upstream is the gateway's own"
-        );
-        assert_eq!(
-            acme.finished(&prompt).await["status"]["status_str"],
-            "success",
-            "{envelope}"
-        );
+        assert_ne!(submission["prompt_id"], json!(prompt), "the id upstream is the gateway's own");
+        assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success", "{envelope}");
         all.push(submission);
     }
     assert!(!all.is_empty());
@@ -133,10 +111,7 @@ async fn bypass_14_the_api_prefix_leads_to_the_same_decision() {
     let answer = acme.post("/api/prompt", envelope).await.expect(200).json();
     acme.finished(answer["prompt_id"].as_str().unwrap()).await;
     let denied = json!({"prompt": {"1": {"class_type": "SaveSVGNode", "inputs": {}}}});
-    let (plain, api) = (
-        acme.post("/prompt", &denied).await,
-        acme.post("/api/prompt", &denied).await,
-    );
+    let (plain, api) = (acme.post("/prompt", &denied).await, acme.post("/api/prompt", &denied).await);
     assert_eq!(plain.without_request_id(), api.without_request_id());
     assert!(plain.status.is_client_error());
     assert_eq!(gateway.stand_ins()[0].submissions().len(), 1);
@@ -145,20 +120,11 @@ async fn bypass_14_the_api_prefix_leads_to_the_same_decision() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bypass_21_head_and_options_answer_an_authenticated_caller_without_asking_the_backend() {
     let (_gateway, acme) = gateway().await;
-    let head = acme
-        .call(Method::HEAD, "/history", &[], Vec::new().into())
-        .await
-        .expect(200);
+    let head = acme.call(Method::HEAD, "/history", &[], Vec::new().into()).await.expect(200);
     assert!(head.body.is_empty());
-    let options = acme
-        .call(Method::OPTIONS, "/prompt", &[], Vec::new().into())
-        .await
-        .expect(204);
+    let options = acme.call(Method::OPTIONS, "/prompt", &[], Vec::new().into()).await.expect(204);
     let allowed = options.header("allow").unwrap();
-    assert!(
-        allowed.contains("POST") && allowed.contains("GET") && !allowed.contains("DELETE"),
-        "{allowed}"
-    );
+    assert!(allowed.contains("POST") && allowed.contains("GET") && !allowed.contains("DELETE"), "{allowed}");
     assert!(options.header("access-control-allow-origin").is_none());
 }
 
@@ -170,10 +136,7 @@ async fn bypass_23_a_prompt_id_is_a_label_of_its_owner() {
     let victim = acme.submit_with(envelope.clone()).await;
     let before = acme.finished(&victim).await;
     let same = bravo.submit_with(envelope.clone()).await;
-    assert_eq!(
-        (victim.as_str(), same.as_str()),
-        ("the-victims-prompt", "the-victims-prompt")
-    );
+    assert_eq!((victim.as_str(), same.as_str()), ("the-victims-prompt", "the-victims-prompt"));
     bravo.finished(&same).await;
     let after = acme.finished(&victim).await;
     assert_eq!(before["status"], after["status"], "the victim's entry is as it was");
@@ -192,10 +155,7 @@ async fn bypass_27_a_client_id_of_another_does_not_arrive() {
     let (_gateway, submissions) = arrives_clean(27).await;
     for submission in &submissions {
         assert!(!submission.to_string().contains("the-victims-sid"), "{submission}");
-        assert_eq!(
-            submission["client_id"], submissions[0]["client_id"],
-            "one secret sid a backend"
-        );
+        assert_eq!(submission["client_id"], submissions[0]["client_id"], "one secret sid a backend");
     }
 }
 
@@ -203,10 +163,7 @@ async fn bypass_27_a_client_id_of_another_does_not_arrive() {
 async fn bypass_29_a_client_id_is_always_set_upstream() {
     let (_gateway, submissions) = arrives_clean(29).await;
     for submission in &submissions {
-        assert!(
-            submission["client_id"].as_str().is_some_and(|id| id.len() >= 16),
-            "{submission}"
-        );
+        assert!(submission["client_id"].as_str().is_some_and(|id| id.len() >= 16), "{submission}");
     }
 }
 

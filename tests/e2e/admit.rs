@@ -21,11 +21,7 @@ async fn over_the_burst_prompt_is_429_with_its_limits_and_other_tenants_are_not_
         let answer = submitted(&acme).await.expect(200);
         assert_eq!(answer.header("ratelimit-limit"), Some("3"));
         assert_eq!(answer.header("ratelimit-remaining"), Some(left));
-        assert!(
-            answer
-                .header("ratelimit-reset")
-                .is_some_and(|reset| reset.parse::<u64>().is_ok())
-        );
+        assert!(answer.header("ratelimit-reset").is_some_and(|reset| reset.parse::<u64>().is_ok()));
     }
     let refused = submitted(&acme).await.expect(429);
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
@@ -35,18 +31,9 @@ async fn over_the_burst_prompt_is_429_with_its_limits_and_other_tenants_are_not_
     submitted(&bravo).await.expect(200);
     acme.get("/queue").await.expect(200);
     let line = gateway.audited("the refusal", |line| line["status"] == 429).await;
+    assert_eq!((&line["owner"]["tenant"], &line["stage"]), (&json!("acme"), &json!("admit")), "{line}");
     assert_eq!(
-        (&line["tenant"], &line["stage"]),
-        (&json!("acme"), &json!("admit")),
-        "{line}"
-    );
-    assert_eq!(
-        gateway
-            .metric(&format!(
-                "comfygate_refusals_total{{code=\"{}\",stage=\"admit\"}}",
-                refused.code()
-            ))
-            .await,
+        gateway.metric(&format!("comfygate_refusals_total{{code=\"{}\",stage=\"admit\"}}", refused.code())).await,
         1.0
     );
 }
@@ -60,10 +47,7 @@ async fn tokens_come_back_with_time() {
         .await;
     let acme = gateway.client("acme");
     submitted(&acme).await.expect(200);
-    eventually("a token comes back", || async {
-        (submitted(&acme).await.status == 200).then_some(())
-    })
-    .await;
+    eventually("a token comes back", || async { (submitted(&acme).await.status == 200).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +70,7 @@ async fn a_tenant_holds_at_most_so_many_jobs() {
     let gateway = Gateway::builder().stand_ins(1).plan(plan).start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     for _ in 0..2 {
-        acme.submit(workflows::slow("slow", 600, 100, false)).await;
+        acme.submit(workflows::slow("slow", 150, 400, false)).await;
     }
     let refused = submitted(&acme).await;
     assert_eq!(refused.status, 429, "{}", refused.text());
@@ -94,30 +78,20 @@ async fn a_tenant_holds_at_most_so_many_jobs() {
     submitted(&bravo).await.expect(200);
     acme.post("/queue", &json!({"clear": true})).await.expect(200);
     submitted(&acme).await.expect(200);
-    acme.call(Method::POST, "/interrupt", &[], Vec::new().into())
-        .await
-        .expect(200);
+    acme.call(Method::POST, "/interrupt", &[], Vec::new().into()).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_are_capped_just_at_the_limit() {
-    let gateway = Gateway::builder()
-        .stand_ins(1)
-        .gateway_toml("[limits]\nprompt_bytes_max = \"64KiB\"")
-        .start()
-        .await;
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[limits]\nprompt_bytes_max = \"64KiB\"").start().await;
     let acme = gateway.client("acme");
     let padded = |bytes: usize| {
         let mut body = json!({"prompt": workflows::quick("x")}).to_string().into_bytes();
         body.resize(bytes, b' ');
         body
     };
-    acme.post_bytes("/prompt", "application/json", padded(64 << 10))
-        .await
-        .expect(200);
-    let refused = acme
-        .post_bytes("/prompt", "application/json", padded((64 << 10) + 1))
-        .await;
+    acme.post_bytes("/prompt", "application/json", padded(64 << 10)).await.expect(200);
+    let refused = acme.post_bytes("/prompt", "application/json", padded((64 << 10) + 1)).await;
     assert_eq!(refused.status, 413, "{}", refused.text());
     assert!(
         refused.json()["error"]["message"].as_str().unwrap().contains("65536"),
@@ -125,23 +99,13 @@ async fn bodies_are_capped_just_at_the_limit() {
         refused.text()
     );
     let body = padded((64 << 10) + 1);
-    let head = format!(
-        "POST /prompt HTTP/1.1\r\nhost: {}\r\n{}",
-        acme.authority(),
-        acme.credential_lines()
-    );
-    let mut chunked = format!(
-        "{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
-        body.len()
-    )
-    .into_bytes();
+    let head = format!("POST /prompt HTTP/1.1\r\nhost: {}\r\n{}", acme.authority(), acme.credential_lines());
+    let mut chunked =
+        format!("{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len())
+            .into_bytes();
     chunked.extend_from_slice(&body);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
-    assert_eq!(
-        acme.raw(&chunked).await.unwrap().status,
-        413,
-        "without a declared length"
-    );
+    assert_eq!(acme.raw(&chunked).await.unwrap().status, 413, "without a declared length");
     let list = json!({"delete": ["a".repeat(100 << 10)]});
     acme.post("/queue", &list).await.expect(413);
     assert_eq!(gateway.stand_ins()[0].submissions().len(), 1);
@@ -149,31 +113,17 @@ async fn bodies_are_capped_just_at_the_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_does_not_arrive_in_time_is_408() {
-    let gateway = Gateway::builder()
-        .stand_ins(1)
-        .gateway_toml("[limits]\nbody_deadline = \"1s\"")
-        .start()
-        .await;
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[limits]\nbody_deadline = \"1s\"").start().await;
     let acme = gateway.client("acme");
-    let head = format!(
-        "POST /prompt HTTP/1.1\r\nhost: {}\r\n{}",
-        acme.authority(),
-        acme.credential_lines()
-    );
+    let head = format!("POST /prompt HTTP/1.1\r\nhost: {}\r\n{}", acme.authority(), acme.credential_lines());
     let mut connection = acme.raw_connection().await;
-    connection
-        .write(format!("{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{").as_bytes())
-        .await;
+    connection.write(format!("{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{").as_bytes()).await;
     assert_eq!(connection.response().await.unwrap().status, 408);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_has_at_most_so_many_sockets() {
-    let gateway = Gateway::builder()
-        .stand_ins(1)
-        .plan("policy = \"default\"\nwebsockets_max = 2")
-        .start()
-        .await;
+    let gateway = Gateway::builder().stand_ins(1).plan("policy = \"default\"\nwebsockets_max = 2").start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let mut first = acme.socket(Some("a")).await;
     let mut second = acme.socket(Some("b")).await;
@@ -182,8 +132,6 @@ async fn a_tenant_has_at_most_so_many_sockets() {
     assert_eq!(refused, 429);
     bravo.socket(None).await.sid().await;
     drop(first);
-    eventually("the place is free again", || async {
-        acme.try_socket("/ws", Some("c"), &[]).await.ok().map(drop)
-    })
-    .await;
+    eventually("the place is free again", || async { acme.try_socket("/ws", Some("c"), &[]).await.ok().map(drop) })
+        .await;
 }

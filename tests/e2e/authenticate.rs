@@ -16,10 +16,7 @@ struct Doors {
 
 impl Doors {
     fn of(gateway: &Gateway) -> Doors {
-        Doors {
-            stranger: gateway.stranger(),
-            next: std::cell::Cell::new(1),
-        }
+        Doors { stranger: gateway.stranger(), next: std::cell::Cell::new(1) }
     }
 
     fn client(&self) -> Client {
@@ -40,16 +37,9 @@ impl Doors {
 fn refused(what: &str, answer: &Response) {
     assert_eq!(answer.status, 401, "{what}: {}", answer.text());
     assert_eq!(answer.code(), "unauthenticated", "{what}");
-    let challenges: Vec<_> = answer
-        .headers
-        .get_all("www-authenticate")
-        .iter()
-        .map(|value| value.to_str().unwrap())
-        .collect();
-    assert!(
-        challenges.iter().any(|challenge| challenge.starts_with("Bearer")),
-        "{what}: {challenges:?}"
-    );
+    let challenges: Vec<_> =
+        answer.headers.get_all("www-authenticate").iter().map(|value| value.to_str().unwrap()).collect();
+    assert!(challenges.iter().any(|challenge| challenge.starts_with("Bearer")), "{what}: {challenges:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,17 +80,7 @@ async fn every_wrong_credential_gets_the_same_401() {
         ("a very long key", bearer(&format!("cg_{}", "a".repeat(20_000)))),
         ("another scheme", vec![("authorization", format!("Digest {key}"))]),
         ("basic that is not base64", vec![("authorization", "Basic !!!".into())]),
-        (
-            "two different keys",
-            vec![("authorization", format!("Bearer {key}")), ("x-api-key", other.clone())],
-        ),
-        (
-            "two Authorization headers",
-            vec![
-                ("authorization", format!("Bearer {key}")),
-                ("authorization", format!("Bearer {other}")),
-            ],
-        ),
+        ("two different keys", vec![("authorization", format!("Bearer {key}")), ("x-api-key", other.clone())]),
         ("ComfyUI's own user header", vec![("comfy-user", "acme".into())]),
     ];
     let mut told = Vec::new();
@@ -112,6 +92,10 @@ async fn every_wrong_credential_gets_the_same_401() {
     }
     told.dedup();
     assert_eq!(told.len(), 1, "the answer tells what was wrong: {told:?}");
+    // Which of two would count is ambiguous before anybody looks at what they say.
+    let authorization = format!("Bearer {key}");
+    let twice = doors.with(&[("authorization", &authorization), ("authorization", &authorization)]).await;
+    assert_eq!(twice.status, 400, "{}", twice.text());
     let in_query = doors.client().get(&format!("/gate/me?token={key}")).await;
     refused("a key in the query", &in_query);
 }
@@ -123,27 +107,15 @@ async fn a_refused_login_leaves_one_audit_line_without_the_secret() {
     let wrong = format!("{}x", &key[..key.len() - 1]);
     let answer = gateway.stranger().bearer(&wrong).get("/queue").await.expect(401);
     let id = answer.header("x-request-id").unwrap().to_owned();
-    let line = gateway
-        .audited("the refusal", |line| line["request_id"] == id.as_str())
-        .await;
+    let line = gateway.audited("the refusal", |line| line["request"] == id.as_str()).await;
     assert_eq!(
         (&line["event"], &line["stage"], &line["status"]),
         (&json!("refused"), &json!("authenticate"), &json!(401)),
         "{line}"
     );
-    assert_eq!(
-        gateway
-            .audit()
-            .iter()
-            .filter(|line| line["request_id"] == id.as_str())
-            .count(),
-        1
-    );
+    assert_eq!(gateway.audit().iter().filter(|line| line["request"] == id.as_str()).count(), 1);
     let secret = &wrong[16..];
-    assert!(
-        gateway.audit().iter().all(|line| !line.to_string().contains(secret)),
-        "a secret in the audit log"
-    );
+    assert!(gateway.audit().iter().all(|line| !line.to_string().contains(secret)), "a secret in the audit log");
     assert!(!gateway.log_text().contains(secret), "a secret in the log");
 }
 
@@ -155,14 +127,7 @@ async fn an_expired_key_is_refused_and_one_that_lasts_is_not() {
     doors.token(&lasting).await.expect(200);
     let short = gateway.new_key(&["--tenant", "acme", "--expires", "2s"]);
     comfygate_tests::eventually("the key expires", || async {
-        (gateway
-            .stranger()
-            .from_address([127, 1, 1, 1])
-            .bearer(&short)
-            .get("/gate/me")
-            .await
-            .status
-            == 401)
+        (gateway.stranger().from_address([127, 1, 1, 1]).bearer(&short).get("/gate/me").await.status == 401)
             .then_some(())
     })
     .await;
@@ -185,24 +150,16 @@ async fn a_revoked_key_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_with_fewer_scopes_may_do_less() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
-    let reader = gateway
-        .stranger()
-        .bearer(&gateway.new_key(&["--tenant", "acme", "--scope", "read"]));
+    let reader = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--scope", "read"]));
     reader.get("/queue").await.expect(200);
-    let refused = reader
-        .post("/prompt", &json!({"prompt": comfygate_tests::workflows::quick("x")}))
-        .await;
+    let refused = reader.post("/prompt", &json!({"prompt": comfygate_tests::workflows::quick("x")})).await;
     assert_eq!(refused.status, 403, "{}", refused.text());
     assert!(gateway.stand_ins()[0].submissions().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_failed_logins_from_one_address_are_429_and_others_are_not_affected() {
-    let gateway = Gateway::builder()
-        .stand_ins(1)
-        .gateway_toml("[limits]\nfailed_logins_per_minute = 5")
-        .start()
-        .await;
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[limits]\nfailed_logins_per_minute = 5").start().await;
     let guesser = gateway.stranger().from_address([127, 9, 9, 9]).bearer("wrong");
     let mut statuses = Vec::new();
     for _ in 0..7 {
@@ -277,25 +234,17 @@ fn broken_tokens(signer: &Signer, good: &Value) -> Vec<(&'static str, String)> {
     let (message, signature) = token.rsplit_once('.').unwrap();
     let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
     bytes[0] ^= 1;
-    let richer = unsigned(
-        &json!({"alg": signer.algorithm(), "typ": "JWT"}),
-        &altered(good, &json!({"org_id": "bravo"})),
-    );
+    let richer =
+        unsigned(&json!({"alg": signer.algorithm(), "typ": "JWT"}), &altered(good, &json!({"org_id": "bravo"})));
     vec![
         ("no signature", format!("{message}.")),
         ("two parts", message.to_owned()),
         ("four parts", format!("{token}.x")),
         ("a bit flipped", format!("{message}.{}", URL_SAFE_NO_PAD.encode(bytes))),
         ("other claims under the same signature", format!("{richer}.{signature}")),
-        (
-            "alg none without signature",
-            format!("{}.", unsigned(&json!({"alg": "none"}), good)),
-        ),
+        ("alg none without signature", format!("{}.", unsigned(&json!({"alg": "none"}), good))),
         ("padding", format!("{token}=")),
-        (
-            "too long",
-            signer.token(&altered(good, &json!({"pad": "a".repeat(9000)}))),
-        ),
+        ("too long", signer.token(&altered(good, &json!({"pad": "a".repeat(9000)})))),
     ]
 }
 
@@ -328,14 +277,8 @@ async fn a_public_key_is_never_taken_as_a_shared_secret() {
     let gateway = with_issuer(&signer).await;
     let confused = Signer::Hs256(signer.verifier().into_bytes());
     let doors = Doors::of(&gateway);
-    refused(
-        "HS256 over the public key",
-        &doors.token(&confused.token(&claims(ISSUER, "acme"))).await,
-    );
-    refused(
-        "another key",
-        &doors.token(&Signer::es256().token(&claims(ISSUER, "acme"))).await,
-    );
+    refused("HS256 over the public key", &doors.token(&confused.token(&claims(ISSUER, "acme"))).await);
+    refused("another key", &doors.token(&Signer::es256().token(&claims(ISSUER, "acme"))).await);
     doors.token(&signer.token(&claims(ISSUER, "acme"))).await.expect(200);
 }
 
@@ -343,17 +286,11 @@ async fn a_public_key_is_never_taken_as_a_shared_secret() {
 async fn two_users_of_one_tenant_do_not_see_each_other() {
     let signer = Signer::hs256();
     let gateway = with_issuer(&signer).await;
-    let user = |name: &str| {
-        gateway
-            .stranger()
-            .bearer(&signer.token(&altered(&claims(ISSUER, "acme"), &json!({"sub": name}))))
-    };
+    let user =
+        |name: &str| gateway.stranger().bearer(&signer.token(&altered(&claims(ISSUER, "acme"), &json!({"sub": name}))));
     let (ada, bob) = (user("ada"), user("bob"));
     let prompt = ada.submit(comfygate_tests::workflows::quick("adas")).await;
     ada.finished(&prompt).await;
     assert_eq!(bob.get("/history").await.expect(200).json(), json!({}));
-    assert_eq!(
-        bob.get(&format!("/history/{prompt}")).await.expect(200).json(),
-        json!({})
-    );
+    assert_eq!(bob.get(&format!("/history/{prompt}")).await.expect(200).json(), json!({}));
 }

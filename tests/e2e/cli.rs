@@ -14,10 +14,7 @@ fn line_of(text: &str, wanted: &str) -> usize {
 }
 
 fn code(output: &Output) -> i32 {
-    output
-        .status
-        .code()
-        .unwrap_or_else(|| panic!("no exit code: {}", said(output)))
+    output.status.code().unwrap_or_else(|| panic!("no exit code: {}", said(output)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,23 +62,15 @@ weigth = 3
         ("tenants.toml", tenants_toml, "weigth", "weight"),
     ] {
         let place = format!("{file}:{}:", line_of(source, at));
-        let told = text
-            .lines()
-            .find(|line| line.contains(&place))
-            .unwrap_or_else(|| panic!("nothing at {place}\n{text}"));
+        let told =
+            text.lines().find(|line| line.contains(&place)).unwrap_or_else(|| panic!("nothing at {place}\n{text}"));
         let column = told.split(&place).nth(1).unwrap().split(':').next().unwrap();
-        assert!(
-            column.trim().parse::<u32>().is_ok_and(|column| column > 0),
-            "no column: {told}"
-        );
+        assert!(column.trim().parse::<u32>().is_ok_and(|column| column > 0), "no column: {told}");
         assert!(text.contains(hint), "`{hint}` is not named:\n{text}");
     }
     let second_a = gateway_toml.match_indices("id = \"a\"").nth(1).unwrap().0;
     let line = gateway_toml[..second_a].lines().count() + 1;
-    assert!(
-        text.contains(&format!("gateway.toml:{line}:")),
-        "the id given twice:\n{text}"
-    );
+    assert!(text.contains(&format!("gateway.toml:{line}:")), "the id given twice:\n{text}");
     let served = gateway.command(&["serve"]);
     assert_eq!(code(&served), 2, "serve refuses the same configuration");
     assert!(said(&served).contains(&format!("gateway.toml:{}:", line_of(gateway_toml, "ftp:"))));
@@ -96,11 +85,7 @@ async fn check_accepts_what_serve_runs_with() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_a_later_release_is_told_as_such_and_not_as_unknown() {
-    let gateway = Gateway::builder()
-        .stand_ins(1)
-        .gateway_toml("[oidc]\nissuer = \"x\"")
-        .prepare()
-        .await;
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[oidc]\nissuer = \"x\"").prepare().await;
     let checked = gateway.command(&["check"]);
     assert_eq!(code(&checked), 1);
     assert!(said(&checked).contains("not built yet"), "{}", said(&checked));
@@ -124,11 +109,7 @@ async fn an_unreadable_certificate_is_told_with_path_and_reason_and_exit_2() {
         fs::write(gateway.config(), text).unwrap();
         let served = gateway.command(&["serve"]);
         assert_eq!(code(&served), 2, "{}", said(&served));
-        assert!(
-            said(&served).contains("gateway.crt") && said(&served).contains(reason),
-            "{}",
-            said(&served)
-        );
+        assert!(said(&served).contains("gateway.crt") && said(&served).contains(reason), "{}", said(&served));
     }
 }
 
@@ -140,11 +121,7 @@ async fn a_taken_port_is_named_with_exit_2() {
         let _held = TcpListener::bind(taken).unwrap();
         let served = gateway.command(&["serve"]);
         assert_eq!(code(&served), 2, "{}", said(&served));
-        assert!(
-            said(&served).contains(&taken.to_string()),
-            "{taken} is not named: {}",
-            said(&served)
-        );
+        assert!(said(&served).contains(&taken.to_string()), "{taken} is not named: {}", said(&served));
     }
 }
 
@@ -173,10 +150,7 @@ async fn keys_are_made_listed_and_revoked_with_the_gateway_running_and_not() {
     let listed = gateway.command(&["key", "list"]);
     assert_eq!(code(&listed), 0);
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert!(
-        listed.contains("made-before") && listed.contains("made-during") && listed.contains("acme"),
-        "{listed}"
-    );
+    assert!(listed.contains("made-before") && listed.contains("made-during") && listed.contains("acme"), "{listed}");
     for key in [&before, &during] {
         let (id, secret) = key[3..].split_once('_').unwrap();
         assert!(listed.contains(id) && !listed.contains(secret), "{listed}");
@@ -186,20 +160,12 @@ async fn keys_are_made_listed_and_revoked_with_the_gateway_running_and_not() {
     stranger.bearer(&during).get("/gate/me").await.expect(401);
     gateway.terminate().await;
     assert_eq!(code(&gateway.command(&["key", "revoke", &id(&before)])), 0);
-    assert_eq!(
-        code(&gateway.command(&["key", "revoke", "000000000000"])),
-        1,
-        "a key that is not there"
-    );
+    assert_eq!(code(&gateway.command(&["key", "revoke", "000000000000"])), 1, "a key that is not there");
     gateway.start().await;
     gateway.stranger().bearer(&before).get("/gate/me").await.expect(401);
     let nobody = gateway.command(&["key", "create", "--tenant", "nobody"]);
     assert_eq!(code(&nobody), 2);
-    assert!(
-        said(&nobody).contains("nobody") && nobody.stdout.is_empty(),
-        "{}",
-        said(&nobody)
-    );
+    assert!(said(&nobody).contains("nobody") && nobody.stdout.is_empty(), "{}", said(&nobody));
 }
 
 #[test]
@@ -213,33 +179,21 @@ fn policy_check_says_a_line_of_json_for_each_file() {
     let files = ["good.json", "wide.json", "envelope.json", "broken.json"];
     let checked = run_in(directory.path(), &[&["policy", "check", "--json"], &files[..]].concat());
     assert_eq!(code(&checked), 1, "{}", said(&checked));
-    let lines: Vec<Value> = String::from_utf8(checked.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> =
+        String::from_utf8(checked.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let accepted: Vec<bool> = lines.iter().map(|line| line["accepted"].as_bool().unwrap()).collect();
     assert_eq!(accepted, [true, false, true, false]);
     for (line, file) in lines.iter().zip(files) {
         assert_eq!(line["file"], file);
     }
     let violations = lines[1]["violations"].as_array().unwrap();
-    let pointers: Vec<&str> = violations
-        .iter()
-        .filter_map(|violation| violation["pointer"].as_str())
-        .collect();
+    let pointers: Vec<&str> = violations.iter().filter_map(|violation| violation["pointer"].as_str()).collect();
     assert!(
         pointers.contains(&"/prompt/1/inputs/width") && pointers.contains(&"/prompt/1/inputs/height"),
         "all at once: {pointers:?}"
     );
     assert_eq!(code(&run_in(directory.path(), &["policy", "check", "good.json"])), 0);
-    assert_eq!(
-        code(&run_in(
-            directory.path(),
-            &["policy", "check", "--policy", "strict", "good.json"]
-        )),
-        1
-    );
+    assert_eq!(code(&run_in(directory.path(), &["policy", "check", "--policy", "strict", "good.json"])), 1);
     assert_eq!(code(&run_in(directory.path(), &["policy", "check", "absent.json"])), 2);
     assert_eq!(code(&run_in(directory.path(), &["policy", "check"])), 2, "usage");
 }
@@ -261,10 +215,7 @@ fn help_and_version_are_there_and_nonsense_is_usage() {
     }
     assert!(said(&run_in(directory.path(), &["--version"])).contains("comfygate"));
     assert_eq!(code(&run_in(directory.path(), &["brew"])), 2);
-    assert_eq!(
-        code(&run_in(directory.path(), &["serve", "--config", "absent.toml"])),
-        2
-    );
+    assert_eq!(code(&run_in(directory.path(), &["serve", "--config", "absent.toml"])), 2);
 }
 
 /// Ends its process when the test ends.
@@ -281,22 +232,8 @@ impl Drop for Demo {
 async fn the_demo_prints_one_line_of_json_and_its_calls_work() {
     let (https, metrics) = (free_address(), free_address());
     let mut command = Command::new(binary());
-    command.args([
-        "demo",
-        "--json",
-        "--listen",
-        &https.to_string(),
-        "--metrics",
-        &metrics.to_string(),
-    ]);
-    let mut demo = Demo(
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    command.args(["demo", "--json", "--listen", &https.to_string(), "--metrics", &metrics.to_string()]);
+    let mut demo = Demo(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let stdout = demo.0.stdout.take().unwrap();
     let line = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
@@ -305,13 +242,7 @@ async fn the_demo_prints_one_line_of_json_and_its_calls_work() {
     });
     let told: Value = serde_json::from_str(&comfygate_tests::deadline::done("the demo's line", line).await).unwrap();
     assert_eq!(told["url"], format!("https://{https}"));
-    assert_eq!(
-        (
-            told["tenants"].as_array().unwrap().len(),
-            told["backends"].as_array().unwrap().len()
-        ),
-        (2, 2)
-    );
+    assert_eq!((told["tenants"].as_array().unwrap().len(), told["backends"].as_array().unwrap().len()), (2, 2));
     let key = |number: usize| told["tenants"][number]["key"].as_str().unwrap();
     let ca = told["ca_file"].as_str().unwrap().to_owned();
     let trust = comfygate_tests::eventually("the CA file", || {
@@ -319,10 +250,8 @@ async fn the_demo_prints_one_line_of_json_and_its_calls_work() {
     })
     .await;
     let client = |key: &str| Client::new(https, trust.clone(), Arc::new(Vec::new())).bearer(key);
-    comfygate_tests::eventually("it listens", || async {
-        tokio::net::TcpStream::connect(https).await.ok().map(drop)
-    })
-    .await;
+    comfygate_tests::eventually("it listens", || async { tokio::net::TcpStream::connect(https).await.ok().map(drop) })
+        .await;
     // The three calls that it prints for people: submit, follow, fetch.
     let (first, second) = (client(key(0)), client(key(1)));
     let prompt = first
@@ -330,10 +259,7 @@ async fn the_demo_prints_one_line_of_json_and_its_calls_work() {
         .await;
     let entry = first.finished(&prompt).await;
     assert_eq!(entry["status"]["status_str"], "success", "{entry}");
-    let url = comfygate_tests::client::files_of(&entry)[0]["url"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let url = comfygate_tests::client::files_of(&entry)[0]["url"].as_str().unwrap().to_owned();
     let picture = first.stranger().get(&first.path_of(&url)).await.expect(200);
     assert!(picture.body.starts_with(b"\x89PNG"));
     assert_eq!(second.get("/history").await.expect(200).json(), json!({}));

@@ -19,10 +19,7 @@ fn error(answer: &Response) -> Value {
 
 /// The submission that arrives at a backend after those known.
 async fn arrived(backend: &StandIn, before: usize) -> Value {
-    eventually("the submission arrives", || async {
-        backend.submissions().get(before).cloned()
-    })
-    .await
+    eventually("the submission arrives", || async { backend.submissions().get(before).cloned() }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,17 +42,10 @@ async fn malformed_json_is_400_with_line_and_column() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_duplicate_key_is_400_with_its_pointer() {
     let (_gateway, acme) = gateway().await;
-    let body = workflows::quick("x")
-        .to_string()
-        .replacen("\"width\":64", "\"width\":64,\"width\":65", 1);
+    let body = workflows::quick("x").to_string().replacen("\"width\":64", "\"width\":64,\"width\":65", 1);
     let answer = posted(&acme, &format!("{{\"prompt\":{body}}}")).await.expect(400);
     assert_eq!(answer.code(), "duplicate_key");
-    assert_eq!(
-        error(&answer)["extra_info"]["pointer"],
-        "/prompt/1/inputs/width",
-        "{}",
-        answer.text()
-    );
+    assert_eq!(error(&answer)["extra_info"]["pointer"], "/prompt/1/inputs/width", "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,35 +68,20 @@ async fn depth_is_refused_just_over_the_bound() {
 async fn another_charset_coding_or_type_is_415_and_says_what_is_taken() {
     let (gateway, acme) = gateway().await;
     let body = json!({"prompt": workflows::quick("x")}).to_string();
-    for content_type in [
-        "text/plain",
-        "application/json; charset=utf-16",
-        "application/xml",
-        "multipart/form-data; boundary=x",
-    ] {
+    for content_type in
+        ["text/plain", "application/json; charset=utf-16", "application/xml", "multipart/form-data; boundary=x"]
+    {
         let answer = acme.post_bytes("/prompt", content_type, body.clone()).await.expect(415);
-        assert!(
-            error(&answer)["message"].as_str().unwrap().contains("application/json"),
-            "{}",
-            answer.text()
-        );
+        assert!(error(&answer)["message"].as_str().unwrap().contains("application/json"), "{}", answer.text());
     }
-    for content_type in [
-        "application/json",
-        "application/json; charset=utf-8",
-        "application/json;charset=UTF-8",
-        "Application/JSON",
-    ] {
+    for content_type in
+        ["application/json", "application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"]
+    {
         acme.post_bytes("/prompt", content_type, body.clone()).await.expect(200);
     }
     let coded = [("content-type", "application/json"), ("content-encoding", "gzip")];
-    acme.call(http::Method::POST, "/prompt", &coded, body.into())
-        .await
-        .expect(415);
-    eventually("four arrived", || async {
-        (gateway.stand_ins()[0].submissions().len() == 4).then_some(())
-    })
-    .await;
+    acme.call(http::Method::POST, "/prompt", &coded, body.into()).await.expect(415);
+    eventually("four arrived", || async { (gateway.stand_ins()[0].submissions().len() == 4).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,43 +94,18 @@ async fn every_violation_is_told_at_once_at_its_node() {
         "4": {"class_type": "EmptyImage", "inputs": {"width": "64", "height": 64, "batch_size": 17, "color": 0, "zzz": 1}},
         "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
     });
-    let answer = acme
-        .post("/prompt", &json!({"prompt": prompt}))
-        .await
-        .expect(403)
-        .json();
-    let errors = |node: &str| {
-        answer["node_errors"][node]["errors"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-    };
-    for (node, input) in [
-        ("1", "width"),
-        ("1", "height"),
-        ("3", "filename_prefix"),
-        ("4", "width"),
-        ("4", "batch_size"),
-        ("4", "zzz"),
-    ] {
-        let found = errors(node)
-            .iter()
-            .any(|error| error["extra_info"]["input_name"] == input);
+    let answer = acme.post("/prompt", &json!({"prompt": prompt})).await.expect(403).json();
+    let errors = |node: &str| answer["node_errors"][node]["errors"].as_array().cloned().unwrap_or_default();
+    for (node, input) in
+        [("1", "width"), ("1", "height"), ("3", "filename_prefix"), ("4", "width"), ("4", "batch_size"), ("4", "zzz")]
+    {
+        let found = errors(node).iter().any(|error| error["extra_info"]["input_name"] == input);
         assert!(found, "{node}.{input} is not told: {answer}");
     }
     assert!(!errors("2").is_empty(), "{answer}");
     assert_eq!(answer["node_errors"]["1"]["class_type"], "EmptyImage");
-    assert!(
-        answer["node_errors"]["1"]["dependent_outputs"]
-            .as_array()
-            .unwrap()
-            .contains(&json!("3")),
-        "{answer}"
-    );
-    let wide = errors("1")
-        .into_iter()
-        .find(|error| error["extra_info"]["input_name"] == "width")
-        .unwrap();
+    assert!(answer["node_errors"]["1"]["dependent_outputs"].as_array().unwrap().contains(&json!("3")), "{answer}");
+    let wide = errors("1").into_iter().find(|error| error["extra_info"]["input_name"] == "width").unwrap();
     assert_eq!(wide["extra_info"]["limit"], "4096", "{wide}");
     assert!(gateway.stand_ins()[0].submissions().is_empty());
 }
@@ -164,9 +114,7 @@ async fn every_violation_is_told_at_once_at_its_node() {
 async fn caps_hold_just_at_the_limit_for_literals_and_through_links() {
     let (_gateway, acme) = gateway().await;
     acme.submit(workflows::picture("wide", 4096, 8)).await;
-    let refused = acme
-        .post("/prompt", &json!({"prompt": workflows::picture("wide", 4097, 8)}))
-        .await;
+    let refused = acme.post("/prompt", &json!({"prompt": workflows::picture("wide", 4097, 8)})).await;
     refused.expect(403);
     let linked = |value: i64, class: &str| {
         let mut workflow = workflows::picture("linked", 64, 8);
@@ -175,30 +123,16 @@ async fn caps_hold_just_at_the_limit_for_literals_and_through_links() {
         workflow
     };
     acme.submit(linked(4096, "PrimitiveInt")).await;
-    let answer = acme
-        .post("/prompt", &json!({"prompt": linked(4097, "PrimitiveInt")}))
-        .await
-        .expect(403)
-        .json();
-    let told = answer["node_errors"]["1"]["errors"][0]["extra_info"]["chain"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    assert!(
-        told.contains('7') && told.contains("PrimitiveInt"),
-        "the chain is told: {answer}"
-    );
+    let answer = acme.post("/prompt", &json!({"prompt": linked(4097, "PrimitiveInt")})).await.expect(403).json();
+    let told = answer["node_errors"]["1"]["errors"][0]["extra_info"]["chain"].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains('7') && told.contains("PrimitiveInt"), "the chain is told: {answer}");
     let mut switched = linked(64, "PrimitiveInt");
     switched["6"] = json!({"class_type": "PrimitiveInt", "inputs": {"value": 5000}});
     switched["8"] =
         json!({"class_type": "ComfySwitchNode", "inputs": {"switch": true, "on_true": ["7", 0], "on_false": ["6", 0]}});
     switched["1"]["inputs"]["width"] = json!(["8", 0]);
     let answer = acme.post("/prompt", &json!({"prompt": switched})).await;
-    assert!(
-        answer.status == 403 || answer.status == 200,
-        "a known switch may be followed: {}",
-        answer.text()
-    );
+    assert!(answer.status == 403 || answer.status == 200, "a known switch may be followed: {}", answer.text());
     switched["8"]["inputs"]["switch"] = json!(false);
     acme.post("/prompt", &json!({"prompt": switched})).await.expect(403);
 }
@@ -219,11 +153,7 @@ async fn literals_have_the_declared_json_type() {
         let mut workflow = workflows::quick("typed");
         workflow["1"]["inputs"]["width"] = value.clone();
         let answer = acme.post("/prompt", &json!({"prompt": workflow})).await;
-        assert!(
-            matches!(answer.status.as_u16(), 400 | 403),
-            "{value}: {}",
-            answer.text()
-        );
+        assert!(matches!(answer.status.as_u16(), 400 | 403), "{value}: {}", answer.text());
     }
 }
 
@@ -293,39 +223,21 @@ async fn ids_prefixes_and_salts_upstream_are_the_gateways_own() {
     for own in ["my-own-label", "my-own-client", "acme", "usual"] {
         assert!(!text.contains(own), "`{own}` went upstream: {text}");
     }
-    let prefix = |submission: &Value| {
-        submission["prompt"]["9"]["inputs"]["filename_prefix"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let prefix =
+        |submission: &Value| submission["prompt"]["9"]["inputs"]["filename_prefix"].as_str().unwrap().to_owned();
     let (my_prefix, their_prefix) = (prefix(&mine), prefix(&theirs));
-    assert!(
-        my_prefix.starts_with("t/") && my_prefix.ends_with("beach"),
-        "{my_prefix}"
-    );
+    assert!(my_prefix.starts_with("t/") && my_prefix.ends_with("beach"), "{my_prefix}");
     let folder = |prefix: &str| prefix.split('/').nth(1).unwrap().to_owned();
-    assert_ne!(
-        folder(&my_prefix),
-        folder(&their_prefix),
-        "each tenant has a folder of its own"
-    );
+    assert_ne!(folder(&my_prefix), folder(&their_prefix), "each tenant has a folder of its own");
     let salt = |submission: &Value| {
         let inputs = submission["prompt"]["1"]["inputs"].as_object().unwrap();
-        let undeclared = inputs
-            .iter()
-            .find(|(name, _)| !["width", "height", "batch_size", "color"].contains(&name.as_str()));
-        undeclared
-            .map(|(_, value)| value.as_str().unwrap().to_owned())
-            .expect("a salt")
+        let undeclared =
+            inputs.iter().find(|(name, _)| !["width", "height", "batch_size", "color"].contains(&name.as_str()));
+        undeclared.map(|(_, value)| value.as_str().unwrap().to_owned()).expect("a salt")
     };
     assert_ne!(salt(&mine), salt(&theirs), "each owner has a salt of its own");
     acme.submit(workflows::quick("again")).await;
-    assert_eq!(
-        salt(&arrived(&gateway.stand_ins()[0], 2).await),
-        salt(&mine),
-        "and it stays"
-    );
+    assert_eq!(salt(&arrived(&gateway.stand_ins()[0], 2).await), salt(&mine), "and it stays");
     for client in [&acme, &bravo] {
         client.finished("my-own-label").await;
     }
@@ -339,10 +251,7 @@ async fn an_owner_shares_a_cache_with_itself_only() {
         let prompt = client.submit(workflows::text_to_image("cached")).await;
         let entry = client.finished(&prompt).await;
         let messages = entry["status"]["messages"].as_array().unwrap().clone();
-        let cached = messages
-            .iter()
-            .find(|message| message[0] == "execution_cached")
-            .unwrap();
+        let cached = messages.iter().find(|message| message[0] == "execution_cached").unwrap();
         cached[1]["nodes"].as_array().unwrap().iter().any(|node| node == "3")
     };
     assert!(!run(&acme).await, "the first run samples");
@@ -356,10 +265,7 @@ async fn a_salt_of_the_callers_own_is_refused() {
     acme.submit(workflows::quick("x")).await;
     let sent = arrived(&gateway.stand_ins()[0], 0).await;
     let inputs = sent["prompt"]["1"]["inputs"].as_object().unwrap();
-    let name = inputs
-        .keys()
-        .find(|name| !["width", "height", "batch_size", "color"].contains(&name.as_str()))
-        .unwrap();
+    let name = inputs.keys().find(|name| !["width", "height", "batch_size", "color"].contains(&name.as_str())).unwrap();
     let mut workflow = workflows::quick("x");
     workflow["1"]["inputs"][name.as_str()] = json!("of-another");
     acme.post("/prompt", &json!({"prompt": workflow})).await.expect(403);
@@ -372,24 +278,11 @@ async fn the_same_prompt_id_with_the_same_body_is_answered_again_and_with_anothe
     let first = acme.post("/prompt", &envelope).await.expect(200).json();
     let again = acme.post("/prompt", &envelope).await.expect(200).json();
     assert_eq!(first, again);
-    acme.post(
-        "/prompt",
-        &json!({"prompt": workflows::quick("other"), "prompt_id": "once"}),
-    )
-    .await
-    .expect(409);
+    acme.post("/prompt", &json!({"prompt": workflows::quick("other"), "prompt_id": "once"})).await.expect(409);
     let keyed = [("content-type", "application/json"), ("idempotency-key", "key-1")];
     let body = json!({"prompt": workflows::quick("keyed")}).to_string();
-    let one = acme
-        .call(http::Method::POST, "/prompt", &keyed, body.clone().into())
-        .await
-        .expect(200)
-        .json();
-    let two = acme
-        .call(http::Method::POST, "/prompt", &keyed, body.into())
-        .await
-        .expect(200)
-        .json();
+    let one = acme.call(http::Method::POST, "/prompt", &keyed, body.clone().into()).await.expect(200).json();
+    let two = acme.call(http::Method::POST, "/prompt", &keyed, body.into()).await.expect(200).json();
     assert_eq!(one["prompt_id"], two["prompt_id"]);
     acme.finished(one["prompt_id"].as_str().unwrap()).await;
     acme.finished("once").await;
@@ -405,14 +298,7 @@ async fn a_tenants_own_policy_decides() {
         .await;
     let small = gateway.client("small");
     small.submit(workflows::text_to_image("fine")).await;
-    let answer = small
-        .post("/prompt", &json!({"prompt": workflows::quick("x")}))
-        .await
-        .expect(403)
-        .json();
-    assert_eq!(
-        answer["node_errors"]["1"]["errors"][0]["extra_info"]["code"], "class_not_allowed",
-        "{answer}"
-    );
+    let answer = small.post("/prompt", &json!({"prompt": workflows::quick("x")})).await.expect(403).json();
+    assert_eq!(answer["node_errors"]["1"]["errors"][0]["extra_info"]["code"], "class_not_allowed", "{answer}");
     gateway.client("acme").submit(workflows::quick("x")).await;
 }

@@ -124,10 +124,7 @@ async fn what_is_not_built_is_refused_with_a_reason() {
         assert_eq!(answer.status, 501, "{method} {path}: {}", answer.text());
         assert_eq!(answer.code(), "not_implemented", "{method} {path}");
         let problem = answer.json();
-        assert!(
-            problem["detail"].as_str().is_some_and(|reason| reason.len() > 10),
-            "{method} {path}: {problem}"
-        );
+        assert!(problem["detail"].as_str().is_some_and(|reason| reason.len() > 10), "{method} {path}: {problem}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         assert_eq!(problem["request_id"].as_str(), answer.header("x-request-id"));
     }
@@ -139,12 +136,7 @@ async fn what_is_not_in_the_table_is_not_there() {
     for (method, path) in NOT_THERE {
         let answer = ask(&acme, method, path).await;
         // A known path with another method is 405, which tells nothing that the table in the documentation does not.
-        assert!(
-            matches!(answer.status.as_u16(), 404 | 405),
-            "{method} {path}: {} {}",
-            answer.status,
-            answer.text()
-        );
+        assert!(matches!(answer.status.as_u16(), 404 | 405), "{method} {path}: {} {}", answer.status, answer.text());
     }
     let nothing = ask(&acme, "GET", "/nowhere").await.expect(404).json();
     let refused = ask(&acme, "GET", "/v2/manager/reboot").await.expect(404).json();
@@ -203,21 +195,12 @@ async fn odd_paths_are_refused_and_never_repaired_into_a_hit() {
     for path in cases {
         let answer = acme
             .raw(
-                format!(
-                    "GET {path} HTTP/1.1\r\nhost: {}\r\n{}\r\n",
-                    acme.authority(),
-                    acme.credential_lines()
-                )
-                .as_bytes(),
+                format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{}\r\n", acme.authority(), acme.credential_lines())
+                    .as_bytes(),
             )
             .await;
         let answer = answer.unwrap();
-        assert!(
-            matches!(answer.status, 400 | 404),
-            "{path}: {} {}",
-            answer.status,
-            answer.text()
-        );
+        assert!(matches!(answer.status, 400 | 404), "{path}: {} {}", answer.status, answer.text());
     }
 }
 
@@ -242,10 +225,7 @@ async fn a_known_path_with_another_method_is_405_and_names_the_methods() {
 async fn head_answers_as_get_without_a_body() {
     let (_gateway, acme) = gateway().await;
     for path in ["/queue", "/history", "/features"] {
-        let (get, head) = (
-            acme.get(path).await.expect(200),
-            ask(&acme, "HEAD", path).await.expect(200),
-        );
+        let (get, head) = (acme.get(path).await.expect(200), ask(&acme, "HEAD", path).await.expect(200));
         assert!(head.body.is_empty());
         assert_eq!(get.header("content-type"), head.header("content-type"));
         assert_eq!(get.header("content-length"), head.header("content-length"), "{path}");
@@ -256,22 +236,9 @@ async fn head_answers_as_get_without_a_body() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn options_is_answered_here_without_cors() {
     let (_gateway, acme) = gateway().await;
-    let headers = [
-        ("origin", "https://evil.example"),
-        ("access-control-request-method", "POST"),
-    ];
-    let answer = acme
-        .call(Method::OPTIONS, "/prompt", &headers, Bytes::new())
-        .await
-        .expect(204);
-    assert!(
-        answer
-            .headers
-            .keys()
-            .all(|name| !name.as_str().starts_with("access-control")),
-        "{:?}",
-        answer.headers
-    );
+    let headers = [("origin", "https://evil.example"), ("access-control-request-method", "POST")];
+    let answer = acme.call(Method::OPTIONS, "/prompt", &headers, Bytes::new()).await.expect(204);
+    assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{:?}", answer.headers);
     ask(&acme, "OPTIONS", "/nowhere").await.expect(404);
 }
 
@@ -279,23 +246,10 @@ async fn options_is_answered_here_without_cors() {
 async fn scrubbed_answers_hold_nothing_about_the_host() {
     let (_gateway, acme) = gateway().await;
     let stats = acme.get("/system_stats").await.expect(200).json();
-    for gone in [
-        "/system/argv",
-        "/system/python_version",
-        "/system/os",
-        "/system/embedded_python",
-    ] {
-        assert!(
-            stats.pointer(gone).is_none_or(|value| !value.to_string().contains('/')),
-            "{gone}: {stats}"
-        );
+    for gone in ["/system/argv", "/system/python_version", "/system/os", "/system/embedded_python"] {
+        assert!(stats.pointer(gone).is_none_or(|value| !value.to_string().contains('/')), "{gone}: {stats}");
     }
-    assert!(
-        stats
-            .pointer("/system/argv")
-            .is_none_or(|argv| argv.as_array().is_some_and(Vec::is_empty)),
-        "{stats}"
-    );
+    assert!(stats.pointer("/system/argv").is_none_or(|argv| argv.as_array().is_some_and(Vec::is_empty)), "{stats}");
     assert_eq!(acme.get("/users").await.expect(200).json()["storage"], "server");
     let folders = acme.get("/internal/folder_paths").await.expect(200).json();
     assert!(!folders.to_string().contains('/'), "{folders}");
@@ -304,28 +258,18 @@ async fn scrubbed_answers_hold_nothing_about_the_host() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn object_info_shows_what_the_policy_allows_and_no_files() {
     let (gateway, acme) = gateway().await;
-    std::fs::write(
-        gateway.stand_ins()[0].directory().join("input/secret-of-another.png"),
-        b"x",
-    )
-    .unwrap();
+    std::fs::write(gateway.stand_ins()[0].directory().join("input/secret-of-another.png"), b"x").unwrap();
     let all = acme.get("/object_info").await.expect(200);
     assert!(!all.text().contains("secret-of-another"));
     let all = all.json();
     assert!(all.get("EmptyImage").is_some() && all.get("SaveImage").is_some() && all.get("KSampler").is_some());
     for denied in ["SaveSVGNode", "Preview3D", "LoadLatent", "CheckpointSave"] {
         assert!(all.get(denied).is_none(), "{denied} is denied by the policy");
-        assert_eq!(
-            acme.get(&format!("/object_info/{denied}")).await.expect(200).json(),
-            serde_json::json!({})
-        );
+        assert_eq!(acme.get(&format!("/object_info/{denied}")).await.expect(200).json(), serde_json::json!({}));
     }
     let one = acme.get("/object_info/EmptyImage").await.expect(200).json();
     assert_eq!(one["EmptyImage"], all["EmptyImage"]);
-    assert_eq!(
-        acme.get("/object_info/NoSuchClass").await.expect(200).json(),
-        serde_json::json!({})
-    );
+    assert_eq!(acme.get("/object_info/NoSuchClass").await.expect(200).json(), serde_json::json!({}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,31 +283,12 @@ async fn the_page_is_forwarded_without_the_callers_credential() {
     );
     let page = acme.raw(bytes.as_bytes()).await.unwrap();
     assert_eq!(page.status, 200, "{}", page.head);
-    let seen = gateway.stand_ins()[0]
-        .requests()
-        .into_iter()
-        .find(|seen| seen.1 == "/")
-        .expect("forwarded");
-    for header in [
-        "authorization",
-        "x-api-key",
-        "cookie",
-        "comfy-user",
-        "x-forwarded-for",
-        "origin",
-    ] {
-        assert!(
-            !seen.2.contains_key(header),
-            "{header} went upstream: {:?}",
-            seen.2
-        );
+    let seen = gateway.stand_ins()[0].requests().into_iter().find(|seen| seen.1 == "/").expect("forwarded");
+    for header in ["authorization", "x-api-key", "cookie", "comfy-user", "x-forwarded-for", "origin"] {
+        assert!(!seen.2.contains_key(header), "{header} went upstream: {:?}", seen.2);
     }
     assert!(
-        acme.raw(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            .await
-            .unwrap()
-            .status
-            == 401,
+        acme.raw(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap().status == 401,
         "the page needs a credential"
     );
 }

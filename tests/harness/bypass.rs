@@ -28,10 +28,7 @@ fn width(width: &str) -> String {
 
 /// An envelope around the graph with further members, as text.
 fn envelope(members: &str) -> String {
-    format!(
-        "{{{members}{}\"prompt\":{GRAPH}}}",
-        if members.is_empty() { "" } else { "," }
-    )
+    format!("{{{members}{}\"prompt\":{GRAPH}}}", if members.is_empty() { "" } else { "," })
 }
 
 /// A raw request with the caller's credential.
@@ -48,11 +45,7 @@ impl Raw<'_> {
     }
 
     fn post(&self, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-        self.request(
-            &format!("POST {path} HTTP/1.1"),
-            &format!("{headers}content-length: {}\r\n", body.len()),
-            body,
-        )
+        self.request(&format!("POST {path} HTTP/1.1"), &format!("{headers}content-length: {}\r\n", body.len()), body)
     }
 
     fn prompt(&self, body: &str) -> Vec<u8> {
@@ -65,19 +58,11 @@ impl Raw<'_> {
 }
 
 fn attempt(what: impl Into<String>, bytes: Vec<u8>, statuses: &'static [u16], code: &'static str) -> Attempt {
-    Attempt {
-        what: what.into(),
-        bytes,
-        statuses,
-        code,
-    }
+    Attempt { what: what.into(), bytes, statuses, code }
 }
 
 fn utf16(text: &str) -> Vec<u8> {
-    [0xFF, 0xFE]
-        .into_iter()
-        .chain(text.encode_utf16().flat_map(u16::to_le_bytes))
-        .collect()
+    [0xFF, 0xFE].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
 }
 
 const NOT_THERE: &[u16] = &[400, 404];
@@ -112,21 +97,8 @@ fn encodings(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
     };
     match entry {
         1 => {
-            let mut list = vec![attempt(
-                "utf-16",
-                typed("application/json; charset=utf-16", &utf16(&body)),
-                MEDIA,
-                "",
-            )];
-            for charset in [
-                "utf-7",
-                "cp037",
-                "idna",
-                "unicode_escape",
-                "\"utf-16\"",
-                "UTF_16",
-                "latin-1",
-            ] {
+            let mut list = vec![attempt("utf-16", typed("application/json; charset=utf-16", &utf16(&body)), MEDIA, "")];
+            for charset in ["utf-7", "cp037", "idna", "unicode_escape", "\"utf-16\"", "UTF_16", "latin-1"] {
                 list.push(attempt(
                     charset,
                     typed(&format!("application/json; charset={charset}"), body.as_bytes()),
@@ -136,20 +108,11 @@ fn encodings(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             }
             list
         }
-        2 => ["gzip", "deflate", "br", "zstd"]
-            .map(|coding| attempt(coding, coded(coding), MEDIA, ""))
-            .into(),
-        3 => ["GZIP", "x-foo", "gzip, gzip", "x-gzip"]
-            .map(|coding| attempt(coding, coded(coding), MEDIA, ""))
-            .into(),
+        2 => ["gzip", "deflate", "br", "zstd"].map(|coding| attempt(coding, coded(coding), MEDIA, "")).into(),
+        3 => ["GZIP", "x-foo", "gzip, gzip", "x-gzip"].map(|coding| attempt(coding, coded(coding), MEDIA, "")).into(),
         _ => vec![
             attempt("text/plain", typed("text/plain", body.as_bytes()), MEDIA, ""),
-            attempt(
-                "a form",
-                typed("application/x-www-form-urlencoded", body.as_bytes()),
-                MEDIA,
-                "",
-            ),
+            attempt("a form", typed("application/x-www-form-urlencoded", body.as_bytes()), MEDIA, ""),
             attempt("none", raw.post("/prompt", "", body.as_bytes()), MEDIA, ""),
         ],
     }
@@ -165,24 +128,14 @@ fn texts(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 MALFORMED,
                 "duplicate_key",
             ),
-            prompt(
-                "width twice",
-                format!("{{\"prompt\":{}}}", width("64,\"width\":65")),
-                MALFORMED,
-                "duplicate_key",
-            ),
+            prompt("width twice", format!("{{\"prompt\":{}}}", width("64,\"width\":65")), MALFORMED, "duplicate_key"),
             prompt(
                 "escaped spelling",
                 format!("{{\"prompt\":{}}}", width(r#"64,"w\u0069dth":65"#)),
                 MALFORMED,
                 "duplicate_key",
             ),
-            prompt(
-                "prompt twice",
-                format!("{{\"prompt\":{GRAPH},\"prompt\":{GRAPH}}}"),
-                MALFORMED,
-                "duplicate_key",
-            ),
+            prompt("prompt twice", format!("{{\"prompt\":{GRAPH},\"prompt\":{GRAPH}}}"), MALFORMED, "duplicate_key"),
         ],
         5 => ["NaN", "Infinity", "-Infinity", "1e400"]
             .map(|number| prompt(number, format!("{{\"prompt\":{}}}", width(number)), MALFORMED, ""))
@@ -194,12 +147,7 @@ fn texts(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             "",
         )],
         7 => vec![
-            prompt(
-                "in a string",
-                envelope(r#""client_id":"\ud800""#),
-                MALFORMED,
-                "lone_surrogate",
-            ),
+            prompt("in a string", envelope(r#""client_id":"\ud800""#), MALFORMED, "lone_surrogate"),
             prompt("in a key", envelope(r#""\udfff":1"#), MALFORMED, "lone_surrogate"),
         ],
         8 => [33, 500, 990]
@@ -213,29 +161,18 @@ fn texts(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 )
             })
             .into(),
-        9 => vec![prompt(
-            "byte order mark",
-            format!("\u{feff}{}", envelope("")),
-            MALFORMED,
-            "",
-        )],
+        9 => vec![prompt("byte order mark", format!("\u{feff}{}", envelope("")), MALFORMED, "")],
         _ => {
             let declared = raw.request(
                 "POST /prompt HTTP/1.1",
                 "content-type: application/json\r\ncontent-length: 104857600\r\n",
                 b"{",
             );
-            let nodes: Vec<String> = (0..100_000)
-                .map(|n| format!("\"{n}\":{{\"class_type\":\"EmptyImage\",\"inputs\":{{}}}}"))
-                .collect();
+            let nodes: Vec<String> =
+                (0..100_000).map(|n| format!("\"{n}\":{{\"class_type\":\"EmptyImage\",\"inputs\":{{}}}}")).collect();
             vec![
                 attempt("100 MB declared", declared, TOO_LARGE, ""),
-                prompt(
-                    "100,000 nodes",
-                    format!("{{\"prompt\":{{{}}}}}", nodes.join(",")),
-                    MALFORMED_OR_TOO_LARGE,
-                    "",
-                ),
+                prompt("100,000 nodes", format!("{{\"prompt\":{{{}}}}}", nodes.join(",")), MALFORMED_OR_TOO_LARGE, ""),
                 prompt(
                     "501 nodes",
                     format!("{{\"prompt\":{{{}}}}}", nodes[..501].join(",")),
@@ -251,11 +188,7 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
     let body = envelope("");
     let length = body.len();
     let framed = |headers: &str| {
-        raw.request(
-            "POST /prompt HTTP/1.1",
-            &format!("content-type: application/json\r\n{headers}"),
-            body.as_bytes(),
-        )
+        raw.request("POST /prompt HTTP/1.1", &format!("content-type: application/json\r\n{headers}"), body.as_bytes())
     };
     let mut chunked = String::new();
     write!(chunked, "{length:x}\r\n{body}\r\n0\r\n\r\n").unwrap_or_default();
@@ -276,12 +209,7 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 MALFORMED,
                 "",
             ),
-            attempt(
-                "TE and CL",
-                chunks("transfer-encoding: chunked\r\ncontent-length: 4\r\n"),
-                MALFORMED,
-                "",
-            ),
+            attempt("TE and CL", chunks("transfer-encoding: chunked\r\ncontent-length: 4\r\n"), MALFORMED, ""),
             attempt(
                 "two equal CL",
                 framed(&format!("content-length: {length}\r\ncontent-length: {length}\r\n")),
@@ -294,32 +222,12 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 MALFORMED,
                 "",
             ),
-            attempt(
-                "a list of CL",
-                framed(&format!("content-length: {length}, {length}\r\n")),
-                MALFORMED,
-                "",
-            ),
-            attempt(
-                "a signed CL",
-                framed(&format!("content-length: +{length}\r\n")),
-                MALFORMED,
-                "",
-            ),
+            attempt("a list of CL", framed(&format!("content-length: {length}, {length}\r\n")), MALFORMED, ""),
+            attempt("a signed CL", framed(&format!("content-length: +{length}\r\n")), MALFORMED, ""),
             attempt("bare LF", bare.into_bytes(), MALFORMED, ""),
             attempt("TE xchunked", chunks("transfer-encoding: xchunked\r\n"), MALFORMED, ""),
-            attempt(
-                "TE gzip, chunked",
-                chunks("transfer-encoding: gzip, chunked\r\n"),
-                MALFORMED,
-                "",
-            ),
-            attempt(
-                "TE with a space before the colon",
-                chunks("transfer-encoding : chunked\r\n"),
-                MALFORMED,
-                "",
-            ),
+            attempt("TE gzip, chunked", chunks("transfer-encoding: gzip, chunked\r\n"), MALFORMED, ""),
+            attempt("TE with a space before the colon", chunks("transfer-encoding : chunked\r\n"), MALFORMED, ""),
             attempt("folded TE", chunks("transfer-encoding:\r\n chunked\r\n"), MALFORMED, ""),
         ];
     }
@@ -328,12 +236,7 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
     let own_absolute = post.replacen("POST /prompt", &format!("POST https://{authority}/prompt"), 1);
     let no_host = post.replacen(&format!("host: {authority}\r\n"), "", 1);
     vec![
-        attempt(
-            "two Hosts",
-            framed(&format!("host: evil.example\r\ncontent-length: {length}\r\n")),
-            MALFORMED,
-            "",
-        ),
+        attempt("two Hosts", framed(&format!("host: evil.example\r\ncontent-length: {length}\r\n")), MALFORMED, ""),
         attempt(
             "the same Host twice",
             framed(&format!("host: {authority}\r\ncontent-length: {length}\r\n")),
@@ -341,12 +244,7 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             "",
         ),
         attempt("absolute-form", absolute.into_bytes(), MALFORMED, ""),
-        attempt(
-            "absolute-form with the own name",
-            own_absolute.into_bytes(),
-            MALFORMED,
-            "",
-        ),
+        attempt("absolute-form with the own name", own_absolute.into_bytes(), MALFORMED, ""),
         attempt("no Host", no_host.into_bytes(), MALFORMED, ""),
     ]
 }
@@ -354,22 +252,12 @@ fn framing(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
 fn targets(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
     let body = envelope("");
     let post = |path: &str| {
-        attempt(
-            path,
-            raw.post(path, "content-type: application/json\r\n", body.as_bytes()),
-            &[400, 404, 405],
-            "",
-        )
+        attempt(path, raw.post(path, "content-type: application/json\r\n", body.as_bytes()), &[400, 404, 405], "")
     };
     let get = |path: &str| attempt(path, raw.get(path), NOT_THERE, "");
     match entry {
         15 => vec![get("/api/api/jobs"), get("/api/api/history"), post("/api/api/prompt")],
-        16 => vec![
-            post("/%70rompt"),
-            post("/api/%70rompt"),
-            post("/%61pi/prompt"),
-            post("/promp%74"),
-        ],
+        16 => vec![post("/%70rompt"), post("/api/%70rompt"), post("/%61pi/prompt"), post("/promp%74")],
         17 => [
             "//prompt",
             "/prompt/",
@@ -384,23 +272,12 @@ fn targets(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
         ]
         .map(post)
         .into(),
-        18 => [
-            "0/%2e%2e/%2e%2e/input/t/B/x.png",
-            "0/../../input/x.png",
-            "0//etc/x.png",
-            "0/%2fetc/x.png",
-            "-1/x.png",
-        ]
-        .map(|rest| get(&format!("/experiment/models/preview/checkpoints/{rest}")))
-        .into(),
-        19 => [
-            "workflows%252F..%252Fx",
-            "workflows%2F..%2Fx",
-            "..%2Fx",
-            "%252e%252e%252fx",
-        ]
-        .map(|name| get(&format!("/userdata/{name}")))
-        .into(),
+        18 => ["0/%2e%2e/%2e%2e/input/t/B/x.png", "0/../../input/x.png", "0//etc/x.png", "0/%2fetc/x.png", "-1/x.png"]
+            .map(|rest| get(&format!("/experiment/models/preview/checkpoints/{rest}")))
+            .into(),
+        19 => ["workflows%252F..%252Fx", "workflows%2F..%2Fx", "..%2Fx", "%252e%252e%252fx"]
+            .map(|name| get(&format!("/userdata/{name}")))
+            .into(),
         20 => [
             "type=input&type=output",
             "filename=a.png&filename=b.png",
@@ -445,23 +322,13 @@ fn envelopes(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
         24 => vec![
             prompt("an object", r#""prompt_id":{"a":1}"#.into(), MALFORMED, "invalid_type"),
             prompt("a number", r#""prompt_id":7"#.into(), MALFORMED, "invalid_type"),
-            prompt(
-                "4 MB",
-                format!("\"prompt_id\":\"{}\"", "a".repeat(4 << 20)),
-                MALFORMED_OR_TOO_LARGE,
-                "",
-            ),
+            prompt("4 MB", format!("\"prompt_id\":\"{}\"", "a".repeat(4 << 20)), MALFORMED_OR_TOO_LARGE, ""),
             prompt("a path", r#""prompt_id":"../../x""#.into(), MALFORMED, "invalid_id"),
         ],
         26 => vec![prompt("NaN", r#""number":NaN"#.into(), MALFORMED, "not_finite")],
         28 => vec![
             prompt("an object", r#""client_id":{}"#.into(), MALFORMED, "invalid_type"),
-            prompt(
-                "a list in extra_data",
-                r#""extra_data":{"client_id":[1]}"#.into(),
-                MALFORMED,
-                "invalid_type",
-            ),
+            prompt("a list in extra_data", r#""extra_data":{"client_id":[1]}"#.into(), MALFORMED, "invalid_type"),
             prompt(
                 "an object below a sound one",
                 r#""client_id":"fine","extra_data":{"client_id":{}}"#.into(),
@@ -489,11 +356,7 @@ pub async fn refused(entry: u8, caller: &Client) {
 
 fn check(entry: u8, attempt: &Attempt, answer: &RawResponse) {
     let shown = format!("{entry}, {}: {} {}", attempt.what, answer.head, answer.text());
-    assert!(
-        attempt.statuses.contains(&answer.status),
-        "wanted {:?}: {shown}",
-        attempt.statuses
-    );
+    assert!(attempt.statuses.contains(&answer.status), "wanted {:?}: {shown}", attempt.statuses);
     if answer.head.lines().next().is_some_and(|_| !answer.body.is_empty()) {
         assert!(!answer.code().is_empty(), "no stable code: {shown}");
     }
@@ -525,11 +388,7 @@ pub fn defused(entry: u8) -> Vec<Value> {
             with(json!({"client_id": "the-victims-sid"})),
             with(json!({"extra_data": {"client_id": "the-victims-sid"}})),
         ],
-        29 => vec![
-            with(json!({})),
-            with(json!({"client_id": null})),
-            with(json!({"extra_data": {"client_id": null}})),
-        ],
+        29 => vec![with(json!({})), with(json!({"client_id": null})), with(json!({"extra_data": {"client_id": null}}))],
         30 => vec![
             with(json!({"extra_data": {"extra_pnginfo": null}})),
             with(json!({"extra_data": {"extra_pnginfo": {"workflow": null}}})),

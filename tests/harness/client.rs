@@ -70,10 +70,7 @@ impl Response {
         if let Some(id) = id.filter(|id| !id.is_empty()) {
             body = body.replace(&id, "REQUEST-ID");
         }
-        let kept = self
-            .headers
-            .iter()
-            .filter(|(name, _)| !["x-request-id", "date"].contains(&name.as_str()));
+        let kept = self.headers.iter().filter(|(name, _)| !["x-request-id", "date"].contains(&name.as_str()));
         let mut kept: Vec<(String, String)> = kept
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
@@ -96,13 +93,7 @@ pub struct Client {
 impl Client {
     /// A caller without a credential, from 127.0.0.1.
     pub fn new(address: SocketAddr, trust: Trust, secrets: Arc<Vec<String>>) -> Client {
-        Client {
-            address,
-            trust,
-            source: Ipv4Addr::LOCALHOST,
-            credential: Vec::new(),
-            secrets,
-        }
+        Client { address, trust, source: Ipv4Addr::LOCALHOST, credential: Vec::new(), secrets }
     }
 
     /// The same caller with a bearer token: an API key or a JWT.
@@ -114,32 +105,20 @@ impl Client {
     /// The same caller with HTTP Basic.
     #[must_use]
     pub fn basic(&self, user: &str, password: &str) -> Client {
-        self.with_headers(&[(
-            "authorization",
-            &format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
-        )])
+        self.with_headers(&[("authorization", &format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))])
     }
 
     /// The same caller with these headers and no other credential.
     #[must_use]
     pub fn with_headers(&self, headers: &[(&str, &str)]) -> Client {
-        let credential = headers
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Client {
-            credential,
-            ..self.clone()
-        }
+        let credential = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Client { credential, ..self.clone() }
     }
 
     /// The same caller from another address of the loopback network: limits by address count it apart.
     #[must_use]
     pub fn from_address(&self, source: [u8; 4]) -> Client {
-        Client {
-            source: Ipv4Addr::from(source),
-            ..self.clone()
-        }
+        Client { source: Ipv4Addr::from(source), ..self.clone() }
     }
 
     /// `localhost:PORT`.
@@ -154,10 +133,7 @@ impl Client {
 
     /// The credential as lines of a raw request.
     pub fn credential_lines(&self) -> String {
-        self.credential
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect()
+        self.credential.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect()
     }
 
     /// `GET`.
@@ -167,34 +143,21 @@ impl Client {
 
     /// `POST` of JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Response {
-        self.call(
-            Method::POST,
-            path,
-            &[("content-type", "application/json")],
-            body.to_string().into(),
-        )
-        .await
+        self.call(Method::POST, path, &[("content-type", "application/json")], body.to_string().into()).await
     }
 
     /// `POST` of bytes with a content type.
     pub async fn post_bytes(&self, path: &str, content_type: &str, body: impl Into<Bytes>) -> Response {
-        self.call(Method::POST, path, &[("content-type", content_type)], body.into())
-            .await
+        self.call(Method::POST, path, &[("content-type", content_type)], body.into()).await
     }
 
     /// Any request over HTTP/1.1.
     pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response {
         let what = format!("{method} {path}");
         let bodied = !body.is_empty() || headers.iter().any(|(name, _)| CONTENT_TYPE == *name);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.authority());
-        for (name, value) in self
-            .credential
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .chain(headers.iter().copied())
+        let mut request = Request::builder().method(method).uri(path).header(HOST, self.authority());
+        for (name, value) in
+            self.credential.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(headers.iter().copied())
         {
             request = request.header(name, value);
         }
@@ -216,14 +179,22 @@ impl Client {
     /// Any request over HTTP/2.
     pub async fn call_h2(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response {
         let what = format!("{method} {path} over HTTP/2");
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("https://{}{path}", self.authority()));
-        for (name, value) in self
-            .credential
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .chain(headers.iter().copied())
+        let response = self.call_h2_unchecked(method, path, headers, body).await;
+        self.checked(&what, response)
+    }
+
+    /// Any request over HTTP/2, where not the gateway but its HTTP/2 layer is expected to answer.
+    pub async fn call_h2_unchecked(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Response {
+        let what = format!("{method} {path} over HTTP/2");
+        let mut request = Request::builder().method(method).uri(format!("https://{}{path}", self.authority()));
+        for (name, value) in
+            self.credential.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(headers.iter().copied())
         {
             request = request.header(name, value);
         }
@@ -237,17 +208,14 @@ impl Client {
             driven.abort();
             response
         });
-        self.checked(&what, answer.await)
+        answer.await
     }
 
     fn checked(&self, what: &str, response: Response) -> Response {
         headers::check(&response.headers, what);
         let text = response.text();
         for secret in self.secrets.iter() {
-            assert!(
-                !text.contains(secret.as_str()),
-                "{what}: the answer tells `{secret}`: {text}"
-            );
+            assert!(!text.contains(secret.as_str()), "{what}: the answer tells `{secret}`: {text}");
         }
         response
     }
@@ -287,10 +255,7 @@ impl Client {
     ) -> Result<crate::ws::Socket, u16> {
         let stream = tls::connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
         let query = client_id.map(|id| format!("?clientId={id}")).unwrap_or_default();
-        let own = self
-            .credential
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = self.credential.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let headers: Vec<(&str, &str)> = own.chain(headers.iter().copied()).collect();
         within(
             "WebSocket upgrade",
@@ -332,9 +297,7 @@ impl Client {
 
     /// The path and query of a signed URL.
     pub fn path_of(&self, url: &str) -> String {
-        let rest = url
-            .strip_prefix("https://")
-            .map_or(url, |rest| rest.find('/').map_or("/", |at| &rest[at..]));
+        let rest = url.strip_prefix("https://").map_or(url, |rest| rest.find('/').map_or("/", |at| &rest[at..]));
         rest.to_owned()
     }
 
@@ -352,21 +315,12 @@ impl Client {
 
 async fn collected(response: http::Response<hyper::body::Incoming>) -> Result<Response, hyper::Error> {
     let (head, body) = response.into_parts();
-    Ok(Response {
-        status: head.status,
-        headers: head.headers,
-        body: body.collect().await?.to_bytes(),
-    })
+    Ok(Response { status: head.status, headers: head.headers, body: body.collect().await?.to_bytes() })
 }
 
 /// The file objects of a history entry, of all its nodes, in the order of the answer.
 pub fn files_of(entry: &Value) -> Vec<Value> {
     let nodes = entry["outputs"].as_object().unwrap();
     let lists = nodes.values().flat_map(|node| node.as_object().unwrap().values());
-    lists
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter(|item| item.get("filename").is_some())
-        .cloned()
-        .collect()
+    lists.filter_map(Value::as_array).flatten().filter(|item| item.get("filename").is_some()).cloned().collect()
 }

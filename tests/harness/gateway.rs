@@ -53,11 +53,7 @@ pub fn run_in(directory: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).current_dir(directory).stdin(Stdio::null());
     command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
     let (out, err) = (directory.join(".stdout"), directory.join(".stderr"));
-    let mut child = command
-        .stdout(File::create(&out).unwrap())
-        .stderr(File::create(&err).unwrap())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).spawn().unwrap();
     let end = std::time::Instant::now() + DEADLINE;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -65,28 +61,16 @@ pub fn run_in(directory: &Path, arguments: &[&str]) -> Output {
         }
         if std::time::Instant::now() > end {
             let _ = child.kill();
-            panic!(
-                "`comfygate {}` did not end: {}",
-                arguments.join(" "),
-                fs::read_to_string(&err).unwrap_or_default()
-            );
+            panic!("`comfygate {}` did not end: {}", arguments.join(" "), fs::read_to_string(&err).unwrap_or_default());
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    Output {
-        status,
-        stdout: fs::read(out).unwrap(),
-        stderr: fs::read(err).unwrap(),
-    }
+    Output { status, stdout: fs::read(out).unwrap(), stderr: fs::read(err).unwrap() }
 }
 
 /// Standard output and standard error as one text.
 pub fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// What a gateway under test is to be like. The defaults: two stand-ins, the tenants `acme` and `bravo` on one generous plan with the policy
@@ -180,27 +164,14 @@ impl Builder {
             stand_ins.push(StandIn::start(options.clone()).await.unwrap());
         }
         let directory = tempfile::Builder::new().prefix("comfygate-e2e-").tempdir().unwrap();
-        let urls: Vec<String> = self
-            .backends
-            .iter()
-            .cloned()
-            .chain(stand_ins.iter().map(StandIn::url))
-            .collect();
+        let urls: Vec<String> = self.backends.iter().cloned().chain(stand_ins.iter().map(StandIn::url)).collect();
         for (name, content) in &self.files {
             fs::write(directory.path().join(name), content).unwrap();
         }
         let addresses = Addresses::free();
         let mut secrets = vec![directory.path().display().to_string()];
-        secrets.extend(
-            urls.iter()
-                .filter_map(|url| url.strip_prefix("http://"))
-                .map(str::to_owned),
-        );
-        secrets.extend(
-            stand_ins
-                .iter()
-                .map(|stand_in| stand_in.directory().display().to_string()),
-        );
+        secrets.extend(urls.iter().filter_map(|url| url.strip_prefix("http://")).map(str::to_owned));
+        secrets.extend(stand_ins.iter().map(|stand_in| stand_in.directory().display().to_string()));
         let gateway = Gateway {
             directory,
             addresses,
@@ -218,10 +189,7 @@ impl Builder {
 
 /// A stand-in whose simulated sampling takes little time.
 pub fn fast() -> Options {
-    Options {
-        step_time: Duration::from_millis(5),
-        ..Options::default()
-    }
+    Options { step_time: Duration::from_millis(5), ..Options::default() }
 }
 
 /// Where a gateway listens.
@@ -240,11 +208,7 @@ impl Addresses {
         // Held together, so that they differ.
         let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [https, redirect, metrics] = held.map(|listener| listener.local_addr().unwrap());
-        Addresses {
-            https,
-            redirect,
-            metrics,
-        }
+        Addresses { https, redirect, metrics }
     }
 }
 
@@ -318,25 +282,16 @@ impl Gateway {
     /// The audit lines written so far.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits for an audit line.
     pub async fn audited(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("audit line: {what}"), || async {
-            self.audit().into_iter().find(|line| is_it(line))
-        })
-        .await
+        eventually(&format!("audit line: {what}"), || async { self.audit().into_iter().find(|line| is_it(line)) }).await
     }
 
     fn write_configuration(&self) {
-        let Addresses {
-            https,
-            redirect,
-            metrics,
-        } = self.addresses;
+        let Addresses { https, redirect, metrics } = self.addresses;
         let mut text = match self.plan.head.as_str() {
             "PUBLIC" => format!("public_url = \"{}\"\n", self.url()),
             lines => format!("{lines}\n"),
@@ -381,23 +336,14 @@ impl Gateway {
             }
         }
         let last = self.try_start().await;
-        assert!(
-            last.is_ok(),
-            "the gateway does not start: {last:?}\n{}",
-            self.log_text()
-        );
+        assert!(last.is_ok(), "the gateway does not start: {last:?}\n{}", self.log_text());
     }
 
     async fn try_start(&mut self) -> Result<(), ExitStatus> {
         assert!(self.child.is_none(), "it runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         let mut command = Command::new(binary());
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(self.config())
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null());
+        command.arg("serve").arg("--config").arg(self.config()).current_dir(self.directory.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
         if std::env::var_os("RUST_LOG").is_none() {
@@ -425,10 +371,7 @@ impl Gateway {
         let Some(trust) = self.try_trust() else { return false };
         let source = std::net::Ipv4Addr::LOCALHOST;
         let connecting = crate::tls::try_connect(self.addresses.https, source, &trust, &["http/1.1"]);
-        if !matches!(
-            tokio::time::timeout(Duration::from_secs(5), connecting).await,
-            Ok(Ok(_))
-        ) {
+        if !matches!(tokio::time::timeout(Duration::from_secs(5), connecting).await, Ok(Ok(_))) {
             return false;
         }
         self.stranger().get("/gate/health").await.status == 200
@@ -458,18 +401,14 @@ impl Gateway {
     /// The value of a series of `/metrics`, as `name{label="value"}`; 0 if it is not there.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.metrics().await;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// A plain `GET`: status and body.
     pub async fn plain_get(&self, address: SocketAddr, path: &str) -> (u16, String) {
         let mut connection = crate::raw::RawConnection::plain(address, std::net::Ipv4Addr::LOCALHOST).await;
-        connection
-            .write(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes())
-            .await;
+        connection.write(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes()).await;
         let response = connection.response().await.expect("an answer");
         (response.status, response.text())
     }
@@ -511,10 +450,7 @@ impl Gateway {
         let made = self.command(&[&["key", "create"], arguments].concat());
         assert!(made.status.success(), "key create: {}", said(&made));
         let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        assert!(
-            key.starts_with("cg_") && !key.contains(char::is_whitespace),
-            "the key alone on stdout: {key:?}"
-        );
+        assert!(key.starts_with("cg_") && !key.contains(char::is_whitespace), "the key alone on stdout: {key:?}");
         key
     }
 
@@ -547,11 +483,7 @@ impl Gateway {
     }
 
     fn signal(&self, child: &std::process::Child, name: &str) {
-        let sent = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(child.id().to_string())
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
         assert!(sent.success());
     }
 
@@ -562,9 +494,7 @@ impl Gateway {
 
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Starts it again on the same directory and ports.

@@ -38,21 +38,12 @@ const REQUIRED: &[&str] = &["cache-control", "x-content-type-options"];
 /// When one is not on the list, comes twice (but challenges), or is missing.
 pub fn check(headers: &HeaderMap, context: &str) {
     for name in headers.keys() {
-        assert!(
-            ALLOWED.contains(&name.as_str()),
-            "{context}: unexpected response header `{name}`: {headers:?}"
-        );
+        assert!(ALLOWED.contains(&name.as_str()), "{context}: unexpected response header `{name}`: {headers:?}");
         let times = headers.get_all(name).iter().count();
-        assert!(
-            times == 1 || name == "www-authenticate",
-            "{context}: `{name}` came {times} times: {headers:?}"
-        );
+        assert!(times == 1 || name == "www-authenticate", "{context}: `{name}` came {times} times: {headers:?}");
     }
     for name in REQUIRED {
-        assert!(
-            headers.contains_key(*name),
-            "{context}: `{name}` is missing: {headers:?}"
-        );
+        assert!(headers.contains_key(*name), "{context}: `{name}` is missing: {headers:?}");
     }
     let caching = headers["cache-control"].to_str().unwrap();
     assert!(

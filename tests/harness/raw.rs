@@ -54,9 +54,7 @@ pub struct RawConnection {
 
 impl std::fmt::Debug for RawConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RawConnection")
-            .field("read", &self.read.len())
-            .finish_non_exhaustive()
+        f.debug_struct("RawConnection").field("read", &self.read.len()).finish_non_exhaustive()
     }
 }
 
@@ -68,21 +66,13 @@ impl RawConnection {
 
     /// Over TLS with the given protocol agreed on.
     pub async fn tls_alpn(address: SocketAddr, source: Ipv4Addr, trust: &Trust, protocol: &str) -> RawConnection {
-        RawConnection {
-            wire: Box::new(tls::connect(address, source, trust, &[protocol]).await),
-            read: Vec::new(),
-        }
+        RawConnection { wire: Box::new(tls::connect(address, source, trust, &[protocol]).await), read: Vec::new() }
     }
 
     /// Plain TCP.
     pub async fn plain(address: SocketAddr, source: Ipv4Addr) -> RawConnection {
-        let stream = within("TCP connection", tls::connect_tcp(address, source))
-            .await
-            .unwrap();
-        RawConnection {
-            wire: Box::new(stream),
-            read: Vec::new(),
-        }
+        let stream = within("TCP connection", tls::connect_tcp(address, source)).await.unwrap();
+        RawConnection { wire: Box::new(stream), read: Vec::new() }
     }
 
     /// Writes. What the gateway does not take any more, because it has answered and closed, is dropped.
@@ -105,11 +95,7 @@ impl RawConnection {
                 break at;
             }
             if !self.fill().await {
-                assert!(
-                    self.read.is_empty(),
-                    "cut in the head: {:?}",
-                    String::from_utf8_lossy(&self.read)
-                );
+                assert!(self.read.is_empty(), "cut in the head: {:?}", String::from_utf8_lossy(&self.read));
                 return None;
             }
         };
@@ -117,11 +103,7 @@ impl RawConnection {
         self.read.drain(..head_end + 4);
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no HTTP response: {head:?}"));
-        let mut response = RawResponse {
-            status,
-            head,
-            body: Vec::new(),
-        };
+        let mut response = RawResponse { status, head, body: Vec::new() };
         let length = match response.header("content-length") {
             Some(length) => length.parse().unwrap(),
             None => 0,

@@ -32,14 +32,9 @@ impl Trust {
 
     fn config(&self, protocols: &[&str]) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let mut config = builder
-            .with_root_certificates(RootCertStore {
-                roots: self.0.roots.clone(),
-            })
-            .with_no_client_auth();
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config =
+            builder.with_root_certificates(RootCertStore { roots: self.0.roots.clone() }).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }
@@ -69,9 +64,7 @@ pub async fn try_connect(
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = connect_tcp(address, source).await?;
     let connector = TlsConnector::from(Arc::new(trust.config(protocols)));
-    connector
-        .connect(ServerName::try_from("localhost").unwrap(), stream)
-        .await
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
 /// [`try_connect`] that has to succeed.

@@ -43,33 +43,16 @@ impl Signer {
             use std::io::Write;
             use std::process::Stdio;
             let mut command = Command::new("openssl");
-            command
-                .args(arguments)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null());
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
             let mut child = command.spawn().ok()?;
             child.stdin.take()?.write_all(input).ok()?;
             let done = child.wait_with_output().ok()?;
             done.status.success().then_some(done.stdout)
         };
-        let private = openssl(
-            &[
-                "genpkey",
-                "-algorithm",
-                "RSA",
-                "-pkeyopt",
-                "rsa_keygen_bits:2048",
-                "-outform",
-                "DER",
-            ],
-            b"",
-        )?;
+        let private =
+            openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-outform", "DER"], b"")?;
         // RFC 5208 whichever form the tool's version prefers.
-        let private = openssl(
-            &["pkcs8", "-topk8", "-nocrypt", "-inform", "DER", "-outform", "DER"],
-            &private,
-        )?;
+        let private = openssl(&["pkcs8", "-topk8", "-nocrypt", "-inform", "DER", "-outform", "DER"], &private)?;
         let public = openssl(&["pkey", "-inform", "DER", "-pubout"], &private)?;
         let pair = rsa::KeyPair::from_pkcs8(&private).ok()?;
         Some(Signer::Rs256(Box::new(pair), String::from_utf8(public).ok()?))
@@ -123,9 +106,7 @@ impl Signer {
     fn signature(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
-            Signer::Hs256(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message)
-                .as_ref()
-                .to_vec(),
+            Signer::Hs256(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec(),
             Signer::Rs256(pair, _) => {
                 let mut signature = vec![0; pair.public().modulus_len()];
                 pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
@@ -144,20 +125,13 @@ impl Signer {
     /// Signs claims under any header.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
         let message = unsigned(header, claims);
-        format!(
-            "{message}.{}",
-            URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes()))
-        )
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes())))
     }
 }
 
 /// Header and claims in the compact form, without the last dot and signature.
 pub fn unsigned(header: &Value, claims: &Value) -> String {
-    format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(header.to_string()),
-        URL_SAFE_NO_PAD.encode(claims.to_string())
-    )
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
 /// Claims that are good for five minutes.
@@ -186,13 +160,6 @@ pub fn now() -> u64 {
 
 fn pem(prefix: &[u8], key: &[u8]) -> String {
     let encoded = STANDARD.encode([prefix, key].concat());
-    let lines: Vec<&str> = encoded
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    format!(
-        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-        lines.join("\n")
-    )
+    let lines: Vec<&str> = encoded.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
 }

@@ -70,10 +70,7 @@ impl Event {
             Message::Text(text) => {
                 let mut message: Value = serde_json::from_str(&text).unwrap();
                 let kind = message["type"].as_str().unwrap().to_owned();
-                Some(Event::Json {
-                    kind,
-                    data: message["data"].take(),
-                })
+                Some(Event::Json { kind, data: message["data"].take() })
             }
             Message::Binary(bytes) => Some(binary(&bytes)),
             Message::Close(frame) => Some(Event::Closed(frame.map(|frame| frame.code.into()))),
@@ -85,17 +82,11 @@ impl Event {
 fn binary(bytes: &[u8]) -> Event {
     let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
     match number(0) {
-        1 => Event::Preview {
-            format: number(4),
-            image: bytes[8..].to_vec(),
-        },
+        1 => Event::Preview { format: number(4), image: bytes[8..].to_vec() },
         4 => {
             let end = 8 + number(4) as usize;
             let metadata = serde_json::from_slice(&bytes[8..end]).unwrap();
-            Event::PreviewWithMetadata {
-                metadata,
-                image: bytes[end..].to_vec(),
-            }
+            Event::PreviewWithMetadata { metadata, image: bytes[end..].to_vec() }
         }
         _ => Event::Binary(bytes.to_vec()),
     }
@@ -123,9 +114,7 @@ impl Socket {
         let mut request = format!("wss://{authority}{path}").into_client_request().unwrap();
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().unwrap();
-            request
-                .headers_mut()
-                .append(name, HeaderValue::from_str(value).unwrap());
+            request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
         }
         match client_async(request, stream).await {
             Ok((stream, _)) => Ok(Socket { stream, sid: None }),
@@ -173,9 +162,7 @@ impl Socket {
         let mut heard: Vec<Event> = Vec::new();
         loop {
             let next = tokio::time::timeout(DEADLINE, self.next_event()).await;
-            let Ok(event) = next else {
-                panic!("waiting for {what}, heard only {:?}", kinds(&heard))
-            };
+            let Ok(event) = next else { panic!("waiting for {what}, heard only {:?}", kinds(&heard)) };
             let (over, last) = (matches!(event, Event::Closed(_)), is_last(&event));
             heard.push(event);
             if last {

@@ -32,26 +32,14 @@ const NOTHING: &str = "00000000-0000-4000-8000-000000000000";
 async fn stage() -> Stage {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let (a, b) = (gateway.client("acme"), gateway.client("bravo"));
-    let finished = a
-        .submit_with(json!({"prompt": workflows::quick("secret/plan"), "client_id": CLIENT}))
-        .await;
+    let finished = a.submit_with(json!({"prompt": workflows::quick("secret/plan"), "client_id": CLIENT})).await;
     let entry = a.finished(&finished).await;
     let file = files_of(&entry).remove(0);
-    let long = workflows::slow("secret", 600, 100, false);
-    let running = a
-        .submit_with(json!({"prompt": long.clone(), "client_id": CLIENT}))
-        .await;
+    let long = workflows::slow("secret", 150, 400, false);
+    let running = a.submit_with(json!({"prompt": long.clone(), "client_id": CLIENT})).await;
     a.running(&running).await;
     let held = a.submit_with(json!({"prompt": long, "client_id": CLIENT})).await;
-    Stage {
-        gateway,
-        a,
-        b,
-        finished,
-        running,
-        held,
-        file,
-    }
+    Stage { gateway, a, b, finished, running, held, file }
 }
 
 impl Stage {
@@ -64,11 +52,7 @@ impl Stage {
         );
         let entry = self.a.finished(&self.finished).await;
         assert_eq!(entry["status"]["status_str"], "success");
-        self.a
-            .stranger()
-            .get(&self.a.path_of(self.file["url"].as_str().unwrap()))
-            .await
-            .expect(200);
+        self.a.stranger().get(&self.a.path_of(self.file["url"].as_str().unwrap())).await.expect(200);
     }
 }
 
@@ -133,37 +117,17 @@ async fn b_cannot_delete_clear_or_interrupt_what_is_as() {
         ("/history", json!({"delete": [stage.finished]})),
         ("/history", json!({"clear": true})),
     ] {
-        same(
-            path,
-            &stage.b.post(path, &foreign).await,
-            &stage.b.post(path, &nothing).await,
-        );
+        same(path, &stage.b.post(path, &foreign).await, &stage.b.post(path, &nothing).await);
     }
     let none = stage.b.post("/interrupt", &json!({"prompt_id": NOTHING})).await;
     for prompt in [&stage.running, &stage.held, &stage.finished] {
-        same(
-            "/interrupt",
-            &stage.b.post("/interrupt", &json!({"prompt_id": prompt})).await,
-            &none,
-        );
+        same("/interrupt", &stage.b.post("/interrupt", &json!({"prompt_id": prompt})).await, &none);
     }
     for body in ["", "{}"] {
-        let headers: &[(&str, &str)] = if body.is_empty() {
-            &[]
-        } else {
-            &[("content-type", "application/json")]
-        };
-        stage
-            .b
-            .call(Method::POST, "/interrupt", headers, body.into())
-            .await
-            .expect(200);
+        let headers: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+        stage.b.call(Method::POST, "/interrupt", headers, body.into()).await.expect(200);
     }
-    stage
-        .b
-        .post("/free", &json!({"unload_models": true, "free_memory": true}))
-        .await
-        .expect(200);
+    stage.b.post("/free", &json!({"unload_models": true, "free_memory": true})).await.expect(200);
     stage.a_is_untouched().await;
     let asked: Vec<String> = stage.gateway.stand_ins()[0]
         .requests()
@@ -171,12 +135,7 @@ async fn b_cannot_delete_clear_or_interrupt_what_is_as() {
         .filter(|seen| seen.0 == Method::POST)
         .map(|seen| seen.1)
         .collect();
-    assert!(
-        !asked
-            .iter()
-            .any(|path| path.contains("interrupt") || path.contains("free")),
-        "{asked:?}"
-    );
+    assert!(!asked.iter().any(|path| path.contains("interrupt") || path.contains("free")), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,11 +143,7 @@ async fn names_of_as_files_answer_b_like_no_file() {
     let stage = stage().await;
     let name = stage.file["filename"].as_str().unwrap();
     let ask = async |name: &str, rest: &str| stage.b.get(&format!("/view?filename={name}{rest}")).await;
-    stage
-        .a
-        .get(&format!("/view?filename={name}&subfolder=secret&type=output"))
-        .await
-        .expect(200);
+    stage.a.get(&format!("/view?filename={name}&subfolder=secret&type=output")).await.expect(200);
     for rest in [
         "&subfolder=secret&type=output",
         "&subfolder=secret",
@@ -207,12 +162,7 @@ async fn names_of_as_files_answer_b_like_no_file() {
     let (folder, base) = prefix.rsplit_once('/').unwrap();
     for client in [&stage.a, &stage.b] {
         let folder = folder.replace('/', "%2F");
-        client
-            .get(&format!(
-                "/view?filename={base}_00001_.png&subfolder={folder}&type=output"
-            ))
-            .await
-            .expect(404);
+        client.get(&format!("/view?filename={base}_00001_.png&subfolder={folder}&type=output")).await.expect(404);
     }
 }
 
@@ -224,18 +174,13 @@ async fn a_signature_is_good_for_its_own_file_only() {
     stage.a.finished(&stage.running).await;
     stage.a.post("/interrupt", &json!({})).await.expect(200);
     let own = files_of(&stage.b.finished(&mine).await).remove(0);
-    let (own, theirs) = (
-        stage.b.path_of(own["url"].as_str().unwrap()),
-        stage.b.path_of(stage.file["url"].as_str().unwrap()),
-    );
+    let (own, theirs) =
+        (stage.b.path_of(own["url"].as_str().unwrap()), stage.b.path_of(stage.file["url"].as_str().unwrap()));
     let (own_path, own_query) = own.split_once('?').unwrap();
     let (their_path, _) = theirs.split_once('?').unwrap();
     let own_id = own_path.split('/').nth(3).unwrap();
     let forged = stage.b.get(&format!("{their_path}?{own_query}")).await;
-    let nothing = stage
-        .b
-        .get(&format!("{}?{own_query}", own_path.replace(own_id, NOTHING)))
-        .await;
+    let nothing = stage.b.get(&format!("{}?{own_query}", own_path.replace(own_id, NOTHING))).await;
     assert!(matches!(forged.status.as_u16(), 403 | 404));
     assert_eq!(
         (forged.status, forged.code()),
@@ -250,25 +195,11 @@ async fn a_prompt_id_and_an_idempotency_key_of_a_mean_nothing_for_b() {
     let stage = stage().await;
     let envelope = json!({"prompt": workflows::quick("other"), "prompt_id": stage.finished});
     let answer = stage.b.post("/prompt", &envelope).await.expect(200).json();
-    assert_eq!(
-        (&answer["prompt_id"], &answer["number"]),
-        (&json!(stage.finished), &json!(0)),
-        "B's own first job"
-    );
+    assert_eq!((&answer["prompt_id"], &answer["number"]), (&json!(stage.finished), &json!(0)), "B's own first job");
     let keyed = [("content-type", "application/json"), ("idempotency-key", "the-same")];
     let body = json!({"prompt": workflows::quick("keyed")}).to_string();
-    let first = stage
-        .a
-        .call(Method::POST, "/prompt", &keyed, body.clone().into())
-        .await
-        .expect(200)
-        .json();
-    let second = stage
-        .b
-        .call(Method::POST, "/prompt", &keyed, body.into())
-        .await
-        .expect(200)
-        .json();
+    let first = stage.a.call(Method::POST, "/prompt", &keyed, body.clone().into()).await.expect(200).json();
+    let second = stage.b.call(Method::POST, "/prompt", &keyed, body.into()).await.expect(200).json();
     assert_ne!(first["prompt_id"], second["prompt_id"]);
     stage.a_is_untouched().await;
 }
@@ -281,40 +212,22 @@ async fn a_client_id_of_a_takes_nothing_from_a_and_gives_nothing_to_b() {
     mine.sid().await;
     let mut thief = b.socket(Some(CLIENT)).await;
     assert_eq!(thief.sid().await, CLIENT);
-    let prompt = a
-        .submit_with(json!({"prompt": workflows::slow("watched", 8, 40, true), "client_id": CLIENT}))
-        .await;
+    let prompt = a.submit_with(json!({"prompt": workflows::slow("watched", 8, 40, true), "client_id": CLIENT})).await;
     let heard = mine.until_end_of(&prompt).await;
-    assert!(
-        heard.iter().filter(|event| event.kind() == "preview").count() > 0,
-        "{heard:?}"
-    );
+    assert!(heard.iter().filter(|event| event.kind() == "preview").count() > 0, "{heard:?}");
     assert!(heard.iter().any(|event| event.kind() == "execution_success"));
     // B's own job is the fence: whatever was to reach B's socket has reached it by then.
-    let fence = b
-        .submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT}))
-        .await;
+    let fence = b.submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT})).await;
     for event in thief.until_end_of(&fence).await {
         assert_ne!(event.kind(), "preview", "a preview of A's");
-        assert!(
-            event.prompt_id().is_none_or(|id| id == fence),
-            "an event of A's: {event:?}"
-        );
-        let queue = event
-            .data()
-            .pointer("/status/exec_info/queue_remaining")
-            .and_then(Value::as_u64);
+        assert!(event.prompt_id().is_none_or(|id| id == fence), "an event of A's: {event:?}");
+        let queue = event.data().pointer("/status/exec_info/queue_remaining").and_then(Value::as_u64);
         assert!(queue.is_none_or(|count| count <= 1), "A's jobs are counted: {event:?}");
     }
     // And B's job under A's client id said nothing to A.
-    let fence = a
-        .submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT}))
-        .await;
+    let fence = a.submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT})).await;
     for event in mine.until_end_of(&fence).await {
-        assert!(
-            event.prompt_id().is_none_or(|id| id == fence || id == prompt),
-            "an event of B's: {event:?}"
-        );
+        assert!(event.prompt_id().is_none_or(|id| id == fence || id == prompt), "an event of B's: {event:?}");
     }
 }
 
@@ -323,23 +236,13 @@ async fn a_socket_of_b_that_opens_while_a_runs_is_not_told_of_it() {
     let stage = stage().await;
     let mut socket = stage.b.socket(Some(CLIENT)).await;
     let first = socket.next_event().await;
-    assert_eq!(
-        first.data().pointer("/status/exec_info/queue_remaining"),
-        Some(&json!(0)),
-        "{first:?}"
-    );
+    assert_eq!(first.data().pointer("/status/exec_info/queue_remaining"), Some(&json!(0)), "{first:?}");
     stage.a.post("/queue", &json!({"clear": true})).await.expect(200);
     stage.a.post("/interrupt", &json!({})).await.expect(200);
-    let fence = stage
-        .b
-        .submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT}))
-        .await;
+    let fence = stage.b.submit_with(json!({"prompt": workflows::quick("fence"), "client_id": CLIENT})).await;
     for event in socket.until_end_of(&fence).await {
         assert!(event.prompt_id().is_none_or(|id| id == fence), "{event:?}");
-        assert!(
-            event.kind() != "executing" || event.prompt_id().is_some(),
-            "the running node of A: {event:?}"
-        );
+        assert!(event.kind() != "executing" || event.prompt_id().is_some(), "the running node of A: {event:?}");
     }
 }
 
@@ -351,12 +254,8 @@ async fn the_same_graph_of_b_is_not_answered_from_as_cache() {
     let of_a = a.finished(&first).await;
     let second = b.submit(workflows::quick("cached")).await;
     let of_b = b.finished(&second).await;
-    let cached = of_b["status"]["messages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|message| message[0] == "execution_cached")
-        .unwrap();
+    let cached =
+        of_b["status"]["messages"].as_array().unwrap().iter().find(|message| message[0] == "execution_cached").unwrap();
     assert_eq!(cached[1]["nodes"], json!([]), "{of_b}");
     assert_ne!(files_of(&of_a)[0]["url"], files_of(&of_b)[0]["url"]);
 }
@@ -367,17 +266,9 @@ async fn what_a_did_is_in_no_error_text_and_no_limit_of_b() {
     let gateway = Gateway::builder().stand_ins(1).plan(plan).start().await;
     let (a, b) = (gateway.client("acme"), gateway.client("bravo"));
     for _ in 0..2 {
-        a.submit(workflows::slow("secret", 600, 100, false)).await;
+        a.submit(workflows::slow("secret", 150, 400, false)).await;
     }
-    a.post("/prompt", &json!({"prompt": workflows::quick("secret")}))
-        .await
-        .expect(429);
-    let answer = b
-        .post("/prompt", &json!({"prompt": workflows::quick("mine")}))
-        .await
-        .expect(200);
-    assert_eq!(
-        (answer.json()["number"].clone(), answer.header("ratelimit-remaining")),
-        (json!(0), Some("1"))
-    );
+    a.post("/prompt", &json!({"prompt": workflows::quick("secret")})).await.expect(429);
+    let answer = b.post("/prompt", &json!({"prompt": workflows::quick("mine")})).await.expect(200);
+    assert_eq!((answer.json()["number"].clone(), answer.header("ratelimit-remaining")), (json!(0), Some("1")));
 }

@@ -17,11 +17,8 @@ use serde_json::{Value, json};
 use std::process::Command;
 
 fn urls() -> Option<Vec<String>> {
-    let urls: Vec<String> = std::env::var("COMFYUI_URLS")
-        .ok()?
-        .split(',')
-        .map(|url| url.trim().trim_end_matches('/').to_owned())
-        .collect();
+    let urls: Vec<String> =
+        std::env::var("COMFYUI_URLS").ok()?.split(',').map(|url| url.trim().trim_end_matches('/').to_owned()).collect();
     (!urls.is_empty() && !urls[0].is_empty()).then_some(urls)
 }
 
@@ -51,11 +48,7 @@ async fn succeeds(client: &Client, prompt: &str) -> Value {
 async fn results_are_there(client: &Client) {
     let prompt = client.submit(workflows::picture("real", 96, 64)).await;
     let file = files_of(&succeeds(client, &prompt).await).remove(0);
-    let picture = client
-        .stranger()
-        .get(&client.path_of(file["url"].as_str().unwrap()))
-        .await
-        .expect(200);
+    let picture = client.stranger().get(&client.path_of(file["url"].as_str().unwrap())).await.expect(200);
     let number = |at: usize| u32::from_be_bytes(picture.body[at..at + 4].try_into().unwrap());
     assert_eq!((number(16), number(20)), (96, 64));
 }
@@ -65,42 +58,26 @@ async fn events_reach_their_client_only(acme: &Client, bravo: &Client) {
     let mut theirs = bravo.socket(Some("page")).await;
     mine.sid().await;
     theirs.sid().await;
-    let prompt = acme
-        .submit_with(json!({"prompt": workflows::slow("watched", 6, 100, true), "client_id": "page"}))
-        .await;
+    let prompt =
+        acme.submit_with(json!({"prompt": workflows::slow("watched", 6, 100, true), "client_id": "page"})).await;
     let heard = mine.until_end_of(&prompt).await;
     let all = kinds(&heard);
-    for kind in [
-        "execution_start",
-        "progress",
-        "preview",
-        "executed",
-        "execution_success",
-    ] {
+    for kind in ["execution_start", "progress", "preview", "executed", "execution_success"] {
         assert!(all.iter().any(|found| found == kind), "{kind} is missing: {all:?}");
     }
-    let fence = bravo
-        .submit_with(json!({"prompt": workflows::quick("fence"), "client_id": "page"}))
-        .await;
+    let fence = bravo.submit_with(json!({"prompt": workflows::quick("fence"), "client_id": "page"})).await;
     for event in theirs.until_end_of(&fence).await {
         assert_ne!(event.kind(), "preview");
         assert!(event.prompt_id().is_none_or(|id| id == fence), "{event:?}");
     }
-    assert_eq!(
-        bravo.get(&format!("/history/{prompt}")).await.expect(200).json(),
-        json!({})
-    );
+    assert_eq!(bravo.get(&format!("/history/{prompt}")).await.expect(200).json(), json!({}));
 }
 
 async fn attempts_at(gateway: &Gateway, backend: usize) -> f64 {
     let text = gateway.metrics().await;
     let label = format!("backend=\"gpu{backend}\"");
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with("comfygate_attempts_total{") && line.contains(&label));
-    lines
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
+    let lines = text.lines().filter(|line| line.starts_with("comfygate_attempts_total{") && line.contains(&label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 async fn all_backends_are_used(gateway: &Gateway, client: &Client, backends: usize) {
@@ -112,11 +89,7 @@ async fn all_backends_are_used(gateway: &Gateway, client: &Client, backends: usi
         succeeds(client, prompt).await;
     }
     for backend in 0..backends {
-        assert!(
-            attempts_at(gateway, backend).await > 0.0,
-            "gpu{backend} ran nothing:\n{}",
-            gateway.metrics().await
-        );
+        assert!(attempts_at(gateway, backend).await > 0.0, "gpu{backend} ran nothing:\n{}", gateway.metrics().await);
     }
 }
 
@@ -155,7 +128,7 @@ async fn k1_to_k3_do_not_arrive(client: &Client) {
 }
 
 async fn interrupts_end_the_own_job(acme: &Client, bravo: &Client) {
-    let long = acme.submit(workflows::slow("long", 600, 100, false)).await;
+    let long = acme.submit(workflows::slow("long", 150, 400, false)).await;
     acme.running(&long).await;
     bravo.post("/interrupt", &json!({})).await.expect(200);
     bravo.post("/interrupt", &json!({"prompt_id": long})).await.expect(200);
@@ -187,11 +160,7 @@ async fn a_lost_backend_loses_no_job(gateway: &Gateway, client: &Client, backend
     if let Ok(start) = std::env::var("REAL_START_CMD") {
         assert!(Command::new("sh").args(["-c", &start]).status().unwrap().success());
         eventually("it is back", || async {
-            gateway
-                .metrics()
-                .await
-                .contains("comfygate_backend_up{backend=\"gpu0\"} 1")
-                .then_some(())
+            gateway.metrics().await.contains("comfygate_backend_up{backend=\"gpu0\"} 1").then_some(())
         })
         .await;
     }
