@@ -24,9 +24,12 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// What the caller is told when a stage says no.
+/// What the caller is told when a stage says no. One word wide, so that results which hold it stay small.
 #[derive(Debug, Clone)]
-pub struct Rejection {
+pub struct Rejection(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     /// 4xx or 5xx only.
     status: StatusCode,
     /// Stable, for programs: `rate_limited`, `unauthenticated` … One word per reason, documented in README.md.
@@ -74,14 +77,14 @@ impl Rejection {
     /// A refusal with a stable code and a text for the caller. A status that is no refusal becomes 500.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         let refusal = status.is_client_error() || status.is_server_error();
-        Self {
+        Self(Box::new(Parts {
             status: if refusal { status } else { StatusCode::INTERNAL_SERVER_ERROR },
             code,
             message: message.into(),
             log: None,
             headers: HeaderMap::new(),
             comfyui: None,
-        }
+        }))
     }
 
     /// What is foreign answers exactly like what does not exist (invariant 5): one constructor for both.
@@ -112,7 +115,7 @@ impl Rejection {
     /// Adds what only the log may say.
     #[must_use]
     pub fn with_log(mut self, log: impl Into<String>) -> Self {
-        self.log = Some(log.into());
+        self.0.log = Some(log.into());
         self
     }
 
@@ -126,7 +129,7 @@ impl Rejection {
     /// Adds a header to the answer.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
+        self.0.headers.append(name, value);
         self
     }
 
@@ -140,31 +143,31 @@ impl Rejection {
     /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
     #[must_use]
     pub fn with_comfyui(mut self, body: serde_json::Value) -> Self {
-        self.comfyui = Some(body);
+        self.0.comfyui = Some(body);
         self
     }
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
     /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
     /// What the log says: the richer text if there is one.
     pub fn log_text(&self) -> &str {
-        self.log.as_deref().unwrap_or(&self.message)
+        self.0.log.as_deref().unwrap_or(&self.0.message)
     }
 
     /// As `application/problem+json` (RFC 9457): every route but `/prompt`.
     pub fn problem(&self, request: RequestId) -> Answer {
         let body = json!({
             "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("refused"),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.message,
+            "title": self.0.status.canonical_reason().unwrap_or("refused"),
+            "status": self.0.status.as_u16(),
+            "code": self.0.code,
+            "detail": self.0.message,
             "request_id": request.to_string(),
         });
         self.answer(&body, "application/problem+json")
@@ -172,20 +175,20 @@ impl Rejection {
 
     /// As ComfyUI's error object: `POST /prompt`, whose clients read no other.
     pub fn comfyui(&self, request: RequestId) -> Answer {
-        let mut body = self.comfyui.clone().unwrap_or_else(|| {
-            json!({"error": {"type": self.code, "message": self.message, "details": "", "extra_info": {}}, "node_errors": {}})
+        let mut body = self.0.comfyui.clone().unwrap_or_else(|| {
+            json!({"error": {"type": self.0.code, "message": self.0.message, "details": "", "extra_info": {}}, "node_errors": {}})
         });
         if let Some(extra) = body.pointer_mut("/error/extra_info").and_then(|extra| extra.as_object_mut()) {
             extra.insert("request_id".into(), json!(request.to_string()));
-            extra.insert("code".into(), json!(self.code));
+            extra.insert("code".into(), json!(self.0.code));
         }
         self.answer(&body, "application/json")
     }
 
     fn answer(&self, body: &serde_json::Value, content_type: &'static str) -> Answer {
-        let mut answer = Answer::json(self.status, body);
+        let mut answer = Answer::json(self.0.status, body);
         answer.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        answer.headers.extend(self.headers.clone());
+        answer.headers.extend(self.0.headers.clone());
         answer
     }
 }

@@ -166,7 +166,7 @@ mod tests {
         assert!(key.starts_with(&format!("cg_{}_", view.id)), "{key}");
         assert_eq!(view.expires_at, Some(WallMillis(61_000)));
         let listed = service.list().await.unwrap();
-        assert_eq!(listed, [view.clone()]);
+        assert_eq!(listed, std::slice::from_ref(&view));
         assert!(!serde_json::to_string(&listed).unwrap().contains(&key[20..]));
         assert_eq!(service.revoke(&view.id).await.unwrap().unwrap().revoked_at, Some(WallMillis(1000)));
         assert!(service.revoke(&"000000000000".parse().unwrap()).await.unwrap().is_none());

@@ -18,10 +18,7 @@ pub struct Load {
 pub const SLOTS: u32 = 1;
 
 /// The backend with the least outstanding work among those that are available, have a free slot and are `eligible`; the first by id among equals.
-pub fn placed<'a>(
-    loads: &'a BTreeMap<BackendId, Load>,
-    eligible: impl Fn(&BackendId) -> bool,
-) -> Option<&'a BackendId> {
+pub fn placed(loads: &BTreeMap<BackendId, Load>, eligible: impl Fn(&BackendId) -> bool) -> Option<&BackendId> {
     loads
         .iter()
         .filter(|(id, load)| load.available && load.outstanding < SLOTS && eligible(id))
