@@ -127,7 +127,8 @@ async fn a_tenant_has_at_most_so_many_sockets() {
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let mut first = acme.socket(Some("a")).await;
     let mut second = acme.socket(Some("b")).await;
-    (first.sid().await, second.sid().await);
+    first.sid().await;
+    second.sid().await;
     let refused = acme.try_socket("/ws", Some("c"), &[]).await.unwrap_err();
     assert_eq!(refused, 429);
     bravo.socket(None).await.sid().await;
