@@ -79,7 +79,7 @@ impl App {
         let services = Arc::new(Services {
             tenants: Arc::clone(&config.tenants),
             inspector: Inspector::new(catalogue),
-            hub: Arc::new(Hub::default()),
+            hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             config,
             clock,

@@ -397,8 +397,17 @@ impl From<HandshakeError> for Rejection {
 
 impl From<HubError> for Rejection {
     fn from(error: HubError) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string())
-            .with_retry_after(Duration::from_secs(5))
+        const RETRY: Duration = Duration::from_secs(5);
+        match error {
+            HubError::TooManySockets { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_websockets", error.to_string())
+                    .with_retry_after(RETRY)
+            }
+            HubError::Full { .. } => {
+                let text = "the gateway has no room for another WebSocket now";
+                Self::unavailable("websockets_full", text, RETRY).with_log(error.to_string())
+            }
+        }
     }
 }
 

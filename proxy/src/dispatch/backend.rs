@@ -6,8 +6,8 @@ use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, UpstreamClientId};
 use arc_swap::ArcSwap;
 use comfygate_policy::{Agreement, ApprovedWorkflow};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// A configured ComfyUI.
@@ -47,7 +47,16 @@ impl Backend {
     pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
         let comfyui = ComfyUi::new(endpoint.clone());
         let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
-        Self { id, endpoint, client, comfyui, state, foreign: AtomicU64::new(0), ejected: Notify::new(), socket: OnceLock::new() }
+        Self {
+            id,
+            endpoint,
+            client,
+            comfyui,
+            state,
+            foreign: AtomicU64::new(0),
+            ejected: Notify::new(),
+            socket: OnceLock::new(),
+        }
     }
 
     /// Our socket there, once there is one.

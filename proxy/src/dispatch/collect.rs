@@ -164,7 +164,8 @@ pub fn without_paths(text: &str) -> String {
         let (before, from) = rest.split_at(at);
         let path = from.split(ends).next().unwrap_or(from);
         // `http://` is no path, though its slashes stand after a colon.
-        let begins_a_word = before.chars().next_back().is_none_or(|c| ends(c) || c == ':' || c == '=') && !path.starts_with("//");
+        let begins_a_word =
+            before.chars().next_back().is_none_or(|c| ends(c) || c == ':' || c == '=') && !path.starts_with("//");
         out.push_str(before);
         match path.rsplit_once('/') {
             Some((head, last)) if begins_a_word && !head.is_empty() => {

@@ -2,7 +2,8 @@
 //!
 //! Formats (ComfyUI 0.8.0 `server.py` `send_image`, `send_progress_text`, `protocol.py`; facts §6.2, §6.3): text frames are `{"type": T, "data": D}`; binary
 //! frames begin with a big-endian u32: 1 preview (u32 format, image), 3 text (u32 length, node id, text), 4 preview with metadata (u32 length,
-//! JSON, image). Every length is checked before anything is cut (facts §11, 115).
+//! JSON, image). Every length is checked before anything is cut (facts §11, 115). Of a message only the fields that are known pass: a node pack may put
+//! anything beside them.
 
 use crate::ids::{PromptId, UpstreamPromptId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -244,11 +245,47 @@ fn read_text(text: &str) -> Option<UpstreamEvent> {
     // `executing` of a reconnect has no prompt id (facts §6.1): it repeats what was told.
     let prompt: UpstreamPromptId = data.get("prompt_id")?.as_str()?.parse().ok()?;
     Some(match kind.as_str() {
-        "execution_start" => UpstreamEvent::Started { prompt, data },
+        "execution_start" => UpstreamEvent::Started { prompt, data: only(data, &["prompt_id", "timestamp"]) },
         "execution_success" | "execution_error" | "execution_interrupted" => UpstreamEvent::Ended { prompt },
         "executing" if data.get("node").is_none_or(Value::is_null) => UpstreamEvent::Ended { prompt },
-        other => UpstreamEvent::Progress { prompt, kind: ProgressKind::from_name(other)?, data },
+        other => {
+            let kind = ProgressKind::from_name(other)?;
+            UpstreamEvent::Progress { prompt, kind, data: understood(kind, data) }
+        }
     })
+}
+
+/// The fields of a message that ComfyUI itself writes (facts §6.2).
+fn understood(kind: ProgressKind, data: Map<String, Value>) -> Map<String, Value> {
+    match kind {
+        ProgressKind::ExecutionCached => only(data, &["nodes", "prompt_id", "timestamp"]),
+        ProgressKind::Executing => only(data, &["node", "display_node", "prompt_id"]),
+        ProgressKind::Progress => only(data, &["value", "max", "prompt_id", "node"]),
+        ProgressKind::ProgressState => {
+            let mut data = only(data, &["prompt_id", "nodes"]);
+            let prompt = data.get("prompt_id").cloned();
+            if let Some(Value::Object(nodes)) = data.get_mut("nodes") {
+                // SECURITY: each node names its prompt. What is another's is left out, not told under this owner's label.
+                nodes.retain(|_, node| node.get("prompt_id") == prompt.as_ref());
+                for node in nodes.values_mut().filter_map(Value::as_object_mut) {
+                    *node = only(std::mem::take(node), &NODE_STATE_FIELDS);
+                }
+            }
+            data
+        }
+    }
+}
+
+/// `comfy_execution/progress.py` `WebUIProgressHandler._send_progress_state`.
+const NODE_STATE_FIELDS: [&str; 8] =
+    ["value", "max", "state", "node_id", "prompt_id", "display_node_id", "parent_node_id", "real_node_id"];
+/// `comfy_execution/progress.py` `WebUIProgressHandler.update_handler`.
+const PREVIEW_FIELDS: [&str; 6] =
+    ["node_id", "prompt_id", "display_node_id", "parent_node_id", "real_node_id", "image_type"];
+
+fn only(mut fields: Map<String, Value>, known: &[&str]) -> Map<String, Value> {
+    fields.retain(|name, _| known.contains(&name.as_str()));
+    fields
 }
 
 fn read_binary(mut frame: Bytes) -> Option<UpstreamEvent> {
@@ -278,6 +315,7 @@ fn read_binary(mut frame: Bytes) -> Option<UpstreamEvent> {
                 _ => return None,
             };
             let prompt = metadata.get("prompt_id")?.as_str()?.parse().ok()?;
+            let metadata = only(metadata, &PREVIEW_FIELDS);
             Some(UpstreamEvent::Preview(Preview { prompt: Some(prompt), metadata, format, image: frame }))
         }
         _ => None,
@@ -327,6 +365,36 @@ mod tests {
         assert!(!told.contains(&id));
         assert_eq!(told.matches("mine").count(), 2);
         assert!(told.contains("1.0"));
+    }
+
+    #[test]
+    fn nodes_of_another_prompt_and_unknown_fields_are_left_out() {
+        let (id, other) = (prompt().to_string(), UpstreamPromptId::from_bytes([8; 16]).to_string());
+        let node = |id: &str| json!({"prompt_id": id, "value": 1, "secret": "x"});
+        let nodes = json!({"3": node(&id), "4": node(&other), "5": {"value": 2}, "6": other});
+        let state = json!({"type": "progress_state", "data": {"prompt_id": id, "nodes": nodes, "secret": "x"}});
+        let expected = json!({"type": "progress_state", "data": {"prompt_id": "mine", "nodes": {"3": {"prompt_id": "mine", "value": 1}}}});
+        assert_eq!(told(text(&state)).unwrap(), expected.to_string());
+        for kind in ["execution_start", "execution_cached", "executing", "progress"] {
+            let message = json!({"type": kind, "data": {"prompt_id": id, "node": "3", "secret": "x", "other": other}});
+            let told = told(text(&message)).unwrap();
+            assert!(!told.contains("secret") && !told.contains(&other) && told.contains("mine"), "{told}");
+        }
+    }
+
+    #[test]
+    fn recorded_messages_pass_with_nothing_but_the_id_changed() {
+        let id = prompt().to_string();
+        for message in [
+            json!({"type": "execution_start", "data": {"prompt_id": id, "timestamp": 1_795_231_291_814_u64}}),
+            json!({"type": "execution_cached", "data": {"nodes": ["1"], "prompt_id": id, "timestamp": 5}}),
+            json!({"type": "executing", "data": {"node": "3", "display_node": "3", "prompt_id": id}}),
+            json!({"type": "progress", "data": {"value": 1, "max": 6, "prompt_id": id, "node": "3"}}),
+            json!({"type": "progress_state", "data": {"prompt_id": id, "nodes": {"3": {"value": 0.0, "max": 1.0, "state": "running",
+                "node_id": "3", "prompt_id": id, "display_node_id": "3", "parent_node_id": null, "real_node_id": "3"}}}}),
+        ] {
+            assert_eq!(told(text(&message)).unwrap(), message.to_string().replace(&id, "mine"));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::owner::OwnerScope;
 use dashmap::DashMap;
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -37,13 +37,21 @@ pub enum HubError {
         /// How many it may have.
         limit: u32,
     },
+    /// The gateway has as many sockets as it may.
+    #[error("{limit} sockets are open, which is all that the gateway may have")]
+    Full {
+        /// How many it may have.
+        limit: u32,
+    },
 }
 
 /// Every client's socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
     owners: DashMap<OwnerScope, OwnerSockets>,
     by_tenant: DashMap<TenantId, u32>,
+    open: AtomicU32,
+    sockets_max: u32,
     next: AtomicU64,
     dropped: AtomicU64,
 }
@@ -95,10 +103,22 @@ pub enum Next {
 }
 
 impl Hub {
+    /// A hub for at most so many sockets of all tenants together.
+    pub fn new(sockets_max: u32) -> Self {
+        Self {
+            owners: DashMap::new(),
+            by_tenant: DashMap::new(),
+            open: AtomicU32::new(0),
+            sockets_max,
+            next: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
     /// Takes a socket in, under the id that the client named or a drawn one.
     ///
     /// # Errors
-    /// [`HubError::TooManySockets`].
+    /// [`HubError`]; then nothing is taken.
     pub fn register(
         self: &Arc<Self>,
         scope: &OwnerScope,
@@ -109,6 +129,13 @@ impl Hub {
             let mut open = self.by_tenant.entry(scope.tenant.clone()).or_insert(0);
             if *open >= sockets_max {
                 return Err(HubError::TooManySockets { limit: sockets_max });
+            }
+            let one_more = |all: u32| (all < self.sockets_max).then(|| all.saturating_add(1));
+            if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+                let limit = self.sockets_max;
+                drop(open);
+                self.by_tenant.remove_if(&scope.tenant, |_, open| *open == 0);
+                return Err(HubError::Full { limit });
             }
             *open += 1;
         }
@@ -136,6 +163,13 @@ impl Hub {
 
     /// Tells every socket of an owner how many of its jobs have not ended: ComfyUI's `status`.
     pub fn status(&self, scope: &OwnerScope, queue_remaining: u64) {
+        if queue_remaining == 0 {
+            // Nothing can run: forgets what was deleted after its attempt was lost, of which no end is told.
+            if let Some(mut owner) = self.owners.get_mut(scope) {
+                owner.executing.clear();
+            }
+            self.forget_if_empty(scope);
+        }
         let event = status(queue_remaining, None);
         if let Some(owner) = self.owners.get(scope) {
             owner.sockets.iter().for_each(|queue| self.push(queue, event.clone()));
@@ -179,6 +213,7 @@ impl Hub {
             owner.sockets.retain(|queue| queue.number != number);
         }
         self.forget_if_empty(scope);
+        self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(mut open) = self.by_tenant.get_mut(&scope.tenant) {
             *open = open.saturating_sub(1);
         }
@@ -332,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_event_reaches_every_socket_of_its_client_and_no_other() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let (a, b, a_user) = (scope("a", None), scope("b", None), scope("a", Some("u")));
         let (first, second, other) = (open(&hub, &a, "x"), open(&hub, &a, "x"), open(&hub, &a, "y"));
         let (same_name, of_user) = (open(&hub, &b, "x"), open(&hub, &a_user, "x"));
@@ -346,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_job_without_client_reaches_all_of_its_owners_sockets() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let (a, b) = (scope("a", None), scope("b", None));
         let (x, y, foreign) = (open(&hub, &a, "x"), open(&hub, &a, "y"), open(&hub, &b, "x"));
         hub.publish(&route(&a, None), &text("1"));
@@ -355,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_slow_client_loses_the_oldest_previews_first_and_nothing_else() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let a = scope("a", None);
         let slow = open(&hub, &a, "x");
         hub.publish(&route(&a, None), &text("1"));
@@ -370,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_at_all_is_closed_when_its_queue_is_full() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let a = scope("a", None);
         let slow = open(&hub, &a, "x");
         for _ in 0..EVENTS_MAX {
@@ -387,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_tenant_has_as_many_sockets_as_it_may_over_all_its_users() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let first = hub.register(&scope("a", None), None, 2).unwrap();
         let _second = hub.register(&scope("a", Some("u")), None, 2).unwrap();
         assert_eq!(hub.register(&scope("a", None), None, 2).unwrap_err(), HubError::TooManySockets { limit: 2 });
@@ -397,8 +432,18 @@ mod tests {
     }
 
     #[test]
+    fn the_gateway_has_as_many_sockets_as_it_may_over_all_tenants() {
+        let hub = Arc::new(Hub::new(1));
+        let only = hub.register(&scope("a", None), None, 9).unwrap();
+        assert_eq!(hub.register(&scope("b", None), None, 9).unwrap_err(), HubError::Full { limit: 1 });
+        // Who was refused holds no place of its tenant.
+        drop(only);
+        assert!(hub.register(&scope("b", None), None, 1).is_ok());
+    }
+
+    #[test]
     fn whoever_left_leaves_nothing_behind() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let a = scope("a", None);
         drop(open(&hub, &a, "x"));
         hub.set_executing(&route(&a, None), &"p".parse().unwrap(), Some("3".into()));
@@ -408,12 +453,16 @@ mod tests {
 
     #[test]
     fn a_client_that_connects_in_the_middle_learns_what_its_own_prompt_executes() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let a = scope("a", None);
         hub.set_executing(&route(&a, Some("x")), &"p".parse().unwrap(), Some("3".into()));
         assert_eq!(open(&hub, &a, "x").executing(), Some("3".into()));
         assert_eq!(open(&hub, &a, "y").executing(), None);
         assert_eq!(open(&hub, &scope("b", None), "x").executing(), None);
+        hub.status(&a, 1);
+        assert_eq!(open(&hub, &a, "x").executing(), Some("3".into()));
+        hub.status(&a, 0);
+        assert!(hub.owners.is_empty());
     }
 
     /// Two tenants, random interleavings: no foreign event ever arrives, and each socket's own arrive in order.
@@ -426,7 +475,7 @@ mod tests {
             seed ^= seed << 17;
             usize::try_from(seed % below as u64).unwrap()
         };
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(100));
         let scopes = [scope("a", None), scope("b", None)];
         let clients = ["x", "y"];
         let mut sockets: Vec<(usize, usize, SocketHandle, u64)> = Vec::new();

@@ -24,6 +24,10 @@ const INBOUND_PER_SECOND_MAX: u32 = 50;
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Without any byte from the client, pongs included, it is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(70);
+/// tungstenite takes it at once for each socket; its own default of 128 KiB would be 640 MB for 5,000 idle ones.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+/// After a refusal we read on for so long: closing over unread bytes resets the connection, and the client never sees the code.
+const LINGER: Duration = Duration::from_millis(500);
 /// A client that takes longer for one write does not read.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,6 +89,7 @@ fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .max_message_size(Some(INBOUND_BYTES_MAX))
         .max_frame_size(Some(INBOUND_BYTES_MAX))
+        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
 }
 
@@ -221,6 +226,10 @@ impl<S: RawStream> Socket<'_, S> {
     async fn close(&mut self, code: CloseCode, reason: &'static str, closed: Closed) -> Result<Closed, StreamError> {
         let _ = self.context.close(&mut self.memory, Some(CloseFrame { code, reason: reason.into() }));
         self.flush().await?;
+        if matches!(closed, Closed::Misused(_)) {
+            let discarded = async { while let Ok(Some(_)) = self.stream.read().await {} };
+            let _ = tokio::time::timeout(LINGER, discarded).await;
+        }
         Ok(closed)
     }
 }

@@ -4,7 +4,9 @@ use super::StateError;
 use crate::ids::PromptId;
 use crate::record::ledger::{Job, JobState};
 use bytes::Bytes;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
+use std::fmt;
 
 /// `{"exec_info":{"queue_remaining":n}}`.
 pub fn exec_info(queue_remaining: u64) -> Value {
@@ -108,10 +110,33 @@ impl Interrupt {
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, StateError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(StateError::Body("the body must be a JSON object")),
-        Err(_) => Err(StateError::Body("the body must be JSON")),
+    let OnceEach(fields) = serde_json::from_slice(body)
+        .map_err(|_| StateError::Body("the body must be a JSON object, each key in it once"))?;
+    Ok(fields)
+}
+
+/// An object without a repeated key: of two, one reader takes the first and another the last (invariant 2).
+struct OnceEach(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for OnceEach {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = OnceEach;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<OnceEach, A::Error> {
+                let mut fields = Map::new();
+                while let Some((key, value)) = access.next_entry::<String, Value>()? {
+                    if fields.insert(key, value).is_some() {
+                        return Err(de::Error::custom("a key stands twice"));
+                    }
+                }
+                Ok(OnceEach(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -197,7 +222,16 @@ pub(super) mod tests {
     fn delete_takes_strings_only_and_passes_over_what_is_no_id() {
         let change = QueueChange::parse(br#"{"delete":["a","no id","b"]}"#).unwrap();
         assert_eq!(change.delete, ["a".parse().unwrap(), "b".parse().unwrap()]);
-        for bad in [br#"{"delete":[1]}"#.as_slice(), br#"{"delete":"a"}"#, br#"{"delete":[["a"]]}"#, b"[]", b"", b"{"] {
+        for bad in [
+            br#"{"delete":[1]}"#.as_slice(),
+            br#"{"delete":"a"}"#,
+            br#"{"delete":[["a"]]}"#,
+            b"[]",
+            b"",
+            b"{",
+            br#"{"clear":0,"clear":1}"#,
+            b"{} {}",
+        ] {
             assert!(QueueChange::parse(bad).is_err());
         }
     }
@@ -211,5 +245,6 @@ pub(super) mod tests {
         assert_eq!(Interrupt::parse(br#"{"prompt_id":"no id"}"#).unwrap(), Interrupt::Nothing);
         assert_eq!(Interrupt::parse(br#"{"prompt_id":5}"#).unwrap(), Interrupt::Nothing);
         assert!(Interrupt::parse(b"[1]").is_err());
+        assert!(Interrupt::parse(br#"{"prompt_id":"a","prompt_id":""}"#).is_err());
     }
 }

@@ -67,8 +67,8 @@ pub fn scrubbed_stats(stats: &Value) -> Value {
     })
 }
 
-/// Inputs whose options are names of files that lie on the backend, of whomever.
-const FILE_INPUTS: [(&str, &str); 10] = [
+/// Inputs of ComfyUI's own classes whose options are names of files that lie on the backend, of whomever, and that carry no mark.
+const FILE_INPUTS: [(&str, &str); 11] = [
     ("LoadImage", "image"),
     ("LoadImageMask", "image"),
     ("LoadImageOutput", "image"),
@@ -79,6 +79,18 @@ const FILE_INPUTS: [(&str, &str); 10] = [
     ("LoadImageDataSetFromFolder", "folder"),
     ("LoadImageTextDataSetFromFolder", "folder"),
     ("WebcamCapture", "image"),
+    ("RecordAudio", "audio"),
+];
+
+/// Options by which an input of any pack says that it lists files (`nodes.py`, `comfy_api/latest/_io.py`).
+const FILE_MARKS: [&str; 7] = [
+    "image_upload",
+    "video_upload",
+    "audio_upload",
+    "file_upload",
+    "animated_image_upload",
+    "mesh_upload",
+    "image_folder",
 ];
 
 /// An `object_info` cut to the classes that are allowed, without the names of files.
@@ -92,16 +104,23 @@ pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool) -> Result
     };
     let mut classes: Map<String, Value> = serde_json::from_slice(live).map_err(unreadable)?;
     classes.retain(|name, _| allowed(name));
-    for (class, input) in FILE_INPUTS {
-        if let Some(class) = classes.get_mut(class) {
-            for section in ["required", "optional"] {
-                if let Some(declared) = class.pointer_mut(&format!("/input/{section}/{input}")) {
+    for (name, class) in &mut classes {
+        for section in ["/input/required", "/input/optional"] {
+            let inputs = class.pointer_mut(section).and_then(Value::as_object_mut);
+            for (input, declared) in inputs.into_iter().flatten() {
+                if FILE_INPUTS.contains(&(name.as_str(), input.as_str())) || is_marked(declared) {
                     without_options(declared);
                 }
             }
         }
     }
     serde_json::to_vec(&classes).map(Bytes::from).map_err(unreadable)
+}
+
+fn is_marked(declared: &Value) -> bool {
+    let set =
+        |mark: &str| declared.get(1).and_then(|options| options.get(mark)).is_some_and(|mark| *mark != json!(false));
+    FILE_MARKS.iter().any(|mark| set(mark))
 }
 
 /// `[["a.png"], {…}]`, or `["COMBO", {"options": ["a.png"]}]`, with an empty list.
@@ -144,12 +163,13 @@ mod tests {
             "LoadImage": {"input": {"required": {"image": [["bravo.png"], {"image_upload": true}]}}},
             "LoadVideo": {"input": {"required": {"file": ["COMBO", {"options": ["bravo.mp4"], "default": "bravo.mp4"}]}}},
             "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [["sd.safetensors"], {}]}}},
+            "PackLoader": {"input": {"optional": {"pic": [["bravo.webp"], {"image_upload": true}], "mode": [["fast"], {"image_upload": false}]}}},
             "Evil": {},
         });
         let kept = filter_object_info(live.to_string().as_bytes(), |class| class != "Evil").unwrap();
         let text = String::from_utf8(kept.to_vec()).unwrap();
         assert!(!text.contains("bravo") && !text.contains("Evil"), "{text}");
-        assert!(text.contains("sd.safetensors") && text.contains("image_upload"), "{text}");
+        assert!(text.contains("sd.safetensors") && text.contains("fast") && text.contains("image_upload"), "{text}");
         assert!(filter_object_info(b"[]", |_| true).is_err());
     }
 

@@ -2,7 +2,7 @@
 
 use super::{OCTET_STREAM, is_inline};
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::record::ledger::FileRow;
+use crate::record::ledger::{Directory, FileRow};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -13,6 +13,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// How long the owner's browser may keep a content without asking: it never changes, but access to it may end.
 const CACHING: &str = "private, max-age=3600, immutable";
+/// A temporary or uploaded file's name may mean another content later (`/view` goes by name): ask again, by the ETag.
+const ASKING: &str = "private, no-cache";
 /// Nothing in a file may run, load or be framed with our origin's rights.
 const SANDBOX: &str = "sandbox; default-src 'none'";
 
@@ -27,7 +29,7 @@ pub fn answer(row: &FileRow, path: PathBuf, headers: &HeaderMap) -> Answer {
             answer.headers.insert(name, value);
         }
     };
-    set(CACHE_CONTROL, CACHING);
+    set(CACHE_CONTROL, if row.directory == Directory::Output { CACHING } else { ASKING });
     set(ETAG, &etag);
     set(LAST_MODIFIED, &modified);
     set(ACCEPT_RANGES, "bytes");
@@ -130,7 +132,6 @@ mod tests {
     use crate::clock::WallMillis;
     use crate::ids::FileId;
     use crate::owner::Owner;
-    use crate::record::ledger::Directory;
     use comfygate_policy::Digest;
 
     fn row(filename: &str) -> FileRow {
@@ -172,6 +173,13 @@ mod tests {
         let svg = answer(&row("a.svg"), PathBuf::new(), &HeaderMap::new());
         assert_eq!(svg.headers[CONTENT_TYPE], OCTET_STREAM);
         assert!(svg.headers[CONTENT_DISPOSITION].to_str().unwrap().starts_with("attachment"));
+    }
+
+    #[test]
+    fn a_name_that_may_be_taken_over_is_asked_for_again() {
+        let temporary = FileRow { directory: Directory::Temp, ..row("a.png") };
+        assert_eq!(answer(&temporary, PathBuf::new(), &HeaderMap::new()).headers[CACHE_CONTROL], ASKING);
+        assert_eq!(with(&[]).headers[CACHE_CONTROL], CACHING);
     }
 
     #[test]

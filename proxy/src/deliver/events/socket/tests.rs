@@ -37,8 +37,10 @@ struct Session {
 }
 
 async fn session() -> Session {
-    let hub = Arc::new(Hub::default());
-    let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+    session_in(Arc::new(Hub::new(100)), OwnerScope { tenant: "a".parse().unwrap(), user: None }).await
+}
+
+async fn session_in(hub: Arc<Hub>, scope: OwnerScope) -> Session {
     let handle = hub.register(&scope, Some("x".parse().unwrap()), 5).unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (stop, stopping) = watch::channel(false);
@@ -74,6 +76,17 @@ async fn the_first_message_is_the_owners_status_with_the_sid() {
         status,
         json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "x"}})
     );
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_hears_second_which_node_runs() {
+    let hub = Arc::new(Hub::new(100));
+    let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+    let route = Route { scope: scope.clone(), client_id: Some("x".parse().unwrap()) };
+    hub.set_executing(&route, &"p".parse().unwrap(), Some("7".into()));
+    let mut session = session_in(hub, scope).await;
+    assert_eq!(session.json().await["data"]["sid"], "x");
+    assert_eq!(session.json().await, json!({"type": "executing", "data": {"node": "7"}}));
 }
 
 #[tokio::test]
