@@ -50,6 +50,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 pub struct RawConnection {
     wire: Box<dyn Wire>,
     read: Vec<u8>,
+    /// The last request was a HEAD: its response names a length and has no body.
+    head_only: bool,
 }
 
 impl std::fmt::Debug for RawConnection {
@@ -66,17 +68,22 @@ impl RawConnection {
 
     /// Over TLS with the given protocol agreed on.
     pub async fn tls_alpn(address: SocketAddr, source: Ipv4Addr, trust: &Trust, protocol: &str) -> RawConnection {
-        RawConnection { wire: Box::new(tls::connect(address, source, trust, &[protocol]).await), read: Vec::new() }
+        RawConnection {
+            wire: Box::new(tls::connect(address, source, trust, &[protocol]).await),
+            read: Vec::new(),
+            head_only: false,
+        }
     }
 
     /// Plain TCP.
     pub async fn plain(address: SocketAddr, source: Ipv4Addr) -> RawConnection {
         let stream = within("TCP connection", tls::connect_tcp(address, source)).await.unwrap();
-        RawConnection { wire: Box::new(stream), read: Vec::new() }
+        RawConnection { wire: Box::new(stream), read: Vec::new(), head_only: false }
     }
 
     /// Writes. What the gateway does not take any more, because it has answered and closed, is dropped.
     pub async fn write(&mut self, bytes: &[u8]) {
+        self.head_only = bytes.starts_with(b"HEAD ");
         let writing = async {
             if self.wire.write_all(bytes).await.is_ok() {
                 let _ = self.wire.flush().await;
@@ -105,8 +112,8 @@ impl RawConnection {
         let status = status.unwrap_or_else(|| panic!("no HTTP response: {head:?}"));
         let mut response = RawResponse { status, head, body: Vec::new() };
         let length = match response.header("content-length") {
-            Some(length) => length.parse().unwrap(),
-            None => 0,
+            Some(length) if !self.head_only => length.parse().unwrap(),
+            _ => 0,
         };
         while self.read.len() < length && self.fill().await {}
         response.body = self.read.drain(..length.min(self.read.len())).collect();

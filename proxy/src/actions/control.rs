@@ -70,9 +70,10 @@ pub(super) async fn history(call: &Call<'_>) -> Result<Answer, Rejection> {
 pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> {
     let mut entries = Map::new();
     let ids = call.prompt_id();
-    for prompt in owned(call, ids.as_slice()).await? {
-        if let Some(result) = call.services.ledger.result(&prompt).await? {
-            entries.insert(prompt.job().prompt_id.to_string(), entry(call, &prompt, &result).await?);
+    // Only a job that had ended when it was read: its result may be committed between the two reads, and would be shown under the older state.
+    for prompt in owned(call, ids.as_slice()).await?.iter().filter(|prompt| prompt.job().state.is_ended()) {
+        if let Some(result) = call.services.ledger.result(prompt).await? {
+            entries.insert(prompt.job().prompt_id.to_string(), entry(call, prompt, &result).await?);
         }
     }
     Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
