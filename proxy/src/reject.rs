@@ -442,10 +442,11 @@ impl From<LedgerError> for Rejection {
                 );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
             }
+            LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
                 Self::unavailable(
                     "ledger_unavailable",
-                    "the gateway can't write now; nothing was accepted",
+                    "the gateway can't reach its ledger now; ask again: the same `prompt_id` or `Idempotency-Key` is never accepted twice",
                     LEDGER_RETRY,
                 )
                 .with_log(log)

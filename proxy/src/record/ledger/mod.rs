@@ -327,6 +327,12 @@ pub enum LedgerError {
         /// Ours.
         known: u64,
     },
+    /// What is stored is not what was stored: trying again helps nobody.
+    #[error("stored {what} is damaged")]
+    Damaged {
+        /// What was read.
+        what: &'static str,
+    },
     /// Disk full, unwritable, broken.
     #[error("ledger can't {action}: {reason}")]
     Unavailable {

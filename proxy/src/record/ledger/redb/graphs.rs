@@ -39,7 +39,10 @@ impl Graphs {
         let unavailable = |reason: String| LedgerError::Unavailable { action: "read a graph", reason };
         match std::fs::read(durable::sharded(&self.root, &digest.to_string())) {
             Ok(graph) if Digest::of(&graph) == *digest => Ok(graph.into()),
-            Ok(_) => Err(unavailable(format!("the file of {digest} has another content"))),
+            Ok(_) => {
+                tracing::error!(%digest, "a stored graph has another content than was accepted");
+                Err(LedgerError::Damaged { what: "graph" })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LedgerError::NotFound { what: "graph" }),
             Err(error) => Err(unavailable(error.to_string())),
         }

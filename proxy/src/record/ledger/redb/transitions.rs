@@ -76,6 +76,10 @@ fn accepted_before(tables: &Tables<'_>, scope: &str, acceptance: &Acceptance) ->
         return Ok(None);
     };
     let before = load(tables, id)?.job;
+    // Deleted before it ran, and shown nowhere: its name is free for a new start.
+    if before.state == JobState::Ended(Outcome::Cancelled) {
+        return Ok(None);
+    }
     let name = name.unwrap_or(before.prompt_id.as_str()).to_owned();
     // The name is part of the submission: the same key with another name is another submission.
     let other_name = acceptance.prompt_id.as_ref().is_some_and(|name| *name != before.prompt_id);
