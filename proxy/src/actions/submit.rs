@@ -11,15 +11,21 @@ use comfygate_policy::{ApprovedWorkflow, Parsed};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// RFC draft `Idempotency-Key`: as long as any client's UUID or hash, short enough for a row.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// A larger graph is read and decided again when its turn comes, rather than kept in memory while it waits.
+const KEPT_GRAPH_BYTES_MAX: usize = 256 << 10;
+/// A backend with other node packs may come up.
+const NO_BACKEND_RETRY: Duration = Duration::from_secs(60);
 
 /// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6).
 pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let idempotency_key = idempotency_key(call)?;
     let (parsed, workflow) = inspected(call, caller).await?;
+    runnable(call, &workflow)?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
         prompt_id: parsed
@@ -39,18 +45,31 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
     };
+    let small = acceptance.graph.len() <= KEPT_GRAPH_BYTES_MAX;
     let job = match call.services.ledger.accept(acceptance).await? {
+        // Its first answer may have been lost together with the word to the dispatcher; that finds it in the ledger by itself.
         Accepted::Again(job) => job,
         Accepted::New(job) => {
             call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
             let scope = job.owner.scope();
-            call.dispatch.send(Command::Accepted(Box::new(job.clone()), Arc::new(workflow))).await;
+            let kept = small.then(|| Arc::new(workflow));
+            call.dispatch.send(Command::Accepted(Box::new(job.clone()), kept)).await;
             call.services.tell_queue(&scope).await;
             job
         }
     };
     let body = json!({"prompt_id": job.prompt_id, "number": job.number, "node_errors": {}});
     Ok(Answer::json(StatusCode::OK, &body))
+}
+
+/// Refuses what would wait for ever: a workflow with a class that no backend which is up has as the catalogue knows it. With none up, it may wait.
+fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
+    let mut up = call.services.backends.values().filter(|backend| backend.is_up()).peekable();
+    if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
+        return Ok(());
+    }
+    let text = "no backend has all node classes of this workflow as the catalogue knows them";
+    Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
 }
 
 /// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds.

@@ -8,8 +8,10 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::queue::HeldJob;
+use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
+use crate::record::blobs::BlobError;
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
 use crate::record::metrics;
 use crate::services::Services;
@@ -18,12 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Tries that had started before a job is given up (design §3.6): a job that kills its backend three times would kill the fourth.
-pub const STARTED_TRIES_MAX: usize = 3;
 /// Tries of any kind before a job is given up: bounds the row of a job that never gets as far as starting.
 pub const TRIES_MAX: usize = 20;
-/// How often the backend is asked while no event comes.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Before the next try of a job whose tries did not get as far as starting; grows with their number.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// At most.
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// After the event of the end, the history entry follows within milliseconds; asked so often until it is there.
 const HURRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Unanswered polls in a row before a backend counts as hung. Refused connections need none.
@@ -82,7 +84,11 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let HeldJob { job, workflow } = held;
     let workflow = match fresh_workflow(services, &job, workflow).await {
         Ok(workflow) => workflow,
-        Err(reason) => return give_up(services, job, "PolicyChanged", &reason).await,
+        Err(Undecided::Later) => {
+            tokio::time::sleep(LEDGER_INTERVAL).await;
+            return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }));
+        }
+        Err(Undecided::Never(reason)) => return give_up(services, job, "NotAllowed", &reason).await,
     };
     if !backend.can_run(&workflow) {
         // Its classes are not all there: back to the queue, which now knows what it needs.
@@ -130,7 +136,8 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
         }
     };
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    if started >= STARTED_TRIES_MAX || job.attempts.len() >= TRIES_MAX {
+    let started_max = usize::try_from(services.config.dispatch.attempts_max).unwrap_or(usize::MAX);
+    if started >= started_max || job.attempts.len() >= TRIES_MAX {
         let tries = job.attempts.len();
         return give_up(
             services,
@@ -144,6 +151,9 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
         return end_held(services, job, Outcome::Interrupted, result).await;
     }
+    // The slot stays booked meanwhile: whatever lost the attempt would lose the next one at once, and the one after.
+    let unstarted = u32::try_from(job.attempts.len().saturating_sub(started)).unwrap_or(u32::MAX);
+    tokio::time::sleep((RETRY_INTERVAL * unstarted).min(RETRY_INTERVAL_MAX)).await;
     AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }))
 }
 
@@ -164,29 +174,45 @@ async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: 
     AttemptOver::JobEnded
 }
 
+/// Why a held job can't be decided.
+enum Undecided {
+    /// The ledger can't be read now.
+    Later,
+    /// It may not run, or what is stored of it is damaged.
+    Never(String),
+}
+
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
 async fn fresh_workflow(
     services: &Arc<Services>,
     job: &Job,
     workflow: Option<Arc<ApprovedWorkflow>>,
-) -> Result<Arc<ApprovedWorkflow>, String> {
-    let tenant = services.tenants.tenant(&job.owner.tenant).ok_or("the tenant is not configured any more")?;
+) -> Result<Arc<ApprovedWorkflow>, Undecided> {
+    let never = |reason: &str| Undecided::Never(reason.to_owned());
+    let tenant =
+        services.tenants.tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
     if let Some(workflow) = workflow
         && services.inspector.is_fresh(&workflow, &tenant)
     {
         return Ok(workflow);
     }
-    let graph = until_available!(services.ledger.graph(&job.submission)).map_err(|error| error.to_string())?;
+    let graph = match services.ledger.graph(&job.submission).await {
+        Ok(graph) => graph,
+        Err(LedgerError::NotFound { .. } | LedgerError::Damaged { .. }) => {
+            return Err(never("what is stored of the workflow is damaged: submit it again"));
+        }
+        Err(error) => {
+            tracing::error!(job = %job.id, %error, "a held job can't be read; trying again");
+            return Err(Undecided::Later);
+        }
+    };
     let inspector = services.inspector.clone();
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
         inspector.decide(&parsed, &tenant)
     });
-    let workflow = decided
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| format!("the policy changed while the job waited: {error}"))?;
-    Ok(Arc::new(workflow))
+    let decided = decided.await.map_err(|error| never(&error.to_string()))?;
+    decided.map(Arc::new).map_err(|error| Undecided::Never(format!("the policy changed while the job waited: {error}")))
 }
 
 fn current(job: &Job) -> Option<&Attempt> {
@@ -219,6 +245,8 @@ struct Carrying {
     absent: bool,
     /// `status` messages that had been heard before the submission; taken once the next ones are missed or heard.
     heard_before: Option<u64>,
+    /// The backend answered the submission.
+    submitted: bool,
 }
 
 impl Carrying {
@@ -227,7 +255,18 @@ impl Carrying {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
         let signals = services.tracks.track(&job, &attempt);
-        Some(Self { services, dispatch, backend, interrupt, job, attempt, signals, absent: false, heard_before: None })
+        Some(Self {
+            services,
+            dispatch,
+            backend,
+            interrupt,
+            job,
+            attempt,
+            signals,
+            absent: false,
+            heard_before: None,
+            submitted: false,
+        })
     }
 
     fn id(&self) -> AttemptId {
@@ -246,6 +285,7 @@ impl Carrying {
                     == Some(self.attempt.upstream.to_string().as_str()) =>
             {
                 self.heard_before = Some(statuses);
+                self.submitted = true;
                 self.follow().await
             }
             Ok(_) => self.lost("the backend answered with an id that is not ours").await,
@@ -261,7 +301,13 @@ impl Carrying {
                 self.backend.eject(error.to_string());
                 self.lost(&error.to_string()).await
             }
-            Err(error) => self.lost(&error.to_string()).await,
+            Err(error) => {
+                // Whatever stands before a ComfyUI that restarts answers so.
+                if error.is_server_error() {
+                    self.backend.eject(error.to_string());
+                }
+                self.lost(&error.to_string()).await
+            }
         }
     }
 
@@ -286,11 +332,18 @@ impl Carrying {
                 let result = self.interruption();
                 self.commit(Outcome::Interrupted, result, Vec::new()).await
             }
-            Watched::Lost(reason) => self.lost(&reason).await,
+            Watched::Lost(reason) => {
+                // It had the slot to itself, so it was running, or what it is killed the backend before anybody saw it start.
+                if self.submitted {
+                    self.started().await;
+                }
+                self.lost(&reason).await
+            }
         }
     }
 
     async fn watched(&mut self) -> Watched {
+        let poll_interval = self.services.config.dispatch.poll_interval;
         let mut misses = 0;
         let mut wait = Duration::ZERO;
         let mut interrupting = false;
@@ -321,16 +374,19 @@ impl Carrying {
             match self.look(interrupting).await {
                 Ok(Look::Ended(watched)) => return watched,
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
-                Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { POLL_INTERVAL },
+                Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { poll_interval },
                 Err(error) if error.is_refused() => {
                     self.backend.eject(error.to_string());
                     return Watched::Lost(format!("its backend is gone: {error}"));
                 }
                 Err(error) => {
                     misses += 1;
-                    wait = POLL_INTERVAL;
+                    wait = poll_interval;
                     if misses >= POLL_MISSES_MAX {
-                        self.backend.eject(error.to_string());
+                        // One that answers, if only nonsense, is not hung: others' jobs may well run there.
+                        if !matches!(error, ComfyUiError::Malformed(_)) {
+                            self.backend.eject(error.to_string());
+                        }
                         return Watched::Lost(format!("its backend does not answer: {error}"));
                     }
                     continue;
@@ -425,22 +481,37 @@ impl Carrying {
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
-        match self.fetched(&ending).await {
-            Ok(files) => self.commit(outcome, ending.result, files).await,
-            Err(reason) => self.lost(&format!("its results can't be copied: {reason}")).await,
+        loop {
+            match self.fetched(&ending).await {
+                Ok(files) => return self.commit(outcome, ending.result, files).await,
+                // Our disk, not the backend's work: the results lie there still.
+                Err(Unfetched::Blobs(BlobError::Unavailable { action, reason })) => {
+                    tracing::error!(action, reason, "results can't be stored; trying again");
+                    tokio::time::sleep(LEDGER_INTERVAL).await;
+                }
+                Err(Unfetched::Blobs(error)) => {
+                    let text = format!("a result can't be kept: {error}");
+                    let at = self.services.clock.wall();
+                    let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", &text, at);
+                    return self.commit(Outcome::Failed, failure, Vec::new()).await;
+                }
+                Err(Unfetched::Backend(error)) => {
+                    return self.lost(&format!("its results can't be copied: {error}")).await;
+                }
+            }
         }
     }
 
     /// Copies every output into the blobs.
-    async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, String> {
+    async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, Unfetched> {
         let mut files = Vec::with_capacity(ending.fetches.len());
         for fetch in &ending.fetches {
-            let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX).map_err(|error| error.to_string())?;
-            let mut pieces = self.backend.comfyui.view(&fetch.from).await.map_err(|error| error.to_string())?;
-            while let Some(piece) = pieces.next().await.map_err(|error| error.to_string())? {
-                writer.write(&piece).await.map_err(|error| error.to_string())?;
+            let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX)?;
+            let mut pieces = self.backend.comfyui.view(&fetch.from).await?;
+            while let Some(piece) = pieces.next().await? {
+                writer.write(&piece).await?;
             }
-            let (content, bytes) = writer.finish().await.map_err(|error| error.to_string())?;
+            let (content, bytes) = writer.finish().await?;
             files.push(NewFile {
                 id: FileId::new(),
                 content,
@@ -476,6 +547,8 @@ impl Carrying {
         result.ended_at = Some(at);
         let committed =
             until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
+        // What its socket still brings of this run is older than the end that is told now.
+        self.services.tracks.untrack(self.attempt.upstream);
         match committed {
             Ok((job, result)) => {
                 self.services.metrics.attempt(&self.backend.id, ending_label(outcome));
@@ -485,12 +558,33 @@ impl Carrying {
                     tracing::debug!(job = %job.id, %error, "history entry left at the backend");
                 }
             }
+            // A commit whose answer was lost stands all the same: what is stored is told.
+            Err(LedgerError::WrongState { .. }) => self.tell_what_is_stored().await,
             Err(error) => tracing::error!(job = %self.job.id, %error, "not committed"),
         }
         AttemptOver::JobEnded
     }
 
+    async fn tell_what_is_stored(&self) {
+        let ledger = &self.services.ledger;
+        let Ok(prompt) = ledger.owned_prompt(&self.job.owner.scope(), &self.job.prompt_id).await else { return };
+        if let (true, Ok(Some(result))) = (prompt.job().state.is_ended(), ledger.result(&prompt).await) {
+            self.services.tell_end(prompt.job(), &result).await;
+        }
+    }
+
+    /// Writes the attempt off, and sees to it that nothing of it goes on where the next job will run.
     async fn lost(self, reason: &str) -> AttemptOver {
+        self.services.tracks.untrack(self.attempt.upstream);
+        let route = Route { scope: self.job.owner.scope(), client_id: self.job.client_id.clone() };
+        self.services.hub.set_executing(&route, &self.job.prompt_id, None);
+        let (comfyui, upstream) = (self.backend.comfyui.clone(), self.attempt.upstream);
+        tokio::spawn(async move {
+            // A backend that is gone has forgotten it by itself.
+            let _ = comfyui.withdraw(upstream).await;
+            let _ = comfyui.interrupt(upstream).await;
+            let _ = comfyui.forget(upstream).await;
+        });
         lost(&self.services, self.job.clone(), reason).await
     }
 }
@@ -500,6 +594,15 @@ impl Drop for Carrying {
     fn drop(&mut self) {
         self.services.tracks.untrack(self.attempt.upstream);
     }
+}
+
+/// Why results are not in the blobs.
+#[derive(Debug, thiserror::Error)]
+enum Unfetched {
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Backend(#[from] ComfyUiError),
 }
 
 /// What ended a wait between two looks.

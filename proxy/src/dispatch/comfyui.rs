@@ -63,6 +63,13 @@ impl ComfyUiError {
     }
 }
 
+impl ComfyUiError {
+    /// Whether something between us and ComfyUI, or ComfyUI itself, answered 5xx.
+    pub fn is_server_error(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if status.is_server_error())
+    }
+}
+
 /// Where a backend's queue has a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueuePlace {
@@ -301,8 +308,40 @@ async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError
     }
 }
 
+/// Python writes `NaN` and `Infinity`, which are not JSON (facts §2.2): a float of that sort in one output must not make the whole answer unreadable.
 fn parsed(bytes: &[u8]) -> Result<Value, ComfyUiError> {
-    serde_json::from_slice(bytes).map_err(|error| ComfyUiError::Malformed(error.to_string()))
+    serde_json::from_slice(bytes)
+        .or_else(|_| serde_json::from_slice(&without_odd_numbers(bytes)))
+        .map_err(|error| ComfyUiError::Malformed(error.to_string()))
+}
+
+/// `NaN`, `Infinity` and `-Infinity` outside strings, as `null`.
+fn without_odd_numbers(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let (mut rest, mut in_string) = (bytes, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        let odd =
+            [b"NaN".as_slice(), b"-Infinity", b"Infinity"].into_iter().find(|odd| !in_string && rest.starts_with(odd));
+        if let Some(odd) = odd {
+            out.extend_from_slice(b"null");
+            rest = rest.get(odd.len()..).unwrap_or_default();
+            continue;
+        }
+        out.push(byte);
+        rest = after;
+        match byte {
+            b'"' => in_string = !in_string,
+            // Whatever is escaped ends no string.
+            b'\\' if in_string => {
+                if let Some((&escaped, after)) = rest.split_first() {
+                    out.push(escaped);
+                    rest = after;
+                }
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Percent-encodes for a query value: everything but RFC 3986's unreserved characters.
@@ -320,6 +359,13 @@ fn query_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pythons_odd_numbers_are_null_and_texts_stay() {
+        let read = parsed(br#"{"a": NaN, "b": [-Infinity, Infinity, 1], "c": "NaN \" Infinity", "d\\": NaN}"#).unwrap();
+        assert_eq!(read, json!({"a": null, "b": [null, null, 1], "c": "NaN \" Infinity", "d\\": null}));
+        assert!(parsed(b"{\"a\": nan}").is_err());
+    }
 
     #[test]
     fn query_values_can_not_add_parameters() {

@@ -9,18 +9,25 @@ use crate::record::ledger::{Job, JobState};
 use crate::record::metrics::JobCounts;
 use crate::services::Services;
 use comfygate_policy::ApprovedWorkflow;
+use futures_util::FutureExt;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Commands that wait for the dispatcher; senders wait when it is full, which it is only while the dispatcher waits for nothing but memory.
 const COMMANDS_MAX: usize = 4096;
 
+/// How often the queue is compared with the ledger.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What the dispatcher is told.
 #[derive(Debug)]
 pub enum Command {
-    /// A job was accepted, with its fresh approval.
-    Accepted(Box<Job>, Arc<ApprovedWorkflow>),
+    /// A job was accepted, with its fresh approval if that is small enough to be kept.
+    Accepted(Box<Job>, Option<Arc<ApprovedWorkflow>>),
     /// A held job was deleted from the queue.
     Withdrawn(JobId),
     /// The owner wants the end of an assigned or running job; the ledger has it already.
@@ -74,17 +81,15 @@ impl Dispatcher {
     pub fn new(services: Arc<Services>, handle: DispatchHandle, active: Vec<Job>) -> Self {
         let mut dispatcher = Self { services, handle, queue: HeldQueue::default(), outstanding: HashMap::new() };
         for job in active {
-            match job.state {
-                JobState::Held => dispatcher.queue.insert(HeldJob { job, workflow: None }),
-                JobState::Assigned | JobState::Running => dispatcher.resume(job),
-                JobState::Ended(_) => {}
-            }
+            dispatcher.take_up(job);
         }
         dispatcher
     }
 
     /// Serves commands until `shutdown` turns true. Attempts in flight are left to run at their backends: the next start follows them up.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+        let mut reconcile = tokio::time::interval_at(Instant::now() + RECONCILE_INTERVAL, RECONCILE_INTERVAL);
+        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.assign_what_fits();
             self.report();
@@ -92,6 +97,10 @@ impl Dispatcher {
                 biased;
                 () = async { drop(shutdown.wait_for(|down| *down).await) } => return,
                 command = commands.recv() => command,
+                _ = reconcile.tick() => {
+                    self.reconcile().await;
+                    continue;
+                }
             };
             match command {
                 Some(command) => self.obey(command),
@@ -100,9 +109,32 @@ impl Dispatcher {
         }
     }
 
+    /// Takes up what the ledger has and nobody carries: a transition whose answer was lost, a task that panicked.
+    async fn reconcile(&mut self) {
+        let active = match self.services.ledger.active_jobs().await {
+            Ok(active) => active,
+            Err(error) => return tracing::warn!(%error, "the ledger can't be compared with the queue now"),
+        };
+        for job in active {
+            if self.queue.contains(job.id) || self.outstanding.contains_key(&job.id) {
+                continue;
+            }
+            tracing::warn!(job = %job.id, state = ?job.state, "a job that nobody carried is taken up");
+            self.take_up(job);
+        }
+    }
+
+    fn take_up(&mut self, job: Job) {
+        match job.state {
+            JobState::Held => self.queue.insert(HeldJob { job, workflow: None }),
+            JobState::Assigned | JobState::Running => self.resume(job),
+            JobState::Ended(_) => {}
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Accepted(job, workflow) => self.queue.insert(HeldJob { job: *job, workflow: Some(workflow) }),
+            Command::Accepted(job, workflow) => self.queue.insert(HeldJob { job: *job, workflow }),
             Command::Withdrawn(job) => {
                 self.queue.remove(job);
             }
@@ -210,7 +242,8 @@ impl Dispatcher {
             interrupt: interrupted,
         });
         tokio::spawn(async move {
-            let over = carrying.await;
+            // A panic must not keep the slot: the ledger still has the job, and the next reconciliation takes it up.
+            let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded);
             handle.send(Command::Over(job, over)).await;
         });
     }

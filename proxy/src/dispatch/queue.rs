@@ -8,6 +8,9 @@ use comfygate_policy::ApprovedWorkflow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+/// Approved workflows in memory: with [`submit`](crate::actions)'s bound on what is kept at all, some 64 MiB.
+const APPROVALS_MAX: usize = 256;
+
 /// A job in the queue, with its approved workflow as long as that is fresh.
 #[derive(Debug, Clone)]
 pub struct HeldJob {
@@ -25,8 +28,12 @@ pub struct HeldQueue {
 }
 
 impl HeldQueue {
-    /// Adds a job at the place that its sequence gives it: a job that comes back from a lost attempt stands where it stood.
-    pub fn insert(&mut self, held: HeldJob) {
+    /// Adds a job at the place that its sequence gives it: a job that comes back from a lost attempt stands where it stood. Approvals of the first
+    /// [`APPROVALS_MAX`] are kept; later jobs are decided again when their turn comes.
+    pub fn insert(&mut self, mut held: HeldJob) {
+        if self.by_sequence.len() >= APPROVALS_MAX {
+            held.workflow = None;
+        }
         self.sequence_of.insert(held.job.id, held.job.sequence);
         self.by_sequence.insert(held.job.sequence, held);
     }
@@ -35,6 +42,11 @@ impl HeldQueue {
     pub fn remove(&mut self, job: JobId) -> Option<HeldJob> {
         let sequence = self.sequence_of.remove(&job)?;
         self.by_sequence.remove(&sequence)
+    }
+
+    /// Whether a job waits here.
+    pub fn contains(&self, job: JobId) -> bool {
+        self.sequence_of.contains_key(&job)
     }
 
     /// The jobs in the order in which they should run.

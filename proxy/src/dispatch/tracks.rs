@@ -25,6 +25,8 @@ pub struct Track {
     pub route: Route,
     /// The owner's name of the job.
     pub prompt_id: PromptId,
+    /// Which backend has it.
+    pub backend: BackendId,
     /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
     pub start_told: bool,
     signals: mpsc::Sender<Signal>,
@@ -44,6 +46,7 @@ impl Tracks {
         let track = Track {
             route: Route { scope: job.owner.scope(), client_id: job.client_id.clone() },
             prompt_id: job.prompt_id.clone(),
+            backend: attempt.backend.clone(),
             start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
             signals,
         };
@@ -60,6 +63,11 @@ impl Tracks {
     /// Whose that prompt is; `None`: not ours, or not any more.
     pub fn of(&self, upstream: UpstreamPromptId) -> Option<Track> {
         self.by_upstream.get(&upstream).map(|track| track.clone())
+    }
+
+    /// How many prompts of ours a backend has.
+    pub fn at(&self, backend: &BackendId) -> u64 {
+        self.by_upstream.iter().filter(|track| track.backend == *backend).count() as u64
     }
 
     /// A backend began, or ended, a prompt: ours or foreign.
