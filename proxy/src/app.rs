@@ -4,6 +4,7 @@
 
 mod listeners;
 
+use crate::actions::ObjectInfos;
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins};
 use crate::authenticate::Authenticator;
@@ -23,7 +24,7 @@ use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::metrics::Metrics;
-use crate::services::Services;
+use crate::services::{LARGE_ANSWERS_MAX, Services, StatusTurns};
 use anyhow::Context;
 use async_trait::async_trait;
 use comfygate_policy::Catalogue;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing_subscriber::EnvFilter;
 
 /// How long a stop waits for requests that go on; then it leaves all the same.
@@ -89,6 +90,9 @@ impl App {
             links,
             audit,
             metrics,
+            status_turns: StatusTurns::default(),
+            large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
+            object_infos: ObjectInfos::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })

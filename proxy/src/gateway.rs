@@ -5,7 +5,7 @@
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::Authenticator;
+use crate::authenticate::{AuthError, Authenticator};
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
 use crate::deliver::events::{handshake, socket};
@@ -21,7 +21,7 @@ use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -36,6 +36,8 @@ const PIECE_BYTES: usize = 64 << 10;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an early refusal we read on for a little, so that the client sees the answer before the reset (pingora-notes §3).
 const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
+/// How often an open socket's credential is looked at again.
+const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
@@ -104,16 +106,30 @@ impl Gateway {
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
             crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
         }
+        if caller.is_some() && !method.is_safe() {
+            let head = session.req_header();
+            let host = head
+                .headers
+                .get(HOST)
+                .and_then(|host| host.to_str().ok())
+                .or_else(|| Some(head.uri.authority()?.as_str()));
+            handshake::check_origin(&head.headers, host, self.services.config.public_url.as_ref())
+                .map_err(at(Stage::Authenticate))?;
+        }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
             Handling::NotYet(reason) => Err((Stage::Route, Rejection::not_yet(reason))),
+            // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
-                self.admit_request(caller.as_ref())?;
                 self.body(session, matched.entry.body, ctx).await?;
                 self.forward(matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
-            Handling::Answer(Action::WebSocket) => self.carry_socket(session, caller, &matched).await,
+            Handling::Answer(Action::WebSocket) => {
+                self.admit_request(caller.as_ref())?;
+                self.body(session, matched.entry.body, ctx).await?;
+                self.carry_socket(session, caller, &matched).await
+            }
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
     }
@@ -194,7 +210,8 @@ impl Gateway {
         if declared.is_some_and(|declared| declared > bytes_max) {
             return Err(inspected(media::too_large(bytes_max)));
         }
-        let mut slot = self.doors.bodies.take(declared.unwrap_or(0)).map_err(at(Stage::Admit))?;
+        // Booked as it arrives: whoever only announces a body takes nothing from the others.
+        let mut slot = self.doors.bodies.take(0).map_err(at(Stage::Admit))?;
         let reading = read_body(session, bytes_max, &mut slot);
         let body = match tokio::time::timeout(self.services.config.limits.body_deadline, reading).await {
             Ok(body) => body?,
@@ -248,12 +265,9 @@ impl Gateway {
             }
         };
         let scope = caller.principal.owner.scope();
-        let remaining = self.services.ledger.queue_remaining(&scope).await.map_err(at(Stage::Deliver))?;
-        let handle = self
-            .services
-            .hub
-            .register(&scope, client_id, caller.tenant.limits.websockets_max)
-            .map_err(at(Stage::Deliver))?;
+        let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
+        let (handle, remaining) = registered.map_err(rejected)?;
+        let credentials = session.req_header().headers.clone();
         let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
             .map_err(|_| rejected(Rejection::internal("101 header")))?;
         for (name, value) in
@@ -274,11 +288,23 @@ impl Gateway {
             remaining,
             self.services.config.limits.upload_bytes_max,
             self.drain.subscribe(),
+            self.credential_ended(credentials),
         )
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         tracing::debug!(?closed, "websocket closed");
         Ok(Served::Carried)
+    }
+
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
+    async fn credential_ended(&self, headers: HeaderMap) {
+        loop {
+            tokio::time::sleep(CREDENTIAL_INTERVAL).await;
+            match self.authenticator.authenticate(&headers, &*self.services.ledger, &self.services.tenants).await {
+                Ok(_) | Err(AuthError::Unavailable(_)) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Tells log, metrics and audit of a refusal, and gives its answer in the route's shape.
@@ -310,7 +336,8 @@ impl Gateway {
         let bodiless = session.req_header().method == Method::HEAD
             || answer.status == StatusCode::NOT_MODIFIED
             || answer.status == StatusCode::NO_CONTENT;
-        if answer.status != StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6: a 304's length would be that of the content it stands for.
+        if answer.status != StatusCode::NO_CONTENT && answer.status != StatusCode::NOT_MODIFIED {
             head.insert_header(CONTENT_LENGTH, answer.body.len())?;
         }
         let empty = bodiless || answer.body.is_empty();

@@ -1,25 +1,29 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
+use crate::actions::ObjectInfos;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
     ending,
-    hub::{Hub, Route},
+    hub::{Hub, Route, SocketHandle},
 };
 use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
 use crate::owner::OwnerScope;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
+use crate::reject::Rejection;
 use crate::tenants::TenantRegistry;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use tokio::sync::{Mutex, Semaphore};
 
 /// The parts of a running gateway.
 pub struct Services {
@@ -47,6 +51,30 @@ pub struct Services {
     pub audit: Audit,
     /// Prometheus.
     pub metrics: Metrics,
+    /// Whose turn it is to tell an owner's queue length.
+    pub status_turns: StatusTurns,
+    /// Large answers at once: each may take [`ANSWER_GRAPHS_BYTES_MAX`] and some.
+    pub large_answers: Semaphore,
+    /// Filtered `object_info`, for a minute.
+    pub object_infos: ObjectInfos,
+}
+
+/// Bytes of stored graphs in one answer of `/queue` or `/history`.
+pub const ANSWER_GRAPHS_BYTES_MAX: usize = 32 << 20;
+/// How many such answers are made at once; others wait.
+pub const LARGE_ANSWERS_MAX: usize = 4;
+
+/// Locks by owner, a fixed number of them: two owners that share one wait for each other a moment.
+#[derive(Debug, Default)]
+pub struct StatusTurns([Mutex<()>; 16]);
+
+impl StatusTurns {
+    fn of(&self, scope: &OwnerScope) -> &Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        scope.hash(&mut hasher);
+        let [first, ..] = &self.0;
+        self.0.get(usize::try_from(hasher.finish() % self.0.len() as u64).unwrap_or(0)).unwrap_or(first)
+    }
 }
 
 impl Services {
@@ -65,8 +93,25 @@ impl Services {
         self.tell_queue(&route.scope).await;
     }
 
+    /// Takes a socket in, with the length of its owner's queue at that moment: every later `status` is newer.
+    ///
+    /// # Errors
+    /// The hub's or the ledger's refusal.
+    pub async fn register_socket(
+        &self,
+        scope: &OwnerScope,
+        client_id: Option<ClientId>,
+        sockets_max: u32,
+    ) -> Result<(SocketHandle, u64), Rejection> {
+        let _turn = self.status_turns.of(scope).lock().await;
+        let handle = self.hub.register(scope, client_id, sockets_max)?;
+        Ok((handle, self.ledger.queue_remaining(scope).await?))
+    }
+
     /// Tells an owner's sockets how many of its jobs have not ended.
     pub async fn tell_queue(&self, scope: &OwnerScope) {
+        // One at a time: otherwise an older length could be told after a newer one, and stay.
+        let _turn = self.status_turns.of(scope).lock().await;
         // A ledger that can't be read is reported by whoever needs the answer; this is a hint.
         if let Ok(remaining) = self.ledger.queue_remaining(scope).await {
             self.hub.status(scope, remaining);

@@ -6,10 +6,18 @@ use crate::deliver::state::queue::{Interrupt, QueueChange};
 use crate::deliver::state::{history as history_shape, queue as queue_shape};
 use crate::dispatch::dispatcher::Command;
 use crate::ids::PromptId;
-use crate::record::ledger::{HistoryPage, JobState, LedgerError, Outcome, OwnedPrompt};
+use crate::record::ledger::{HistoryPage, JobResult, JobState, LedgerError, Outcome, OwnedPrompt};
 use crate::reject::Rejection;
+use crate::services::ANSWER_GRAPHS_BYTES_MAX;
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value};
+use tokio::sync::SemaphorePermit;
+
+/// Entries of one `/history`; a client that wants older ones asks by `offset`.
+const HISTORY_ITEMS_MAX: i64 = 1000;
+/// Entries that are forgotten at a time.
+const CLEAR_ITEMS: i64 = 100;
 
 /// `GET /prompt`: how many of the caller's jobs have not ended.
 pub(super) async fn prompt_info(call: &Call<'_>) -> Result<Answer, Rejection> {
@@ -20,9 +28,11 @@ pub(super) async fn prompt_info(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /queue`.
 pub(super) async fn queue(call: &Call<'_>) -> Result<Answer, Rejection> {
     let prompts = call.services.ledger.queue(&call.scope()?).await?;
+    let _room = large_answer(call).await?;
+    let mut graphs = Graphs::of(call);
     let mut items = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
-        items.push((prompt.job(), call.services.ledger.graph(&prompt.job().submission).await?));
+        items.push((prompt.job(), graphs.next(prompt).await?));
     }
     Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)?))
 }
@@ -58,12 +68,17 @@ pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `GET /history`.
 pub(super) async fn history(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let page = HistoryPage { max_items: integer(call, "max_items")?, offset: integer(call, "offset")? };
-    let mut entries = Map::new();
-    for (prompt, result) in call.services.ledger.history(&call.scope()?, page).await? {
-        entries.insert(prompt.job().prompt_id.to_string(), entry(call, &prompt, &result).await?);
+    let wanted = integer(call, "max_items")?.unwrap_or(HISTORY_ITEMS_MAX).min(HISTORY_ITEMS_MAX);
+    let page = HistoryPage { max_items: Some(wanted), offset: integer(call, "offset")? };
+    let _room = large_answer(call).await?;
+    let mut graphs = Graphs::of(call);
+    let mut entries = Vec::new();
+    // The newest first, so that the oldest lack their graphs when there are too many bytes of them.
+    for (prompt, result) in call.services.ledger.history(&call.scope()?, page).await?.iter().rev() {
+        let graph = graphs.next(prompt).await?;
+        entries.push((prompt.job().prompt_id.to_string(), entry(call, prompt, &graph, result)?));
     }
-    Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
+    Ok(Answer::json(StatusCode::OK, &Value::Object(entries.into_iter().rev().collect())))
 }
 
 /// `GET /history/{prompt_id}`: `{}` for what is not there, not ended, or another's.
@@ -73,7 +88,8 @@ pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> 
     // Only a job that had ended when it was read: its result may be committed between the two reads, and would be shown under the older state.
     for prompt in owned(call, ids.as_slice()).await?.iter().filter(|prompt| prompt.job().state.is_ended()) {
         if let Some(result) = call.services.ledger.result(prompt).await? {
-            entries.insert(prompt.job().prompt_id.to_string(), entry(call, prompt, &result).await?);
+            let graph = Graphs::of(call).next(prompt).await?;
+            entries.insert(prompt.job().prompt_id.to_string(), entry(call, prompt, &graph, &result)?);
         }
     }
     Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
@@ -82,11 +98,20 @@ pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> 
 /// `POST /history`: forgets the caller's own ended jobs.
 pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection> {
     let change = QueueChange::parse(&call.body)?;
-    let mut prompts = owned(call, &change.delete).await?;
-    if change.clear {
-        let all = call.services.ledger.history(&call.scope()?, HistoryPage::default()).await?;
-        prompts.extend(all.into_iter().map(|(prompt, _)| prompt));
+    forget(call, &owned(call, &change.delete).await?).await?;
+    while change.clear {
+        let page = HistoryPage { max_items: Some(CLEAR_ITEMS), offset: None };
+        let part: Vec<_> =
+            call.services.ledger.history(&call.scope()?, page).await?.into_iter().map(|(prompt, _)| prompt).collect();
+        if part.is_empty() {
+            break;
+        }
+        forget(call, &part).await?;
     }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+async fn forget(call: &Call<'_>, prompts: &[OwnedPrompt]) -> Result<(), Rejection> {
     for prompt in prompts.iter().filter(|prompt| prompt.job().state.is_ended()) {
         match call.services.ledger.forget(prompt).await {
             // Named twice in one request.
@@ -94,18 +119,48 @@ pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection>
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Answer::empty(StatusCode::OK))
+    Ok(())
 }
 
-async fn entry(
-    call: &Call<'_>,
-    prompt: &OwnedPrompt,
-    result: &crate::record::ledger::JobResult,
-) -> Result<Value, Rejection> {
+/// Waits until there is room for one more large answer.
+async fn large_answer<'a>(call: &Call<'a>) -> Result<SemaphorePermit<'a>, Rejection> {
+    call.services.large_answers.acquire().await.map_err(|error| Rejection::internal(error.to_string()))
+}
+
+/// The stored graphs of one answer, within [`ANSWER_GRAPHS_BYTES_MAX`]: once that is used up, jobs are shown with an empty graph.
+struct Graphs<'a> {
+    call: &'a Call<'a>,
+    left: usize,
+}
+
+impl<'a> Graphs<'a> {
+    fn of(call: &'a Call<'a>) -> Self {
+        Self { call, left: ANSWER_GRAPHS_BYTES_MAX }
+    }
+
+    async fn next(&mut self, prompt: &OwnedPrompt) -> Result<Bytes, Rejection> {
+        if self.left == 0 {
+            return Ok(Bytes::from_static(b"{}"));
+        }
+        match self.call.services.ledger.graph(&prompt.job().submission).await {
+            Ok(graph) => {
+                self.left = self.left.saturating_sub(graph.len());
+                Ok(graph)
+            }
+            // One job's loss must not hide the others.
+            Err(error @ (LedgerError::NotFound { .. } | LedgerError::Damaged { .. })) => {
+                tracing::error!(job = %prompt.job().id, %error, "shown without its graph");
+                Ok(Bytes::from_static(b"{}"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn entry(call: &Call<'_>, prompt: &OwnedPrompt, graph: &[u8], result: &JobResult) -> Result<Value, Rejection> {
     let (services, job) = (call.services, prompt.job());
-    let graph = services.ledger.graph(&job.submission).await?;
     let now = services.clock.wall();
-    Ok(history_shape::entry(job, &graph, result, &|id| services.links.signed(&job.owner.tenant, id, now))?)
+    Ok(history_shape::entry(job, graph, result, &|id| services.links.signed(&job.owner.tenant, id, now))?)
 }
 
 /// The caller's jobs of those names; names that are nothing of the caller's are passed over, as ComfyUI does with unknown ones.

@@ -4,11 +4,15 @@ use super::Call;
 use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
 use crate::dispatch::backend::BackendState;
+use crate::ids::BackendId;
 use crate::reject::Rejection;
+use bytes::Bytes;
+use comfygate_policy::Digest;
 use http::StatusCode;
 use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
@@ -59,10 +63,52 @@ pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejecti
     }
 }
 
+/// Filtered answers of `/object_info` that were given lately: the page asks for megabytes at each load, and a backend stalls while it makes them.
+#[derive(Debug, Default)]
+pub struct ObjectInfos {
+    turn: tokio::sync::Mutex<()>,
+    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Bytes)>>,
+}
+
+/// Which backend's, under which policy, which path.
+type ObjectInfoKey = (BackendId, Digest, String);
+
+/// How many are kept: a handful of policies, or of classes.
+const OBJECT_INFOS_MAX: usize = 8;
+/// How long one is good: new models and uploads show after that.
+const OBJECT_INFO_LIFETIME: Duration = Duration::from_secs(60);
+
+impl ObjectInfos {
+    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Bytes> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |at: Instant| now.saturating_duration_since(at) < OBJECT_INFO_LIFETIME;
+        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, body)| body.clone())
+    }
+
+    fn keep(&self, key: ObjectInfoKey, now: Instant, body: Bytes) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(known, _, _)| *known != key);
+        kept.push_back((key, now, body));
+        while kept.len() > OBJECT_INFOS_MAX {
+            kept.pop_front();
+        }
+    }
+}
+
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
     for backend in call.services.backends.values() {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
+        let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
+        let now = call.services.clock.monotonic();
+        if let Some(body) = call.services.object_infos.find(&key, now) {
+            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        }
+        // One at a time: ComfyUI makes it on its event loop, from the disk.
+        let _turn = call.services.object_infos.turn.lock().await;
+        if let Some(body) = call.services.object_infos.find(&key, now) {
+            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        }
         let live = match backend.comfyui.catalogue(path).await {
             Ok(live) => live,
             Err(error) => {
@@ -80,6 +126,7 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
         });
         let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
         let body = body.map_err(|error| Rejection::internal(error.to_string()))?;
+        call.services.object_infos.keep(key, call.services.clock.monotonic(), body.clone());
         return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
     }
     Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))

@@ -6,6 +6,8 @@ mod files;
 mod info;
 mod submit;
 
+pub use info::ObjectInfos;
+
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::{PromptId, RequestId};

@@ -151,10 +151,6 @@ pub struct LimitsConfig {
     pub prompt_bytes_max: u64,
     /// Body of an upload.
     pub upload_bytes_max: u64,
-    /// Body of a userdata file.
-    pub userdata_bytes_max: u64,
-    /// Any other body.
-    pub other_bytes_max: u64,
     /// All request bodies in memory together.
     pub bodies_bytes_max: u64,
     /// From the first byte of a request to the end of its head.
@@ -176,11 +172,9 @@ impl Default for LimitsConfig {
             prompt_bytes_max: 11 << 20,
             // ComfyUI's own default, `--max-upload-size 100` (facts: in MB, we say MiB).
             upload_bytes_max: 100 << 20,
-            userdata_bytes_max: 8 << 20,
-            other_bytes_max: 1 << 20,
             bodies_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
-            body_deadline: Duration::from_secs(300),
+            body_deadline: Duration::from_secs(60),
             connections_max: 10_000,
             websockets_max: 5_000,
             failed_logins_per_minute: 10,

@@ -48,7 +48,8 @@ pub fn accepted(
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(HandshakeError::Version);
     }
-    check_origin(headers, public)?;
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    check_origin(headers, host, public)?;
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
     if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
         return Err(HandshakeError::Key);
@@ -56,14 +57,18 @@ pub fn accepted(
     Ok(answer_to(key.as_bytes()))
 }
 
-fn check_origin(headers: &HeaderMap, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
+/// Whether the request comes from one of this site's pages, or from no page at all. Browsers send `Origin` with every request that changes something; a
+/// foreign page could otherwise use a password that the browser remembers (facts §11, 106).
+///
+/// # Errors
+/// [`HandshakeError::Origin`].
+pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Ok(()),
         (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let own =
         host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
     if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -58,17 +59,23 @@ pub enum Closed {
     Silent,
     /// The gateway stops: 1012.
     Stopping,
+    /// The key was revoked, or the credential ran out: 4401.
+    CredentialEnded,
     /// Bytes could not be written.
     Failed(String),
 }
 
-/// Serves a socket to its end. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
+/// What design §5 names for a socket whose credential is no good any more; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
+const CREDENTIAL_ENDED: u16 = 4401;
+
+/// Serves a socket to its end. `credential_ended` resolves when the caller's credential is no good any more. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
 pub async fn serve(
     stream: &mut impl RawStream,
     handle: SocketHandle,
     queue_remaining: u64,
     upload_bytes_max: u64,
     stopping: watch::Receiver<bool>,
+    credential_ended: impl Future<Output = ()> + Send,
 ) -> Closed {
     let mut socket = Socket {
         stream,
@@ -79,7 +86,8 @@ pub async fn serve(
         greeted: false,
         inbound: (Instant::now(), 0),
     };
-    match socket.run(queue_remaining, stopping).await {
+    tokio::pin!(credential_ended);
+    match socket.run(queue_remaining, stopping, credential_ended).await {
         Ok(closed) => closed,
         Err(error) => Closed::Failed(error.0),
     }
@@ -106,7 +114,12 @@ struct Socket<'a, S> {
 }
 
 impl<S: RawStream> Socket<'_, S> {
-    async fn run(&mut self, queue_remaining: u64, mut stopping: watch::Receiver<bool>) -> Result<Closed, StreamError> {
+    async fn run(
+        &mut self,
+        queue_remaining: u64,
+        mut stopping: watch::Receiver<bool>,
+        mut credential_ended: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Closed, StreamError> {
         let sid = self.handle.client_id().clone();
         self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await?;
         if let Some(node) = self.handle.executing() {
@@ -135,6 +148,9 @@ impl<S: RawStream> Socket<'_, S> {
                         return Ok(Closed::Silent);
                     }
                     self.send(Message::Ping(Bytes::new())).await?;
+                }
+                () = &mut credential_ended => {
+                    return self.close(CloseCode::from(CREDENTIAL_ENDED), "credential ended", Closed::CredentialEnded).await;
                 }
                 () = stopped(&mut stopping) => return self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await,
             }

@@ -34,6 +34,7 @@ struct Session {
     client: WebSocketStream<DuplexStream>,
     served: tokio::task::JoinHandle<Closed>,
     stop: watch::Sender<bool>,
+    end_credential: tokio::sync::oneshot::Sender<()>,
 }
 
 async fn session() -> Session {
@@ -44,9 +45,12 @@ async fn session_in(hub: Arc<Hub>, scope: OwnerScope) -> Session {
     let handle = hub.register(&scope, Some("x".parse().unwrap()), 5).unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (stop, stopping) = watch::channel(false);
-    let served = tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping).await });
+    let (end_credential, ended) = tokio::sync::oneshot::channel();
+    let credential_ended = async move { drop(ended.await) };
+    let served =
+        tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping, credential_ended).await });
     let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-    Session { hub, scope, client, served, stop }
+    Session { hub, scope, client, served, stop, end_credential }
 }
 
 impl Session {
@@ -154,6 +158,22 @@ async fn a_stop_is_told_with_1012() {
     session.json().await;
     session.stop.send_replace(true);
     assert_eq!(session.closed().await, (CloseCode::Restart, Closed::Stopping));
+}
+
+#[tokio::test]
+async fn a_socket_whose_credential_ends_is_closed_with_4401() {
+    let session = session().await;
+    let Session { mut client, served, end_credential, .. } = session;
+    end_credential.send(()).unwrap();
+    let code = loop {
+        match tokio::time::timeout(DEADLINE, client.next()).await.unwrap().unwrap().unwrap() {
+            Message::Close(Some(frame)) => break u16::from(frame.code),
+            Message::Close(None) => panic!("no code"),
+            _ => {}
+        }
+    };
+    assert_eq!(code, CREDENTIAL_ENDED);
+    assert_eq!(tokio::time::timeout(DEADLINE, served).await.unwrap().unwrap(), Closed::CredentialEnded);
 }
 
 #[tokio::test]
