@@ -35,5 +35,5 @@ fn content(call: &Call<'_>, row: FileRow) -> Result<Answer, Rejection> {
         .blobs
         .path(&row.content)
         .ok_or_else(|| Rejection::internal(format!("content {} is not in the blobs", row.content)))?;
-    Ok(file::answer(&row, path, call.headers))
+    Ok(file::answer(&row, path, call.method, call.headers))
 }

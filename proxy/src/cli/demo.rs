@@ -14,7 +14,9 @@ use comfygate_stand_in::{Options, StandIn};
 use ring::rand::SystemRandom;
 use serde_json::json;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `comfygate demo …`
 #[derive(Debug, Args)]
@@ -29,6 +31,9 @@ pub struct DemoArguments {
     #[arg(long)]
     json: bool,
 }
+
+/// How often the own listener is tried until it is there.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
 
 const TENANTS: [&str; 2] = ["alice", "bob"];
 
@@ -50,8 +55,10 @@ impl Drop for Scratch {
 /// When a port is taken or the scratch directory can't be written.
 pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     app::start_logging();
-    let directory = std::env::temp_dir().join(format!("comfygate-demo-{}", std::process::id()));
-    app::make_private_directory(&directory)?;
+    // Nobody else can have made it before: a name that can't be guessed, made by us or not at all.
+    let directory = std::env::temp_dir().join(format!("comfygate-demo-{}", uuid::Uuid::new_v4().simple()));
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+    made.with_context(|| format!("can't make the directory `{}`", directory.display()))?;
     let scratch = Scratch(directory);
     let runtime = app::core_runtime()?;
     let backends = runtime.block_on(async {
@@ -70,15 +77,23 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     }
     let url = format!("https://{}", arguments.listen);
     let ca_file = scratch.0.join("state/tls/ca.crt");
-    if arguments.json {
+    let text = if arguments.json {
         let tenants: Vec<_> = keys.iter().map(|(id, key)| json!({"id": id, "key": key})).collect();
-        println!(
-            "{}",
-            json!({"url": url, "metrics_url": format!("http://{}/metrics", arguments.metrics), "ca_file": ca_file, "tenants": tenants, "backends": urls})
-        );
+        let metrics_url = format!("http://{}/metrics", arguments.metrics);
+        json!({"url": url, "metrics_url": metrics_url, "ca_file": ca_file, "tenants": tenants, "backends": urls})
+            .to_string()
+            + "\n"
     } else {
-        print!("{}", told(&url, arguments, &ca_file, &keys, &urls));
-    }
+        told(&url, arguments, &ca_file, &keys, &urls)
+    };
+    // Told when it is true: whoever reads the line connects at once.
+    let listen = arguments.listen;
+    std::thread::spawn(move || {
+        while std::net::TcpStream::connect(listen).is_err() {
+            std::thread::sleep(LISTEN_INTERVAL);
+        }
+        print!("{text}");
+    });
     app.run()?;
     drop(backends);
     Ok(Exit::Good)

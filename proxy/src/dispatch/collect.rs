@@ -86,6 +86,7 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
     let mut fetches = Vec::new();
     find_files(&outputs, names, &mut String::new(), &mut fetches);
     scrub(&mut outputs, names, Scrub::All);
+    drop_paths(&mut outputs);
     let timestamp = |wanted: &str| {
         let found = messages.iter().find(|(event, _)| event == wanted)?;
         found.1.get("timestamp").and_then(Value::as_u64).map(WallMillis)
@@ -163,9 +164,10 @@ pub fn without_paths(text: &str) -> String {
     while let Some(at) = rest.find('/') {
         let (before, from) = rest.split_at(at);
         let path = from.split(ends).next().unwrap_or(from);
-        // `http://` is no path, though its slashes stand after a colon.
+        // `w/h` and `../x` are relative, `http://x` is no path; after anything else a slash begins one (`file:///x`, `{/x`).
+        let is_url = before.ends_with("http:") || before.ends_with("https:");
         let begins_a_word =
-            before.chars().next_back().is_none_or(|c| ends(c) || c == ':' || c == '=') && !path.starts_with("//");
+            !is_url && before.chars().next_back().is_none_or(|c| !(c.is_alphanumeric() || "._~".contains(c)));
         out.push_str(before);
         match path.rsplit_once('/') {
             Some((head, last)) if begins_a_word && !head.is_empty() => {
@@ -302,6 +304,21 @@ fn drop_foreign(value: &mut Value, names: &Names<'_>, dropped: &mut Vec<String>)
     }
 }
 
+/// Takes absolute paths out of file objects: packs add them (`fullpath`) for a page that runs on the same machine.
+fn drop_paths(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(drop_paths),
+        Value::Object(fields) => {
+            if fields.contains_key("filename") {
+                let is_path = |text: &str| text.starts_with('/') || text.get(1..3).is_some_and(|drive| drive == ":\\");
+                fields.retain(|_, field| !field.as_str().is_some_and(is_path));
+            }
+            fields.values_mut().for_each(drop_paths);
+        }
+        _ => {}
+    }
+}
+
 fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mut Vec<Fetch>) {
     if let Some((file, subfolder)) =
         file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown)))
@@ -403,6 +420,16 @@ mod tests {
     }
 
     #[test]
+    fn absolute_paths_in_file_objects_are_left_out() {
+        let video = json!({"filename": "a_00001.mp4", "subfolder": "t/abc234/0af-1", "type": "output", "format": "video/mp4",
+            "fullpath": "/opt/ComfyUI/output/t/abc234/0af-1/a_00001.mp4"});
+        let ending = reading(&entry(json!({"9": {"gifs": [video]}}), "success", json!([])));
+        assert_eq!(ending.fetches.len(), 1);
+        let shown = &ending.result.outputs["9"]["gifs"][0];
+        assert_eq!((shown.get("fullpath"), &shown["format"]), (None, &json!("video/mp4")));
+    }
+
+    #[test]
     fn temporary_files_keep_their_random_name() {
         let ending = reading(&entry(
             json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}),
@@ -462,5 +489,9 @@ mod tests {
         assert_eq!(without_paths("w/h = 3/4, see http://x"), "w/h = 3/4, see http://x");
         assert_eq!(without_paths("/a/b/c.py"), "…/c.py");
         assert_eq!(without_paths("/c.py"), "/c.py");
+        assert_eq!(without_paths("../x/y"), "../x/y");
+        for path in ["file:///opt/x/y.png", "//opt/x/y.png", "{/opt/x/y.png"] {
+            assert!(!without_paths(path).contains("opt"), "{path}");
+        }
     }
 }

@@ -159,7 +159,10 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn history_entry(&self, prompt: UpstreamPromptId) -> Result<Option<Value>, ComfyUiError> {
         let bytes = self.get(&format!("/history/{prompt}"), HISTORY_ENTRY_BYTES_MAX).await?;
-        Ok(parsed(&bytes)?.get_mut(prompt.to_string()).map(Value::take))
+        // Megabytes of outputs: not on a thread that carries everybody's events.
+        let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
+        let mut whole = whole.map_err(|error| ComfyUiError::Malformed(error.to_string()))??;
+        Ok(whole.get_mut(prompt.to_string()).map(Value::take))
     }
 
     /// `POST /history {"delete":[id]}`: what we keep ourselves need not stay there, for anyone who reaches the backend to read.

@@ -7,7 +7,7 @@ use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ const ASKING: &str = "private, no-cache";
 const SANDBOX: &str = "sandbox; default-src 'none'";
 
 /// The answer for a stored file of `row.bytes` bytes at `path`.
-pub fn answer(row: &FileRow, path: PathBuf, headers: &HeaderMap) -> Answer {
+pub fn answer(row: &FileRow, path: PathBuf, method: &Method, headers: &HeaderMap) -> Answer {
     let etag = format!("\"{}\"", row.content);
     let modified = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(row.created_at.seconds()));
     let mut answer = Answer::empty(StatusCode::OK);
@@ -42,7 +42,10 @@ pub fn answer(row: &FileRow, path: PathBuf, headers: &HeaderMap) -> Answer {
     set(CONTENT_TYPE, if inline { &row.content_type } else { OCTET_STREAM });
     set(CONTENT_DISPOSITION, &disposition(if inline { "inline" } else { "attachment" }, &row.filename));
     let whole = AnswerBody::File { path: path.clone(), start: 0, length: row.bytes };
-    match wanted_range(headers, row.bytes, &etag, &modified) {
+    // §14.2: ranges are defined for GET only.
+    let wanted =
+        if *method == Method::GET { wanted_range(headers, row.bytes, &etag, &modified) } else { Wanted::Whole };
+    match wanted {
         Wanted::Whole => answer.body = whole,
         Wanted::Part { start, length } => {
             let last = start + length - 1;
@@ -152,7 +155,7 @@ mod tests {
     fn with(headers: &[(HeaderName, &str)]) -> Answer {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
-        answer(&row("a.png"), PathBuf::from("blob"), &headers)
+        answer(&row("a.png"), PathBuf::from("blob"), &Method::GET, &headers)
     }
 
     fn part(answer: &Answer) -> (u64, u64) {
@@ -170,7 +173,7 @@ mod tests {
         assert_eq!(image.headers[CONTENT_SECURITY_POLICY], SANDBOX);
         assert_eq!(image.headers["x-content-type-options"], "nosniff");
         assert!(image.headers[CACHE_CONTROL].to_str().unwrap().starts_with("private"));
-        let svg = answer(&row("a.svg"), PathBuf::new(), &HeaderMap::new());
+        let svg = answer(&row("a.svg"), PathBuf::new(), &Method::GET, &HeaderMap::new());
         assert_eq!(svg.headers[CONTENT_TYPE], OCTET_STREAM);
         assert!(svg.headers[CONTENT_DISPOSITION].to_str().unwrap().starts_with("attachment"));
     }
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn a_name_that_may_be_taken_over_is_asked_for_again() {
         let temporary = FileRow { directory: Directory::Temp, ..row("a.png") };
-        assert_eq!(answer(&temporary, PathBuf::new(), &HeaderMap::new()).headers[CACHE_CONTROL], ASKING);
+        assert_eq!(answer(&temporary, PathBuf::new(), &Method::GET, &HeaderMap::new()).headers[CACHE_CONTROL], ASKING);
         assert_eq!(with(&[]).headers[CACHE_CONTROL], CACHING);
     }
 
