@@ -211,7 +211,7 @@ fn free_ports(config: &Config) -> anyhow::Result<()> {
 }
 
 fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
-    let Some(path) = &config.object_info_file else { return Ok(Arc::new(Catalogue::builtin().clone())) };
+    let Some(path) = &config.object_info_file else { return Ok(Catalogue::builtin_arc()) };
     let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
     let catalogue = Catalogue::from_object_info(&bytes)
         .with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;

@@ -11,7 +11,7 @@ mod read;
 mod signature;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
@@ -49,19 +49,24 @@ pub enum CatalogueError {
     },
 }
 
-static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
+static BUILTIN: LazyLock<Arc<Catalogue>> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     let annotations = Annotations::read(ANNOTATIONS_0_8_0).expect("the shipped annotations are good");
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     let classes = read::classes(COMFYUI_0_8_0.as_bytes()).expect("the shipped snapshot is good");
     let classes = classes.into_iter().map(|(name, class)| (name, annotations.apply(class))).collect();
-    Catalogue::of(classes)
+    Arc::new(Catalogue::of(classes))
 });
 
 impl Catalogue {
     /// The shipped snapshot of ComfyUI 0.8.0, annotated.
     pub fn builtin() -> &'static Catalogue {
         &BUILTIN
+    }
+
+    /// The same, to be shared.
+    pub fn builtin_arc() -> Arc<Catalogue> {
+        Arc::clone(&BUILTIN)
     }
 
     /// A catalogue from the `GET /object_info` of a backend, as saved in a pinned file. ComfyUI's own classes keep the shipped annotations; those whose signature differs from the shipped one, and

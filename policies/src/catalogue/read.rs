@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::signature::Annotation;
@@ -14,14 +15,22 @@ const DYNAMIC_DEPTH_MAX: usize = 4;
 
 /// All classes of an `object_info`, without annotations.
 pub(super) fn classes(json: &[u8]) -> Result<BTreeMap<String, ClassSignature>, CatalogueError> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| CatalogueError::Json(error.to_string()))?;
-    let Value::Object(members) = value else {
-        return Err(fault("", "an object_info is an object of classes"));
-    };
+    let not_json = |error: serde_json::Error| CatalogueError::Json(error.to_string());
+    // Class by class: as one tree the megabytes of a live answer take tens of megabytes of memory.
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(json).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => fault("", "an object_info is an object of classes"),
+            _ => not_json(error),
+        })?;
     if members.len() > CLASSES_MAX {
         return Err(fault("", "too many classes"));
     }
-    members.iter().map(|(name, value)| Ok((name.clone(), class(name, value)?))).collect()
+    let read = |(name, raw): (String, &RawValue)| {
+        let value: Value = serde_json::from_str(raw.get()).map_err(not_json)?;
+        let class = class(&name, &value)?;
+        Ok((name, class))
+    };
+    members.into_iter().map(read).collect()
 }
 
 fn fault(class: &str, message: &str) -> CatalogueError {
