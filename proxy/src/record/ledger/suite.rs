@@ -33,6 +33,26 @@ async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
     AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }
 
+/// A held job whose one attempt was lost; with its end asked for meanwhile, if `cancelled`.
+async fn lost(ledger: &impl Ledger, name: &str, cancelled: bool) -> Job {
+    let job = accepted(ledger, "a", name).await;
+    let attempt = assigned(ledger, &job).await;
+    if cancelled {
+        ledger.request_cancel(&owned(ledger, &job).await).await.unwrap();
+    }
+    ledger.lose(attempt, "it died").await.unwrap()
+}
+
+async fn owned(ledger: &impl Ledger, job: &Job) -> OwnedPrompt {
+    ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await.unwrap()
+}
+
+/// The names in the whole history of `tenant`.
+async fn remembered(ledger: &impl Ledger, tenant: &str) -> Vec<String> {
+    let entries = ledger.history(&owner(tenant).scope(), HistoryPage::default()).await.unwrap();
+    entries.iter().map(|(prompt, _)| prompt.job().prompt_id.to_string()).collect()
+}
+
 fn image(group: u64, pointer: &str) -> NewFile {
     NewFile {
         id: FileId::new(),
@@ -146,4 +166,105 @@ pub(super) async fn history_keeps_the_order_of_ends_and_knows_no_cancelled_job(l
     ledger.forget(&prompt).await.unwrap();
     assert_eq!(names(HistoryPage::default()).await, ["p"]);
     accepted(ledger, "a", "q").await;
+}
+
+/// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn beyond_the_most_ended_jobs_the_oldest_is_forgotten(ledger: &impl Ledger) {
+    let mut files = Vec::new();
+    for name in ["p", "q"] {
+        let keyed = Acceptance { idempotency_key: Some(name.into()), ..submission("a", name, "{}") };
+        let Accepted::New(job) = ledger.accept(keyed).await.unwrap() else { panic!("not new") };
+        let (attempt, file) = (assigned(ledger, &job).await, image(1, "/9/images/0"));
+        files.push(file.id);
+        ledger.commit(attempt, Outcome::Succeeded, two_images(), vec![file], WallMillis(4)).await.unwrap();
+    }
+    let other = accepted(ledger, "b", "p").await;
+    ledger.end_held(other.id, other.version, Outcome::Failed, None, WallMillis(5)).await.unwrap();
+    let oldest = ledger.owned_prompt(&owner("a").scope(), &"p".parse().unwrap()).await.unwrap();
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
+
+    let job = accepted(ledger, "a", "r").await;
+    ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(6)).await.unwrap();
+    assert_eq!(remembered(ledger, "a").await, ["q", "r"]);
+    assert_eq!(remembered(ledger, "b").await, ["p"]);
+    assert_eq!(ledger.result(&oldest).await.unwrap(), None);
+    assert!(matches!(ledger.request_cancel(&oldest).await, Err(LedgerError::NotFound { .. })));
+    // Its file is retention's; its name and its key are free.
+    assert_eq!(ledger.file(files[0]).await.unwrap().job, Some(oldest.job().id));
+    let again = Acceptance { idempotency_key: Some("p".into()), ..submission("a", "p", "[]") };
+    assert!(matches!(ledger.accept(again).await.unwrap(), Accepted::New(_)));
+}
+
+/// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn a_forgotten_job_makes_room_for_another_ended_one(ledger: &impl Ledger) {
+    for name in ["p", "q", "r"] {
+        let job = accepted(ledger, "a", name).await;
+        let ended = ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+        if name == "q" {
+            ledger.forget(&owned(ledger, &ended).await).await.unwrap();
+        }
+    }
+    assert_eq!(remembered(ledger, "a").await, ["p", "r"]);
+}
+
+pub(super) async fn an_end_is_asked_for_once_of_an_assigned_or_running_job(ledger: &impl Ledger) {
+    let (p, q) = (accepted(ledger, "a", "p").await, accepted(ledger, "a", "q").await);
+    assigned(ledger, &p).await;
+    ledger.start(assigned(ledger, &q).await, WallMillis(3)).await.unwrap();
+    for (job, state, version) in [(p, JobState::Assigned, 2), (q, JobState::Running, 3)] {
+        let prompt = owned(ledger, &job).await;
+        let asked = ledger.request_cancel(&prompt).await.unwrap();
+        assert_eq!((asked.state, asked.cancel_requested, asked.version), (state, true, version));
+        assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), asked);
+        assert_eq!(owned(ledger, &job).await.job(), &asked);
+    }
+}
+
+pub(super) async fn a_held_or_ended_job_is_left_as_it_is_when_its_end_is_asked_for(ledger: &impl Ledger) {
+    let held = accepted(ledger, "a", "p").await;
+    let prompt = owned(ledger, &held).await;
+    assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), held);
+    let ended = ledger.end_held(held.id, held.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+    assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), ended);
+    assert!(!ended.cancel_requested);
+    // One that was lost before the wish came is held: whoever asks ends it, as any held job.
+    let lost = lost(ledger, "q", false).await;
+    assert_eq!(ledger.request_cancel(&owned(ledger, &lost).await).await.unwrap(), lost);
+}
+
+pub(super) async fn a_held_job_is_interrupted_only_if_its_end_was_asked_for(ledger: &impl Ledger) {
+    let unasked = lost(ledger, "p", false).await;
+    let refused = ledger.end_held(unasked.id, unasked.version, Outcome::Interrupted, None, WallMillis(5)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Held, .. })), "{refused:?}");
+    assert_eq!(owned(ledger, &unasked).await.job(), &unasked);
+    let asked = lost(ledger, "q", true).await;
+    assert!(asked.cancel_requested);
+    let ended = ledger.end_held(asked.id, asked.version, Outcome::Interrupted, None, WallMillis(5)).await.unwrap();
+    assert_eq!(ended.state, JobState::Ended(Outcome::Interrupted));
+    let result = ledger.result(&owned(ledger, &ended).await).await.unwrap().unwrap();
+    assert_eq!(result.ended_at, Some(WallMillis(5)));
+    assert_eq!(remembered(ledger, "a").await, ["q"]);
+}
+
+pub(super) async fn no_held_job_succeeds(ledger: &impl Ledger) {
+    for job in [accepted(ledger, "a", "p").await, lost(ledger, "q", true).await] {
+        let refused = ledger.end_held(job.id, job.version, Outcome::Succeeded, Some(two_images()), WallMillis(5)).await;
+        assert!(matches!(refused, Err(LedgerError::WrongState { .. })), "{refused:?}");
+        assert_eq!(owned(ledger, &job).await.job(), &job);
+    }
+    assert!(remembered(ledger, "a").await.is_empty());
+}
+
+pub(super) async fn no_attempt_is_committed_as_cancelled_and_no_ended_or_assigned_job_is_ended_as_held(
+    ledger: &impl Ledger,
+) {
+    let attempt = assigned(ledger, &accepted(ledger, "a", "p").await).await;
+    let refused = ledger.commit(attempt, Outcome::Cancelled, JobResult::default(), vec![], WallMillis(4)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Assigned, .. })));
+    let refused = ledger.end_held(attempt.job, 1, Outcome::Cancelled, None, WallMillis(4)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Assigned, .. })));
+    let interrupted = ledger.commit(attempt, Outcome::Interrupted, JobResult::default(), vec![], WallMillis(4)).await;
+    let (ended, _) = interrupted.unwrap();
+    let refused = ledger.end_held(ended.id, ended.version, Outcome::Failed, None, WallMillis(5)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Ended(_), .. })));
 }

@@ -10,15 +10,16 @@ fn ledger(dir: &Path) -> RedbLedger {
 }
 
 macro_rules! on_redb {
-    ($($test:ident),* $(,)?) => {$(
+    ($options:expr; $($test:ident),* $(,)?) => {$(
         #[tokio::test]
         async fn $test() {
             let dir = tempfile::tempdir().unwrap();
-            suite::$test(&ledger(dir.path())).await;
+            suite::$test(&RedbLedger::open(dir.path(), $options).unwrap()).await;
         }
     )*};
 }
 on_redb!(
+    RedbOptions::default();
     repeats_are_recognised_and_other_submissions_refused,
     a_tenant_has_no_more_active_jobs_than_it_may,
     what_is_anothers_is_not_there,
@@ -26,6 +27,16 @@ on_redb!(
     files_are_numbered_as_one_comfyui_would,
     a_pointer_without_file_object_refuses_the_commit_and_leaves_the_job,
     history_keeps_the_order_of_ends_and_knows_no_cancelled_job,
+    an_end_is_asked_for_once_of_an_assigned_or_running_job,
+    a_held_or_ended_job_is_left_as_it_is_when_its_end_is_asked_for,
+    a_held_job_is_interrupted_only_if_its_end_was_asked_for,
+    no_held_job_succeeds,
+    no_attempt_is_committed_as_cancelled_and_no_ended_or_assigned_job_is_ended_as_held,
+);
+on_redb!(
+    RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };
+    beyond_the_most_ended_jobs_the_oldest_is_forgotten,
+    a_forgotten_job_makes_room_for_another_ended_one,
 );
 
 #[tokio::test]
