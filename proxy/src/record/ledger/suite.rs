@@ -1,6 +1,7 @@
 //! What every form of the ledger must do, whatever it stands on.
 
 use super::*;
+use crate::owner::Scopes;
 
 fn owner(tenant: &str) -> Owner {
     Owner { tenant: tenant.parse().unwrap(), user: None, key: None }
@@ -267,4 +268,62 @@ pub(super) async fn no_attempt_is_committed_as_cancelled_and_no_ended_or_assigne
     let (ended, _) = interrupted.unwrap();
     let refused = ledger.end_held(ended.id, ended.version, Outcome::Failed, None, WallMillis(5)).await;
     assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Ended(_), .. })));
+}
+
+/// A key of `tenant`.
+pub(super) fn key_row(id: &str, tenant: &str) -> KeyRow {
+    KeyRow {
+        id: id.parse().unwrap(),
+        owner: Owner { key: Some(id.parse().unwrap()), ..owner(tenant) },
+        scopes: Scopes::of_a_client(),
+        secret_hash: Digest::of(tenant.as_bytes()),
+        label: None,
+        created_at: WallMillis(1),
+        expires_at: None,
+        revoked_at: None,
+    }
+}
+
+pub(super) async fn a_key_is_stored_once_under_its_id(ledger: &impl Ledger) {
+    let (first, second) = (key_row("bbbbbbbbbbbb", "a"), key_row("aaaaaaaaaaaa", "b"));
+    ledger.insert_key(first.clone()).await.unwrap();
+    for repeat in [first.clone(), key_row("bbbbbbbbbbbb", "b")] {
+        assert!(matches!(ledger.insert_key(repeat).await, Err(LedgerError::Conflict { .. })));
+    }
+    ledger.insert_key(second.clone()).await.unwrap();
+    assert_eq!(ledger.key(&first.id).await.unwrap(), first);
+    assert_eq!(ledger.keys().await.unwrap(), [second, first]);
+}
+
+pub(super) async fn a_key_is_revoked_once_and_stays_so(ledger: &impl Ledger) {
+    let key = key_row("aaaaaaaaaaaa", "a");
+    let unknown = ledger.revoke_key(&key.id, WallMillis(4)).await;
+    assert!(matches!(unknown, Err(LedgerError::NotFound { what: "key" })));
+    assert!(matches!(ledger.key(&key.id).await, Err(LedgerError::NotFound { what: "key" })));
+    ledger.insert_key(key.clone()).await.unwrap();
+    let revoked = KeyRow { revoked_at: Some(WallMillis(5)), ..key.clone() };
+    for at in [5, 6] {
+        assert_eq!(ledger.revoke_key(&key.id, WallMillis(at)).await.unwrap(), revoked);
+    }
+    // Storing it anew does not bring it back.
+    assert!(matches!(ledger.insert_key(key.clone()).await, Err(LedgerError::Conflict { .. })));
+    assert_eq!(ledger.key(&key.id).await.unwrap(), revoked);
+}
+
+pub(super) async fn secrets_are_drawn_once_for_each_scope_and_backend(ledger: &impl Ledger) {
+    let ann = OwnerScope { user: Some("ann".parse().unwrap()), ..owner("a").scope() };
+    let mut salts = Vec::new();
+    for scope in [owner("a").scope(), owner("b").scope(), ann] {
+        let drawn = ledger.owner_secrets(&scope).await.unwrap();
+        assert!(ledger.owner_secrets(&scope).await.unwrap() == drawn, "drawn anew");
+        assert_eq!((drawn.salt.len(), drawn.folder.len()), (32, 16));
+        salts.extend([drawn.salt, drawn.folder]);
+    }
+    salts.sort();
+    salts.dedup();
+    assert_eq!(salts.len(), 6);
+    let (one, other) = ("gpu0".parse().unwrap(), "gpu1".parse().unwrap());
+    let drawn = ledger.upstream_client(&one).await.unwrap();
+    assert_eq!(ledger.upstream_client(&one).await.unwrap(), drawn);
+    assert_ne!(ledger.upstream_client(&other).await.unwrap(), drawn);
 }

@@ -32,6 +32,9 @@ on_redb!(
     a_held_job_is_interrupted_only_if_its_end_was_asked_for,
     no_held_job_succeeds,
     no_attempt_is_committed_as_cancelled_and_no_ended_or_assigned_job_is_ended_as_held,
+    a_key_is_stored_once_under_its_id,
+    a_key_is_revoked_once_and_stays_so,
+    secrets_are_drawn_once_for_each_scope_and_backend,
 );
 on_redb!(
     RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };
@@ -46,6 +49,28 @@ async fn a_second_gateway_on_the_same_directory_is_refused_until_the_first_is_go
     assert!(matches!(RedbLedger::open(dir.path(), RedbOptions::default()), Err(LedgerError::Held { .. })));
     drop(first);
     ledger(dir.path()).probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_drawn_and_revoked_is_the_same_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scope, backend) = (OwnerScope { tenant: "a".parse().unwrap(), user: None }, "gpu0".parse().unwrap());
+    let before = ledger(dir.path());
+    let secrets = before.owner_secrets(&scope).await.unwrap();
+    let client = before.upstream_client(&backend).await.unwrap();
+    let key = suite::key_row("aaaaaaaaaaaa", "a");
+    before.insert_key(key.clone()).await.unwrap();
+    let revoked = before.revoke_key(&key.id, WallMillis(5)).await.unwrap();
+    drop(before);
+
+    let after = ledger(dir.path());
+    assert!(after.owner_secrets(&scope).await.unwrap() == secrets, "the secrets were drawn anew");
+    assert_eq!(after.upstream_client(&backend).await.unwrap(), client);
+    assert_eq!(after.keys().await.unwrap(), [revoked]);
+    // The folder of an attempt is the one whose name was drawn before.
+    let Accepted::New(job) = after.accept(suite::submission("a", "p", "{}")).await.unwrap() else { panic!("not new") };
+    let job = after.assign(job.id, job.version, &backend, WallMillis(2)).await.unwrap();
+    assert_eq!(job.attempts[0].folder, format!("t/{}/{}-1", secrets.folder, job.id));
 }
 
 const CHILD: &str = "COMFYGATE_TEST_LEDGER_OF_THE_CHILD";
