@@ -22,14 +22,14 @@ pub(super) fn submission(tenant: &str, name: &str, graph: &'static str) -> Accep
     }
 }
 
-async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
+pub(super) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
     match ledger.accept(submission(tenant, name, "{}")).await.unwrap() {
         Accepted::New(job) => job,
         Accepted::Again(job) => panic!("{job:?} was there"),
     }
 }
 
-async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
+pub(super) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
     let job = ledger.assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2)).await.unwrap();
     AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }
@@ -54,7 +54,7 @@ async fn remembered(ledger: &impl Ledger, tenant: &str) -> Vec<String> {
     entries.iter().map(|(prompt, _)| prompt.job().prompt_id.to_string()).collect()
 }
 
-fn image(group: u64, pointer: &str) -> NewFile {
+pub(super) fn image(group: u64, pointer: &str) -> NewFile {
     NewFile {
         id: FileId::new(),
         content: Digest::of(b"image"),
