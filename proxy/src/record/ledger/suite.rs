@@ -327,3 +327,119 @@ pub(super) async fn secrets_are_drawn_once_for_each_scope_and_backend(ledger: &i
     assert_eq!(ledger.upstream_client(&one).await.unwrap(), drawn);
     assert_ne!(ledger.upstream_client(&other).await.unwrap(), drawn);
 }
+
+fn as_is(name: &str, directory: Directory, pointer: &str) -> NewFile {
+    NewFile { name: NewName::AsIs(name.into()), directory, ..image(0, pointer) }
+}
+
+/// Commits a job of `tenant` with these files; gives their rows and the shown names in their order.
+async fn committed(ledger: &impl Ledger, tenant: &str, job: &str, files: Vec<NewFile>) -> Vec<FileRow> {
+    let attempt = assigned(ledger, &accepted(ledger, tenant, job).await).await;
+    let (_, result) = ledger.commit(attempt, Outcome::Succeeded, two_images(), files, WallMillis(4)).await.unwrap();
+    let mut rows = Vec::new();
+    for file in result.files {
+        rows.push(ledger.file(file.id).await.unwrap());
+    }
+    rows
+}
+
+fn names(rows: &[FileRow]) -> Vec<&str> {
+    rows.iter().map(|row| row.filename.as_str()).collect()
+}
+
+pub(super) async fn a_name_as_it_is_is_taken_over_and_the_older_file_stays_under_its_id(ledger: &impl Ledger) {
+    let scope = owner("a").scope();
+    let preview = || vec![as_is("x.png", Directory::Temp, "/9/images/0")];
+    let older = committed(ledger, "a", "p", preview()).await;
+    let elsewhere = committed(ledger, "a", "q", vec![as_is("x.png", Directory::Output, "/9/images/0")]).await;
+    let others = committed(ledger, "b", "p", preview()).await;
+    assert_eq!(ledger.owned_file(&scope, Directory::Temp, "", "x.png").await.unwrap(), older[0]);
+    let newer = committed(ledger, "a", "r", preview()).await;
+    assert_eq!(names(&newer), ["x.png"]);
+    assert_eq!(ledger.owned_file(&scope, Directory::Temp, "", "x.png").await.unwrap(), newer[0]);
+    assert_eq!(ledger.file(older[0].id).await.unwrap(), older[0]);
+    // Neither the same name of another directory nor another's is touched.
+    assert_eq!(ledger.owned_file(&scope, Directory::Output, "", "x.png").await.unwrap(), elsewhere[0]);
+    assert_eq!(ledger.owned_file(&owner("b").scope(), Directory::Temp, "", "x.png").await.unwrap(), others[0]);
+}
+
+pub(super) async fn a_number_passes_over_a_name_that_stands_as_it_is(ledger: &impl Ledger) {
+    for (job, name) in [("p", "ComfyUI_00001_.png"), ("q", "ComfyUI_00003_.png")] {
+        committed(ledger, "a", job, vec![as_is(name, Directory::Output, "/9/images/0")]).await;
+    }
+    // One of another suffix or directory is not in the way.
+    let aside = vec![
+        as_is("ComfyUI_00002_.webp", Directory::Output, "/9/images/0"),
+        as_is("ComfyUI_00002_.png", Directory::Temp, "/9/images/1"),
+    ];
+    committed(ledger, "a", "r", aside).await;
+    let rows = committed(ledger, "a", "s", vec![image(1, "/9/images/0"), image(2, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00002_.png", "ComfyUI_00004_.png"]);
+}
+
+pub(super) async fn files_of_one_group_share_a_number_and_those_of_two_do_not(ledger: &impl Ledger) {
+    let video = |group, pointer| {
+        let name = NewName::Numbered { prefix: "ComfyUI".into(), group, suffix: "_.mp4".into() };
+        NewFile { name, ..image(group, pointer) }
+    };
+    let rows = committed(ledger, "a", "p", vec![image(5, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00001_.png", "ComfyUI_00001_.mp4"]);
+    let rows = committed(ledger, "a", "q", vec![image(6, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00003_.png", "ComfyUI_00002_.mp4"]);
+    // A number that one of the group's names can't have, none of them gets.
+    committed(ledger, "a", "r", vec![as_is("ComfyUI_00004_.mp4", Directory::Output, "/9/images/0")]).await;
+    let rows = committed(ledger, "a", "s", vec![image(5, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00005_.png", "ComfyUI_00005_.mp4"]);
+}
+
+pub(super) async fn each_prefix_folder_directory_and_scope_has_numbers_of_its_own(ledger: &impl Ledger) {
+    committed(ledger, "a", "p", vec![image(1, "/9/images/0")]).await;
+    let dog = NewName::Numbered { prefix: "dog".into(), group: 1, suffix: "_.png".into() };
+    let others = vec![
+        NewFile { name: dog, ..image(1, "/9/images/0") },
+        NewFile { subfolder: "sub".into(), ..image(1, "/9/images/0") },
+        NewFile { directory: Directory::Temp, ..image(1, "/9/images/1") },
+    ];
+    let first = ["dog_00001_.png", "ComfyUI_00001_.png", "ComfyUI_00001_.png"];
+    assert_eq!(names(&committed(ledger, "a", "q", others).await), first);
+    assert_eq!(names(&committed(ledger, "b", "p", vec![image(1, "/9/images/0")]).await), ["ComfyUI_00001_.png"]);
+    assert_eq!(names(&committed(ledger, "a", "r", vec![image(1, "/9/images/0")]).await), ["ComfyUI_00002_.png"]);
+}
+
+/// Facts §8.2, on five entries.
+#[test]
+fn a_page_is_cut_as_comfyui_cuts_it() {
+    let cut = |max_items, offset| HistoryPage { max_items, offset }.cut(5);
+    assert_eq!(cut(None, None), 0..5);
+    // Without an offset, or with a negative one: the newest.
+    for offset in [None, Some(-1), Some(i64::MIN)] {
+        assert_eq!(cut(Some(2), offset), 3..5);
+        assert_eq!(cut(Some(5), offset), 0..5);
+        assert_eq!(cut(Some(6), offset), 0..5);
+        assert_eq!(cut(Some(i64::MAX), offset), 0..5);
+        assert_eq!(cut(None, offset), 0..5);
+    }
+    // With one: as many from there on.
+    assert_eq!(cut(Some(2), Some(0)), 0..2);
+    assert_eq!(cut(Some(2), Some(3)), 3..5);
+    assert_eq!(cut(Some(2), Some(4)), 4..5);
+    assert_eq!(cut(Some(i64::MAX), Some(4)), 4..5);
+    assert_eq!(cut(None, Some(4)), 4..5);
+}
+
+#[test]
+fn a_page_of_none_or_fewer_or_from_beyond_the_end_is_empty() {
+    let cut = |max_items, offset, length| HistoryPage { max_items, offset }.cut(length);
+    for offset in [None, Some(-1), Some(0), Some(4), Some(5), Some(i64::MAX)] {
+        for max_items in [0, -1, i64::MIN] {
+            assert!(cut(Some(max_items), offset, 5).is_empty(), "{max_items} from {offset:?}");
+        }
+        for max_items in [None, Some(0), Some(1), Some(-1), Some(i64::MAX)] {
+            assert_eq!(cut(max_items, offset, 0), 0..0);
+        }
+    }
+    for offset in [5, 6, i64::MAX] {
+        assert_eq!(cut(None, Some(offset), 5), 5..5);
+        assert_eq!(cut(Some(2), Some(offset), 5), 5..5);
+    }
+}

@@ -37,6 +37,10 @@ on_redb!(
     a_key_is_stored_once_under_its_id,
     a_key_is_revoked_once_and_stays_so,
     secrets_are_drawn_once_for_each_scope_and_backend,
+    a_name_as_it_is_is_taken_over_and_the_older_file_stays_under_its_id,
+    a_number_passes_over_a_name_that_stands_as_it_is,
+    files_of_one_group_share_a_number_and_those_of_two_do_not,
+    each_prefix_folder_directory_and_scope_has_numbers_of_its_own,
 );
 on_redb!(
     RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };
