@@ -1,7 +1,9 @@
 //! The common suite on redb, and what only a file can do wrong.
 
 use super::*;
+use crate::record::ledger::model::Walk;
 use crate::record::ledger::suite;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -161,6 +163,31 @@ async fn a_graph_under_another_ones_digest_is_not_taken() {
     assert!(matches!(refused, Err(LedgerError::Unavailable { .. })), "{refused:?}");
     assert!(ledger.active_jobs().await.unwrap().is_empty());
     assert!(matches!(ledger.graph(&forged.submission).await, Err(LedgerError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn on_random_walks_with_restarts_the_ledger_does_what_a_simple_model_does() {
+    let options = RedbOptions { ended_jobs_max: 4, ..RedbOptions::default() };
+    let mut seen = BTreeSet::new();
+    for seed in 0..3 {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Arc::new(::redb::backends::InMemoryBackend::new()));
+        let mut walk = Walk::new(seed, 4);
+        for _ in 0..4 {
+            let ledger =
+                RedbLedger::open_on(dir.path(), Arc::clone(&disk) as Arc<dyn StorageBackend>, options).unwrap();
+            walk.compare(&ledger).await;
+            for step in 0..300 {
+                walk.step(&ledger).await;
+                if step % 5 == 0 {
+                    walk.compare(&ledger).await;
+                }
+            }
+            walk.compare(&ledger).await;
+        }
+        seen.extend(walk.seen);
+    }
+    // Each transition was done and refused for each of its reasons: a walk that only meets refusals shows nothing.
+    assert_eq!(seen.len(), 25, "{seen:?}");
 }
 
 /// Everything below `dir`, itself included, with its rights.
