@@ -141,6 +141,24 @@ fn unavailable(action: &'static str, error: &io::Error) -> BlobError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn only_our_own_user_enters_the_directories_and_reads_the_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (root, temporary) = (dir.path().join("blobs"), dir.path().join("blobs/tmp"));
+        let mut writer = Blobs::open(dir.path()).unwrap().writer(3).unwrap();
+        writer.write(b"abc").await.unwrap();
+        assert_eq!((mode(&root), mode(&temporary), mode(&writer.path)), (0o700, 0o700, 0o600));
+        let (content, _) = writer.finish().await.unwrap();
+        for path in [&root, &temporary] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = Blobs::open(dir.path()).unwrap().path(&content).unwrap();
+        assert_eq!((mode(&root), mode(&temporary)), (0o700, 0o700));
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+    }
 
     #[tokio::test]
     async fn a_content_of_the_limit_is_stored_twice_as_one_and_read_by_range() {

@@ -181,7 +181,7 @@ fn a_full_disk_costs_lines_and_not_the_log() {
     let thread = std::thread::spawn(move || writer.run(&messages));
     disk.fill(true);
     (0..3).for_each(|_| audit.started());
-    disk.wait_for_refusals(3);
+    disk.wait_for_refusals("started", 3);
     disk.fill(false);
     audit.stopped();
     drop(audit);
@@ -209,16 +209,19 @@ struct Disk(Arc<(Mutex<DiskState>, Condvar)>);
 struct DiskState {
     bytes: Vec<u8>,
     full: bool,
-    refused: usize,
+    /// Whole, as they came.
+    refused: Vec<Value>,
 }
 
 impl Disk {
     fn fill(&self, full: bool) {
         self.0.0.lock().unwrap().full = full;
     }
-    fn wait_for_refusals(&self, at_least: usize) {
+    /// Counts this event only: how often the writer tries in between to tell what was dropped is a matter of time.
+    fn wait_for_refusals(&self, event: &str, at_least: usize) {
         let state = self.0.0.lock().unwrap();
-        drop(self.0.1.wait_while(state, |state| state.refused < at_least).unwrap());
+        let refused = |state: &DiskState| state.refused.iter().filter(|line| line["event"] == event).count();
+        drop(self.0.1.wait_while(state, |state| refused(state) < at_least).unwrap());
     }
     /// Whole lines: what is no JSON was cut by the full disk.
     fn lines(&self) -> Vec<Value> {
@@ -232,7 +235,7 @@ impl Write for Disk {
         let mut state = self.0.0.lock().unwrap();
         if state.full {
             state.bytes.extend(&bytes[..bytes.len() / 2]);
-            state.refused += 1;
+            state.refused.push(serde_json::from_slice(bytes).unwrap());
             self.0.1.notify_all();
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -7,6 +7,8 @@
 pub mod redb;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod suite;
 
 use crate::authenticate::api_key::KeyRow;

@@ -1,6 +1,7 @@
 //! What every form of the ledger must do, whatever it stands on.
 
 use super::*;
+use crate::owner::Scopes;
 
 fn owner(tenant: &str) -> Owner {
     Owner { tenant: tenant.parse().unwrap(), user: None, key: None }
@@ -21,19 +22,39 @@ pub(super) fn submission(tenant: &str, name: &str, graph: &'static str) -> Accep
     }
 }
 
-async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
+pub(super) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
     match ledger.accept(submission(tenant, name, "{}")).await.unwrap() {
         Accepted::New(job) => job,
         Accepted::Again(job) => panic!("{job:?} was there"),
     }
 }
 
-async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
+pub(super) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
     let job = ledger.assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2)).await.unwrap();
     AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }
 
-fn image(group: u64, pointer: &str) -> NewFile {
+/// A held job whose one attempt was lost; with its end asked for meanwhile, if `cancelled`.
+async fn lost(ledger: &impl Ledger, name: &str, cancelled: bool) -> Job {
+    let job = accepted(ledger, "a", name).await;
+    let attempt = assigned(ledger, &job).await;
+    if cancelled {
+        ledger.request_cancel(&owned(ledger, &job).await).await.unwrap();
+    }
+    ledger.lose(attempt, "it died").await.unwrap()
+}
+
+async fn owned(ledger: &impl Ledger, job: &Job) -> OwnedPrompt {
+    ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await.unwrap()
+}
+
+/// The names in the whole history of `tenant`.
+async fn remembered(ledger: &impl Ledger, tenant: &str) -> Vec<String> {
+    let entries = ledger.history(&owner(tenant).scope(), HistoryPage::default()).await.unwrap();
+    entries.iter().map(|(prompt, _)| prompt.job().prompt_id.to_string()).collect()
+}
+
+pub(super) fn image(group: u64, pointer: &str) -> NewFile {
     NewFile {
         id: FileId::new(),
         content: Digest::of(b"image"),
@@ -146,4 +167,279 @@ pub(super) async fn history_keeps_the_order_of_ends_and_knows_no_cancelled_job(l
     ledger.forget(&prompt).await.unwrap();
     assert_eq!(names(HistoryPage::default()).await, ["p"]);
     accepted(ledger, "a", "q").await;
+}
+
+/// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn beyond_the_most_ended_jobs_the_oldest_is_forgotten(ledger: &impl Ledger) {
+    let mut files = Vec::new();
+    for name in ["p", "q"] {
+        let keyed = Acceptance { idempotency_key: Some(name.into()), ..submission("a", name, "{}") };
+        let Accepted::New(job) = ledger.accept(keyed).await.unwrap() else { panic!("not new") };
+        let (attempt, file) = (assigned(ledger, &job).await, image(1, "/9/images/0"));
+        files.push(file.id);
+        ledger.commit(attempt, Outcome::Succeeded, two_images(), vec![file], WallMillis(4)).await.unwrap();
+    }
+    let other = accepted(ledger, "b", "p").await;
+    ledger.end_held(other.id, other.version, Outcome::Failed, None, WallMillis(5)).await.unwrap();
+    let oldest = ledger.owned_prompt(&owner("a").scope(), &"p".parse().unwrap()).await.unwrap();
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
+
+    let job = accepted(ledger, "a", "r").await;
+    ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(6)).await.unwrap();
+    assert_eq!(remembered(ledger, "a").await, ["q", "r"]);
+    assert_eq!(remembered(ledger, "b").await, ["p"]);
+    assert_eq!(ledger.result(&oldest).await.unwrap(), None);
+    assert!(matches!(ledger.request_cancel(&oldest).await, Err(LedgerError::NotFound { .. })));
+    // Its file is retention's; its name and its key are free.
+    assert_eq!(ledger.file(files[0]).await.unwrap().job, Some(oldest.job().id));
+    let again = Acceptance { idempotency_key: Some("p".into()), ..submission("a", "p", "[]") };
+    assert!(matches!(ledger.accept(again).await.unwrap(), Accepted::New(_)));
+}
+
+/// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn a_forgotten_job_makes_room_for_another_ended_one(ledger: &impl Ledger) {
+    for name in ["p", "q", "r"] {
+        let job = accepted(ledger, "a", name).await;
+        let ended = ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+        if name == "q" {
+            ledger.forget(&owned(ledger, &ended).await).await.unwrap();
+        }
+    }
+    assert_eq!(remembered(ledger, "a").await, ["p", "r"]);
+}
+
+pub(super) async fn an_end_is_asked_for_once_of_an_assigned_or_running_job(ledger: &impl Ledger) {
+    let (p, q) = (accepted(ledger, "a", "p").await, accepted(ledger, "a", "q").await);
+    assigned(ledger, &p).await;
+    ledger.start(assigned(ledger, &q).await, WallMillis(3)).await.unwrap();
+    for (job, state, version) in [(p, JobState::Assigned, 2), (q, JobState::Running, 3)] {
+        let prompt = owned(ledger, &job).await;
+        let asked = ledger.request_cancel(&prompt).await.unwrap();
+        assert_eq!((asked.state, asked.cancel_requested, asked.version), (state, true, version));
+        assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), asked);
+        assert_eq!(owned(ledger, &job).await.job(), &asked);
+    }
+}
+
+pub(super) async fn a_held_or_ended_job_is_left_as_it_is_when_its_end_is_asked_for(ledger: &impl Ledger) {
+    let held = accepted(ledger, "a", "p").await;
+    let prompt = owned(ledger, &held).await;
+    assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), held);
+    let ended = ledger.end_held(held.id, held.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+    assert_eq!(ledger.request_cancel(&prompt).await.unwrap(), ended);
+    assert!(!ended.cancel_requested);
+    // One that was lost before the wish came is held: whoever asks ends it, as any held job.
+    let lost = lost(ledger, "q", false).await;
+    assert_eq!(ledger.request_cancel(&owned(ledger, &lost).await).await.unwrap(), lost);
+}
+
+pub(super) async fn a_held_job_is_interrupted_only_if_its_end_was_asked_for(ledger: &impl Ledger) {
+    let unasked = lost(ledger, "p", false).await;
+    let refused = ledger.end_held(unasked.id, unasked.version, Outcome::Interrupted, None, WallMillis(5)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Held, .. })), "{refused:?}");
+    assert_eq!(owned(ledger, &unasked).await.job(), &unasked);
+    let asked = lost(ledger, "q", true).await;
+    assert!(asked.cancel_requested);
+    let ended = ledger.end_held(asked.id, asked.version, Outcome::Interrupted, None, WallMillis(5)).await.unwrap();
+    assert_eq!(ended.state, JobState::Ended(Outcome::Interrupted));
+    let result = ledger.result(&owned(ledger, &ended).await).await.unwrap().unwrap();
+    assert_eq!(result.ended_at, Some(WallMillis(5)));
+    assert_eq!(remembered(ledger, "a").await, ["q"]);
+}
+
+pub(super) async fn no_held_job_succeeds(ledger: &impl Ledger) {
+    for job in [accepted(ledger, "a", "p").await, lost(ledger, "q", true).await] {
+        let refused = ledger.end_held(job.id, job.version, Outcome::Succeeded, Some(two_images()), WallMillis(5)).await;
+        assert!(matches!(refused, Err(LedgerError::WrongState { .. })), "{refused:?}");
+        assert_eq!(owned(ledger, &job).await.job(), &job);
+    }
+    assert!(remembered(ledger, "a").await.is_empty());
+}
+
+pub(super) async fn no_attempt_is_committed_as_cancelled_and_no_ended_or_assigned_job_is_ended_as_held(
+    ledger: &impl Ledger,
+) {
+    let attempt = assigned(ledger, &accepted(ledger, "a", "p").await).await;
+    let refused = ledger.commit(attempt, Outcome::Cancelled, JobResult::default(), vec![], WallMillis(4)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Assigned, .. })));
+    let refused = ledger.end_held(attempt.job, 1, Outcome::Cancelled, None, WallMillis(4)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Assigned, .. })));
+    let interrupted = ledger.commit(attempt, Outcome::Interrupted, JobResult::default(), vec![], WallMillis(4)).await;
+    let (ended, _) = interrupted.unwrap();
+    let refused = ledger.end_held(ended.id, ended.version, Outcome::Failed, None, WallMillis(5)).await;
+    assert!(matches!(refused, Err(LedgerError::WrongState { found: JobState::Ended(_), .. })));
+}
+
+/// A key of `tenant`.
+pub(super) fn key_row(id: &str, tenant: &str) -> KeyRow {
+    KeyRow {
+        id: id.parse().unwrap(),
+        owner: Owner { key: Some(id.parse().unwrap()), ..owner(tenant) },
+        scopes: Scopes::of_a_client(),
+        secret_hash: Digest::of(tenant.as_bytes()),
+        label: None,
+        created_at: WallMillis(1),
+        expires_at: None,
+        revoked_at: None,
+    }
+}
+
+pub(super) async fn a_key_is_stored_once_under_its_id(ledger: &impl Ledger) {
+    let (first, second) = (key_row("bbbbbbbbbbbb", "a"), key_row("aaaaaaaaaaaa", "b"));
+    ledger.insert_key(first.clone()).await.unwrap();
+    for repeat in [first.clone(), key_row("bbbbbbbbbbbb", "b")] {
+        assert!(matches!(ledger.insert_key(repeat).await, Err(LedgerError::Conflict { .. })));
+    }
+    ledger.insert_key(second.clone()).await.unwrap();
+    assert_eq!(ledger.key(&first.id).await.unwrap(), first);
+    assert_eq!(ledger.keys().await.unwrap(), [second, first]);
+}
+
+pub(super) async fn a_key_is_revoked_once_and_stays_so(ledger: &impl Ledger) {
+    let key = key_row("aaaaaaaaaaaa", "a");
+    let unknown = ledger.revoke_key(&key.id, WallMillis(4)).await;
+    assert!(matches!(unknown, Err(LedgerError::NotFound { what: "key" })));
+    assert!(matches!(ledger.key(&key.id).await, Err(LedgerError::NotFound { what: "key" })));
+    ledger.insert_key(key.clone()).await.unwrap();
+    let revoked = KeyRow { revoked_at: Some(WallMillis(5)), ..key.clone() };
+    for at in [5, 6] {
+        assert_eq!(ledger.revoke_key(&key.id, WallMillis(at)).await.unwrap(), revoked);
+    }
+    // Storing it anew does not bring it back.
+    assert!(matches!(ledger.insert_key(key.clone()).await, Err(LedgerError::Conflict { .. })));
+    assert_eq!(ledger.key(&key.id).await.unwrap(), revoked);
+}
+
+pub(super) async fn secrets_are_drawn_once_for_each_scope_and_backend(ledger: &impl Ledger) {
+    let ann = OwnerScope { user: Some("ann".parse().unwrap()), ..owner("a").scope() };
+    let mut salts = Vec::new();
+    for scope in [owner("a").scope(), owner("b").scope(), ann] {
+        let drawn = ledger.owner_secrets(&scope).await.unwrap();
+        assert!(ledger.owner_secrets(&scope).await.unwrap() == drawn, "drawn anew");
+        assert_eq!((drawn.salt.len(), drawn.folder.len()), (32, 16));
+        salts.extend([drawn.salt, drawn.folder]);
+    }
+    salts.sort();
+    salts.dedup();
+    assert_eq!(salts.len(), 6);
+    let (one, other) = ("gpu0".parse().unwrap(), "gpu1".parse().unwrap());
+    let drawn = ledger.upstream_client(&one).await.unwrap();
+    assert_eq!(ledger.upstream_client(&one).await.unwrap(), drawn);
+    assert_ne!(ledger.upstream_client(&other).await.unwrap(), drawn);
+}
+
+fn as_is(name: &str, directory: Directory, pointer: &str) -> NewFile {
+    NewFile { name: NewName::AsIs(name.into()), directory, ..image(0, pointer) }
+}
+
+/// Commits a job of `tenant` with these files; gives their rows and the shown names in their order.
+async fn committed(ledger: &impl Ledger, tenant: &str, job: &str, files: Vec<NewFile>) -> Vec<FileRow> {
+    let attempt = assigned(ledger, &accepted(ledger, tenant, job).await).await;
+    let (_, result) = ledger.commit(attempt, Outcome::Succeeded, two_images(), files, WallMillis(4)).await.unwrap();
+    let mut rows = Vec::new();
+    for file in result.files {
+        rows.push(ledger.file(file.id).await.unwrap());
+    }
+    rows
+}
+
+fn names(rows: &[FileRow]) -> Vec<&str> {
+    rows.iter().map(|row| row.filename.as_str()).collect()
+}
+
+pub(super) async fn a_name_as_it_is_is_taken_over_and_the_older_file_stays_under_its_id(ledger: &impl Ledger) {
+    let scope = owner("a").scope();
+    let preview = || vec![as_is("x.png", Directory::Temp, "/9/images/0")];
+    let older = committed(ledger, "a", "p", preview()).await;
+    let elsewhere = committed(ledger, "a", "q", vec![as_is("x.png", Directory::Output, "/9/images/0")]).await;
+    let others = committed(ledger, "b", "p", preview()).await;
+    assert_eq!(ledger.owned_file(&scope, Directory::Temp, "", "x.png").await.unwrap(), older[0]);
+    let newer = committed(ledger, "a", "r", preview()).await;
+    assert_eq!(names(&newer), ["x.png"]);
+    assert_eq!(ledger.owned_file(&scope, Directory::Temp, "", "x.png").await.unwrap(), newer[0]);
+    assert_eq!(ledger.file(older[0].id).await.unwrap(), older[0]);
+    // Neither the same name of another directory nor another's is touched.
+    assert_eq!(ledger.owned_file(&scope, Directory::Output, "", "x.png").await.unwrap(), elsewhere[0]);
+    assert_eq!(ledger.owned_file(&owner("b").scope(), Directory::Temp, "", "x.png").await.unwrap(), others[0]);
+}
+
+pub(super) async fn a_number_passes_over_a_name_that_stands_as_it_is(ledger: &impl Ledger) {
+    for (job, name) in [("p", "ComfyUI_00001_.png"), ("q", "ComfyUI_00003_.png")] {
+        committed(ledger, "a", job, vec![as_is(name, Directory::Output, "/9/images/0")]).await;
+    }
+    // One of another suffix or directory is not in the way.
+    let aside = vec![
+        as_is("ComfyUI_00002_.webp", Directory::Output, "/9/images/0"),
+        as_is("ComfyUI_00002_.png", Directory::Temp, "/9/images/1"),
+    ];
+    committed(ledger, "a", "r", aside).await;
+    let rows = committed(ledger, "a", "s", vec![image(1, "/9/images/0"), image(2, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00002_.png", "ComfyUI_00004_.png"]);
+}
+
+pub(super) async fn files_of_one_group_share_a_number_and_those_of_two_do_not(ledger: &impl Ledger) {
+    let video = |group, pointer| {
+        let name = NewName::Numbered { prefix: "ComfyUI".into(), group, suffix: "_.mp4".into() };
+        NewFile { name, ..image(group, pointer) }
+    };
+    let rows = committed(ledger, "a", "p", vec![image(5, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00001_.png", "ComfyUI_00001_.mp4"]);
+    let rows = committed(ledger, "a", "q", vec![image(6, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00003_.png", "ComfyUI_00002_.mp4"]);
+    // A number that one of the group's names can't have, none of them gets.
+    committed(ledger, "a", "r", vec![as_is("ComfyUI_00004_.mp4", Directory::Output, "/9/images/0")]).await;
+    let rows = committed(ledger, "a", "s", vec![image(5, "/9/images/0"), video(5, "/9/images/1")]).await;
+    assert_eq!(names(&rows), ["ComfyUI_00005_.png", "ComfyUI_00005_.mp4"]);
+}
+
+pub(super) async fn each_prefix_folder_directory_and_scope_has_numbers_of_its_own(ledger: &impl Ledger) {
+    committed(ledger, "a", "p", vec![image(1, "/9/images/0")]).await;
+    let dog = NewName::Numbered { prefix: "dog".into(), group: 1, suffix: "_.png".into() };
+    let others = vec![
+        NewFile { name: dog, ..image(1, "/9/images/0") },
+        NewFile { subfolder: "sub".into(), ..image(1, "/9/images/0") },
+        NewFile { directory: Directory::Temp, ..image(1, "/9/images/1") },
+    ];
+    let first = ["dog_00001_.png", "ComfyUI_00001_.png", "ComfyUI_00001_.png"];
+    assert_eq!(names(&committed(ledger, "a", "q", others).await), first);
+    assert_eq!(names(&committed(ledger, "b", "p", vec![image(1, "/9/images/0")]).await), ["ComfyUI_00001_.png"]);
+    assert_eq!(names(&committed(ledger, "a", "r", vec![image(1, "/9/images/0")]).await), ["ComfyUI_00002_.png"]);
+}
+
+/// Facts §8.2, on five entries.
+#[test]
+fn a_page_is_cut_as_comfyui_cuts_it() {
+    let cut = |max_items, offset| HistoryPage { max_items, offset }.cut(5);
+    assert_eq!(cut(None, None), 0..5);
+    // Without an offset, or with a negative one: the newest.
+    for offset in [None, Some(-1), Some(i64::MIN)] {
+        assert_eq!(cut(Some(2), offset), 3..5);
+        assert_eq!(cut(Some(5), offset), 0..5);
+        assert_eq!(cut(Some(6), offset), 0..5);
+        assert_eq!(cut(Some(i64::MAX), offset), 0..5);
+        assert_eq!(cut(None, offset), 0..5);
+    }
+    // With one: as many from there on.
+    assert_eq!(cut(Some(2), Some(0)), 0..2);
+    assert_eq!(cut(Some(2), Some(3)), 3..5);
+    assert_eq!(cut(Some(2), Some(4)), 4..5);
+    assert_eq!(cut(Some(i64::MAX), Some(4)), 4..5);
+    assert_eq!(cut(None, Some(4)), 4..5);
+}
+
+#[test]
+fn a_page_of_none_or_fewer_or_from_beyond_the_end_is_empty() {
+    let cut = |max_items, offset, length| HistoryPage { max_items, offset }.cut(length);
+    for offset in [None, Some(-1), Some(0), Some(4), Some(5), Some(i64::MAX)] {
+        for max_items in [0, -1, i64::MIN] {
+            assert!(cut(Some(max_items), offset, 5).is_empty(), "{max_items} from {offset:?}");
+        }
+        for max_items in [None, Some(0), Some(1), Some(-1), Some(i64::MAX)] {
+            assert_eq!(cut(max_items, offset, 0), 0..0);
+        }
+    }
+    for offset in [5, 6, i64::MAX] {
+        assert_eq!(cut(None, Some(offset), 5), 5..5);
+        assert_eq!(cut(Some(2), Some(offset), 5), 5..5);
+    }
 }
