@@ -136,3 +136,39 @@ async fn a_tenant_has_at_most_so_many_sockets() {
     eventually("the place is free again", || async { acme.try_socket("/ws", Some("c"), &[]).await.ok().map(drop) })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_only_announced_takes_no_room_from_others() {
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .gateway_toml("[limits]\nprompt_bytes_max = \"1MiB\"\nbodies_bytes_max = \"1MiB\"\n")
+        .start()
+        .await;
+    let acme = gateway.client("acme");
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut connection = acme.raw_connection().await;
+        let credential = acme.credential_lines();
+        let head = format!(
+            "POST /prompt HTTP/1.1\r\nhost: {}\r\n{credential}content-type: application/json\r\ncontent-length: 1000000\r\n\r\n{{",
+            acme.authority()
+        );
+        connection.write(head.as_bytes()).await;
+        idle.push(connection);
+    }
+    gateway.client("bravo").submit(workflows::quick("room")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn static_files_are_outside_the_request_rate_and_sockets_inside_it() {
+    let gateway = Gateway::builder().stand_ins(1).plan("requests = { per_second = 0.001, burst = 3 }").start().await;
+    let acme = gateway.client("acme");
+    for _ in 0..6 {
+        acme.get("/assets/none.js").await.expect(404);
+    }
+    let mut opened = Vec::new();
+    for _ in 0..3 {
+        opened.push(acme.try_socket("/ws", None, &[]).await.unwrap());
+    }
+    assert_eq!(acme.try_socket("/ws", None, &[]).await.map(|_| ()), Err(429));
+}

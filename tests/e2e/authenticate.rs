@@ -294,3 +294,25 @@ async fn two_users_of_one_tenant_do_not_see_each_other() {
     assert_eq!(bob.get("/history").await.expect(200).json(), json!({}));
     assert_eq!(bob.get(&format!("/history/{prompt}")).await.expect(200).json(), json!({}));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_page_can_not_use_a_remembered_password() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme").basic("any", &gateway.key("acme"));
+    let own = format!("https://{}", acme.authority());
+    let credential = acme.credential().to_vec();
+    let with_origin = |origin: &str| {
+        let mut headers: Vec<(&str, &str)> =
+            credential.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        headers.push(("origin", origin));
+        acme.with_headers(&headers)
+    };
+    for foreign in ["https://evil.example", "null", "http://localhost"] {
+        let answer =
+            with_origin(foreign).post_bytes("/interrupt", "application/json", "{}".to_owned()).await.expect(403);
+        assert_eq!(answer.code(), "foreign_origin", "{foreign}");
+    }
+    with_origin(&own).post_bytes("/interrupt", "application/json", "{}".to_owned()).await.expect(200);
+    // Reading is left to the browser's same-origin policy, which lets no foreign page see the answer.
+    with_origin("https://evil.example").get("/queue").await.expect(200);
+}

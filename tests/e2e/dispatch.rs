@@ -233,3 +233,44 @@ async fn a_backend_whose_sockets_are_silent_still_finishes_jobs() {
     let prompt = acme.submit(workflows::quick("silent")).await;
     succeeded(&acme.finished(&prompt).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_that_no_backend_can_run_is_refused_at_once() {
+    // A pinned catalogue with a class more than the backend has.
+    let known: serde_json::Value =
+        serde_json::from_str(include_str!("../../policies/catalogues/comfyui-0.8.0.json")).unwrap();
+    let mut classes = known.as_object().unwrap().clone();
+    let mut added = classes["EmptyImage"].clone();
+    added["name"] = json!("FarAway");
+    added["python_module"] = json!("custom_nodes.far_away");
+    classes.insert("FarAway".into(), added);
+    let policy = "name = \"far\"\n[classes]\nallow = [\"*\"]\n";
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .file("object_info.json", &serde_json::Value::Object(classes).to_string())
+        .file("far.toml", policy)
+        .gateway_toml("[catalogue]\nobject_info = \"object_info.json\"\n")
+        .plan("policy = \"./far.toml\"")
+        .start()
+        .await;
+    let acme = gateway.client("acme");
+    let mut workflow = workflows::quick("far");
+    workflow["1"]["class_type"] = json!("FarAway");
+    let answer = acme.post("/prompt", &json!({ "prompt": workflow })).await.expect(503);
+    assert_eq!(answer.code(), "no_backend_for_classes");
+    assert!(answer.header("retry-after").is_some());
+    acme.submit(workflows::quick("near")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_a_job_deleted_before_it_ran_is_free_again() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    let first = acme.submit(workflows::slow("first", 100, 50, false)).await;
+    let envelope = json!({ "prompt": workflows::quick("again"), "prompt_id": "again" });
+    acme.submit_with(envelope.clone()).await;
+    acme.post("/queue", &json!({ "delete": ["again"] })).await.expect(200);
+    acme.submit_with(envelope).await;
+    acme.post("/interrupt", &json!({ "prompt_id": first })).await.expect(200);
+    assert_eq!(acme.finished("again").await["status"]["status_str"], "success");
+}

@@ -148,7 +148,7 @@ async fn an_altered_graph_is_not_read_and_a_missing_one_not_there() {
     for altered in ["[]", "{", ""] {
         std::fs::write(&path, altered).unwrap();
         let read = ledger.graph(&job.submission).await;
-        assert!(matches!(read, Err(LedgerError::Unavailable { .. })), "{altered:?}: {read:?}");
+        assert!(matches!(read, Err(LedgerError::Damaged { what: "graph" })), "{altered:?}: {read:?}");
     }
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(ledger.graph(&job.submission).await, Err(LedgerError::NotFound { what: "graph" })));

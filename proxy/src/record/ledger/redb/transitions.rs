@@ -24,7 +24,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
     }
     let id = JobId::new();
     let prompt_id = acceptance.prompt_id.unwrap_or_else(|| PromptId::from(id));
-    if tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.is_some() {
+    let named = tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.map(|job| job.value());
+    if standing(tables, named)?.is_some() {
         return Err(LedgerError::Conflict { name: prompt_id.to_string() }.into());
     }
     let mut counters: ScopeRow = row(&tables.scopes, scope.as_str())?.unwrap_or_default();
@@ -65,28 +66,28 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
 /// The job that this acceptance repeats, if any.
 fn accepted_before(tables: &Tables<'_>, scope: &str, acceptance: &Acceptance) -> Result<Option<Job>, Fault> {
     let by_name = match &acceptance.prompt_id {
-        Some(name) => tables.prompt_ids.get((scope, name.as_str()))?.map(|job| job.value()),
+        Some(name) => standing(tables, tables.prompt_ids.get((scope, name.as_str()))?.map(|job| job.value()))?,
         None => None,
     };
     let by_key = match &acceptance.idempotency_key {
-        Some(key) => tables.idempotency.get((scope, key.as_str()))?.map(|job| job.value()),
+        Some(key) => standing(tables, tables.idempotency.get((scope, key.as_str()))?.map(|job| job.value()))?,
         None => None,
     };
-    let (Some(id), name) = (by_key.or(by_name), by_key.and(acceptance.idempotency_key.as_deref())) else {
-        return Ok(None);
-    };
-    let before = load(tables, id)?.job;
-    // Deleted before it ran, and shown nowhere: its name is free for a new start.
-    if before.state == JobState::Ended(Outcome::Cancelled) {
-        return Ok(None);
-    }
-    let name = name.unwrap_or(before.prompt_id.as_str()).to_owned();
+    let key = by_key.as_ref().and(acceptance.idempotency_key.clone());
+    let Some(before) = by_key.or(by_name) else { return Ok(None) };
+    let name = key.unwrap_or_else(|| before.prompt_id.to_string());
     // The name is part of the submission: the same key with another name is another submission.
     let other_name = acceptance.prompt_id.as_ref().is_some_and(|name| *name != before.prompt_id);
     if other_name || before.submission != acceptance.submission {
         return Err(LedgerError::Conflict { name }.into());
     }
     Ok(Some(before))
+}
+
+/// The job that a name or key stands for. One that was deleted before it ran is shown nowhere: its name and key are free for a new start.
+fn standing(tables: &Tables<'_>, named: Option<u128>) -> Result<Option<Job>, Fault> {
+    let job = named.map(|id| load(tables, id)).transpose()?.map(|row| row.job);
+    Ok(job.filter(|job| job.state != JobState::Ended(Outcome::Cancelled)))
 }
 
 pub(super) fn assign(
@@ -329,9 +330,17 @@ fn remove(tables: &mut Tables<'_>, scope: &str, row: &JobRow) -> Result<(), Faul
     let key = number(row.job.id.bytes());
     tables.jobs.remove(key)?;
     tables.results.remove(key)?;
-    tables.prompt_ids.remove((scope, row.job.prompt_id.as_str()))?;
+    // A deleted job's name and key may be another's by now.
+    let own = |named: Option<u128>| named == Some(key);
+    let label = (scope, row.job.prompt_id.as_str());
+    if own(tables.prompt_ids.get(label)?.map(|job| job.value())) {
+        tables.prompt_ids.remove(label)?;
+    }
     if let Some(idempotency_key) = &row.idempotency_key {
-        tables.idempotency.remove((scope, idempotency_key.as_str()))?;
+        let named = (scope, idempotency_key.as_str());
+        if own(tables.idempotency.get(named)?.map(|job| job.value())) {
+            tables.idempotency.remove(named)?;
+        }
     }
     if let Some(place) = row.place {
         tables.ended.remove((scope, place))?;
