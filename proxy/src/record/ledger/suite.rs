@@ -67,7 +67,7 @@ pub(super) fn image(group: u64, pointer: &str) -> NewFile {
     }
 }
 
-fn two_images() -> JobResult {
+pub(super) fn two_images() -> JobResult {
     let outputs = serde_json::json!({"9": {"images": [{"filename": "x"}, {"filename": "y"}]}});
     JobResult { outputs: outputs.as_object().unwrap().clone(), ..JobResult::default() }
 }

@@ -136,6 +136,10 @@ async fn a_refused_transition_leaves_its_neighbours_of_the_same_batch() {
     assert_eq!(active[0], assigned);
     assert_eq!(after.owned_prompt(&q.owner.scope(), &q.prompt_id).await.unwrap().job(), &failed);
     assert_eq!(after.keys().await.unwrap(), [key]);
+    // The refused commit drew a number, which is free again.
+    let files = vec![suite::image(1, "/9/images/0")];
+    let kept = after.commit(attempt, Outcome::Succeeded, suite::two_images(), files, WallMillis(4)).await.unwrap();
+    assert_eq!(kept.1.outputs["9"]["images"][0]["filename"], "ComfyUI_00001_.png");
 }
 
 #[tokio::test]
