@@ -99,16 +99,23 @@ pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> 
 pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection> {
     let change = QueueChange::parse(&call.body)?;
     forget(call, &owned(call, &change.delete).await?).await?;
-    while change.clear {
-        let page = HistoryPage { max_items: Some(CLEAR_ITEMS), offset: None };
-        let part: Vec<_> =
-            call.services.ledger.history(&call.scope()?, page).await?.into_iter().map(|(prompt, _)| prompt).collect();
+    if change.clear {
+        forget_all(call).await?;
+    }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// A page at a time: the results of thousands of jobs need not be in memory together.
+async fn forget_all(call: &Call<'_>) -> Result<(), Rejection> {
+    let page = HistoryPage { max_items: Some(CLEAR_ITEMS), offset: None };
+    loop {
+        let part = call.services.ledger.history(&call.scope()?, page).await?;
+        let part: Vec<_> = part.into_iter().map(|(prompt, _)| prompt).collect();
         if part.is_empty() {
-            break;
+            return Ok(());
         }
         forget(call, &part).await?;
     }
-    Ok(Answer::empty(StatusCode::OK))
 }
 
 async fn forget(call: &Call<'_>, prompts: &[OwnedPrompt]) -> Result<(), Rejection> {
