@@ -182,7 +182,7 @@ async fn on_random_walks_with_restarts_the_ledger_does_what_a_simple_model_does(
             walk.compare(&ledger).await;
             for step in 0..300 {
                 walk.step(&ledger).await;
-                if step % 5 == 0 {
+                if step % 12 == 0 {
                     walk.compare(&ledger).await;
                 }
             }
