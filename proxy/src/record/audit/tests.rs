@@ -192,13 +192,14 @@ fn a_full_disk_costs_lines_and_not_the_log() {
 }
 
 #[test]
-fn a_stop_waits_two_seconds_at_most() {
+fn a_stop_does_not_wait_for_a_writer_that_hangs() {
     let (sender, _messages) = mpsc::sync_channel(1);
     let audit = Audit { sender, shared: Arc::default(), clock: clock() };
     audit.started();
     let start = Instant::now();
     audit.stopped();
-    assert!(start.elapsed() < STOP_TIMEOUT * 2);
+    // A deadline far beyond any load of the machine, not a measurement.
+    assert!(start.elapsed() < STOP_TIMEOUT * 30);
 }
 
 /// A disk that can be full, and then takes half of every line.
