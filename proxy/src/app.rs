@@ -37,7 +37,11 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long a stop waits for requests that go on; then it leaves all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -174,7 +178,10 @@ impl StopSignal {
 pub fn start_logging() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,pingora_core=warn,pingora_proxy=warn,pingora=warn"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    // SECURITY: at `trace` Pingora writes whole request heads, credentials included.
+    let no_heads = filter_fn(|line| !(line.target().starts_with("pingora") && *line.level() == Level::TRACE));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let _ = tracing_subscriber::registry().with(filter).with(lines.with_filter(no_heads)).try_init();
 }
 
 /// The runtime of what outlives a request.

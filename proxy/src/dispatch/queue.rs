@@ -29,7 +29,7 @@ pub struct HeldQueue {
 
 impl HeldQueue {
     /// Adds a job at the place that its sequence gives it: a job that comes back from a lost attempt stands where it stood. Approvals of the first
-    /// [`APPROVALS_MAX`] are kept; later jobs are decided again when their turn comes.
+    /// 256 waiting jobs are kept; later jobs are decided again when their turn comes.
     pub fn insert(&mut self, mut held: HeldJob) {
         if self.by_sequence.len() >= APPROVALS_MAX {
             held.workflow = None;

@@ -1,6 +1,6 @@
 //! Stage 5: may this workflow run.
 //!
-//! *In*: the body of `POST /prompt`, whole and bounded, and the caller's tenant. *Out*: an [`ApprovedWorkflow`](comfygate_policy::ApprovedWorkflow), which
+//! *In*: the body of `POST /prompt`, whole and bounded, and the caller's tenant. *Out*: an [`ApprovedWorkflow`], which
 //! nothing else can make. *Refuses*: whatever is not strictly JSON of a known shape (400, 413), and whatever the tenant's policy does not
 //! allow (403, every violation at once). *Answers the attack*: the bypass catalogue, entries 1-13 and 23-82 (facts §11). *Leaves to others*: how the
 //! verdict is reached (the crate `comfygate-policy`, which knows no tenant, file or clock).

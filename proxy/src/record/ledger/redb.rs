@@ -1,8 +1,8 @@
 //! The ledger on redb: `<state>/ledger.redb` for the rows, `<state>/graphs/` for the submissions.
 //!
-//! One thread writes ([`writer`]): it takes what waits, applies it in one transaction, syncs once and answers all. Readings take a snapshot of
-//! their own and never wait for it. [`storage`] opens the database anew after an I/O error, which redb itself does not get over. The rules of
-//! the transitions are in [`transitions`] and [`commit`], the rows in [`tables`].
+//! One thread writes (`writer`): it takes what waits, applies it in one transaction, syncs once and answers all. Readings take a snapshot of
+//! their own and never wait for it. `storage` opens the database anew after an I/O error, which redb itself does not get over. The rules of
+//! the transitions are in `transitions` and `commit`, the rows in `tables`.
 //!
 //! Readings run on tokio's blocking threads: a page that is not cached is a read from the disk, and a history decodes megabytes. The hop costs
 //! some 20 µs, little beside the request it serves.
