@@ -98,7 +98,12 @@ impl Metrics {
             )?,
             queue_wait: histogram(&r, "comfygate_queue_wait_seconds", "Accepted to started", &JOB_BUCKETS)?,
             websockets: gauge(&r, "comfygate_websockets", "Open client WebSockets")?,
-            events: counters(&r, "comfygate_events_total", "Events told to owners, whether a socket was open or not", &["kind"])?,
+            events: counters(
+                &r,
+                "comfygate_events_total",
+                "Events told to owners, whether a socket was open or not",
+                &["kind"],
+            )?,
             events_dropped: counter(&r, "comfygate_events_dropped_total", "Events that a slow socket missed")?,
             audit_dropped: counter(&r, "comfygate_audit_dropped_total", "Audit lines that were only counted")?,
             queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
