@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -39,9 +40,23 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// A free port of 127.0.0.1.
+/// Below the ports that the system gives to outgoing connections and to `:0` listeners (from 32768 on), so that none of those takes one in between.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+/// Ports that one test process may ask for before it meets its neighbour's.
+const PORTS_A_PROCESS: u32 = 16;
+
+/// A free port of 127.0.0.1 that no other test process of these asks for at the same time: the one that binds it comes a moment later.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let span = PORTS.end - PORTS.start;
+    loop {
+        let place =
+            std::process::id().wrapping_mul(PORTS_A_PROCESS).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + place % span).unwrap();
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 /// Runs the binary in a directory until it ends.
@@ -205,9 +220,7 @@ pub struct Addresses {
 
 impl Addresses {
     fn free() -> Addresses {
-        // Held together, so that they differ.
-        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [https, redirect, metrics] = held.map(|listener| listener.local_addr().unwrap());
+        let [https, redirect, metrics] = [(); 3].map(|()| free_address());
         Addresses { https, redirect, metrics }
     }
 }
