@@ -5,7 +5,7 @@ use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
 use crate::record::audit;
-use crate::record::ledger::{Acceptance, Accepted, Job};
+use crate::record::ledger::{Acceptance, Accepted, Approval, Job};
 use crate::reject::Rejection;
 use comfygate_policy::{ApprovedWorkflow, Parsed};
 use http::StatusCode;
@@ -41,7 +41,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         idempotency_key,
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
-        output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect(),
+        approval: Approval::of(&workflow),
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
     };

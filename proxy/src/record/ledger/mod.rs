@@ -17,7 +17,7 @@ use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId,
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
-use comfygate_policy::Digest;
+use comfygate_policy::{ApprovedWorkflow, Digest};
 use serde::{Deserialize, Serialize};
 
 /// What the caller submitted, and what became of it.
@@ -240,12 +240,36 @@ pub struct Acceptance {
     pub submission: Digest,
     /// The canonical submission.
     pub graph: Bytes,
-    /// Nodes whose output is wanted.
-    pub output_nodes: Vec<String>,
+    /// That the policy engine let it through.
+    pub approval: Approval,
     /// How many jobs of the tenant may be held, assigned or running at once; checked in the same transaction.
     pub active_jobs_max: u32,
     /// Now.
     pub at: WallMillis,
+}
+
+/// What inspection leaves behind for the ledger: only an approved workflow makes one, so nothing is accepted that was not decided.
+#[derive(Debug, Clone)]
+pub struct Approval {
+    output_nodes: Vec<String>,
+}
+
+impl Approval {
+    /// The approval of this workflow.
+    pub fn of(workflow: &ApprovedWorkflow) -> Self {
+        Self { output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect() }
+    }
+
+    /// Nodes whose output is wanted.
+    pub fn output_nodes(&self) -> &[String] {
+        &self.output_nodes
+    }
+
+    /// For tests of the ledger, which know no policy.
+    #[cfg(test)]
+    pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
+        Self { output_nodes: output_nodes.iter().map(|node| (*node).to_owned()).collect() }
+    }
 }
 
 /// What [`Ledger::accept`] did.

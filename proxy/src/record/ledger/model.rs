@@ -71,7 +71,7 @@ impl Model {
             number: *number,
             client_id: None,
             submission: acceptance.submission,
-            output_nodes: acceptance.output_nodes.clone(),
+            output_nodes: acceptance.approval.output_nodes().to_vec(),
             accepted_at: acceptance.at,
             state: JobState::Held,
             attempts: vec![],

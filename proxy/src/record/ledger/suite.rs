@@ -16,7 +16,7 @@ pub(super) fn submission(tenant: &str, name: &str, graph: &'static str) -> Accep
         idempotency_key: None,
         submission: Digest::of(graph.as_bytes()),
         graph: Bytes::from_static(graph.as_bytes()),
-        output_nodes: vec!["9".into()],
+        approval: Approval::of_nodes(&["9"]),
         active_jobs_max: 2,
         at: WallMillis(1),
     }

@@ -39,7 +39,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
         number: counters.next_number,
         client_id: acceptance.client_id,
         submission: acceptance.submission,
-        output_nodes: acceptance.output_nodes,
+        output_nodes: acceptance.approval.output_nodes().to_vec(),
         accepted_at: acceptance.at,
         state: JobState::Held,
         attempts: Vec::new(),
