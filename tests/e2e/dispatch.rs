@@ -4,7 +4,10 @@ use comfygate_tests::client::files_of;
 use comfygate_tests::gateway::fast;
 use comfygate_tests::{Client, Gateway, Options, StandIn, eventually, workflows};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn ran(stand_in: &StandIn) -> usize {
     stand_in.executed().len()
@@ -273,4 +276,50 @@ async fn the_name_of_a_job_deleted_before_it_ran_is_free_again() {
     acme.submit_with(envelope).await;
     acme.post("/interrupt", &json!({ "prompt_id": first })).await.expect(200);
     assert_eq!(acme.finished("again").await["status"]["status_str"], "success");
+}
+
+/// Something that stands before a ComfyUI and, while it is down, answers 502 to submissions; everything else goes through.
+async fn supervisor(behind: std::net::SocketAddr, down: Arc<AtomicBool>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let down = Arc::clone(&down);
+            tokio::spawn(async move {
+                let mut first = [0; 12];
+                let Ok(read) = stream.peek(&mut first).await else { return };
+                if down.load(Ordering::SeqCst) && first[..read].starts_with(b"POST /prompt") {
+                    let mut request = vec![0; 1 << 16];
+                    let _ = stream.read(&mut request).await;
+                    let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await;
+                    return;
+                }
+                if let Ok(mut comfyui) = tokio::net::TcpStream::connect(behind).await {
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut comfyui).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_answers_502_for_a_while_costs_no_job() {
+    let comfyui = StandIn::start(fast()).await.unwrap();
+    let down = Arc::new(AtomicBool::new(true));
+    let url = supervisor(comfyui.addr(), Arc::clone(&down)).await;
+    let gateway = Gateway::builder().backends(&[url]).start().await;
+    let acme = gateway.client("acme");
+    let mut jobs = Vec::new();
+    for n in 0..3 {
+        jobs.push(acme.submit(workflows::quick(&format!("held{n}"))).await);
+    }
+    let lost = || async { gateway.metric("comfygate_attempts_total{backend=\"gpu0\",outcome=\"lost\"}").await };
+    // Unpaced, some milliseconds like these would use up the twenty tries of each job.
+    eventually("the backend is tried again", || async { (lost().await >= 3.0).then_some(()) }).await;
+    down.store(false, Ordering::SeqCst);
+    for job in &jobs {
+        assert_eq!(acme.finished(job).await["status"]["status_str"], "success");
+    }
+    assert!(lost().await < 20.0, "the tries are paced");
 }
