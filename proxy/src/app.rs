@@ -266,7 +266,7 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
 fn report_start(services: &Services) {
     let config = &services.config;
     services.audit.started();
-    let source = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+    let source = config.source_text();
     tracing::info!(
         "comfygate {}: configuration {source}, state {}",
         env!("CARGO_PKG_VERSION"),

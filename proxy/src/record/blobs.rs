@@ -6,7 +6,7 @@ use ring::digest::{Context, SHA256};
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, Take};
+use tokio::io::AsyncWriteExt;
 
 /// Why a content was not stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +17,6 @@ pub enum BlobError {
         /// How many were allowed.
         limit: u64,
     },
-    /// No such content, or the range begins behind its end.
-    #[error("no such content")]
-    NotFound,
     /// Disk full, unwritable, broken.
     #[error("blobs can't {action}: {reason}")]
     Unavailable {
@@ -63,23 +60,6 @@ impl Blobs {
     /// Where a content lies, if it is there.
     pub fn path(&self, content: &Digest) -> Option<PathBuf> {
         Some(durable::sharded(&self.root, &content.to_string())).filter(|path| path.is_file())
-    }
-
-    /// At most `length` bytes of a content from byte `first` on.
-    ///
-    /// # Errors
-    /// `NotFound` (also if `first` is behind the end), `Unavailable`.
-    pub async fn open_range(&self, content: &Digest, first: u64, length: u64) -> Result<Take<File>, BlobError> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => BlobError::NotFound,
-            _ => unavailable("read", &error),
-        };
-        let mut file = File::open(durable::sharded(&self.root, &content.to_string())).await.map_err(failed)?;
-        if first > file.metadata().await.map_err(failed)?.len() {
-            return Err(BlobError::NotFound);
-        }
-        file.seek(io::SeekFrom::Start(first)).await.map_err(failed)?;
-        Ok(file.take(length))
     }
 }
 
@@ -161,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_of_the_limit_is_stored_twice_as_one_and_read_by_range() {
+    async fn a_content_of_the_limit_is_stored_twice_as_one() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path()).unwrap();
         for _ in 0..2 {
@@ -170,11 +150,8 @@ mod tests {
             writer.write(b"def").await.unwrap();
             assert_eq!(writer.finish().await.unwrap(), (Digest::of(b"abcdef"), 6));
         }
-        let mut text = String::new();
-        blobs.open_range(&Digest::of(b"abcdef"), 2, 3).await.unwrap().read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "cde");
-        assert!(matches!(blobs.open_range(&Digest::of(b"abcdef"), 7, 1).await, Err(BlobError::NotFound)));
-        assert!(matches!(blobs.open_range(&Digest::of(b"x"), 0, 1).await, Err(BlobError::NotFound)));
+        assert_eq!(std::fs::read(blobs.path(&Digest::of(b"abcdef")).unwrap()).unwrap(), b"abcdef");
+        assert!(blobs.path(&Digest::of(b"x")).is_none());
     }
 
     #[tokio::test]

@@ -5,9 +5,6 @@ use comfygate_policy::Policy;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The documents that ship inside the binary.
-pub const BUILT_IN: [&str; 2] = ["default", "strict"];
-
 /// The policy of that name: a built-in one, else a file relative to `directory`. Faults are noted in `report`: those of a document each at its own place.
 pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> Option<Arc<Policy>> {
     if let Some(policy) = Policy::builtin(name) {
@@ -43,7 +40,7 @@ mod tests {
 
     #[test]
     fn every_named_document_ships_and_no_other_does() {
-        for name in BUILT_IN {
+        for name in ["default", "strict"] {
             assert!(Policy::builtin(name).is_some(), "{name}");
         }
         assert!(Policy::builtin("no-such").is_none());
