@@ -24,8 +24,9 @@ use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::metrics::Metrics;
-use crate::services::{LARGE_ANSWERS_MAX, Services, StatusTurns};
+use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
@@ -82,13 +83,17 @@ impl App {
         );
         let backends = core.block_on(backends(&config, &*ledger))?;
         let services = Arc::new(Services {
-            tenants: Arc::clone(&config.tenants),
-            inspector: Inspector::new(catalogue),
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
-            config,
+            live: ArcSwap::from_pointee(Live {
+                generation: 1,
+                tenants: Arc::clone(&config.tenants),
+                inspector: Inspector::new(catalogue),
+                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), clock.clone())),
+                backends: Arc::new(backends),
+                config: Arc::new(config),
+            }),
             clock,
-            backends,
             ledger,
             blobs,
             links,
@@ -115,7 +120,7 @@ impl App {
         let Self { services, core, drain, dispatch, commands } = self;
         let active = core.block_on(services.ledger.active_jobs())?;
         let _inside = core.enter();
-        for backend in services.backends.values() {
+        for backend in services.backends().values() {
             watch_backend(&services, backend, &dispatch, &drain);
         }
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
@@ -242,7 +247,7 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
     backend.set_socket(socket.clone());
-    let catalogue = services.inspector.catalogue_arc();
+    let catalogue = services.inspector().catalogue_arc();
     tokio::spawn(monitor::watch(
         Arc::clone(backend),
         catalogue,
@@ -253,18 +258,18 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
 }
 
 fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -> Gateway {
-    let (limits, clock) = (&services.config.limits, &services.clock);
+    let config = services.config();
+    let (limits, clock) = (&config.limits, &services.clock);
     let doors = Doors {
         rates: Admission::new(clock.clone()),
         failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
     };
-    let authenticator = Authenticator::new(services.config.jwt.clone(), clock.clone());
-    Gateway::new(Arc::clone(services), authenticator, doors, dispatch.clone(), drain.clone())
+    Gateway::new(Arc::clone(services), doors, dispatch.clone(), drain.clone())
 }
 
 fn report_start(services: &Services) {
-    let config = &services.config;
+    let config = services.config();
     services.audit.started();
     let source = config.source_text();
     tracing::info!(
@@ -279,7 +284,7 @@ fn report_start(services: &Services) {
         }
     }
     tracing::info!("metrics on http://{}/metrics", config.metrics_address);
-    for backend in services.backends.values() {
+    for backend in services.backends().values() {
         tracing::info!("backend {} at {}", backend.id, backend.endpoint);
     }
 }

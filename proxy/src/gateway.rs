@@ -5,7 +5,7 @@
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::{AuthError, Authenticator};
+use crate::authenticate::AuthError;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
 use crate::deliver::events::{handshake, socket};
@@ -49,7 +49,6 @@ const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Gateway {
     services: Arc<Services>,
-    authenticator: Authenticator,
     doors: Doors,
     dispatch: DispatchHandle,
     drain: Drain,
@@ -76,14 +75,8 @@ enum Served {
 
 impl Gateway {
     /// Joins the stages.
-    pub fn new(
-        services: Arc<Services>,
-        authenticator: Authenticator,
-        doors: Doors,
-        dispatch: DispatchHandle,
-        drain: Drain,
-    ) -> Self {
-        Self { services, authenticator, doors, dispatch, drain }
+    pub fn new(services: Arc<Services>, doors: Doors, dispatch: DispatchHandle, drain: Drain) -> Self {
+        Self { services, doors, dispatch, drain }
     }
 
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
@@ -113,7 +106,7 @@ impl Gateway {
                 .get(HOST)
                 .and_then(|host| host.to_str().ok())
                 .or_else(|| Some(head.uri.authority()?.as_str()));
-            handshake::check_origin(&head.headers, host, self.services.config.public_url.as_ref())
+            handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
                 .map_err(at(Stage::Authenticate))?;
         }
         match matched.entry.handling {
@@ -138,18 +131,22 @@ impl Gateway {
         let group = client_address(session).group();
         self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
         let headers = &session.req_header().headers;
-        let principal =
-            match self.authenticator.authenticate(headers, &*self.services.ledger, &self.services.tenants).await {
-                Ok(principal) => principal,
-                Err(error) => {
-                    if error.is_failed_login() {
-                        self.doors.failed_logins.failed(group);
-                    }
-                    return Err(at(Stage::Authenticate)(error));
+        let principal = match self
+            .services
+            .authenticator()
+            .authenticate(headers, &*self.services.ledger, &self.services.tenants())
+            .await
+        {
+            Ok(principal) => principal,
+            Err(error) => {
+                if error.is_failed_login() {
+                    self.doors.failed_logins.failed(group);
                 }
-            };
+                return Err(at(Stage::Authenticate)(error));
+            }
+        };
         ctx.owner = Some(principal.owner.clone());
-        let tenant = self.services.tenants.tenant(&principal.owner.tenant);
+        let tenant = self.services.tenants().tenant(&principal.owner.tenant);
         let tenant = tenant.ok_or_else(|| {
             (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
         })?;
@@ -202,7 +199,7 @@ impl Gateway {
             && !head.headers.contains_key(TRANSFER_ENCODING)
             && session.is_body_empty();
         let Some(bytes_max) =
-            media::bytes_max(rule, self.services.config.limits.prompt_bytes_max, absent).map_err(inspected)?
+            media::bytes_max(rule, self.services.config().limits.prompt_bytes_max, absent).map_err(inspected)?
         else {
             return Ok(Bytes::new());
         };
@@ -213,7 +210,7 @@ impl Gateway {
         // Booked as it arrives: whoever only announces a body takes nothing from the others.
         let mut slot = self.doors.bodies.take(0).map_err(at(Stage::Admit))?;
         let reading = read_body(session, bytes_max, &mut slot);
-        let body = match tokio::time::timeout(self.services.config.limits.body_deadline, reading).await {
+        let body = match tokio::time::timeout(self.services.config().limits.body_deadline, reading).await {
             Ok(body) => body?,
             Err(_) => {
                 let late =
@@ -226,7 +223,7 @@ impl Gateway {
     }
 
     fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
-        let backend = self.services.backends.values().find(|backend| backend.is_up()).cloned();
+        let backend = self.services.backends().values().find(|backend| backend.is_up()).cloned();
         let Some(backend) = backend else {
             return Err((
                 Stage::Dispatch,
@@ -252,7 +249,7 @@ impl Gateway {
             &head.method,
             &head.headers,
             session.is_http2(),
-            self.services.config.public_url.as_ref(),
+            self.services.config().public_url.as_ref(),
         )
         .map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
@@ -286,7 +283,7 @@ impl Gateway {
             &mut Raw(session),
             handle,
             remaining,
-            self.services.config.limits.upload_bytes_max,
+            self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
             self.credential_ended(credentials),
         )
@@ -300,7 +297,12 @@ impl Gateway {
     async fn credential_ended(&self, headers: HeaderMap) {
         loop {
             tokio::time::sleep(CREDENTIAL_INTERVAL).await;
-            match self.authenticator.authenticate(&headers, &*self.services.ledger, &self.services.tenants).await {
+            match self
+                .services
+                .authenticator()
+                .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
+                .await
+            {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }

@@ -1,6 +1,7 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
 use crate::actions::ObjectInfos;
+use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
@@ -20,6 +21,7 @@ use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::reject::Rejection;
 use crate::tenants::TenantRegistry;
+use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -27,16 +29,10 @@ use tokio::sync::{Mutex, Semaphore};
 
 /// The parts of a running gateway.
 pub struct Services {
-    /// As used.
-    pub config: Config,
+    /// What a reload replaces; read through [`Services::live`] and its short forms.
+    pub live: ArcSwap<Live>,
     /// The only source of time.
     pub clock: Clock,
-    /// Who pays, by which limits and policy.
-    pub tenants: Arc<TenantRegistry>,
-    /// The policy engine.
-    pub inspector: Inspector,
-    /// Every configured backend.
-    pub backends: BTreeMap<BackendId, Arc<Backend>>,
     /// Jobs, files, keys.
     pub ledger: Arc<dyn Ledger>,
     /// Contents.
@@ -59,6 +55,22 @@ pub struct Services {
     pub object_infos: ObjectInfos,
 }
 
+/// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.
+pub struct Live {
+    /// 1 at the start, one more with each reload.
+    pub generation: u64,
+    /// As used.
+    pub config: Arc<Config>,
+    /// Who pays, by which limits and policy.
+    pub tenants: Arc<TenantRegistry>,
+    /// Who is let in.
+    pub authenticator: Arc<Authenticator>,
+    /// The policy engine.
+    pub inspector: Inspector,
+    /// Every configured backend.
+    pub backends: Arc<BTreeMap<BackendId, Arc<Backend>>>,
+}
+
 /// Bytes of stored graphs in one answer of `/queue` or `/history`.
 pub const ANSWER_GRAPHS_BYTES_MAX: usize = 32 << 20;
 /// How many such answers are made at once; others wait.
@@ -78,6 +90,36 @@ impl StatusTurns {
 }
 
 impl Services {
+    /// The configuration of now with all that follows from it. Whoever reads two things that must agree takes this once.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The configuration of now.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.live.load().config)
+    }
+
+    /// The tenants of now.
+    pub fn tenants(&self) -> Arc<TenantRegistry> {
+        Arc::clone(&self.live.load().tenants)
+    }
+
+    /// Who is let in now.
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        Arc::clone(&self.live.load().authenticator)
+    }
+
+    /// The policy engine of now.
+    pub fn inspector(&self) -> Inspector {
+        self.live.load().inspector.clone()
+    }
+
+    /// The backends of now.
+    pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
+        Arc::clone(&self.live.load().backends)
+    }
+
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.
     pub async fn tell_end(&self, job: &Job, result: &JobResult) {
         let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
@@ -121,6 +163,6 @@ impl Services {
 
 impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Services").field("backends", &self.backends.keys()).finish_non_exhaustive()
+        f.debug_struct("Services").field("backends", &self.backends().keys()).finish_non_exhaustive()
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn users() -> Result<Answer, Rejection> {
 
 /// `GET /features`: our own limits.
 pub(super) fn features(call: &Call<'_>) -> Result<Answer, Rejection> {
-    Ok(Answer::json(StatusCode::OK, &system::features(call.services.config.limits.upload_bytes_max)))
+    Ok(Answer::json(StatusCode::OK, &system::features(call.services.config().limits.upload_bytes_max)))
 }
 
 /// `GET /internal/folder_paths`: the page asks while loading; names without paths.
@@ -39,7 +39,7 @@ pub(super) fn folder_paths() -> Result<Answer, Rejection> {
 
 /// `GET /system_stats` of the first backend that answers, without arguments, paths and versions of the host.
 pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
-    for backend in call.services.backends.values().filter(|backend| backend.is_up()) {
+    for backend in call.services.backends().values().filter(|backend| backend.is_up()) {
         match backend.comfyui.system_stats().await {
             Ok(stats) => return Ok(Answer::json(StatusCode::OK, &system::scrubbed_stats(&stats))),
             Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
@@ -56,7 +56,7 @@ pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
 pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
     let class = call.matched.params.named("class").unwrap_or_default();
-    match call.services.inspector.catalogue().class(class) {
+    match call.services.inspector().catalogue().class(class) {
         // Only a name that the catalogue knows goes into a path upstream.
         Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,
         None => Ok(Answer::json(StatusCode::OK, &json!({}))),
@@ -97,7 +97,7 @@ impl ObjectInfos {
 
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
-    for backend in call.services.backends.values() {
+    for backend in call.services.backends().values() {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
         let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
@@ -118,7 +118,8 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
         };
         let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
         let work = tokio::task::spawn_blocking(move || {
-            let catalogue = services.inspector.catalogue();
+            let inspector = services.inspector();
+            let catalogue = inspector.catalogue();
             let allowed = |class: &str| {
                 agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
             };

@@ -64,7 +64,8 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
 
 /// Refuses what would wait for ever: a workflow with a class that no backend which is up has as the catalogue knows it. With none up, it may wait.
 fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
-    let mut up = call.services.backends.values().filter(|backend| backend.is_up()).peekable();
+    let backends = call.services.backends();
+    let mut up = backends.values().filter(|backend| backend.is_up()).peekable();
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
@@ -74,7 +75,7 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
 
 /// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds.
 async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<(Parsed, ApprovedWorkflow), Rejection> {
-    let (inspector, tenant, body) = (call.services.inspector.clone(), Arc::clone(&caller.tenant), call.body.clone());
+    let (inspector, tenant, body) = (call.services.inspector(), Arc::clone(&caller.tenant), call.body.clone());
     let began = call.services.clock.monotonic();
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&body)?;

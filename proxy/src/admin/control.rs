@@ -36,7 +36,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {
-    if control.services.tenants.tenant(&request.tenant).is_none() {
+    if control.services.tenants().tenant(&request.tenant).is_none() {
         let text = format!("the running gateway has no tenant `{}`", request.tenant);
         return (StatusCode::UNPROCESSABLE_ENTITY, text).into_response();
     }
@@ -69,7 +69,8 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
 }
 
 async fn status(State(control): State<Control>) -> Response {
-    let backends = control.services.backends.values().map(|backend| match &*backend.state() {
+    let backends = control.services.backends();
+    let backends = backends.values().map(|backend| match &*backend.state() {
         BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
         BackendState::Down { reason } => {
             json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})

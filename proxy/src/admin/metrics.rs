@@ -54,7 +54,7 @@ async fn ready(State(looks): State<Looks>) -> Response {
     if looks.drain.is_stopping() {
         reasons.push("the gateway is stopping".to_owned());
     }
-    if !looks.services.backends.values().any(|backend| backend.is_up()) {
+    if !looks.services.backends().values().any(|backend| backend.is_up()) {
         reasons.push("no backend answers".to_owned());
     }
     if !looks.ledger_is_writable().await {

@@ -28,7 +28,7 @@ const FORWARD_TRIES: usize = 2;
 /// # Errors
 /// A certificate that can't be made or used.
 pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::Admin) -> anyhow::Result<Server> {
-    let config = &services.config;
+    let config = &*services.config();
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
     let observer: Arc<dyn HeadObserver> = Arc::new(Observed(Arc::clone(services)));
@@ -102,7 +102,7 @@ fn resolver(
     let (certificate, key) = match certificate {
         CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
         CertificateConfig::Made => {
-            let config = &services.config;
+            let config = services.config();
             let public = config.public_url.as_ref().map(|url| url.host().to_owned());
             let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
             let names = own_ca::Names::new(

@@ -136,7 +136,7 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
         }
     };
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    let started_max = usize::try_from(services.config.dispatch.attempts_max).unwrap_or(usize::MAX);
+    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
     if started >= started_max || job.attempts.len() >= TRIES_MAX {
         let tries = job.attempts.len();
         return give_up(
@@ -190,9 +190,9 @@ async fn fresh_workflow(
 ) -> Result<Arc<ApprovedWorkflow>, Undecided> {
     let never = |reason: &str| Undecided::Never(reason.to_owned());
     let tenant =
-        services.tenants.tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
+        services.tenants().tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
     if let Some(workflow) = workflow
-        && services.inspector.is_fresh(&workflow, &tenant)
+        && services.inspector().is_fresh(&workflow, &tenant)
     {
         return Ok(workflow);
     }
@@ -206,7 +206,7 @@ async fn fresh_workflow(
             return Err(Undecided::Later);
         }
     };
-    let inspector = services.inspector.clone();
+    let inspector = services.inspector();
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
         inspector.decide(&parsed, &tenant)
@@ -343,7 +343,7 @@ impl Carrying {
     }
 
     async fn watched(&mut self) -> Watched {
-        let poll_interval = self.services.config.dispatch.poll_interval;
+        let poll_interval = self.services.config().dispatch.poll_interval;
         let mut misses = 0;
         let mut wait = Duration::ZERO;
         let mut interrupting = false;

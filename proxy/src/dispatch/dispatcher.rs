@@ -168,7 +168,7 @@ impl Dispatcher {
             if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
                 break;
             }
-            let can_run = |id: &BackendId| match (&held.workflow, self.services.backends.get(id)) {
+            let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
                 (None, Some(backend)) => backend.is_up(),
                 (Some(workflow), Some(backend)) => backend.can_run(workflow),
@@ -182,7 +182,8 @@ impl Dispatcher {
             }
         }
         for (job, backend) in assigned {
-            if let (Some(held), Some(backend)) = (self.queue.remove(job), self.services.backends.get(&backend).cloned())
+            if let (Some(held), Some(backend)) =
+                (self.queue.remove(job), self.services.backends().get(&backend).cloned())
             {
                 self.carry(held.job.id, &backend, move |carried| attempt::begin(carried, held));
             }
@@ -195,7 +196,7 @@ impl Dispatcher {
             outstanding: self.outstanding_at(&backend.id),
             foreign: backend.foreign(),
         };
-        self.services.backends.iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
+        self.services.backends().iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
     }
 
     fn outstanding_at(&self, backend: &BackendId) -> u32 {
@@ -205,7 +206,7 @@ impl Dispatcher {
 
     /// Follows up an attempt of before the restart, at its backend if that is still configured.
     fn resume(&mut self, job: Job) {
-        let backend = job.attempts.last().and_then(|attempt| self.services.backends.get(&attempt.backend).cloned());
+        let backend = job.attempts.last().and_then(|attempt| self.services.backends().get(&attempt.backend).cloned());
         match backend {
             Some(backend) => {
                 let cancelled = job.cancel_requested;
@@ -258,7 +259,7 @@ impl Dispatcher {
             running: count(running),
         };
         self.services.metrics.set_jobs(counts);
-        for backend in self.services.backends.values() {
+        for backend in self.services.backends().values() {
             self.services.metrics.set_backend(&backend.id, backend.is_up(), self.outstanding_at(&backend.id));
         }
     }

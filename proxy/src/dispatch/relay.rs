@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Hands one event on. What belongs to no attempt of ours reaches nobody.
 pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
     let tracks = &services.tracks;
-    if let (UpstreamEvent::QueueChanged { remaining }, Some(backend)) = (&event, services.backends.get(backend)) {
+    if let (UpstreamEvent::QueueChanged { remaining }, Some(backend)) = (&event, services.backends().get(backend)) {
         // What is there beside ours was submitted behind our back, and counts as load.
         backend.set_foreign(remaining.saturating_sub(tracks.at(&backend.id)));
     }
