@@ -234,8 +234,9 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        backends
-            .insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+        let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+        made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
+        backends.insert(backend.id.clone(), Arc::new(made));
     }
     Ok(backends)
 }

@@ -165,6 +165,18 @@ text_id!(
 );
 
 text_id!(
+    /// Backends that serve the same tenants; everybody is in one, `default` unless named.
+    PoolId, "pool id", 63, "1 to 63 of a-z, 0-9, `_`, `-`, `.`, beginning with a letter or digit", is_name_with_dots
+);
+
+impl PoolId {
+    /// The pool of whoever names none.
+    pub fn default_pool() -> Self {
+        Self("default".into())
+    }
+}
+
+text_id!(
     /// The name by which its owner knows a job: the caller's own `prompt_id`, else the job id. Never sent upstream.
     PromptId, "prompt id", 64, "1 to 64 of A-Z, a-z, 0-9, `_`, `-`",
     |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')

@@ -20,8 +20,9 @@ use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::reject::Rejection;
-use crate::tenants::TenantRegistry;
+use crate::tenants::{Tenant, TenantRegistry};
 use arc_swap::ArcSwap;
+use comfygate_policy::{Catalogue, Parsed};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -118,6 +119,29 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// The backends that serve a tenant, by id.
+    pub fn backends_of(&self, tenant: &Tenant) -> Vec<Arc<Backend>> {
+        self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
+    }
+
+    /// What a tenant's workflows are judged by at one backend: what is installed there if the installation is the tenant's own, else the pinned catalogue. `None`: not known
+    /// yet.
+    pub fn catalogue_at(&self, tenant: &Tenant, backend: &Backend) -> Option<Arc<Catalogue>> {
+        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_arc()) }
+    }
+
+    /// What a tenant's new workflow is judged by: for an owner the installation that has all its classes, else the first one. `None`: no installation of the owner's has
+    /// answered yet.
+    pub fn catalogue_for(&self, tenant: &Tenant, parsed: &Parsed) -> Option<Arc<Catalogue>> {
+        if !tenant.is_owner() {
+            return Some(self.inspector().catalogue_arc());
+        }
+        let installed: Vec<_> = self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect();
+        let whole =
+            |catalogue: &&Arc<Catalogue>| parsed.classes().all(|class| catalogue.class(class.as_str()).is_some());
+        installed.iter().find(whole).or_else(|| installed.first()).cloned()
     }
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.

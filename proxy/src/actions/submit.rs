@@ -64,8 +64,8 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
 
 /// Refuses what would wait for ever: a workflow with a class that no backend which is up has as the catalogue knows it. With none up, it may wait.
 fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
-    let backends = call.services.backends();
-    let mut up = backends.values().filter(|backend| backend.is_up()).peekable();
+    let backends = call.services.backends_of(&call.caller()?.tenant);
+    let mut up = backends.iter().filter(|backend| backend.is_up()).peekable();
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
@@ -75,16 +75,22 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
 
 /// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds.
 async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<(Parsed, ApprovedWorkflow), Rejection> {
+    let services = Arc::clone(call.services);
     let (inspector, tenant, body) = (call.services.inspector(), Arc::clone(&caller.tenant), call.body.clone());
     let began = call.services.clock.monotonic();
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&body)?;
-        let workflow = inspector.decide(&parsed, &tenant)?;
-        Ok((parsed, workflow))
+        let Some(catalogue) = services.catalogue_for(&tenant, &parsed) else { return Ok(None) };
+        let workflow = inspector.decide(&parsed, &tenant, &catalogue)?;
+        Ok(Some((parsed, workflow)))
     });
     let decided = decided.await.map_err(|error| Rejection::internal(format!("inspection ended: {error}")))?;
     call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
-    decided.map_err(|error: crate::inspect::InspectError| error.into())
+    let decided: Result<_, crate::inspect::InspectError> = decided;
+    decided?.ok_or_else(|| {
+        let text = "your ComfyUI has not answered yet: what is installed there is not known";
+        Rejection::unavailable("no_backend", text, NO_BACKEND_RETRY)
+    })
 }
 
 fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {

@@ -12,7 +12,9 @@ use super::{
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
 use crate::endpoint::BackendEndpoint;
+use crate::ids::PoolId;
 use crate::tenants::{TenantRegistry, read_tenants};
+use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,13 +61,17 @@ impl Checker<'_> {
         }
         let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen)).collect();
         let given_backends = self.backends(raw.backends);
+        let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
+        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
+        let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
+        self.check_pools(&backends, &tenants, tenants_at);
         Config {
             public_url: raw.public_url.map(|found| found.value),
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
             state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
-            backends: if given_backends.is_empty() { defaults.backends } else { given_backends },
-            tenants: raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named)),
+            backends,
+            tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
             jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
@@ -167,7 +173,8 @@ impl Checker<'_> {
                 self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
             }
             if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                backends.push(BackendConfig { id: id.value, endpoint, gpu: backend.gpu });
+                let pool = backend.pool.map_or_else(PoolId::default_pool, |found| found.value);
+                backends.push(BackendConfig { id: id.value, endpoint, pool, gpu: backend.gpu });
             }
         }
         backends
@@ -201,6 +208,33 @@ impl Checker<'_> {
         Arc::new(source.map_or_else(TenantRegistry::default, |source| {
             read_tenants(&source, &self.surroundings.current_dir, self.report)
         }))
+    }
+
+    /// Whoever trusts its packs shares no backend with anybody: their code, routes and events would be everybody's.
+    fn check_pools(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
+        for tenant in tenants.tenants().filter(|tenant| !backends.iter().any(|backend| backend.pool == tenant.pool)) {
+            self.report.error(
+                at,
+                format!("tenant `{}` is in the pool `{}`, which has no backend", tenant.id, tenant.pool),
+                "say `pool` in [[backends]], or another one in the tenant or its plan",
+            );
+        }
+        for owner in tenants.tenants().filter(|tenant| tenant.policy.posture() == Posture::Owner) {
+            if let Some(other) = tenants.tenants().find(|other| other.pool == owner.pool && other.id != owner.id) {
+                self.report.error(
+                    at,
+                    format!("tenants `{}` and `{}` share the pool `{}`", owner.id, other.id, owner.pool),
+                    format!("the policy of `{}` has the owner posture: give it a pool of its own", owner.id),
+                );
+            }
+            if owner.policy.opens(RouteBundle::Manager) {
+                self.warn(
+                    at,
+                    format!("the policy of `{}` opens ComfyUI-Manager: keys with the scope `admin` can run any code on its backends", owner.id),
+                    "leave `routes` out once everything is installed",
+                );
+            }
+        }
     }
 
     fn issuers(&self, raw: Vec<RawJwt>) -> Vec<JwtIssuerConfig> {

@@ -14,7 +14,7 @@ pub mod units;
 
 use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId};
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::fmt;
@@ -96,6 +96,8 @@ pub struct BackendConfig {
     pub id: BackendId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
+    /// Which tenants it serves: those of the same pool.
+    pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
 }
@@ -358,6 +360,7 @@ impl Config {
             backends: vec![BackendConfig {
                 id: "local".parse().expect("`local` is a backend id"),
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
+                pool: PoolId::default_pool(),
                 gpu: None,
             }],
             tenants_file: None,

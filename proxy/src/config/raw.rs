@@ -3,7 +3,7 @@
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::clock::SKEW_MAX;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -42,6 +42,7 @@ pub(super) struct RawTls {
 pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
+    pub(super) pool: Option<Located<PoolId>>,
     pub(super) gpu: Option<GpuName>,
 }
 
@@ -161,11 +162,15 @@ impl RawBackend {
         for key in ["input_dir", "output_dir", "temp_dir"] {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
-        reader.not_built_yet("pool", "all backends are one pool");
         reader.not_built_yet("headers", "backends are reached without further headers");
         reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
-        let raw = Self { id: reader.required_parsed("id"), url: reader.required_text("url"), gpu: gpu(&mut reader) };
+        let raw = Self {
+            id: reader.required_parsed("id"),
+            url: reader.required_text("url"),
+            pool: reader.parsed("pool"),
+            gpu: gpu(&mut reader),
+        };
         reader.finish();
         raw
     }

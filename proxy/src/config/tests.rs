@@ -201,6 +201,26 @@ fn a_backend_beyond_loopback_is_a_warning() {
 }
 
 #[test]
+fn whoever_trusts_its_packs_has_a_pool_of_its_own() {
+    let faults = |gateway: &str, tenants: &str| {
+        let plans = "[[plan]]\nid = \"mine\"\npolicy = \"owner\"\n[[plan]]\nid = \"theirs\"\n";
+        let gateway =
+            format!("[tenants]\nfile = \"t.toml\"\n[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n{gateway}");
+        let files = Place::with(&[("g.toml", &gateway), ("t.toml", &format!("{plans}{tenants}"))]);
+        files.load(Some("g.toml"), &no_environment).err().unwrap_or_default().join("\n")
+    };
+    let owner = "[[tenant]]\nid = \"me\"\nplan = \"mine\"\n";
+    let other = "[[tenant]]\nid = \"they\"\nplan = \"theirs\"\n";
+    assert_eq!(faults("", owner), "");
+    assert_eq!(faults("", &format!("{other}[[tenant]]\nid = \"those\"\nplan = \"theirs\"\n")), "");
+    assert!(faults("", &format!("{owner}{other}")).contains("tenants `me` and `they` share the pool `default`"));
+    assert!(faults("", &format!("{owner}[[tenant]]\nid = \"me2\"\nplan = \"mine\"\n")).contains("share the pool"));
+    let apart = format!("{owner}pool = \"mine\"\n{other}");
+    assert!(faults("", &apart).contains("tenant `me` is in the pool `mine`, which has no backend"));
+    assert_eq!(faults("[[backends]]\nid = \"b\"\nurl = \"http://127.0.0.1:2\"\npool = \"mine\"\n", &apart), "");
+}
+
+#[test]
 fn a_gpu_is_an_index_or_a_uuid() {
     let gpu = |text: &str| {
         load(&format!("[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\ngpu = {text}\n"))

@@ -82,7 +82,7 @@ enum Watched {
 pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
-    let workflow = match fresh_workflow(services, &job, workflow).await {
+    let workflow = match fresh_workflow(services, backend, &job, workflow).await {
         Ok(workflow) => workflow,
         Err(Undecided::Later) => {
             tokio::time::sleep(LEDGER_INTERVAL).await;
@@ -185,14 +185,17 @@ enum Undecided {
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
 async fn fresh_workflow(
     services: &Arc<Services>,
+    backend: &Backend,
     job: &Job,
     workflow: Option<Arc<ApprovedWorkflow>>,
 ) -> Result<Arc<ApprovedWorkflow>, Undecided> {
     let never = |reason: &str| Undecided::Never(reason.to_owned());
     let tenant =
         services.tenants().tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
+    // An owner's backend that is assigned a job was up, and had said what is installed there.
+    let Some(catalogue) = services.catalogue_at(&tenant, backend) else { return Err(Undecided::Later) };
     if let Some(workflow) = workflow
-        && services.inspector().is_fresh(&workflow, &tenant)
+        && services.inspector().is_fresh(&workflow, &tenant, &catalogue)
     {
         return Ok(workflow);
     }
@@ -206,10 +209,13 @@ async fn fresh_workflow(
             return Err(Undecided::Later);
         }
     };
-    let inspector = services.inspector();
+    let (inspector, parts) = (services.inspector(), Arc::clone(services));
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
-        inspector.decide(&parsed, &tenant)
+        // Another installation of the owner's may have what this one lacks: then the job goes there.
+        let lacks = parsed.classes().any(|class| catalogue.class(class.as_str()).is_none());
+        let catalogue = lacks.then(|| parts.catalogue_for(&tenant, &parsed)).flatten().unwrap_or(catalogue);
+        inspector.decide(&parsed, &tenant, &catalogue)
     });
     let decided = decided.await.map_err(|error| never(&error.to_string()))?;
     decided.map(Arc::new).map_err(|error| Undecided::Never(format!("the policy changed while the job waited: {error}")))
@@ -466,8 +472,12 @@ impl Carrying {
             Err(reason) => return self.lost(&reason).await,
         };
         let owner_folder = format!("t/{}", secrets.folder);
-        let names =
-            Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
+        let names = Names {
+            prompt_id: &self.job.prompt_id,
+            upstream: self.attempt.upstream,
+            owner_folder: &owner_folder,
+            trusting: self.backend.is_owned(),
+        };
         let ending = match collect::read(entry, &names) {
             Ok(ending) => ending,
             Err(error) => return self.lost(&error.to_string()).await,

@@ -3,10 +3,10 @@
 use super::comfyui::ComfyUi;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, UpstreamClientId};
-use arc_swap::ArcSwap;
-use comfygate_policy::{Agreement, ApprovedWorkflow};
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::ids::{BackendId, PoolId, UpstreamClientId};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub struct Backend {
     /// Its name.
     pub id: BackendId,
+    /// Which tenants it serves.
+    pub pool: PoolId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
     /// Our secret sid there.
@@ -22,6 +24,9 @@ pub struct Backend {
     /// How to call it.
     pub comfyui: ComfyUi,
     state: ArcSwap<BackendState>,
+    /// Its whole installation is one tenant's, which is judged by what is installed there now.
+    owned: AtomicBool,
+    installed: ArcSwapOption<Catalogue>,
     foreign: AtomicU64,
     ejected: Notify,
     socket: OnceLock<UpstreamSocket>,
@@ -44,15 +49,18 @@ pub enum BackendState {
 
 impl Backend {
     /// A backend that has not been asked yet: down until its monitor says otherwise.
-    pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
+    pub fn new(id: BackendId, pool: PoolId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
         let comfyui = ComfyUi::new(endpoint.clone());
         let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
         Self {
             id,
+            pool,
             endpoint,
             client,
             comfyui,
             state,
+            owned: AtomicBool::new(false),
+            installed: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
             ejected: Notify::new(),
             socket: OnceLock::new(),
@@ -79,8 +87,34 @@ impl Backend {
         self.state.load_full()
     }
 
-    /// Whether it is up and every class of the workflow means there what the catalogue says.
+    /// Says whether its installation is one tenant's own (owner posture): only then its catalogue is kept, which may take tens of megabytes.
+    pub fn set_owned(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Relaxed);
+        if !owned {
+            self.installed.store(None);
+        }
+    }
+
+    /// Whether its installation is one tenant's own.
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Relaxed)
+    }
+
+    /// What is installed there, as it said when it came up; of owned backends only.
+    pub fn installed(&self) -> Option<Arc<Catalogue>> {
+        self.installed.load_full()
+    }
+
+    /// Remembers what is installed there.
+    pub fn set_installed(&self, catalogue: Catalogue) {
+        self.installed.store(Some(Arc::new(catalogue)));
+    }
+
+    /// Whether it is up and every class of the workflow means there what the catalogue says; of an owned backend, whether it has the classes.
     pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
+        if let (true, Some(installed)) = (self.is_owned(), self.installed()) {
+            return self.is_up() && workflow.classes().all(|class| installed.class(class.as_str()).is_some());
+        }
         match &**self.state.load() {
             BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
             BackendState::Down { .. } => false,

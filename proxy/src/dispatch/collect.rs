@@ -1,8 +1,8 @@
 //! From a backend's history entry to what its owner may see: outputs, messages and the files to fetch. Pure.
 //!
 //! *Shape in* (facts §8.2): `{"prompt":[5], "outputs":{node:{kind:[file object | text …]}}, "status":{"status_str","completed","messages":[[event,data]…]}, "meta":{…}}`.
-//! A file object has `filename`, `subfolder`, `type`. Only files in the owner's own folder of `output/`, and temporary ones, are taken: a
-//! cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
+//! A file object has `filename`, `subfolder`, `type`. Only files in the owner's own folder of `output/`, and temporary ones, are taken (all but other owners'
+//! folders, where the installation is the owner's own): a cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
 
 use super::comfyui::UpstreamFile;
 use crate::clock::WallMillis;
@@ -58,6 +58,8 @@ pub struct Names<'a> {
     pub upstream: UpstreamPromptId,
     /// `t/<opaque owner>`: every folder of the owner's begins so.
     pub owner_folder: &'a str,
+    /// The installation is the owner's own (owner posture): what its packs save elsewhere is taken too, and error reports stay whole.
+    pub trusting: bool,
 }
 
 /// The entry is not one that ComfyUI writes.
@@ -86,7 +88,9 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
     let mut fetches = Vec::new();
     find_files(&outputs, names, &mut String::new(), &mut fetches);
     scrub(&mut outputs, names, Scrub::All);
-    drop_paths(&mut outputs);
+    if !names.trusting {
+        drop_paths(&mut outputs);
+    }
     let timestamp = |wanted: &str| {
         let found = messages.iter().find(|(event, _)| event == wanted)?;
         found.1.get("timestamp").and_then(Value::as_u64).map(WallMillis)
@@ -192,7 +196,10 @@ fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)>
     if !known.contains(&event) {
         return None;
     }
-    if event == "execution_error" {
+    if event == "execution_error" && names.trusting {
+        // Its inputs hold what the gateway itself wrote.
+        data.as_object_mut()?.insert("current_inputs".into(), json!({}));
+    } else if event == "execution_error" {
         let fields = data.as_object_mut()?;
         // Absolute paths, library versions, and the values of inputs that the gateway itself wrote.
         fields.insert("traceback".into(), json!([]));
@@ -256,18 +263,27 @@ fn file_object(value: &Value) -> Option<UpstreamFile> {
 
 /// The folder as the owner sees it, if the file is the owner's.
 fn owned_subfolder(file: &UpstreamFile, names: &Names<'_>) -> Option<String> {
+    let plain = |shown: &str| !shown.split('/').any(|segment| segment == "..") && !shown.starts_with('/');
+    if names.trusting && matches!(file.directory, Directory::Output | Directory::Temp) && !is_own_area(&file.subfolder)
+    {
+        return plain(&file.subfolder).then(|| file.subfolder.clone());
+    }
     match file.directory {
         // Random names in one flat directory, kept apart by the salt.
         Directory::Temp if file.subfolder.is_empty() => Some(String::new()),
         Directory::Output => {
             let inside = file.subfolder.strip_prefix(names.owner_folder)?.strip_prefix('/')?;
             let (_attempt, shown) = inside.split_once('/').unwrap_or((inside, ""));
-            let plain = !shown.split('/').any(|segment| segment == "..");
-            plain.then(|| shown.to_owned())
+            plain(shown).then(|| shown.to_owned())
         }
         // Uploads are not pushed to backends yet, so no output can be one.
         Directory::Input | Directory::Temp => None,
     }
+}
+
+/// Whether a folder is one of those that the gateway gives out, to whomever.
+fn is_own_area(subfolder: &str) -> bool {
+    subfolder.split('/').find(|segment| !segment.is_empty()) == Some("t")
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -324,7 +340,9 @@ fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mu
         file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown)))
     {
         let name = match file.directory {
-            Directory::Output => numbered(&file.filename),
+            // Elsewhere ComfyUI's own number stays: its owner may look at the disk.
+            Directory::Output if is_own_area(&file.subfolder) => numbered(&file.filename),
+            Directory::Output => NewName::AsIs(file.filename.clone()),
             Directory::Input | Directory::Temp => NewName::AsIs(file.filename.clone()),
         };
         found.push(Fetch { directory: file.directory, from: file, subfolder, name, pointer: pointer.clone() });
@@ -379,7 +397,45 @@ mod tests {
 
     fn reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER }).unwrap()
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false }).unwrap()
+    }
+
+    fn trusting_reading(entry: &Value) -> Ending {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true }).unwrap()
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_all_files_are_taken_but_those_in_folders_of_others() {
+        let outputs = json!({"9": {"images": [
+            image("", "b_00001_.png", "output"),
+            image("sub", "d.png", "temp"),
+            image("t/abc234/0af-1/pets", "a_00001_.png", "output"),
+            image("t/zzz/0af-1", "e_00001_.png", "output"),
+            image("/t/zzz/0af-1", "e_00001_.png", "output"),
+            image("x/../t/zzz", "e_00001_.png", "output"),
+            image("", "c.png", "input"),
+        ]}});
+        let ending = trusting_reading(&entry(outputs, "success", json!([])));
+        assert_eq!(ending.foreign.len(), 4, "{:?}", ending.foreign);
+        let names: Vec<_> = ending.fetches.iter().map(|fetch| (fetch.subfolder.as_str(), fetch.name.clone())).collect();
+        let expected = [
+            ("", NewName::AsIs("b_00001_.png".into())),
+            ("sub", NewName::AsIs("d.png".into())),
+            ("pets", NewName::Numbered { prefix: "a".into(), group: 1, suffix: "_.png".into() }),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_error_reports_are_whole() {
+        let data = json!({"prompt_id": "x", "exception_message": "no /opt/x", "traceback": ["File /opt/ComfyUI/nodes.py"], "current_inputs": {"comfygate_salt": ["s"]}});
+        let ending = trusting_reading(&entry(json!({}), "error", json!([["execution_error", data]])));
+        let text = serde_json::to_string(&ending.result.messages).unwrap();
+        assert!(
+            text.contains("/opt/ComfyUI/nodes.py") && text.contains("no /opt/x") && !text.contains("comfygate_salt"),
+            "{text}"
+        );
     }
 
     fn image(subfolder: &str, filename: &str, kind: &str) -> Value {
@@ -480,7 +536,7 @@ mod tests {
     #[test]
     fn an_entry_without_status_is_no_entry() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER };
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false };
         assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
     }
 

@@ -52,19 +52,24 @@ impl Inspector {
         Ok(comfygate_policy::parse(body)?)
     }
 
-    /// Decides for a tenant. Uploads are not built yet, so no name of a file stands for anything and each is refused as one that does not exist.
+    /// Decides for a tenant by the catalogue that holds for it. Uploads are not built yet, so no name of a file stands for anything and each is refused as one that does not exist.
     ///
     /// # Errors
     /// [`InspectError::Denied`].
-    pub fn decide(&self, parsed: &Parsed, tenant: &Tenant) -> Result<ApprovedWorkflow, InspectError> {
-        match comfygate_policy::decide(parsed, &tenant.policy, &self.catalogue, &FileFacts::none()) {
+    pub fn decide(
+        &self,
+        parsed: &Parsed,
+        tenant: &Tenant,
+        catalogue: &Catalogue,
+    ) -> Result<ApprovedWorkflow, InspectError> {
+        match comfygate_policy::decide(parsed, &tenant.policy, catalogue, &FileFacts::none()) {
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }
     }
 
     /// Whether an earlier approval still stands: same policy, same catalogue.
-    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant) -> bool {
-        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == self.catalogue.digest()
+    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant, catalogue: &Catalogue) -> bool {
+        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == catalogue.digest()
     }
 }

@@ -8,8 +8,8 @@ mod read;
 
 pub use read::read_tenants;
 
-use crate::ids::TenantId;
-use comfygate_policy::Policy;
+use crate::ids::{PoolId, TenantId};
+use comfygate_policy::{Policy, Posture};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -74,6 +74,15 @@ pub struct Tenant {
     pub limits: Limits,
     /// What its workflows may do.
     pub policy: Arc<Policy>,
+    /// Whose backends run them.
+    pub pool: PoolId,
+}
+
+impl Tenant {
+    /// Whether it trusts its own installation: its packs' classes, routes and events are open to it.
+    pub fn is_owner(&self) -> bool {
+        self.policy.posture() == Posture::Owner
+    }
 }
 
 /// Every tenant, by id and by the claim that JWTs name it with.
@@ -117,6 +126,11 @@ impl TenantRegistry {
         self.by_id.values()
     }
 
+    /// The tenant that trusts the installations of this pool, if one does: nobody else is in the pool then.
+    pub fn owner_of(&self, pool: &PoolId) -> Option<&Arc<Tenant>> {
+        self.by_id.values().find(|tenant| tenant.pool == *pool && tenant.is_owner())
+    }
+
     /// The registry of the built-in defaults: one tenant `local` on plan `default`.
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
@@ -127,6 +141,7 @@ impl TenantRegistry {
             disabled: false,
             limits: Limits::default(),
             policy: Arc::new(Policy::builtin("default").expect("the default policy ships")),
+            pool: PoolId::default_pool(),
         };
         Self::new([local], [])
     }

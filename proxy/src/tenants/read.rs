@@ -3,7 +3,7 @@
 use super::{Limits, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
-use crate::ids::TenantId;
+use crate::ids::{PoolId, TenantId};
 use comfygate_policy::Policy;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct RawLimits {
     policy: Option<Located<String>>,
+    pool: Option<PoolId>,
     rate: Option<Rate>,
     requests: Option<Rate>,
     active_jobs_max: Option<u32>,
@@ -41,6 +42,7 @@ struct RawTenant {
 struct Plan {
     limits: Limits,
     policy: Arc<Policy>,
+    pool: PoolId,
 }
 
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
@@ -67,6 +69,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
     reader.not_built_yet("priority", "use `weight`");
     RawLimits {
         policy: reader.text("policy"),
+        pool: reader.parsed("pool").map(|found| found.value),
         rate: raw_rate(reader, "rate"),
         requests: raw_rate(reader, "requests"),
         active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
@@ -150,7 +153,8 @@ impl Checked<'_> {
                 None => Policy::builtin("default").map(Arc::new),
             };
             let Some(id) = plan.id else { continue };
-            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy });
+            let pool = plan.limits.pool.clone().unwrap_or_else(PoolId::default_pool);
+            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy, pool });
             if plans.insert(id.value.clone(), checked).is_some() {
                 self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
@@ -184,6 +188,7 @@ impl Checked<'_> {
                 disabled: tenant.disabled,
                 limits,
                 policy,
+                pool: tenant.limits.pool.unwrap_or_else(|| plan.pool.clone()),
             };
             if tenants.insert(id.value.clone(), made).is_some() {
                 self.report.error(&id.at, format!("a second tenant `{}`", id.value), "tenant ids are unique");
