@@ -1,26 +1,28 @@
 //! `impl ProxyHttp`: each Pingora phase calls one stage. A table of contents, no rules of its own.
 //!
 //! Phases (pingora-proxy 0.9.1): `request_filter` decides everything and answers what is answered; `upstream_peer`, `upstream_request_filter` and
-//! `response_filter` see only what the route table forwards: the static files of the web page.
+//! `response_filter` see only what is forwarded: the static files of the web page, and in the owner posture what the table does not know.
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
 use crate::authenticate::AuthError;
-use crate::context::Context;
+use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
 use crate::deliver::events::{handshake, socket};
+use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId};
 use crate::inspect::media;
 use crate::listen::{self, ClientAddr};
+use crate::owner::Scope;
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
+use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -40,6 +42,8 @@ const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
 const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For routes of node packs, which compute, download and install while they answer.
+const PACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
 /// What a client is told to wait when no backend answers.
@@ -95,19 +99,17 @@ impl Gateway {
             // An unknown path tells a stranger no more than a known one does.
             Ok(_) | Err(_) => Some(self.authenticated(session, ctx).await?),
         };
+        if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
+            && let Some(route) = route::owner_route(&method, raw_target(session.req_header()), TABLE)
+        {
+            return self.forward_owned(session, caller, route, ctx);
+        }
         let matched = found.map_err(at(Stage::Route))?;
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
             crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
         }
         if caller.is_some() && !method.is_safe() {
-            let head = session.req_header();
-            let host = head
-                .headers
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .or_else(|| Some(head.uri.authority()?.as_str()));
-            handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
-                .map_err(at(Stage::Authenticate))?;
+            self.check_origin(session)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -115,7 +117,7 @@ impl Gateway {
             // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
                 self.body(session, matched.entry.body, ctx).await?;
-                self.forward(matched, ctx)
+                self.forward(caller.as_ref(), matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
             Handling::Answer(Action::WebSocket) => {
@@ -123,8 +125,103 @@ impl Gateway {
                 self.body(session, matched.entry.body, ctx).await?;
                 self.carry_socket(session, caller, &matched).await
             }
+            Handling::Answer(Action::View) => self.view(session, caller, &matched, &method, ctx).await,
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
+    }
+
+    /// A page of another site must not use a browser's credential.
+    fn check_origin(&self, session: &Session) -> Result<(), (Stage, Rejection)> {
+        let head = session.req_header();
+        let host =
+            head.headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| Some(head.uri.authority()?.as_str()));
+        handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
+            .map_err(at(Stage::Authenticate))
+    }
+
+    /// A file by its name: the owner's of the ledger; an owner's installation has others, which its own backend shows.
+    async fn view(
+        &self,
+        session: &mut Session,
+        caller: Option<Caller>,
+        matched: &RouteMatch,
+        method: &Method,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let owner = caller.clone().filter(|caller| caller.tenant.is_owner());
+        let served = self.answer(session, caller, matched, Action::View, method, ctx).await;
+        match (served, owner) {
+            (Err((_, rejection)), Some(owner))
+                if rejection.status() == StatusCode::NOT_FOUND && route::is_own_disk(&matched.query) =>
+            {
+                let (path, label) = (matched.path.clone(), matched.entry.path);
+                self.send_on(session, &owner, OwnerRoute { path, label, bundle: None, known: true }, ctx)
+            }
+            (served, _) => served,
+        }
+    }
+
+    /// What the table does not know goes to the caller's own backend, once it is sure that it is the caller who wants it.
+    fn forward_owned(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        ctx.route = route.label;
+        let head = session.req_header();
+        if head.headers.contains_key(UPGRADE) {
+            let text = "WebSockets of node packs are not carried: `/ws` is the only one";
+            return Err((Stage::Route, Rejection::new(StatusCode::NOT_FOUND, "not_found", text)));
+        }
+        // A pack's route runs its code, as submitting a workflow does; whoever opens a bundle changes the machine.
+        let scope = match route.bundle {
+            Some(_) => Scope::Admin,
+            None if route.known => Scope::Read,
+            None => Scope::Submit,
+        };
+        crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
+        if let Some(bundle) = route.bundle {
+            if !caller.tenant.policy.opens(bundle) {
+                let text =
+                    "ComfyUI-Manager installs code on the backend: the policy opens it with `routes = [\"manager\"]`";
+                return Err((Stage::Route, Rejection::new(StatusCode::FORBIDDEN, "bundle_closed", text)));
+            }
+            // Many of its GETs change the machine (facts §1.6): each must prove that it comes from our own page.
+            handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
+            self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
+        }
+        if !head.method.is_safe() {
+            self.check_origin(session)?;
+        }
+        self.admit_request(Some(caller))?;
+        self.send_on(session, caller, route, ctx)
+    }
+
+    fn send_on(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let bytes_max = self.services.config().limits.upload_bytes_max;
+        let head = session.req_header();
+        let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|declared| declared > bytes_max) {
+            return Err(inspected(media::too_large(bytes_max)));
+        }
+        ctx.backend = Some(self.first_up(caller)?);
+        ctx.owned = Some(OwnedForward { route, bytes_left: bytes_max, once: !head.method.is_safe() });
+        Ok(Served::Forwarded)
+    }
+
+    /// The backend that shows a tenant what is not about jobs: the first by id, so that a pack finds what it kept.
+    fn first_up(&self, caller: &Caller) -> Result<Arc<Backend>, (Stage, Rejection)> {
+        self.services.backends_of(&caller.tenant).into_iter().find(|backend| backend.is_up()).ok_or_else(|| {
+            (Stage::Dispatch, Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+        })
     }
 
     async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
@@ -222,15 +319,15 @@ impl Gateway {
         Ok(body)
     }
 
-    fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
-        let backend = self.services.backends().values().find(|backend| backend.is_up()).cloned();
-        let Some(backend) = backend else {
-            return Err((
-                Stage::Dispatch,
-                Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY),
-            ));
-        };
-        ctx.backend = Some(backend);
+    fn forward(
+        &self,
+        caller: Option<&Caller>,
+        matched: RouteMatch,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let caller = caller
+            .ok_or_else(|| (Stage::Dispatch, Rejection::internal("a forwarded route was reached without a caller")))?;
+        ctx.backend = Some(self.first_up(caller)?);
         ctx.matched = Some(matched);
         Ok(Served::Forwarded)
     }
@@ -364,6 +461,7 @@ impl ProxyHttp for Gateway {
             began: self.services.clock.monotonic(),
             route: "unmatched",
             matched: None,
+            owned: None,
             backend: None,
             owner: None,
             body: None,
@@ -404,7 +502,8 @@ impl ProxyHttp for Gateway {
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
         peer.options.total_connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
-        peer.options.read_timeout = Some(FORWARD_TIMEOUT);
+        // Packs compute while they answer; the page's files are there at once.
+        peer.options.read_timeout = Some(if ctx.owned.is_some() { PACK_TIMEOUT } else { FORWARD_TIMEOUT });
         peer.options.write_timeout = Some(FORWARD_TIMEOUT);
         peer.options.idle_timeout = Some(FORWARD_TIMEOUT);
         Ok(Box::new(peer))
@@ -416,6 +515,10 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> PingoraResult<()> {
+        if let (Some(backend), Some(owned)) = (&ctx.backend, &ctx.owned) {
+            *upstream = owned_request(upstream, &owned.route, backend)?;
+            return Ok(());
+        }
         let (Some(backend), Some(matched)) = (&ctx.backend, &ctx.matched) else {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
@@ -430,6 +533,39 @@ impl ProxyHttp for Gateway {
         }
         *upstream = built;
         Ok(())
+    }
+
+    /// Counts the body of what is sent on: nobody else does.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> PingoraResult<()> {
+        let piece = body.as_ref().map_or(0, |body| body.len() as u64);
+        let Some(owned) = &mut ctx.owned else { return Ok(()) };
+        owned.bytes_left = owned.bytes_left.checked_sub(piece).ok_or_else(|| {
+            Error::explain(
+                ErrorType::HTTPStatus(StatusCode::PAYLOAD_TOO_LARGE.as_u16()),
+                "a body beyond upload_bytes_max",
+            )
+        })?;
+        Ok(())
+    }
+
+    /// A request that changes something is sent once, even where the connection was an old one that had just ended.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let once = ctx.owned.as_ref().is_some_and(|owned| owned.once);
+        error.retry.decide_reuse(client_reused && !once && !session.as_ref().retry_buffer_truncated());
+        error
     }
 
     async fn response_filter(
@@ -463,10 +599,13 @@ impl ProxyHttp for Gateway {
             return never;
         }
         if let Some(backend) = &ctx.backend {
-            tracing::warn!(backend = %backend.id, %error, "a static file could not be forwarded");
+            tracing::warn!(backend = %backend.id, %error, "a request could not be forwarded");
         }
-        let rejection = Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
-            .with_retry_after(NO_BACKEND_RETRY);
+        let rejection = match error.etype() {
+            ErrorType::HTTPStatus(413) => media::too_large(self.services.config().limits.upload_bytes_max),
+            _ => Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
+                .with_retry_after(NO_BACKEND_RETRY),
+        };
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);
         let _ = self.write(session, ctx, answer).await;
         FailToProxy { error_code: ctx.status, can_reuse_downstream: false }
@@ -488,6 +627,46 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, ctx: &Context) -> String {
         format!("{} {} request {}", session.req_header().method, ctx.route, ctx.request)
     }
+}
+
+/// The headers of a caller that a pack's route may see. Credentials, addresses and what a proxy reads stay here.
+const PACK_HEADERS: [&str; 11] = [
+    "accept",
+    "accept-language",
+    "content-type",
+    "content-length",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "x-requested-with",
+];
+
+/// A request to the caller's own backend: the path as it was read, the query as it came, and the headers that are harmless.
+fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) -> PingoraResult<RequestHeader> {
+    let mut target = String::new();
+    if route.path.under_api() {
+        target.push_str("/api");
+    }
+    target.push_str(&route.path.encoded());
+    if !route.path.raw_query().is_empty() {
+        target.push('?');
+        target.push_str(route.path.raw_query());
+    }
+    let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
+    built.insert_header(HOST, backend.endpoint.authority())?;
+    built.insert_header("accept-encoding", "identity")?;
+    for name in PACK_HEADERS {
+        for value in from.headers.get_all(name) {
+            built.append_header(name, value.clone())?;
+        }
+    }
+    if !built.headers.contains_key(CONTENT_LENGTH) && !from.method.is_safe() {
+        built.insert_header(TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(built)
 }
 
 /// A session after the 101, as raw bytes both ways.

@@ -18,6 +18,8 @@ const ANSWERED: &[(&str, bool)] = &[
     ("/object_info", true),
     ("/object_info/EmptyImage", true),
     ("/internal/folder_paths", false),
+    ("/internal/logs", false),
+    ("/internal/logs/raw", false),
     ("/gate/me", false),
     ("/gate/health", false),
 ];
@@ -50,9 +52,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("GET", "/global_subgraphs"),
     ("GET", "/global_subgraphs/x"),
     ("GET", "/node_replacements"),
-    ("GET", "/internal/logs"),
-    ("GET", "/internal/logs/raw"),
-    ("PATCH", "/internal/logs/subscribe"),
     ("POST", "/gate/check"),
     ("POST", "/gate/ticket"),
     ("GET", "/gate/login"),

@@ -5,10 +5,12 @@ use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
 use crate::dispatch::backend::BackendState;
 use crate::ids::BackendId;
+use crate::owner::Scope;
 use crate::reject::Rejection;
 use bytes::Bytes;
 use comfygate_policy::Digest;
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +19,62 @@ use std::time::{Duration, Instant};
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
-/// `POST /free`: models and caches belong to all, so a tenant's wish changes nothing; the page's button gets its 200 (facts §11, 99).
-pub(super) fn free() -> Result<Answer, Rejection> {
+/// `POST /free`: models and caches belong to all, so a tenant's wish changes nothing; the page's button gets its 200 (facts §11, 99). An owner's frees its own backends.
+pub(super) async fn free(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let tenant = &call.caller()?.tenant;
+    if !tenant.is_owner() {
+        return Ok(Answer::empty(StatusCode::OK));
+    }
+    crate::authenticate::require(&call.caller()?.principal, Scope::Submit)?;
+    let wish: Wish = if call.body.is_empty() { Wish::default() } else { read(&call.body)? };
+    for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
+        if let Err(error) = backend.comfyui.free(wish.unload_models, wish.free_memory).await {
+            tracing::warn!(backend = %backend.id, %error, "models could not be unloaded");
+        }
+    }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// The body of `POST /free` (server.py `post_free`, 0.8.0).
+#[derive(Debug, Default, Deserialize)]
+struct Wish {
+    #[serde(default)]
+    unload_models: bool,
+    #[serde(default)]
+    free_memory: bool,
+}
+
+/// The body of `PATCH /internal/logs/subscribe` (api_server/routes/internal/internal_routes.py, 0.8.0). `clientId` is the page's: its events come through our own socket.
+#[derive(Debug, Deserialize)]
+struct LogsWish {
+    enabled: bool,
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
+    serde_json::from_slice(body).map_err(|error| Rejection::new(StatusCode::BAD_REQUEST, "bad_body", error.to_string()))
+}
+
+/// `GET /internal/logs` for a tenant: ComfyUI's empty log.
+pub(super) fn logs() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &json!("")))
+}
+
+/// `GET /internal/logs/raw` for a tenant: ComfyUI's empty log on a terminal of ordinary size.
+pub(super) fn raw_logs() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &json!({"entries": [], "size": {"cols": 80, "rows": 24}})))
+}
+
+/// `PATCH /internal/logs/subscribe`: an owner's backends send their log to our socket, from where it reaches the owner's pages; a tenant's page gets its 200 and nothing.
+pub(super) async fn subscribe_logs(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let wish: LogsWish = read(&call.body)?;
+    let tenant = &call.caller()?.tenant;
+    if tenant.is_owner() {
+        for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
+            if let Err(error) = backend.comfyui.subscribe_logs(backend.client, wish.enabled).await {
+                tracing::warn!(backend = %backend.id, %error, "the log could not be subscribed");
+            }
+        }
+    }
     Ok(Answer::empty(StatusCode::OK))
 }
 
@@ -39,8 +95,10 @@ pub(super) fn folder_paths() -> Result<Answer, Rejection> {
 
 /// `GET /system_stats` of the first backend that answers, without arguments, paths and versions of the host.
 pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
-    for backend in call.services.backends().values().filter(|backend| backend.is_up()) {
+    let tenant = &call.caller()?.tenant;
+    for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
         match backend.comfyui.system_stats().await {
+            Ok(stats) if tenant.is_owner() => return Ok(Answer::json(StatusCode::OK, &stats)),
             Ok(stats) => return Ok(Answer::json(StatusCode::OK, &system::scrubbed_stats(&stats))),
             Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
         }
@@ -56,9 +114,15 @@ pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
 pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
     let class = call.matched.params.named("class").unwrap_or_default();
-    match call.services.inspector().catalogue().class(class) {
+    let tenant = &call.caller()?.tenant;
+    let mut catalogues = call.services.backends_of(tenant).into_iter();
+    let known = catalogues.find_map(|backend| {
+        let catalogue = call.services.catalogue_at(tenant, &backend)?;
+        catalogue.class(class).map(|class| class.name().to_owned())
+    });
+    match known {
         // Only a name that the catalogue knows goes into a path upstream.
-        Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,
+        Some(known) => filtered(call, &format!("/object_info/{known}")).await,
         None => Ok(Answer::json(StatusCode::OK, &json!({}))),
     }
 }
@@ -97,7 +161,7 @@ impl ObjectInfos {
 
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
-    for backend in call.services.backends().values() {
+    for backend in call.services.backends_of(&tenant) {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
         let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
@@ -116,14 +180,15 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
                 continue;
             }
         };
-        let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
+        let Some(catalogue) = call.services.catalogue_at(&tenant, &backend) else { continue };
+        let (tenant, agreement) = (Arc::clone(&tenant), Arc::clone(agreement));
         let work = tokio::task::spawn_blocking(move || {
-            let inspector = services.inspector();
-            let catalogue = inspector.catalogue();
+            let owner = tenant.is_owner();
             let allowed = |class: &str| {
-                agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
+                (owner || agreement.agrees(class))
+                    && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
             };
-            system::filter_object_info(&live, allowed)
+            system::filter_object_info(&live, allowed, owner)
         });
         let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
         let body = body.map_err(|error| Rejection::internal(error.to_string()))?;

@@ -3,7 +3,7 @@
 //! Every call has a connection of its own and our own headers: a fixed `Host`, no `Origin`, no cookie (facts §2.1). Sources: `server.py` of 0.8.0.
 
 use crate::endpoint::BackendEndpoint;
-use crate::ids::UpstreamPromptId;
+use crate::ids::{UpstreamClientId, UpstreamPromptId};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
@@ -179,6 +179,23 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn interrupt(&self, prompt: UpstreamPromptId) -> Result<(), ComfyUiError> {
         self.post("/interrupt", &json!({"prompt_id": prompt.to_string()})).await
+    }
+
+    /// `POST /free`.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn free(&self, unload_models: bool, free_memory: bool) -> Result<(), ComfyUiError> {
+        self.post("/free", &json!({"unload_models": unload_models, "free_memory": free_memory})).await
+    }
+
+    /// `PATCH /internal/logs/subscribe` for our own socket.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn subscribe_logs(&self, client: UpstreamClientId, enabled: bool) -> Result<(), ComfyUiError> {
+        let body = Bytes::from(json!({"clientId": client.to_string(), "enabled": enabled}).to_string());
+        self.call(Method::PATCH, "/internal/logs/subscribe", Some(body), SMALL_BYTES_MAX, CALL_TIMEOUT).await.map(drop)
     }
 
     /// `POST /queue {"delete":[id]}`: takes a waiting prompt out.

@@ -118,6 +118,12 @@ enum Event {
     },
     Stopped,
     Accepted(AcceptedLine),
+    BundleUsed {
+        #[serde(flatten)]
+        owner: Owner,
+        method: String,
+        path: String,
+    },
     Refused(RefusedLine),
     /// How many refusals beyond the first ones of a second got no line of their own.
     RefusedMany {
@@ -288,6 +294,15 @@ impl Audit {
     /// A backend came or went.
     pub fn backend(&self, backend: &BackendId, up: bool, reason: &str) {
         self.tell(Event::Backend { backend: backend.clone(), up, reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// A bundle of routes that change the backend was used; the path, not the query.
+    pub fn bundle_used(&self, owner: &Owner, method: &Method, path: &str) {
+        self.tell(Event::BundleUsed {
+            owner: owner.clone(),
+            method: method.to_string(),
+            path: cut(path, REASON_CHARS_MAX),
+        });
     }
 
     /// An operator made a key.

@@ -9,8 +9,9 @@
 //! Source of the routes: ComfyUI 0.8.0 server.py, app/user_manager.py, app/model_manager.py, api_server/routes/internal, and later versions.
 
 use super::path::{Odd, RoutePath, Segment, normalise};
-use super::{Query, RouteError};
+use super::{InOwner, Query, RouteError};
 use crate::owner::Scope;
+use comfygate_policy::RouteBundle;
 use http::Method;
 use std::fmt;
 
@@ -33,6 +34,8 @@ pub struct Entry {
     pub access: Access,
     /// Which query keys the route reads.
     pub keys: QueryKeys,
+    /// What is done instead where the backend is the caller's own installation.
+    pub in_owner: InOwner,
     /// Why it is handled so.
     pub reason: &'static str,
 }
@@ -111,13 +114,16 @@ pub enum Action {
     History,
     HistoryEntry,
     Interrupt,
+    Logs,
     ObjectInfo,
     ObjectInfoClass,
     Options,
     PromptInfo,
     Queue,
+    RawLogs,
     SignedFile,
     SubmitPrompt,
+    SubscribeLogs,
     SystemStats,
     Users,
     View,
@@ -213,7 +219,6 @@ const USERDATA: &str = "userdata comes with per-owner stores";
 const SETTINGS: &str = "settings come with per-owner stores";
 const MODELS: &str = "model lists come once they are filtered by policy";
 const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
-const LOGS: &str = "server logs come with the owner posture";
 const LOGIN: &str = "browser sessions come with a later release; use an API key (HTTP Basic in a browser)";
 
 const GET: &[Verb] = &[Verb::Get];
@@ -250,7 +255,7 @@ pub static TABLE: &[Entry] = &[
         .keys(&["filename", "type", "subfolder", "preview", "channel"]),
     not_yet(POST, "/upload/image", UPLOADS),
     not_yet(POST, "/upload/mask", UPLOADS),
-    not_yet(GET, "/view_metadata/{folder}", MODELS),
+    not_yet(GET, "/view_metadata/{folder}", MODELS).owners(),
     not_yet(GET, "/internal/files/{directory}", "file listings come with tenant isolation of files").prefix(Prefix::PlainOnly),
     not_yet(GET, "/userdata", USERDATA),
     not_yet(GET, "/v2/userdata", USERDATA),
@@ -264,21 +269,21 @@ pub static TABLE: &[Entry] = &[
     // -- Models, nodes, front-end data (facts §1.3)
     answer(GET, "/object_info", Action::ObjectInfo, Some(Scope::Read), "the pinned catalogue, filtered by policy: the backend's lists everybody's input files"),
     answer(GET, "/object_info/{class}", Action::ObjectInfoClass, Some(Scope::Read), "as /object_info; what policy denies answers `{}` like an unknown class"),
-    not_yet(GET, "/models", MODELS),
+    not_yet(GET, "/models", MODELS).owners(),
     refuse(ANY, "/models/download", "downloads of models by the server"),
     refuse(ANY, "/models/download/{batch}", "downloads of models by the server"),
-    not_yet(GET, "/models/{folder}", MODELS),
-    not_yet(GET, "/embeddings", MODELS),
-    not_yet(GET, "/experiment/models", MODELS),
+    not_yet(GET, "/models/{folder}", MODELS).owners(),
+    not_yet(GET, "/embeddings", MODELS).owners(),
+    not_yet(GET, "/experiment/models", MODELS).owners(),
     refuse(ANY, "/experiment/models/preview/{file..}", "reads any image of the machine (CVE-2026-56671, bypass 18)"),
-    not_yet(GET, "/experiment/models/{folder}", MODELS),
+    not_yet(GET, "/experiment/models/{folder}", MODELS).owners(),
     forward(GET, "/extensions", "names the JavaScript files of installed packs, which the page then loads").prefix(Prefix::Both).scope(Scope::Read),
-    not_yet(GET, "/i18n", "translations of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates/{file..}", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs/{id}", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/node_replacements", "ComfyUI swaps classes after our check here: served once policy applies the same mapping"),
+    not_yet(GET, "/i18n", "translations of node packs come with the owner posture").owners(),
+    not_yet(GET, "/workflow_templates", "templates of node packs come with the owner posture").owners(),
+    not_yet(GET, "/workflow_templates/{file..}", "templates of node packs come with the owner posture").owners(),
+    not_yet(GET, "/global_subgraphs", "subgraphs of node packs come with the owner posture").owners(),
+    not_yet(GET, "/global_subgraphs/{id}", "subgraphs of node packs come with the owner posture").owners(),
+    not_yet(GET, "/node_replacements", "ComfyUI swaps classes after our check here: served once policy applies the same mapping").owners(),
     answer(GET, "/features", Action::Features, Some(Scope::Read), "our limits, not the backend's"),
     answer(GET, "/system_stats", Action::SystemStats, Some(Scope::Read), "ComfyUI's shows command line and paths: scrubbed"),
     refuse(ANY, "/openapi.yaml", "describes routes that are not served"),
@@ -298,9 +303,11 @@ pub static TABLE: &[Entry] = &[
     // -- Internal (facts §1.4): a sub-application without /api alias
     answer(GET, "/internal/folder_paths", Action::FolderPaths, Some(Scope::Read), "the page reads it while loading: folder names without paths")
         .prefix(Prefix::PlainOnly),
-    not_yet(GET, "/internal/logs", LOGS).prefix(Prefix::PlainOnly),
-    not_yet(GET, "/internal/logs/raw", LOGS).prefix(Prefix::PlainOnly),
-    not_yet(&[Verb::Patch], "/internal/logs/subscribe", LOGS).prefix(Prefix::PlainOnly),
+    answer(GET, "/internal/logs", Action::Logs, Some(Scope::Read), "the log of the process is everybody's errors: empty for tenants (bypass 101)")
+        .prefix(Prefix::PlainOnly).owners(),
+    answer(GET, "/internal/logs/raw", Action::RawLogs, Some(Scope::Read), "as /internal/logs").prefix(Prefix::PlainOnly).owners(),
+    answer(&[Verb::Patch], "/internal/logs/subscribe", Action::SubscribeLogs, Some(Scope::Read), "names any client's socket: our own is subscribed, for an owner")
+        .body(BodyRule::Json { max_bytes: SMALL_JSON }).prefix(Prefix::PlainOnly),
     refuse(ANY, "/internal/{rest..}", "no other internal route is known"),
 
     // -- Assets, tasks, downloads (facts §1.5): none is scoped to an owner; existence oracles, theft by hash, server-side fetch (bypass 104)
@@ -310,16 +317,16 @@ pub static TABLE: &[Entry] = &[
     refuse(ANY, "/tasks/{id}", "downloads of models by the server").prefix(Prefix::ApiOnly),
 
     // -- ComfyUI-Manager (facts §1.6): installs code; many state-changing routes are GET (bypass 103)
-    refuse(ANY, "/v2/manager/{rest..}", MANAGER),
-    refuse(ANY, "/v2/customnode/{rest..}", MANAGER),
-    refuse(ANY, "/v2/snapshot/{rest..}", MANAGER),
-    refuse(ANY, "/v2/comfyui_manager/{rest..}", MANAGER),
-    refuse(ANY, "/v2/externalmodel/{rest..}", MANAGER),
-    refuse(ANY, "/manager/{rest..}", MANAGER),
-    refuse(ANY, "/customnode/{rest..}", MANAGER),
-    refuse(ANY, "/snapshot/{rest..}", MANAGER),
-    refuse(ANY, "/comfyui_manager/{rest..}", MANAGER),
-    refuse(ANY, "/externalmodel/{rest..}", MANAGER),
+    manager("/v2/manager/{rest..}"),
+    manager("/v2/customnode/{rest..}"),
+    manager("/v2/snapshot/{rest..}"),
+    manager("/v2/comfyui_manager/{rest..}"),
+    manager("/v2/externalmodel/{rest..}"),
+    manager("/manager/{rest..}"),
+    manager("/customnode/{rest..}"),
+    manager("/snapshot/{rest..}"),
+    manager("/comfyui_manager/{rest..}"),
+    manager("/externalmodel/{rest..}"),
 
     // -- Ours
     answer(GET, "/gate/health", Action::GateHealth, None, "open, without detail: for load balancers").prefix(Prefix::PlainOnly).access(Access::Public),
@@ -362,6 +369,10 @@ const fn not_yet(methods: &'static [Verb], path: &'static str, reason: &'static 
     Entry { body: BodyRule::Stream, ..entry(methods, path, Handling::NotYet(reason), reason) }
 }
 
+const fn manager(path: &'static str) -> Entry {
+    Entry { in_owner: InOwner::Bundle(RouteBundle::Manager), ..refuse(ANY, path, MANAGER) }
+}
+
 const fn refuse(methods: &'static [Verb], path: &'static str, reason: &'static str) -> Entry {
     entry(methods, path, Handling::Refuse, reason)
 }
@@ -376,6 +387,7 @@ const fn entry(methods: &'static [Verb], path: &'static str, handling: Handling,
         scope: None,
         access: Access::Credential,
         keys: QueryKeys::Known(&[]),
+        in_owner: InOwner::Same,
         reason,
     }
 }
@@ -396,17 +408,21 @@ impl Entry {
     const fn keys(self, keys: &'static [&'static str]) -> Self {
         Self { keys: QueryKeys::Known(keys), ..self }
     }
+    /// The backend's own answer, in the owner posture.
+    const fn owners(self) -> Self {
+        Self { in_owner: InOwner::Forward, ..self }
+    }
     const fn keys_each_once(self) -> Self {
         Self { keys: QueryKeys::EachOnce, ..self }
     }
 
     /// Whether the entry is for this verb; HEAD follows GET.
-    fn takes(&self, verb: Verb) -> bool {
+    pub(super) fn takes(&self, verb: Verb) -> bool {
         self.methods.contains(&verb) || (verb == Verb::Head && self.methods.contains(&Verb::Get))
     }
 
     /// The parameters, if the path fits.
-    fn fits(&self, path: &RoutePath) -> Option<Params> {
+    pub(super) fn fits(&self, path: &RoutePath) -> Option<Params> {
         let here = match self.prefix {
             Prefix::Both => true,
             Prefix::PlainOnly => !path.under_api(),

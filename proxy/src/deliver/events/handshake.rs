@@ -78,6 +78,26 @@ pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&Pub
     }
 }
 
+/// Whether the request proves that it comes from one of this site's pages, or that no browser's ambient credential is behind it: for GETs that change something, which
+/// browsers send to any site without `Origin`. `Sec-Fetch-Site` can't be set by a page; a key in a header of its own can't be sent by one of another site.
+///
+/// # Errors
+/// [`HandshakeError::Origin`].
+pub fn check_same_origin(headers: &HeaderMap) -> Result<(), HandshakeError> {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let by_own_header = headers.contains_key("x-api-key")
+        || only("authorization")
+            .is_some_and(|value| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")));
+    match only("sec-fetch-site") {
+        Some("same-origin") => Ok(()),
+        None if by_own_header && !headers.contains_key("sec-fetch-site") => Ok(()),
+        _ => Err(HandshakeError::Origin),
+    }
+}
+
 fn answer_to(key: &[u8]) -> String {
     let mut hash = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key);
@@ -89,6 +109,24 @@ fn answer_to(key: &[u8]) -> String {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn a_get_that_changes_something_comes_from_our_page_or_from_a_program() {
+        let proven = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            check_same_origin(&headers).is_ok()
+        };
+        assert!(proven(&[("sec-fetch-site", "same-origin"), ("authorization", "Basic eDp5")]));
+        assert!(proven(&[("authorization", "Bearer x")]));
+        assert!(proven(&[("x-api-key", "x")]));
+        assert!(!proven(&[("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "none"), ("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "cross-site"), ("x-api-key", "x")]));
+        assert!(!proven(&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")]));
+    }
 
     fn upgrade(changes: &[(HeaderName, Option<&'static str>)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -93,11 +93,12 @@ const FILE_MARKS: [&str; 7] = [
     "image_folder",
 ];
 
-/// An `object_info` cut to the classes that are allowed, without the names of files.
+/// An `object_info` cut to the classes that are allowed, without the names of files; for an `owner` with those of its own directories, and without those in folders that the
+/// gateway gives out.
 ///
 /// # Errors
 /// What the backend answered is no `object_info`.
-pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool) -> Result<Bytes, StateError> {
+pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool, owner: bool) -> Result<Bytes, StateError> {
     let unreadable = |error: serde_json::Error| StateError::Unreadable {
         what: "a backend's object_info",
         reason: error.to_string(),
@@ -109,7 +110,7 @@ pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool) -> Result
             let inputs = class.pointer_mut(section).and_then(Value::as_object_mut);
             for (input, declared) in inputs.into_iter().flatten() {
                 if FILE_INPUTS.contains(&(name.as_str(), input.as_str())) || is_marked(declared) {
-                    without_options(declared);
+                    without_options(declared, |name| owner && !name.starts_with("t/"));
                 }
             }
         }
@@ -123,17 +124,23 @@ fn is_marked(declared: &Value) -> bool {
     FILE_MARKS.iter().any(|mark| set(mark))
 }
 
-/// `[["a.png"], {…}]`, or `["COMBO", {"options": ["a.png"]}]`, with an empty list.
-fn without_options(declared: &mut Value) {
+/// `[["a.png"], {…}]`, or `["COMBO", {"options": ["a.png"]}]`, with only those options that stay.
+fn without_options(declared: &mut Value, stays: impl Fn(&str) -> bool) {
+    let cut = |list: &mut Value| match list {
+        Value::Array(names) => names.retain(|name| name.as_str().is_some_and(&stays)),
+        other => *other = json!([]),
+    };
     if let Some(list) = declared.get_mut(0).filter(|first| first.is_array()) {
-        *list = json!([]);
+        cut(list);
     }
     let options = declared.get_mut(1).and_then(Value::as_object_mut);
     if let Some(options) = options {
         if let Some(list) = options.get_mut("options") {
-            *list = json!([]);
+            cut(list);
         }
-        options.remove("default");
+        if options.get("default").is_some_and(|default| !default.as_str().is_some_and(&stays)) {
+            options.remove("default");
+        }
     }
 }
 
@@ -166,11 +173,19 @@ mod tests {
             "PackLoader": {"input": {"optional": {"pic": [["bravo.webp"], {"image_upload": true}], "mode": [["fast"], {"image_upload": false}]}}},
             "Evil": {},
         });
-        let kept = filter_object_info(live.to_string().as_bytes(), |class| class != "Evil").unwrap();
+        let kept = filter_object_info(live.to_string().as_bytes(), |class| class != "Evil", false).unwrap();
         let text = String::from_utf8(kept.to_vec()).unwrap();
         assert!(!text.contains("bravo") && !text.contains("Evil"), "{text}");
         assert!(text.contains("sd.safetensors") && text.contains("fast") && text.contains("image_upload"), "{text}");
-        assert!(filter_object_info(b"[]", |_| true).is_err());
+        assert!(filter_object_info(b"[]", |_| true, false).is_err());
+    }
+
+    #[test]
+    fn an_owners_object_info_has_the_names_of_its_own_directories_and_none_of_our_folders() {
+        let live = json!({"LoadImage": {"input": {"required": {"image": [["mine.png", "t/x/y.png"], {"image_upload": true}]}}}});
+        let kept = filter_object_info(live.to_string().as_bytes(), |_| true, true).unwrap();
+        let text = String::from_utf8(kept.to_vec()).unwrap();
+        assert!(text.contains("mine.png") && !text.contains("y.png"), "{text}");
     }
 
     #[test]

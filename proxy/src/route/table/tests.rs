@@ -152,12 +152,7 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/global_subgraphs/a"),
         ("GET", "/node_replacements"),
     ];
-    let plain_later = [
-        ("GET", "/internal/files/output"),
-        ("GET", "/internal/logs"),
-        ("GET", "/internal/logs/raw"),
-        ("PATCH", "/internal/logs/subscribe"),
-    ];
+    let plain_later = [("GET", "/internal/files/output")];
     let api_later =
         [("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel")];
     let forwarded = [
@@ -189,6 +184,9 @@ fn every_known_route_of_comfyui_has_its_fate() {
         assert_eq!(route("GET", path).unwrap().entry.handling, Handling::Forward, "{path}");
     }
     assert_eq!(action("GET", "/internal/folder_paths"), Some(Action::FolderPaths));
+    assert_eq!(action("GET", "/internal/logs"), Some(Action::Logs));
+    assert_eq!(action("GET", "/internal/logs/raw"), Some(Action::RawLogs));
+    assert_eq!(action("PATCH", "/internal/logs/subscribe"), Some(Action::SubscribeLogs));
     let refused = [
         ("POST", "/users"),
         ("GET", "/experiment/models/preview/loras/0/a.png"),
