@@ -1,15 +1,18 @@
 //! Answers about the gateway and its backends, scrubbed of what is no tenant's business.
 
 use super::Call;
+use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
 use crate::dispatch::backend::BackendState;
 use crate::ids::BackendId;
+use crate::listen::own_ca;
 use crate::owner::Scope;
 use crate::reject::Rejection;
 use bytes::Bytes;
 use comfygate_policy::Digest;
-use http::StatusCode;
+use http::header::CONTENT_DISPOSITION;
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -201,6 +204,17 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
 /// `GET /gate/health`: that this process answers; no detail for strangers.
 pub(super) fn health() -> Result<Answer, Rejection> {
     Ok(Answer::json(StatusCode::OK, &json!({"status": "ok"})))
+}
+
+/// `GET /gate/ca.crt`: the CA that was made here, for devices that are to trust it; 404 where every certificate is configured.
+pub(super) fn ca_certificate(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let config = call.services.config();
+    let made = |listener: &ListenConfig| listener.kind == ListenKind::Tls(CertificateConfig::Made);
+    let pem = config.listen.iter().any(made).then(|| own_ca::made_ca(&config.state_dir)).flatten();
+    let pem = pem.ok_or_else(Rejection::not_found)?;
+    let mut answer = Answer::bytes(StatusCode::OK, "application/x-x509-ca-cert", pem.into());
+    answer.headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"comfygate-ca.crt\""));
+    Ok(answer)
 }
 
 /// `GET /gate/me`: who the caller is to the gateway, and its limits.

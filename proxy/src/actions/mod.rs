@@ -93,6 +93,7 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::ObjectInfo => info::object_info(&call).await,
         Action::ObjectInfoClass => info::object_info_class(&call).await,
         Action::FolderPaths => info::folder_paths(),
+        Action::CaCertificate => info::ca_certificate(&call),
         Action::GateHealth => info::health(),
         Action::GateMe => info::me(&call).await,
         // Ended inside the session by the gateway itself.

@@ -13,6 +13,7 @@ use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::PoolId;
+use crate::listen::own_ca;
 use crate::tenants::{TenantRegistry, read_tenants};
 use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
@@ -82,6 +83,11 @@ impl Checker<'_> {
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            certificate_names: raw
+                .certificate_names
+                .into_iter()
+                .filter_map(|name| self.certificate_name(name))
+                .collect(),
             file: Some(file),
         }
     }
@@ -144,6 +150,17 @@ impl Checker<'_> {
         let (certificate_path, key_path) = (self.absolute(&certificate.value), self.absolute(&key.value));
         check_pair(self, (&certificate_path, &certificate.at), (&key_path, &key.at));
         Some(CertificateConfig::Files { certificate: certificate_path, key: key_path })
+    }
+
+    fn certificate_name(&self, named: Located<String>) -> Option<String> {
+        if own_ca::is_name(&named.value) {
+            return Some(named.value);
+        }
+        self.refuse(
+            &named.at,
+            format!("`{}` is no host name and no address", named.value),
+            "such as box.local or 192.168.1.20",
+        )
     }
 
     /// A directory, or a path that can become one.

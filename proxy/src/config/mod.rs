@@ -15,6 +15,7 @@ pub mod units;
 use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
+use crate::listen::own_ca;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::fmt;
@@ -55,6 +56,8 @@ pub struct Config {
     pub object_info_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditConfig,
+    /// Further names and addresses of this machine, for the certificate that is made.
+    pub certificate_names: Vec<String>,
 }
 
 /// `[[listen]]`.
@@ -341,6 +344,12 @@ impl Config {
         Ok(Loaded { config, warnings })
     }
 
+    /// What this machine is called: for the certificate that is made.
+    pub fn own_names(&self) -> Vec<String> {
+        let public = self.public_url.as_ref().map(|url| url.host().to_owned());
+        public.into_iter().chain(own_ca::hostname()).chain(self.certificate_names.iter().cloned()).collect()
+    }
+
     /// Where it came from, for the log at start: the absolute path, or that there was no file.
     pub fn source_text(&self) -> String {
         self.file
@@ -371,6 +380,7 @@ impl Config {
             dispatch: DispatchConfig::default(),
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
+            certificate_names: Vec::new(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct RawConfig {
     pub(super) dispatch: RawDispatch,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit_file: Option<Located<String>>,
+    pub(super) certificate_names: Vec<Located<String>>,
 }
 
 #[derive(Debug)]
@@ -99,6 +100,7 @@ impl RawConfig {
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
             audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
         reader.finish();

@@ -130,6 +130,18 @@ impl ComfyUi {
         parsed(&self.get("/system_stats", SMALL_BYTES_MAX).await?)
     }
 
+    /// The status that a path answers with, whatever it is.
+    ///
+    /// # Errors
+    /// `Connect`, `Lost`.
+    pub async fn answers(&self, path: &str) -> Result<StatusCode, ComfyUiError> {
+        match self.send(Method::GET, path, None, CALL_TIMEOUT).await {
+            Ok(response) => Ok(response.status()),
+            Err(ComfyUiError::Status { status, .. }) => Ok(status),
+            Err(error) => Err(error),
+        }
+    }
+
     /// `GET /queue`: where that prompt stands.
     ///
     /// # Errors

@@ -104,6 +104,7 @@ pub enum Handling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "one per answered entry of the table, where the reason stands beside it")]
 pub enum Action {
+    CaCertificate,
     ChangeHistory,
     ChangeQueue,
     Features,
@@ -333,6 +334,8 @@ pub static TABLE: &[Entry] = &[
     answer(GET, "/gate/me", Action::GateMe, None, "the caller's own name, limits and usage").prefix(Prefix::PlainOnly),
     answer(GET, "/gate/files/{file_id}", Action::SignedFile, None, "the signature in the query is the credential")
         .prefix(Prefix::PlainOnly).access(Access::Signed).keys_each_once(),
+    answer(GET, "/gate/ca.crt", Action::CaCertificate, None, "what devices are to trust, where the certificate was made here; holds no secret")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
     not_yet(POST, "/gate/check", "verdicts without queueing come with a later release").prefix(Prefix::PlainOnly),
     not_yet(POST, "/gate/ticket", LOGIN).prefix(Prefix::PlainOnly),
     not_yet(GET_POST, "/gate/login", LOGIN).prefix(Prefix::PlainOnly),
