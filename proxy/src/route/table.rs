@@ -108,6 +108,10 @@ pub enum Action {
     Free,
     GateHealth,
     GateMe,
+    Login,
+    LoginPage,
+    Logout,
+    LogoutPage,
     History,
     HistoryEntry,
     Interrupt,
@@ -155,6 +159,11 @@ pub enum BodyRule {
         /// Largest body.
         max_bytes: u64,
     },
+    /// The fields of an HTML form, `application/x-www-form-urlencoded`, or nothing at all.
+    Form {
+        /// Largest body.
+        max_bytes: u64,
+    },
     /// Streamed and counted by the handler (uploads and userdata, once they are built).
     Stream,
 }
@@ -172,6 +181,9 @@ pub enum QueryKeys {
 const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
+
+/// One key of 49 characters, and what a password manager adds.
+const LOGIN_FORM: u64 = 4 * 1024;
 
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
@@ -214,7 +226,7 @@ const SETTINGS: &str = "settings come with per-owner stores";
 const MODELS: &str = "model lists come once they are filtered by policy";
 const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
 const LOGS: &str = "server logs come with the owner posture";
-const LOGIN: &str = "browser sessions come with a later release; use an API key (HTTP Basic in a browser)";
+const TICKET: &str = "one-use tickets come with a later release; use an API key, or log in at /gate/login";
 
 const GET: &[Verb] = &[Verb::Get];
 const POST: &[Verb] = &[Verb::Post];
@@ -327,9 +339,15 @@ pub static TABLE: &[Entry] = &[
     answer(GET, "/gate/files/{file_id}", Action::SignedFile, None, "the signature in the query is the credential")
         .prefix(Prefix::PlainOnly).access(Access::Signed).keys_each_once(),
     not_yet(POST, "/gate/check", "verdicts without queueing come with a later release").prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/ticket", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(GET_POST, "/gate/login", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/logout", LOGIN).prefix(Prefix::PlainOnly),
+    not_yet(POST, "/gate/ticket", TICKET).prefix(Prefix::PlainOnly),
+    answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next"])
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/login", Action::Login, None, "a key for a cookie; counted by address, from our own page only").keys(&["next"])
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/logout", Action::LogoutPage, None, "a button: a link alone must not log anybody out")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/logout", Action::Logout, None, "ends the session that the cookie names, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
 ];
 
 const MANAGER: &str = "ComfyUI-Manager installs code on the backend";
