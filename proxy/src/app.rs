@@ -8,6 +8,7 @@ use crate::actions::ObjectInfos;
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins};
 use crate::authenticate::Authenticator;
+use crate::authenticate::browsers::Browsers;
 use crate::clock::Clock;
 use crate::config::{Config, ListenKind};
 use crate::deliver::events::{hub::Hub, upstream};
@@ -82,6 +83,7 @@ impl App {
             config.views_lifetime,
         );
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let services = Arc::new(Services {
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
@@ -102,6 +104,8 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            browsers,
+            held: Arc::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })

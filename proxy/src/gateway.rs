@@ -4,15 +4,19 @@
 //! `response_filter` see only what is forwarded: the static files of the web page, and in the owner posture what the table does not know.
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::AuthError;
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn};
+use crate::authenticate::{AuthError, session};
 use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
+use crate::deliver::events::handshake::{HandshakeError, SEC_FETCH_MODE};
+use crate::deliver::events::held::HeldPlace;
+use crate::deliver::events::socket::AtEnd;
 use crate::deliver::events::{handshake, socket};
+use crate::deliver::login::{next, page};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
-use crate::ids::{ClientId, RequestId};
+use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
 use crate::listen::{self, ClientAddr};
 use crate::owner::Scope;
@@ -22,7 +26,7 @@ use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteEr
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -69,6 +73,13 @@ pub struct Doors {
     pub bodies: BodyBudget,
 }
 
+/// Somebody who was not let in.
+struct Stranger {
+    rejection: Rejection,
+    /// A login would help.
+    wants_login: bool,
+}
+
 /// What the stages decided for a request.
 enum Served {
     Answered(Answer),
@@ -97,7 +108,10 @@ impl Gateway {
             Ok(matched) if matched.entry.access != Access::Credential => None,
             Err(RouteError::Odd(_)) => None,
             // An unknown path tells a stranger no more than a known one does.
-            Ok(_) | Err(_) => Some(self.authenticated(session, ctx).await?),
+            Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
+                Ok(caller) => Some(caller),
+                Err(stranger) => return self.send_to_login(session, found.ok().as_ref(), stranger, ctx).await,
+            },
         };
         if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
             && let Some(route) = route::owner_route(&method, raw_target(session.req_header()), TABLE)
@@ -108,8 +122,10 @@ impl Gateway {
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
             crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
         }
-        if caller.is_some() && !method.is_safe() {
-            self.check_origin(session)?;
+        if let Some(caller) = &caller {
+            // A socket carries events and is opened by GET.
+            let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
+            self.check_site(session, caller, changes)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -131,12 +147,17 @@ impl Gateway {
     }
 
     /// A page of another site must not use a browser's credential.
-    fn check_origin(&self, session: &Session) -> Result<(), (Stage, Rejection)> {
-        let head = session.req_header();
-        let host =
-            head.headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| Some(head.uri.authority()?.as_str()));
-        handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
-            .map_err(at(Stage::Authenticate))
+    fn check_site(&self, session: &Session, caller: &Caller, changes: bool) -> Result<(), (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let (host, public) = (host_of(head), config.public_url.as_ref());
+        let by_cookie = caller.principal.credential.session().is_some();
+        let checked = match (by_cookie, changes) {
+            (true, true) => handshake::check_our_page(&head.headers, host, public),
+            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            (false, true) => handshake::check_origin(&head.headers, host, public),
+            (_, false) => Ok(()),
+        };
+        checked.map_err(at(Stage::Authenticate))
     }
 
     /// A file by its name: the owner's of the ledger; an owner's installation has others, which its own backend shows.
@@ -192,9 +213,7 @@ impl Gateway {
             handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
             self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
         }
-        if !head.method.is_safe() {
-            self.check_origin(session)?;
-        }
+        self.check_site(session, caller, !head.method.is_safe())?;
         self.admit_request(Some(caller))?;
         self.send_on(session, caller, route, ctx)
     }
@@ -224,30 +243,56 @@ impl Gateway {
         })
     }
 
-    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
+    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, Stranger> {
+        let refused = |rejection| Stranger { rejection, wants_login: false };
         let group = client_address(session).group();
-        self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
-        let headers = &session.req_header().headers;
-        let principal = match self
-            .services
-            .authenticator()
-            .authenticate(headers, &*self.services.ledger, &self.services.tenants())
-            .await
-        {
+        self.doors.failed_logins.check(group).map_err(|error| refused(error.into()))?;
+        let principal = match self.services.principal(&session.req_header().headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 if error.is_failed_login() {
                     self.doors.failed_logins.failed(group);
                 }
-                return Err(at(Stage::Authenticate)(error));
+                return Err(Stranger { wants_login: error.wants_login(), rejection: error.into() });
             }
         };
         ctx.owner = Some(principal.owner.clone());
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
-        let tenant = tenant.ok_or_else(|| {
-            (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
-        })?;
+        let tenant =
+            tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
+        if let Some(active) = principal.credential.session() {
+            session::touch(active, &*self.services.ledger, self.services.clock.wall()).await;
+        }
         Ok(Caller { principal, tenant })
+    }
+
+    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
+    async fn send_to_login(
+        &self,
+        session: &mut Session,
+        matched: Option<&RouteMatch>,
+        stranger: Stranger,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let Stranger { rejection, wants_login } = stranger;
+        let head = session.req_header();
+        let config = self.services.config();
+        let fetch_mode = head.headers.get(SEC_FETCH_MODE);
+        if wants_login && opens_a_page(head) {
+            let prefix = session::prefix(config.public_url.as_ref());
+            return Ok(Served::Answered(page::redirect(&next::login_url(raw_target(head), prefix), None)));
+        }
+        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
+            let ours = handshake::check_our_page(&head.headers, host_of(head), config.public_url.as_ref());
+            let place = ours.ok().and_then(|()| self.services.held.enter(client_address(session).group()));
+            if let Some(place) = place {
+                self.body(session, BodyRule::None, ctx).await?;
+                return self.hold_socket(session, place).await;
+            }
+        }
+        // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
+        let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
+        Err((Stage::Authenticate, rejection))
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -267,20 +312,50 @@ impl Gateway {
         method: &Method,
         ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
-        let mut rate = None;
-        match (&caller, action) {
-            (Some(caller), Action::SubmitPrompt) => {
-                rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate())
+        let submitter = caller.as_ref().filter(|_| action == Action::SubmitPrompt);
+        let turn = match submitter {
+            Some(caller) => {
+                let turn = self.doors.rates.prompt_or_turn(&caller.tenant, pace_of(caller));
+                Some((turn.map_err(at(Stage::Admit))?, caller))
             }
-            _ => self.admit_request(caller.as_ref())?,
-        }
+            None => {
+                self.admit_request(caller.as_ref())?;
+                None
+            }
+        };
         let body = self.body(session, matched.entry.body, ctx).await?;
+        let rate = match turn {
+            Some((Turn::Now(permit), _)) => Some(permit.rate()),
+            Some((Turn::Later, caller)) => Some(self.turn(session, caller).await?.rate()),
+            None => None,
+        };
         let headers = session.req_header().headers.clone();
         let (services, dispatch) = (&self.services, &self.dispatch);
-        let call = Call { services, dispatch, caller, matched, method, headers: &headers, body, request: ctx.request };
+        let head = session.req_header();
+        let call = Call {
+            services,
+            dispatch,
+            caller,
+            matched,
+            method,
+            headers: &headers,
+            body,
+            request: ctx.request,
+            client: client_address(session),
+            host: host_of(head),
+            failed_logins: &self.doors.failed_logins,
+        };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
         answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
         Ok(Served::Answered(answer))
+    }
+
+    /// Waits for a submission's turn, for as long as its caller does. Its body is read: only then is it seen that the caller leaves.
+    async fn turn(&self, session: &mut Session, caller: &Caller) -> Result<Permit, (Stage, Rejection)> {
+        tokio::select! {
+            permit = self.doors.rates.prompt_in_turn(&caller.tenant, pace_of(caller)) => permit.map_err(at(Stage::Admit)),
+            _ = session.as_downstream_mut().read_body_or_idle(true) => Err(gone()),
+        }
     }
 
     /// Reads the body that the table allows, within one deadline, booked on the budget of all bodies.
@@ -358,23 +433,16 @@ impl Gateway {
                 Some(text.parse::<ClientId>().map_err(bad).map_err(rejected)?)
             }
         };
+        let by_cookie = caller.principal.credential.session();
+        let at_end = match by_cookie {
+            Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), client_address(session).group()),
+            None => AtEnd::Close,
+        };
         let scope = caller.principal.owner.scope();
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
         let credentials = session.req_header().headers.clone();
-        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
-            .map_err(|_| rejected(Rejection::internal("101 header")))?;
-        for (name, value) in
-            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str())]
-        {
-            head.insert_header(name, value).map_err(|_| rejected(Rejection::internal("101 header")))?;
-        }
-        if session.write_response_header(Box::new(head), false).await.is_err() {
-            return Err(gone());
-        }
-        // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
-        session.set_read_timeout(None);
-        session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+        switch_protocols(session, &accept).await?;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         let closed = socket::serve(
             &mut Raw(session),
@@ -382,7 +450,8 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(credentials),
+            self.credential_ended(credentials, by_cookie.map(|session| session.id)),
+            at_end,
         )
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
@@ -390,16 +459,36 @@ impl Gateway {
         Ok(Served::Carried)
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
-    async fn credential_ended(&self, headers: HeaderMap) {
+    /// Carries the socket of a page whose session has ended, in silence.
+    async fn hold_socket(&self, session: &mut Session, place: HeldPlace) -> Result<Served, (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), config.public_url.as_ref())
+            .map_err(at(Stage::Deliver))?;
+        switch_protocols(session, &accept).await?;
+        let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
+        tracing::debug!(?closed, "silent websocket closed");
+        Ok(Served::Carried)
+    }
+
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. A ledger that can't be read decides nothing.
+    async fn credential_ended(&self, headers: HeaderMap, cookie: Option<SessionId>) {
+        let mut ends = self.services.browsers.ends();
+        // A session that ended before we listened is seen by the first look.
+        let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
         loop {
-            tokio::time::sleep(CREDENTIAL_INTERVAL).await;
-            match self
-                .services
-                .authenticator()
-                .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
-                .await
-            {
+            let told = async {
+                match cookie {
+                    Some(id) => ends.of(id).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = told => {}
+            }
+            wait = CREDENTIAL_INTERVAL;
+            // An open socket is no use of a session: a forgotten tab must not keep it alive.
+            match self.services.principal(&headers).await {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }
@@ -420,6 +509,11 @@ impl Gateway {
             route: ctx.route,
             reason: rejection.log_text(),
         });
+        if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
+            let (head, config) = (session.req_header(), self.services.config());
+            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+        }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
     }
@@ -695,10 +789,50 @@ fn gone() -> (Stage, Rejection) {
     )
 }
 
+/// How long this caller's submissions may wait for their turn.
+fn pace_of(caller: &Caller) -> Duration {
+    let pace = caller.tenant.limits.pace;
+    if caller.principal.credential.session().is_some() { pace.pages } else { pace.programs }
+}
+
+/// Answers an upgrade with 101.
+async fn switch_protocols(session: &mut Session, accept: &str) -> Result<(), (Stage, Rejection)> {
+    let internal = |_| (Stage::Deliver, Rejection::internal("101 header"));
+    let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3)).map_err(internal)?;
+    for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept)] {
+        head.insert_header(name, value).map_err(internal)?;
+    }
+    if session.write_response_header(Box::new(head), false).await.is_err() {
+        return Err(gone());
+    }
+    // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
+    session.set_read_timeout(None);
+    session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+    Ok(())
+}
+
+/// The host that a request names: in its header, or in HTTP/2's `:authority`.
+fn host_of(head: &RequestHeader) -> Option<&str> {
+    let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    named.or_else(|| Some(head.uri.authority()?.as_str()))
+}
+
+/// Whether a person opens a page: by the browser's own word, else by what it would like to see.
+fn opens_a_page(head: &RequestHeader) -> bool {
+    let reads = head.method == Method::GET || head.method == Method::HEAD;
+    let navigates = head.headers.get(SEC_FETCH_MODE).map(|mode| mode == "navigate");
+    let likes_html = || {
+        let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("text/html"))
+    };
+    reads && navigates.unwrap_or_else(likes_html)
+}
+
 /// Which stage an action's refusals count for.
 fn stage_of(action: Action) -> Stage {
     match action {
         Action::SubmitPrompt => Stage::Inspect,
+        Action::Login | Action::LoginPage | Action::Logout | Action::LogoutPage => Stage::Authenticate,
         _ => Stage::Deliver,
     }
 }

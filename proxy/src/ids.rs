@@ -155,6 +155,11 @@ drawn_id!(
 );
 
 drawn_id!(
+    /// This gateway's state directory: names its cookie, so that several gateways on one host keep out of each other's.
+    InstanceId, "instance id", Uuid::new_v4()
+);
+
+drawn_id!(
     /// What a caller submitted, whatever the number of attempts. Version 7, so that ids sort by acceptance.
     JobId, "job id", Uuid::now_v7()
 );
@@ -185,6 +190,11 @@ text_id!(
 drawn_id!(
     /// One request, in every log line and refusal.
     RequestId, "request id", Uuid::new_v4()
+);
+
+drawn_id!(
+    /// A browser's session: names its row and its audit lines, proves nothing.
+    SessionId, "session id", Uuid::new_v4()
 );
 
 text_id!(

@@ -140,6 +140,15 @@ impl Rejection {
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""))
     }
 
+    /// Without the challenge that makes a browser ask for a password: its page shows a login of its own.
+    #[must_use]
+    pub fn without_basic(mut self) -> Self {
+        if self.0.headers.remove(WWW_AUTHENTICATE).is_some() {
+            self.0.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfygate\""));
+        }
+        self
+    }
+
     /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
     #[must_use]
     pub fn with_comfyui(mut self, body: serde_json::Value) -> Self {
@@ -171,6 +180,14 @@ impl Rejection {
             "request_id": request.to_string(),
         });
         self.answer(&body, "application/problem+json")
+    }
+
+    /// As a page of ours, with the rejection's status and headers.
+    pub fn page(&self, page: impl FnOnce(&str) -> Answer) -> Answer {
+        let mut answer = page(&self.0.message);
+        answer.status = self.0.status;
+        answer.headers.extend(self.0.headers.clone());
+        answer
     }
 
     /// As ComfyUI's error object: `POST /prompt`, whose clients read no other.
@@ -388,6 +405,7 @@ impl From<HandshakeError> for Rejection {
             HandshakeError::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             HandshakeError::Key => (StatusCode::BAD_REQUEST, "websocket_key"),
             HandshakeError::Origin => (StatusCode::FORBIDDEN, "foreign_origin"),
+            HandshakeError::NotOurPage => (StatusCode::FORBIDDEN, "not_our_page"),
         };
         let rejection = Self::new(status, code, error.to_string());
         match error {
@@ -418,6 +436,8 @@ impl From<HubError> for Rejection {
 
 /// A disk that is full or gone is seldom better in less.
 const LEDGER_RETRY: Duration = Duration::from_secs(10);
+/// Sessions end by the hour.
+const TOO_MANY_SESSIONS_RETRY: Duration = Duration::from_secs(600);
 /// A held job moves in the time of a job.
 const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
 
@@ -441,6 +461,10 @@ impl From<LedgerError> for Rejection {
                     "{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one"
                 );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
+            }
+            LedgerError::TooManySessions { .. } => {
+                let text = "too many browsers are logged in: try again later, or use the API key itself";
+                Self::unavailable("sessions_full", text, TOO_MANY_SESSIONS_RETRY).with_log(log)
             }
             LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {

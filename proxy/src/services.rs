@@ -1,11 +1,13 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
 use crate::actions::ObjectInfos;
-use crate::authenticate::Authenticator;
+use crate::authenticate::browsers::Browsers;
+use crate::authenticate::{AuthError, Authenticator, session};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
     ending,
+    held::Held,
     hub::{Hub, Route, SocketHandle},
 };
 use crate::deliver::views::links::Links;
@@ -14,7 +16,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
-use crate::owner::OwnerScope;
+use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
@@ -23,6 +25,7 @@ use crate::reject::Rejection;
 use crate::tenants::{Tenant, TenantRegistry};
 use arc_swap::ArcSwap;
 use comfygate_policy::{Catalogue, Parsed};
+use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -54,6 +57,10 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Sessions of browsers.
+    pub browsers: Browsers,
+    /// Sockets of browsers whose session has ended.
+    pub held: Arc<Held>,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.
@@ -142,6 +149,28 @@ impl Services {
         let whole =
             |catalogue: &&Arc<Catalogue>| parsed.classes().all(|class| catalogue.class(class.as_str()).is_some());
         installed.iter().find(whole).or_else(|| installed.first()).cloned()
+    }
+
+    /// Who sent these headers: by a credential in a header, else by the cookie of a session.
+    ///
+    /// # Errors
+    /// [`AuthError`]; never `Forbidden`.
+    pub async fn principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        match self.authenticator().authenticate(headers, &*self.ledger, &self.tenants()).await {
+            Err(AuthError::Missing) => self.session_principal(headers).await,
+            decided => decided,
+        }
+    }
+
+    /// Who shows the cookie of a session.
+    ///
+    /// # Errors
+    /// `Missing`, `Session`, `Unavailable`.
+    pub async fn session_principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.live();
+        let token = self.browsers.cookie(live.config.public_url.as_ref()).shown(headers)?;
+        let token = token.ok_or(AuthError::Missing)?;
+        session::authenticate(&token, &*self.ledger, &live.tenants, live.config.sessions, self.clock.wall()).await
     }
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.

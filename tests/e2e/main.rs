@@ -14,5 +14,7 @@ mod deliver;
 mod dispatch;
 mod inspect;
 mod listen;
+mod login;
+mod pacing;
 mod record;
 mod route;

@@ -227,6 +227,9 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
         "tenant": owner.tenant,
         "user": owner.user,
         "credential": caller.principal.credential.name(),
+        "session": caller.principal.credential.session().map(|session| {
+            json!({"idle_until": session.idle_until, "ends_at": session.ends_at})
+        }),
         "scopes": caller.principal.scopes,
         "plan": caller.tenant.plan,
         "policy": caller.tenant.policy.name(),

@@ -4,13 +4,17 @@
 mod control;
 mod files;
 mod info;
+mod login;
 mod submit;
 
 pub use info::ObjectInfos;
+pub use login::refusal_page;
 
+use crate::admit::FailedLogins;
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::{PromptId, RequestId};
+use crate::listen::ClientAddr;
 use crate::owner::{OwnerScope, Principal};
 use crate::reject::Rejection;
 use crate::route::{Action, RouteMatch};
@@ -39,6 +43,12 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// This request.
     pub request: RequestId,
+    /// Where the caller is.
+    pub client: ClientAddr,
+    /// The host that the request names.
+    pub host: Option<&'a str>,
+    /// Who failed to log in lately.
+    pub failed_logins: &'a FailedLogins,
 }
 
 /// Who asks, and by which rules.
@@ -96,6 +106,10 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::CaCertificate => info::ca_certificate(&call),
         Action::GateHealth => info::health(),
         Action::GateMe => info::me(&call).await,
+        Action::LoginPage => login::login_page(&call).await,
+        Action::Login => login::login(&call).await,
+        Action::LogoutPage => login::logout_page(&call).await,
+        Action::Logout => login::logout(&call).await,
         // Ended inside the session by the gateway itself.
         Action::WebSocket | Action::Options => Err(Rejection::internal("the gateway answers this itself")),
     }

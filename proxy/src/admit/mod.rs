@@ -5,13 +5,16 @@
 //! requests, of guesses, of large bodies. *Leaves to others*: jobs held and running (the ledger's transaction counts them when it accepts), how long a queue is (dispatch), sockets and
 //! bytes of the head (listen).
 //!
+//! A submission over the rate may wait for its turn for some seconds instead ([`Admission::prompt_or_turn`]): the page posts a batch one by one and stops at the first error.
+//!
 //! All of it is in memory and of this process: a restart forgives everybody.
 
 pub mod body;
+mod line;
 pub mod memory;
 
 pub use body::{BodyBudget, BodySlot};
-pub use memory::{Admission, FailedLogins};
+pub use memory::{Admission, FailedLogins, Turn};
 
 use crate::listen::connections::AddrGroup;
 

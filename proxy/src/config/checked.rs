@@ -1,7 +1,7 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawTls};
+use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
@@ -14,12 +14,14 @@ use crate::clock::SKEW_MAX;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::PoolId;
 use crate::listen::own_ca;
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
 use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Reads and checks `file` and everything it names. Faults are noted in `report`; what is given back then must not be used.
 pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report: &Report) -> Option<Config> {
@@ -77,6 +79,7 @@ impl Checker<'_> {
             jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
             limits: self.limits(&raw.limits),
+            sessions: self.sessions(&raw.sessions),
             dispatch: DispatchConfig {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
@@ -346,6 +349,24 @@ impl Checker<'_> {
         };
         self.check_bodies_fit(raw, &limits);
         limits
+    }
+
+    fn sessions(&self, raw: &RawSessions) -> SessionBounds {
+        let base = super::default_sessions();
+        let or = |given: &Option<Located<Duration>>, default| given.as_ref().map_or(default, |found| found.value);
+        let bounds = SessionBounds {
+            idle_timeout: or(&raw.idle_timeout, base.idle_timeout),
+            lifetime: or(&raw.lifetime, base.lifetime),
+            per_owner_max: raw.per_owner_max.unwrap_or(base.per_owner_max),
+            total_max: raw.total_max.map_or(base.total_max, u64::from),
+        };
+        if bounds.idle_timeout > bounds.lifetime
+            && let Some(found) = raw.idle_timeout.as_ref().or(raw.lifetime.as_ref())
+        {
+            let what = format!("a session would idle for {:?} and live for {:?}", bounds.idle_timeout, bounds.lifetime);
+            self.report.error(&found.at, what, "`idle_timeout` is at most `lifetime`");
+        }
+        bounds
     }
 
     /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.

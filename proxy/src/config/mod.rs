@@ -16,6 +16,7 @@ use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
 use crate::listen::own_ca;
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::fmt;
@@ -50,6 +51,8 @@ pub struct Config {
     pub views_lifetime: Duration,
     /// Bounds on what callers send.
     pub limits: LimitsConfig,
+    /// How long browsers stay logged in, and how many.
+    pub sessions: SessionBounds,
     /// How jobs are run.
     pub dispatch: DispatchConfig,
     /// A pinned `object_info` document, absolute; `None`: asked of the backends.
@@ -377,12 +380,19 @@ impl Config {
             jwt: Vec::new(),
             views_lifetime: Duration::from_secs(3600),
             limits: LimitsConfig::default(),
+            sessions: default_sessions(),
             dispatch: DispatchConfig::default(),
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
             certificate_names: Vec::new(),
         }
     }
+}
+
+/// `[sessions]` where the file says nothing: a working day, and a week.
+fn default_sessions() -> SessionBounds {
+    const HOUR: Duration = Duration::from_secs(3600);
+    SessionBounds { idle_timeout: 12 * HOUR, lifetime: 7 * 24 * HOUR, per_owner_max: 20, total_max: 10_000 }
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub(super) jwt: Vec<RawJwt>,
     pub(super) views_lifetime: Option<Duration>,
     pub(super) limits: RawLimits,
+    pub(super) sessions: RawSessions,
     pub(super) dispatch: RawDispatch,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit_file: Option<Located<String>>,
@@ -74,6 +75,14 @@ pub(super) struct RawLimits {
 }
 
 #[derive(Debug, Default)]
+pub(super) struct RawSessions {
+    pub(super) idle_timeout: Option<Located<Duration>>,
+    pub(super) lifetime: Option<Located<Duration>>,
+    pub(super) per_owner_max: Option<u32>,
+    pub(super) total_max: Option<u32>,
+}
+
+#[derive(Debug, Default)]
 pub(super) struct RawDispatch {
     pub(super) attempts_max: Option<u32>,
     pub(super) poll_interval: Option<Duration>,
@@ -98,6 +107,7 @@ impl RawConfig {
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
+            sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
             certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
@@ -230,6 +240,18 @@ impl RawLimits {
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
             failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+        }
+    }
+}
+
+impl RawSessions {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            // Use is noted once a minute: a shorter idle time would end what is in use.
+            idle_timeout: reader.duration("idle_timeout", 5 * MINUTE..=30 * DAY),
+            lifetime: reader.duration("lifetime", 5 * MINUTE..=90 * DAY),
+            per_owner_max: count(reader, "per_owner_max", 10_000),
+            total_max: count(reader, "total_max", 1_000_000),
         }
     }
 }

@@ -69,6 +69,19 @@ fn an_empty_file_means_the_same_as_none() {
 }
 
 #[test]
+fn sessions_last_and_are_as_many_as_the_file_says_within_bounds() {
+    let given = load("[sessions]\nidle_timeout = \"5m\"\nlifetime = \"5m\"\nper_owner_max = 1\ntotal_max = 1").unwrap();
+    let sessions = given.config.sessions;
+    assert_eq!((sessions.idle_timeout, sessions.lifetime), (Duration::from_secs(300), Duration::from_secs(300)));
+    assert_eq!((sessions.per_owner_max, sessions.total_max), (1, 1));
+    for outside in ["idle_timeout = \"4m\"", "lifetime = \"91d\"", "per_owner_max = 0", "total_max = 1000001"] {
+        assert!(only_error(&format!("[sessions]\n{outside}")).contains("sessions."), "{outside}");
+    }
+    let longer = only_error("[sessions]\nidle_timeout = \"6m\"\nlifetime = \"5m\"");
+    assert!(longer.contains("sessions.idle_timeout") && longer.contains("at most `lifetime`"), "{longer}");
+}
+
+#[test]
 fn the_file_is_looked_for_in_the_stated_order() {
     let place =
         Place::with(&[("flag.toml", ""), ("env.toml", ""), ("config/gateway.toml", ""), ("etc/gateway.toml", "")]);

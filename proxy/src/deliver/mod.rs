@@ -8,5 +8,6 @@
 
 pub mod answer;
 pub mod events;
+pub mod login;
 pub mod state;
 pub mod views;

@@ -9,7 +9,7 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId};
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::reject::Stage;
@@ -143,6 +143,20 @@ enum Event {
     KeyRevoked {
         key: KeyId,
         owner: Owner,
+    },
+    /// A browser got a session.
+    LoggedIn {
+        request: RequestId,
+        session: SessionId,
+        owner: Owner,
+        client: IpAddr,
+    },
+    /// A browser gave its session back.
+    LoggedOut {
+        request: RequestId,
+        session: SessionId,
+        owner: Owner,
+        client: IpAddr,
     },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
@@ -313,6 +327,16 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// A browser got a session for a key.
+    pub fn logged_in(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
+        self.tell(Event::LoggedIn { request, session, owner: owner.clone(), client: client.ip() });
+    }
+
+    /// A browser gave its session back.
+    pub fn logged_out(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
+        self.tell(Event::LoggedOut { request, session, owner: owner.clone(), client: client.ip() });
     }
 
     /// How many lines were only counted since the start.

@@ -112,6 +112,10 @@ pub enum Action {
     Free,
     GateHealth,
     GateMe,
+    Login,
+    LoginPage,
+    Logout,
+    LogoutPage,
     History,
     HistoryEntry,
     Interrupt,
@@ -162,6 +166,11 @@ pub enum BodyRule {
         /// Largest body.
         max_bytes: u64,
     },
+    /// The fields of an HTML form, `application/x-www-form-urlencoded`, or nothing at all.
+    Form {
+        /// Largest body.
+        max_bytes: u64,
+    },
     /// Streamed and counted by the handler (uploads and userdata, once they are built).
     Stream,
 }
@@ -179,6 +188,9 @@ pub enum QueryKeys {
 const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
+
+/// One key of 49 characters, and what a password manager adds.
+const LOGIN_FORM: u64 = 4 * 1024;
 
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
@@ -220,7 +232,7 @@ const USERDATA: &str = "userdata comes with per-owner stores";
 const SETTINGS: &str = "settings come with per-owner stores";
 const MODELS: &str = "model lists come once they are filtered by policy";
 const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
-const LOGIN: &str = "browser sessions come with a later release; use an API key (HTTP Basic in a browser)";
+const TICKET: &str = "one-use tickets come with a later release; use an API key, or log in at /gate/login";
 
 const GET: &[Verb] = &[Verb::Get];
 const POST: &[Verb] = &[Verb::Post];
@@ -337,9 +349,15 @@ pub static TABLE: &[Entry] = &[
     answer(GET, "/gate/ca.crt", Action::CaCertificate, None, "what devices are to trust, where the certificate was made here; holds no secret")
         .prefix(Prefix::PlainOnly).access(Access::Public),
     not_yet(POST, "/gate/check", "verdicts without queueing come with a later release").prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/ticket", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(GET_POST, "/gate/login", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/logout", LOGIN).prefix(Prefix::PlainOnly),
+    not_yet(POST, "/gate/ticket", TICKET).prefix(Prefix::PlainOnly),
+    answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next"])
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/login", Action::Login, None, "a key for a cookie; counted by address, from our own page only").keys(&["next"])
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/logout", Action::LogoutPage, None, "a button: a link alone must not log anybody out")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/logout", Action::Logout, None, "ends the session that the cookie names, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
 ];
 
 const MANAGER: &str = "ComfyUI-Manager installs code on the backend";

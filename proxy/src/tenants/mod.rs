@@ -12,6 +12,7 @@ use crate::ids::{PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often something may happen: `burst` at once, then `per_second` on average (GCRA).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,11 +32,33 @@ impl Rate {
     pub const BURST_MAX: u32 = 1_000_000;
 }
 
+/// How long a submission over the rate waits for its turn before it is refused; zero: not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Of browsers with a session: the page posts a batch one by one and stops at the first error.
+    pub pages: Duration,
+    /// Of all others, which know what a 429 is.
+    pub programs: Duration,
+}
+
+impl Pace {
+    /// A caller that waits longer has given up, or a proxy before us has.
+    pub const MAX: Duration = Duration::from_secs(30);
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { pages: Duration::from_secs(5), programs: Duration::ZERO }
+    }
+}
+
 /// What a tenant may use. All counts are per tenant, over all its users and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// `POST /prompt`.
     pub prompt_rate: Rate,
+    /// How long `POST /prompt` over its rate waits for its turn.
+    pub pace: Pace,
     /// Every other answered request; static files of the page are outside (design §5).
     pub request_rate: Rate,
     /// Jobs held or running at once. Past it `/prompt` answers 429.
@@ -51,6 +74,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             prompt_rate: Rate { per_second: 10.0, burst: 5 },
+            pace: Pace::default(),
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,

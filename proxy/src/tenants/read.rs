@@ -1,6 +1,6 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
-use super::{Limits, Rate, Tenant, TenantRegistry, policies};
+use super::{Limits, Pace, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::ids::{PoolId, TenantId};
@@ -8,6 +8,7 @@ use comfygate_policy::Policy;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The keys that a plan sets and a tenant may override.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ struct RawLimits {
     policy: Option<Located<String>>,
     pool: Option<PoolId>,
     rate: Option<Rate>,
+    pace: Option<Pace>,
     requests: Option<Rate>,
     active_jobs_max: Option<u32>,
     websockets_max: Option<u32>,
@@ -71,6 +73,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         policy: reader.text("policy"),
         pool: reader.parsed("pool").map(|found| found.value),
         rate: raw_rate(reader, "rate"),
+        pace: raw_pace(reader),
         requests: raw_rate(reader, "requests"),
         active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
         websockets_max: small(reader, "websockets_max", 100_000),
@@ -91,6 +94,18 @@ fn raw_rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
     let burst = small(&mut table, "burst", Rate::BURST_MAX);
     table.finish();
     Some(Rate { per_second: per_second?.value, burst: burst? })
+}
+
+fn raw_pace(reader: &mut Reader<'_>) -> Option<Pace> {
+    let mut table = reader.table("pace")?;
+    let range = || Duration::ZERO..=Pace::MAX;
+    let (pages, programs) = (table.duration("pages", range()), table.duration("programs", range()));
+    table.finish();
+    let base = Pace::default();
+    Some(Pace {
+        pages: pages.map_or(base.pages, |found| found.value),
+        programs: programs.map_or(base.programs, |found| found.value),
+    })
 }
 
 fn raw_plan(mut reader: Reader<'_>) -> RawPlan {
@@ -118,6 +133,7 @@ impl RawLimits {
     fn over(&self, base: Limits) -> Limits {
         Limits {
             prompt_rate: self.rate.unwrap_or(base.prompt_rate),
+            pace: self.pace.unwrap_or(base.pace),
             request_rate: self.requests.unwrap_or(base.request_rate),
             active_jobs_max: self.active_jobs_max.unwrap_or(base.active_jobs_max),
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),

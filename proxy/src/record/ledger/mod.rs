@@ -5,6 +5,7 @@
 //! beside the rows, written and synced before the row that names it.
 
 pub mod redb;
+pub mod sessions;
 
 #[cfg(test)]
 mod model;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use comfygate_policy::{ApprovedWorkflow, Digest};
 use serde::{Deserialize, Serialize};
+use sessions::Sessions;
 
 /// What the caller submitted, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -337,6 +339,12 @@ pub enum LedgerError {
         /// How many there may be.
         limit: u32,
     },
+    /// As many browsers are logged in as the gateway remembers.
+    #[error("{limit} sessions are open, which is all that the gateway may have")]
+    TooManySessions {
+        /// How many there may be.
+        limit: u64,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -371,7 +379,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: Sessions + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

@@ -10,6 +10,7 @@
 mod commit;
 mod graphs;
 mod readings;
+mod sessions;
 mod storage;
 mod tables;
 mod transitions;

@@ -65,6 +65,12 @@ tables! {
     UPSTREAM_CLIENTS upstream_clients: "upstream_clients", &'static str => u128;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Session → `SessionRow`.
+    SESSIONS sessions: "sessions", u128 => &'static [u8];
+    /// Scope, when it was made in milliseconds, session.
+    OWNER_SESSIONS owner_sessions: "owner_sessions", (&'static str, u64, u128) => ();
+    /// `id` → this gateway's `InstanceId`.
+    INSTANCE instance: "instance", &'static str => u128;
     /// `schema`, `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
