@@ -3,8 +3,10 @@
 //! Phases (pingora-proxy 0.9.1): `request_filter` decides everything and answers what is answered; `upstream_peer`, `upstream_request_filter` and
 //! `response_filter` see only what the route table forwards: the static files of the web page.
 
+mod form;
+
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, UploadSlots};
 use crate::authenticate::AuthError;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -63,6 +65,8 @@ pub struct Doors {
     pub failed_logins: FailedLogins,
     /// Memory of all bodies.
     pub bodies: BodyBudget,
+    /// Uploads at once.
+    pub uploads: UploadSlots,
 }
 
 /// What the stages decided for a request.
@@ -177,10 +181,15 @@ impl Gateway {
             }
             _ => self.admit_request(caller.as_ref())?,
         }
+        let form = match matched.entry.body {
+            BodyRule::Form => Some(self.form(session, caller.as_ref()).await?),
+            _ => None,
+        };
         let body = self.body(session, matched.entry.body, ctx).await?;
         let headers = session.req_header().headers.clone();
         let (services, dispatch) = (&self.services, &self.dispatch);
-        let call = Call { services, dispatch, caller, matched, method, headers: &headers, body, request: ctx.request };
+        let call =
+            Call { services, dispatch, caller, matched, method, headers: &headers, body, form, request: ctx.request };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
         answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
         Ok(Served::Answered(answer))

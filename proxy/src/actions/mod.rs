@@ -5,10 +5,12 @@ mod control;
 mod files;
 mod info;
 mod submit;
+mod uploads;
 
 pub use info::ObjectInfos;
 
 use crate::deliver::answer::Answer;
+use crate::deliver::uploads::ReceivedForm;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::{PromptId, RequestId};
 use crate::owner::{OwnerScope, Principal};
@@ -37,6 +39,8 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// The body, within the route's bound.
     pub body: Bytes,
+    /// The form of an upload, in its place.
+    pub form: Option<ReceivedForm>,
     /// This request.
     pub request: RequestId,
 }
@@ -71,7 +75,7 @@ impl Call<'_> {
 ///
 /// # Errors
 /// The stage's refusal.
-pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
+pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
     match action {
         Action::SubmitPrompt => submit::submit_prompt(&call).await,
         Action::PromptInfo => control::prompt_info(&call).await,
@@ -83,6 +87,15 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::ChangeHistory => control::change_history(&call).await,
         Action::View => files::view(&call).await,
         Action::SignedFile => files::signed_file(&call).await,
+        Action::UploadImage => {
+            let form = call.form.take();
+            uploads::image(&call, form).await
+        }
+        Action::UploadMask => {
+            let form = call.form.take();
+            uploads::mask(&call, form).await
+        }
+        Action::InternalFiles => uploads::listing(&call).await,
         Action::Free => info::free(),
         Action::Users => info::users(),
         Action::Features => info::features(&call),

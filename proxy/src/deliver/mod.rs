@@ -9,4 +9,5 @@
 pub mod answer;
 pub mod events;
 pub mod state;
+pub mod uploads;
 pub mod views;

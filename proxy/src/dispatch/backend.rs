@@ -1,6 +1,7 @@
 //! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
 
 use super::comfyui::ComfyUi;
+use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, UpstreamClientId};
@@ -21,6 +22,10 @@ pub struct Backend {
     pub client: UpstreamClientId,
     /// How to call it.
     pub comfyui: ComfyUi,
+    /// Which files of callers it was given.
+    pub present: Present,
+    /// Whose turn it is to have a mask put into a picture.
+    pub mask_turn: tokio::sync::Mutex<()>,
     state: ArcSwap<BackendState>,
     foreign: AtomicU64,
     ejected: Notify,
@@ -52,6 +57,8 @@ impl Backend {
             endpoint,
             client,
             comfyui,
+            present: Present::default(),
+            mask_turn: tokio::sync::Mutex::default(),
             state,
             foreign: AtomicU64::new(0),
             ejected: Notify::new(),
@@ -99,6 +106,8 @@ impl Backend {
 
     /// Gives it work again.
     pub fn set_up(&self, agreement: Agreement) {
+        // What comes up may be another process, on another disk.
+        self.present.clear();
         self.state.store(Arc::new(BackendState::Up { agreement: Arc::new(agreement) }));
     }
 

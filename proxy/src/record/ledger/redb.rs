@@ -13,6 +13,7 @@ mod readings;
 mod storage;
 mod tables;
 mod transitions;
+mod uploads;
 mod writer;
 
 #[cfg(test)]

@@ -85,7 +85,15 @@ fn forwarded_is_get_without_body_only() {
 
 #[test]
 fn what_changes_something_is_never_reached_by_get() {
-    let changes = [Action::SubmitPrompt, Action::ChangeQueue, Action::Interrupt, Action::Free, Action::ChangeHistory];
+    let changes = [
+        Action::SubmitPrompt,
+        Action::ChangeQueue,
+        Action::Interrupt,
+        Action::Free,
+        Action::ChangeHistory,
+        Action::UploadImage,
+        Action::UploadMask,
+    ];
     for entry in TABLE {
         if let Handling::Answer(action) = entry.handling
             && changes.contains(&action)
@@ -120,6 +128,8 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("POST", "/history"),
         ("GET", "/ws"),
         ("GET", "/view"),
+        ("POST", "/upload/image"),
+        ("POST", "/upload/mask"),
         ("GET", "/users"),
         ("GET", "/object_info"),
         ("GET", "/object_info/KSampler"),
@@ -127,8 +137,6 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/system_stats"),
     ];
     let later = [
-        ("POST", "/upload/image"),
-        ("POST", "/upload/mask"),
         ("GET", "/view_metadata/loras"),
         ("GET", "/userdata"),
         ("GET", "/v2/userdata"),
@@ -152,12 +160,7 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/global_subgraphs/a"),
         ("GET", "/node_replacements"),
     ];
-    let plain_later = [
-        ("GET", "/internal/files/output"),
-        ("GET", "/internal/logs"),
-        ("GET", "/internal/logs/raw"),
-        ("PATCH", "/internal/logs/subscribe"),
-    ];
+    let plain_later = [("GET", "/internal/logs"), ("GET", "/internal/logs/raw"), ("PATCH", "/internal/logs/subscribe")];
     let api_later =
         [("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel")];
     let forwarded = [
@@ -189,6 +192,7 @@ fn every_known_route_of_comfyui_has_its_fate() {
         assert_eq!(route("GET", path).unwrap().entry.handling, Handling::Forward, "{path}");
     }
     assert_eq!(action("GET", "/internal/folder_paths"), Some(Action::FolderPaths));
+    assert_eq!(action("GET", "/internal/files/output"), Some(Action::InternalFiles));
     let refused = [
         ("POST", "/users"),
         ("GET", "/experiment/models/preview/loras/0/a.png"),
