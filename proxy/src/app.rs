@@ -4,7 +4,7 @@
 
 mod listeners;
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins};
 use crate::authenticate::Authenticator;
@@ -102,6 +102,7 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })

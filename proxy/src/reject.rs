@@ -442,6 +442,11 @@ impl From<LedgerError> for Rejection {
                 );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
             }
+            LedgerError::Exists { .. } => Self::new(StatusCode::CONFLICT, "file_exists", log),
+            LedgerError::NoPlace { .. } => Self::new(StatusCode::BAD_REQUEST, "no_place", log),
+            LedgerError::Full { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", format!("{log}: delete something first"))
+            }
             LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
                 Self::unavailable(

@@ -1,6 +1,6 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -53,6 +53,8 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Other lists that a backend made, as a policy shows them, for a minute.
+    pub lists: Lists,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.

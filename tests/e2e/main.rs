@@ -13,6 +13,8 @@ mod cli;
 mod deliver;
 mod dispatch;
 mod inspect;
+mod lists;
 mod listen;
 mod record;
 mod route;
+mod userdata;

@@ -101,8 +101,14 @@ pub enum Handling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "one per answered entry of the table, where the reason stands beside it")]
 pub enum Action {
+    CancelJob,
+    CancelJobs,
     ChangeHistory,
     ChangeQueue,
+    ChangeSetting,
+    ChangeSettings,
+    DeleteUserFile,
+    Embeddings,
     Features,
     FolderPaths,
     Free,
@@ -111,17 +117,36 @@ pub enum Action {
     History,
     HistoryEntry,
     Interrupt,
+    Job,
+    Jobs,
+    ModelDetails,
+    ModelFolderDetails,
+    ModelFolders,
+    Models,
+    MoveUserFile,
+    NodeReplacements,
     ObjectInfo,
     ObjectInfoClass,
     Options,
     PromptInfo,
     Queue,
+    Setting,
+    Settings,
     SignedFile,
+    Subgraph,
+    Subgraphs,
     SubmitPrompt,
     SystemStats,
+    TemplateFile,
+    Templates,
+    Translations,
+    UserFile,
+    UserFiles,
+    UserFilesBelow,
     Users,
     View,
     WebSocket,
+    WriteUserFile,
 }
 
 /// Who may call.
@@ -155,7 +180,14 @@ pub enum BodyRule {
         /// Largest body.
         max_bytes: u64,
     },
-    /// Streamed and counted by the handler (uploads and userdata, once they are built).
+    /// As `Json`, or the same text as `text/plain`: so the browser calls it where the stock page names no type.
+    PageJson {
+        /// Largest body.
+        max_bytes: u64,
+    },
+    /// A file of userdata: any bytes of any type, as many as `[limits] userdata_bytes_max` allows.
+    File,
+    /// Streamed and counted by the handler (uploads, once they are built).
     Stream,
 }
 
@@ -172,6 +204,8 @@ pub enum QueryKeys {
 const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
+/// All settings of the stock page together are some 10 KiB.
+const SETTINGS_JSON: u64 = 1024 * 1024;
 
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
@@ -209,10 +243,8 @@ pub const WEB_FILES: [&str; 30] = [
 ];
 
 const UPLOADS: &str = "uploads come with tenant isolation of files";
-const USERDATA: &str = "userdata comes with per-owner stores";
-const SETTINGS: &str = "settings come with per-owner stores";
-const MODELS: &str = "model lists come once they are filtered by policy";
-const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
+const PACKS: &str = "comes from node packs: of those that the policy allows a class of";
+const MODELS: &str = "what an allowed class offers, of the backend that /object_info is of: no more than that shows";
 const LOGS: &str = "server logs come with the owner posture";
 const LOGIN: &str = "browser sessions come with a later release; use an API key (HTTP Basic in a browser)";
 
@@ -240,45 +272,56 @@ pub static TABLE: &[Entry] = &[
         .body(BodyRule::Json { max_bytes: SMALL_JSON }),
     answer(GET, "/history/{prompt_id}", Action::HistoryEntry, Some(Scope::Read), "a foreign id answers `{}` like an unknown one"),
     answer(GET, "/ws", Action::WebSocket, Some(Scope::Read), "ends here: upstream sids are secrets (bypass 109)").keys(&["clientId", "token"]),
-    not_yet(GET, "/jobs", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/cancel", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(GET, "/jobs/{prompt_id}", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/{prompt_id}/cancel", JOBS).prefix(Prefix::ApiOnly),
+    answer(GET, "/jobs", Action::Jobs, Some(Scope::Read), "from the ledger: own jobs only; filters, sorting and paging are ours")
+        .prefix(Prefix::ApiOnly).keys(&["status", "workflow_id", "sort_by", "sort_order", "limit", "offset"]),
+    answer(POST, "/jobs/cancel", Action::CancelJobs, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::Json { max_bytes: SMALL_JSON }),
+    answer(GET, "/jobs/{prompt_id}", Action::Job, Some(Scope::Read), "a foreign id answers 404 like an unknown one").prefix(Prefix::ApiOnly),
+    answer(POST, "/jobs/{prompt_id}/cancel", Action::CancelJob, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::EmptyOrJson { max_bytes: SMALL_JSON }),
 
     // -- Files (facts §1.2)
     answer(GET, "/view", Action::View, Some(Scope::Files), "names are looked up among the owner's files; the backend's /view reads anybody's")
         .keys(&["filename", "type", "subfolder", "preview", "channel"]),
     not_yet(POST, "/upload/image", UPLOADS),
     not_yet(POST, "/upload/mask", UPLOADS),
-    not_yet(GET, "/view_metadata/{folder}", MODELS),
+    not_yet(GET, "/view_metadata/{folder}", "how a model was trained is its owner's business: comes with the owner posture"),
     not_yet(GET, "/internal/files/{directory}", "file listings come with tenant isolation of files").prefix(Prefix::PlainOnly),
-    not_yet(GET, "/userdata", USERDATA),
-    not_yet(GET, "/v2/userdata", USERDATA),
-    not_yet(&[Verb::Delete, Verb::Get, Verb::Post], "/userdata/{file%2F}", USERDATA),
-    not_yet(POST, "/userdata/{file%2F}/move/{dest%2F}", USERDATA),
-    not_yet(GET_POST, "/settings", SETTINGS),
-    not_yet(GET_POST, "/settings/{id}", SETTINGS),
+    answer(GET, "/userdata", Action::UserFiles, Some(Scope::Files), "the owner's own store; ComfyUI's is one for all, or for whoever names the user")
+        .keys(&["dir", "recurse", "full_info", "split"]),
+    answer(GET, "/v2/userdata", Action::UserFilesBelow, Some(Scope::Files), "as /userdata; the path is decoded once").keys(&["path"]),
+    answer(GET, "/userdata/{file%2F}", Action::UserFile, Some(Scope::Files), "the owner's own; never shown as HTML (bypass 86, CVE-2026-56672)"),
+    answer(POST, "/userdata/{file%2F}", Action::WriteUserFile, Some(Scope::Files), "into the owner's own store, within its bounds (bypass 19)")
+        .body(BodyRule::File).keys(&["overwrite", "full_info"]),
+    answer(&[Verb::Delete], "/userdata/{file%2F}", Action::DeleteUserFile, Some(Scope::Files), "the owner's own only"),
+    answer(POST, "/userdata/{file%2F}/move/{dest%2F}", Action::MoveUserFile, Some(Scope::Files), "within the owner's own store")
+        .keys(&["overwrite", "full_info"]),
+    answer(GET, "/settings", Action::Settings, Some(Scope::Read), "the owner's own; ComfyUI's are one set for all"),
+    answer(POST, "/settings", Action::ChangeSettings, Some(Scope::Files), "merged in one transaction: two tabs lose nothing")
+        .body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
+    answer(GET, "/settings/{id}", Action::Setting, Some(Scope::Read), "the owner's own; `null` for one that is not set"),
+    answer(POST, "/settings/{id}", Action::ChangeSetting, Some(Scope::Files), "as POST /settings").body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
     answer(GET, "/users", Action::Users, Some(Scope::Read), "ComfyUI lists all user ids, which are its only credential (bypass 102): a fixed answer"),
     refuse(POST, "/users", "users are made by the gateway's own tenants, never through ComfyUI"),
 
     // -- Models, nodes, front-end data (facts §1.3)
     answer(GET, "/object_info", Action::ObjectInfo, Some(Scope::Read), "the pinned catalogue, filtered by policy: the backend's lists everybody's input files"),
     answer(GET, "/object_info/{class}", Action::ObjectInfoClass, Some(Scope::Read), "as /object_info; what policy denies answers `{}` like an unknown class"),
-    not_yet(GET, "/models", MODELS),
+    answer(GET, "/models", Action::ModelFolders, Some(Scope::Read), "names of folders, without `custom_nodes` and `configs`"),
     refuse(ANY, "/models/download", "downloads of models by the server"),
     refuse(ANY, "/models/download/{batch}", "downloads of models by the server"),
-    not_yet(GET, "/models/{folder}", MODELS),
-    not_yet(GET, "/embeddings", MODELS),
-    not_yet(GET, "/experiment/models", MODELS),
+    answer(GET, "/models/{folder}", Action::Models, Some(Scope::Read), MODELS),
+    answer(GET, "/embeddings", Action::Embeddings, Some(Scope::Read), "named in texts, which every policy allows"),
+    answer(GET, "/experiment/models", Action::ModelFolderDetails, Some(Scope::Read), "ComfyUI adds the paths on its disk: without them"),
     refuse(ANY, "/experiment/models/preview/{file..}", "reads any image of the machine (CVE-2026-56671, bypass 18)"),
-    not_yet(GET, "/experiment/models/{folder}", MODELS),
+    answer(GET, "/experiment/models/{folder}", Action::ModelDetails, Some(Scope::Read), MODELS),
     forward(GET, "/extensions", "names the JavaScript files of installed packs, which the page then loads").prefix(Prefix::Both).scope(Scope::Read),
-    not_yet(GET, "/i18n", "translations of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates/{file..}", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs/{id}", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/node_replacements", "ComfyUI swaps classes after our check here: served once policy applies the same mapping"),
+    answer(GET, "/i18n", Action::Translations, Some(Scope::Read), PACKS),
+    answer(GET, "/workflow_templates", Action::Templates, Some(Scope::Read), PACKS),
+    answer(GET, "/workflow_templates/{file..}", Action::TemplateFile, Some(Scope::Read), PACKS),
+    answer(GET, "/global_subgraphs", Action::Subgraphs, Some(Scope::Read), PACKS),
+    answer(GET, "/global_subgraphs/{id}", Action::Subgraph, Some(Scope::Read), PACKS),
+    answer(GET, "/node_replacements", Action::NodeReplacements, Some(Scope::Read), "`{}`, or 501: ComfyUI swaps classes by it after our check"),
     answer(GET, "/features", Action::Features, Some(Scope::Read), "our limits, not the backend's"),
     answer(GET, "/system_stats", Action::SystemStats, Some(Scope::Read), "ComfyUI's shows command line and paths: scrubbed"),
     refuse(ANY, "/openapi.yaml", "describes routes that are not served"),

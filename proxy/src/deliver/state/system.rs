@@ -108,13 +108,18 @@ pub fn filter_object_info(live: &[u8], allowed: impl Fn(&str) -> bool) -> Result
         for section in ["/input/required", "/input/optional"] {
             let inputs = class.pointer_mut(section).and_then(Value::as_object_mut);
             for (input, declared) in inputs.into_iter().flatten() {
-                if FILE_INPUTS.contains(&(name.as_str(), input.as_str())) || is_marked(declared) {
+                if lists_files(name, input, declared) {
                     without_options(declared);
                 }
             }
         }
     }
     serde_json::to_vec(&classes).map(Bytes::from).map_err(unreadable)
+}
+
+/// Whether an input's options are names of files instead of models or words.
+pub(super) fn lists_files(class: &str, input: &str, declared: &Value) -> bool {
+    FILE_INPUTS.contains(&(class, input)) || is_marked(declared)
 }
 
 fn is_marked(declared: &Value) -> bool {
