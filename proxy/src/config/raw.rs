@@ -42,7 +42,13 @@ pub(super) struct RawTls {
 pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
-    pub(super) gpu: Option<GpuName>,
+    pub(super) ca: Option<Located<String>>,
+    pub(super) server_name: Option<Located<String>>,
+    pub(super) client_certificate: Option<Located<String>>,
+    pub(super) client_key: Option<Located<String>>,
+    /// Names as written; values are references to secrets.
+    pub(super) headers: Vec<(String, Located<String>)>,
+    pub(super) gpu: Option<Located<GpuName>>,
 }
 
 #[derive(Debug)]
@@ -75,6 +81,9 @@ pub(super) struct RawLimits {
 pub(super) struct RawDispatch {
     pub(super) attempts_max: Option<u32>,
     pub(super) poll_interval: Option<Duration>,
+    pub(super) canary_interval: Option<Duration>,
+    pub(super) canary_deadline: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
 }
 
 impl RawConfig {
@@ -162,19 +171,27 @@ impl RawBackend {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
         reader.not_built_yet("pool", "all backends are one pool");
-        reader.not_built_yet("headers", "backends are reached without further headers");
-        reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
-        let raw = Self { id: reader.required_parsed("id"), url: reader.required_text("url"), gpu: gpu(&mut reader) };
+        reader.renamed("sni", "write `server_name`");
+        let raw = Self {
+            id: reader.required_parsed("id"),
+            url: reader.required_text("url"),
+            ca: reader.text("ca"),
+            server_name: reader.text("server_name"),
+            client_certificate: reader.text("client_certificate"),
+            client_key: reader.text("client_key"),
+            headers: reader.named_texts("headers"),
+            gpu: gpu(&mut reader),
+        };
         reader.finish();
         raw
     }
 }
 
-fn gpu(reader: &mut Reader<'_>) -> Option<GpuName> {
+fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
     let found = reader.integer_or_text("gpu")?;
     match found.value.parse() {
-        Ok(name) => Some(name),
+        Ok(value) => Some(Located { value, at: found.at }),
         Err(error) => {
             let error: super::GpuNameError = error;
             reader.report().error(&found.at, error.to_string(), "");
@@ -205,6 +222,15 @@ impl RawJwt {
         reader.finish();
         raw
     }
+}
+
+/// Off, or at least a second: more often would be work instead of a proof of it.
+fn canary_interval(reader: &mut Reader<'_>) -> Option<Duration> {
+    let found = reader.duration("canary_interval", Duration::ZERO..=DAY)?;
+    if !found.value.is_zero() && found.value < SECOND {
+        reader.report().error(&found.at, "is out of range", "1s to 1d, or 0s for none");
+    }
+    Some(found.value)
 }
 
 impl RawLimits {
@@ -238,6 +264,9 @@ impl RawDispatch {
         Self {
             attempts_max: count(reader, "attempts_max", 10),
             poll_interval: duration(reader, "poll_interval", SECOND / 5..=MINUTE),
+            canary_interval: canary_interval(reader),
+            canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
+            stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
         }
     }
 }

@@ -245,15 +245,16 @@ impl ComfyUi {
         tokio::spawn(connection);
         let mut request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(self.endpoint.path(path))
             .header(HOST, self.endpoint.authority())
             .header(ACCEPT_ENCODING, "identity");
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
         }
-        let request = request
+        let mut request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        request.headers_mut().extend(self.endpoint.headers().clone());
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
         match response.status() {

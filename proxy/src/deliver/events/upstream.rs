@@ -5,7 +5,7 @@
 //! misses events after a change that must have caused one asks for [`UpstreamSocket::reconnect`] (facts §13).
 
 use super::codec::UpstreamEvent;
-use crate::endpoint::BackendEndpoint;
+use crate::endpoint::{BackendEndpoint, Stream};
 use crate::ids::UpstreamClientId;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -13,10 +13,10 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -136,18 +136,22 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         }
     }
 
-    async fn open(&self) -> Result<WebSocketStream<TcpStream>, Ended> {
+    async fn open(&self) -> Result<WebSocketStream<Stream>, Ended> {
         let stream = self.endpoint.connect().await.map_err(Ended::Connect)?;
-        let url = format!("ws://{}/ws?clientId={}", self.endpoint.authority(), self.client);
+        // TLS, if any, is inside the stream already.
+        let path = self.endpoint.path("/ws");
+        let url = format!("ws://{}{path}?clientId={}", self.endpoint.authority(), self.client);
+        let mut request = url.into_client_request()?;
+        request.headers_mut().extend(self.endpoint.headers().clone());
         let config =
             WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
-        let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
+        let (mut socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
         let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
         socket.send(Message::text(flags.to_string())).await?;
         Ok(socket)
     }
 
-    async fn read(&self, socket: &mut WebSocketStream<TcpStream>) -> Ended {
+    async fn read(&self, socket: &mut WebSocketStream<Stream>) -> Ended {
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();
         loop {
@@ -188,7 +192,7 @@ fn jittered(wait: Duration) -> Duration {
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,1 @@
+//! Stage 6: whether a backend is alive.
