@@ -37,6 +37,7 @@ pub struct UpstreamSocket {
     connected: watch::Receiver<bool>,
     reconnect: Arc<Notify>,
     statuses: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
 }
 
 impl UpstreamSocket {
@@ -48,6 +49,11 @@ impl UpstreamSocket {
     /// `status` messages heard so far: grows whenever the backend's queue changes, unless the socket is orphaned.
     pub fn statuses(&self) -> u64 {
         self.statuses.load(Ordering::Relaxed)
+    }
+
+    /// Connections made so far: while this stays, no event was missed because of us.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Drops the connection and makes a new one.
@@ -64,6 +70,7 @@ pub struct Upstream<F> {
     connected: watch::Sender<bool>,
     reconnect: Arc<Notify>,
     statuses: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -92,12 +99,14 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
     ) -> (UpstreamSocket, Self) {
         let (connected, is_connected) = watch::channel(false);
         let (reconnect, statuses) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let connections = Arc::new(AtomicU64::new(0));
         let socket = UpstreamSocket {
             connected: is_connected,
             reconnect: Arc::clone(&reconnect),
             statuses: Arc::clone(&statuses),
+            connections: Arc::clone(&connections),
         };
-        (socket, Self { endpoint, client, sink, connected, reconnect, statuses, stopping })
+        (socket, Self { endpoint, client, sink, connected, reconnect, statuses, connections, stopping })
     }
 
     /// Keeps the socket until the gateway stops.
@@ -125,6 +134,7 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.open()).await;
         match opened {
             Ok(Ok(mut socket)) => {
+                self.connections.fetch_add(1, Ordering::Relaxed);
                 self.connected.send_replace(true);
                 let ended = self.read(&mut socket).await;
                 // Closed in order, so that ComfyUI forgets it before the next one comes under the same name.
