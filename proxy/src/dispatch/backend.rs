@@ -9,7 +9,7 @@ use crate::ids::{BackendId, UpstreamClientId};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use comfygate_policy::{Agreement, ApprovedWorkflow};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
 
@@ -95,13 +95,13 @@ impl Backend {
 
     /// Where it stands: up, half open, or down and why.
     pub fn standing(&self) -> Standing {
-        self.health().standing()
+        self.health(|health| health.standing())
     }
 
-    /// Its health, for the one who watches it. Held for a few statements only.
-    pub fn health(&self) -> MutexGuard<'_, Health> {
+    /// Reads or changes its health, for the one who watches it. `act` must not call this backend: the lock is held meanwhile.
+    pub fn health<R>(&self, act: impl FnOnce(&mut Health) -> R) -> R {
         // Every change is one statement: a panic elsewhere leaves nothing half done.
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        act(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What it told of itself when it last came up; `None` until then, or if it told nothing.
@@ -154,13 +154,13 @@ impl Backend {
 
     /// Gives it work again.
     pub fn set_up(&self, agreement: Arc<Agreement>) {
-        self.health().returned();
+        self.health(Health::returned);
         self.state.store(Arc::new(BackendState::Up { agreement }));
     }
 
     /// A job of ours has run there to its end.
     pub fn worked(&self, now: Instant) {
-        if self.health().worked(now) {
+        if self.health(|health| health.worked(now)) {
             tracing::info!(backend = %self.id, "a job ran to its end: the backend is fully back");
         }
     }
@@ -168,7 +168,7 @@ impl Backend {
     /// Takes it out of service; its monitor asks it until it answers and proves itself.
     pub fn eject(&self, cause: Cause, reason: impl Into<String>) {
         let reason = format!("{}: {}", cause.name(), reason.into());
-        self.health().eject(cause, Instant::now());
+        self.health(|health| health.eject(cause, Instant::now()));
         self.state.store(Arc::new(BackendState::Down { reason }));
         self.ejected.notify_one();
         if cause == Cause::WorkerDead {
@@ -187,7 +187,7 @@ impl Backend {
 
     /// A question to it failed while it is down. Says whether that is another cause than before.
     pub fn still_down(&self, cause: Cause, reason: impl Into<String>) -> bool {
-        let is_news = self.health().still_down(cause);
+        let is_news = self.health(|health| health.still_down(cause));
         let reason = format!("{}: {}", cause.name(), reason.into());
         self.state.store(Arc::new(BackendState::Down { reason }));
         if cause == Cause::WorkerDead {

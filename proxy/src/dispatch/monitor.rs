@@ -55,8 +55,8 @@ impl Monitor {
     async fn watching(&mut self) {
         loop {
             let (agreement, how) = self.returned().await;
-            self.report(&agreement, &how);
             self.backend.set_up(Arc::clone(&agreement));
+            self.report(&agreement, &how);
             self.tell_state();
             self.dispatch.send(Command::BackendUp(self.backend.id.clone(), how)).await;
             self.failed(&agreement).await;
@@ -104,7 +104,7 @@ impl Monitor {
         if !std::mem::replace(&mut self.was_asked, true) {
             return;
         }
-        let wait = self.backend.health().wait();
+        let wait = self.backend.health(|health| health.wait());
         let restarted = async {
             let was_connected = *self.socket_connected.borrow_and_update();
             if !was_connected || self.socket_connected.wait_for(|connected| !*connected).await.is_err() {
@@ -134,10 +134,8 @@ impl Monitor {
             return Err((Cause::NoSocket, "its WebSocket can't be opened".into()));
         }
         self.learn_facts().await;
-        let (must_prove, down_for) = {
-            let health = self.backend.health();
-            (health.must_prove(), health.down_for(std::time::Instant::now()))
-        };
+        let now = self.services.clock.monotonic();
+        let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
         if !must_prove {
             return Ok((Arc::new(agreement), String::new()));
         }
@@ -178,7 +176,8 @@ impl Monitor {
         self.services.metrics.canary(&self.backend.id, end);
         if matches!(verdict, Verdict::Proven(_) | Verdict::Unprovable(_)) {
             // One that can't be tested is not asked again and again.
-            self.backend.health().proven(std::time::Instant::now());
+            let now = self.services.clock.monotonic();
+            self.backend.health(|health| health.proven(now));
         }
         if let Verdict::Unprovable(why) = &verdict
             && !self.told_unprovable.swap(true, Ordering::Relaxed)
@@ -212,15 +211,18 @@ impl Monitor {
     async fn looked(&self, agreement: &Agreement) {
         match self.backend.comfyui.queue_remaining().await {
             Ok(remaining) => {
-                self.backend.health().answered();
-                let interval = self.settings().canary_interval;
-                let is_idle = || remaining == 0 && self.backend.outstanding() == 0;
-                if is_idle() && self.backend.health().canary_due(interval, std::time::Instant::now()) {
+                let (interval, now) = (self.settings().canary_interval, self.services.clock.monotonic());
+                let is_due = self.backend.health(|health| {
+                    health.answered();
+                    health.canary_due(interval, now)
+                });
+                if is_due && remaining == 0 && self.backend.outstanding() == 0 {
                     self.idle_canary(agreement).await;
                 }
             }
             Err(error) => {
-                if let Some(cause) = self.backend.health().missed(error.is_refused()) {
+                let cause = self.backend.health(|health| health.missed(error.is_refused()));
+                if let Some(cause) = cause {
                     self.backend.eject(cause, error.to_string());
                 }
             }
@@ -271,7 +273,7 @@ impl Monitor {
 
     fn report(&self, agreement: &Agreement, how: &str) {
         let (missing, differing) = (agreement.missing().count(), agreement.differing().count());
-        let incarnation = self.backend.health().incarnation();
+        let incarnation = self.backend.health(|health| health.incarnation());
         tracing::info!(backend = %self.backend.id, missing, differing, incarnation, how, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
     }
 }
