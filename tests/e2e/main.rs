@@ -9,9 +9,11 @@
 
 mod admit;
 mod authenticate;
+mod backends;
 mod cli;
 mod deliver;
 mod dispatch;
+mod health;
 mod inspect;
 mod lists;
 mod listen;
