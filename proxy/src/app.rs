@@ -2,6 +2,7 @@
 //!
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
+pub mod certificates;
 mod listeners;
 
 use crate::actions::ObjectInfos;
@@ -127,7 +128,8 @@ impl App {
         core.spawn(dispatcher.run(commands, drain.subscribe()));
         let gateway = gateway(&services, &dispatch, &drain);
         let admin = admin::Admin::new(&services, &drain);
-        let server = listeners::server(&services, gateway, admin)?;
+        let certificates = certificates::Certificates::load(&services.config(), services.clock.wall())?;
+        let server = listeners::server(&services, &certificates, gateway, admin)?;
         report_start(&services);
         let signal = StopSignal { services: Arc::clone(&services), drain };
         server.run(RunArgs { shutdown_signal: Box::new(signal) });

@@ -1,16 +1,16 @@
 //! Every socket that the gateway listens on, as Pingora services.
 
+use super::certificates::Certificates;
 use crate::admin;
-use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
+use crate::config::{Config, ListenKind};
 use crate::gateway::Gateway;
 use crate::listen::{
-    self, CertificateResolver, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver,
-    HelloGuard, Redirect, RedirectTarget, own_ca,
+    self, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver, HelloGuard, Redirect,
+    RedirectTarget,
 };
 use crate::record::audit::Refusal;
 use crate::reject::Stage;
 use crate::services::Services;
-use anyhow::Context;
 use pingora::listeners::TcpSocketOptions;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
@@ -26,8 +26,13 @@ const FORWARD_TRIES: usize = 2;
 /// A Pingora server with all listeners: TLS, redirects, metrics and the control socket.
 ///
 /// # Errors
-/// A certificate that can't be made or used.
-pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::Admin) -> anyhow::Result<Server> {
+/// Settings that Pingora refuses.
+pub(super) fn server(
+    services: &Arc<Services>,
+    certificates: &Certificates,
+    gateway: Gateway,
+    admin: admin::Admin,
+) -> anyhow::Result<Server> {
     let config = &*services.config();
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
@@ -43,15 +48,9 @@ pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::A
     https.threads = Some(worker_threads());
     https.endpoints().set_pre_tls_callback(Arc::new(HelloGuard::new(Arc::clone(&connections))));
     https.set_connection_filter(Arc::new(ConnectionCap(Arc::clone(&connections))));
-    for listener in &config.listen {
-        if let ListenKind::Tls(certificate) = &listener.kind {
-            let resolver = resolver(services, listener, certificate)?;
-            https.add_tls_with_settings(
-                &listener.address.to_string(),
-                Some(socket_options()),
-                listen::tls::settings(resolver)?,
-            );
-        }
+    for listener in certificates.listeners() {
+        let settings = listen::tls::settings(Arc::clone(&listener.resolver))?;
+        https.add_tls_with_settings(&listener.address.to_string(), Some(socket_options()), settings);
     }
     server.add_service(https);
 
@@ -91,31 +90,6 @@ fn socket_options() -> TcpSocketOptions {
     let mut options = TcpSocketOptions::default();
     options.so_reuseport = Some(false);
     options
-}
-
-fn resolver(
-    services: &Services,
-    listener: &ListenConfig,
-    certificate: &CertificateConfig,
-) -> anyhow::Result<Arc<CertificateResolver>> {
-    let now = services.clock.wall();
-    let (certificate, key) = match certificate {
-        CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
-        CertificateConfig::Made => {
-            let config = services.config();
-            let public = config.public_url.as_ref().map(|url| url.host().to_owned());
-            let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
-            let names = own_ca::Names::new(
-                hosts.iter().map(String::as_str),
-                config.listen.iter().map(|listener| listener.address),
-            );
-            let made = own_ca::ensure(&config.state_dir, &names, now).context("the certificate can't be made")?;
-            (made.certificate, made.key)
-        }
-    };
-    let pair = listen::tls::load(&certificate, &key, now)
-        .with_context(|| format!("the certificate of {} can't be used", listener.address))?;
-    Ok(CertificateResolver::new(pair))
 }
 
 /// Where redirects lead: to the public URL, else to the first TLS listener's port on the host that the caller named.

@@ -1,0 +1,149 @@
+//! The certificates that the TLS listeners serve now, and how a reload replaces them: all of them or none.
+
+use crate::clock::WallMillis;
+use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
+use crate::listen::{self, CertificateResolver, own_ca};
+use anyhow::Context;
+use rustls::sign::CertifiedKey;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One TLS listener and what it shows to callers.
+#[derive(Debug)]
+pub struct ListenerCertificate {
+    /// Which listener.
+    pub address: SocketAddr,
+    /// What its handshakes ask.
+    pub resolver: Arc<CertificateResolver>,
+}
+
+/// Every TLS listener of this process, in the order of the configuration.
+#[derive(Debug)]
+pub struct Certificates(Vec<ListenerCertificate>);
+
+/// Certificates that were read and checked, for listeners that are there. Nothing has changed until [`Replacement::apply`].
+#[derive(Debug)]
+pub struct Replacement(Vec<(Arc<CertificateResolver>, CertifiedKey)>);
+
+impl Certificates {
+    /// Reads or makes the certificate of each TLS listener.
+    ///
+    /// # Errors
+    /// A certificate that can't be made or used; names its file and listener.
+    pub fn load(config: &Config, now: WallMillis) -> anyhow::Result<Self> {
+        let each = tls_listeners(config).map(|(listener, certificate)| {
+            let pair = pair(config, listener, certificate, now)?;
+            Ok(ListenerCertificate { address: listener.address, resolver: CertificateResolver::new(pair) })
+        });
+        Ok(Self(each.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// The listeners with their resolvers.
+    pub fn listeners(&self) -> &[ListenerCertificate] {
+        &self.0
+    }
+
+    /// The resolver of one listener.
+    pub fn of(&self, address: SocketAddr) -> Option<&ListenerCertificate> {
+        self.0.iter().find(|listener| listener.address == address)
+    }
+
+    /// Reads and checks the certificates that `next` names for the listeners that are open. A listener that `next` lacks keeps what it has, and one that only `next`
+    /// has is left out: listeners change with a restart.
+    ///
+    /// # Errors
+    /// As [`Certificates::load`]; then nothing may be replaced.
+    pub fn replacement(&self, next: &Config, now: WallMillis) -> anyhow::Result<Replacement> {
+        let mut pairs = Vec::new();
+        for (listener, certificate) in tls_listeners(next) {
+            if let Some(open) = self.of(listener.address) {
+                pairs.push((Arc::clone(&open.resolver), pair(next, listener, certificate, now)?));
+            }
+        }
+        Ok(Replacement(pairs))
+    }
+}
+
+impl Replacement {
+    /// The next handshakes get the new certificates; open connections are left alone.
+    pub fn apply(self) {
+        for (resolver, pair) in self.0 {
+            resolver.replace(pair);
+        }
+    }
+}
+
+fn tls_listeners(config: &Config) -> impl Iterator<Item = (&ListenConfig, &CertificateConfig)> {
+    config.listen.iter().filter_map(|listener| match &listener.kind {
+        ListenKind::Tls(certificate) => Some((listener, certificate)),
+        ListenKind::Redirect => None,
+    })
+}
+
+fn pair(
+    config: &Config,
+    listener: &ListenConfig,
+    certificate: &CertificateConfig,
+    now: WallMillis,
+) -> anyhow::Result<CertifiedKey> {
+    let (certificate, key) = match certificate {
+        CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
+        CertificateConfig::Made => {
+            let public = config.public_url.as_ref().map(|url| url.host().to_owned());
+            let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
+            let names = own_ca::Names::new(
+                hosts.iter().map(String::as_str),
+                config.listen.iter().map(|listener| listener.address),
+            );
+            let made = own_ca::ensure(&config.state_dir, &names, now).context("the certificate can't be made")?;
+            (made.certificate, made.key)
+        }
+    };
+    listen::tls::load(&certificate, &key, now)
+        .with_context(|| format!("the certificate of {} can't be used", listener.address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    fn config(dir: &std::path::Path, ports: &[u16]) -> Config {
+        let listen = |port: &u16| ListenConfig {
+            address: SocketAddr::from(([127, 0, 0, 1], *port)),
+            kind: ListenKind::Tls(CertificateConfig::Made),
+        };
+        Config { listen: ports.iter().map(listen).collect(), ..Config::built_in(dir.to_owned()) }
+    }
+
+    #[test]
+    fn a_replacement_changes_nothing_until_it_is_applied_and_then_every_open_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let now = Clock::system().wall();
+        let certificates = Certificates::load(&config(dir.path(), &[1, 2]), now).unwrap();
+        let served =
+            || certificates.listeners().iter().map(|one| one.resolver.current().cert.clone()).collect::<Vec<_>>();
+        let before = served();
+        // Another state directory has another CA; port 3 is not open, port 2 is not named any more.
+        let replacement = certificates.replacement(&config(other.path(), &[1, 3]), now).unwrap();
+        assert_eq!(served(), before);
+        replacement.apply();
+        assert_ne!(served()[0], before[0]);
+        assert_eq!(served()[1], before[1]);
+    }
+
+    #[test]
+    fn one_bad_certificate_refuses_the_whole_replacement() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Clock::system().wall();
+        let certificates = Certificates::load(&config(dir.path(), &[1, 2]), now).unwrap();
+        let mut next = config(dir.path(), &[1, 2]);
+        next.listen[1].kind = ListenKind::Tls(CertificateConfig::Files {
+            certificate: dir.path().join("absent.crt"),
+            key: dir.path().join("absent.key"),
+        });
+        let error = format!("{:#}", certificates.replacement(&next, now).unwrap_err());
+        assert!(error.contains("127.0.0.1:2") && error.contains("absent.crt"), "{error}");
+    }
+}
