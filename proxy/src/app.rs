@@ -20,6 +20,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
+use crate::listen::ListenAddress;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,11 +217,25 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 
 /// Pingora gives up with a panic when a port is taken; we want to say which.
 fn free_ports(config: &Config) -> anyhow::Result<()> {
-    let addresses = config.listen.iter().map(|listener| listener.address).chain([config.metrics_address]);
-    for address in addresses {
-        let bound = std::net::TcpListener::bind(address);
-        bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+    let metrics = ListenAddress::Tcp(config.metrics_address);
+    for address in config.listen.iter().map(|listener| &listener.address).chain([&metrics]) {
+        match address {
+            ListenAddress::Tcp(tcp) => {
+                let bound = std::net::TcpListener::bind(tcp);
+                bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+            }
+            ListenAddress::Unix(path) => free_socket_file(path)?,
+        }
     }
+    Ok(())
+}
+
+/// A socket file that nobody serves is left from before and replaced; anything else at its place stays.
+fn free_socket_file(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    anyhow::ensure!(metadata.file_type().is_socket(), "can't listen on `{}`: it is no socket", path.display());
+    let served = std::os::unix::net::UnixStream::connect(path).is_ok();
+    anyhow::ensure!(!served, "can't listen on `{}`: the socket is in use", path.display());
     Ok(())
 }
 
@@ -282,6 +297,7 @@ fn report_start(services: &Services) {
     for listener in &config.listen {
         match &listener.kind {
             ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),
+            ListenKind::Plain => tracing::info!("listening on http://{}", listener.address),
             ListenKind::Redirect => tracing::info!("redirecting http://{} to https", listener.address),
         }
     }

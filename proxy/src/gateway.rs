@@ -6,26 +6,30 @@
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
 use crate::authenticate::AuthError;
+use crate::config::PublicUrl;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::deliver::events::{handshake, socket};
+use crate::deliver::events::handshake::{self, Site};
+use crate::deliver::events::socket;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId};
 use crate::inspect::media;
-use crate::listen::{self, ClientAddr};
+use crate::listen::trace::TraceId;
+use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
+use crate::owner::Principal;
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
+use crate::route::{self, Access, Action, Below, BodyRule, Handling, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
+use pingora::protocols::SocketDigest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -42,6 +46,8 @@ const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
+/// Open to everybody, without the path of `public_url` too.
+const HEALTH_PATH: &str = "/gate/health";
 /// What a client is told to wait when no backend answers.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -82,7 +88,16 @@ impl Gateway {
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
         listen::check_request(session.req_header(), session.is_http2()).map_err(at(Stage::Listen))?;
         let method = session.req_header().method.clone();
-        let found = route::matched_route(&method, raw_target(session.req_header()), TABLE);
+        let facts = self.arrived(session, ctx);
+        let config = self.services.config();
+        let prefix = config.public_url.as_ref().filter(|_| !facts.prefix_stripped).map_or("", PublicUrl::path);
+        let found = match below_prefix(raw_target(session.req_header()), prefix) {
+            Below::Inside(target) => route::matched_route(&method, target, TABLE),
+            Below::SlashMissing if method.is_safe() => return Ok(Served::Answered(slash_added(prefix))),
+            Below::SlashMissing | Below::Outside => {
+                Err(RouteError::NotFound { reason: Some("outside the path of `public_url`") })
+            }
+        };
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
         }
@@ -106,8 +121,8 @@ impl Gateway {
                 .get(HOST)
                 .and_then(|host| host.to_str().ok())
                 .or_else(|| Some(head.uri.authority()?.as_str()));
-            handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
-                .map_err(at(Stage::Authenticate))?;
+            let site = Site { public: config.public_url.as_ref(), plain: facts.plain };
+            handshake::check_origin(&head.headers, host, site).map_err(at(Stage::Authenticate))?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -121,22 +136,17 @@ impl Gateway {
             Handling::Answer(Action::WebSocket) => {
                 self.admit_request(caller.as_ref())?;
                 self.body(session, matched.entry.body, ctx).await?;
-                self.carry_socket(session, caller, &matched).await
+                self.carry_socket(session, caller, &matched, facts.plain).await
             }
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
     }
 
     async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
-        let group = client_address(session).group();
+        let group = ctx.client.group();
         self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
         let headers = &session.req_header().headers;
-        let principal = match self
-            .services
-            .authenticator()
-            .authenticate(headers, &*self.services.ledger, &self.services.tenants())
-            .await
-        {
+        let principal = match self.principal(client_tls(session), headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 if error.is_failed_login() {
@@ -151,6 +161,24 @@ impl Gateway {
             (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
         })?;
         Ok(Caller { principal, tenant })
+    }
+
+    async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.services.live();
+        let rules = &live.config.client_certificates;
+        live.authenticator.authenticate_connection(tls, rules, headers, &*self.services.ledger, &live.tenants).await
+    }
+
+    /// Notes where the caller is, and gives what its listener is told.
+    fn arrived(&self, session: &Session, ctx: &mut Context) -> Arc<ListenerFacts> {
+        let digest = session.digest().and_then(|digest| digest.socket_digest.as_deref());
+        let config = self.services.config();
+        let listeners = config.listen.iter().map(|listener| (&listener.address, &listener.facts));
+        let facts = listen::listeners::nearest(listeners, digest.and_then(SocketDigest::local_addr));
+        let (peer, headers) = (Peer::of(digest), &session.req_header().headers);
+        ctx.client = facts.client(peer, headers);
+        ctx.trace = TraceId::of_request(&facts, peer, headers);
+        facts
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -241,17 +269,15 @@ impl Gateway {
         session: &mut Session,
         caller: Option<Caller>,
         matched: &RouteMatch,
+        plain: bool,
     ) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
-        let accept = handshake::accepted(
-            &head.method,
-            &head.headers,
-            session.is_http2(),
-            self.services.config().public_url.as_ref(),
-        )
-        .map_err(at(Stage::Deliver))?;
+        let config = self.services.config();
+        let site = Site { public: config.public_url.as_ref(), plain };
+        let accept =
+            handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
@@ -265,6 +291,7 @@ impl Gateway {
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
         let credentials = session.req_header().headers.clone();
+        let tls = client_tls(session).cloned();
         let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
             .map_err(|_| rejected(Rejection::internal("101 header")))?;
         for (name, value) in
@@ -285,7 +312,7 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(credentials),
+            self.credential_ended(tls, credentials),
         )
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
@@ -294,15 +321,10 @@ impl Gateway {
     }
 
     /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
-    async fn credential_ended(&self, headers: HeaderMap) {
+    async fn credential_ended(&self, tls: Option<ClientTls>, headers: HeaderMap) {
         loop {
             tokio::time::sleep(CREDENTIAL_INTERVAL).await;
-            match self
-                .services
-                .authenticator()
-                .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
-                .await
-            {
+            match self.principal(tls.as_ref(), &headers).await {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }
@@ -318,7 +340,7 @@ impl Gateway {
             code: rejection.code(),
             status: rejection.status().as_u16(),
             owner: ctx.owner.clone(),
-            client: client_address(session),
+            client: ctx.client,
             method: session.req_header().method.clone(),
             route: ctx.route,
             reason: rejection.log_text(),
@@ -361,6 +383,8 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Context {
         Context {
             request: RequestId::new(),
+            client: ClientAddr::UNKNOWN,
+            trace: None,
             began: self.services.clock.monotonic(),
             route: "unmatched",
             matched: None,
@@ -481,7 +505,8 @@ impl ProxyHttp for Gateway {
         let status = StatusCode::from_u16(ctx.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.services.metrics.request(ctx.route, method, status, took);
         let error = error.map(ToString::to_string);
-        tracing::debug!(request = %ctx.request, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
+        let trace = ctx.trace.map(|trace| trace.to_string());
+        tracing::debug!(request = %ctx.request, trace, client = %ctx.client, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
     }
 
     /// Pingora's own summary holds the raw path with its query, where secrets are.
@@ -529,10 +554,24 @@ fn raw_target(head: &RequestHeader) -> &str {
     std::str::from_utf8(head.raw_path()).unwrap_or_default()
 }
 
-/// The socket's other end; unix sockets and in-process streams have none.
-fn client_address(session: &Session) -> ClientAddr {
-    let peer = session.client_addr().and_then(|address| address.as_inet().copied());
-    ClientAddr::of_peer(peer.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
+/// What a connection of a listener with a `client_ca` showed.
+fn client_tls(session: &Session) -> Option<&ClientTls> {
+    session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientTls>()
+}
+
+/// A health check knows no prefix: it asks the machine, not the site.
+fn below_prefix<'t>(raw_target: &'t str, prefix: &str) -> Below<'t> {
+    let path = raw_target.split_once('?').map_or(raw_target, |(path, _)| path);
+    if path == HEALTH_PATH { Below::Inside(raw_target) } else { route::below(raw_target, prefix) }
+}
+
+/// To the page itself; the query is left behind, since no page of ours has one.
+fn slash_added(prefix: &str) -> Answer {
+    let mut answer = Answer::empty(StatusCode::PERMANENT_REDIRECT);
+    if let Ok(location) = HeaderValue::from_str(&format!("{prefix}/")) {
+        answer.headers.insert(LOCATION, location);
+    }
+    answer
 }
 
 /// The answer to OPTIONS: what may be asked here, and no CORS.

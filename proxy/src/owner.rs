@@ -142,6 +142,8 @@ pub enum Credential {
     ApiKey,
     /// A JWT of a configured issuer.
     Jwt,
+    /// A verified certificate of the connection.
+    ClientCertificate,
 }
 
 impl Credential {
@@ -150,6 +152,7 @@ impl Credential {
         match self {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
+            Self::ClientCertificate => "client_certificate",
         }
     }
 }

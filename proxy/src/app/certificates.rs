@@ -2,19 +2,20 @@
 
 use crate::clock::WallMillis;
 use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
-use crate::listen::{self, CertificateResolver, own_ca};
+use crate::listen::{self, CertificateResolver, ClientVerifier, ListenAddress, own_ca};
 use anyhow::Context;
 use rustls::sign::CertifiedKey;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// One TLS listener and what it shows to callers.
 #[derive(Debug)]
 pub struct ListenerCertificate {
     /// Which listener.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What its handshakes ask.
     pub resolver: Arc<CertificateResolver>,
+    /// What checks the callers' certificates, where it asks for them.
+    pub clients: Option<Arc<ClientVerifier>>,
 }
 
 /// Every TLS listener of this process, in the order of the configuration.
@@ -22,8 +23,10 @@ pub struct ListenerCertificate {
 pub struct Certificates(Vec<ListenerCertificate>);
 
 /// Certificates that were read and checked, for listeners that are there. Nothing has changed until [`Replacement::apply`].
-#[derive(Debug)]
-pub struct Replacement(Vec<(Arc<CertificateResolver>, CertifiedKey)>);
+pub struct Replacement {
+    pairs: Vec<(Arc<CertificateResolver>, CertifiedKey)>,
+    cas: Vec<Box<dyn FnOnce() + Send + Sync>>,
+}
 
 impl Certificates {
     /// Reads or makes the certificate of each TLS listener.
@@ -33,7 +36,13 @@ impl Certificates {
     pub fn load(config: &Config, now: WallMillis) -> anyhow::Result<Self> {
         let each = tls_listeners(config).map(|(listener, certificate)| {
             let pair = pair(config, listener, certificate, now)?;
-            Ok(ListenerCertificate { address: listener.address, resolver: CertificateResolver::new(pair) })
+            let clients =
+                listener.client_ca.as_ref().map(|ca| ClientVerifier::load(&ca.file, ca.wanted)).transpose()?;
+            Ok(ListenerCertificate {
+                address: listener.address.clone(),
+                resolver: CertificateResolver::new(pair),
+                clients,
+            })
         });
         Ok(Self(each.collect::<anyhow::Result<_>>()?))
     }
@@ -44,31 +53,36 @@ impl Certificates {
     }
 
     /// The resolver of one listener.
-    pub fn of(&self, address: SocketAddr) -> Option<&ListenerCertificate> {
-        self.0.iter().find(|listener| listener.address == address)
+    pub fn of(&self, address: &ListenAddress) -> Option<&ListenerCertificate> {
+        self.0.iter().find(|listener| listener.address == *address)
     }
 
     /// Reads and checks the certificates that `next` names for the listeners that are open. A listener that `next` lacks keeps what it has, and one that only `next`
-    /// has is left out: listeners change with a restart.
+    /// has is left out: listeners change with a restart. So does whether a listener asks for callers' certificates; which CA it asks, and of whom, is replaced too.
     ///
     /// # Errors
     /// As [`Certificates::load`]; then nothing may be replaced.
     pub fn replacement(&self, next: &Config, now: WallMillis) -> anyhow::Result<Replacement> {
-        let mut pairs = Vec::new();
+        let mut replacement = Replacement { pairs: Vec::new(), cas: Vec::new() };
         for (listener, certificate) in tls_listeners(next) {
-            if let Some(open) = self.of(listener.address) {
-                pairs.push((Arc::clone(&open.resolver), pair(next, listener, certificate, now)?));
+            let Some(open) = self.of(&listener.address) else { continue };
+            replacement.pairs.push((Arc::clone(&open.resolver), pair(next, listener, certificate, now)?));
+            if let (Some(clients), Some(ca)) = (&open.clients, &listener.client_ca) {
+                replacement.cas.push(Box::new(clients.replacement(&ca.file, ca.wanted)?));
             }
         }
-        Ok(Replacement(pairs))
+        Ok(replacement)
     }
 }
 
 impl Replacement {
     /// The next handshakes get the new certificates; open connections are left alone.
     pub fn apply(self) {
-        for (resolver, pair) in self.0 {
+        for (resolver, pair) in self.pairs {
             resolver.replace(pair);
+        }
+        for replace in self.cas {
+            replace();
         }
     }
 }
@@ -76,7 +90,7 @@ impl Replacement {
 fn tls_listeners(config: &Config) -> impl Iterator<Item = (&ListenConfig, &CertificateConfig)> {
     config.listen.iter().filter_map(|listener| match &listener.kind {
         ListenKind::Tls(certificate) => Some((listener, certificate)),
-        ListenKind::Redirect => None,
+        ListenKind::Plain | ListenKind::Redirect => None,
     })
 }
 
@@ -93,7 +107,7 @@ fn pair(
             let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
             let names = own_ca::Names::new(
                 hosts.iter().map(String::as_str),
-                config.listen.iter().map(|listener| listener.address),
+                config.listen.iter().filter_map(|listener| listener.address.tcp()),
             );
             let made = own_ca::ensure(&config.state_dir, &names, now).context("the certificate can't be made")?;
             (made.certificate, made.key)
@@ -109,9 +123,9 @@ mod tests {
     use crate::clock::Clock;
 
     fn config(dir: &std::path::Path, ports: &[u16]) -> Config {
-        let listen = |port: &u16| ListenConfig {
-            address: SocketAddr::from(([127, 0, 0, 1], *port)),
-            kind: ListenKind::Tls(CertificateConfig::Made),
+        let listen = |port: &u16| {
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], *port));
+            ListenConfig::new(address, ListenKind::Tls(CertificateConfig::Made))
         };
         Config { listen: ports.iter().map(listen).collect(), ..Config::built_in(dir.to_owned()) }
     }
@@ -143,7 +157,7 @@ mod tests {
             certificate: dir.path().join("absent.crt"),
             key: dir.path().join("absent.key"),
         });
-        let error = format!("{:#}", certificates.replacement(&next, now).unwrap_err());
+        let error = format!("{:#}", certificates.replacement(&next, now).err().unwrap());
         assert!(error.contains("127.0.0.1:2") && error.contains("absent.crt"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ pub mod path;
 pub mod query;
 pub mod table;
 
-pub use path::{Odd, RoutePath, normalise};
+pub use path::{Below, Odd, RoutePath, below, normalise};
 pub use query::Query;
 pub use table::{
     Access, Action, Allow, BodyRule, Entry, Handling, Params, Prefix, QueryKeys, RouteMatch, TABLE, Verb, matched_route,

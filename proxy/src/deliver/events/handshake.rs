@@ -26,18 +26,22 @@ pub enum HandshakeError {
     Origin,
 }
 
+/// Which pages are this site's.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Those of the public URL.
+    pub public: Option<&'a PublicUrl>,
+    /// The connection is plain: those of `http://HOST` too.
+    pub plain: bool,
+}
+
 /// `Sec-WebSocket-Accept` for a request that may become a socket.
 ///
 /// `Origin` may be absent (programs send none); a browser's must name the host that the request names, or the public one. `null` is a foreign page.
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn accepted(
-    method: &Method,
-    headers: &HeaderMap,
-    is_h2: bool,
-    public: Option<&PublicUrl>,
-) -> Result<String, HandshakeError> {
+pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, site: Site<'_>) -> Result<String, HandshakeError> {
     let lists = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -49,7 +53,7 @@ pub fn accepted(
         return Err(HandshakeError::Version);
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    check_origin(headers, host, public)?;
+    check_origin(headers, host, site)?;
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
     if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
         return Err(HandshakeError::Key);
@@ -62,16 +66,18 @@ pub fn accepted(
 ///
 /// # Errors
 /// [`HandshakeError::Origin`].
-pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
+pub fn check_origin(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> Result<(), HandshakeError> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Ok(()),
         (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
-    let own =
-        host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
-    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) {
+    let named =
+        |scheme| origin.strip_prefix(scheme).is_some_and(|named| host.is_some_and(|h| named.eq_ignore_ascii_case(h)));
+    // SECURITY: a page of `http://` is ours only where we serve it so: beside TLS it is whoever sits on the line.
+    let own = named("https://") || (site.plain && named("http://"));
+    if own || site.public.is_some_and(|public| origin.eq_ignore_ascii_case(public.origin())) {
         Ok(())
     } else {
         Err(HandshakeError::Origin)
@@ -110,8 +116,12 @@ mod tests {
         headers
     }
 
+    fn site(public: &PublicUrl) -> Site<'_> {
+        Site { public: Some(public), plain: false }
+    }
+
     fn answer(changes: &[(HeaderName, Option<&'static str>)]) -> Result<String, HandshakeError> {
-        accepted(&Method::GET, &upgrade(changes), false, Some(&"https://images.example".parse().unwrap()))
+        accepted(&Method::GET, &upgrade(changes), false, site(&"https://images.example/comfy".parse().unwrap()))
     }
 
     #[test]
@@ -126,8 +136,16 @@ mod tests {
         assert_eq!(answer(&[(SEC_WEBSOCKET_VERSION, Some("8"))]), Err(HandshakeError::Version));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, Some("dGhlIHNhbXBsZQ=="))]), Err(HandshakeError::Key));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, None)]), Err(HandshakeError::Key));
-        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, None), Err(HandshakeError::NotAnUpgrade));
-        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, None), Err(HandshakeError::NotAnUpgrade));
+        let nowhere = Site { public: None, plain: false };
+        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, nowhere), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, nowhere), Err(HandshakeError::NotAnUpgrade));
+    }
+
+    #[test]
+    fn a_plain_page_of_the_same_host_is_ours_on_a_plain_connection_only() {
+        let headers = upgrade(&[(ORIGIN, Some("http://gate.example:8443"))]);
+        let at = |plain| check_origin(&headers, Some("gate.example:8443"), Site { public: None, plain });
+        assert_eq!((at(true), at(false)), (Ok(()), Err(HandshakeError::Origin)));
     }
 
     #[test]
