@@ -9,7 +9,9 @@
 
 mod admit;
 mod authenticate;
+mod behind;
 mod cli;
+mod client_certificates;
 mod deliver;
 mod dispatch;
 mod inspect;
