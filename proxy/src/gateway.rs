@@ -86,9 +86,9 @@ impl Gateway {
     }
 
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
+        let facts = self.arrived(session, ctx);
         listen::check_request(session.req_header(), session.is_http2()).map_err(at(Stage::Listen))?;
         let method = session.req_header().method.clone();
-        let facts = self.arrived(session, ctx);
         let config = self.services.config();
         let prefix = config.public_url.as_ref().filter(|_| !facts.prefix_stripped).map_or("", PublicUrl::path);
         let found = match below_prefix(raw_target(session.req_header()), prefix) {

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Method};
+use std::net::IpAddr;
 
 /// RFC 6455 §1.3.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -31,7 +32,7 @@ pub enum HandshakeError {
 pub struct Site<'a> {
     /// Those of the public URL.
     pub public: Option<&'a PublicUrl>,
-    /// The connection is plain: those of `http://HOST` too.
+    /// The connection is plain: those of `http://localhost` too, and of other names of loopback.
     pub plain: bool,
 }
 
@@ -73,15 +74,25 @@ pub fn check_origin(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> 
         (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
-    let named =
-        |scheme| origin.strip_prefix(scheme).is_some_and(|named| host.is_some_and(|h| named.eq_ignore_ascii_case(h)));
-    // SECURITY: a page of `http://` is ours only where we serve it so: beside TLS it is whoever sits on the line.
-    let own = named("https://") || (site.plain && named("http://"));
+    let named = |scheme| {
+        origin.strip_prefix(scheme).is_some_and(|named| host.is_some_and(|host| named.eq_ignore_ascii_case(host)))
+    };
+    // SECURITY: a page of `http://` is ours only where nobody can sit on the line. Any other name is served by something that ends TLS in front, and a plain page of that
+    // name is somebody else's.
+    let own = named("https://") || (site.plain && host.is_some_and(is_loopback) && named("http://"));
     if own || site.public.is_some_and(|public| origin.eq_ignore_ascii_case(public.origin())) {
         Ok(())
     } else {
         Err(HandshakeError::Origin)
     }
+}
+
+/// `localhost`, or an address of loopback, with or without port.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn answer_to(key: &[u8]) -> String {
@@ -142,10 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_page_of_the_same_host_is_ours_on_a_plain_connection_only() {
-        let headers = upgrade(&[(ORIGIN, Some("http://gate.example:8443"))]);
-        let at = |plain| check_origin(&headers, Some("gate.example:8443"), Site { public: None, plain });
-        assert_eq!((at(true), at(false)), (Ok(()), Err(HandshakeError::Origin)));
+    fn a_plain_page_of_loopback_is_ours_on_a_plain_connection_only() {
+        let at = |plain, host: &str, origin: &str| {
+            let mut headers = upgrade(&[]);
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            check_origin(&headers, Some(host), Site { public: None, plain }).is_ok()
+        };
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"] {
+            let origin = format!("http://{host}");
+            assert!(at(true, host, &origin) && !at(false, host, &origin), "{host}");
+        }
+        // Behind something that ends TLS, the name is the site's.
+        assert!(!at(true, "gate.example", "http://gate.example"));
+        assert!(!at(true, "localhost.evil.example", "http://localhost.evil.example"));
+        assert!(!at(true, "localhost:8080", "http://localhost:8081"));
     }
 
     #[test]
