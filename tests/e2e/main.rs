@@ -10,7 +10,9 @@
 mod admit;
 mod authenticate;
 mod backends;
+mod behind;
 mod cli;
+mod client_certificates;
 mod deliver;
 mod dispatch;
 mod health;
