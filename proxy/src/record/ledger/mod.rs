@@ -4,6 +4,7 @@
 //! trait is shaped for two forms: [`redb`] here, Redis for several gateways (design §7). The graph of a job is a content-addressed file
 //! beside the rows, written and synced before the row that names it.
 
+pub mod backups;
 pub mod redb;
 
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod model;
 #[cfg(test)]
 mod suite;
 
+use self::backups::Backups;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
@@ -344,7 +346,10 @@ pub enum LedgerError {
         path: String,
     },
     /// A newer gateway wrote it.
-    #[error("ledger `{path}` has schema {found}, this gateway knows up to {known}")]
+    #[error(
+        "ledger `{path}` has schema {found}, this gateway knows up to {known}: start the newer gateway, or put back the copy that it kept as \
+         `ledger.redb.v{known}` (without what came later)"
+    )]
     Schema {
         /// Which.
         path: String,
@@ -371,7 +376,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: Backups + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///
