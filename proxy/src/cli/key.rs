@@ -3,7 +3,6 @@
 use super::{ConfigArgument, Exit};
 use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{KeyRequest, KeyService, KeyView};
-use crate::app;
 use crate::clock::{Clock, WallMillis};
 use crate::config::Config;
 use crate::config::units::parse_duration;
@@ -11,6 +10,7 @@ use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::state_dir;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ enum Keys {
 
 impl Keys {
     fn reach(config: &Config) -> anyhow::Result<Self> {
-        app::make_private_directory(&config.state_dir)?;
+        state_dir::take(&config.state_dir)?;
         match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
             Ok(ledger) => Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()))),
             Err(LedgerError::Held { .. }) => {

@@ -1,13 +1,13 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawTls};
+use super::raw::{RawAudit, RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
     AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig,
-    ListenKind, Surroundings,
+    ListenKind, ROTATE_BYTES_MIN, Rotation, Surroundings,
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
@@ -63,7 +63,8 @@ impl Checker<'_> {
             public_url: raw.public_url.map(|found| found.value),
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
-            state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends: if given_backends.is_empty() { defaults.backends } else { given_backends },
             tenants: raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named)),
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
@@ -75,7 +76,7 @@ impl Checker<'_> {
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
-            audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            audit: self.audit(raw.audit),
             file: Some(file),
         }
     }
@@ -322,10 +323,14 @@ impl Checker<'_> {
         }
     }
 
-    fn audit(&self, named: &Located<String>) -> AuditConfig {
-        if named.value == "-" {
+    fn audit(&self, raw: RawAudit) -> AuditConfig {
+        let rotation = self.rotation(&raw);
+        let Some(named) = raw.file.filter(|named| named.value != "-") else {
+            for set in [&raw.rotate_bytes, &raw.keep].into_iter().flatten() {
+                self.warn(&set.at, "standard output is not rotated", "name a `file`, or leave this key out");
+            }
             return AuditConfig::StandardOutput;
-        }
+        };
         let path = self.absolute(&named.value);
         if !path.parent().is_some_and(Path::is_dir) {
             self.report.error(
@@ -334,7 +339,23 @@ impl Checker<'_> {
                 "make it, or write `-` for standard output",
             );
         }
-        AuditConfig::File(path)
+        AuditConfig::File { path, rotation }
+    }
+
+    fn rotation(&self, raw: &RawAudit) -> Option<Rotation> {
+        let usual = Rotation::default();
+        let keep = raw.keep.as_ref().and_then(|found| u32::try_from(found.value).ok()).unwrap_or(usual.keep);
+        let Some(asked) = &raw.rotate_bytes else { return Some(Rotation { keep, ..usual }) };
+        match asked.value {
+            // Off: another program rotates.
+            0 => None,
+            bytes if bytes < ROTATE_BYTES_MIN => self.refuse(
+                &asked.at,
+                "a file of fewer than 64KiB would be rotated all the time",
+                "0KiB for never, or 64KiB and more",
+            ),
+            bytes => Some(Rotation { bytes, keep }),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The audit log: decisions worth a line, as JSON, one object a line, on standard output or in a file.
 //!
 //! Requests never wait for it: lines pass a bounded channel to one thread, and what does not fit is counted and the count written. Only typed
-//! fields come in, so a secret, a path or a header can't.
+//! fields come in, so a secret, a path or a header can't. A file is put aside when it is full, and opened anew when another program moved it.
 
+mod file;
 mod floods;
 mod time;
 mod writer;

@@ -10,3 +10,5 @@ pub mod blobs;
 pub mod durable;
 pub mod ledger;
 pub mod metrics;
+pub mod space;
+pub mod state_dir;
