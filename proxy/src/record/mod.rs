@@ -6,6 +6,7 @@
 //! or doubled work after a crash. *Leaves to others*: when to run what (dispatch), how it is shown (deliver).
 
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod durable;
 pub mod ledger;

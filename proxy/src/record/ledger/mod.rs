@@ -10,7 +10,7 @@ pub mod redb;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod suite;
+pub(in crate::record) mod suite;
 
 use self::backups::Backups;
 use crate::authenticate::api_key::KeyRow;
