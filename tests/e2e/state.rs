@@ -1,9 +1,11 @@
 //! The state directory: taken over from an older release, backed up and restored, and what is in the way of either.
 
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Client, Gateway, gateway, workflows};
+use comfygate_tests::gateway::{run_in, said};
+use comfygate_tests::{Client, Gateway, eventually, workflows};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,7 +37,7 @@ fn with_state_of_schema_1(gateway: &Gateway) -> Value {
         copy_tree(&from.join(folder), &to.join(folder));
     }
     let unpacked = Command::new("gzip").arg("-dc").arg(from.join("ledger.redb.gz")).output().unwrap();
-    assert!(unpacked.status.success(), "gzip: {}", gateway::said(&unpacked));
+    assert!(unpacked.status.success(), "gzip: {}", said(&unpacked));
     fs::write(to.join("ledger.redb"), unpacked.stdout).unwrap();
     serde_json::from_str(&fs::read_to_string(from.join("expected.json")).unwrap()).unwrap()
 }
@@ -107,4 +109,176 @@ async fn the_copy_that_a_migration_keeps_can_be_put_back_and_migrated_again() {
     let acme = gateway.stranger().bearer(text(&expected["keys"]["acme"]));
     is_as_it_was(&acme, &expected["ended"][0]).await;
     assert!(kept.is_file(), "it was of schema 1 again");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// Submits until told to stop; gives every prompt that was accepted.
+async fn load(client: Client, stop: tokio::sync::watch::Receiver<bool>) -> Vec<String> {
+    let mut accepted = Vec::new();
+    while !*stop.borrow() {
+        accepted.push(client.submit(workflows::quick("load")).await);
+    }
+    accepted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_under_load_holds_every_job_that_was_accepted_before_it_and_is_restored_whole() {
+    let mut gateway = Gateway::builder().start().await;
+    let acme = gateway.client("acme");
+    let first = acme.submit(workflows::quick("kept")).await;
+    let url = acme.path_of(text(&files_of(&acme.finished(&first).await)[0]["url"]));
+    let picture = acme.stranger().get(&url).await.expect(200).body;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let submitting = tokio::spawn(load(acme.clone(), stopped));
+    let mut before = vec![first.clone()];
+    for _ in 0..20 {
+        before.push(acme.submit(workflows::quick("before")).await);
+    }
+    let backup = |to: &str| gateway.command(&["backup", "--to", to]);
+    for to in ["first.tar", "second"] {
+        let made = tokio::task::block_in_place(|| backup(to));
+        assert!(made.status.success(), "{}", said(&made));
+    }
+    stop.send_replace(true);
+    let during = submitting.await.unwrap();
+    assert!(during.len() > 3, "submissions went on: {}", during.len());
+    let here = gateway.directory().to_owned();
+    assert_eq!(
+        (mode(&here.join("first.tar")), mode(&here.join("second")), mode(&here.join("second/ledger.redb"))),
+        (0o600, 0o700, 0o600)
+    );
+    assert!(!here.join("first.tar.partial").exists() && !here.join("second.partial").exists());
+    gateway.audited("the backup", |line| line["event"] == "backup_made").await;
+
+    // Whoever knows `tar` can look into it.
+    let listed = Command::new("tar").arg("-tf").arg(here.join("first.tar")).output().unwrap();
+    let listed = said(&listed);
+    assert!(
+        listed.starts_with("blobs/") && listed.ends_with("manifest.json\n") && listed.contains("signing.keys"),
+        "{listed}"
+    );
+
+    gateway.terminate().await;
+    for (number, from) in ["first.tar", "second"].into_iter().enumerate() {
+        fs::rename(gateway.state(), here.join(format!("old-{number}"))).unwrap();
+        let restored = gateway.command(&["restore", "--from", from]);
+        assert!(restored.status.success(), "{}", said(&restored));
+        gateway.start().await;
+        // The same keys, certificates, URLs.
+        let acme = gateway.client("acme");
+        for prompt in &before {
+            assert_eq!(acme.finished(prompt).await["status"]["status_str"], "success");
+        }
+        assert_eq!(acme.stranger().get(&url).await.expect(200).body, picture);
+        let next = acme.submit(workflows::quick("after")).await;
+        acme.finished(&next).await;
+        gateway.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_gateway_is_backed_up_and_a_faulty_backup_or_a_full_directory_refused() {
+    let gateway = Gateway::builder().stand_ins(1).prepare().await;
+    let key = gateway.new_key(&["--tenant", "acme"]);
+    let made = gateway.command(&["backup", "--to", "b.tar", "--json"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let told: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(told["manifest"]["format"], "comfygate-backup-1", "{told}");
+    let again = gateway.command(&["backup", "--to", "b.tar"]);
+    assert!(again.status.code() == Some(2) && said(&again).contains("there already"), "{}", said(&again));
+
+    let full = gateway.command(&["restore", "--from", "b.tar"]);
+    assert!(full.status.code() == Some(2) && said(&full).contains("not empty"), "{}", said(&full));
+    let file = gateway.directory().join("b.tar");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(4).position(|window| window == b"redb").unwrap() + 5000;
+    bytes[at] ^= 1;
+    fs::write(gateway.directory().join("faulty.tar"), &bytes).unwrap();
+    let state = gateway.directory().join("elsewhere");
+    let faulty = gateway.command(&["restore", "--from", "faulty.tar", "--state", "elsewhere"]);
+    assert!(faulty.status.code() == Some(1) && said(&faulty).contains("nothing was restored"), "{}", said(&faulty));
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
+
+    // Into another place, by a program that knows no configuration of it.
+    let bare = tempfile::tempdir().unwrap();
+    let from = file.display().to_string();
+    let restored = run_in(bare.path(), &["restore", "--from", &from, "--state", "state"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    let listed = run_in(bare.path(), &["key", "list"]);
+    assert!(said(&listed).contains(key.split('_').nth(1).unwrap()), "{}", said(&listed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_is_good_while_jobs_would_run_and_tells_what_is_in_the_way() {
+    let mut gateway = Gateway::builder().start().await;
+    let acme = gateway.client("acme");
+    let slow = acme.submit(workflows::slow("slow", 100, 100, false)).await;
+    acme.running(&slow).await;
+    let status = |gateway: &Gateway| {
+        let told = gateway.command(&["status", "--json"]);
+        (told.status.code(), serde_json::from_slice::<Value>(&told.stdout).unwrap())
+    };
+    let running = eventually("the job is told", || async {
+        let (code, told) = status(&gateway);
+        assert_eq!((code, &told["healthy"]), (Some(0), &json!(true)), "{told}");
+        (told["jobs"]["running"] == 1).then_some(told)
+    })
+    .await;
+    assert_eq!((&running["generation"], &running["store_writable"]), (&json!(1), &json!(true)));
+    assert!(running["free_bytes"].as_u64().unwrap() > 0);
+    let outstanding: Vec<_> =
+        running["backends"].as_array().unwrap().iter().map(|backend| &backend["outstanding"]).collect();
+    assert!(outstanding.contains(&&json!(1)), "{running}");
+    assert_eq!(running["listeners"][1]["kind"], "redirect");
+    let table = said(&gateway.command(&["status"]));
+    assert!(table.contains("healthy") && table.contains("gpu1") && table.contains("1 running"), "{table}");
+
+    for stand_in in gateway.stand_ins() {
+        stand_in.kill();
+    }
+    gateway.backend_is(0, false).await;
+    gateway.backend_is(1, false).await;
+    let (code, told) = status(&gateway);
+    assert_eq!((code, &told["reasons"]), (Some(1), &json!(["no backend answers"])), "{told}");
+    gateway.terminate().await;
+    let stopped = gateway.command(&["status"]);
+    assert!(stopped.status.code() == Some(1) && said(&stopped).contains("not running"), "{}", said(&stopped));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_made_and_revoked_while_the_gateway_is_stopped_are_audited() {
+    let gateway = Gateway::builder().stand_ins(1).prepare().await;
+    let key = gateway.new_key(&["--tenant", "acme", "--user", "ada"]);
+    let id = key.split('_').nth(1).unwrap();
+    let created = gateway.audited("the key", |line| line["event"] == "key_created").await;
+    assert_eq!((&created["key"], &created["owner"]["user"]), (&json!(id), &json!("ada")), "{created}");
+    assert!(gateway.command(&["key", "revoke", id]).status.success());
+    gateway.audited("its end", |line| line["event"] == "key_revoked" && line["key"] == id).await;
+    assert_eq!(gateway.audit().len(), 2, "a command is no start and no stop of the gateway");
+    // Where the audit log can't be written, nothing is done.
+    fs::remove_file(gateway.directory().join("audit.jsonl")).unwrap();
+    fs::create_dir(gateway.directory().join("audit.jsonl")).unwrap();
+    let refused = gateway.command(&["key", "create", "--tenant", "bravo"]);
+    assert!(refused.status.code() == Some(2) && refused.stdout.is_empty(), "{}", said(&refused));
+    assert!(!said(&gateway.command(&["key", "list"])).contains("bravo"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_directory_open_to_others_is_closed_with_a_line_in_the_log_and_a_half_restored_one_refused() {
+    let mut gateway = Gateway::builder().stand_ins(1).start().await;
+    gateway.terminate().await;
+    let wide = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    wide(&gateway.state(), 0o755);
+    wide(&gateway.state().join("signing.keys"), 0o644);
+    gateway.start().await;
+    assert_eq!((mode(&gateway.state()), mode(&gateway.state().join("signing.keys"))), (0o700, 0o600));
+    let log = gateway.log_text();
+    assert!(log.contains("signing.keys` was open to other users") && log.contains("mode 0755"), "{log}");
+    gateway.terminate().await;
+    fs::create_dir(gateway.state().join("restore.tmp")).unwrap();
+    let served = gateway.command(&["serve"]);
+    assert!(served.status.code() == Some(2) && said(&served).contains("restore.tmp"), "{}", said(&served));
 }

@@ -1,11 +1,14 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod backup;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod key;
 pub mod policy;
+pub mod restore;
 pub mod serve;
+pub mod status;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -34,6 +37,12 @@ pub enum Command {
     Key(key::KeyArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
+    Status(status::StatusArguments),
+    /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
+    Backup(backup::BackupArguments),
+    /// Make a state directory from a backup, after checking every byte of it.
+    Restore(restore::RestoreArguments),
 }
 
 /// Which configuration to use.
@@ -62,6 +71,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

@@ -204,6 +204,8 @@ impl Default for DispatchConfig {
 pub enum AuditConfig {
     /// JSON lines on standard output.
     StandardOutput,
+    /// JSON lines on standard error: for commands, whose standard output is their answer. No configuration says so.
+    StandardError,
     /// JSON lines appended to a file.
     File {
         /// Absolute.

@@ -378,7 +378,7 @@ fn the_audit_file_is_rotated_from_64_kib_on_or_never() {
     let place = |lines: &str| load(&format!("[audit]\nfile = \"audit.jsonl\"\n{lines}"));
     let rotation = |lines: &str| match place(lines).unwrap().config.audit {
         AuditConfig::File { rotation, .. } => rotation,
-        AuditConfig::StandardOutput => panic!("no file"),
+        other => panic!("no file: {other:?}"),
     };
     assert_eq!(rotation(""), Some(Rotation::default()));
     assert_eq!(rotation("rotate_bytes = \"64KiB\"\nkeep = 1"), Some(Rotation { bytes: ROTATE_BYTES_MIN, keep: 1 }));

@@ -139,6 +139,11 @@ enum Event {
         key: KeyId,
         owner: Owner,
     },
+    /// An operator made a backup.
+    BackupMade {
+        entries: u64,
+        bytes: u64,
+    },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
         lines: u64,
@@ -193,6 +198,8 @@ enum Message {
     Line(Box<(WallMillis, Event)>),
     /// There is something in [`Shared`].
     Look,
+    /// Sync what was written and answer.
+    Sync(SyncSender<()>),
     /// Close the floods, write the last lines, sync and answer.
     Stop(SyncSender<()>),
 }
@@ -250,9 +257,18 @@ impl Audit {
 
     /// The gateway has ended: writes this and all that waits, for 2 s at most. Blocks.
     pub fn stopped(&self) {
+        self.end(Message::Stop);
+    }
+
+    /// A command has ended: writes all that waits, for 2 s at most. Blocks.
+    pub fn written(&self) {
+        self.end(Message::Sync);
+    }
+
+    fn end(&self, message: fn(SyncSender<()>) -> Message) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         let (done, written) = mpsc::sync_channel(1);
-        let mut message = Message::Stop(done);
+        let mut message = message(done);
         while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
             if Instant::now() >= deadline {
                 break;
@@ -299,6 +315,11 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// An operator made a backup: it holds every secret of the state directory.
+    pub fn backup_made(&self, entries: u64, bytes: u64) {
+        self.tell(Event::BackupMade { entries, bytes });
     }
 
     /// How many lines were only counted since the start.

@@ -19,6 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where lines go.
 pub(super) enum Target {
     StandardOutput,
+    StandardError,
     File(LogFile),
     /// Tests: a disk that can be filled.
     #[cfg(test)]
@@ -29,6 +30,7 @@ impl Target {
     pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
         match config {
             AuditConfig::StandardOutput => Ok(Self::StandardOutput),
+            AuditConfig::StandardError => Ok(Self::StandardError),
             AuditConfig::File { path, rotation } => {
                 let file = LogFile::open(path, *rotation);
                 Ok(Self::File(file.map_err(|source| AuditError::Open { path: path.clone(), source })?))
@@ -43,6 +45,7 @@ impl Target {
                 out.write_all(bytes)?;
                 out.flush()
             }
+            Self::StandardError => io::stderr().lock().write_all(bytes),
             Self::File(file) => file.write(bytes),
             #[cfg(test)]
             Self::Other(other) => other.write_all(bytes),
@@ -91,6 +94,11 @@ impl Writer {
             match message {
                 Message::Line(line) => self.line(line.0, &line.1),
                 Message::Look => {}
+                Message::Sync(done) => {
+                    self.sync();
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
+                }
                 Message::Stop(done) => {
                     self.stop();
                     // Whoever asked may have stopped waiting.
@@ -117,6 +125,10 @@ impl Writer {
         self.tell_closed_floods();
         self.tell_dropped();
         self.line(self.clock.wall(), &Event::Stopped);
+        self.sync();
+    }
+
+    fn sync(&self) {
         if let Err(error) = self.target.sync() {
             tracing::error!(%error, "the audit file can't be synced");
         }

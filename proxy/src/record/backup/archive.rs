@@ -112,7 +112,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// `NotWhole`, `Name`, `Stream`.
-    pub fn next(&mut self) -> Result<Option<(EntryName, u64)>, BackupError> {
+    pub fn next_entry(&mut self) -> Result<Option<(EntryName, u64)>, BackupError> {
         io::copy(&mut self.content(), &mut io::sink())?;
         if self.left > 0 {
             return Err(cut_off());
@@ -222,7 +222,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, BackupError> {
         let mut reader = Reader::new(bytes);
         let mut found = Vec::new();
-        while let Some((name, _)) = reader.next()? {
+        while let Some((name, _)) = reader.next_entry()? {
             let mut content = Vec::new();
             reader.content().read_to_end(&mut content)?;
             found.push((name.to_string(), content));
@@ -241,8 +241,9 @@ mod tests {
         assert_eq!(read(&bytes).unwrap(), expected);
         // An entry that nobody reads is passed over.
         let mut reader = Reader::new(bytes.as_slice());
-        let names: Vec<_> =
-            std::iter::from_fn(|| reader.next().unwrap()).map(|(name, length)| (name.to_string(), length)).collect();
+        let names: Vec<_> = std::iter::from_fn(|| reader.next_entry().unwrap())
+            .map(|(name, length)| (name.to_string(), length))
+            .collect();
         assert_eq!(names[3], ("d".to_owned(), 513));
         assert_eq!(names.len(), 4);
     }

@@ -30,7 +30,7 @@ impl Folder {
     ///
     /// # Errors
     /// `File`; `Name` for what no backup holds.
-    pub fn next(&mut self) -> Result<Option<(EntryName, u64)>, BackupError> {
+    pub fn next_entry(&mut self) -> Result<Option<(EntryName, u64)>, BackupError> {
         while let Some(name) = self.coming.pop() {
             let path = self.root.join(name.trim_end_matches('/'));
             let found = std::fs::symlink_metadata(&path).map_err(BackupError::file(&path))?;

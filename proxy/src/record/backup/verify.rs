@@ -25,8 +25,8 @@ pub enum Source<'a> {
 impl Source<'_> {
     fn next(&mut self) -> Result<Option<(EntryName, u64)>, BackupError> {
         match self {
-            Self::Archive(archive) => archive.next(),
-            Self::Folder(folder) => folder.next(),
+            Self::Archive(archive) => archive.next_entry(),
+            Self::Folder(folder) => folder.next_entry(),
         }
     }
 
