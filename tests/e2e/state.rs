@@ -282,3 +282,101 @@ async fn a_state_directory_open_to_others_is_closed_with_a_line_in_the_log_and_a
     let served = gateway.command(&["serve"]);
     assert!(served.status.code() == Some(2) && said(&served).contains("restore.tmp"), "{}", said(&served));
 }
+
+fn leftovers(gateway: &Gateway) -> Vec<PathBuf> {
+    let folders = ["blobs/tmp", "graphs/tmp"].map(|folder| gateway.state().join(folder));
+    folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nothing_can_be_written_reads_go_on_submissions_are_503_and_no_restart_is_needed() {
+    let mut gateway = Gateway::builder().stand_ins(1).survives_full_files().start().await;
+    let acme = gateway.client("acme");
+    let done = acme.submit(workflows::quick("before")).await;
+    let entry = acme.finished(&done).await;
+    let url = acme.path_of(text(&files_of(&entry)[0]["url"]));
+    let running = acme.submit(workflows::slow("through", 20, 100, false)).await;
+    acme.running(&running).await;
+    if !gateway.limit_files(Some(0)) {
+        comfygate_tests::skipped("full disk: there is no `prlimit` here");
+        return;
+    }
+    for number in 0..3 {
+        let envelope = json!({"prompt": workflows::picture("new", 72, 56), "prompt_id": format!("refused-{number}")});
+        let refused = acme.post("/prompt", &envelope).await;
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(refused.header("retry-after").is_some());
+        assert_eq!(
+            acme.get(&format!("/history/{done}")).await.expect(200).json()[&done]["status"]["status_str"],
+            "success"
+        );
+        let queue = acme.get("/queue").await.expect(200).json();
+        assert_eq!(queue["queue_running"][0][1], running.as_str(), "{queue}");
+        acme.stranger().get(&url).await.expect(200);
+        assert_eq!(gateway.plain_get(gateway.addresses().metrics, "/readyz").await.0, 503);
+    }
+    let told = gateway.command(&["status", "--json"]);
+    assert!(told.status.code() == Some(1) && said(&told).contains("\"store_writable\":false"), "{}", said(&told));
+    // The backend is done meanwhile: its result waits there, and the attempt is not lost.
+    eventually("the backend is done", || async {
+        let queue = gateway.plain_get(gateway.stand_ins()[0].addr(), "/queue").await.1;
+        queue
+            .contains("\"queue_running\": []")
+            .then_some(())
+            .or_else(|| queue.contains("\"queue_running\":[]").then_some(()))
+    })
+    .await;
+    assert_eq!(acme.get(&format!("/history/{running}")).await.expect(200).json(), json!({}));
+
+    assert!(gateway.limit_files(None));
+    let entry = acme.finished(&running).await;
+    assert_eq!((&entry["status"]["status_str"], files_of(&entry).len()), (&json!("success"), 1), "{entry}");
+    assert_eq!(gateway.stand_ins()[0].executed().len(), 2, "nothing ran twice");
+    let next = eventually("a submission is accepted", || async {
+        let answer = acme.post("/prompt", &json!({"prompt": workflows::quick("after"), "prompt_id": "after"})).await;
+        (answer.status == 200).then_some("after")
+    })
+    .await;
+    assert_eq!(acme.finished(next).await["status"]["status_str"], "success");
+    // A refused submission left nothing: not in the queue, not in the history, not on the disk; nor after a restart.
+    for _ in 0..2 {
+        let history = acme.get("/history").await.expect(200).json();
+        let known: Vec<&String> = history.as_object().unwrap().keys().collect();
+        assert_eq!(known, [&done, &running, "after"]);
+        assert_eq!(leftovers(&gateway), Vec::<PathBuf>::new());
+        gateway.restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_less_free_than_has_to_be_submissions_are_disk_full_and_the_rest_goes_on() {
+    let free = |bytes: &str| format!("[state]\nfree_space_min = \"{bytes}\"\n");
+    let mut gateway = Gateway::builder().stand_ins(1).start().await;
+    let config = gateway.config();
+    let before = fs::read_to_string(&config).unwrap();
+    let set = |bytes: &str| {
+        let text = before.replacen("[state]\n", &free(bytes), 1);
+        assert_ne!(text, before);
+        fs::write(&config, text).unwrap();
+    };
+    // A pebibyte is free on no machine that runs this.
+    set("1048576GiB");
+    let acme = gateway.client("acme");
+    let prompt = acme.submit_with(json!({"prompt": workflows::slow("running", 20, 50, false), "prompt_id": "p"})).await;
+    gateway.restart().await;
+    gateway.backends_are_up().await;
+    let refused = acme.post("/prompt", &json!({"prompt": workflows::quick("new")})).await.expect(503);
+    assert_eq!(refused.json()["error"]["type"], "disk_full", "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success", "what was accepted ends");
+    acme.get("/queue").await.expect(200);
+    let (status, why) = gateway.plain_get(gateway.addresses().metrics, "/readyz").await;
+    assert!(status == 503 && why.contains("free_space_min"), "{why}");
+    assert!(gateway.metric("comfygate_state_free_bytes").await > 0.0);
+    assert_eq!(gateway.command(&["status"]).status.code(), Some(1));
+    set("0KiB");
+    gateway.restart().await;
+    gateway.backends_are_up().await;
+    let next = acme.submit(workflows::quick("new")).await;
+    acme.finished(&next).await;
+}
