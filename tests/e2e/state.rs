@@ -380,3 +380,98 @@ async fn with_less_free_than_has_to_be_submissions_are_disk_full_and_the_rest_go
     let next = acme.submit(workflows::quick("new")).await;
     acme.finished(&next).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_support_bundle_has_what_helps_and_none_of_the_secrets_that_lie_everywhere() {
+    const PLANTED: [&str; 8] = [
+        "planted-in-jwt-secret-0123456789abcdef",
+        "planted-in-a-prompt",
+        "planted-in-a-path",
+        "planted-in-a-label",
+        "planted-in-a-tenant-name",
+        "planted-claim",
+        "planted-in-an-issuer",
+        "planted-user",
+    ];
+    let [jwt_secret, prompt_text, path, label, tenant_name, claim, issuer, user] = PLANTED;
+    let jwt = format!(
+        "[[jwt]]\nissuer = \"https://{issuer}.example/\"\naudience = \"x\"\nalgorithms = [\"HS256\"]\nsecret = \"file:jwt.secret\"\ntenant_claim = \"{claim}\"\n"
+    );
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .file("jwt.secret", jwt_secret)
+        .gateway_toml(&jwt)
+        .tenants_toml(&format!(
+            "[[tenant]]\nid = \"planted\"\nplan = \"usual\"\nname = \"{tenant_name}\"\nclaim = \"{claim}-value\"\n"
+        ))
+        .start()
+        .await;
+    let mut secrets: Vec<String> = PLANTED.iter().map(|text| (*text).to_owned()).collect();
+    let key = gateway.new_key(&["--tenant", "acme", "--user", user, "--label", label]);
+    let acme = gateway.stranger().bearer(&key);
+    let failing = acme.submit(workflows::failing(prompt_text)).await;
+    acme.finished(&failing).await;
+    let prompt = acme.submit(workflows::quick("picture-of-a-secret")).await;
+    let url = text(&files_of(&acme.finished(&prompt).await)[0]["url"]).to_owned();
+    acme.get(&format!("/{path}?token={path}")).await.expect(404);
+    acme.stranger().bearer("cg_aaaaaaaaaaaa_wrong").get("/queue").await.expect(401);
+    gateway.audited("the refusal", |line| line["status"] == 401).await;
+
+    let made = gateway.command(&["support-bundle", "--to", "bundle.tar"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let file = gateway.directory().join("bundle.tar");
+    assert_eq!(mode(&file), 0o600);
+    let bundle = String::from_utf8(fs::read(&file).unwrap()).unwrap();
+    // What helps.
+    for wanted in [
+        "about.json",
+        "\"url\": \"http://127.0.0.1:",
+        "\"healthy\": true",
+        "comfygate_requests_total{",
+        "\"accepted\"",
+        "\"HS256\"",
+        "(set)",
+    ] {
+        assert!(bundle.contains(wanted), "`{wanted}` is missing:\n{bundle}");
+    }
+    // What lies in files, and what was said and answered.
+    let lines = |name: &str| {
+        fs::read_to_string(gateway.state().join(name)).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    secrets.extend(
+        ["signing.keys", "tls/ca.key", "tls/gateway.key"]
+            .iter()
+            .flat_map(|name| lines(name))
+            .filter(|line| !line.starts_with("-----")),
+    );
+    secrets.extend(key.split('_').skip(1).map(str::to_owned));
+    secrets.extend([failing, prompt, url, "picture-of-a-secret".into(), "acme".into(), "bravo".into()]);
+    secrets.push(gateway.directory().display().to_string());
+    for line in gateway.audit() {
+        for pointer in ["/request", "/job", "/owner/key", "/submission", "/policy"] {
+            secrets.extend(line.pointer(pointer).and_then(Value::as_str).map(str::to_owned));
+        }
+    }
+    assert!(secrets.len() > 30, "{secrets:?}");
+    for secret in &secrets {
+        assert!(!secret.is_empty() && !bundle.contains(secret.as_str()), "the bundle tells `{secret}`");
+    }
+    let again = gateway.command(&["support-bundle", "--to", "bundle.tar"]);
+    assert!(again.status.code() == Some(2) && said(&again).contains("there already"), "{}", said(&again));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_support_bundle_is_made_without_a_gateway_and_of_a_faulty_configuration() {
+    let gateway = Gateway::builder().stand_ins(1).prepare().await;
+    let made = gateway.command(&["support-bundle", "--to", "stopped.tar"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let bundle = fs::read_to_string(gateway.directory().join("stopped.tar")).unwrap();
+    assert!(bundle.contains("no gateway answers") && bundle.contains("gateway.json"), "{bundle}");
+    let faulty = fs::read_to_string(gateway.config()).unwrap()
+        + "[limits]\nprompt_bytes_max = \"planted-password\"\nplanted-key = 1\n";
+    fs::write(gateway.config(), faulty).unwrap();
+    let made = gateway.command(&["support-bundle", "--to", "faulty.tar"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let bundle = fs::read_to_string(gateway.directory().join("faulty.tar")).unwrap();
+    assert!(bundle.contains("toml file:") && !bundle.contains("planted"), "{bundle}");
+}

@@ -9,6 +9,7 @@ pub mod policy;
 pub mod restore;
 pub mod serve;
 pub mod status;
+pub mod support_bundle;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
     Backup(backup::BackupArguments),
+    /// Gather what helps to find a fault into an archive without secrets, ids and names.
+    SupportBundle(support_bundle::BundleArguments),
     /// Make a state directory from a backup, after checking every byte of it.
     Restore(restore::RestoreArguments),
 }
@@ -74,6 +77,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
+        Command::SupportBundle(arguments) => support_bundle::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,
