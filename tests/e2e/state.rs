@@ -283,6 +283,15 @@ async fn a_state_directory_open_to_others_is_closed_with_a_line_in_the_log_and_a
     assert!(served.status.code() == Some(2) && said(&served).contains("restore.tmp"), "{}", said(&served));
 }
 
+/// Uploads a file as the page does.
+async fn upload(client: &Client, name: &str, content: &[u8]) -> comfygate_tests::Response {
+    let head = format!(
+        "--edge\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\nContent-Type: image/png\r\n\r\n"
+    );
+    let body = [head.as_bytes(), content, b"\r\n--edge--\r\n"].concat();
+    client.post_bytes("/upload/image", "multipart/form-data; boundary=edge", body).await
+}
+
 fn leftovers(gateway: &Gateway) -> Vec<PathBuf> {
     let folders = ["blobs/tmp", "graphs/tmp"].map(|folder| gateway.state().join(folder));
     folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path()).collect()
@@ -295,6 +304,8 @@ async fn while_nothing_can_be_written_reads_go_on_submissions_are_503_and_no_res
     let done = acme.submit(workflows::quick("before")).await;
     let entry = acme.finished(&done).await;
     let url = acme.path_of(text(&files_of(&entry)[0]["url"]));
+    let picture = acme.stranger().get(&url).await.expect(200).body;
+    upload(&acme, "mine.png", &picture).await.expect(200);
     let running = acme.submit(workflows::slow("through", 20, 100, false)).await;
     acme.running(&running).await;
     if !gateway.limit_files(Some(0)) {
@@ -313,6 +324,10 @@ async fn while_nothing_can_be_written_reads_go_on_submissions_are_503_and_no_res
         let queue = acme.get("/queue").await.expect(200).json();
         assert_eq!(queue["queue_running"][0][1], running.as_str(), "{queue}");
         acme.stranger().get(&url).await.expect(200);
+        let refused = upload(&acme, &format!("refused-{number}.png"), &picture).await;
+        assert!(refused.status == 503 && refused.header("retry-after").is_some(), "{}", refused.text());
+        assert_eq!(acme.get("/view?filename=mine.png&type=input").await.expect(200).body, picture);
+        assert_eq!(acme.get("/internal/files/input").await.expect(200).json(), json!(["mine.png"]));
         assert_eq!(gateway.plain_get(gateway.addresses().metrics, "/readyz").await.0, 503);
     }
     let told = gateway.command(&["status", "--json"]);
@@ -338,11 +353,15 @@ async fn while_nothing_can_be_written_reads_go_on_submissions_are_503_and_no_res
     })
     .await;
     assert_eq!(acme.finished(next).await["status"]["status_str"], "success");
+    upload(&acme, "next.png", &picture).await.expect(200);
     // A refused submission left nothing: not in the queue, not in the history, not on the disk; nor after a restart.
     for _ in 0..2 {
         let history = acme.get("/history").await.expect(200).json();
         let known: Vec<&String> = history.as_object().unwrap().keys().collect();
         assert_eq!(known, [&done, &running, "after"]);
+        let mut files = acme.get("/internal/files/input").await.expect(200).json();
+        files.as_array_mut().unwrap().sort_by_key(Value::to_string);
+        assert_eq!(files, json!(["mine.png", "next.png"]));
         assert_eq!(leftovers(&gateway), Vec::<PathBuf>::new());
         gateway.restart().await;
     }
@@ -368,6 +387,14 @@ async fn with_less_free_than_has_to_be_submissions_are_disk_full_and_the_rest_go
     let refused = acme.post("/prompt", &json!({"prompt": workflows::quick("new")})).await.expect(503);
     assert_eq!(refused.json()["error"]["type"], "disk_full", "{}", refused.text());
     assert!(refused.header("retry-after").is_some());
+    for refused in [
+        upload(&acme, "new.png", b"whatever it is").await,
+        acme.post_bytes("/userdata/new.txt", "text/plain", "x").await,
+        acme.post("/settings", &json!({"a": 1})).await,
+    ] {
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "disk_full"), "{}", refused.text());
+    }
+    acme.get("/settings").await.expect(200);
     assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success", "what was accepted ends");
     acme.get("/queue").await.expect(200);
     let (status, why) = gateway.plain_get(gateway.addresses().metrics, "/readyz").await;
