@@ -8,6 +8,7 @@ use crate::actions::ObjectInfos;
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins};
 use crate::authenticate::Authenticator;
+use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::{Config, ListenKind};
 use crate::deliver::events::{hub::Hub, upstream};
@@ -23,8 +24,11 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
+use crate::tenants::AllTenants;
+use crate::tenants::created::CreatedTenants;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -82,14 +86,21 @@ impl App {
             config.views_lifetime,
         );
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
+        let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
+        let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let services = Arc::new(Services {
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
                 generation: 1,
-                tenants: Arc::clone(&config.tenants),
+                tenants: Arc::new(AllTenants::new(
+                    Arc::clone(&config.tenants),
+                    Arc::clone(&created),
+                    config.limits.created_tenants_max,
+                )),
                 inspector: Inspector::new(catalogue),
-                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), clock.clone())),
+                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &key_sets, clock.clone())),
                 backends: Arc::new(backends),
                 config: Arc::new(config),
             }),
@@ -102,6 +113,8 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            key_sets,
+            created,
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })

@@ -5,7 +5,6 @@
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::AuthError;
 use crate::context::Context;
 use crate::deliver::answer::{Answer, AnswerBody};
 use crate::deliver::events::{handshake, socket};
@@ -293,7 +292,7 @@ impl Gateway {
         Ok(Served::Carried)
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. What can't be checked now decides nothing.
     async fn credential_ended(&self, headers: HeaderMap) {
         loop {
             tokio::time::sleep(CREDENTIAL_INTERVAL).await;
@@ -303,7 +302,8 @@ impl Gateway {
                 .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
                 .await
             {
-                Ok(_) | Err(AuthError::Unavailable(_)) => {}
+                Ok(_) => {}
+                Err(error) if error.retry_after().is_some() => {}
                 Err(_) => return,
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::actions::ObjectInfos;
 use crate::authenticate::Authenticator;
+use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
@@ -20,7 +21,8 @@ use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::reject::Rejection;
-use crate::tenants::TenantRegistry;
+use crate::tenants::AllTenants;
+use crate::tenants::created::CreatedTenants;
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -53,6 +55,10 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Keys that issuers publish: kept over a reload.
+    pub key_sets: KeySets,
+    /// Tenants that tokens made: kept over a reload.
+    pub created: Arc<CreatedTenants>,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.
@@ -62,7 +68,7 @@ pub struct Live {
     /// As used.
     pub config: Arc<Config>,
     /// Who pays, by which limits and policy.
-    pub tenants: Arc<TenantRegistry>,
+    pub tenants: Arc<AllTenants>,
     /// Who is let in.
     pub authenticator: Arc<Authenticator>,
     /// The policy engine.
@@ -101,7 +107,7 @@ impl Services {
     }
 
     /// The tenants of now.
-    pub fn tenants(&self) -> Arc<TenantRegistry> {
+    pub fn tenants(&self) -> Arc<AllTenants> {
         Arc::clone(&self.live.load().tenants)
     }
 

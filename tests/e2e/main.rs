@@ -13,6 +13,7 @@ mod cli;
 mod deliver;
 mod dispatch;
 mod inspect;
+mod jwks;
 mod listen;
 mod record;
 mod route;

@@ -7,6 +7,7 @@ pub mod control_client;
 pub mod keys;
 pub mod listener;
 pub mod metrics;
+pub mod tenants;
 
 use crate::config::Config;
 use crate::drain::Drain;

@@ -11,6 +11,7 @@ use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::tenants::created::is_made_id;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
         let keys = Keys::reach(&config)?;
         match &arguments.command {
             KeyCommand::Create(create) => {
-                if config.tenants.tenant(&create.tenant).is_none() {
+                if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
                 let (key, view) = keys.create(create).await?;
@@ -130,6 +131,19 @@ impl Keys {
         Ok(match self {
             Self::Gateway(client) => client.create_key(&request).await?,
             Self::Ledger(service) => service.create(&request).await?,
+        })
+    }
+
+    /// Whether a token made that tenant.
+    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        // No other tenant has such an id, so nothing is asked for a typing error.
+        if !is_made_id(tenant) {
+            return Ok(false);
+        }
+        Ok(match self {
+            // The gateway looks for itself.
+            Self::Gateway(_) => true,
+            Self::Ledger(service) => service.has_made(tenant).await?,
         })
     }
 

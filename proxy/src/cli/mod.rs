@@ -6,6 +6,7 @@ pub mod demo;
 pub mod key;
 pub mod policy;
 pub mod serve;
+pub mod tenant;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub enum Command {
     Check(check::CheckArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
+    /// List tenants; close and open those that tokens made.
+    Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
 }
@@ -61,6 +64,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
     };
     match done {

@@ -9,9 +9,10 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId};
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use comfygate_policy::Digest;
 use floods::{Flood, Floods};
@@ -137,6 +138,23 @@ enum Event {
     KeyRevoked {
         key: KeyId,
         owner: Owner,
+    },
+    /// A token of an issuer that may make tenants brought a new claim.
+    TenantCreated {
+        tenant: TenantId,
+        issuer: String,
+        claim: String,
+        plan: String,
+    },
+    /// A newer token of a made tenant names another plan.
+    TenantPlanChanged {
+        tenant: TenantId,
+        plan: String,
+    },
+    /// An operator closed a made tenant, or opened it again.
+    TenantDisabled {
+        tenant: TenantId,
+        disabled: bool,
     },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
@@ -298,6 +316,26 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// A token made a tenant.
+    pub fn tenant_created(&self, row: &CreatedTenant) {
+        self.tell(Event::TenantCreated {
+            tenant: row.id.clone(),
+            issuer: cut(&row.issuer, REASON_CHARS_MAX),
+            claim: cut(&row.claim, REASON_CHARS_MAX),
+            plan: row.plan.clone(),
+        });
+    }
+
+    /// A token gave a made tenant another plan.
+    pub fn tenant_plan_changed(&self, tenant: &TenantId, plan: &str) {
+        self.tell(Event::TenantPlanChanged { tenant: tenant.clone(), plan: plan.to_owned() });
+    }
+
+    /// An operator closed or opened a made tenant.
+    pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
+        self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
     }
 
     /// How many lines were only counted since the start.

@@ -5,6 +5,7 @@
 //! beside the rows, written and synced before the row that names it.
 
 pub mod redb;
+pub mod tenants;
 
 #[cfg(test)]
 mod model;
@@ -371,7 +372,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: tenants::Tenants + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

@@ -12,6 +12,7 @@ mod graphs;
 mod readings;
 mod storage;
 mod tables;
+mod tenants;
 mod transitions;
 mod writer;
 

@@ -65,6 +65,8 @@ tables! {
     UPSTREAM_CLIENTS upstream_clients: "upstream_clients", &'static str => u128;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Tenant → `CreatedTenant`, of those that tokens made.
+    CREATED_TENANTS created_tenants: "created_tenants", &'static str => &'static [u8];
     /// `schema`, `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
