@@ -272,15 +272,19 @@ fn text<'c>(claims: &'c Value, path: &ClaimPath) -> Result<&'c str, JwtError> {
     found.ok_or_else(|| JwtError::Claim(path.to_string()))
 }
 
-/// A tenant of the file that has this claim; else, where the issuer may make tenants, the one that is this issuer's and this claim's alone.
+/// A tenant of the file; where the issuer may make tenants, only one that has this `claim`, else the one that is this issuer's and this claim's alone.
 fn tenant(claims: &Value, issuer: &JwtIssuerConfig, tenants: &AllTenants) -> Result<TokenTenant, JwtError> {
     let value = text(claims, &issuer.tenant_claim)?;
-    if let Some(known) = tenants.tenant_of_claim(value) {
+    let made = match &issuer.unknown_tenant {
+        UnknownTenant::Refuse => {
+            let known = tenants.tenant_of_claim(value).ok_or(JwtError::UnknownTenant)?;
+            return Ok(TokenTenant::Configured(known.id.clone()));
+        }
+        UnknownTenant::Create(made) => made,
+    };
+    if let Some(known) = tenants.tenant_with_claim(value) {
         return Ok(TokenTenant::Configured(known.id.clone()));
     }
-    let UnknownTenant::Create(made) = &issuer.unknown_tenant else {
-        return Err(JwtError::UnknownTenant);
-    };
     if value.len() > CLAIM_BYTES_MAX {
         return Err(JwtError::Claim(issuer.tenant_claim.to_string()));
     }

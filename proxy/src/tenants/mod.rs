@@ -142,6 +142,11 @@ impl TenantRegistry {
         (!self.claimed.contains(&tenant.id)).then_some(tenant)
     }
 
+    /// The tenant that names this value as its `claim`, and none by its id.
+    pub fn tenant_with_claim(&self, value: &str) -> Option<Arc<Tenant>> {
+        self.tenant(self.by_claim.get(value)?)
+    }
+
     /// All tenants, by id.
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.by_id.values()
@@ -208,6 +213,12 @@ impl AllTenants {
         self.registry.tenant_of_claim(value)
     }
 
+    /// The tenant of the file that names this value as its `claim`. SECURITY: for issuers whose tokens make tenants. They let strangers name organisations, and one named like the id of a
+    /// configured tenant would be that tenant.
+    pub fn tenant_with_claim(&self, value: &str) -> Option<Arc<Tenant>> {
+        self.registry.tenant_with_claim(value)
+    }
+
     /// Sees to it that the tenant of a good token is there.
     ///
     /// # Errors
@@ -254,5 +265,7 @@ mod tests {
         assert_eq!(registry.tenant_of_claim("beta").unwrap().id.as_str(), "beta");
         assert!(registry.tenant_of_claim("acme").is_none());
         assert!(registry.tenant_of_claim("org_abc").is_none());
+        assert_eq!(registry.tenant_with_claim("org_AbC").unwrap().id.as_str(), "acme");
+        assert!(registry.tenant_with_claim("beta").is_none());
     }
 }

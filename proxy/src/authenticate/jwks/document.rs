@@ -16,6 +16,9 @@ pub const KEYS_MAX: usize = 100;
 /// Longest `kid` in bytes: issuers use UUIDs and hashes.
 pub const KID_BYTES_MAX: usize = 256;
 
+/// Of the keys that are left out, so many are told.
+const LEFT_OUT_TOLD: usize = 10;
+
 /// Why a document is no key set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
@@ -93,7 +96,7 @@ impl Document {
     /// [`DocumentError`]: the whole is no key set. Single keys that can't be used are left out instead.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let raw: RawDocument<'_> =
-            serde_json::from_slice(bytes).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|error| DocumentError::Malformed(shown(&error.to_string())))?;
         if raw.keys.len() > KEYS_MAX {
             return Err(DocumentError::TooManyKeys(raw.keys.len()));
         }
@@ -146,19 +149,20 @@ impl Document {
         self.keys.is_empty()
     }
 
-    /// What was left out and why, for the log.
+    /// What was left out and why, for the log: the first ten.
     pub fn left_out(&self) -> &[String] {
-        &self.left_out
+        self.left_out.get(..LEFT_OUT_TOLD).unwrap_or(&self.left_out)
     }
 }
 
-/// Text of a stranger for the log: short, without control characters.
+/// Text of a stranger for the log: short, without control characters. Errors of the parser repeat what they found.
 fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_default).collect()
+    text.chars().take(200).flat_map(char::escape_default).collect()
 }
 
 fn usable(raw: &str) -> Result<SetKey, String> {
-    let raw: RawKey = serde_json::from_str(raw).map_err(|error| format!("can't be read: {error}"))?;
+    let raw: RawKey =
+        serde_json::from_str(raw).map_err(|error| format!("can't be read: {}", shown(&error.to_string())))?;
     if raw.d.is_some() {
         return Err("is a private key: whoever reads the set can sign".to_owned());
     }
@@ -375,6 +379,16 @@ pub(in crate::authenticate) mod tests {
         };
         assert_eq!(keys(KEYS_MAX).unwrap().len(), KEYS_MAX);
         assert_eq!(keys(KEYS_MAX + 1).unwrap_err(), DocumentError::TooManyKeys(KEYS_MAX + 1));
+    }
+
+    #[test]
+    fn what_is_told_of_a_strange_document_is_short() {
+        let odd = with(ed25519(), json!({"key_ops": "x".repeat(100_000)}));
+        let document = set(Value::Array(vec![odd; 20]));
+        assert_eq!((document.len(), document.left_out().len()), (0, LEFT_OUT_TOLD));
+        assert!(document.left_out().iter().all(|line| line.len() < 300));
+        let malformed = Document::parse(json!({"keys": "x".repeat(100_000)}).to_string().as_bytes()).unwrap_err();
+        assert!(malformed.to_string().len() < 400);
     }
 
     #[test]
