@@ -6,8 +6,9 @@ mod listeners;
 
 use crate::actions::ObjectInfos;
 use crate::admin;
-use crate::admit::{Admission, BodyBudget, FailedLogins};
+use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
+use crate::authenticate::browsers::Browsers;
 use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::{Config, ListenKind};
@@ -89,6 +90,7 @@ impl App {
         let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
         let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
+        let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let services = Arc::new(Services {
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
@@ -115,6 +117,8 @@ impl App {
             object_infos: ObjectInfos::default(),
             key_sets,
             created,
+            browsers,
+            held: Arc::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })
@@ -247,8 +251,9 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        backends
-            .insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+        let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+        made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
+        backends.insert(backend.id.clone(), Arc::new(made));
     }
     Ok(backends)
 }
@@ -277,6 +282,7 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
         rates: Admission::new(clock.clone()),
         failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
+        uploads: UploadSlots::default(),
     };
     Gateway::new(Arc::clone(services), doors, dispatch.clone(), drain.clone())
 }

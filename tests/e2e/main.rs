@@ -15,5 +15,7 @@ mod dispatch;
 mod inspect;
 mod jwks;
 mod listen;
+mod login;
+mod pacing;
 mod record;
 mod route;

@@ -18,6 +18,8 @@ const ANSWERED: &[(&str, bool)] = &[
     ("/object_info", true),
     ("/object_info/EmptyImage", true),
     ("/internal/folder_paths", false),
+    ("/internal/logs", false),
+    ("/internal/logs/raw", false),
     ("/gate/me", false),
     ("/gate/health", false),
 ];
@@ -27,9 +29,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("GET", "/api/jobs"),
     ("GET", "/api/jobs/some-id"),
     ("POST", "/api/jobs/some-id/cancel"),
-    ("POST", "/upload/image"),
-    ("POST", "/api/upload/image"),
-    ("POST", "/upload/mask"),
     ("GET", "/view_metadata/checkpoints"),
     ("GET", "/internal/files/output"),
     ("GET", "/userdata"),
@@ -50,13 +49,8 @@ const NOT_YET: &[(&str, &str)] = &[
     ("GET", "/global_subgraphs"),
     ("GET", "/global_subgraphs/x"),
     ("GET", "/node_replacements"),
-    ("GET", "/internal/logs"),
-    ("GET", "/internal/logs/raw"),
-    ("PATCH", "/internal/logs/subscribe"),
     ("POST", "/gate/check"),
     ("POST", "/gate/ticket"),
-    ("GET", "/gate/login"),
-    ("POST", "/gate/logout"),
 ];
 
 /// What is not there: refused rows, routes of other versions and packs, and nonsense.

@@ -5,7 +5,7 @@ use super::faults::{Place, read_bounded};
 use super::raw::RawJwt;
 use super::reader::{Located, nearest};
 use super::secrets::{SecretBytes, SecretReference};
-use super::{CreateConfig, IssuerKeys, JwksConfig, JwtIssuerConfig, UnknownTenant};
+use super::{BackendConfig, CreateConfig, IssuerKeys, JwksConfig, JwtIssuerConfig, UnknownTenant};
 use crate::authenticate::jwks::fetch::Roots;
 use crate::authenticate::jwks::url::{JwksUrl, JwksUrlError};
 use crate::authenticate::jwt_claims::ClaimPath;
@@ -17,17 +17,18 @@ use std::collections::BTreeMap;
 /// Largest file of CA certificates in bytes: a system's whole bundle has 220 KiB.
 const CA_BYTES_MAX: u64 = 1 << 20;
 
-/// Checks every issuer; `registry` has the plans. Faulty ones are left out, and noted.
+/// Checks every issuer; `registry` has the plans, `backends` the pools. Faulty ones are left out, and noted.
 pub(super) fn checked_issuers(
     checker: &Checker<'_>,
     raw: Vec<RawJwt>,
     registry: &TenantRegistry,
+    backends: &[BackendConfig],
 ) -> Vec<JwtIssuerConfig> {
     let mut seen = BTreeMap::new();
     for issuer in raw.iter().filter_map(|jwt| jwt.issuer.as_ref()) {
         checker.unique(&mut seen, issuer.value.clone(), &issuer.at, "an issuer");
     }
-    let issuers = Issuers { checker, registry };
+    let issuers = Issuers { checker, registry, backends };
     raw.into_iter().filter_map(|jwt| issuers.issuer(jwt)).collect()
 }
 
@@ -39,6 +40,7 @@ fn without_user(url: &str) -> &str {
 struct Issuers<'a> {
     checker: &'a Checker<'a>,
     registry: &'a TenantRegistry,
+    backends: &'a [BackendConfig],
 }
 
 impl Issuers<'_> {
@@ -236,7 +238,7 @@ impl Issuers<'_> {
             _ => {}
         }
         // Each is looked up, so that all faults are told at once.
-        let missing = [plan].into_iter().chain(listed).filter(|name| !self.is_plan(name)).count();
+        let missing = [plan].into_iter().chain(listed).filter(|name| !self.is_plan_for_tokens(name)).count();
         (missing == 0).then(|| {
             UnknownTenant::Create(CreateConfig {
                 plan: plan.value.clone(),
@@ -244,6 +246,24 @@ impl Issuers<'_> {
                 plans_from_claim: listed.iter().map(|found| found.value.clone()).collect(),
             })
         })
+    }
+
+    /// A plan that is there, with a backend, and that shares nothing with whoever trusts its own packs.
+    fn is_plan_for_tokens(&self, name: &Located<String>) -> bool {
+        if !self.is_plan(name) {
+            return false;
+        }
+        // A plan that is there and faulty was told of already.
+        let Some(plan) = self.registry.plan(&name.value) else { return true };
+        if !self.registry.suits_made_tenants(plan) {
+            let hint = "tenants that tokens make are strangers: give them a plan without the owner posture, in a pool without an owner";
+            let what =
+                format!("the plan `{}` has the owner posture, or shares the pool of a tenant that has it", name.value);
+            return self.refuse::<()>(&name.at, what, hint).is_some();
+        }
+        let served = self.backends.iter().any(|backend| backend.pool == plan.pool);
+        let what = || format!("the plan `{}` is in the pool `{}`, which has no backend", name.value, plan.pool);
+        served || self.refuse::<()>(&name.at, what(), "say `pool` in [[backends]]").is_some()
     }
 
     fn is_plan(&self, name: &Located<String>) -> bool {

@@ -18,8 +18,12 @@ pub fn bytes_max(rule: BodyRule, prompt_bytes_max: u64, absent: bool) -> Result<
         BodyRule::None | BodyRule::Stream => {
             Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
         }
-        BodyRule::EmptyOrJson { .. } if absent => Ok(None),
-        BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } => Ok(Some(max_bytes)),
+        // Read by whoever takes uploads, before this.
+        BodyRule::Multipart => Ok(None),
+        BodyRule::EmptyOrJson { .. } | BodyRule::Form { .. } if absent => Ok(None),
+        BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } | BodyRule::Form { max_bytes } => {
+            Ok(Some(max_bytes))
+        }
         // The configuration may say less than the engine's own bounds, never more.
         BodyRule::PromptJson { max_bytes } => {
             Ok(Some(prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64))))
@@ -37,11 +41,16 @@ pub fn check(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
         return unsupported("content_encoding", "`Content-Encoding` is not taken: send the body as it is");
     }
     let mut given = headers.get_all(CONTENT_TYPE).iter();
+    let form = matches!(rule, BodyRule::Form { .. });
     let fits = match (given.next(), given.next()) {
+        (Some(only), None) if form => only.to_str().is_ok_and(is_form),
         (Some(only), None) => only.to_str().is_ok_and(is_utf8_json),
         // A type that is not named could be any; the stock page's empty POSTs never come here.
         (None, _) | (Some(_), Some(_)) => matches!(rule, BodyRule::None | BodyRule::Stream),
     };
+    if form && !fits {
+        return unsupported("content_type", "send `Content-Type: application/x-www-form-urlencoded`, once");
+    }
     if fits { Ok(()) } else { unsupported("content_type", "send `Content-Type: application/json`, once, in UTF-8") }
 }
 
@@ -51,16 +60,26 @@ pub fn too_large(bytes_max: u64) -> Rejection {
     Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
 }
 
-/// `application/json`, alone or with `charset=utf-8` (RFC 9110 §8.3.1: names without case, value perhaps quoted).
 fn is_utf8_json(content_type: &str) -> bool {
+    is_utf8(content_type, "application/json")
+}
+
+/// What browsers send for a form without `enctype` (HTML §4.10.22.6).
+fn is_form(content_type: &str) -> bool {
+    is_utf8(content_type, "application/x-www-form-urlencoded")
+}
+
+/// The media type alone or with `charset=utf-8` (RFC 9110 §8.3.1: names without case, value perhaps quoted).
+fn is_utf8(content_type: &str, media_type: &str) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
-    json && parts.all(|part| {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("charset")
-            && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
-    })
+    let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media_type));
+    named
+        && parts.all(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = value.trim().trim_matches('"');
+            name.trim().eq_ignore_ascii_case("charset")
+                && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+        })
 }
 
 #[cfg(test)]
@@ -95,6 +114,19 @@ mod tests {
         }
         assert!(check(&HeaderMap::new(), JSON).is_err());
         assert!(check(&with(CONTENT_TYPE, &["application/json", "application/json"]), JSON).is_err());
+    }
+
+    #[test]
+    fn a_form_is_taken_where_a_form_may_come_and_nowhere_else() {
+        const FORM: BodyRule = BodyRule::Form { max_bytes: 10 };
+        let form = with(CONTENT_TYPE, &["application/x-www-form-urlencoded; charset=UTF-8"]);
+        assert!(check(&form, FORM).is_ok() && check(&form, JSON).is_err());
+        for value in ["application/json", "multipart/form-data; boundary=x", "text/plain"] {
+            assert!(check(&with(CONTENT_TYPE, &[value]), FORM).is_err(), "{value}");
+        }
+        assert!(check(&HeaderMap::new(), FORM).is_err());
+        assert_eq!(bytes_max(FORM, 5, true).unwrap(), None);
+        assert_eq!(bytes_max(FORM, 5, false).unwrap(), Some(10));
     }
 
     #[test]

@@ -9,11 +9,12 @@ mod read;
 pub use created::made_id;
 pub use read::read_tenants;
 
-use crate::ids::TenantId;
-use comfygate_policy::Policy;
+use crate::ids::{PoolId, TenantId};
+use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often something may happen: `burst` at once, then `per_second` on average (GCRA).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,17 +34,41 @@ impl Rate {
     pub const BURST_MAX: u32 = 1_000_000;
 }
 
+/// How long a submission over the rate waits for its turn before it is refused; zero: not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Of browsers with a session: the page posts a batch one by one and stops at the first error.
+    pub pages: Duration,
+    /// Of all others, which know what a 429 is.
+    pub programs: Duration,
+}
+
+impl Pace {
+    /// A caller that waits longer has given up, or a proxy before us has.
+    pub const MAX: Duration = Duration::from_secs(30);
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { pages: Duration::from_secs(5), programs: Duration::ZERO }
+    }
+}
+
 /// What a tenant may use. All counts are per tenant, over all its users and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// `POST /prompt`.
     pub prompt_rate: Rate,
+    /// How long `POST /prompt` over its rate waits for its turn.
+    pub pace: Pace,
     /// Every other answered request; static files of the page are outside (design §5).
     pub request_rate: Rate,
     /// Jobs held or running at once. Past it `/prompt` answers 429.
     pub active_jobs_max: u32,
     /// WebSockets open at once.
     pub websockets_max: u32,
+    /// Bytes of its uploads together.
+    pub storage_bytes_max: u64,
     /// Share of the GPUs when tenants compete, relative to the others' weights; 1 to 1000.
     pub weight: u32,
 }
@@ -53,9 +78,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             prompt_rate: Rate { per_second: 10.0, burst: 5 },
+            pace: Pace::default(),
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,
+            storage_bytes_max: 10 << 30,
             weight: 1,
         }
     }
@@ -76,6 +103,15 @@ pub struct Tenant {
     pub limits: Limits,
     /// What its workflows may do.
     pub policy: Arc<Policy>,
+    /// Whose backends run them.
+    pub pool: PoolId,
+}
+
+impl Tenant {
+    /// Whether it trusts its own installation: its packs' classes, routes and events are open to it.
+    pub fn is_owner(&self) -> bool {
+        self.policy.posture() == Posture::Owner
+    }
 }
 
 /// What tenants on it have, unless they say otherwise.
@@ -85,6 +121,8 @@ pub struct Plan {
     pub limits: Limits,
     /// What their workflows may do.
     pub policy: Arc<Policy>,
+    /// Whose backends run them.
+    pub pool: PoolId,
 }
 
 /// Every tenant of the file, by id and by the claim that JWTs name it with.
@@ -122,6 +160,11 @@ impl TenantRegistry {
         self.plans.get(name)?.as_ref()
     }
 
+    /// Whether tenants that tokens made may be on that plan. SECURITY: never in the owner posture, and never in the pool of an owner: packs there are code that trusts everybody in it.
+    pub fn suits_made_tenants(&self, plan: &Plan) -> bool {
+        plan.policy.posture() != Posture::Owner && self.owner_of(&plan.pool).is_none()
+    }
+
     /// The names of all plans, faulty ones too.
     pub fn plan_names(&self) -> impl Iterator<Item = &str> {
         self.plans.keys().map(String::as_str)
@@ -152,11 +195,16 @@ impl TenantRegistry {
         self.by_id.values()
     }
 
+    /// The tenant that trusts the installations of this pool, if one does: nobody else is in the pool then.
+    pub fn owner_of(&self, pool: &PoolId) -> Option<&Arc<Tenant>> {
+        self.by_id.values().find(|tenant| tenant.pool == *pool && tenant.is_owner())
+    }
+
     /// The registry of the built-in defaults: one tenant `local` on plan `default`.
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
         let policy = Arc::new(Policy::builtin("default").expect("the default policy ships"));
-        let plan = Plan { limits: Limits::default(), policy };
+        let plan = Plan { limits: Limits::default(), policy, pool: PoolId::default_pool() };
         let local = Tenant {
             id: "local".parse().expect("`local` is a tenant id"),
             name: None,
@@ -164,6 +212,7 @@ impl TenantRegistry {
             disabled: false,
             limits: plan.limits,
             policy: Arc::clone(&plan.policy),
+            pool: plan.pool.clone(),
         };
         Self::new([local], []).with_plans([("default".to_owned(), Some(plan))])
     }
@@ -198,6 +247,9 @@ impl AllTenants {
     fn made(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         let row = self.created.as_ref()?.row(id)?;
         let plan = self.registry.plan(&row.plan)?;
+        if !self.registry.suits_made_tenants(plan) {
+            return None;
+        }
         Some(Arc::new(Tenant {
             id: row.id,
             name: Some(row.claim),
@@ -205,6 +257,7 @@ impl AllTenants {
             disabled: row.disabled_at.is_some(),
             limits: plan.limits,
             policy: Arc::clone(&plan.policy),
+            pool: plan.pool.clone(),
         }))
     }
 
@@ -228,6 +281,11 @@ impl AllTenants {
             Some(created) => created.ensure(wanted, self.created_max).await,
             None => Err(CreateError::Full { limit: 0 }),
         }
+    }
+
+    /// The tenant that trusts the installations of this pool, if one does: never one that a token made.
+    pub fn owner_of(&self, pool: &PoolId) -> Option<&Arc<Tenant>> {
+        self.registry.owner_of(pool)
     }
 
     /// The tenants of the file.

@@ -10,10 +10,12 @@
 mod commit;
 mod graphs;
 mod readings;
+mod sessions;
 mod storage;
 mod tables;
 mod tenants;
 mod transitions;
+mod uploads;
 mod writer;
 
 #[cfg(test)]

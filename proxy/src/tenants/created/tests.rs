@@ -1,7 +1,8 @@
 use super::*;
 use crate::config::AuditConfig;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::tenants::{AllTenants, TenantRegistry};
+use crate::tenants::{AllTenants, Plan, Tenant, TenantRegistry};
+use comfygate_policy::Policy;
 use std::path::Path;
 use std::time::Duration;
 
@@ -62,6 +63,26 @@ async fn a_tenant_whose_plan_is_gone_is_gone_with_it() {
     let wanted = wanted("org", "no such plan", 1);
     tenants.ensure(&wanted).await.unwrap();
     assert!(tenants.tenant(&wanted.id).is_none());
+}
+
+#[tokio::test]
+async fn a_tenant_whose_plan_became_an_owners_is_gone_while_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (created, _) = created(dir.path()).await;
+    let wanted = wanted("org", "p", 1);
+    created.ensure(&wanted, 9).await.unwrap();
+    let plain = TenantRegistry::built_in().plan("default").unwrap().clone();
+    let owners = Plan { policy: Arc::new(Policy::builtin("owner").unwrap()), ..plain.clone() };
+    let with = |plan: &Plan, tenants: Vec<Tenant>| {
+        let registry = TenantRegistry::new(tenants, []).with_plans([("p".to_owned(), Some(plan.clone()))]);
+        AllTenants::new(Arc::new(registry), Arc::clone(&created), 9).tenant(&wanted.id)
+    };
+    assert!(with(&plain, vec![]).is_some());
+    assert!(with(&owners, vec![]).is_none());
+    // Nor while its pool is an owner's.
+    let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
+    assert!(with(&plain, vec![local.clone()]).is_some());
+    assert!(with(&plain, vec![Tenant { policy: owners.policy.clone(), ..local }]).is_none());
 }
 
 #[tokio::test]
