@@ -2,9 +2,10 @@
 //!
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
+pub mod certificates;
 mod listeners;
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
@@ -21,6 +22,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
+use crate::listen::ListenAddress;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -36,7 +38,7 @@ use async_trait::async_trait;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +121,7 @@ impl App {
             created,
             browsers,
             held: Arc::default(),
+            lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })
@@ -144,7 +147,8 @@ impl App {
         core.spawn(dispatcher.run(commands, drain.subscribe()));
         let gateway = gateway(&services, &dispatch, &drain);
         let admin = admin::Admin::new(&services, &drain);
-        let server = listeners::server(&services, gateway, admin)?;
+        let certificates = certificates::Certificates::load(&services.config(), services.clock.wall())?;
+        let server = listeners::server(&services, &certificates, gateway, admin)?;
         report_start(&services);
         let signal = StopSignal { services: Arc::clone(&services), drain };
         server.run(RunArgs { shutdown_signal: Box::new(signal) });
@@ -231,11 +235,25 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 
 /// Pingora gives up with a panic when a port is taken; we want to say which.
 fn free_ports(config: &Config) -> anyhow::Result<()> {
-    let addresses = config.listen.iter().map(|listener| listener.address).chain([config.metrics_address]);
-    for address in addresses {
-        let bound = std::net::TcpListener::bind(address);
-        bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+    let metrics = ListenAddress::Tcp(config.metrics_address);
+    for address in config.listen.iter().map(|listener| &listener.address).chain([&metrics]) {
+        match address {
+            ListenAddress::Tcp(tcp) => {
+                let bound = std::net::TcpListener::bind(tcp);
+                bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+            }
+            ListenAddress::Unix(path) => free_socket_file(path)?,
+        }
     }
+    Ok(())
+}
+
+/// A socket file that nobody serves is left from before and replaced; anything else at its place stays.
+fn free_socket_file(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    anyhow::ensure!(metadata.file_type().is_socket(), "can't listen on `{}`: it is no socket", path.display());
+    let served = std::os::unix::net::UnixStream::connect(path).is_ok();
+    anyhow::ensure!(!served, "can't listen on `{}`: the socket is in use", path.display());
     Ok(())
 }
 
@@ -265,10 +283,9 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
     backend.set_socket(socket.clone());
-    let catalogue = services.inspector().catalogue_arc();
     tokio::spawn(monitor::watch(
+        Arc::clone(services),
         Arc::clone(backend),
-        catalogue,
         socket.connected(),
         dispatch.clone(),
         drain.subscribe(),
@@ -299,6 +316,7 @@ fn report_start(services: &Services) {
     for listener in &config.listen {
         match &listener.kind {
             ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),
+            ListenKind::Plain => tracing::info!("listening on http://{}", listener.address),
             ListenKind::Redirect => tracing::info!("redirecting http://{} to https", listener.address),
         }
     }

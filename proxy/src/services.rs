@@ -1,6 +1,6 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::authenticate::browsers::Browsers;
 use crate::authenticate::jwks::KeySets;
 use crate::authenticate::{AuthError, Authenticator, session};
@@ -17,6 +17,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
+use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
@@ -67,6 +68,8 @@ pub struct Services {
     pub browsers: Browsers,
     /// Sockets of browsers whose session has ended.
     pub held: Arc<Held>,
+    /// Other lists that a backend made, as a policy shows them, for a minute.
+    pub lists: Lists,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.
@@ -157,12 +160,14 @@ impl Services {
         installed.iter().find(whole).or_else(|| installed.first()).cloned()
     }
 
-    /// Who sent these headers: by a credential in a header, else by the cookie of a session.
+    /// Who sent these headers: by a credential in a header or the connection's certificate, else by the cookie of a session.
     ///
     /// # Errors
     /// [`AuthError`]; never `Forbidden`.
-    pub async fn principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
-        match self.authenticator().authenticate(headers, &*self.ledger, &self.tenants()).await {
+    pub async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.live();
+        let rules = &live.config.client_certificates;
+        match live.authenticator.authenticate_connection(tls, rules, headers, &*self.ledger, &live.tenants).await {
             Err(AuthError::Missing) => self.session_principal(headers).await,
             decided => decided,
         }

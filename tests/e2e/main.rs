@@ -9,13 +9,19 @@
 
 mod admit;
 mod authenticate;
+mod backends;
+mod behind;
 mod cli;
+mod client_certificates;
 mod deliver;
 mod dispatch;
+mod health;
 mod inspect;
 mod jwks;
+mod lists;
 mod listen;
 mod login;
 mod pacing;
 mod record;
 mod route;
+mod userdata;

@@ -29,6 +29,7 @@ pub mod gateway;
 pub mod headers;
 pub mod jwks;
 pub mod raw;
+pub mod relay;
 pub mod tls;
 pub mod tokens;
 pub mod workflows;
