@@ -17,6 +17,7 @@ mod deliver;
 mod dispatch;
 mod health;
 mod inspect;
+mod jwks;
 mod lists;
 mod listen;
 mod login;

@@ -5,6 +5,7 @@
 //! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
+//! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
 //!
 //! Status, metrics and backups: [`state`](super::state).
 
@@ -33,6 +34,7 @@ pub fn router(services: &Arc<Services>) -> Router {
         .route("/v1/keys/{id}/revoke", post(revoke))
         .with_state(Control { keys, services: Arc::clone(services) })
         .merge(super::state::router(services))
+        .merge(super::tenants::router(services))
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {

@@ -1,7 +1,8 @@
 //! The command line's end of the control socket.
 
 use super::keys::{KeyRequest, KeyView};
-use crate::ids::KeyId;
+use super::tenants::TenantView;
+use crate::ids::{KeyId, TenantId};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
@@ -80,6 +81,26 @@ impl ControlClient {
     /// [`ControlError`].
     pub async fn revoke_key(&self, id: &KeyId) -> Result<Option<KeyView>, ControlError> {
         match self.call(Method::POST, &format!("/v1/keys/{id}/revoke"), Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, body) => read(&body).map(Some),
+        }
+    }
+
+    /// Every tenant.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn tenants(&self) -> Result<Vec<TenantView>, ControlError> {
+        self.call(Method::GET, "/v1/tenants", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn disable_tenant(&self, id: &TenantId, disabled: bool) -> Result<Option<TenantView>, ControlError> {
+        let act = if disabled { "disable" } else { "enable" };
+        match self.call(Method::POST, &format!("/v1/tenants/{id}/{act}"), Vec::new()).await? {
             (StatusCode::NOT_FOUND, _) => Ok(None),
             (_, body) => read(&body).map(Some),
         }

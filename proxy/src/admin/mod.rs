@@ -9,6 +9,7 @@ pub mod listener;
 pub mod metrics;
 pub mod state;
 pub mod state_client;
+pub mod tenants;
 
 use crate::config::Config;
 use crate::drain::Drain;

@@ -9,6 +9,7 @@ pub mod key;
 pub mod policy;
 pub mod restore;
 pub mod serve;
+pub mod tenant;
 pub mod setup;
 pub mod status;
 pub mod support_bundle;
@@ -42,6 +43,8 @@ pub enum Command {
     Check(check::CheckArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
+    /// List tenants; close and open those that tokens made.
+    Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
@@ -81,6 +84,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
