@@ -6,7 +6,11 @@
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
 //! | `GET /v1/status` | | backends and their state |
+//! | `POST /v1/adopt` | `AdoptRequest` | `[Outcome]`, one a file |
+//! | `POST /v1/export/list` | `PageRequest` | `Page` |
+//! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 
+use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
 use crate::dispatch::backend::BackendState;
 use crate::ids::KeyId;
@@ -33,6 +37,7 @@ pub fn router(services: &Arc<Services>) -> Router {
         .route("/v1/keys/{id}/revoke", post(revoke))
         .route("/v1/status", get(status))
         .with_state(Control { keys, services: Arc::clone(services) })
+        .merge(adoption_routes::router(services))
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {

@@ -1,5 +1,6 @@
 //! The command line's end of the control socket.
 
+use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
 use super::keys::{KeyRequest, KeyView};
 use crate::ids::KeyId;
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use tokio::net::UnixStream;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The gateway is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// It copies files of whatever size from one disk to another.
+const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -84,8 +87,46 @@ impl ControlClient {
         }
     }
 
+    /// Lets the gateway adopt some files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<Vec<Outcome>, ControlError> {
+        let answer = self.call_within(Method::POST, "/v1/adopt", written(request)?, COPY_TIMEOUT).await?;
+        read(&answer.1)
+    }
+
+    /// A page of an owner's files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn owned(&self, request: &PageRequest) -> Result<Page, ControlError> {
+        self.call(Method::POST, "/v1/export/list", written(request)?).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// The content of a file of userdata; `None`: it is not there any more.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn user_content(&self, request: &ContentRequest) -> Result<Option<Bytes>, ControlError> {
+        match self.call(Method::POST, "/v1/export/content", written(request)?).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, content) => Ok(Some(content)),
+        }
+    }
+
     /// A success, or 404.
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ControlError> {
+        self.call_within(method, path, body, TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         let no_gateway = |reason: String| ControlError::NoGateway { path: self.socket.display().to_string(), reason };
         let calling = async {
             let stream = UnixStream::connect(&self.socket).await.map_err(|error| no_gateway(error.to_string()))?;
@@ -109,10 +150,14 @@ impl ControlClient {
                 _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
             }
         };
-        tokio::time::timeout(TIMEOUT, calling)
+        tokio::time::timeout(timeout, calling)
             .await
-            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {TIMEOUT:?}"))))
+            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {timeout:?}"))))
     }
+}
+
+fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {

@@ -1,11 +1,14 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod adopt;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod export;
 pub mod key;
 pub mod policy;
 pub mod serve;
+pub mod tenant;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -34,6 +37,10 @@ pub enum Command {
     Key(key::KeyArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Take workflows, settings, inputs and outputs of a ComfyUI over for a tenant.
+    Adopt(adopt::AdoptArguments),
+    /// Give a tenant's files back as a ComfyUI has them.
+    Tenant(tenant::TenantArguments),
 }
 
 /// Which configuration to use.
@@ -62,6 +69,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

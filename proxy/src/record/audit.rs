@@ -138,6 +138,12 @@ enum Event {
         key: KeyId,
         owner: Owner,
     },
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
+    },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
         lines: u64,
@@ -298,6 +304,11 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// How many lines were only counted since the start.

@@ -198,7 +198,7 @@ pub struct Adopted {
     pub modified_at: WallMillis,
 }
 
-/// A file of `input` or `output` whose content is in the blobs already.
+/// A file of `input` or `output`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdoptedFile {
     /// Input or output.
@@ -209,6 +209,8 @@ pub struct AdoptedFile {
     pub source: Adopted,
     /// MIME type, from the allowlist of `deliver::views`.
     pub content_type: String,
+    /// Whether the content is in the blobs; without it nothing new is made, and the owner's own stays.
+    pub stored: bool,
 }
 
 /// What became of a file that was to be adopted.

@@ -392,7 +392,10 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
         None => None,
     };
     let owners = known.as_ref().map(|known| known.content);
-    let adoption = adoption(&adopted.source, before.as_ref(), owners.as_ref());
+    let adoption = match adoption(&adopted.source, before.as_ref(), owners.as_ref()) {
+        Adoption::New | Adoption::Updated if !adopted.stored => Adoption::Kept,
+        other => other,
+    };
     if matches!(adoption, Adoption::New | Adoption::Updated) {
         let new = FileRow {
             id: FileId::new(),
