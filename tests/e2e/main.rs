@@ -16,6 +16,8 @@ mod dispatch;
 mod inspect;
 mod lists;
 mod listen;
+mod login;
+mod pacing;
 mod record;
 mod route;
 mod userdata;

@@ -250,9 +250,9 @@ async fn listed(
 
 /// What the first backend that answers has under `path`; none if it has nothing there.
 async fn fetched(call: &Call<'_>, path: &str) -> Result<Option<(Arc<Backend>, Bytes)>, Rejection> {
-    for backend in call.services.backends().values().filter(|backend| backend.is_up()) {
+    for backend in call.services.backends_of(&call.caller()?.tenant).into_iter().filter(|backend| backend.is_up()) {
         match backend.comfyui.page_file(path).await {
-            Ok(body) => return Ok(Some((Arc::clone(backend), body))),
+            Ok(body) => return Ok(Some((backend, body))),
             Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => return Ok(None),
             Err(error) => tracing::warn!(backend = %backend.id, path, %error, "no list"),
         }
@@ -262,7 +262,8 @@ async fn fetched(call: &Call<'_>, path: &str) -> Result<Option<(Arc<Backend>, By
 
 /// The backend that is asked first.
 fn first_up(call: &Call<'_>) -> Option<Arc<Backend>> {
-    call.services.backends().values().find(|backend| backend.is_up()).cloned()
+    let tenant = &call.caller.as_ref()?.tenant;
+    call.services.backends_of(tenant).into_iter().find(|backend| backend.is_up())
 }
 
 fn key(call: &Call<'_>, backend: &Backend, path: &str) -> Result<Key, Rejection> {

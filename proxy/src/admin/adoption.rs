@@ -8,6 +8,7 @@
 use crate::clock::{Clock, WallMillis};
 use crate::deliver::views;
 use crate::ids::{TenantId, UserId};
+use crate::inspect::contents::{self, ContentFacts};
 use crate::owner::{Owner, OwnerScope};
 use crate::record::blobs::{BlobError, Blobs};
 use crate::record::ledger::user_files::{Adopted, AdoptedFile, Adoption, PathError, Place, UserBounds, UserPath};
@@ -18,7 +19,7 @@ use futures_util::StreamExt;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -250,13 +251,15 @@ impl AdoptionService {
         // The owner's own stays if it did not come from here, and what it took away does not come back: then the content is only compared.
         let stored = is_owned == source.is_known;
         let expected = source.metadata.len();
-        let file = tokio::fs::File::from_std(source.file);
+        let (file, facts) = off_the_loop(move || facts(source.file, expected)).await?;
+        let file = tokio::fs::File::from_std(file);
         let content = if stored { self.store(file, expected).await? } else { digest(file, expected).await? };
         let adopted = AdoptedFile {
             directory: source.directory,
             path: source.path.clone(),
             source: Adopted { content, bytes: expected, modified_at: source.modified_at },
             content_type: views::content_type(filename).to_owned(),
+            facts,
             stored,
         };
         self.ledger.adopt_file(owner, adopted).await.map_err(whole)
@@ -296,7 +299,7 @@ impl AdoptionService {
             });
             return Ok(Page { files: files.collect(), next: None });
         };
-        let rows = self.ledger.named_files(&scope, directory, request.after.clone(), PAGE_MAX).await?;
+        let rows = self.ledger.files_in(&scope, directory, request.after.clone(), PAGE_MAX).await?;
         let next = rows.last().filter(|_| rows.len() == PAGE_MAX);
         let next = next.map(|last| (last.subfolder.clone(), last.filename.clone()));
         Ok(Page { files: rows.into_iter().map(OwnedEntry::from).collect(), next })
@@ -364,6 +367,13 @@ fn open_beneath(root: &Path, path: &Path) -> Result<(File, Metadata), SourceErro
 fn real_beneath(root: &Path, path: &Path) -> Result<PathBuf, SourceError> {
     let real = std::fs::canonicalize(path)?;
     if real.starts_with(root) { Ok(real) } else { Err(SourceError::Leaves(root.display().to_string())) }
+}
+
+/// What uploads know of their contents, so that workflows may name the file at once; what can't be read is measured when it is named, or refused then.
+fn facts(mut file: File, length: u64) -> Result<(File, Option<ContentFacts>), SourceError> {
+    let facts = contents::read(&mut file, length).ok();
+    file.rewind()?;
+    Ok((file, facts))
 }
 
 fn whole_content(file: File, limit: u64) -> Result<Bytes, SourceError> {

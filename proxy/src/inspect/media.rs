@@ -19,10 +19,13 @@ pub fn bytes_max(rule: BodyRule, limits: &LimitsConfig, absent: bool) -> Result<
         BodyRule::None | BodyRule::Stream => {
             Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
         }
-        BodyRule::EmptyOrJson { .. } if absent => Ok(None),
-        BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } | BodyRule::PageJson { max_bytes } => {
-            Ok(Some(max_bytes))
-        }
+        // Read by whoever takes uploads, before this.
+        BodyRule::Multipart => Ok(None),
+        BodyRule::EmptyOrJson { .. } | BodyRule::Form { .. } if absent => Ok(None),
+        BodyRule::EmptyOrJson { max_bytes }
+        | BodyRule::Json { max_bytes }
+        | BodyRule::PageJson { max_bytes }
+        | BodyRule::Form { max_bytes } => Ok(Some(max_bytes)),
         BodyRule::File => Ok(Some(limits.userdata_bytes_max)),
         // The configuration may say less than the engine's own bounds, never more.
         BodyRule::PromptJson { max_bytes } => {
@@ -42,11 +45,13 @@ pub fn check(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
     }
     let mut given = headers.get_all(CONTENT_TYPE).iter();
     // A file is stored as it comes and never served as what its sender called it.
-    let any = matches!(rule, BodyRule::None | BodyRule::Stream | BodyRule::File);
-    let names: &[&str] = if matches!(rule, BodyRule::PageJson { .. }) {
-        &["application/json", "text/plain"]
-    } else {
-        &["application/json"]
+    let any = matches!(rule, BodyRule::None | BodyRule::Stream | BodyRule::File | BodyRule::Multipart);
+    let form = matches!(rule, BodyRule::Form { .. });
+    let names: &[&str] = match rule {
+        BodyRule::PageJson { .. } => &["application/json", "text/plain"],
+        // What browsers send for a form without `enctype` (HTML §4.10.22.6).
+        BodyRule::Form { .. } => &["application/x-www-form-urlencoded"],
+        _ => &["application/json"],
     };
     let fits = match (given.next(), given.next()) {
         _ if any => true,
@@ -54,6 +59,9 @@ pub fn check(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
         // A type that is not named could be any; the stock page's empty POSTs never come here.
         (None, _) | (Some(_), Some(_)) => false,
     };
+    if form && !fits {
+        return unsupported("content_type", "send `Content-Type: application/x-www-form-urlencoded`, once");
+    }
     if fits { Ok(()) } else { unsupported("content_type", "send `Content-Type: application/json`, once, in UTF-8") }
 }
 
@@ -112,6 +120,19 @@ mod tests {
         }
         assert!(check(&HeaderMap::new(), JSON).is_err());
         assert!(check(&with(CONTENT_TYPE, &["application/json", "application/json"]), JSON).is_err());
+    }
+
+    #[test]
+    fn a_form_is_taken_where_a_form_may_come_and_nowhere_else() {
+        const FORM: BodyRule = BodyRule::Form { max_bytes: 10 };
+        let form = with(CONTENT_TYPE, &["application/x-www-form-urlencoded; charset=UTF-8"]);
+        assert!(check(&form, FORM).is_ok() && check(&form, JSON).is_err());
+        for value in ["application/json", "multipart/form-data; boundary=x", "text/plain"] {
+            assert!(check(&with(CONTENT_TYPE, &[value]), FORM).is_err(), "{value}");
+        }
+        assert!(check(&HeaderMap::new(), FORM).is_err());
+        assert_eq!(bytes_max(FORM, &LimitsConfig::default(), true).unwrap(), None);
+        assert_eq!(bytes_max(FORM, &LimitsConfig::default(), false).unwrap(), Some(10));
     }
 
     #[test]

@@ -10,9 +10,11 @@
 mod commit;
 mod graphs;
 mod readings;
+mod sessions;
 mod storage;
 mod tables;
 mod transitions;
+mod uploads;
 mod user_files;
 mod writer;
 

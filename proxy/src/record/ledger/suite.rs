@@ -583,19 +583,19 @@ pub(super) async fn names_are_paged_in_their_order_within_scope_and_directory(le
     ] {
         let source = Adopted { content: Digest::of(name.as_bytes()), bytes: 1, modified_at: WallMillis(1) };
         let content_type = "image/png".into();
-        let file = AdoptedFile { directory, path: path(name), source, content_type, stored: true };
+        let file = AdoptedFile { directory, path: path(name), source, content_type, facts: None, stored: true };
         assert_eq!(ledger.adopt_file(&own, file).await.unwrap(), Adoption::New);
     }
     let scope = own.scope();
     let page = async |after: Option<(&str, &str)>| {
         let after = after.map(|(subfolder, name)| (subfolder.to_owned(), name.to_owned()));
-        let rows = ledger.named_files(&scope, Directory::Output, after, 2).await.unwrap();
+        let rows = ledger.files_in(&scope, Directory::Output, after, 2).await.unwrap();
         rows.into_iter().map(|row| format!("{}/{}", row.subfolder, row.filename)).collect::<Vec<_>>()
     };
     assert_eq!(page(None).await, ["/a.png", "/b.png"]);
     assert_eq!(page(Some(("", "b.png"))).await, ["a/c.png"]);
     assert!(page(Some(("a", "c.png"))).await.is_empty());
-    assert!(ledger.named_files(&owner("b").scope(), Directory::Output, None, 2).await.unwrap().is_empty());
+    assert!(ledger.files_in(&owner("b").scope(), Directory::Output, None, 2).await.unwrap().is_empty());
 }
 
 pub(super) async fn a_content_that_is_not_stored_makes_no_file(ledger: &impl Ledger) {
@@ -606,6 +606,7 @@ pub(super) async fn a_content_that_is_not_stored_makes_no_file(ledger: &impl Led
         path: path("x.png"),
         source,
         content_type: "image/png".into(),
+        facts: None,
         stored,
     };
     assert_eq!(ledger.adopt_file(&own, file(false)).await.unwrap(), Adoption::Kept);

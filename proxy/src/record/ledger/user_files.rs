@@ -5,6 +5,7 @@
 
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
+use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -199,7 +200,7 @@ pub struct Adopted {
 }
 
 /// A file of `input` or `output`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdoptedFile {
     /// Input or output.
     pub directory: Directory,
@@ -209,6 +210,8 @@ pub struct AdoptedFile {
     pub source: Adopted,
     /// MIME type, from the allowlist of `deliver::views`.
     pub content_type: String,
+    /// What the content is, if it is of a type that uploads may have.
+    pub facts: Option<ContentFacts>,
     /// Whether the content is in the blobs; without it nothing new is made, and the owner's own stays.
     pub stored: bool,
 }
@@ -307,7 +310,7 @@ pub trait UserFiles: Send + Sync {
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn named_files(
+    async fn files_in(
         &self,
         scope: &OwnerScope,
         directory: Directory,

@@ -169,7 +169,7 @@ impl UserFiles for RedbLedger {
         self.write("adopt a file", move |tables| adopt_file(tables, &owner, &file)).await
     }
 
-    async fn named_files(
+    async fn files_in(
         &self,
         scope: &OwnerScope,
         directory: Directory,
@@ -177,7 +177,7 @@ impl UserFiles for RedbLedger {
         count: usize,
     ) -> Result<Vec<FileRow>, LedgerError> {
         let scope = scope.key();
-        self.read("list files", move |snapshot| named_files(snapshot, &scope, directory, after, count)).await
+        self.read("list files", move |snapshot| files_in(snapshot, &scope, directory, after, count)).await
     }
 }
 
@@ -407,6 +407,7 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
             subfolder: subfolder.to_owned(),
             filename: filename.to_owned(),
             content_type: adopted.content_type.clone(),
+            facts: adopted.facts,
             created_at: adopted.source.modified_at,
         };
         let (id, stored) = (number(new.id.bytes()), encoded(&new)?);
@@ -431,7 +432,7 @@ fn count_on(tables: &mut Tables<'_>, scope: &str, subfolder: &str, filename: &st
     Ok(())
 }
 
-fn named_files(
+fn files_in(
     snapshot: &ReadTransaction,
     scope: &str,
     directory: Directory,
