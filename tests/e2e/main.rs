@@ -10,9 +10,11 @@
 mod admit;
 mod adopt;
 mod authenticate;
+mod backends;
 mod cli;
 mod deliver;
 mod dispatch;
+mod health;
 mod inspect;
 mod lists;
 mod listen;
