@@ -465,6 +465,11 @@ impl Gateway {
         Client::new(self.addresses.https, self.trust(), Arc::clone(&self.secrets))
     }
 
+    /// A caller without a credential at another listener, or one that begins otherwise.
+    pub fn stranger_at(&self, address: SocketAddr, trust: Trust) -> Client {
+        Client::new(address, trust, Arc::clone(&self.secrets))
+    }
+
     /// A caller with a key of a tenant. The key is made at the first call.
     pub fn client(&self, tenant: &str) -> Client {
         self.stranger().bearer(&self.key(tenant))

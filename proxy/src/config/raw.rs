@@ -3,7 +3,8 @@
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::clock::SKEW_MAX;
-use crate::ids::{BackendId, PoolId};
+use crate::ids::{BackendId, PoolId, TenantId, UserId};
+use crate::listen::ListenAddress;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) struct RawConfig {
     pub(super) public_url: Option<Located<PublicUrl>>,
     pub(super) listen: Vec<RawListen>,
+    pub(super) client_certificate: Vec<RawClientCertificate>,
     pub(super) metrics_address: Option<Located<SocketAddr>>,
     pub(super) state_dir: Option<Located<String>>,
     pub(super) backends: Vec<RawBackend>,
@@ -29,9 +31,28 @@ pub(super) struct RawConfig {
 
 #[derive(Debug)]
 pub(super) struct RawListen {
-    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) address: Option<Located<ListenAddress>>,
     pub(super) redirect: Option<Located<bool>>,
     pub(super) tls: Option<RawTls>,
+    pub(super) plain: Option<Located<bool>>,
+    pub(super) behind_tls_terminator: Option<Located<bool>>,
+    pub(super) mode: Option<Located<String>>,
+    pub(super) trusted_proxies: Option<Vec<Located<String>>>,
+    pub(super) proxy_protocol: Option<Located<bool>>,
+    pub(super) prefix_stripped: Option<Located<bool>>,
+    pub(super) client_ca: Option<Located<String>>,
+    pub(super) client_certificates: Option<Located<&'static str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawClientCertificate {
+    pub(super) at: super::Place,
+    pub(super) fingerprint: Option<Located<String>>,
+    pub(super) dns: Option<Located<String>>,
+    pub(super) uri: Option<Located<String>>,
+    pub(super) tenant: Option<Located<TenantId>>,
+    pub(super) user: Option<Located<UserId>>,
+    pub(super) scopes: Option<Vec<Located<String>>>,
 }
 
 #[derive(Debug)]
@@ -109,6 +130,11 @@ impl RawConfig {
         let raw = Self {
             public_url: reader.parsed("public_url"),
             listen: reader.tables("listen").into_iter().map(RawListen::read).collect(),
+            client_certificate: reader
+                .tables("client_certificate")
+                .into_iter()
+                .map(RawClientCertificate::read)
+                .collect(),
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
             state_dir: in_table(&mut reader, "state", |table| {
                 table.not_built_yet("redis", "one gateway keeps its state in `dir`");
@@ -165,16 +191,37 @@ fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
 
 impl RawListen {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet("proxy_protocol", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("trusted_proxies", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("behind_tls_terminator", "the gateway ends TLS itself");
-        reader.not_built_yet("client_ca", "use API keys or tokens");
         let raw = Self {
             address: reader.required_parsed("address"),
             redirect: reader.boolean("redirect"),
             tls: in_table(&mut reader, "tls", |table| {
                 Some(RawTls { certificate: table.required_text("certificate"), key: table.required_text("key") })
             }),
+            plain: reader.boolean("plain"),
+            behind_tls_terminator: reader.boolean("behind_tls_terminator"),
+            mode: reader.text("mode"),
+            trusted_proxies: reader.texts("trusted_proxies"),
+            proxy_protocol: reader.boolean("proxy_protocol"),
+            prefix_stripped: reader.boolean("prefix_stripped"),
+            client_ca: reader.text("client_ca"),
+            client_certificates: reader.one_of("client_certificates", &["required", "optional"]),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawClientCertificate {
+    fn read(mut reader: Reader<'_>) -> Self {
+        reader.renamed("subject", "write `dns`, `uri` or `fingerprint`: the subject's own name is not looked at");
+        let raw = Self {
+            at: reader.at().clone(),
+            fingerprint: reader.text("fingerprint"),
+            dns: reader.text("dns"),
+            uri: reader.text("uri"),
+            tenant: reader.required_parsed("tenant"),
+            user: reader.parsed("user"),
+            scopes: reader.texts("scopes"),
         };
         reader.finish();
         raw
