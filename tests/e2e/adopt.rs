@@ -210,3 +210,32 @@ async fn what_can_not_be_adopted_is_told_with_its_reason() {
     let refused = adopt(&gateway, &empty, &[]);
     assert!(refused.status.code() == Some(2) && said(&refused).contains("user/default"), "{}", said(&refused));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_input_is_offered_and_can_be_loaded() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    let made = acme.submit(workflows::quick("made")).await;
+    acme.finished(&made).await;
+    let picture = acme.get("/view?filename=made_00001_.png").await.expect(200).body;
+    let base = installation(&gateway);
+    fs::write(base.join("input/photo.png"), &picture).unwrap();
+    assert!(adopt(&gateway, &base, &[]).status.success());
+    let info = acme.get("/object_info/LoadImage").await.expect(200).json();
+    assert_eq!(info["LoadImage"]["input"]["required"]["image"][0], json!(["photo.png"]), "{info}");
+    let load = |name: &str| {
+        json!({
+            "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}},
+        })
+    };
+    let loaded = acme.submit(load("photo.png")).await;
+    assert_eq!(acme.finished(&loaded).await["status"]["status_str"], "success");
+    let bravo = gateway.client("bravo");
+    let (foreign, missing) = (
+        bravo.post("/prompt", &json!({"prompt": load("photo.png")})).await,
+        bravo.post("/prompt", &json!({"prompt": load("phot0.png")})).await,
+    );
+    assert_eq!((foreign.status, foreign.code()), (missing.status, missing.code()));
+    assert_eq!(foreign.status, 403);
+}
