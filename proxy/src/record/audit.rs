@@ -168,6 +168,12 @@ enum Event {
         tenant: TenantId,
         disabled: bool,
     },
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
+    },
     /// A browser got a session.
     LoggedIn {
         request: RequestId,
@@ -387,6 +393,11 @@ impl Audit {
     /// An operator closed or opened a made tenant.
     pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
         self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
+    }
+
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// A browser got a session for a key.
