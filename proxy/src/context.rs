@@ -6,9 +6,20 @@ use crate::ids::RequestId;
 use crate::listen::ClientAddr;
 use crate::listen::trace::TraceId;
 use crate::owner::Owner;
-use crate::route::RouteMatch;
+use crate::route::{OwnerRoute, RouteMatch};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// A request on its way to the caller's own backend.
+#[derive(Debug)]
+pub struct OwnedForward {
+    /// Where to.
+    pub route: OwnerRoute,
+    /// Bytes of its body that may still come.
+    pub bytes_left: u64,
+    /// Whether a second try would do a thing twice.
+    pub once: bool,
+}
 
 /// Made when a request begins, read by the last phase for log, metrics and audit.
 #[derive(Debug)]
@@ -17,6 +28,10 @@ pub struct Context {
     pub request: RequestId,
     /// Where the caller is: derived once, when the request begins.
     pub client: ClientAddr,
+    /// No TLS on its connection.
+    pub plain: bool,
+    /// The target below the path of `public_url`; empty, which no route is, for a request outside of it.
+    pub target: String,
     /// The trace that a trusted proxy put it in.
     pub trace: Option<TraceId>,
     /// When it began.
@@ -25,6 +40,8 @@ pub struct Context {
     pub route: &'static str,
     /// What the table matched, for a request that is forwarded.
     pub matched: Option<RouteMatch>,
+    /// What goes to the caller's own backend as it stands (owner posture).
+    pub owned: Option<OwnedForward>,
     /// The backend that a forwarded request goes to.
     pub backend: Option<Arc<Backend>>,
     /// Whose request it is, once known.

@@ -7,7 +7,7 @@
 use super::backend::Backend;
 use super::comfyui::ComfyUiError;
 use super::dispatcher::{Command, DispatchHandle};
-use comfygate_policy::{Agreement, Catalogue};
+use comfygate_policy::{Agreement, Catalogue, CatalogueError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,8 +69,17 @@ async fn agreement(backend: &Backend, catalogue: &Arc<Catalogue>) -> Result<Agre
     let live = backend.comfyui.object_info().await.map_err(text)?;
     let catalogue = Arc::clone(catalogue);
     // Megabytes of JSON: not on an event loop.
-    let compared = tokio::task::spawn_blocking(move || catalogue.agreement(&live)).await;
-    compared.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    let owned = backend.is_owned();
+    let compared = tokio::task::spawn_blocking(move || {
+        let installed = owned.then(|| Catalogue::from_object_info(&live)).transpose()?;
+        Ok((catalogue.agreement(&live)?, installed))
+    });
+    let compared: Result<_, CatalogueError> = compared.await.map_err(|error| error.to_string())?;
+    let (agreement, installed) = compared.map_err(|error| error.to_string())?;
+    if let Some(installed) = installed {
+        backend.set_installed(installed);
+    }
+    Ok(agreement)
 }
 
 /// Resolves when the backend has to be taken out of service, with the reason; it is ejected then.
