@@ -270,10 +270,9 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
     backend.set_socket(socket.clone());
-    let catalogue = services.inspector().catalogue_arc();
     tokio::spawn(monitor::watch(
+        Arc::clone(services),
         Arc::clone(backend),
-        catalogue,
         socket.connected(),
         dispatch.clone(),
         drain.subscribe(),

@@ -30,7 +30,7 @@ use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, 
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -646,14 +646,7 @@ impl ProxyHttp for Gateway {
             .backend
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
-        let address = backend
-            .endpoint
-            .resolve()
-            .await
-            .map_err(|error| Error::because(ErrorType::ConnectError, "backend address", error))?;
-        let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
-        peer.options.total_connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
+        let mut peer = backend.endpoint.peer().await?;
         // Packs compute while they answer; the page's files are there at once.
         peer.options.read_timeout = Some(if ctx.owned.is_some() { PACK_TIMEOUT } else { FORWARD_TIMEOUT });
         peer.options.write_timeout = Some(FORWARD_TIMEOUT);
@@ -675,8 +668,15 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
         // Built anew from what the table matched (invariant 2): the caller's own bytes and headers stay here, but for those of a static file.
-        let mut built = RequestHeader::build(upstream.method.clone(), matched.path.encoded().as_bytes(), Some(8))?;
+        let path = backend.endpoint.path(&matched.path.encoded());
+        let mut built = RequestHeader::build(upstream.method.clone(), path.as_bytes(), Some(8))?;
         built.insert_header(HOST, backend.endpoint.authority())?;
+        for (name, value) in backend.endpoint.headers() {
+            built.insert_header(name.clone(), value.clone())?;
+        }
+        if !backend.endpoint.is_reused_by_pingora() {
+            built.insert_header(CONNECTION, "close")?;
+        }
         built.insert_header("accept-encoding", "identity")?;
         for name in ["accept", "range", "if-range", "if-none-match", "if-modified-since"] {
             if let Some(value) = upstream.headers.get(name) {
@@ -730,9 +730,19 @@ impl ProxyHttp for Gateway {
         Self::CTX: Send + Sync,
     {
         ctx.status = response.status.as_u16();
-        for name in
-            ["server", "x-powered-by", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials"]
-        {
+        for name in [
+            "server",
+            "x-powered-by",
+            "set-cookie",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
+            "pragma",
+            "expires",
+            "location",
+            "via",
+            "www-authenticate",
+        ] {
             response.remove_header(name);
         }
         response.insert_header("x-content-type-options", "nosniff")?;
@@ -808,9 +818,16 @@ fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) ->
         target.push('?');
         target.push_str(route.path.raw_query());
     }
+    let target = backend.endpoint.path(&target);
     let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
     built.insert_header(HOST, backend.endpoint.authority())?;
     built.insert_header("accept-encoding", "identity")?;
+    for (name, value) in backend.endpoint.headers() {
+        built.insert_header(name.clone(), value.clone())?;
+    }
+    if !backend.endpoint.is_reused_by_pingora() {
+        built.insert_header(CONNECTION, "close")?;
+    }
     for name in PACK_HEADERS {
         for value in from.headers.get_all(name) {
             built.append_header(name, value.clone())?;

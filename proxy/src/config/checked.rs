@@ -1,7 +1,7 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
+use super::raw::{RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
@@ -11,14 +11,11 @@ use super::{
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
-use crate::endpoint::BackendEndpoint;
-use crate::ids::PoolId;
 use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
 use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +30,8 @@ pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report
 
 /// What the checks need: where paths begin, and where faults go.
 pub(super) struct Checker<'a> {
-    surroundings: &'a Surroundings<'a>,
-    report: &'a Report,
+    pub(super) surroundings: &'a Surroundings<'a>,
+    pub(super) report: &'a Report,
 }
 
 impl Checker<'_> {
@@ -87,6 +84,9 @@ impl Checker<'_> {
             dispatch: DispatchConfig {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
+                canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
+                canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
+                stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
@@ -165,50 +165,11 @@ impl Checker<'_> {
         path
     }
 
-    fn backends(&self, raw: Vec<RawBackend>) -> Vec<BackendConfig> {
-        let (mut ids, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-        let mut backends = Vec::new();
-        for backend in raw {
-            let endpoint = backend.url.as_ref().and_then(|url| match BackendEndpoint::parse(&url.value) {
-                Ok(endpoint) => Some(endpoint),
-                Err(error) => self.refuse(&url.at, error.to_string(), ""),
-            });
-            if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
-                // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
-                self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
-                self.warn_of_open_backend(endpoint, &url.at);
-            }
-            if let Some(id) = &backend.id {
-                self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
-            }
-            if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                let pool = backend.pool.map_or_else(PoolId::default_pool, |found| found.value);
-                backends.push(BackendConfig { id: id.value, endpoint, pool, gpu: backend.gpu });
-            }
-        }
-        backends
-    }
-
-    fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
+    pub(super) fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
         if let Some(first) = seen.get(&name) {
             self.report.error(at, format!("`{name}` is {what} already (line {})", first.line), "each is named once");
         } else {
             seen.insert(name, at.clone());
-        }
-    }
-
-    /// ComfyUI has no authentication: whoever reaches it goes round the gateway.
-    fn warn_of_open_backend(&self, endpoint: &BackendEndpoint, at: &Place) {
-        let authority = endpoint.authority();
-        let local = authority
-            .parse::<SocketAddr>()
-            .map_or_else(|_| authority.starts_with("localhost:"), |address| address.ip().is_loopback());
-        if !local {
-            self.warn(
-                at,
-                "this backend is not on loopback: whoever reaches it goes round the gateway",
-                "let a firewall admit the gateway only",
-            );
         }
     }
 

@@ -4,6 +4,7 @@
 //! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the
 //! current directory.
 
+mod backends;
 pub mod checked;
 pub mod faults;
 mod listen;
@@ -241,11 +242,24 @@ pub struct DispatchConfig {
     pub attempts_max: u32,
     /// How often `/queue` and `/history` are asked while a job is assigned.
     pub poll_interval: Duration,
+    /// How often a backend without work has to prove that its worker runs; zero: never, and a returning one is believed when it answers.
+    pub canary_interval: Duration,
+    /// How long that proof may take while nothing else runs there.
+    pub canary_deadline: Duration,
+    /// How long an attempt may run without any sign of progress before its backend has to prove itself.
+    pub stall_timeout: Duration,
 }
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self { attempts_max: 3, poll_interval: Duration::from_secs(2) }
+        Self {
+            attempts_max: 3,
+            poll_interval: Duration::from_secs(2),
+            canary_interval: Duration::from_secs(60),
+            canary_deadline: Duration::from_secs(30),
+            // The decoding of a long video tells nothing for many minutes.
+            stall_timeout: Duration::from_secs(3600),
+        }
     }
 }
 

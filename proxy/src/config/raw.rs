@@ -66,7 +66,13 @@ pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
     pub(super) pool: Option<Located<PoolId>>,
-    pub(super) gpu: Option<GpuName>,
+    pub(super) ca: Option<Located<String>>,
+    pub(super) server_name: Option<Located<String>>,
+    pub(super) client_certificate: Option<Located<String>>,
+    pub(super) client_key: Option<Located<String>>,
+    /// Names as written; values are references to secrets.
+    pub(super) headers: Vec<(String, Located<String>)>,
+    pub(super) gpu: Option<Located<GpuName>>,
 }
 
 #[derive(Debug)]
@@ -110,6 +116,9 @@ pub(super) struct RawSessions {
 pub(super) struct RawDispatch {
     pub(super) attempts_max: Option<u32>,
     pub(super) poll_interval: Option<Duration>,
+    pub(super) canary_interval: Option<Duration>,
+    pub(super) canary_deadline: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
 }
 
 impl RawConfig {
@@ -224,13 +233,17 @@ impl RawBackend {
         for key in ["input_dir", "output_dir", "temp_dir"] {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
-        reader.not_built_yet("headers", "backends are reached without further headers");
-        reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
+        reader.renamed("sni", "write `server_name`");
         let raw = Self {
             id: reader.required_parsed("id"),
             url: reader.required_text("url"),
             pool: reader.parsed("pool"),
+            ca: reader.text("ca"),
+            server_name: reader.text("server_name"),
+            client_certificate: reader.text("client_certificate"),
+            client_key: reader.text("client_key"),
+            headers: reader.named_texts("headers"),
             gpu: gpu(&mut reader),
         };
         reader.finish();
@@ -238,10 +251,10 @@ impl RawBackend {
     }
 }
 
-fn gpu(reader: &mut Reader<'_>) -> Option<GpuName> {
+fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
     let found = reader.integer_or_text("gpu")?;
     match found.value.parse() {
-        Ok(name) => Some(name),
+        Ok(value) => Some(Located { value, at: found.at }),
         Err(error) => {
             let error: super::GpuNameError = error;
             reader.report().error(&found.at, error.to_string(), "");
@@ -272,6 +285,15 @@ impl RawJwt {
         reader.finish();
         raw
     }
+}
+
+/// Off, or at least a second: more often would be work instead of a proof of it.
+fn canary_interval(reader: &mut Reader<'_>) -> Option<Duration> {
+    let found = reader.duration("canary_interval", Duration::ZERO..=DAY)?;
+    if !found.value.is_zero() && found.value < SECOND {
+        reader.report().error(&found.at, "is out of range", "1s to 1d, or 0s for none");
+    }
+    Some(found.value)
 }
 
 impl RawLimits {
@@ -319,6 +341,9 @@ impl RawDispatch {
         Self {
             attempts_max: count(reader, "attempts_max", 10),
             poll_interval: duration(reader, "poll_interval", SECOND / 5..=MINUTE),
+            canary_interval: canary_interval(reader),
+            canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
+            stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
         }
     }
 }

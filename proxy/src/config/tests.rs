@@ -200,7 +200,98 @@ fn backends_are_named_once_and_addressed_once() {
         only_error(&two("b", "http://127.0.0.1:1/"))
             .contains("`backends[1].url`: `http://127.0.0.1:1` is a backend already")
     );
-    assert!(only_error(&two("b", "https://x")).contains("not built yet"));
+}
+
+/// One backend with these lines.
+fn backend(lines: &str) -> String {
+    format!("[[backends]]\nid = \"a\"\n{lines}\n")
+}
+
+#[test]
+fn an_https_backend_names_the_ca_that_it_is_trusted_by() {
+    let made = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+    let load = |lines: &str| {
+        let files = [("config/gateway.toml", &*backend(lines)), ("ca.pem", &made.cert.pem())];
+        Place::with(&files).load(None, &no_environment)
+    };
+    let endpoint = load("url = \"https://x/comfy\"\nca = \"ca.pem\"").unwrap().config.backends[0].endpoint.clone();
+    assert_eq!(endpoint.to_string(), "https://x:443/comfy");
+    assert!(load("url = \"https://x\"").unwrap_err()[0].contains("`backends[0].url`: an https backend needs `ca`"));
+    assert!(load("url = \"https://x\"\nca = \"none.pem\"").unwrap_err()[0].contains("can't read `DIR/none.pem`"));
+    let named = load("url = \"https://x\"\nca = \"ca.pem\"\nserver_name = \"a b\"").unwrap_err();
+    assert!(named[0].contains("`backends[0].server_name`: `a b` is neither"), "{named:?}");
+    for key in ["ca", "server_name", "client_certificate", "client_key"] {
+        let found = load(&format!("url = \"http://127.0.0.1:1\"\n{key} = \"x\"")).unwrap_err();
+        assert!(found[0].contains(&format!("`backends[0].{key}`: means something for `https://`")), "{found:?}");
+    }
+}
+
+#[test]
+fn our_certificate_for_a_backend_comes_with_its_key() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (a, b) = (made("a"), made("b"));
+    let load = |lines: &str| {
+        let text = backend(&format!("url = \"https://x\"\nca = \"a.pem\"\n{lines}"));
+        let (certificate, key, other) = (a.cert.pem(), a.signing_key.serialize_pem(), b.signing_key.serialize_pem());
+        let files = [("config/gateway.toml", &*text), ("a.pem", &certificate), ("a.key", &key), ("b.key", &other)];
+        Place::with(&files).load(None, &no_environment)
+    };
+    assert!(load("client_certificate = \"a.pem\"\nclient_key = \"a.key\"").is_ok());
+    let found = load("client_certificate = \"a.pem\"\nclient_key = \"b.key\"").unwrap_err();
+    assert!(found[0].contains("`backends[0].client_key`: key and certificate do not go together"), "{found:?}");
+    for alone in ["client_certificate = \"a.pem\"", "client_key = \"a.key\""] {
+        assert!(load(alone).unwrap_err()[0].contains("need each other"));
+    }
+}
+
+#[test]
+fn a_fixed_header_is_a_reference_to_a_secret_and_frames_nothing() {
+    let load = |headers: &str| {
+        let text = backend(&format!("url = \"unix:/run/c.sock\"\nheaders = {{ {headers} }}"));
+        let environment = |name: &str| (name == "K").then(|| "hunter2".to_owned());
+        Place::with(&[("config/gateway.toml", &text), ("k", "hunter3\n")]).load(None, &environment)
+    };
+    let config = load("X-Backend-Key = \"env:K\", X-Other = \"file:k\"").unwrap().config;
+    let headers = config.backends[0].endpoint.headers();
+    assert_eq!(
+        (&headers["x-backend-key"], &headers["x-other"]),
+        (&"hunter2".parse().unwrap(), &"hunter3".parse().unwrap())
+    );
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
+    let plain = load("X-Backend-Key = \"hunter2\"").unwrap_err();
+    assert!(plain[0].contains("`backends[0].headers.X-Backend-Key`: a secret is written as a reference"), "{plain:?}");
+    assert!(!plain[0].contains("hunter2"));
+    assert!(load("Host = \"env:K\"").unwrap_err()[0].contains("`host` is a header that the gateway writes itself"));
+    assert!(load("X-Backend-Key = \"env:NONE\"").unwrap_err()[0].contains("`NONE` is not set"));
+}
+
+#[test]
+fn two_backends_that_are_one_process_or_share_a_gpu_are_a_warning() {
+    let warnings = |second: &str| {
+        let text = format!(
+            "[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\ngpu = 0\n[[backends]]\nid = \"b\"\n{second}\n"
+        );
+        load(&text).unwrap().warnings.iter().map(Fault::message).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("url = \"http://127.0.0.1:2\"\ngpu = 1"), Vec::<String>::new());
+    assert_eq!(warnings("url = \"http://127.0.0.2:1\"\ngpu = 1"), Vec::<String>::new());
+    assert_eq!(warnings("url = \"http://127.0.0.1:1/other\"\ngpu = 1"), Vec::<String>::new());
+    let same = warnings("url = \"http://localhost:1\"");
+    assert!(
+        same.len() == 1 && same[0].contains("seems to be the same process as `http://127.0.0.1:1` (line 3)"),
+        "{same:?}"
+    );
+    let shared = warnings("url = \"http://127.0.0.1:2\"\ngpu = 0");
+    assert!(shared.len() == 1 && shared[0].contains("another backend has this GPU already (line 4)"), "{shared:?}");
+}
+
+#[test]
+fn a_canary_is_sent_at_most_every_second_or_never() {
+    let interval = |text: &str| load(&format!("[dispatch]\ncanary_interval = \"{text}\"\n"));
+    assert_eq!(interval("0s").unwrap().config.dispatch.canary_interval, Duration::ZERO);
+    assert_eq!(interval("1s").unwrap().config.dispatch.canary_interval, Duration::from_secs(1));
+    assert!(interval("999ms").unwrap_err()[0].contains("`dispatch.canary_interval`: is out of range"));
 }
 
 #[test]
