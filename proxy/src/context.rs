@@ -28,10 +28,8 @@ pub struct Context {
     pub request: RequestId,
     /// Where the caller is: derived once, when the request begins.
     pub client: ClientAddr,
-    /// No TLS on its connection.
+    /// Whether its listener speaks plain HTTP.
     pub plain: bool,
-    /// The target below the path of `public_url`; empty, which no route is, for a request outside of it.
-    pub target: String,
     /// The trace that a trusted proxy put it in.
     pub trace: Option<TraceId>,
     /// When it began.

@@ -8,13 +8,12 @@ mod form;
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
 use crate::authenticate::{AuthError, session};
-use crate::config::PublicUrl;
+use crate::config::{Config, PublicUrl};
 use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::deliver::events::handshake::{HandshakeError, SEC_FETCH_MODE, Site};
+use crate::deliver::events::handshake::{self, HandshakeError, SEC_FETCH_MODE, Site};
 use crate::deliver::events::held::HeldPlace;
-use crate::deliver::events::socket::AtEnd;
-use crate::deliver::events::{handshake, socket};
+use crate::deliver::events::socket::{self, AtEnd};
 use crate::deliver::login::{next, page};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
@@ -108,15 +107,14 @@ impl Gateway {
         let method = session.req_header().method.clone();
         let config = self.services.config();
         let prefix = config.public_url.as_ref().filter(|_| !facts.prefix_stripped).map_or("", PublicUrl::path);
-        let found = match below_prefix(raw_target(session.req_header()), prefix) {
-            Below::Inside(target) => {
-                ctx.target = target.to_owned();
-                route::matched_route(&method, target, TABLE)
-            }
+        let target = match below_prefix(raw_target(session.req_header()), prefix) {
+            Below::Inside(target) => Some(target.to_owned()),
             Below::SlashMissing if method.is_safe() => return Ok(Served::Answered(slash_added(prefix))),
-            Below::SlashMissing | Below::Outside => {
-                Err(RouteError::NotFound { reason: Some("outside the path of `public_url`") })
-            }
+            Below::SlashMissing | Below::Outside => None,
+        };
+        let found = match &target {
+            Some(target) => route::matched_route(&method, target, TABLE),
+            None => Err(RouteError::NotFound { reason: Some("outside the path of `public_url`") }),
         };
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
@@ -130,11 +128,15 @@ impl Gateway {
             // An unknown path tells a stranger no more than a known one does.
             Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
                 Ok(caller) => Some(caller),
-                Err(stranger) => return self.send_to_login(session, found.ok().as_ref(), stranger, ctx).await,
+                Err(stranger) => {
+                    let target = target.as_deref().unwrap_or("/");
+                    return self.send_to_login(session, found.ok().as_ref(), stranger, target, ctx).await;
+                }
             },
         };
         if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
-            && let Some(route) = route::owner_route(&method, &ctx.target, TABLE)
+            && let Some(target) = &target
+            && let Some(route) = route::owner_route(&method, target, TABLE)
         {
             return self.forward_owned(session, caller, route, ctx);
         }
@@ -145,7 +147,7 @@ impl Gateway {
         if let Some(caller) = &caller {
             // A socket carries events and is opened by GET.
             let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
-            self.check_site(session, ctx, caller, changes)?;
+            self.check_site(session, caller, changes, ctx)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -170,15 +172,15 @@ impl Gateway {
     fn check_site(
         &self,
         session: &Session,
-        ctx: &Context,
         caller: &Caller,
         changes: bool,
+        ctx: &Context,
     ) -> Result<(), (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
-        let (host, site) = (host_of(head), Site { public: config.public_url.as_ref(), plain: ctx.plain });
+        let (host, site) = (host_of(head), site(&config, ctx));
         let credential = caller.principal.credential;
         let by_cookie = credential.session().is_some();
-        // Browsers show a certificate by themselves, as they send cookies; programs, which send neither header, show it too.
+        // Browsers show a certificate by themselves, as they send cookies. Programs show it too and say nothing of pages, so what changes something needs no more than `Origin`.
         let by_itself = by_cookie || credential == Credential::ClientCertificate;
         let checked = match changes {
             true if by_cookie => handshake::check_our_page(&head.headers, host, site),
@@ -242,7 +244,7 @@ impl Gateway {
             handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
             self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
         }
-        self.check_site(session, ctx, caller, !head.method.is_safe())?;
+        self.check_site(session, caller, !head.method.is_safe(), ctx)?;
         self.admit_request(Some(caller))?;
         self.send_on(session, caller, route, ctx)
     }
@@ -295,6 +297,37 @@ impl Gateway {
         Ok(Caller { principal, tenant })
     }
 
+    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
+    async fn send_to_login(
+        &self,
+        session: &mut Session,
+        matched: Option<&RouteMatch>,
+        stranger: Stranger,
+        target: &str,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let Stranger { rejection, wants_login } = stranger;
+        let head = session.req_header();
+        let config = self.services.config();
+        let fetch_mode = head.headers.get(SEC_FETCH_MODE);
+        if wants_login && opens_a_page(head) {
+            let prefix = session::prefix(config.public_url.as_ref());
+            let here = format!("{prefix}{target}");
+            return Ok(Served::Answered(page::redirect(&next::login_url(&here, prefix), None)));
+        }
+        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
+            let ours = handshake::check_our_page(&head.headers, host_of(head), site(&config, ctx));
+            let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
+            if let Some(place) = place {
+                self.body(session, BodyRule::None, ctx).await?;
+                return self.hold_socket(session, place, ctx).await;
+            }
+        }
+        // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
+        let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
+        Err((Stage::Authenticate, rejection))
+    }
+
     /// Notes where the caller is, and gives what its listener is told.
     fn arrived(&self, session: &Session, ctx: &mut Context) -> Arc<ListenerFacts> {
         let digest = session.digest().and_then(|digest| digest.socket_digest.as_deref());
@@ -306,38 +339,6 @@ impl Gateway {
         ctx.plain = facts.plain;
         ctx.trace = TraceId::of_request(&facts, peer, headers);
         facts
-    }
-
-    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
-    async fn send_to_login(
-        &self,
-        session: &mut Session,
-        matched: Option<&RouteMatch>,
-        stranger: Stranger,
-        ctx: &mut Context,
-    ) -> Result<Served, (Stage, Rejection)> {
-        let Stranger { rejection, wants_login } = stranger;
-        let head = session.req_header();
-        let config = self.services.config();
-        let fetch_mode = head.headers.get(SEC_FETCH_MODE);
-        if wants_login && opens_a_page(head) {
-            let prefix = session::prefix(config.public_url.as_ref());
-            // As browsers know it, whoever took the prefix off.
-            let target = format!("{prefix}{}", ctx.target);
-            return Ok(Served::Answered(page::redirect(&next::login_url(&target, prefix), None)));
-        }
-        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
-            let site = Site { public: config.public_url.as_ref(), plain: ctx.plain };
-            let ours = handshake::check_our_page(&head.headers, host_of(head), site);
-            let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
-            if let Some(place) = place {
-                self.body(session, BodyRule::None, ctx).await?;
-                return self.hold_socket(session, place, ctx.plain).await;
-            }
-        }
-        // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
-        let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
-        Err((Stage::Authenticate, rejection))
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -468,7 +469,7 @@ impl Gateway {
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
         let config = self.services.config();
-        let site = Site { public: config.public_url.as_ref(), plain: ctx.plain };
+        let site = site(&config, ctx);
         let accept =
             handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
@@ -512,12 +513,11 @@ impl Gateway {
         &self,
         session: &mut Session,
         place: HeldPlace,
-        plain: bool,
+        ctx: &Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
-        let site = Site { public: config.public_url.as_ref(), plain };
-        let accept =
-            handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), site(&config, ctx))
+            .map_err(at(Stage::Deliver))?;
         switch_protocols(session, &accept).await?;
         let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
         tracing::debug!(?closed, "silent websocket closed");
@@ -565,8 +565,11 @@ impl Gateway {
         });
         if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
             let (head, config) = (session.req_header(), self.services.config());
-            let matched = route::matched_route(&head.method, &ctx.target, TABLE).ok();
-            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+            let (raw, prefix) = (raw_target(head), session::prefix(config.public_url.as_ref()));
+            // Only where the form leads is read from it; at some listeners the prefix is taken off already.
+            let target = raw.strip_prefix(prefix).unwrap_or(raw);
+            let matched = route::matched_route(&head.method, target, TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), prefix);
         }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
@@ -608,7 +611,6 @@ impl ProxyHttp for Gateway {
             request: RequestId::new(),
             client: ClientAddr::UNKNOWN,
             plain: false,
-            target: String::new(),
             trace: None,
             began: self.services.clock.monotonic(),
             route: "unmatched",
@@ -921,6 +923,11 @@ fn raw_target(head: &RequestHeader) -> &str {
 /// What a connection of a listener with a `client_ca` showed.
 fn client_tls(session: &Session) -> Option<&ClientTls> {
     session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientTls>()
+}
+
+/// Which pages are ours, for a request of this listener.
+fn site<'a>(config: &'a Config, ctx: &Context) -> Site<'a> {
+    Site { public: config.public_url.as_ref(), plain: ctx.plain }
 }
 
 /// A health check knows no prefix: it asks the machine, not the site.

@@ -143,10 +143,10 @@ pub enum Credential {
     ApiKey,
     /// A JWT of a configured issuer.
     Jwt,
-    /// A verified certificate of the connection.
-    ClientCertificate,
     /// A cookie of ours, got for an API key at `/gate/login`.
     Session(ActiveSession),
+    /// A verified certificate of the connection.
+    ClientCertificate,
 }
 
 /// A session that was good when it was looked at.
@@ -168,8 +168,8 @@ impl Credential {
         match self {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
-            Self::ClientCertificate => "client_certificate",
             Self::Session(_) => "session",
+            Self::ClientCertificate => "client_certificate",
         }
     }
 

@@ -22,6 +22,7 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
+use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
 use crate::tenants::{Tenant, TenantRegistry};
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ pub struct Services {
     pub ledger: Arc<dyn Ledger>,
     /// Contents.
     pub blobs: Blobs,
+    /// Room on the disk of both.
+    pub space: Space,
     /// Clients' sockets.
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
@@ -131,6 +134,14 @@ impl Services {
         Arc::clone(&self.live.load().backends)
     }
 
+    /// Whether anything new may be taken in: asked before a submission or an upload is read.
+    ///
+    /// # Errors
+    /// There is less room on the disk than `[state] free_space_min`.
+    pub fn room(&self) -> Result<(), SpaceError> {
+        self.space.check(self.live.load().config.free_space_min, self.clock.monotonic())
+    }
+
     /// The backends that serve a tenant, by id.
     pub fn backends_of(&self, tenant: &Tenant) -> Vec<Arc<Backend>> {
         self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
@@ -154,14 +165,14 @@ impl Services {
         installed.iter().find(whole).or_else(|| installed.first()).cloned()
     }
 
-    /// Who sent these headers on a connection that showed `tls`: by a credential in a header or a client certificate, else by the cookie of a session.
+    /// Who sent these headers: by a credential in a header or the connection's certificate, else by the cookie of a session.
     ///
     /// # Errors
     /// [`AuthError`]; never `Forbidden`.
     pub async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
         let live = self.live();
-        let (rules, ledger) = (&live.config.client_certificates, &*self.ledger);
-        match live.authenticator.authenticate_connection(tls, rules, headers, ledger, &live.tenants).await {
+        let rules = &live.config.client_certificates;
+        match live.authenticator.authenticate_connection(tls, rules, headers, &*self.ledger, &live.tenants).await {
             Err(AuthError::Missing) => self.session_principal(headers).await,
             decided => decided,
         }

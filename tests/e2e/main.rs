@@ -23,4 +23,5 @@ mod login;
 mod pacing;
 mod record;
 mod route;
+mod state;
 mod userdata;

@@ -53,7 +53,7 @@ pub struct Call<'a> {
     pub request: RequestId,
     /// Where the caller is.
     pub client: ClientAddr,
-    /// No TLS on its connection.
+    /// Whether its listener speaks plain HTTP.
     pub plain: bool,
     /// The host that the request names.
     pub host: Option<&'a str>,

@@ -6,10 +6,10 @@
 //! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
 //! (route), whose a thing is (record).
 //!
-//! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts. A verified client certificate is a credential
-//! of its connection ([`certificate`]): beside a header's credential it is refused, beside a cookie it counts.
+//! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
 //!
-//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet.
+//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet. A verified client certificate is a
+//! credential of its connection ([`certificate`]): beside a header's credential it is refused, beside a cookie it counts.
 
 pub mod api_key;
 pub mod browsers;
@@ -62,12 +62,12 @@ pub enum AuthError {
     /// A token.
     #[error("{0}")]
     Jwt(#[from] JwtError),
-    /// A client certificate.
-    #[error("{0}")]
-    Certificate(#[from] CertificateError),
     /// A cookie of ours that lets nobody in: a login helps.
     #[error("session: {0}")]
     Session(#[from] session::SessionRefused),
+    /// A client certificate.
+    #[error("{0}")]
+    Certificate(#[from] CertificateError),
     /// The credential is good; its tenant is not there any more, or disabled.
     #[error("tenant `{0}` is gone or disabled")]
     TenantClosed(TenantId),

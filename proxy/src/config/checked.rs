@@ -1,13 +1,13 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
+use super::raw::{RawAudit, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
     AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, PublicUrl,
-    Surroundings,
+    ROTATE_BYTES_MIN, Rotation, Surroundings,
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
@@ -62,18 +62,19 @@ impl Checker<'_> {
         let public_url = raw.public_url.map(|found| found.value);
         let path = public_url.as_ref().map_or("", PublicUrl::path);
         let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen, path)).collect();
+        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
+        let client_certificates = self.client_certificates(raw.client_certificate, &tenants, &given_listen);
         let given_backends = self.backends(raw.backends);
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
-        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
         self.check_pools(&backends, &tenants, tenants_at);
-        let client_certificates = self.client_certificates(raw.client_certificate, &tenants, &given_listen);
         Config {
             public_url,
             client_certificates,
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
-            state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends,
             tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
@@ -89,7 +90,7 @@ impl Checker<'_> {
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
-            audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            audit: self.audit(raw.audit),
             certificate_names: raw
                 .certificate_names
                 .into_iter()
@@ -347,10 +348,14 @@ impl Checker<'_> {
         }
     }
 
-    fn audit(&self, named: &Located<String>) -> AuditConfig {
-        if named.value == "-" {
+    fn audit(&self, raw: RawAudit) -> AuditConfig {
+        let rotation = self.rotation(&raw);
+        let Some(named) = raw.file.filter(|named| named.value != "-") else {
+            for set in [&raw.rotate_bytes, &raw.keep].into_iter().flatten() {
+                self.warn(&set.at, "standard output is not rotated", "name a `file`, or leave this key out");
+            }
             return AuditConfig::StandardOutput;
-        }
+        };
         let path = self.absolute(&named.value);
         if !path.parent().is_some_and(Path::is_dir) {
             self.report.error(
@@ -359,6 +364,22 @@ impl Checker<'_> {
                 "make it, or write `-` for standard output",
             );
         }
-        AuditConfig::File(path)
+        AuditConfig::File { path, rotation }
+    }
+
+    fn rotation(&self, raw: &RawAudit) -> Option<Rotation> {
+        let usual = Rotation::default();
+        let keep = raw.keep.as_ref().and_then(|found| u32::try_from(found.value).ok()).unwrap_or(usual.keep);
+        let Some(asked) = &raw.rotate_bytes else { return Some(Rotation { keep, ..usual }) };
+        match asked.value {
+            // Off: another program rotates.
+            0 => None,
+            bytes if bytes < ROTATE_BYTES_MIN => self.refuse(
+                &asked.at,
+                "a file of fewer than 64KiB would be rotated all the time",
+                "0KiB for never, or 64KiB and more",
+            ),
+            bytes => Some(Rotation { bytes, keep }),
+        }
     }
 }

@@ -86,12 +86,6 @@ mod tests {
     }
 
     #[test]
-    fn a_request_outside_the_public_path_has_an_empty_target_and_is_no_packs() {
-        assert_eq!(led("GET", ""), None);
-        assert_eq!(led("POST", ""), None);
-    }
-
-    #[test]
     fn what_the_table_does_not_know_is_a_packs_by_any_method() {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
             assert_eq!(led(method, "/easyuse/save/x"), Some(("{pack}", None, false)), "{method}");
