@@ -22,7 +22,7 @@ use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
 use crate::listen::trace::TraceId;
 use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
-use crate::owner::Scope;
+use crate::owner::{Credential, Scope};
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
 use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
@@ -178,12 +178,15 @@ impl Gateway {
     ) -> Result<(), (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
         let (host, site) = (host_of(head), site(&config, ctx));
-        let by_cookie = caller.principal.credential.session().is_some();
-        let checked = match (by_cookie, changes) {
-            (true, true) => handshake::check_our_page(&head.headers, host, site),
-            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            (false, true) => handshake::check_origin(&head.headers, host, site),
-            (_, false) => Ok(()),
+        let credential = caller.principal.credential;
+        let by_cookie = credential.session().is_some();
+        // Browsers show a certificate by themselves, as they send cookies. Programs show it too and say nothing of pages, so what changes something needs no more than `Origin`.
+        let by_itself = by_cookie || credential == Credential::ClientCertificate;
+        let checked = match changes {
+            true if by_cookie => handshake::check_our_page(&head.headers, host, site),
+            true => handshake::check_origin(&head.headers, host, site),
+            false if by_itself && handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            false => Ok(()),
         };
         checked.map_err(at(Stage::Authenticate))
     }
@@ -563,8 +566,11 @@ impl Gateway {
         });
         if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
             let (head, config) = (session.req_header(), self.services.config());
-            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
-            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+            let (raw, prefix) = (raw_target(head), session::prefix(config.public_url.as_ref()));
+            // Only where the form leads is read from it; at some listeners the prefix is taken off already.
+            let target = raw.strip_prefix(prefix).unwrap_or(raw);
+            let matched = route::matched_route(&head.method, target, TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), prefix);
         }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
