@@ -80,6 +80,15 @@ struct Stranger {
     wants_login: bool,
 }
 
+/// What a request would do, as far as another site's page is concerned.
+#[derive(Debug, Clone, Copy)]
+enum Does {
+    Read,
+    /// A `GET` of a node pack's route: nobody knows what it does.
+    RunPack,
+    Change,
+}
+
 /// What the stages decided for a request.
 enum Served {
     Answered(Answer),
@@ -125,7 +134,7 @@ impl Gateway {
         if let Some(caller) = &caller {
             // A socket carries events and is opened by GET.
             let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
-            self.check_site(session, caller, changes)?;
+            self.check_page(session, caller, if changes { Does::Change } else { Does::Read })?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -146,16 +155,17 @@ impl Gateway {
         }
     }
 
-    /// A page of another site must not use a browser's credential.
-    fn check_site(&self, session: &Session, caller: &Caller, changes: bool) -> Result<(), (Stage, Rejection)> {
+    /// A page of another site must not use what a browser sends by itself: a password that it remembers, or a cookie.
+    fn check_page(&self, session: &Session, caller: &Caller, does: Does) -> Result<(), (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
         let (host, public) = (host_of(head), config.public_url.as_ref());
         let by_cookie = caller.principal.credential.session().is_some();
-        let checked = match (by_cookie, changes) {
-            (true, true) => handshake::check_our_page(&head.headers, host, public),
-            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            (false, true) => handshake::check_origin(&head.headers, host, public),
-            (_, false) => Ok(()),
+        let checked = match (by_cookie, does) {
+            (true, Does::Change) => handshake::check_our_page(&head.headers, host, public),
+            (true, Does::Read) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            (true, Does::RunPack) if handshake::is_of_another_site(&head.headers) => Err(HandshakeError::NotOurPage),
+            (false, Does::Change) => handshake::check_origin(&head.headers, host, public),
+            (_, Does::Read | Does::RunPack) => Ok(()),
         };
         checked.map_err(at(Stage::Authenticate))
     }
@@ -213,7 +223,8 @@ impl Gateway {
             handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
             self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
         }
-        self.check_site(session, caller, !head.method.is_safe())?;
+        let changes = !head.method.is_safe();
+        self.check_page(session, caller, if changes { Does::Change } else { Does::RunPack })?;
         self.admit_request(Some(caller))?;
         self.send_on(session, caller, route, ctx)
     }
