@@ -6,7 +6,7 @@ mod listeners;
 
 use crate::actions::ObjectInfos;
 use crate::admin;
-use crate::admit::{Admission, BodyBudget, FailedLogins};
+use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
 use crate::clock::Clock;
@@ -269,6 +269,7 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
         rates: Admission::new(clock.clone()),
         failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
+        uploads: UploadSlots::default(),
     };
     Gateway::new(Arc::clone(services), doors, dispatch.clone(), drain.clone())
 }

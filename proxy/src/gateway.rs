@@ -3,8 +3,10 @@
 //! Phases (pingora-proxy 0.9.1): `request_filter` decides everything and answers what is answered; `upstream_peer`, `upstream_request_filter` and
 //! `response_filter` see only what is forwarded: the static files of the web page, and in the owner posture what the table does not know.
 
+mod form;
+
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn};
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
 use crate::authenticate::{AuthError, session};
 use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -71,6 +73,8 @@ pub struct Doors {
     pub failed_logins: FailedLogins,
     /// Memory of all bodies.
     pub bodies: BodyBudget,
+    /// Uploads at once.
+    pub uploads: UploadSlots,
 }
 
 /// Somebody who was not let in.
@@ -334,6 +338,10 @@ impl Gateway {
                 None
             }
         };
+        let form = match matched.entry.body {
+            BodyRule::Multipart => Some(self.form(session, caller.as_ref()).await?),
+            _ => None,
+        };
         let body = self.body(session, matched.entry.body, ctx).await?;
         let rate = match turn {
             Some((Turn::Now(permit), _)) => Some(permit.rate()),
@@ -351,6 +359,7 @@ impl Gateway {
             method,
             headers: &headers,
             body,
+            form,
             request: ctx.request,
             client: client_address(session),
             host: host_of(head),

@@ -9,12 +9,16 @@ use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::HandshakeError;
 use crate::deliver::events::hub::HubError;
 use crate::deliver::state::StateError;
+use crate::deliver::uploads::{UploadError, multipart::FormError};
 use crate::deliver::views::links::LinkError;
 use crate::deliver::views::view::ViewError;
 use crate::ids::RequestId;
-use crate::inspect::InspectError;
+use crate::inspect::contents::ContentError;
+use crate::inspect::files::PinError;
+use crate::inspect::{InspectError, media};
 use crate::listen::connections::FullError;
 use crate::listen::head::HeadError;
+use crate::record::blobs::BlobError;
 use crate::record::ledger::LedgerError;
 use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
@@ -331,6 +335,17 @@ impl From<AdmitError> for Rejection {
                 "the gateway reads as many request bodies as it may: try again",
                 Duration::from_secs(1),
             ),
+            AdmitError::UploadsFull { own: true, .. } => too_many(
+                "too_many_uploads",
+                "as many of your uploads are arriving as may at once: wait for one to end",
+                Duration::from_secs(1),
+            ),
+            AdmitError::UploadsFull { own: false, .. } => Self::unavailable(
+                "uploads_full",
+                "the gateway takes as many uploads as it may at once: try again",
+                Duration::from_secs(1),
+            ),
+            AdmitError::StorageFull { used, limit } => Self::from(LedgerError::NoRoom { used, limit }),
             AdmitError::TooManyTenants(_) => {
                 Self::unavailable("overloaded", "too many callers at once: try again", Duration::from_secs(10))
             }
@@ -340,6 +355,16 @@ impl From<AdmitError> for Rejection {
 }
 
 // Stage 5, inspect.
+
+impl From<PinError> for Rejection {
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Refused(error) => error.into(),
+            PinError::Ledger(error) => error.into(),
+            PinError::Disk(error) => Self::internal(format!("a content can't be read: {error}")),
+        }
+    }
+}
 
 impl From<InspectError> for Rejection {
     fn from(error: InspectError) -> Self {
@@ -359,6 +384,10 @@ impl From<InspectError> for Rejection {
                 let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
+            InspectError::TooManyFiles { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", error.to_string())
+            }
+            InspectError::FileUnusable { .. } => Self::new(StatusCode::FORBIDDEN, "file_unusable", error.to_string()),
         }
     }
 }
@@ -383,6 +412,32 @@ impl From<ViewError> for Rejection {
                 "previews and channels are computed by a later release; leave `preview` and `channel` out",
             ),
         }
+    }
+}
+
+impl From<UploadError> for Rejection {
+    fn from(error: UploadError) -> Self {
+        let text = error.to_string();
+        let (status, code) = match &error {
+            UploadError::Form(FormError::ContentType) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type"),
+            UploadError::Form(_)
+            | UploadError::FieldRepeated(_)
+            | UploadError::Field { .. }
+            | UploadError::NoFile
+            | UploadError::OtherFile => (StatusCode::BAD_REQUEST, "malformed_form"),
+            UploadError::Name(_) => (StatusCode::BAD_REQUEST, "file_name_refused"),
+            UploadError::Content(ContentError::TooManyPixels { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_pixels")
+            }
+            UploadError::Content(ContentError::Io(_)) => return Self::internal(text),
+            UploadError::Content(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_refused"),
+            UploadError::Blob(BlobError::TooLarge { limit }) => return media::too_large(*limit),
+            UploadError::Blob(BlobError::Unavailable { .. }) => {
+                let told = "the gateway can't store files now: try again";
+                return Self::unavailable("blobs_unavailable", told, LEDGER_RETRY).with_log(text);
+            }
+        };
+        Self::new(status, code, text)
     }
 }
 
@@ -465,6 +520,16 @@ impl From<LedgerError> for Rejection {
             LedgerError::TooManySessions { .. } => {
                 let text = "too many browsers are logged in: try again later, or use the API key itself";
                 Self::unavailable("sessions_full", text, TOO_MANY_SESSIONS_RETRY).with_log(log)
+            }
+            LedgerError::NoRoom { used, limit } => {
+                let text = format!(
+                    "this upload has no room: {used} bytes of {limit} are taken by what was uploaded before; ask the operator for a larger `storage_bytes_max`"
+                );
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", text)
+            }
+            LedgerError::NamesTaken { name, copies } => {
+                let text = format!("`{name}` and {copies} copies of it are there already: choose another name, or overwrite");
+                Self::new(StatusCode::CONFLICT, "name_taken", text)
             }
             LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {

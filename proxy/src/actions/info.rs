@@ -3,13 +3,14 @@
 use super::Call;
 use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
+use crate::deliver::state::offers::Template;
 use crate::deliver::state::system;
 use crate::dispatch::backend::BackendState;
 use crate::ids::BackendId;
 use crate::listen::own_ca;
 use crate::owner::Scope;
+use crate::record::ledger::Directory;
 use crate::reject::Rejection;
-use bytes::Bytes;
 use comfygate_policy::Digest;
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderValue, StatusCode};
@@ -18,6 +19,7 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
@@ -134,7 +136,7 @@ pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejecti
 #[derive(Debug, Default)]
 pub struct ObjectInfos {
     turn: tokio::sync::Mutex<()>,
-    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Bytes)>>,
+    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Arc<Template>)>>,
 }
 
 /// Which backend's, under which policy, which path.
@@ -142,20 +144,20 @@ type ObjectInfoKey = (BackendId, Digest, String);
 
 /// How many are kept: a handful of policies, or of classes.
 const OBJECT_INFOS_MAX: usize = 8;
-/// How long one is good: new models and uploads show after that.
+/// How long one is good: new models show after that. A caller's own uploads are put in each time.
 const OBJECT_INFO_LIFETIME: Duration = Duration::from_secs(60);
 
 impl ObjectInfos {
-    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Bytes> {
+    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Arc<Template>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = |at: Instant| now.saturating_duration_since(at) < OBJECT_INFO_LIFETIME;
-        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, body)| body.clone())
+        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, kept)| Arc::clone(kept))
     }
 
-    fn keep(&self, key: ObjectInfoKey, now: Instant, body: Bytes) {
+    fn keep(&self, key: ObjectInfoKey, now: Instant, template: Arc<Template>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _, _)| *known != key);
-        kept.push_back((key, now, body));
+        kept.push_back((key, now, template));
         while kept.len() > OBJECT_INFOS_MAX {
             kept.pop_front();
         }
@@ -168,13 +170,13 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
         let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
-        if let Some(body) = call.services.object_infos.find(&key, now) {
-            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        if let Some(template) = call.services.object_infos.find(&key, now) {
+            return with_own_files(call, &template).await;
         }
         // One at a time: ComfyUI makes it on its event loop, from the disk.
         let _turn = call.services.object_infos.turn.lock().await;
-        if let Some(body) = call.services.object_infos.find(&key, now) {
-            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        if let Some(template) = call.services.object_infos.find(&key, now) {
+            return with_own_files(call, &template).await;
         }
         let live = match backend.comfyui.catalogue(path).await {
             Ok(live) => live,
@@ -191,14 +193,27 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
                 (owner || agreement.agrees(class))
                     && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
             };
-            system::filter_object_info(&live, allowed, owner)
+            // Random: nothing that a backend lists can hold it on purpose.
+            system::filter_object_info(&live, &Uuid::new_v4().to_string(), allowed, owner)
         });
-        let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
-        let body = body.map_err(|error| Rejection::internal(error.to_string()))?;
-        call.services.object_infos.keep(key, call.services.clock.monotonic(), body.clone());
-        return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        let template = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
+        let template = Arc::new(template.map_err(|error| Rejection::internal(error.to_string()))?);
+        call.services.object_infos.keep(key, call.services.clock.monotonic(), Arc::clone(&template));
+        return with_own_files(call, &template).await;
     }
     Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+}
+
+/// The answer with the caller's own uploads in its lists.
+async fn with_own_files(call: &Call<'_>, template: &Template) -> Result<Answer, Rejection> {
+    let may_see_files = crate::authenticate::require(&call.caller()?.principal, Scope::Files).is_ok();
+    let rows = if may_see_files && template.is_personal() {
+        call.services.ledger.top_files(&call.scope()?, Directory::Input).await?
+    } else {
+        Vec::new()
+    };
+    let files: Vec<_> = rows.into_iter().filter_map(|row| Some((row.filename, row.facts?.kind.family()))).collect();
+    Ok(Answer::bytes(StatusCode::OK, "application/json", template.filled(&files)))
 }
 
 /// `GET /gate/health`: that this process answers; no detail for strangers.

@@ -6,12 +6,14 @@ mod files;
 mod info;
 mod login;
 mod submit;
+mod uploads;
 
 pub use info::ObjectInfos;
 pub use login::refusal_page;
 
 use crate::admit::FailedLogins;
 use crate::deliver::answer::Answer;
+use crate::deliver::uploads::ReceivedForm;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::{PromptId, RequestId};
 use crate::listen::ClientAddr;
@@ -41,6 +43,8 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// The body, within the route's bound.
     pub body: Bytes,
+    /// The form of an upload, in its place.
+    pub form: Option<ReceivedForm>,
     /// This request.
     pub request: RequestId,
     /// Where the caller is.
@@ -81,7 +85,7 @@ impl Call<'_> {
 ///
 /// # Errors
 /// The stage's refusal.
-pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
+pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
     match action {
         Action::SubmitPrompt => submit::submit_prompt(&call).await,
         Action::PromptInfo => control::prompt_info(&call).await,
@@ -97,6 +101,15 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::Logs => info::logs(),
         Action::RawLogs => info::raw_logs(),
         Action::SubscribeLogs => info::subscribe_logs(&call).await,
+        Action::UploadImage => {
+            let form = call.form.take();
+            uploads::image(&call, form).await
+        }
+        Action::UploadMask => {
+            let form = call.form.take();
+            uploads::mask(&call, form).await
+        }
+        Action::InternalFiles => uploads::listing(&call).await,
         Action::Users => info::users(),
         Action::Features => info::features(&call),
         Action::SystemStats => info::system_stats(&call).await,

@@ -343,6 +343,7 @@ impl Checker<'_> {
             bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
             head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),
             body_deadline: raw.body_deadline.unwrap_or(base.body_deadline),
+            upload_deadline: raw.upload_deadline.unwrap_or(base.upload_deadline),
             connections_max: raw.connections_max.unwrap_or(base.connections_max),
             websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
             failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),

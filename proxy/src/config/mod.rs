@@ -157,7 +157,7 @@ pub struct JwtIssuerConfig {
 pub struct LimitsConfig {
     /// Body of `POST /prompt`.
     pub prompt_bytes_max: u64,
-    /// Body of an upload.
+    /// File of an upload.
     pub upload_bytes_max: u64,
     /// All request bodies in memory together.
     pub bodies_bytes_max: u64,
@@ -165,6 +165,8 @@ pub struct LimitsConfig {
     pub head_deadline: Duration,
     /// From the end of the head to the end of the body.
     pub body_deadline: Duration,
+    /// The same for an upload.
+    pub upload_deadline: Duration,
     /// Connections open at once.
     pub connections_max: u32,
     /// WebSockets open at once, over all tenants.
@@ -183,6 +185,8 @@ impl Default for LimitsConfig {
             bodies_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(60),
+            // 100 MiB at 175 KiB a second: a slow line upwards.
+            upload_deadline: Duration::from_secs(600),
             connections_max: 10_000,
             websockets_max: 5_000,
             failed_logins_per_minute: 10,

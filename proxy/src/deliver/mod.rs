@@ -10,4 +10,5 @@ pub mod answer;
 pub mod events;
 pub mod login;
 pub mod state;
+pub mod uploads;
 pub mod views;

@@ -1,6 +1,7 @@
 //! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
 
 use super::comfyui::ComfyUi;
+use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId, UpstreamClientId};
@@ -23,6 +24,10 @@ pub struct Backend {
     pub client: UpstreamClientId,
     /// How to call it.
     pub comfyui: ComfyUi,
+    /// Which files of callers it was given.
+    pub present: Present,
+    /// Whose turn it is to have a mask put into a picture.
+    pub mask_turn: tokio::sync::Mutex<()>,
     state: ArcSwap<BackendState>,
     /// Its whole installation is one tenant's, which is judged by what is installed there now.
     owned: AtomicBool,
@@ -58,6 +63,8 @@ impl Backend {
             endpoint,
             client,
             comfyui,
+            present: Present::default(),
+            mask_turn: tokio::sync::Mutex::default(),
             state,
             owned: AtomicBool::new(false),
             installed: ArcSwapOption::empty(),
@@ -133,6 +140,8 @@ impl Backend {
 
     /// Gives it work again.
     pub fn set_up(&self, agreement: Agreement) {
+        // What comes up may be another process, on another disk.
+        self.present.clear();
         self.state.store(Arc::new(BackendState::Up { agreement: Arc::new(agreement) }));
     }
 

@@ -5,6 +5,7 @@
 //! folders, where the installation is the owner's own): a cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
 
 use super::comfyui::UpstreamFile;
+use super::push::Pushed;
 use crate::clock::WallMillis;
 use crate::ids::{PromptId, UpstreamPromptId};
 use crate::record::ledger::{Directory, JobResult, NewName};
@@ -60,6 +61,8 @@ pub struct Names<'a> {
     pub owner_folder: &'a str,
     /// The installation is the owner's own (owner posture): what its packs save elsewhere is taken too, and error reports stay whole.
     pub trusting: bool,
+    /// The owner's files that the backend has under names of ours.
+    pub files: &'a [Pushed],
 }
 
 /// The entry is not one that ComfyUI writes.
@@ -141,12 +144,13 @@ pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis
     }
 }
 
-/// The first node that a refused `/prompt` names, and what is wrong with it: `(node, class, text)`.
-pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
+/// The first node that a refused `/prompt` names, and what is wrong with it in the owner's words: `(node, class, text)`.
+pub fn refusal(body: &Value, names: &Names<'_>) -> (Option<(String, String)>, String) {
+    let own = |text: &str| owners_text(&without_paths(text), names);
     let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
     let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next())
     else {
-        return (None, without_paths(top));
+        return (None, own(top));
     };
     let class = node.get("class_type").and_then(Value::as_str).unwrap_or_default();
     let text = |error: &Value| {
@@ -157,7 +161,7 @@ pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
         .get("errors")
         .and_then(Value::as_array)
         .map(|errors| errors.iter().map(text).collect::<Vec<_>>().join("; "));
-    (Some((id.clone(), class.to_owned())), without_paths(&format!("{top}: {}", errors.unwrap_or_default())))
+    (Some((id.clone(), class.to_owned())), own(&format!("{top}: {}", errors.unwrap_or_default())))
 }
 
 /// Absolute paths in a text, cut to their last segment: a server's layout is no tenant's business.
@@ -220,19 +224,29 @@ enum Scrub {
     All,
 }
 
-/// Replaces the attempt's names wherever they stand in a text: its upstream id by the owner's, its folder by nothing.
+/// Replaces the attempt's names wherever they stand in a text: its upstream id and names of files by the owner's, its folder by nothing.
 fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
     match value {
         Value::String(text) => {
-            let upstream = names.upstream.to_string();
-            if text.contains(&upstream) || text.contains(names.owner_folder) {
-                *text = without_folder(&text.replace(&upstream, names.prompt_id.as_str()), names.owner_folder);
-            }
+            *text = owners_text(text, names);
         }
         Value::Array(items) => items.iter_mut().for_each(|item| scrub(item, names, what)),
         Value::Object(_) if what == Scrub::FileObjects && file_object(value).is_some() => {}
         Value::Object(fields) => fields.values_mut().for_each(|field| scrub(field, names, what)),
         _ => {}
+    }
+}
+
+fn owners_text(text: &str, names: &Names<'_>) -> String {
+    let mut text = text.replace(&names.upstream.to_string(), names.prompt_id.as_str());
+    for file in names.files {
+        // With its folder, and alone where a path was cut.
+        text = text.replace(&file.canonical(), &file.shown).replace(&file.name, &file.shown);
+    }
+    if !names.owner_folder.is_empty() && text.contains(names.owner_folder) {
+        without_folder(&text, names.owner_folder)
+    } else {
+        text
     }
 }
 
@@ -276,7 +290,7 @@ fn owned_subfolder(file: &UpstreamFile, names: &Names<'_>) -> Option<String> {
             let (_attempt, shown) = inside.split_once('/').unwrap_or((inside, ""));
             plain(shown).then(|| shown.to_owned())
         }
-        // Uploads are not pushed to backends yet, so no output can be one.
+        // A pushed file is its owner's upload, which it has already.
         Directory::Input | Directory::Temp => None,
     }
 }
@@ -388,6 +402,9 @@ fn object(value: Value) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::FileId;
+    use crate::inspect::contents::{ContentFacts, ContentKind};
+    use comfygate_policy::Digest;
 
     const FOLDER: &str = "t/abc234";
 
@@ -397,12 +414,14 @@ mod tests {
 
     fn reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false }).unwrap()
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] })
+            .unwrap()
     }
 
     fn trusting_reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true }).unwrap()
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[] })
+            .unwrap()
     }
 
     #[test]
@@ -534,9 +553,34 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_name_a_pushed_file_name_it_as_its_owner_does() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1 };
+        let file = Pushed::new(FileId::from_bytes([9; 16]), Digest::of(b"x"), 1, &facts, FOLDER, "holiday/cat.png");
+        let names = Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            files: std::slice::from_ref(&file),
+            trusting: false,
+        };
+        let named = file.canonical();
+        let body = json!({"error": {"message": "Prompt outputs failed validation"}, "node_errors": {"3": {"class_type": "LoadImage",
+            "errors": [{"message": "Custom validation failed for node", "details": format!("image - Invalid image file: {named}")}]}}});
+        let (node, text) = refusal(&body, &names);
+        assert_eq!(node.unwrap().1, "LoadImage");
+        assert!(text.ends_with("Invalid image file: holiday/cat.png"), "{text}");
+        let message = format!("[Errno 2] No such file or directory: '/srv/comfy/input/{named}'");
+        let data = json!({"prompt_id": upstream.to_string(), "exception_message": message, "exception_type": "FileNotFoundError"});
+        let ending = read(&entry(json!({}), "error", json!([["execution_error", data]])), &names).unwrap();
+        let told = ending.result.messages[0].1["exception_message"].as_str().unwrap();
+        assert!(told.contains("holiday/cat.png") && !told.contains("abc234") && !told.contains("0909"), "{told}");
+    }
+
+    #[test]
     fn an_entry_without_status_is_no_entry() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false };
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] };
         assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -232,6 +232,30 @@ impl ComfyUi {
         Ok(Pieces(self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body()))
     }
 
+    /// `POST` of a body of ours that is made while it is sent, `length` bytes. Gives the JSON of a 200.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub(super) async fn post_form<B>(
+        &self,
+        path: &str,
+        content_type: &str,
+        length: u64,
+        body: B,
+        within: Duration,
+    ) -> Result<Value, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request =
+            self.request(Method::POST, path).header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, length);
+        let request = request.body(body).map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        let whole = async { bounded(self.exchange(request, within).await?.into_body(), SMALL_BYTES_MAX).await };
+        let bytes = tokio::time::timeout(within, whole).await;
+        parsed(&bytes.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))??)
+    }
+
     async fn get(&self, path: &str, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
         self.call(Method::GET, path, None, bytes_max, CALL_TIMEOUT).await
     }
@@ -266,23 +290,35 @@ impl ComfyUi {
         body: Option<Bytes>,
         within: Duration,
     ) -> Result<http::Response<Incoming>, ComfyUiError> {
-        let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
-        let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Ends by itself when the response was read or dropped.
-        tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.endpoint.authority())
-            .header(ACCEPT_ENCODING, "identity");
+        let mut request = self.request(method, path);
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
         }
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        self.exchange(request, within).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.endpoint.authority())
+            .header(ACCEPT_ENCODING, "identity")
+    }
+
+    async fn exchange<B>(&self, request: Request<B>, within: Duration) -> Result<http::Response<Incoming>, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
+        let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Ends by itself when the response was read or dropped.
+        tokio::spawn(connection);
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
         match response.status() {

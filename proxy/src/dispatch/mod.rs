@@ -7,7 +7,7 @@
 //! workflow may run (inspect), who hears of it (deliver).
 //!
 //! Pure rules: [`queue`], [`place`], [`collect`]. Tasks: [`dispatcher`] decides, [`attempt`] carries one attempt from assignment to commit,
-//! [`monitor`] watches one backend, [`tracks`] says whose an upstream event is and [`relay`] hands it on. [`comfyui`] is the only file that speaks ComfyUI's HTTP.
+//! [`monitor`] watches one backend, [`tracks`] says whose an upstream event is and [`relay`] hands it on, [`push`] brings the files that a workflow names to its backend. [`comfyui`] and [`push`] are the only files that speak ComfyUI's HTTP.
 
 pub mod attempt;
 pub mod backend;
@@ -16,6 +16,7 @@ pub mod comfyui;
 pub mod dispatcher;
 pub mod monitor;
 pub mod place;
+pub mod push;
 pub mod queue;
 pub mod relay;
 pub mod tracks;

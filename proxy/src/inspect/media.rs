@@ -18,6 +18,8 @@ pub fn bytes_max(rule: BodyRule, prompt_bytes_max: u64, absent: bool) -> Result<
         BodyRule::None | BodyRule::Stream => {
             Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
         }
+        // Read by whoever takes uploads, before this.
+        BodyRule::Multipart => Ok(None),
         BodyRule::EmptyOrJson { .. } | BodyRule::Form { .. } if absent => Ok(None),
         BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } | BodyRule::Form { max_bytes } => {
             Ok(Some(max_bytes))

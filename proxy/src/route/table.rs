@@ -118,6 +118,7 @@ pub enum Action {
     LogoutPage,
     History,
     HistoryEntry,
+    InternalFiles,
     Interrupt,
     Logs,
     ObjectInfo,
@@ -130,6 +131,8 @@ pub enum Action {
     SubmitPrompt,
     SubscribeLogs,
     SystemStats,
+    UploadImage,
+    UploadMask,
     Users,
     View,
     WebSocket,
@@ -171,7 +174,9 @@ pub enum BodyRule {
         /// Largest body.
         max_bytes: u64,
     },
-    /// Streamed and counted by the handler (uploads and userdata, once they are built).
+    /// `multipart/form-data` with a file: streamed to the disk under `[limits] upload_bytes_max`.
+    Multipart,
+    /// Streamed and counted by the handler (userdata, once it is built).
     Stream,
 }
 
@@ -227,7 +232,6 @@ pub const WEB_FILES: [&str; 30] = [
     "xml",
 ];
 
-const UPLOADS: &str = "uploads come with tenant isolation of files";
 const USERDATA: &str = "userdata comes with per-owner stores";
 const SETTINGS: &str = "settings come with per-owner stores";
 const MODELS: &str = "model lists come once they are filtered by policy";
@@ -266,10 +270,13 @@ pub static TABLE: &[Entry] = &[
     // -- Files (facts §1.2)
     answer(GET, "/view", Action::View, Some(Scope::Files), "names are looked up among the owner's files; the backend's /view reads anybody's")
         .keys(&["filename", "type", "subfolder", "preview", "channel"]),
-    not_yet(POST, "/upload/image", UPLOADS),
-    not_yet(POST, "/upload/mask", UPLOADS),
+    answer(POST, "/upload/image", Action::UploadImage, Some(Scope::Files), "ComfyUI writes any name anywhere below its folders; ours becomes a file of the caller's own (bypass 87-93)")
+        .body(BodyRule::Multipart),
+    answer(POST, "/upload/mask", Action::UploadMask, Some(Scope::Files), "the original is looked up among the caller's own files (bypass 92)")
+        .body(BodyRule::Multipart),
     not_yet(GET, "/view_metadata/{folder}", MODELS).owners(),
-    not_yet(GET, "/internal/files/{directory}", "file listings come with tenant isolation of files").prefix(Prefix::PlainOnly),
+    answer(GET, "/internal/files/{directory}", Action::InternalFiles, Some(Scope::Files), "ComfyUI lists everybody's files; ours the caller's own")
+        .prefix(Prefix::PlainOnly),
     not_yet(GET, "/userdata", USERDATA),
     not_yet(GET, "/v2/userdata", USERDATA),
     not_yet(&[Verb::Delete, Verb::Get, Verb::Post], "/userdata/{file%2F}", USERDATA),

@@ -65,6 +65,8 @@ pub struct Limits {
     pub active_jobs_max: u32,
     /// WebSockets open at once.
     pub websockets_max: u32,
+    /// Bytes of its uploads together.
+    pub storage_bytes_max: u64,
     /// Share of the GPUs when tenants compete, relative to the others' weights; 1 to 1000.
     pub weight: u32,
 }
@@ -78,6 +80,7 @@ impl Default for Limits {
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,
+            storage_bytes_max: 10 << 30,
             weight: 1,
         }
     }

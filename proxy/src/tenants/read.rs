@@ -20,6 +20,7 @@ struct RawLimits {
     requests: Option<Rate>,
     active_jobs_max: Option<u32>,
     websockets_max: Option<u32>,
+    storage_bytes_max: Option<u64>,
     weight: Option<u32>,
 }
 
@@ -77,6 +78,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         requests: raw_rate(reader, "requests"),
         active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
         websockets_max: small(reader, "websockets_max", 100_000),
+        storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
     }
 }
@@ -137,6 +139,7 @@ impl RawLimits {
             request_rate: self.requests.unwrap_or(base.request_rate),
             active_jobs_max: self.active_jobs_max.unwrap_or(base.active_jobs_max),
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
+            storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
         }
     }

@@ -1,6 +1,7 @@
 //! The owner's own state in ComfyUI's shapes, from rows of the ledger; and answers about the server, scrubbed. Pure.
 
 pub mod history;
+pub mod offers;
 pub mod queue;
 pub mod system;
 

@@ -14,6 +14,7 @@ mod sessions;
 mod storage;
 mod tables;
 mod transitions;
+mod uploads;
 mod writer;
 
 #[cfg(test)]

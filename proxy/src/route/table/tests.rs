@@ -88,7 +88,15 @@ fn forwarded_is_get_without_body_only() {
 
 #[test]
 fn what_changes_something_is_never_reached_by_get() {
-    let changes = [Action::SubmitPrompt, Action::ChangeQueue, Action::Interrupt, Action::Free, Action::ChangeHistory];
+    let changes = [
+        Action::SubmitPrompt,
+        Action::ChangeQueue,
+        Action::Interrupt,
+        Action::Free,
+        Action::ChangeHistory,
+        Action::UploadImage,
+        Action::UploadMask,
+    ];
     for entry in TABLE {
         if let Handling::Answer(action) = entry.handling
             && changes.contains(&action)
@@ -123,6 +131,8 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("POST", "/history"),
         ("GET", "/ws"),
         ("GET", "/view"),
+        ("POST", "/upload/image"),
+        ("POST", "/upload/mask"),
         ("GET", "/users"),
         ("GET", "/object_info"),
         ("GET", "/object_info/KSampler"),
@@ -130,8 +140,6 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/system_stats"),
     ];
     let later = [
-        ("POST", "/upload/image"),
-        ("POST", "/upload/mask"),
         ("GET", "/view_metadata/loras"),
         ("GET", "/userdata"),
         ("GET", "/v2/userdata"),
@@ -155,7 +163,6 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/global_subgraphs/a"),
         ("GET", "/node_replacements"),
     ];
-    let plain_later = [("GET", "/internal/files/output")];
     let api_later =
         [("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel")];
     let forwarded = [
@@ -180,7 +187,7 @@ fn every_known_route_of_comfyui_has_its_fate() {
             assert!(matches!(found.entry.handling, Handling::NotYet(_)), "{method} {path}");
         }
     }
-    for (method, path) in plain_later.into_iter().chain(api_later) {
+    for (method, path) in api_later {
         assert!(matches!(route(method, path).unwrap().entry.handling, Handling::NotYet(_)), "{method} {path}");
     }
     for path in forwarded {
@@ -190,6 +197,7 @@ fn every_known_route_of_comfyui_has_its_fate() {
     assert_eq!(action("GET", "/internal/logs"), Some(Action::Logs));
     assert_eq!(action("GET", "/internal/logs/raw"), Some(Action::RawLogs));
     assert_eq!(action("PATCH", "/internal/logs/subscribe"), Some(Action::SubscribeLogs));
+    assert_eq!(action("GET", "/internal/files/output"), Some(Action::InternalFiles));
     let refused = [
         ("POST", "/users"),
         ("GET", "/experiment/models/preview/loras/0/a.png"),

@@ -63,6 +63,10 @@ tables! {
     TENANTS tenants: "tenants", &'static str => u32;
     /// Backend → sid of our socket there.
     UPSTREAM_CLIENTS upstream_clients: "upstream_clients", &'static str => u128;
+    /// Job that has not ended → the files it pinned, if any.
+    PINS pins: "pins", u128 => &'static [u8];
+    /// Tenant → bytes of all its uploads.
+    UPLOADED uploaded: "uploaded", &'static str => u64;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
     /// Session → `SessionRow`.
