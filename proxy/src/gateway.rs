@@ -28,7 +28,7 @@ use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteEr
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -546,6 +546,9 @@ impl Gateway {
             head.append_header(name.clone(), value.clone())?;
         }
         head.insert_header("x-request-id", ctx.request.to_string())?;
+        if is_missing_style(session, answer.status) {
+            head.insert_header(CONTENT_TYPE, "text/css")?;
+        }
         let bodiless = session.req_header().method == Method::HEAD
             || answer.status == StatusCode::NOT_MODIFIED
             || answer.status == StatusCode::NO_CONTENT;
@@ -684,7 +687,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> PingoraResult<()>
@@ -698,6 +701,9 @@ impl ProxyHttp for Gateway {
             response.remove_header(name);
         }
         response.insert_header("x-content-type-options", "nosniff")?;
+        if is_missing_style(session, response.status) {
+            response.insert_header(CONTENT_TYPE, "text/css")?;
+        }
         response.insert_header("x-request-id", ctx.request.to_string())?;
         // `public` would let a shared cache answer for us (facts §11, 105).
         response.insert_header("cache-control", "private, no-cache")?;
@@ -807,6 +813,13 @@ fn gone() -> (Stage, Rejection) {
         Stage::Listen,
         Rejection::new(StatusCode::BAD_REQUEST, "client_gone", "the connection ended before the request did"),
     )
+}
+
+/// Whether a page asks for a style sheet that is not there, as the stock page does for `user.css`. With `nosniff`, a browser would complain of the refusal's type instead of saying that
+/// the file is missing; what is in a refused sheet it does not apply.
+fn is_missing_style(session: &Session, status: StatusCode) -> bool {
+    let wanted = session.req_header().headers.get("sec-fetch-dest");
+    status == StatusCode::NOT_FOUND && wanted.is_some_and(|wanted| wanted == "style")
 }
 
 /// How long this caller's submissions may wait for their turn.

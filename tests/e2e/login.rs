@@ -305,3 +305,16 @@ async fn a_pages_socket_hears_its_own_run_by_cookie() {
     let heard = socket.until_end_of(&prompt).await;
     assert!(heard.iter().any(|event| matches!(event, Event::Json { kind, .. } if kind == "executed")), "{heard:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_style_sheet_is_missing_and_of_no_wrong_type() {
+    let gateway = gateway().await;
+    let browser = Browser::of(&gateway, "acme").await;
+    let own = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors")];
+    let styles = browser.sending(&[own[0], own[1], ("sec-fetch-dest", "style")]);
+    let scripts = browser.sending(&[own[0], own[1], ("sec-fetch-dest", "script")]);
+    for path in ["/user.css", "/history/none/user.css"] {
+        assert_eq!(styles.get(path).await.expect(404).header("content-type"), Some("text/css"), "{path}");
+        assert_ne!(scripts.get(path).await.expect(404).header("content-type"), Some("text/css"), "{path}");
+    }
+}
