@@ -4,7 +4,7 @@
 
 mod listeners;
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
@@ -106,6 +106,7 @@ impl App {
             object_infos: ObjectInfos::default(),
             browsers,
             held: Arc::default(),
+            lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })

@@ -390,9 +390,7 @@ impl Gateway {
         let absent = declared.is_none_or(|length| length == 0)
             && !head.headers.contains_key(TRANSFER_ENCODING)
             && session.is_body_empty();
-        let Some(bytes_max) =
-            media::bytes_max(rule, self.services.config().limits.prompt_bytes_max, absent).map_err(inspected)?
-        else {
+        let Some(bytes_max) = media::bytes_max(rule, &self.services.config().limits, absent).map_err(inspected)? else {
             return Ok(Bytes::new());
         };
         media::check(&session.req_header().headers, rule).map_err(inspected)?;

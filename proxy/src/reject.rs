@@ -531,6 +531,11 @@ impl From<LedgerError> for Rejection {
                 let text = format!("`{name}` and {copies} copies of it are there already: choose another name, or overwrite");
                 Self::new(StatusCode::CONFLICT, "name_taken", text)
             }
+            LedgerError::Exists { .. } => Self::new(StatusCode::CONFLICT, "file_exists", log),
+            LedgerError::NoPlace { .. } => Self::new(StatusCode::BAD_REQUEST, "no_place", log),
+            LedgerError::Full { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", format!("{log}: delete something first"))
+            }
             LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
                 Self::unavailable(

@@ -1,6 +1,6 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::authenticate::browsers::Browsers;
 use crate::authenticate::{AuthError, Authenticator, session};
 use crate::clock::Clock;
@@ -61,6 +61,8 @@ pub struct Services {
     pub browsers: Browsers,
     /// Sockets of browsers whose session has ended.
     pub held: Arc<Held>,
+    /// Other lists that a backend made, as a policy shows them, for a minute.
+    pub lists: Lists,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.

@@ -4,11 +4,15 @@
 mod control;
 mod files;
 mod info;
+mod jobs;
+mod lists;
 mod login;
 mod submit;
 mod uploads;
+mod userdata;
 
 pub use info::ObjectInfos;
+pub use lists::Lists;
 pub use login::refusal_page;
 
 use crate::admit::FailedLogins;
@@ -95,6 +99,31 @@ pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Reject
         Action::History => control::history(&call).await,
         Action::HistoryEntry => control::history_entry(&call).await,
         Action::ChangeHistory => control::change_history(&call).await,
+        Action::Jobs => jobs::jobs(&call).await,
+        Action::Job => jobs::job(&call).await,
+        Action::CancelJob => jobs::cancel_job(&call).await,
+        Action::CancelJobs => jobs::cancel_jobs(&call).await,
+        Action::UserFiles => userdata::list(&call).await,
+        Action::UserFilesBelow => userdata::list_below(&call).await,
+        Action::UserFile => userdata::read(&call).await,
+        Action::WriteUserFile => userdata::write(&call).await,
+        Action::DeleteUserFile => userdata::delete(&call).await,
+        Action::MoveUserFile => userdata::rename(&call).await,
+        Action::Settings => userdata::settings(&call).await,
+        Action::Setting => userdata::setting(&call).await,
+        Action::ChangeSettings => userdata::change_settings(&call).await,
+        Action::ChangeSetting => userdata::change_setting(&call).await,
+        Action::ModelFolders => lists::model_folders(&call).await,
+        Action::ModelFolderDetails => lists::model_folder_details(&call).await,
+        Action::Models => lists::models(&call).await,
+        Action::ModelDetails => lists::model_details(&call).await,
+        Action::Embeddings => lists::embeddings(&call).await,
+        Action::Translations => lists::translations(&call).await,
+        Action::Templates => lists::templates(&call).await,
+        Action::TemplateFile => lists::template_file(&call).await,
+        Action::Subgraphs => lists::subgraphs(&call).await,
+        Action::Subgraph => lists::subgraph(&call).await,
+        Action::NodeReplacements => lists::node_replacements(&call).await,
         Action::View => files::view(&call).await,
         Action::SignedFile => files::signed_file(&call).await,
         Action::Free => info::free(&call).await,

@@ -199,7 +199,7 @@ async fn masked(
     writer: &mut BlobWriter,
 ) -> Result<Arc<Backend>, Rejection> {
     let (path, bytes) = form.content.spooled().await.map_err(UploadError::from)?;
-    for backend in call.services.backends().values().filter(|backend| backend.is_up()) {
+    for backend in call.services.backends_of(&call.caller()?.tenant).iter().filter(|backend| backend.is_up()) {
         // One at a time: it holds up all that this backend serves.
         let _turn = backend.mask_turn.lock().await;
         let making = async {

@@ -340,6 +340,8 @@ impl Checker<'_> {
         let limits = LimitsConfig {
             prompt_bytes_max: or(&raw.prompt_bytes_max, base.prompt_bytes_max),
             upload_bytes_max: or(&raw.upload_bytes_max, base.upload_bytes_max),
+            userdata_bytes_max: or(&raw.userdata_bytes_max, base.userdata_bytes_max),
+            userdata_total_bytes_max: or(&raw.userdata_total_bytes_max, base.userdata_total_bytes_max),
             bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
             head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),
             body_deadline: raw.body_deadline.unwrap_or(base.body_deadline),
@@ -372,8 +374,8 @@ impl Checker<'_> {
 
     /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.
     fn check_bodies_fit(&self, raw: &RawLimits, limits: &LimitsConfig) {
-        let largest = limits.prompt_bytes_max;
-        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max];
+        let largest = limits.prompt_bytes_max.max(limits.userdata_bytes_max);
+        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max, &raw.userdata_bytes_max];
         if largest > limits.bodies_bytes_max
             && let Some(at) = places.into_iter().flatten().map(|found| &found.at).next()
         {

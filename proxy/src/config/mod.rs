@@ -159,6 +159,10 @@ pub struct LimitsConfig {
     pub prompt_bytes_max: u64,
     /// File of an upload.
     pub upload_bytes_max: u64,
+    /// One file of userdata.
+    pub userdata_bytes_max: u64,
+    /// All userdata of one tenant.
+    pub userdata_total_bytes_max: u64,
     /// All request bodies in memory together.
     pub bodies_bytes_max: u64,
     /// From the first byte of a request to the end of its head.
@@ -182,6 +186,9 @@ impl Default for LimitsConfig {
             prompt_bytes_max: 11 << 20,
             // ComfyUI's own default, `--max-upload-size 100` (facts: in MB, we say MiB).
             upload_bytes_max: 100 << 20,
+            // A workflow is some 100 KiB; a submission holds 8 MiB of one at most.
+            userdata_bytes_max: 10 << 20,
+            userdata_total_bytes_max: 256 << 20,
             bodies_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(60),

@@ -66,6 +66,8 @@ pub(super) struct RawJwt {
 pub(super) struct RawLimits {
     pub(super) prompt_bytes_max: Option<Located<u64>>,
     pub(super) upload_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_total_bytes_max: Option<Located<u64>>,
     pub(super) bodies_bytes_max: Option<Located<u64>>,
     pub(super) head_deadline: Option<Duration>,
     pub(super) body_deadline: Option<Duration>,
@@ -230,11 +232,12 @@ impl RawLimits {
         const KIB: u64 = 1 << 10;
         const GIB: u64 = 1 << 30;
         reader.not_built_yet("connections_per_address_max", "use the firewall");
-        reader.not_built_yet("userdata_bytes_max", "userdata is answered with 501");
         reader.not_built_yet("other_bytes_max", "each route has its own bound");
         Self {
             prompt_bytes_max: reader.size("prompt_bytes_max", 64 * KIB..=GIB),
             upload_bytes_max: reader.size("upload_bytes_max", 64 * KIB..=64 * GIB),
+            userdata_bytes_max: reader.size("userdata_bytes_max", 64 * KIB..=256 * 1024 * KIB),
+            userdata_total_bytes_max: reader.size("userdata_total_bytes_max", 64 * KIB..=64 * GIB),
             bodies_bytes_max: reader.size("bodies_bytes_max", 1024 * KIB..=1024 * GIB),
             head_deadline: duration(reader, "head_deadline", SECOND..=5 * MINUTE),
             body_deadline: duration(reader, "body_deadline", SECOND..=DAY),

@@ -19,6 +19,8 @@ const OBJECT_INFO_BYTES_MAX: usize = 64 << 20;
 const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
 /// `/queue` holds at most our one graph and whatever others submitted behind our back.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Lists of models, translations and templates of packs, and a template's picture.
+const PAGE_FILE_BYTES_MAX: usize = 16 << 20;
 /// Answers that carry a few numbers.
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// The event loop of a busy ComfyUI can stall for seconds (facts §2.6).
@@ -120,6 +122,14 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn catalogue(&self, path: &str) -> Result<Bytes, ComfyUiError> {
         self.call(Method::GET, path, None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
+    }
+
+    /// `GET` of a list or a small file that the page reads, by path.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn page_file(&self, path: &str) -> Result<Bytes, ComfyUiError> {
+        self.get(path, PAGE_FILE_BYTES_MAX).await
     }
 
     /// `GET /system_stats`.

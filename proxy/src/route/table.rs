@@ -105,8 +105,14 @@ pub enum Handling {
 #[allow(missing_docs, reason = "one per answered entry of the table, where the reason stands beside it")]
 pub enum Action {
     CaCertificate,
+    CancelJob,
+    CancelJobs,
     ChangeHistory,
     ChangeQueue,
+    ChangeSetting,
+    ChangeSettings,
+    DeleteUserFile,
+    Embeddings,
     Features,
     FolderPaths,
     Free,
@@ -121,21 +127,40 @@ pub enum Action {
     InternalFiles,
     Interrupt,
     Logs,
+    Job,
+    Jobs,
+    ModelDetails,
+    ModelFolderDetails,
+    ModelFolders,
+    Models,
+    MoveUserFile,
+    NodeReplacements,
     ObjectInfo,
     ObjectInfoClass,
     Options,
     PromptInfo,
     Queue,
     RawLogs,
+    Setting,
+    Settings,
     SignedFile,
+    Subgraph,
+    Subgraphs,
     SubmitPrompt,
     SubscribeLogs,
     SystemStats,
     UploadImage,
     UploadMask,
+    TemplateFile,
+    Templates,
+    Translations,
+    UserFile,
+    UserFiles,
+    UserFilesBelow,
     Users,
     View,
     WebSocket,
+    WriteUserFile,
 }
 
 /// Who may call.
@@ -176,7 +201,14 @@ pub enum BodyRule {
     },
     /// `multipart/form-data` with a file: streamed to the disk under `[limits] upload_bytes_max`.
     Multipart,
-    /// Streamed and counted by the handler (userdata, once it is built).
+    /// As `Json`, or the same text as `text/plain`: so the browser calls it where the stock page names no type.
+    PageJson {
+        /// Largest body.
+        max_bytes: u64,
+    },
+    /// A file of userdata: any bytes of any type, as many as `[limits] userdata_bytes_max` allows.
+    File,
+    /// Left alone: who refuses needs none of it.
     Stream,
 }
 
@@ -193,6 +225,8 @@ pub enum QueryKeys {
 const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
+/// All settings of the stock page together are some 10 KiB.
+const SETTINGS_JSON: u64 = 1024 * 1024;
 
 /// One key of 49 characters, and what a password manager adds.
 const LOGIN_FORM: u64 = 4 * 1024;
@@ -232,15 +266,12 @@ pub const WEB_FILES: [&str; 30] = [
     "xml",
 ];
 
-const USERDATA: &str = "userdata comes with per-owner stores";
-const SETTINGS: &str = "settings come with per-owner stores";
-const MODELS: &str = "model lists come once they are filtered by policy";
-const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
+const PACKS: &str = "comes from node packs: of those that the policy allows a class of";
+const MODELS: &str = "what an allowed class offers, of the backend that /object_info is of: no more than that shows";
 const TICKET: &str = "one-use tickets come with a later release; use an API key, or log in at /gate/login";
 
 const GET: &[Verb] = &[Verb::Get];
 const POST: &[Verb] = &[Verb::Post];
-const GET_POST: &[Verb] = &[Verb::Get, Verb::Post];
 const ANY: &[Verb] = &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put];
 
 /// Every route.
@@ -262,10 +293,13 @@ pub static TABLE: &[Entry] = &[
         .body(BodyRule::Json { max_bytes: SMALL_JSON }),
     answer(GET, "/history/{prompt_id}", Action::HistoryEntry, Some(Scope::Read), "a foreign id answers `{}` like an unknown one"),
     answer(GET, "/ws", Action::WebSocket, Some(Scope::Read), "ends here: upstream sids are secrets (bypass 109)").keys(&["clientId", "token"]),
-    not_yet(GET, "/jobs", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/cancel", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(GET, "/jobs/{prompt_id}", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/{prompt_id}/cancel", JOBS).prefix(Prefix::ApiOnly),
+    answer(GET, "/jobs", Action::Jobs, Some(Scope::Read), "from the ledger: own jobs only; filters, sorting and paging are ours")
+        .prefix(Prefix::ApiOnly).keys(&["status", "workflow_id", "sort_by", "sort_order", "limit", "offset"]),
+    answer(POST, "/jobs/cancel", Action::CancelJobs, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::Json { max_bytes: SMALL_JSON }),
+    answer(GET, "/jobs/{prompt_id}", Action::Job, Some(Scope::Read), "a foreign id answers 404 like an unknown one").prefix(Prefix::ApiOnly),
+    answer(POST, "/jobs/{prompt_id}/cancel", Action::CancelJob, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::EmptyOrJson { max_bytes: SMALL_JSON }),
 
     // -- Files (facts §1.2)
     answer(GET, "/view", Action::View, Some(Scope::Files), "names are looked up among the owner's files; the backend's /view reads anybody's")
@@ -274,36 +308,44 @@ pub static TABLE: &[Entry] = &[
         .body(BodyRule::Multipart),
     answer(POST, "/upload/mask", Action::UploadMask, Some(Scope::Files), "the original is looked up among the caller's own files (bypass 92)")
         .body(BodyRule::Multipart),
-    not_yet(GET, "/view_metadata/{folder}", MODELS).owners(),
+    not_yet(GET, "/view_metadata/{folder}", "how a model was trained is its owner's business").owners(),
     answer(GET, "/internal/files/{directory}", Action::InternalFiles, Some(Scope::Files), "ComfyUI lists everybody's files; ours the caller's own")
         .prefix(Prefix::PlainOnly),
-    not_yet(GET, "/userdata", USERDATA),
-    not_yet(GET, "/v2/userdata", USERDATA),
-    not_yet(&[Verb::Delete, Verb::Get, Verb::Post], "/userdata/{file%2F}", USERDATA),
-    not_yet(POST, "/userdata/{file%2F}/move/{dest%2F}", USERDATA),
-    not_yet(GET_POST, "/settings", SETTINGS),
-    not_yet(GET_POST, "/settings/{id}", SETTINGS),
+    answer(GET, "/userdata", Action::UserFiles, Some(Scope::Files), "the owner's own store; ComfyUI's is one for all, or for whoever names the user")
+        .keys(&["dir", "recurse", "full_info", "split"]),
+    answer(GET, "/v2/userdata", Action::UserFilesBelow, Some(Scope::Files), "as /userdata; the path is decoded once").keys(&["path"]),
+    answer(GET, "/userdata/{file%2F}", Action::UserFile, Some(Scope::Files), "the owner's own; never shown as HTML (bypass 86, CVE-2026-56672)"),
+    answer(POST, "/userdata/{file%2F}", Action::WriteUserFile, Some(Scope::Files), "into the owner's own store, within its bounds (bypass 19)")
+        .body(BodyRule::File).keys(&["overwrite", "full_info"]),
+    answer(&[Verb::Delete], "/userdata/{file%2F}", Action::DeleteUserFile, Some(Scope::Files), "the owner's own only"),
+    answer(POST, "/userdata/{file%2F}/move/{dest%2F}", Action::MoveUserFile, Some(Scope::Files), "within the owner's own store")
+        .keys(&["overwrite", "full_info"]),
+    answer(GET, "/settings", Action::Settings, Some(Scope::Read), "the owner's own; ComfyUI's are one set for all"),
+    answer(POST, "/settings", Action::ChangeSettings, Some(Scope::Files), "merged in one transaction: two tabs lose nothing")
+        .body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
+    answer(GET, "/settings/{id}", Action::Setting, Some(Scope::Read), "the owner's own; `null` for one that is not set"),
+    answer(POST, "/settings/{id}", Action::ChangeSetting, Some(Scope::Files), "as POST /settings").body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
     answer(GET, "/users", Action::Users, Some(Scope::Read), "ComfyUI lists all user ids, which are its only credential (bypass 102): a fixed answer"),
     refuse(POST, "/users", "users are made by the gateway's own tenants, never through ComfyUI"),
 
     // -- Models, nodes, front-end data (facts §1.3)
     answer(GET, "/object_info", Action::ObjectInfo, Some(Scope::Read), "the pinned catalogue, filtered by policy: the backend's lists everybody's input files"),
     answer(GET, "/object_info/{class}", Action::ObjectInfoClass, Some(Scope::Read), "as /object_info; what policy denies answers `{}` like an unknown class"),
-    not_yet(GET, "/models", MODELS).owners(),
+    answer(GET, "/models", Action::ModelFolders, Some(Scope::Read), "names of folders, without `custom_nodes` and `configs`").owners(),
     refuse(ANY, "/models/download", "downloads of models by the server"),
     refuse(ANY, "/models/download/{batch}", "downloads of models by the server"),
-    not_yet(GET, "/models/{folder}", MODELS).owners(),
-    not_yet(GET, "/embeddings", MODELS).owners(),
-    not_yet(GET, "/experiment/models", MODELS).owners(),
+    answer(GET, "/models/{folder}", Action::Models, Some(Scope::Read), MODELS).owners(),
+    answer(GET, "/embeddings", Action::Embeddings, Some(Scope::Read), "named in texts, which every policy allows").owners(),
+    answer(GET, "/experiment/models", Action::ModelFolderDetails, Some(Scope::Read), "ComfyUI adds the paths on its disk: without them").owners(),
     refuse(ANY, "/experiment/models/preview/{file..}", "reads any image of the machine (CVE-2026-56671, bypass 18)"),
-    not_yet(GET, "/experiment/models/{folder}", MODELS).owners(),
+    answer(GET, "/experiment/models/{folder}", Action::ModelDetails, Some(Scope::Read), MODELS).owners(),
     forward(GET, "/extensions", "names the JavaScript files of installed packs, which the page then loads").prefix(Prefix::Both).scope(Scope::Read),
-    not_yet(GET, "/i18n", "translations of node packs come with the owner posture").owners(),
-    not_yet(GET, "/workflow_templates", "templates of node packs come with the owner posture").owners(),
-    not_yet(GET, "/workflow_templates/{file..}", "templates of node packs come with the owner posture").owners(),
-    not_yet(GET, "/global_subgraphs", "subgraphs of node packs come with the owner posture").owners(),
-    not_yet(GET, "/global_subgraphs/{id}", "subgraphs of node packs come with the owner posture").owners(),
-    not_yet(GET, "/node_replacements", "ComfyUI swaps classes after our check here: served once policy applies the same mapping").owners(),
+    answer(GET, "/i18n", Action::Translations, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/workflow_templates", Action::Templates, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/workflow_templates/{file..}", Action::TemplateFile, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/global_subgraphs", Action::Subgraphs, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/global_subgraphs/{id}", Action::Subgraph, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/node_replacements", Action::NodeReplacements, Some(Scope::Read), "`{}`, or 501: ComfyUI swaps classes by it after our check").owners(),
     answer(GET, "/features", Action::Features, Some(Scope::Read), "our limits, not the backend's"),
     answer(GET, "/system_stats", Action::SystemStats, Some(Scope::Read), "ComfyUI's shows command line and paths: scrubbed"),
     refuse(ANY, "/openapi.yaml", "describes routes that are not served"),

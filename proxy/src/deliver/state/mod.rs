@@ -2,8 +2,13 @@
 
 pub mod history;
 pub mod offers;
+pub mod jobs;
+pub mod models;
+pub mod packs;
 pub mod queue;
+pub mod settings;
 pub mod system;
+pub mod userdata;
 
 /// Why there is no such answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -134,6 +134,11 @@ pub fn filter_object_info(
     Ok(Template::new(bytes.into(), token, places))
 }
 
+/// Whether an input's options are names of files instead of models or words.
+pub(super) fn lists_files(class: &str, input: &str, declared: &Value) -> bool {
+    files_of(class, input, declared).is_some()
+}
+
 /// Whether an input lists files, and what is offered in their place.
 fn files_of(class: &str, input: &str, declared: &Value) -> Option<Option<Offer>> {
     if let Some((_, _, offer)) = FILE_INPUTS.iter().find(|(known, name, _)| (*known, *name) == (class, input)) {

@@ -7,6 +7,8 @@
 pub mod redb;
 pub mod sessions;
 pub mod uploads;
+pub mod job_list;
+pub mod user_files;
 
 #[cfg(test)]
 mod model;
@@ -21,9 +23,11 @@ use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
 use comfygate_policy::{ApprovedWorkflow, Digest};
+pub use job_list::JobList;
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
 use uploads::{Pin, Uploads};
+pub use user_files::UserFiles;
 
 /// What the caller submitted, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -373,6 +377,26 @@ pub enum LedgerError {
         /// How many forms were tried.
         copies: u32,
     },
+    /// There is a file of that path already.
+    #[error("there is a file `{path}` already")]
+    Exists {
+        /// Which.
+        path: String,
+    },
+    /// A folder stands where a file is wanted, or a file where a folder is.
+    #[error("`{path}` can't be a file: a folder has that name, or a file stands where its folder would be")]
+    NoPlace {
+        /// Which.
+        path: String,
+    },
+    /// The owner keeps as much as it may.
+    #[error("{what} of this tenant may be {limit} at most")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there may be.
+        limit: u64,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -407,7 +431,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Sessions + Uploads + Send + Sync + 'static {
+pub trait Ledger: Sessions + Uploads + UserFiles + JobList + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

@@ -75,6 +75,14 @@ tables! {
     OWNER_SESSIONS owner_sessions: "owner_sessions", (&'static str, u64, u128) => ();
     /// `id` → this gateway's `InstanceId`.
     INSTANCE instance: "instance", &'static str => u128;
+    /// Scope, path → `UserFile`.
+    USER_FILES user_files: "user_files", (&'static str, &'static str) => &'static [u8];
+    /// Scope, path → content of that file.
+    USER_CONTENTS user_contents: "user_contents", (&'static str, &'static str) => &'static [u8];
+    /// Scope, or tenant (which has no `/`) → how many files it keeps, and how many bytes.
+    USER_USAGE user_usage: "user_usage", &'static str => (u64, u64);
+    /// Scope, place, path → `Adopted`.
+    ADOPTED adopted: "adopted", (&'static str, &'static str, &'static str) => &'static [u8];
     /// `schema`, `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
