@@ -575,8 +575,11 @@ impl Gateway {
         });
         if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
             let (head, config) = (session.req_header(), self.services.config());
-            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
-            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+            let (raw, prefix) = (raw_target(head), session::prefix(config.public_url.as_ref()));
+            // A proxy before us may have taken the prefix away.
+            let target = if let Below::Inside(target) = below_prefix(raw, prefix) { target } else { raw };
+            let matched = route::matched_route(&head.method, target, TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), prefix);
         }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
