@@ -4,10 +4,11 @@
 
 mod listeners;
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
-use crate::admit::{Admission, BodyBudget, FailedLogins};
+use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
+use crate::authenticate::browsers::Browsers;
 use crate::clock::Clock;
 use crate::config::{Config, ListenKind};
 use crate::deliver::events::{hub::Hub, upstream};
@@ -82,6 +83,7 @@ impl App {
             config.views_lifetime,
         );
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let services = Arc::new(Services {
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
@@ -102,6 +104,9 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            browsers,
+            held: Arc::default(),
+            lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         Ok(Self { services, core, drain: Drain::new(), dispatch, commands })
@@ -234,8 +239,9 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        backends
-            .insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+        let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+        made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
+        backends.insert(backend.id.clone(), Arc::new(made));
     }
     Ok(backends)
 }
@@ -263,6 +269,7 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
         rates: Admission::new(clock.clone()),
         failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
+        uploads: UploadSlots::default(),
     };
     Gateway::new(Arc::clone(services), doors, dispatch.clone(), drain.clone())
 }

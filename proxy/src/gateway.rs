@@ -1,26 +1,34 @@
 //! `impl ProxyHttp`: each Pingora phase calls one stage. A table of contents, no rules of its own.
 //!
 //! Phases (pingora-proxy 0.9.1): `request_filter` decides everything and answers what is answered; `upstream_peer`, `upstream_request_filter` and
-//! `response_filter` see only what the route table forwards: the static files of the web page.
+//! `response_filter` see only what is forwarded: the static files of the web page, and in the owner posture what the table does not know.
+
+mod form;
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::AuthError;
-use crate::context::Context;
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
+use crate::authenticate::{AuthError, session};
+use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
+use crate::deliver::events::handshake::{HandshakeError, SEC_FETCH_MODE};
+use crate::deliver::events::held::HeldPlace;
+use crate::deliver::events::socket::AtEnd;
 use crate::deliver::events::{handshake, socket};
+use crate::deliver::login::{next, page};
+use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
-use crate::ids::{ClientId, RequestId};
+use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
 use crate::listen::{self, ClientAddr};
+use crate::owner::Scope;
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
+use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -40,6 +48,8 @@ const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
 const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For routes of node packs, which compute, download and install while they answer.
+const PACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
 /// What a client is told to wait when no backend answers.
@@ -63,6 +73,15 @@ pub struct Doors {
     pub failed_logins: FailedLogins,
     /// Memory of all bodies.
     pub bodies: BodyBudget,
+    /// Uploads at once.
+    pub uploads: UploadSlots,
+}
+
+/// Somebody who was not let in.
+struct Stranger {
+    rejection: Rejection,
+    /// A login would help.
+    wants_login: bool,
 }
 
 /// What the stages decided for a request.
@@ -93,21 +112,24 @@ impl Gateway {
             Ok(matched) if matched.entry.access != Access::Credential => None,
             Err(RouteError::Odd(_)) => None,
             // An unknown path tells a stranger no more than a known one does.
-            Ok(_) | Err(_) => Some(self.authenticated(session, ctx).await?),
+            Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
+                Ok(caller) => Some(caller),
+                Err(stranger) => return self.send_to_login(session, found.ok().as_ref(), stranger, ctx).await,
+            },
         };
+        if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
+            && let Some(route) = route::owner_route(&method, raw_target(session.req_header()), TABLE)
+        {
+            return self.forward_owned(session, caller, route, ctx);
+        }
         let matched = found.map_err(at(Stage::Route))?;
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
             crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
         }
-        if caller.is_some() && !method.is_safe() {
-            let head = session.req_header();
-            let host = head
-                .headers
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .or_else(|| Some(head.uri.authority()?.as_str()));
-            handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
-                .map_err(at(Stage::Authenticate))?;
+        if let Some(caller) = &caller {
+            // A socket carries events and is opened by GET.
+            let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
+            self.check_site(session, caller, changes)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -115,7 +137,7 @@ impl Gateway {
             // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
                 self.body(session, matched.entry.body, ctx).await?;
-                self.forward(matched, ctx)
+                self.forward(caller.as_ref(), matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
             Handling::Answer(Action::WebSocket) => {
@@ -123,34 +145,158 @@ impl Gateway {
                 self.body(session, matched.entry.body, ctx).await?;
                 self.carry_socket(session, caller, &matched).await
             }
+            Handling::Answer(Action::View) => self.view(session, caller, &matched, &method, ctx).await,
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
     }
 
-    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
+    /// A page of another site must not use a browser's credential.
+    fn check_site(&self, session: &Session, caller: &Caller, changes: bool) -> Result<(), (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let (host, public) = (host_of(head), config.public_url.as_ref());
+        let by_cookie = caller.principal.credential.session().is_some();
+        let checked = match (by_cookie, changes) {
+            (true, true) => handshake::check_our_page(&head.headers, host, public),
+            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            (false, true) => handshake::check_origin(&head.headers, host, public),
+            (_, false) => Ok(()),
+        };
+        checked.map_err(at(Stage::Authenticate))
+    }
+
+    /// A file by its name: the owner's of the ledger; an owner's installation has others, which its own backend shows.
+    async fn view(
+        &self,
+        session: &mut Session,
+        caller: Option<Caller>,
+        matched: &RouteMatch,
+        method: &Method,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let owner = caller.clone().filter(|caller| caller.tenant.is_owner());
+        let served = self.answer(session, caller, matched, Action::View, method, ctx).await;
+        match (served, owner) {
+            (Err((_, rejection)), Some(owner))
+                if rejection.status() == StatusCode::NOT_FOUND && route::is_own_disk(&matched.query) =>
+            {
+                let (path, label) = (matched.path.clone(), matched.entry.path);
+                self.send_on(session, &owner, OwnerRoute { path, label, bundle: None, known: true }, ctx)
+            }
+            (served, _) => served,
+        }
+    }
+
+    /// What the table does not know goes to the caller's own backend, once it is sure that it is the caller who wants it.
+    fn forward_owned(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        ctx.route = route.label;
+        let head = session.req_header();
+        if head.headers.contains_key(UPGRADE) {
+            let text = "WebSockets of node packs are not carried: `/ws` is the only one";
+            return Err((Stage::Route, Rejection::new(StatusCode::NOT_FOUND, "not_found", text)));
+        }
+        // A pack's route runs its code, as submitting a workflow does; whoever opens a bundle changes the machine.
+        let scope = match route.bundle {
+            Some(_) => Scope::Admin,
+            None if route.known => Scope::Read,
+            None => Scope::Submit,
+        };
+        crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
+        if let Some(bundle) = route.bundle {
+            if !caller.tenant.policy.opens(bundle) {
+                let text =
+                    "ComfyUI-Manager installs code on the backend: the policy opens it with `routes = [\"manager\"]`";
+                return Err((Stage::Route, Rejection::new(StatusCode::FORBIDDEN, "bundle_closed", text)));
+            }
+            // Many of its GETs change the machine (facts §1.6): each must prove that it comes from our own page.
+            handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
+            self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
+        }
+        self.check_site(session, caller, !head.method.is_safe())?;
+        self.admit_request(Some(caller))?;
+        self.send_on(session, caller, route, ctx)
+    }
+
+    fn send_on(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let bytes_max = self.services.config().limits.upload_bytes_max;
+        let head = session.req_header();
+        let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|declared| declared > bytes_max) {
+            return Err(inspected(media::too_large(bytes_max)));
+        }
+        ctx.backend = Some(self.first_up(caller)?);
+        ctx.owned = Some(OwnedForward { route, bytes_left: bytes_max, once: !head.method.is_safe() });
+        Ok(Served::Forwarded)
+    }
+
+    /// The backend that shows a tenant what is not about jobs: the first by id, so that a pack finds what it kept.
+    fn first_up(&self, caller: &Caller) -> Result<Arc<Backend>, (Stage, Rejection)> {
+        self.services.backends_of(&caller.tenant).into_iter().find(|backend| backend.is_up()).ok_or_else(|| {
+            (Stage::Dispatch, Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+        })
+    }
+
+    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, Stranger> {
+        let refused = |rejection| Stranger { rejection, wants_login: false };
         let group = client_address(session).group();
-        self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
-        let headers = &session.req_header().headers;
-        let principal = match self
-            .services
-            .authenticator()
-            .authenticate(headers, &*self.services.ledger, &self.services.tenants())
-            .await
-        {
+        self.doors.failed_logins.check(group).map_err(|error| refused(error.into()))?;
+        let principal = match self.services.principal(&session.req_header().headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 if error.is_failed_login() {
                     self.doors.failed_logins.failed(group);
                 }
-                return Err(at(Stage::Authenticate)(error));
+                return Err(Stranger { wants_login: error.wants_login(), rejection: error.into() });
             }
         };
         ctx.owner = Some(principal.owner.clone());
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
-        let tenant = tenant.ok_or_else(|| {
-            (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
-        })?;
+        let tenant =
+            tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
+        if let Some(active) = principal.credential.session() {
+            session::touch(active, &*self.services.ledger, self.services.clock.wall()).await;
+        }
         Ok(Caller { principal, tenant })
+    }
+
+    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
+    async fn send_to_login(
+        &self,
+        session: &mut Session,
+        matched: Option<&RouteMatch>,
+        stranger: Stranger,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let Stranger { rejection, wants_login } = stranger;
+        let head = session.req_header();
+        let config = self.services.config();
+        let fetch_mode = head.headers.get(SEC_FETCH_MODE);
+        if wants_login && opens_a_page(head) {
+            let prefix = session::prefix(config.public_url.as_ref());
+            return Ok(Served::Answered(page::redirect(&next::login_url(raw_target(head), prefix), None)));
+        }
+        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
+            let ours = handshake::check_our_page(&head.headers, host_of(head), config.public_url.as_ref());
+            let place = ours.ok().and_then(|()| self.services.held.enter(client_address(session).group()));
+            if let Some(place) = place {
+                self.body(session, BodyRule::None, ctx).await?;
+                return self.hold_socket(session, place).await;
+            }
+        }
+        // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
+        let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
+        Err((Stage::Authenticate, rejection))
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -170,20 +316,55 @@ impl Gateway {
         method: &Method,
         ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
-        let mut rate = None;
-        match (&caller, action) {
-            (Some(caller), Action::SubmitPrompt) => {
-                rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate())
+        let submitter = caller.as_ref().filter(|_| action == Action::SubmitPrompt);
+        let turn = match submitter {
+            Some(caller) => {
+                let turn = self.doors.rates.prompt_or_turn(&caller.tenant, pace_of(caller));
+                Some((turn.map_err(at(Stage::Admit))?, caller))
             }
-            _ => self.admit_request(caller.as_ref())?,
-        }
+            None => {
+                self.admit_request(caller.as_ref())?;
+                None
+            }
+        };
+        let form = match matched.entry.body {
+            BodyRule::Multipart => Some(self.form(session, caller.as_ref()).await?),
+            _ => None,
+        };
         let body = self.body(session, matched.entry.body, ctx).await?;
+        let rate = match turn {
+            Some((Turn::Now(permit), _)) => Some(permit.rate()),
+            Some((Turn::Later, caller)) => Some(self.turn(session, caller).await?.rate()),
+            None => None,
+        };
         let headers = session.req_header().headers.clone();
         let (services, dispatch) = (&self.services, &self.dispatch);
-        let call = Call { services, dispatch, caller, matched, method, headers: &headers, body, request: ctx.request };
+        let head = session.req_header();
+        let call = Call {
+            services,
+            dispatch,
+            caller,
+            matched,
+            method,
+            headers: &headers,
+            body,
+            form,
+            request: ctx.request,
+            client: client_address(session),
+            host: host_of(head),
+            failed_logins: &self.doors.failed_logins,
+        };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
         answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
         Ok(Served::Answered(answer))
+    }
+
+    /// Waits for a submission's turn, for as long as its caller does. Its body is read: only then is it seen that the caller leaves.
+    async fn turn(&self, session: &mut Session, caller: &Caller) -> Result<Permit, (Stage, Rejection)> {
+        tokio::select! {
+            permit = self.doors.rates.prompt_in_turn(&caller.tenant, pace_of(caller)) => permit.map_err(at(Stage::Admit)),
+            _ = session.as_downstream_mut().read_body_or_idle(true) => Err(gone()),
+        }
     }
 
     /// Reads the body that the table allows, within one deadline, booked on the budget of all bodies.
@@ -198,9 +379,7 @@ impl Gateway {
         let absent = declared.is_none_or(|length| length == 0)
             && !head.headers.contains_key(TRANSFER_ENCODING)
             && session.is_body_empty();
-        let Some(bytes_max) =
-            media::bytes_max(rule, self.services.config().limits.prompt_bytes_max, absent).map_err(inspected)?
-        else {
+        let Some(bytes_max) = media::bytes_max(rule, &self.services.config().limits, absent).map_err(inspected)? else {
             return Ok(Bytes::new());
         };
         media::check(&session.req_header().headers, rule).map_err(inspected)?;
@@ -222,15 +401,15 @@ impl Gateway {
         Ok(body)
     }
 
-    fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
-        let backend = self.services.backends().values().find(|backend| backend.is_up()).cloned();
-        let Some(backend) = backend else {
-            return Err((
-                Stage::Dispatch,
-                Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY),
-            ));
-        };
-        ctx.backend = Some(backend);
+    fn forward(
+        &self,
+        caller: Option<&Caller>,
+        matched: RouteMatch,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let caller = caller
+            .ok_or_else(|| (Stage::Dispatch, Rejection::internal("a forwarded route was reached without a caller")))?;
+        ctx.backend = Some(self.first_up(caller)?);
         ctx.matched = Some(matched);
         Ok(Served::Forwarded)
     }
@@ -261,23 +440,16 @@ impl Gateway {
                 Some(text.parse::<ClientId>().map_err(bad).map_err(rejected)?)
             }
         };
+        let by_cookie = caller.principal.credential.session();
+        let at_end = match by_cookie {
+            Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), client_address(session).group()),
+            None => AtEnd::Close,
+        };
         let scope = caller.principal.owner.scope();
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
         let credentials = session.req_header().headers.clone();
-        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
-            .map_err(|_| rejected(Rejection::internal("101 header")))?;
-        for (name, value) in
-            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str())]
-        {
-            head.insert_header(name, value).map_err(|_| rejected(Rejection::internal("101 header")))?;
-        }
-        if session.write_response_header(Box::new(head), false).await.is_err() {
-            return Err(gone());
-        }
-        // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
-        session.set_read_timeout(None);
-        session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+        switch_protocols(session, &accept).await?;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         let closed = socket::serve(
             &mut Raw(session),
@@ -285,7 +457,8 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(credentials),
+            self.credential_ended(credentials, by_cookie.map(|session| session.id)),
+            at_end,
         )
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
@@ -293,16 +466,36 @@ impl Gateway {
         Ok(Served::Carried)
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
-    async fn credential_ended(&self, headers: HeaderMap) {
+    /// Carries the socket of a page whose session has ended, in silence.
+    async fn hold_socket(&self, session: &mut Session, place: HeldPlace) -> Result<Served, (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), config.public_url.as_ref())
+            .map_err(at(Stage::Deliver))?;
+        switch_protocols(session, &accept).await?;
+        let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
+        tracing::debug!(?closed, "silent websocket closed");
+        Ok(Served::Carried)
+    }
+
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. A ledger that can't be read decides nothing.
+    async fn credential_ended(&self, headers: HeaderMap, cookie: Option<SessionId>) {
+        let mut ends = self.services.browsers.ends();
+        // A session that ended before we listened is seen by the first look.
+        let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
         loop {
-            tokio::time::sleep(CREDENTIAL_INTERVAL).await;
-            match self
-                .services
-                .authenticator()
-                .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
-                .await
-            {
+            let told = async {
+                match cookie {
+                    Some(id) => ends.of(id).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = told => {}
+            }
+            wait = CREDENTIAL_INTERVAL;
+            // An open socket is no use of a session: a forgotten tab must not keep it alive.
+            match self.services.principal(&headers).await {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }
@@ -323,6 +516,11 @@ impl Gateway {
             route: ctx.route,
             reason: rejection.log_text(),
         });
+        if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
+            let (head, config) = (session.req_header(), self.services.config());
+            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+        }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
     }
@@ -364,6 +562,7 @@ impl ProxyHttp for Gateway {
             began: self.services.clock.monotonic(),
             route: "unmatched",
             matched: None,
+            owned: None,
             backend: None,
             owner: None,
             body: None,
@@ -397,7 +596,8 @@ impl ProxyHttp for Gateway {
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
         let mut peer = backend.endpoint.peer().await?;
-        peer.options.read_timeout = Some(FORWARD_TIMEOUT);
+        // Packs compute while they answer; the page's files are there at once.
+        peer.options.read_timeout = Some(if ctx.owned.is_some() { PACK_TIMEOUT } else { FORWARD_TIMEOUT });
         peer.options.write_timeout = Some(FORWARD_TIMEOUT);
         peer.options.idle_timeout = Some(FORWARD_TIMEOUT);
         Ok(Box::new(peer))
@@ -409,6 +609,10 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> PingoraResult<()> {
+        if let (Some(backend), Some(owned)) = (&ctx.backend, &ctx.owned) {
+            *upstream = owned_request(upstream, &owned.route, backend)?;
+            return Ok(());
+        }
         let (Some(backend), Some(matched)) = (&ctx.backend, &ctx.matched) else {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
@@ -430,6 +634,39 @@ impl ProxyHttp for Gateway {
         }
         *upstream = built;
         Ok(())
+    }
+
+    /// Counts the body of what is sent on: nobody else does.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> PingoraResult<()> {
+        let piece = body.as_ref().map_or(0, |body| body.len() as u64);
+        let Some(owned) = &mut ctx.owned else { return Ok(()) };
+        owned.bytes_left = owned.bytes_left.checked_sub(piece).ok_or_else(|| {
+            Error::explain(
+                ErrorType::HTTPStatus(StatusCode::PAYLOAD_TOO_LARGE.as_u16()),
+                "a body beyond upload_bytes_max",
+            )
+        })?;
+        Ok(())
+    }
+
+    /// A request that changes something is sent once, even where the connection was an old one that had just ended.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let once = ctx.owned.as_ref().is_some_and(|owned| owned.once);
+        error.retry.decide_reuse(client_reused && !once && !session.as_ref().retry_buffer_truncated());
+        error
     }
 
     async fn response_filter(
@@ -473,10 +710,13 @@ impl ProxyHttp for Gateway {
             return never;
         }
         if let Some(backend) = &ctx.backend {
-            tracing::warn!(backend = %backend.id, %error, "a static file could not be forwarded");
+            tracing::warn!(backend = %backend.id, %error, "a request could not be forwarded");
         }
-        let rejection = Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
-            .with_retry_after(NO_BACKEND_RETRY);
+        let rejection = match error.etype() {
+            ErrorType::HTTPStatus(413) => media::too_large(self.services.config().limits.upload_bytes_max),
+            _ => Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
+                .with_retry_after(NO_BACKEND_RETRY),
+        };
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);
         let _ = self.write(session, ctx, answer).await;
         FailToProxy { error_code: ctx.status, can_reuse_downstream: false }
@@ -498,6 +738,53 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, ctx: &Context) -> String {
         format!("{} {} request {}", session.req_header().method, ctx.route, ctx.request)
     }
+}
+
+/// The headers of a caller that a pack's route may see. Credentials, addresses and what a proxy reads stay here.
+const PACK_HEADERS: [&str; 11] = [
+    "accept",
+    "accept-language",
+    "content-type",
+    "content-length",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "x-requested-with",
+];
+
+/// A request to the caller's own backend: the path as it was read, the query as it came, and the headers that are harmless.
+fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) -> PingoraResult<RequestHeader> {
+    let mut target = String::new();
+    if route.path.under_api() {
+        target.push_str("/api");
+    }
+    target.push_str(&route.path.encoded());
+    if !route.path.raw_query().is_empty() {
+        target.push('?');
+        target.push_str(route.path.raw_query());
+    }
+    let target = backend.endpoint.path(&target);
+    let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
+    built.insert_header(HOST, backend.endpoint.authority())?;
+    built.insert_header("accept-encoding", "identity")?;
+    for (name, value) in backend.endpoint.headers() {
+        built.insert_header(name.clone(), value.clone())?;
+    }
+    if !backend.endpoint.is_reused_by_pingora() {
+        built.insert_header(CONNECTION, "close")?;
+    }
+    for name in PACK_HEADERS {
+        for value in from.headers.get_all(name) {
+            built.append_header(name, value.clone())?;
+        }
+    }
+    if !built.headers.contains_key(CONTENT_LENGTH) && !from.method.is_safe() {
+        built.insert_header(TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(built)
 }
 
 /// A session after the 101, as raw bytes both ways.
@@ -526,10 +813,50 @@ fn gone() -> (Stage, Rejection) {
     )
 }
 
+/// How long this caller's submissions may wait for their turn.
+fn pace_of(caller: &Caller) -> Duration {
+    let pace = caller.tenant.limits.pace;
+    if caller.principal.credential.session().is_some() { pace.pages } else { pace.programs }
+}
+
+/// Answers an upgrade with 101.
+async fn switch_protocols(session: &mut Session, accept: &str) -> Result<(), (Stage, Rejection)> {
+    let internal = |_| (Stage::Deliver, Rejection::internal("101 header"));
+    let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3)).map_err(internal)?;
+    for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept)] {
+        head.insert_header(name, value).map_err(internal)?;
+    }
+    if session.write_response_header(Box::new(head), false).await.is_err() {
+        return Err(gone());
+    }
+    // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
+    session.set_read_timeout(None);
+    session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+    Ok(())
+}
+
+/// The host that a request names: in its header, or in HTTP/2's `:authority`.
+fn host_of(head: &RequestHeader) -> Option<&str> {
+    let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    named.or_else(|| Some(head.uri.authority()?.as_str()))
+}
+
+/// Whether a person opens a page: by the browser's own word, else by what it would like to see.
+fn opens_a_page(head: &RequestHeader) -> bool {
+    let reads = head.method == Method::GET || head.method == Method::HEAD;
+    let navigates = head.headers.get(SEC_FETCH_MODE).map(|mode| mode == "navigate");
+    let likes_html = || {
+        let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("text/html"))
+    };
+    reads && navigates.unwrap_or_else(likes_html)
+}
+
 /// Which stage an action's refusals count for.
 fn stage_of(action: Action) -> Stage {
     match action {
         Action::SubmitPrompt => Stage::Inspect,
+        Action::Login | Action::LoginPage | Action::Logout | Action::LogoutPage => Stage::Authenticate,
         _ => Stage::Deliver,
     }
 }

@@ -103,8 +103,7 @@ fn resolver(
         CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
         CertificateConfig::Made => {
             let config = services.config();
-            let public = config.public_url.as_ref().map(|url| url.host().to_owned());
-            let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
+            let hosts = config.own_names();
             let names = own_ca::Names::new(
                 hosts.iter().map(String::as_str),
                 config.listen.iter().map(|listener| listener.address),

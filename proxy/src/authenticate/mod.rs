@@ -6,11 +6,15 @@
 //! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
 //! (route), whose a thing is (record).
 //!
-//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them, sessions and client certificates are not built yet.
+//! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
+//!
+//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them and client certificates are not built yet.
 
 pub mod api_key;
+pub mod browsers;
 pub mod jwt;
 pub mod jwt_ring;
+pub mod session;
 
 use crate::clock::Clock;
 use crate::config::JwtIssuerConfig;
@@ -54,6 +58,9 @@ pub enum AuthError {
     /// A token.
     #[error("{0}")]
     Jwt(#[from] JwtError),
+    /// A cookie of ours that lets nobody in: a login helps.
+    #[error("session: {0}")]
+    Session(#[from] session::SessionRefused),
     /// The credential is good; its tenant is not there any more, or disabled.
     #[error("tenant `{0}` is gone or disabled")]
     TenantClosed(TenantId),
@@ -66,10 +73,17 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// Whether a login at `/gate/login` would help: nothing was shown, or a session that has ended.
+    pub fn wants_login(&self) -> bool {
+        matches!(self, Self::Missing | Self::Session(_))
+    }
+
     /// Whether this looks like guessing, and so counts against the caller's address. Who proved a credential that is out of date is no guesser: a forgotten script with
     /// an expired key must not lock out its whole office.
     pub fn is_failed_login(&self) -> bool {
         match self {
+            // A cookie has 256 random bits: whoever sends an old one is an old tab.
+            Self::Session(_) => false,
             Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::Forbidden(_) => false,
             Self::Ambiguous | Self::Malformed(_) | Self::KeyFormat(_) | Self::UnknownKey(_) => true,
             Self::KeyRefused { reason, .. } => *reason == KeyRefused::WrongSecret,
@@ -115,7 +129,7 @@ enum Shown {
 /// Longest header that may hold a credential: the longest token, and room for the scheme before it.
 const HEADER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
 /// `X-API-Key`, as many clients call it; no RFC has it.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Authenticator {
     /// A stage that knows these issuers.

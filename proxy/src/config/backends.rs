@@ -10,6 +10,7 @@ use super::{BackendConfig, GpuName};
 use crate::endpoint::headers::FixedHeaders;
 use crate::endpoint::tls::ClientTls;
 use crate::endpoint::{Address, BackendEndpoint, BackendUrl};
+use crate::ids::PoolId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -41,7 +42,13 @@ impl Checker<'_> {
                 self.warn_of_shared_gpu(&mut gpus, gpu, endpoint.as_ref());
             }
             if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                backends.push(BackendConfig { id: id.value, endpoint, gpu: backend.gpu.map(|found| found.value) });
+                let pool = backend.pool.map_or_else(PoolId::default_pool, |found| found.value);
+                backends.push(BackendConfig {
+                    id: id.value,
+                    endpoint,
+                    pool,
+                    gpu: backend.gpu.map(|found| found.value),
+                });
             }
         }
         self.warn_of_one_process(&places);

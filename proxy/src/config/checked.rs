@@ -1,21 +1,25 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawConfig, RawJwt, RawLimits, RawListen, RawTls};
+use super::raw::{RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
-    AuditConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig, ListenKind,
-    Surroundings,
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig,
+    ListenKind, Surroundings,
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
+use crate::listen::own_ca;
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
+use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Reads and checks `file` and everything it names. Faults are noted in `report`; what is given back then must not be used.
 pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report: &Report) -> Option<Config> {
@@ -58,17 +62,22 @@ impl Checker<'_> {
         }
         let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen)).collect();
         let given_backends = self.backends(raw.backends);
+        let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
+        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
+        let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
+        self.check_pools(&backends, &tenants, tenants_at);
         Config {
             public_url: raw.public_url.map(|found| found.value),
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
             state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
-            backends: if given_backends.is_empty() { defaults.backends } else { given_backends },
-            tenants: raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named)),
+            backends,
+            tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
             jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
             limits: self.limits(&raw.limits),
+            sessions: self.sessions(&raw.sessions),
             dispatch: DispatchConfig {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
@@ -78,6 +87,11 @@ impl Checker<'_> {
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            certificate_names: raw
+                .certificate_names
+                .into_iter()
+                .filter_map(|name| self.certificate_name(name))
+                .collect(),
             file: Some(file),
         }
     }
@@ -142,6 +156,17 @@ impl Checker<'_> {
         Some(CertificateConfig::Files { certificate: certificate_path, key: key_path })
     }
 
+    fn certificate_name(&self, named: Located<String>) -> Option<String> {
+        if own_ca::is_name(&named.value) {
+            return Some(named.value);
+        }
+        self.refuse(
+            &named.at,
+            format!("`{}` is no host name and no address", named.value),
+            "such as box.local or 192.168.1.20",
+        )
+    }
+
     /// A directory, or a path that can become one.
     fn state_dir(&self, named: &Located<String>) -> PathBuf {
         let path = self.absolute(&named.value);
@@ -165,6 +190,33 @@ impl Checker<'_> {
         Arc::new(source.map_or_else(TenantRegistry::default, |source| {
             read_tenants(&source, &self.surroundings.current_dir, self.report)
         }))
+    }
+
+    /// Whoever trusts its packs shares no backend with anybody: their code, routes and events would be everybody's.
+    fn check_pools(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
+        for tenant in tenants.tenants().filter(|tenant| !backends.iter().any(|backend| backend.pool == tenant.pool)) {
+            self.report.error(
+                at,
+                format!("tenant `{}` is in the pool `{}`, which has no backend", tenant.id, tenant.pool),
+                "say `pool` in [[backends]], or another one in the tenant or its plan",
+            );
+        }
+        for owner in tenants.tenants().filter(|tenant| tenant.policy.posture() == Posture::Owner) {
+            if let Some(other) = tenants.tenants().find(|other| other.pool == owner.pool && other.id != owner.id) {
+                self.report.error(
+                    at,
+                    format!("tenants `{}` and `{}` share the pool `{}`", owner.id, other.id, owner.pool),
+                    format!("the policy of `{}` has the owner posture: give it a pool of its own", owner.id),
+                );
+            }
+            if owner.policy.opens(RouteBundle::Manager) {
+                self.warn(
+                    at,
+                    format!("the policy of `{}` opens ComfyUI-Manager: keys with the scope `admin` can run any code on its backends", owner.id),
+                    "leave `routes` out once everything is installed",
+                );
+            }
+        }
     }
 
     fn issuers(&self, raw: Vec<RawJwt>) -> Vec<JwtIssuerConfig> {
@@ -250,9 +302,12 @@ impl Checker<'_> {
         let limits = LimitsConfig {
             prompt_bytes_max: or(&raw.prompt_bytes_max, base.prompt_bytes_max),
             upload_bytes_max: or(&raw.upload_bytes_max, base.upload_bytes_max),
+            userdata_bytes_max: or(&raw.userdata_bytes_max, base.userdata_bytes_max),
+            userdata_total_bytes_max: or(&raw.userdata_total_bytes_max, base.userdata_total_bytes_max),
             bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
             head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),
             body_deadline: raw.body_deadline.unwrap_or(base.body_deadline),
+            upload_deadline: raw.upload_deadline.unwrap_or(base.upload_deadline),
             connections_max: raw.connections_max.unwrap_or(base.connections_max),
             websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
             failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),
@@ -261,10 +316,28 @@ impl Checker<'_> {
         limits
     }
 
+    fn sessions(&self, raw: &RawSessions) -> SessionBounds {
+        let base = super::default_sessions();
+        let or = |given: &Option<Located<Duration>>, default| given.as_ref().map_or(default, |found| found.value);
+        let bounds = SessionBounds {
+            idle_timeout: or(&raw.idle_timeout, base.idle_timeout),
+            lifetime: or(&raw.lifetime, base.lifetime),
+            per_owner_max: raw.per_owner_max.unwrap_or(base.per_owner_max),
+            total_max: raw.total_max.map_or(base.total_max, u64::from),
+        };
+        if bounds.idle_timeout > bounds.lifetime
+            && let Some(found) = raw.idle_timeout.as_ref().or(raw.lifetime.as_ref())
+        {
+            let what = format!("a session would idle for {:?} and live for {:?}", bounds.idle_timeout, bounds.lifetime);
+            self.report.error(&found.at, what, "`idle_timeout` is at most `lifetime`");
+        }
+        bounds
+    }
+
     /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.
     fn check_bodies_fit(&self, raw: &RawLimits, limits: &LimitsConfig) {
-        let largest = limits.prompt_bytes_max;
-        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max];
+        let largest = limits.prompt_bytes_max.max(limits.userdata_bytes_max);
+        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max, &raw.userdata_bytes_max];
         if largest > limits.bodies_bytes_max
             && let Some(at) = places.into_iter().flatten().map(|found| &found.at).next()
         {

@@ -15,7 +15,9 @@ pub mod units;
 
 use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId};
+use crate::listen::own_ca;
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::fmt;
@@ -50,12 +52,16 @@ pub struct Config {
     pub views_lifetime: Duration,
     /// Bounds on what callers send.
     pub limits: LimitsConfig,
+    /// How long browsers stay logged in, and how many.
+    pub sessions: SessionBounds,
     /// How jobs are run.
     pub dispatch: DispatchConfig,
     /// A pinned `object_info` document, absolute; `None`: asked of the backends.
     pub object_info_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditConfig,
+    /// Further names and addresses of this machine, for the certificate that is made.
+    pub certificate_names: Vec<String>,
 }
 
 /// `[[listen]]`.
@@ -97,6 +103,8 @@ pub struct BackendConfig {
     pub id: BackendId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
+    /// Which tenants it serves: those of the same pool.
+    pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
 }
@@ -150,14 +158,20 @@ pub struct JwtIssuerConfig {
 pub struct LimitsConfig {
     /// Body of `POST /prompt`.
     pub prompt_bytes_max: u64,
-    /// Body of an upload.
+    /// File of an upload.
     pub upload_bytes_max: u64,
+    /// One file of userdata.
+    pub userdata_bytes_max: u64,
+    /// All userdata of one tenant.
+    pub userdata_total_bytes_max: u64,
     /// All request bodies in memory together.
     pub bodies_bytes_max: u64,
     /// From the first byte of a request to the end of its head.
     pub head_deadline: Duration,
     /// From the end of the head to the end of the body.
     pub body_deadline: Duration,
+    /// The same for an upload.
+    pub upload_deadline: Duration,
     /// Connections open at once.
     pub connections_max: u32,
     /// WebSockets open at once, over all tenants.
@@ -173,9 +187,14 @@ impl Default for LimitsConfig {
             prompt_bytes_max: 11 << 20,
             // ComfyUI's own default, `--max-upload-size 100` (facts: in MB, we say MiB).
             upload_bytes_max: 100 << 20,
+            // A workflow is some 100 KiB; a submission holds 8 MiB of one at most.
+            userdata_bytes_max: 10 << 20,
+            userdata_total_bytes_max: 256 << 20,
             bodies_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(60),
+            // 100 MiB at 175 KiB a second: a slow line upwards.
+            upload_deadline: Duration::from_secs(600),
             connections_max: 10_000,
             websockets_max: 5_000,
             failed_logins_per_minute: 10,
@@ -353,6 +372,12 @@ impl Config {
         Ok(Loaded { config, warnings })
     }
 
+    /// What this machine is called: for the certificate that is made.
+    pub fn own_names(&self) -> Vec<String> {
+        let public = self.public_url.as_ref().map(|url| url.host().to_owned());
+        public.into_iter().chain(own_ca::hostname()).chain(self.certificate_names.iter().cloned()).collect()
+    }
+
     /// Where it came from, for the log at start: the absolute path, or that there was no file.
     pub fn source_text(&self) -> String {
         self.file
@@ -372,6 +397,7 @@ impl Config {
             backends: vec![BackendConfig {
                 id: "local".parse().expect("`local` is a backend id"),
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
+                pool: PoolId::default_pool(),
                 gpu: None,
             }],
             tenants_file: None,
@@ -379,11 +405,19 @@ impl Config {
             jwt: Vec::new(),
             views_lifetime: Duration::from_secs(3600),
             limits: LimitsConfig::default(),
+            sessions: default_sessions(),
             dispatch: DispatchConfig::default(),
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
+            certificate_names: Vec::new(),
         }
     }
+}
+
+/// `[sessions]` where the file says nothing: a working day, and a week.
+fn default_sessions() -> SessionBounds {
+    const HOUR: Duration = Duration::from_secs(3600);
+    SessionBounds { idle_timeout: 12 * HOUR, lifetime: 7 * 24 * HOUR, per_owner_max: 20, total_max: 10_000 }
 }
 
 fn loopback(port: u16) -> SocketAddr {

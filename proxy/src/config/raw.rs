@@ -3,7 +3,7 @@
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::clock::SKEW_MAX;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -20,9 +20,11 @@ pub(super) struct RawConfig {
     pub(super) jwt: Vec<RawJwt>,
     pub(super) views_lifetime: Option<Duration>,
     pub(super) limits: RawLimits,
+    pub(super) sessions: RawSessions,
     pub(super) dispatch: RawDispatch,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit_file: Option<Located<String>>,
+    pub(super) certificate_names: Vec<Located<String>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(super) struct RawTls {
 pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
+    pub(super) pool: Option<Located<PoolId>>,
     pub(super) ca: Option<Located<String>>,
     pub(super) server_name: Option<Located<String>>,
     pub(super) client_certificate: Option<Located<String>>,
@@ -69,12 +72,23 @@ pub(super) struct RawJwt {
 pub(super) struct RawLimits {
     pub(super) prompt_bytes_max: Option<Located<u64>>,
     pub(super) upload_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_total_bytes_max: Option<Located<u64>>,
     pub(super) bodies_bytes_max: Option<Located<u64>>,
     pub(super) head_deadline: Option<Duration>,
     pub(super) body_deadline: Option<Duration>,
+    pub(super) upload_deadline: Option<Duration>,
     pub(super) connections_max: Option<u32>,
     pub(super) websockets_max: Option<u32>,
     pub(super) failed_logins_per_minute: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawSessions {
+    pub(super) idle_timeout: Option<Located<Duration>>,
+    pub(super) lifetime: Option<Located<Duration>>,
+    pub(super) per_owner_max: Option<u32>,
+    pub(super) total_max: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -105,8 +119,10 @@ impl RawConfig {
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
+            sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
             audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
         reader.finish();
@@ -170,12 +186,12 @@ impl RawBackend {
         for key in ["input_dir", "output_dir", "temp_dir"] {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
-        reader.not_built_yet("pool", "all backends are one pool");
         reader.renamed("address", "write `url`");
         reader.renamed("sni", "write `server_name`");
         let raw = Self {
             id: reader.required_parsed("id"),
             url: reader.required_text("url"),
+            pool: reader.parsed("pool"),
             ca: reader.text("ca"),
             server_name: reader.text("server_name"),
             client_certificate: reader.text("client_certificate"),
@@ -238,17 +254,31 @@ impl RawLimits {
         const KIB: u64 = 1 << 10;
         const GIB: u64 = 1 << 30;
         reader.not_built_yet("connections_per_address_max", "use the firewall");
-        reader.not_built_yet("userdata_bytes_max", "userdata is answered with 501");
         reader.not_built_yet("other_bytes_max", "each route has its own bound");
         Self {
             prompt_bytes_max: reader.size("prompt_bytes_max", 64 * KIB..=GIB),
             upload_bytes_max: reader.size("upload_bytes_max", 64 * KIB..=64 * GIB),
+            userdata_bytes_max: reader.size("userdata_bytes_max", 64 * KIB..=256 * 1024 * KIB),
+            userdata_total_bytes_max: reader.size("userdata_total_bytes_max", 64 * KIB..=64 * GIB),
             bodies_bytes_max: reader.size("bodies_bytes_max", 1024 * KIB..=1024 * GIB),
             head_deadline: duration(reader, "head_deadline", SECOND..=5 * MINUTE),
             body_deadline: duration(reader, "body_deadline", SECOND..=DAY),
+            upload_deadline: duration(reader, "upload_deadline", SECOND..=DAY),
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
             failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+        }
+    }
+}
+
+impl RawSessions {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            // Use is noted once a minute: a shorter idle time would end what is in use.
+            idle_timeout: reader.duration("idle_timeout", 5 * MINUTE..=30 * DAY),
+            lifetime: reader.duration("lifetime", 5 * MINUTE..=90 * DAY),
+            per_owner_max: count(reader, "per_owner_max", 10_000),
+            total_max: count(reader, "total_max", 1_000_000),
         }
     }
 }

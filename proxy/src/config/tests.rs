@@ -69,6 +69,19 @@ fn an_empty_file_means_the_same_as_none() {
 }
 
 #[test]
+fn sessions_last_and_are_as_many_as_the_file_says_within_bounds() {
+    let given = load("[sessions]\nidle_timeout = \"5m\"\nlifetime = \"5m\"\nper_owner_max = 1\ntotal_max = 1").unwrap();
+    let sessions = given.config.sessions;
+    assert_eq!((sessions.idle_timeout, sessions.lifetime), (Duration::from_secs(300), Duration::from_secs(300)));
+    assert_eq!((sessions.per_owner_max, sessions.total_max), (1, 1));
+    for outside in ["idle_timeout = \"4m\"", "lifetime = \"91d\"", "per_owner_max = 0", "total_max = 1000001"] {
+        assert!(only_error(&format!("[sessions]\n{outside}")).contains("sessions."), "{outside}");
+    }
+    let longer = only_error("[sessions]\nidle_timeout = \"6m\"\nlifetime = \"5m\"");
+    assert!(longer.contains("sessions.idle_timeout") && longer.contains("at most `lifetime`"), "{longer}");
+}
+
+#[test]
 fn the_file_is_looked_for_in_the_stated_order() {
     let place =
         Place::with(&[("flag.toml", ""), ("env.toml", ""), ("config/gateway.toml", ""), ("etc/gateway.toml", "")]);
@@ -289,6 +302,26 @@ fn a_backend_beyond_loopback_is_a_warning() {
     let warnings =
         |host: &str| load(&format!("[[backends]]\nid = \"a\"\nurl = \"http://{host}:1\"\n")).unwrap().warnings.len();
     assert_eq!([warnings("127.0.0.1"), warnings("localhost"), warnings("[::1]"), warnings("10.0.0.1")], [0, 0, 0, 1]);
+}
+
+#[test]
+fn whoever_trusts_its_packs_has_a_pool_of_its_own() {
+    let faults = |gateway: &str, tenants: &str| {
+        let plans = "[[plan]]\nid = \"mine\"\npolicy = \"owner\"\n[[plan]]\nid = \"theirs\"\n";
+        let gateway =
+            format!("[tenants]\nfile = \"t.toml\"\n[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n{gateway}");
+        let files = Place::with(&[("g.toml", &gateway), ("t.toml", &format!("{plans}{tenants}"))]);
+        files.load(Some("g.toml"), &no_environment).err().unwrap_or_default().join("\n")
+    };
+    let owner = "[[tenant]]\nid = \"me\"\nplan = \"mine\"\n";
+    let other = "[[tenant]]\nid = \"they\"\nplan = \"theirs\"\n";
+    assert_eq!(faults("", owner), "");
+    assert_eq!(faults("", &format!("{other}[[tenant]]\nid = \"those\"\nplan = \"theirs\"\n")), "");
+    assert!(faults("", &format!("{owner}{other}")).contains("tenants `me` and `they` share the pool `default`"));
+    assert!(faults("", &format!("{owner}[[tenant]]\nid = \"me2\"\nplan = \"mine\"\n")).contains("share the pool"));
+    let apart = format!("{owner}pool = \"mine\"\n{other}");
+    assert!(faults("", &apart).contains("tenant `me` is in the pool `mine`, which has no backend"));
+    assert_eq!(faults("[[backends]]\nid = \"b\"\nurl = \"http://127.0.0.1:2\"\npool = \"mine\"\n", &apart), "");
 }
 
 #[test]

@@ -8,16 +8,18 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
+use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
 use super::stall::{self, Stall};
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
+use crate::inspect::files;
 use crate::record::blobs::BlobError;
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, FileFacts, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -86,7 +88,7 @@ enum Watched {
 pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
-    let workflow = match fresh_workflow(services, &job, workflow).await {
+    let workflow = match fresh_workflow(services, backend, &job, workflow).await {
         Ok(workflow) => workflow,
         Err(Undecided::Later) => {
             tokio::time::sleep(LEDGER_INTERVAL).await;
@@ -189,14 +191,17 @@ enum Undecided {
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
 async fn fresh_workflow(
     services: &Arc<Services>,
+    backend: &Backend,
     job: &Job,
     workflow: Option<Arc<ApprovedWorkflow>>,
 ) -> Result<Arc<ApprovedWorkflow>, Undecided> {
     let never = |reason: &str| Undecided::Never(reason.to_owned());
     let tenant =
         services.tenants().tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
+    // An owner's backend that is assigned a job was up, and had said what is installed there.
+    let Some(catalogue) = services.catalogue_at(&tenant, backend) else { return Err(Undecided::Later) };
     if let Some(workflow) = workflow
-        && services.inspector().is_fresh(&workflow, &tenant)
+        && services.inspector().is_fresh(&workflow, &tenant, &catalogue)
     {
         return Ok(workflow);
     }
@@ -210,13 +215,30 @@ async fn fresh_workflow(
             return Err(Undecided::Later);
         }
     };
-    let inspector = services.inspector();
+    let files = pinned_facts(services, job).await?;
+    let (inspector, parts) = (services.inspector(), Arc::clone(services));
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
-        inspector.decide(&parsed, &tenant)
+        // Another installation of the owner's may have what this one lacks: then the job goes there.
+        let lacks = parsed.classes().any(|class| catalogue.class(class.as_str()).is_none());
+        let catalogue = lacks.then(|| parts.catalogue_for(&tenant, &parsed)).flatten().unwrap_or(catalogue);
+        inspector.decide(&parsed, &tenant, &catalogue, &files)
     });
     let decided = decided.await.map_err(|error| never(&error.to_string()))?;
     decided.map(Arc::new).map_err(|error| Undecided::Never(format!("the policy changed while the job waited: {error}")))
+}
+
+/// The files that a held job pinned when it was accepted, whatever their names mean by now.
+async fn pinned_facts(services: &Arc<Services>, job: &Job) -> Result<FileFacts, Undecided> {
+    let reading = async {
+        let pins = services.ledger.pins(job.id).await?;
+        let secrets = services.ledger.owner_secrets(&job.owner.scope()).await?;
+        Ok::<_, LedgerError>(files::facts(&pins, &files::owner_folder(&secrets)))
+    };
+    reading.await.map_err(|error| {
+        tracing::error!(job = %job.id, %error, "the files of a held job can't be read; trying again");
+        Undecided::Later
+    })
 }
 
 fn current(job: &Job) -> Option<&Attempt> {
@@ -251,6 +273,10 @@ struct Carrying {
     heard_before: Option<u64>,
     /// The backend answered the submission.
     submitted: bool,
+    /// `t/<opaque owner>`; empty until [`Carrying::know_files`].
+    owner_folder: String,
+    /// The files that the workflow names.
+    files: Vec<Pushed>,
     /// Whether it gets anywhere.
     watch: stall::Watch,
     /// Changes when its backend's worker is found dead.
@@ -275,6 +301,8 @@ impl Carrying {
             absent: false,
             heard_before: None,
             submitted: false,
+            owner_folder: String::new(),
+            files: Vec::new(),
             watch,
             written_off,
         })
@@ -285,12 +313,35 @@ impl Carrying {
     }
 
     async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
-        let body = match self.upstream_body(workflow).await {
-            Ok(body) => body,
+        let body: bytes::Bytes = match self.know_files().await.and(self.upstream_body(workflow).await) {
+            Ok(body) => body.into(),
             Err(reason) => return self.lost(&reason).await,
         };
-        let statuses = self.statuses();
-        match self.backend.comfyui.submit(body.into()).await {
+        let mut pushed_again = false;
+        loop {
+            match self.pushed().await {
+                Ok(()) => {}
+                Err(unpushed) => return self.unpushed(unpushed).await,
+            }
+            let statuses = self.statuses();
+            match self.backend.comfyui.submit(body.clone()).await {
+                Err(ComfyUiError::Status { status, body })
+                    if status == http::StatusCode::BAD_REQUEST
+                        && !pushed_again
+                        && push::refusal_names_one(&body, &self.files) =>
+                {
+                    tracing::warn!(job = %self.job.id, backend = %self.backend.id, "the backend lacks a file that it was given; giving it again");
+                    self.backend.present.forget(&self.files);
+                    pushed_again = true;
+                }
+                answer => return self.submitted(answer, statuses).await,
+            }
+        }
+    }
+
+    /// Follows a submission, or does what its failure asks for.
+    async fn submitted(mut self, answer: Result<serde_json::Value, ComfyUiError>, statuses: u64) -> AttemptOver {
+        match answer {
             Ok(answer)
                 if answer.get("prompt_id").and_then(|id| id.as_str())
                     == Some(self.attempt.upstream.to_string().as_str()) =>
@@ -308,18 +359,58 @@ impl Carrying {
                 tracing::warn!(job = %self.job.id, backend = %self.backend.id, reason, "no answer to a submission; looking for it in the queue");
                 self.follow().await
             }
-            Err(error @ ComfyUiError::Connect(_)) => {
-                self.backend.eject_for(&error);
-                self.lost(&error.to_string()).await
-            }
-            Err(error) => {
-                // Whatever stands before a ComfyUI that restarts answers so.
-                if error.is_server_error() {
-                    self.backend.eject_for(&error);
-                }
-                self.lost(&error.to_string()).await
+            Err(error) => self.lost_by(error).await,
+        }
+    }
+
+    /// The backend failed before it had the submission.
+    async fn lost_by(self, error: ComfyUiError) -> AttemptOver {
+        // Whatever stands before a ComfyUI that restarts answers 5xx.
+        if matches!(error, ComfyUiError::Connect(_)) || error.is_server_error() {
+            self.backend.eject_for(&error);
+        }
+        self.lost(&error.to_string()).await
+    }
+
+    /// Reads which files the job pinned, for the backend and for texts that name them.
+    async fn know_files(&mut self) -> Result<(), String> {
+        let secrets = self.owner_secrets().await?;
+        let pins = until_available!(self.services.ledger.pins(self.job.id)).map_err(|error| error.to_string())?;
+        self.owner_folder = files::owner_folder(&secrets);
+        self.files = pins.iter().map(|pin| Pushed::of_pin(pin, &self.owner_folder)).collect();
+        Ok(())
+    }
+
+    /// Gives the backend every file that it lacks.
+    async fn pushed(&mut self) -> Result<(), Unpushed> {
+        let (backend, blobs) = (&self.backend, &self.services.blobs);
+        for file in &self.files {
+            tokio::select! {
+                pushed = push::push(backend, blobs, file) => pushed?,
+                Ok(()) = wanted(&mut self.interrupt) => return Err(Unpushed::Interrupted),
             }
         }
+        Ok(())
+    }
+
+    async fn unpushed(self, unpushed: Unpushed) -> AttemptOver {
+        let text = match unpushed {
+            Unpushed::Interrupted => {
+                let result = self.interruption();
+                return self.commit(Outcome::Interrupted, result, Vec::new()).await;
+            }
+            Unpushed::Failed(PushError::Backend(error)) => return self.lost_by(error).await,
+            Unpushed::Failed(error @ PushError::TooLarge { .. }) => {
+                format!("{error}: its operator has to raise ComfyUI's --max-upload-size")
+            }
+            Unpushed::Failed(PushError::Content(error)) => {
+                tracing::error!(job = %self.job.id, %error, "the content of a pinned file can't be read");
+                "a file that the workflow names can't be read any more: upload it again".to_owned()
+            }
+        };
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "FileNotGiven", &text, at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
     async fn upstream_body(&self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
@@ -501,13 +592,10 @@ impl Carrying {
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
         self.backend.worked(self.services.clock.monotonic());
-        let secrets = match self.owner_secrets().await {
-            Ok(secrets) => secrets,
-            Err(reason) => return self.lost(&reason).await,
-        };
-        let owner_folder = format!("t/{}", secrets.folder);
-        let names =
-            Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
+        if let Err(reason) = self.know_files().await {
+            return self.lost(&reason).await;
+        }
+        let names = self.names();
         let ending = match collect::read(entry, &names) {
             Ok(ending) => ending,
             Err(error) => return self.lost(&error.to_string()).await,
@@ -517,7 +605,11 @@ impl Carrying {
         }
         let outcome = match ending.end {
             UpstreamEnd::Succeeded => Outcome::Succeeded,
-            UpstreamEnd::Failed => Outcome::Failed,
+            UpstreamEnd::Failed => {
+                // Perhaps a file was gone when its node ran: the next job gives it again.
+                self.backend.present.forget(&self.files);
+                Outcome::Failed
+            }
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
@@ -539,6 +631,17 @@ impl Carrying {
                     return self.lost(&format!("its results can't be copied: {error}")).await;
                 }
             }
+        }
+    }
+
+    /// What stands for the owner's own words at the backend.
+    fn names(&self) -> Names<'_> {
+        Names {
+            prompt_id: &self.job.prompt_id,
+            upstream: self.attempt.upstream,
+            owner_folder: &self.owner_folder,
+            files: &self.files,
+            trusting: self.backend.is_owned(),
         }
     }
 
@@ -569,7 +672,7 @@ impl Carrying {
     /// ComfyUI refused the workflow: to its owner that is a run that ended at once (design §6 verdict).
     async fn refused(self, body: &[u8]) -> AttemptOver {
         let body = serde_json::from_slice(body).unwrap_or_default();
-        let (node, text) = collect::refusal(&body);
+        let (node, text) = collect::refusal(&body, &self.names());
         let node = node.as_ref().map(|(id, class)| (id.as_str(), class.as_str()));
         let result =
             collect::gateway_failure(&self.job.prompt_id, node, "ValidationError", &text, self.services.clock.wall());
@@ -633,6 +736,20 @@ impl Drop for Carrying {
     /// Whatever the backend still says of this attempt reaches nobody.
     fn drop(&mut self) {
         self.services.tracks.untrack(self.attempt.upstream);
+    }
+}
+
+/// Why the files of a workflow are not at its backend.
+#[derive(Debug)]
+enum Unpushed {
+    /// Its owner asked for its end meanwhile.
+    Interrupted,
+    Failed(PushError),
+}
+
+impl From<PushError> for Unpushed {
+    fn from(error: PushError) -> Self {
+        Self::Failed(error)
     }
 }
 

@@ -3,11 +3,12 @@
 use super::comfyui::{ComfyUi, ComfyUiError};
 use super::facts::BackendFacts;
 use super::health::{Cause, Health, Standing};
+use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, UpstreamClientId};
+use crate::ids::{BackendId, PoolId, UpstreamClientId};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use comfygate_policy::{Agreement, ApprovedWorkflow};
+use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -18,13 +19,22 @@ use tokio::sync::{Notify, watch};
 pub struct Backend {
     /// Its name.
     pub id: BackendId,
+    /// Which tenants it serves.
+    pub pool: PoolId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
     /// Our secret sid there.
     pub client: UpstreamClientId,
     /// How to call it.
     pub comfyui: ComfyUi,
+    /// Which files of callers it was given.
+    pub present: Present,
+    /// Whose turn it is to have a mask put into a picture.
+    pub mask_turn: tokio::sync::Mutex<()>,
     state: ArcSwap<BackendState>,
+    /// Its whole installation is one tenant's, which is judged by what is installed there now.
+    owned: AtomicBool,
+    installed: ArcSwapOption<Catalogue>,
     health: Mutex<Health>,
     facts: ArcSwapOption<BackendFacts>,
     foreign: AtomicU64,
@@ -53,15 +63,20 @@ pub enum BackendState {
 
 impl Backend {
     /// A backend that has not been asked yet: down until its monitor says otherwise.
-    pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
+    pub fn new(id: BackendId, pool: PoolId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
         let comfyui = ComfyUi::new(endpoint.clone());
         let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
         Self {
             id,
+            pool,
             endpoint,
             client,
             comfyui,
+            present: Present::default(),
+            mask_turn: tokio::sync::Mutex::default(),
             state,
+            owned: AtomicBool::new(false),
+            installed: ArcSwapOption::empty(),
             health: Mutex::new(Health::new(Instant::now())),
             facts: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
@@ -93,6 +108,29 @@ impl Backend {
         self.state.load_full()
     }
 
+    /// Says whether its installation is one tenant's own (owner posture): only then its catalogue is kept, which may take tens of megabytes.
+    pub fn set_owned(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Relaxed);
+        if !owned {
+            self.installed.store(None);
+        }
+    }
+
+    /// Whether its installation is one tenant's own.
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Relaxed)
+    }
+
+    /// What is installed there, as it said when it came up; of owned backends only.
+    pub fn installed(&self) -> Option<Arc<Catalogue>> {
+        self.installed.load_full()
+    }
+
+    /// Remembers what is installed there.
+    pub fn set_installed(&self, catalogue: Catalogue) {
+        self.installed.store(Some(Arc::new(catalogue)));
+    }
+
     /// Where it stands: up, half open, or down and why.
     pub fn standing(&self) -> Standing {
         self.health(|health| health.standing())
@@ -114,8 +152,11 @@ impl Backend {
         self.facts.store(Some(Arc::new(facts)));
     }
 
-    /// Whether it is up and every class of the workflow means there what the catalogue says.
+    /// Whether it is up and every class of the workflow means there what the catalogue says; of an owned backend, whether it has the classes.
     pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
+        if let (true, Some(installed)) = (self.is_owned(), self.installed()) {
+            return self.is_up() && workflow.classes().all(|class| installed.class(class.as_str()).is_some());
+        }
         match &**self.state.load() {
             BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
             BackendState::Down { .. } => false,
@@ -154,6 +195,8 @@ impl Backend {
 
     /// Gives it work again.
     pub fn set_up(&self, agreement: Arc<Agreement>) {
+        // What comes up may be another process, on another disk.
+        self.present.clear();
         self.health(Health::returned);
         self.state.store(Arc::new(BackendState::Up { agreement }));
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,6 +21,8 @@ const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// The log's last 300 pieces, most of them a word long.
 const LOG_BYTES_MAX: usize = 4 << 20;
+/// Lists of models, translations and templates of packs, and a template's picture.
+const PAGE_FILE_BYTES_MAX: usize = 16 << 20;
 /// Answers that carry a few numbers.
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// The event loop of a busy ComfyUI can stall for seconds (facts §2.6).
@@ -158,12 +160,32 @@ impl ComfyUi {
         self.call(Method::GET, path, None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
     }
 
+    /// `GET` of a list or a small file that the page reads, by path.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn page_file(&self, path: &str) -> Result<Bytes, ComfyUiError> {
+        self.get(path, PAGE_FILE_BYTES_MAX).await
+    }
+
     /// `GET /system_stats`.
     ///
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn system_stats(&self) -> Result<Value, ComfyUiError> {
         parsed(&self.get("/system_stats", SMALL_BYTES_MAX).await?)
+    }
+
+    /// The status that a path answers with, whatever it is.
+    ///
+    /// # Errors
+    /// `Connect`, `Lost`.
+    pub async fn answers(&self, path: &str) -> Result<StatusCode, ComfyUiError> {
+        match self.send(Method::GET, path, None, CALL_TIMEOUT).await {
+            Ok(response) => Ok(response.status()),
+            Err(ComfyUiError::Status { status, .. }) => Ok(status),
+            Err(error) => Err(error),
+        }
     }
 
     /// `GET /queue`: where that prompt stands.
@@ -252,6 +274,23 @@ impl ComfyUi {
         self.post("/interrupt", &json!({"prompt_id": prompt.to_string()})).await
     }
 
+    /// `POST /free`.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn free(&self, unload_models: bool, free_memory: bool) -> Result<(), ComfyUiError> {
+        self.post("/free", &json!({"unload_models": unload_models, "free_memory": free_memory})).await
+    }
+
+    /// `PATCH /internal/logs/subscribe` for our own socket.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn subscribe_logs(&self, client: UpstreamClientId, enabled: bool) -> Result<(), ComfyUiError> {
+        let body = Bytes::from(json!({"clientId": client.to_string(), "enabled": enabled}).to_string());
+        self.call(Method::PATCH, "/internal/logs/subscribe", Some(body), SMALL_BYTES_MAX, CALL_TIMEOUT).await.map(drop)
+    }
+
     /// `POST /queue {"delete":[id]}`: takes a waiting prompt out.
     ///
     /// # Errors
@@ -272,6 +311,30 @@ impl ComfyUi {
             file.directory.name()
         );
         Ok(Pieces(self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body()))
+    }
+
+    /// `POST` of a body of ours that is made while it is sent, `length` bytes. Gives the JSON of a 200.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub(super) async fn post_form<B>(
+        &self,
+        path: &str,
+        content_type: &str,
+        length: u64,
+        body: B,
+        within: Duration,
+    ) -> Result<Value, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request =
+            self.request(Method::POST, path).header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, length);
+        let request = request.body(body).map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        let whole = async { bounded(self.exchange(request, within).await?.into_body(), SMALL_BYTES_MAX).await };
+        let bytes = tokio::time::timeout(within, whole).await;
+        parsed(&bytes.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))??)
     }
 
     async fn get(&self, path: &str, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
@@ -308,23 +371,39 @@ impl ComfyUi {
         body: Option<Bytes>,
         within: Duration,
     ) -> Result<http::Response<Incoming>, ComfyUiError> {
+        let mut request = self.request(method, path);
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        self.exchange(request, within).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(self.endpoint.path(path))
+            .header(HOST, self.endpoint.authority())
+            .header(ACCEPT_ENCODING, "identity")
+    }
+
+    async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        within: Duration,
+    ) -> Result<http::Response<Incoming>, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
         let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         // Ends by itself when the response was read or dropped.
         tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(self.endpoint.path(path))
-            .header(HOST, self.endpoint.authority())
-            .header(ACCEPT_ENCODING, "identity");
-        if let Some(body) = &body {
-            request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
-        }
-        let mut request = request
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
         request.headers_mut().extend(self.endpoint.headers().clone());
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;

@@ -169,7 +169,10 @@ impl Dispatcher {
             if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
                 break;
             }
+            let tenant = self.services.tenants().tenant(&held.job.owner.tenant);
+            let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.pool == backend.pool);
             let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
+                (_, Some(backend)) if !serves(backend) => false,
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
                 (None, Some(backend)) => backend.is_up(),
                 (Some(workflow), Some(backend)) => backend.can_run(workflow),

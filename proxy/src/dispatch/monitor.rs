@@ -16,7 +16,7 @@ use super::sweep;
 use crate::config::{DispatchConfig, GpuName};
 use crate::record::metrics::CanaryEnd;
 use crate::services::Services;
-use comfygate_policy::Agreement;
+use comfygate_policy::{Agreement, Catalogue, CatalogueError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -139,11 +139,19 @@ impl Monitor {
         let live = self.backend.comfyui.object_info().await.map_err(of_error)?;
         let catalogue = self.services.inspector().catalogue_arc();
         // Megabytes of JSON: not on an event loop.
-        let compared = tokio::task::spawn_blocking(move || catalogue.agreement(&live)).await;
-        let agreement = compared
+        let owned = self.backend.is_owned();
+        let compared = tokio::task::spawn_blocking(move || {
+            let installed = owned.then(|| Catalogue::from_object_info(&live)).transpose()?;
+            Ok((catalogue.agreement(&live)?, installed))
+        });
+        let (agreement, installed) = compared
+            .await
             .map_err(|error| error.to_string())
-            .and_then(|agreement| agreement.map_err(|error| error.to_string()))
+            .and_then(|compared: Result<_, CatalogueError>| compared.map_err(|error| error.to_string()))
             .map_err(|error| (Cause::Hung, error))?;
+        if let Some(installed) = installed {
+            self.backend.set_installed(installed);
+        }
         let connecting = async { self.socket_connected.wait_for(|connected| *connected).await.is_ok() };
         if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
             return Err((Cause::NoSocket, "its WebSocket can't be opened".into()));

@@ -107,7 +107,11 @@ impl Tracks {
 
     /// What a frame without prompt id of that backend belongs to.
     pub fn running_at(&self, backend: &BackendId) -> Option<Track> {
-        let upstream = *self.running.get(backend)?;
-        self.of(upstream)
+        self.of(self.running_prompt_at(backend)?)
+    }
+
+    /// The prompt that runs at a backend by its own events, ours or foreign.
+    pub fn running_prompt_at(&self, backend: &BackendId) -> Option<UpstreamPromptId> {
+        self.running.get(backend).map(|prompt| *prompt)
     }
 }

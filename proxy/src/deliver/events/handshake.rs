@@ -6,6 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Method};
 
+/// W3C Fetch Metadata: `same-origin`, `same-site`, `cross-site`, or `none` for what a person did.
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// W3C Fetch Metadata: `navigate` for a page that is opened.
+pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// RFC 6455 §1.3.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -24,6 +28,9 @@ pub enum HandshakeError {
     /// A page of another site opens the socket with the user's credential (facts §11, 114).
     #[error("`Origin` is not this site")]
     Origin,
+    /// A cookie comes with any request to us, so the request itself has to show that a page of ours sent it.
+    #[error("a request by cookie that changes something needs `Sec-Fetch-Site: same-origin`, or this site's `Origin`")]
+    NotOurPage,
 }
 
 /// `Sec-WebSocket-Accept` for a request that may become a socket.
@@ -78,6 +85,56 @@ pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&Pub
     }
 }
 
+/// Whether the request proves that it comes from one of this site's pages, or that no browser's ambient credential is behind it: for GETs that change something, which
+/// browsers send to any site without `Origin`. `Sec-Fetch-Site` can't be set by a page; a key in a header of its own can't be sent by one of another site.
+///
+/// # Errors
+/// [`HandshakeError::Origin`].
+pub fn check_same_origin(headers: &HeaderMap) -> Result<(), HandshakeError> {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let by_own_header = headers.contains_key("x-api-key")
+        || only("authorization")
+            .is_some_and(|value| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")));
+    match only("sec-fetch-site") {
+        Some("same-origin") => Ok(()),
+        None if by_own_header && !headers.contains_key("sec-fetch-site") => Ok(()),
+        _ => Err(HandshakeError::Origin),
+    }
+}
+
+/// Whether one of this site's pages sent the request: what a cookie alone does not show. Browsers write `Sec-Fetch-Site` by themselves and let no page change it (W3C Fetch Metadata);
+/// those that send it with no WebSocket send `Origin` there. `none` is somebody's own doing, such as a form that is sent again after a restart, and needs `Origin` too.
+///
+/// # Errors
+/// [`HandshakeError::Origin`], [`HandshakeError::NotOurPage`].
+pub fn check_our_page(
+    headers: &HeaderMap,
+    host: Option<&str>,
+    public: Option<&PublicUrl>,
+) -> Result<(), HandshakeError> {
+    check_origin(headers, host, public)?;
+    let sites: Vec<_> = headers.get_all(SEC_FETCH_SITE).iter().collect();
+    let shown = match sites.as_slice() {
+        [only] if *only == "same-origin" => true,
+        [only] if *only != "none" => false,
+        // If it is there, it is ours.
+        [] | [_] => headers.contains_key(ORIGIN),
+        _ => false,
+    };
+    if shown { Ok(()) } else { Err(HandshakeError::NotOurPage) }
+}
+
+/// Whether a request that reads may be one of another site's page, by the browser's own word: then a cookie does not count, unless somebody followed a link. `SameSite=Lax` keeps the
+/// cookie from other sites; this keeps it from other hosts of the same site too.
+pub fn is_foreign_reading(headers: &HeaderMap) -> bool {
+    let is =
+        |name: &HeaderName, values: &[&str]| headers.get(name).is_some_and(|found| values.iter().any(|v| found == v));
+    is(&SEC_FETCH_SITE, &["cross-site", "same-site"]) && !is(&SEC_FETCH_MODE, &["navigate"])
+}
+
 fn answer_to(key: &[u8]) -> String {
     let mut hash = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key);
@@ -89,6 +146,24 @@ fn answer_to(key: &[u8]) -> String {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn a_get_that_changes_something_comes_from_our_page_or_from_a_program() {
+        let proven = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            check_same_origin(&headers).is_ok()
+        };
+        assert!(proven(&[("sec-fetch-site", "same-origin"), ("authorization", "Basic eDp5")]));
+        assert!(proven(&[("authorization", "Bearer x")]));
+        assert!(proven(&[("x-api-key", "x")]));
+        assert!(!proven(&[("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "none"), ("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "cross-site"), ("x-api-key", "x")]));
+        assert!(!proven(&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")]));
+    }
 
     fn upgrade(changes: &[(HeaderName, Option<&'static str>)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -128,6 +203,41 @@ mod tests {
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, None)]), Err(HandshakeError::Key));
         assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, None), Err(HandshakeError::NotAnUpgrade));
         assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, None), Err(HandshakeError::NotAnUpgrade));
+    }
+
+    #[test]
+    fn a_cookie_needs_the_browsers_word_that_our_page_sent_it() {
+        let host = Some("gate.example:8443");
+        let public = "https://images.example".parse().unwrap();
+        let proof = |list: &[(HeaderName, &'static str)]| {
+            let headers = list.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            check_our_page(&headers, host, Some(&public))
+        };
+        let (own, evil) = ("https://gate.example:8443", "https://evil.example");
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "same-origin")]), Ok(()));
+        assert_eq!(proof(&[(ORIGIN, own)]), Ok(()));
+        assert_eq!(proof(&[(ORIGIN, "https://images.example")]), Ok(()));
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "none"), (ORIGIN, own)]), Ok(()));
+        assert_eq!(proof(&[]), Err(HandshakeError::NotOurPage));
+        for site in ["none", "same-site", "cross-site", "", "Same-Origin"] {
+            assert_eq!(proof(&[(SEC_FETCH_SITE, site)]), Err(HandshakeError::NotOurPage), "{site}");
+        }
+        for site in ["same-site", "cross-site"] {
+            assert_eq!(proof(&[(SEC_FETCH_SITE, site), (ORIGIN, own)]), Err(HandshakeError::NotOurPage), "{site}");
+        }
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "same-origin"), (ORIGIN, evil)]), Err(HandshakeError::Origin));
+        assert_eq!(proof(&[(ORIGIN, evil)]), Err(HandshakeError::Origin));
+    }
+
+    #[test]
+    fn a_reading_of_another_sites_page_is_known_by_the_browsers_word() {
+        let foreign = |site, mode| {
+            let list = [(SEC_FETCH_SITE, site), (SEC_FETCH_MODE, mode)];
+            is_foreign_reading(&list.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect())
+        };
+        assert!(foreign("cross-site", "no-cors") && foreign("same-site", "cors"));
+        assert!(!foreign("same-origin", "cors") && !foreign("none", "navigate") && !foreign("cross-site", "navigate"));
+        assert!(!is_foreign_reading(&HeaderMap::new()));
     }
 
     #[test]
