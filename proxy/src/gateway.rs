@@ -28,7 +28,7 @@ use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteEr
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -688,11 +688,15 @@ impl ProxyHttp for Gateway {
             // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
             "pragma",
             "expires",
-            "location",
             "via",
             "www-authenticate",
         ] {
             response.remove_header(name);
+        }
+        // A redirect to another host names the backend.
+        let leads_away = |to: &HeaderValue| !to.as_bytes().starts_with(b"/") || to.as_bytes().starts_with(b"//");
+        if response.headers.get(LOCATION).is_some_and(leads_away) {
+            response.remove_header("location");
         }
         response.insert_header("x-content-type-options", "nosniff")?;
         response.insert_header("x-request-id", ctx.request.to_string())?;

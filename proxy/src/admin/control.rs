@@ -71,9 +71,11 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
 async fn status(State(control): State<Control>) -> Response {
     let backends = control.services.backends();
     let backends = backends.values().map(|backend| match &*backend.state() {
-        BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
+        BackendState::Up { .. } => {
+            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true, "state": backend.standing().name()})
+        }
         BackendState::Down { reason } => {
-            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})
+            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "state": backend.standing().name(), "reason": reason})
         }
     });
     Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()

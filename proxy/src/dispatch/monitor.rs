@@ -1,7 +1,7 @@
 //! Watches one backend: is it there, does it mean by its classes what the catalogue says, do its events arrive, does its worker run.
 //!
-//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed. One that
-//! was in service before is also swept of what nobody knows any more, and has to run a canary. It is ejected at once when a connection is refused
+//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed, and it was
+//! swept of what nobody knows any more. One that was in service before also has to run a canary. It is ejected at once when a connection is refused
 //! (nobody listens), after [`super::health::MISSES_MAX`] other failures in a row, and when a canary is not run. A canary is only sent to a backend that has
 //! nothing to do; where something is in its queue and nothing has run to its end for as long, its log is asked whether the worker thread has ended.
 //! What follows from what is [`super::health`].
@@ -159,13 +159,13 @@ impl Monitor {
         self.learn_facts().await;
         let now = self.services.clock.monotonic();
         let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
-        if !must_prove {
-            return Ok((Arc::new(agreement), String::new()));
-        }
         match sweep::sweep(&self.backend, &*self.services.ledger).await {
             Ok(0) => {}
             Ok(prompts) => tracing::debug!(backend = %self.backend.id, prompts, "leftovers of ours were swept"),
             Err(error) => tracing::warn!(backend = %self.backend.id, %error, "leftovers could not be swept"),
+        }
+        if !must_prove {
+            return Ok((Arc::new(agreement), String::new()));
         }
         let proof = self.proof(&agreement).await?;
         let was = &self.ejected_for;
