@@ -760,11 +760,15 @@ impl ProxyHttp for Gateway {
             // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
             "pragma",
             "expires",
-            "location",
             "via",
             "www-authenticate",
         ] {
             response.remove_header(name);
+        }
+        // A redirect to another host names the backend.
+        let leads_away = |to: &HeaderValue| !to.as_bytes().starts_with(b"/") || to.as_bytes().starts_with(b"//");
+        if response.headers.get(LOCATION).is_some_and(leads_away) {
+            response.remove_header("location");
         }
         response.insert_header("x-content-type-options", "nosniff")?;
         if is_missing_style(session, response.status) {
