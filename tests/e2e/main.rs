@@ -16,3 +16,4 @@ mod inspect;
 mod listen;
 mod record;
 mod route;
+mod uploads;

@@ -26,6 +26,7 @@ pub mod client;
 pub mod deadline;
 pub mod gateway;
 pub mod headers;
+pub mod pictures;
 pub mod raw;
 pub mod tls;
 pub mod tokens;

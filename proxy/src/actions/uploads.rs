@@ -58,7 +58,7 @@ pub(super) async fn mask(call: &Call<'_>, form: Option<ReceivedForm>) -> Result<
     // The mask itself is of no more use.
     let ReceivedForm { directory, subfolder, overwrite, filename, content, mut slot, .. } = form;
     drop(content);
-    slot.grow_to(length);
+    slot.settle(length);
     let place = Place { id: made.id, directory, subfolder, filename, overwrite };
     let row = keep(call, &mut slot, writer, facts, place).await?;
     if row.id == made.id {

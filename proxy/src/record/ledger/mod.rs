@@ -350,9 +350,9 @@ pub enum LedgerError {
         limit: u32,
     },
     /// The tenant's uploads have as many bytes as they may.
-    #[error("{used} bytes are uploaded, {limit} are allowed")]
+    #[error("{used} bytes would be uploaded, {limit} are allowed")]
     NoRoom {
-        /// How many there are.
+        /// How many there would be.
         used: u64,
         /// How many there may be.
         limit: u64,

@@ -53,7 +53,7 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let used = tables.uploaded.get(tenant.as_str())?.map_or(0, |bytes| bytes.value());
     let total = used.saturating_add(upload.bytes);
     if total > upload.storage_bytes_max {
-        return Err(LedgerError::NoRoom { used, limit: upload.storage_bytes_max }.into());
+        return Err(LedgerError::NoRoom { used: total, limit: upload.storage_bytes_max }.into());
     }
     let row = FileRow {
         id: upload.id,
