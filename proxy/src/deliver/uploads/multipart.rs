@@ -438,4 +438,28 @@ mod tests {
             assert!(reader.buffer.len() < 8);
         }
     }
+
+    #[test]
+    fn a_changed_form_is_read_alike_in_pieces_and_as_a_whole() {
+        let seed = form(&format!("{IMAGE}\r\nContent-Type: image/png"), "con--b0tent\r\n--b0\r\n\r\n");
+        let mut state: u64 = 0x2545_f491_4f6c_dd1d;
+        let mut number = |most: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % most as u64).unwrap()
+        };
+        for _ in 0..5_000 {
+            let mut body = seed.clone();
+            for _ in 0..=number(3) {
+                let (at, byte) = (number(body.len()), b"-b0\r\n:;=\"\0x"[number(11)]);
+                match number(3) {
+                    0 => drop(body.remove(at)),
+                    1 => body.insert(at, byte),
+                    _ => body[at] = byte,
+                }
+            }
+            assert_eq!(read(&body, 1), read(&body, body.len()), "{:?}", String::from_utf8_lossy(&body));
+        }
+    }
 }

@@ -303,4 +303,38 @@ mod tests {
         assert!(facts(&png::tests::picture(side, side + 1)).unwrap_err().contains("13377 × 13378"));
         assert!(facts(&png::tests::picture(60_000, 60_000)).unwrap_err().contains("60000 × 60000"));
     }
+
+    /// A generator of numbers below `most`, the same ones in every run.
+    fn numbers() -> impl FnMut(usize) -> usize {
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        move |most| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % most.max(1) as u64).unwrap()
+        }
+    }
+
+    #[test]
+    fn no_content_makes_a_reader_panic_or_tell_a_size_of_nothing() {
+        let seeds = [png::tests::picture(8, 8), jpeg::tests::sample(), webp::tests::sample(), gif::tests::sample()];
+        let mut number = numbers();
+        let mut read = 0;
+        for round in 0..20_000 {
+            let mut bytes = seeds[round % seeds.len()].clone();
+            for _ in 0..=number(3) {
+                let at = number(bytes.len());
+                match number(4) {
+                    0 => bytes.truncate(at + 1),
+                    1 => bytes.insert(at, u8::try_from(number(256)).unwrap()),
+                    _ => bytes[at] = u8::try_from(number(256)).unwrap(),
+                }
+            }
+            if let Ok((width, height, frames)) = facts(&bytes) {
+                assert!(width > 0 && height > 0 && frames > 0, "{bytes:?}");
+                read += 1;
+            }
+        }
+        assert!(read > 1000, "the changes are small enough to be read: {read}");
+    }
 }

@@ -277,6 +277,12 @@ impl Approval {
         &self.output_nodes
     }
 
+    /// For tests of the ledger: on these files.
+    #[cfg(test)]
+    pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
+        Self { output_nodes: Vec::new(), pins }
+    }
+
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {

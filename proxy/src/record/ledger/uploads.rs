@@ -1,5 +1,8 @@
 //! What the ledger knows of uploads: their names, how many bytes a tenant has, and which files a job has pinned.
 
+#[cfg(test)]
+pub(super) mod suite;
+
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
 use crate::ids::{FileId, JobId, TenantId};

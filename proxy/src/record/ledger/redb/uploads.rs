@@ -140,6 +140,25 @@ fn top(snapshot: &ReadTransaction, scope: &str, directory: Directory) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::ledger::redb::RedbOptions;
+    use crate::record::ledger::uploads::suite;
+
+    macro_rules! on_redb {
+        ($($test:ident),* $(,)?) => {$(
+            #[tokio::test]
+            async fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
+            }
+        )*};
+    }
+    on_redb!(
+        a_name_is_numbered_shared_or_taken_over,
+        uploads_have_their_room_to_the_byte,
+        an_upload_is_its_scopes_under_any_name,
+        pins_stay_until_their_job_has_ended,
+        copies_of_a_name_are_bounded,
+    );
 
     #[test]
     fn a_copy_is_numbered_before_its_extension() {
