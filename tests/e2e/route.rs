@@ -28,7 +28,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("GET", "/api/jobs/some-id"),
     ("POST", "/api/jobs/some-id/cancel"),
     ("GET", "/view_metadata/checkpoints"),
-    ("GET", "/internal/files/output"),
     ("GET", "/userdata"),
     ("GET", "/v2/userdata"),
     ("GET", "/userdata/workflows%2Fa.json"),

@@ -177,6 +177,9 @@ pub fn read(content: &mut (impl Read + Seek), length: u64) -> Result<ContentFact
     Ok(ContentFacts { kind, width, height, frames })
 }
 
+/// Major brands of pictures in an ISO base media file.
+const PICTURE_BRANDS: [&[u8; 4]; 8] = [b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"miaf"];
+
 /// Enough to tell every type by.
 const HEAD_BYTES: usize = 64;
 
@@ -196,6 +199,8 @@ fn kind_of(head: &[u8]) -> Option<ContentKind> {
         _ if at(0, b"OggS") => ContentKind::Ogg,
         _ if at(4, b"ftypqt  ") => ContentKind::Mov,
         _ if at(4, b"ftypM4A ") => ContentKind::M4a,
+        // AVIF and HEIF are pictures in the same box; their sizes are not read here.
+        _ if PICTURE_BRANDS.iter().any(|brand| at(8, brand.as_slice()) && at(4, b"ftyp")) => return None,
         _ if at(4, b"ftyp") => ContentKind::Mp4,
         _ if at(0, b"\x1a\x45\xdf\xa3") && has(b"webm") => ContentKind::Webm,
         _ if at(0, b"\x1a\x45\xdf\xa3") && has(b"matroska") => ContentKind::Mkv,
@@ -291,6 +296,8 @@ mod tests {
             "PK\u{3}\u{4}",
             "BM",
             "II*\0",
+            "\0\0\0\u{1c}ftypavif",
+            "\0\0\0\u{1c}ftypheic",
         ] {
             assert!(matches!(read(&mut Cursor::new(text), text.len() as u64), Err(ContentError::Unknown)), "{text}");
         }

@@ -84,7 +84,7 @@ pub(in crate::record::ledger) async fn pins_stay_until_their_job_has_ended(ledge
     let submission = Acceptance { approval, ..suite::submission("a", "p", "{}") };
     let Accepted::New(job) = ledger.accept(submission).await.unwrap() else { panic!("not new") };
     let bare = suite::accepted(ledger, "a", "q").await;
-    assert_eq!(ledger.pins(job.id).await.unwrap(), [pin.clone()]);
+    assert_eq!(ledger.pins(job.id).await.unwrap(), std::slice::from_ref(&pin));
     assert!(ledger.pins(bare.id).await.unwrap().is_empty());
     let attempt = suite::assigned(ledger, &job).await;
     let held = ledger.lose(attempt, "it died").await.unwrap();
