@@ -455,3 +455,22 @@ async fn an_upload_needs_a_credential_with_the_scope_files_and_http_2_carries_it
     let told: Value = answer.json();
     assert_eq!(told["name"], "a.png");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_file_is_on_its_way_to_a_backend_can_be_stopped() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let (acme, stand_in) = (gateway.client("acme"), &gateway.stand_ins()[0]);
+    let name = uploaded(&acme, "a.png", &png(8, 8, RED)).await;
+    stand_in.faults().hang_http(true);
+    let prompt = acme.submit(workflows::inverted(&name, "never")).await;
+    let entry = eventually("it is stopped", || async {
+        acme.post("/interrupt", &json!({"prompt_id": prompt})).await.expect(200);
+        let history = acme.get(&format!("/history/{prompt}")).await.json();
+        history.get(&prompt).cloned()
+    })
+    .await;
+    assert!(entry["status"].to_string().contains("execution_interrupted"), "{entry}");
+    stand_in.faults().hang_http(false);
+    let prompt = acme.submit(workflows::inverted(&name, "after")).await;
+    picture_of(&acme, &prompt).await;
+}

@@ -2,7 +2,7 @@
 //!
 //! A picture's width, height and frames must hold for the library that opens it at the backend (Pillow), whatever the bytes behind the header say. So
 //! each reader takes a stricter form than Pillow does, and refuses the file where the two could differ (facts §11, 48, 61, 93): a size that is given twice, blocks that are
-//! skipped, and bytes that another of Pillow's readers would take when the first one gives up ([`lookalikes`]).
+//! skipped, and bytes that another of Pillow's readers would take when the first one gives up (`lookalikes.rs`).
 //!
 //! Sound and video are told by their containers only. Their sizes count as unbounded, so a policy that caps sizes refuses them where sizes matter.
 
