@@ -27,3 +27,4 @@ mod record;
 mod route;
 mod state;
 mod userdata;
+mod uploads;

@@ -10,7 +10,7 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
+use crate::ids::{BackendId, FileId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::record::ledger::tenants::CreatedTenant;
@@ -70,6 +70,21 @@ pub struct AcceptedLine {
     pub submission: Digest,
 }
 
+/// A file that its owner has uploaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct UploadedLine {
+    /// The request that brought it.
+    pub request: RequestId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it became.
+    pub file: FileId,
+    /// Its content.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
 /// A request that was refused.
 #[derive(Debug, Clone)]
 pub struct Refusal<'a> {
@@ -126,6 +141,7 @@ enum Event {
         method: String,
         path: String,
     },
+    Uploaded(UploadedLine),
     Refused(RefusedLine),
     /// How many refusals beyond the first ones of a second got no line of their own.
     RefusedMany {
@@ -335,6 +351,11 @@ impl Audit {
     /// A submission was accepted.
     pub fn accepted(&self, line: &AcceptedLine) {
         self.tell(Event::Accepted(line.clone()));
+    }
+
+    /// A file was uploaded.
+    pub fn uploaded(&self, line: UploadedLine) {
+        self.tell(Event::Uploaded(line));
     }
 
     /// A request was refused. Many equal ones in one second become one line.
