@@ -2,6 +2,7 @@
 //!
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
+pub mod certificates;
 mod listeners;
 
 use crate::actions::{Lists, ObjectInfos};
@@ -20,6 +21,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
+use crate::listen::ListenAddress;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -34,7 +36,7 @@ use async_trait::async_trait;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +137,8 @@ impl App {
         core.spawn(dispatcher.run(commands, drain.subscribe()));
         let gateway = gateway(&services, &dispatch, &drain);
         let admin = admin::Admin::new(&services, &drain);
-        let server = listeners::server(&services, gateway, admin)?;
+        let certificates = certificates::Certificates::load(&services.config(), services.clock.wall())?;
+        let server = listeners::server(&services, &certificates, gateway, admin)?;
         report_start(&services);
         let signal = StopSignal { services: Arc::clone(&services), drain };
         server.run(RunArgs { shutdown_signal: Box::new(signal) });
@@ -222,11 +225,25 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 
 /// Pingora gives up with a panic when a port is taken; we want to say which.
 fn free_ports(config: &Config) -> anyhow::Result<()> {
-    let addresses = config.listen.iter().map(|listener| listener.address).chain([config.metrics_address]);
-    for address in addresses {
-        let bound = std::net::TcpListener::bind(address);
-        bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+    let metrics = ListenAddress::Tcp(config.metrics_address);
+    for address in config.listen.iter().map(|listener| &listener.address).chain([&metrics]) {
+        match address {
+            ListenAddress::Tcp(tcp) => {
+                let bound = std::net::TcpListener::bind(tcp);
+                bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
+            }
+            ListenAddress::Unix(path) => free_socket_file(path)?,
+        }
     }
+    Ok(())
+}
+
+/// A socket file that nobody serves is left from before and replaced; anything else at its place stays.
+fn free_socket_file(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    anyhow::ensure!(metadata.file_type().is_socket(), "can't listen on `{}`: it is no socket", path.display());
+    let served = std::os::unix::net::UnixStream::connect(path).is_ok();
+    anyhow::ensure!(!served, "can't listen on `{}`: the socket is in use", path.display());
     Ok(())
 }
 
@@ -256,10 +273,9 @@ fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &Di
     let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
     tokio::spawn(carrying.run());
     backend.set_socket(socket.clone());
-    let catalogue = services.inspector().catalogue_arc();
     tokio::spawn(monitor::watch(
+        Arc::clone(services),
         Arc::clone(backend),
-        catalogue,
         socket.connected(),
         dispatch.clone(),
         drain.subscribe(),
@@ -290,6 +306,7 @@ fn report_start(services: &Services) {
     for listener in &config.listen {
         match &listener.kind {
             ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),
+            ListenKind::Plain => tracing::info!("listening on http://{}", listener.address),
             ListenKind::Redirect => tracing::info!("redirecting http://{} to https", listener.address),
         }
     }

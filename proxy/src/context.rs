@@ -3,6 +3,8 @@
 use crate::admit::BodySlot;
 use crate::dispatch::backend::Backend;
 use crate::ids::RequestId;
+use crate::listen::ClientAddr;
+use crate::listen::trace::TraceId;
 use crate::owner::Owner;
 use crate::route::{OwnerRoute, RouteMatch};
 use std::sync::Arc;
@@ -24,6 +26,12 @@ pub struct OwnedForward {
 pub struct Context {
     /// This request, in every line about it.
     pub request: RequestId,
+    /// Where the caller is: derived once, when the request begins.
+    pub client: ClientAddr,
+    /// Whether its listener speaks plain HTTP.
+    pub plain: bool,
+    /// The trace that a trusted proxy put it in.
+    pub trace: Option<TraceId>,
     /// When it began.
     pub began: Instant,
     /// The table's pattern; `unmatched` until one is found. Never the raw path: a closed set of labels.

@@ -8,32 +8,33 @@ mod form;
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
 use crate::authenticate::{AuthError, session};
+use crate::config::{Config, PublicUrl};
 use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::deliver::events::handshake::{HandshakeError, SEC_FETCH_MODE};
+use crate::deliver::events::handshake::{self, HandshakeError, SEC_FETCH_MODE, Site};
 use crate::deliver::events::held::HeldPlace;
-use crate::deliver::events::socket::AtEnd;
-use crate::deliver::events::{handshake, socket};
+use crate::deliver::events::socket::{self, AtEnd};
 use crate::deliver::login::{next, page};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
-use crate::listen::{self, ClientAddr};
+use crate::listen::trace::TraceId;
+use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
 use crate::owner::Scope;
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
+use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
+use pingora::protocols::SocketDigest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -52,6 +53,8 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 const PACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
+/// Open to everybody, without the path of `public_url` too.
+const HEALTH_PATH: &str = "/gate/health";
 /// What a client is told to wait when no backend answers.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -99,9 +102,20 @@ impl Gateway {
     }
 
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
+        let facts = self.arrived(session, ctx);
         listen::check_request(session.req_header(), session.is_http2()).map_err(at(Stage::Listen))?;
         let method = session.req_header().method.clone();
-        let found = route::matched_route(&method, raw_target(session.req_header()), TABLE);
+        let config = self.services.config();
+        let prefix = config.public_url.as_ref().filter(|_| !facts.prefix_stripped).map_or("", PublicUrl::path);
+        let target = match below_prefix(raw_target(session.req_header()), prefix) {
+            Below::Inside(target) => Some(target.to_owned()),
+            Below::SlashMissing if method.is_safe() => return Ok(Served::Answered(slash_added(prefix))),
+            Below::SlashMissing | Below::Outside => None,
+        };
+        let found = match &target {
+            Some(target) => route::matched_route(&method, target, TABLE),
+            None => Err(RouteError::NotFound { reason: Some("outside the path of `public_url`") }),
+        };
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
         }
@@ -114,11 +128,15 @@ impl Gateway {
             // An unknown path tells a stranger no more than a known one does.
             Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
                 Ok(caller) => Some(caller),
-                Err(stranger) => return self.send_to_login(session, found.ok().as_ref(), stranger, ctx).await,
+                Err(stranger) => {
+                    let target = target.as_deref().unwrap_or("/");
+                    return self.send_to_login(session, found.ok().as_ref(), stranger, target, ctx).await;
+                }
             },
         };
         if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
-            && let Some(route) = route::owner_route(&method, raw_target(session.req_header()), TABLE)
+            && let Some(target) = &target
+            && let Some(route) = route::owner_route(&method, target, TABLE)
         {
             return self.forward_owned(session, caller, route, ctx);
         }
@@ -129,7 +147,7 @@ impl Gateway {
         if let Some(caller) = &caller {
             // A socket carries events and is opened by GET.
             let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
-            self.check_site(session, caller, changes)?;
+            self.check_site(session, caller, changes, ctx)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -143,7 +161,7 @@ impl Gateway {
             Handling::Answer(Action::WebSocket) => {
                 self.admit_request(caller.as_ref())?;
                 self.body(session, matched.entry.body, ctx).await?;
-                self.carry_socket(session, caller, &matched).await
+                self.carry_socket(session, caller, &matched, ctx).await
             }
             Handling::Answer(Action::View) => self.view(session, caller, &matched, &method, ctx).await,
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
@@ -151,14 +169,20 @@ impl Gateway {
     }
 
     /// A page of another site must not use a browser's credential.
-    fn check_site(&self, session: &Session, caller: &Caller, changes: bool) -> Result<(), (Stage, Rejection)> {
+    fn check_site(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        changes: bool,
+        ctx: &Context,
+    ) -> Result<(), (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
-        let (host, public) = (host_of(head), config.public_url.as_ref());
+        let (host, site) = (host_of(head), site(&config, ctx));
         let by_cookie = caller.principal.credential.session().is_some();
         let checked = match (by_cookie, changes) {
-            (true, true) => handshake::check_our_page(&head.headers, host, public),
+            (true, true) => handshake::check_our_page(&head.headers, host, site),
             (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            (false, true) => handshake::check_origin(&head.headers, host, public),
+            (false, true) => handshake::check_origin(&head.headers, host, site),
             (_, false) => Ok(()),
         };
         checked.map_err(at(Stage::Authenticate))
@@ -217,7 +241,7 @@ impl Gateway {
             handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
             self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
         }
-        self.check_site(session, caller, !head.method.is_safe())?;
+        self.check_site(session, caller, !head.method.is_safe(), ctx)?;
         self.admit_request(Some(caller))?;
         self.send_on(session, caller, route, ctx)
     }
@@ -249,9 +273,9 @@ impl Gateway {
 
     async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, Stranger> {
         let refused = |rejection| Stranger { rejection, wants_login: false };
-        let group = client_address(session).group();
+        let group = ctx.client.group();
         self.doors.failed_logins.check(group).map_err(|error| refused(error.into()))?;
-        let principal = match self.services.principal(&session.req_header().headers).await {
+        let principal = match self.services.principal(client_tls(session), &session.req_header().headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 if error.is_failed_login() {
@@ -276,6 +300,7 @@ impl Gateway {
         session: &mut Session,
         matched: Option<&RouteMatch>,
         stranger: Stranger,
+        target: &str,
         ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let Stranger { rejection, wants_login } = stranger;
@@ -284,19 +309,33 @@ impl Gateway {
         let fetch_mode = head.headers.get(SEC_FETCH_MODE);
         if wants_login && opens_a_page(head) {
             let prefix = session::prefix(config.public_url.as_ref());
-            return Ok(Served::Answered(page::redirect(&next::login_url(raw_target(head), prefix), None)));
+            let here = format!("{prefix}{target}");
+            return Ok(Served::Answered(page::redirect(&next::login_url(&here, prefix), None)));
         }
         if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
-            let ours = handshake::check_our_page(&head.headers, host_of(head), config.public_url.as_ref());
-            let place = ours.ok().and_then(|()| self.services.held.enter(client_address(session).group()));
+            let ours = handshake::check_our_page(&head.headers, host_of(head), site(&config, ctx));
+            let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
             if let Some(place) = place {
                 self.body(session, BodyRule::None, ctx).await?;
-                return self.hold_socket(session, place).await;
+                return self.hold_socket(session, place, ctx).await;
             }
         }
         // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
         let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
         Err((Stage::Authenticate, rejection))
+    }
+
+    /// Notes where the caller is, and gives what its listener is told.
+    fn arrived(&self, session: &Session, ctx: &mut Context) -> Arc<ListenerFacts> {
+        let digest = session.digest().and_then(|digest| digest.socket_digest.as_deref());
+        let config = self.services.config();
+        let listeners = config.listen.iter().map(|listener| (&listener.address, &listener.facts));
+        let facts = listen::listeners::nearest(listeners, digest.and_then(SocketDigest::local_addr));
+        let (peer, headers) = (Peer::of(digest), &session.req_header().headers);
+        ctx.client = facts.client(peer, headers);
+        ctx.plain = facts.plain;
+        ctx.trace = TraceId::of_request(&facts, peer, headers);
+        facts
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -350,7 +389,8 @@ impl Gateway {
             body,
             form,
             request: ctx.request,
-            client: client_address(session),
+            client: ctx.client,
+            plain: ctx.plain,
             host: host_of(head),
             failed_logins: &self.doors.failed_logins,
         };
@@ -420,17 +460,15 @@ impl Gateway {
         session: &mut Session,
         caller: Option<Caller>,
         matched: &RouteMatch,
+        ctx: &Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
-        let accept = handshake::accepted(
-            &head.method,
-            &head.headers,
-            session.is_http2(),
-            self.services.config().public_url.as_ref(),
-        )
-        .map_err(at(Stage::Deliver))?;
+        let config = self.services.config();
+        let site = site(&config, ctx);
+        let accept =
+            handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
@@ -442,13 +480,14 @@ impl Gateway {
         };
         let by_cookie = caller.principal.credential.session();
         let at_end = match by_cookie {
-            Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), client_address(session).group()),
+            Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), ctx.client.group()),
             None => AtEnd::Close,
         };
         let scope = caller.principal.owner.scope();
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
         let credentials = session.req_header().headers.clone();
+        let tls = client_tls(session).cloned();
         switch_protocols(session, &accept).await?;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         let closed = socket::serve(
@@ -457,7 +496,7 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(credentials, by_cookie.map(|session| session.id)),
+            self.credential_ended(tls, credentials, by_cookie.map(|session| session.id)),
             at_end,
         )
         .await;
@@ -467,9 +506,14 @@ impl Gateway {
     }
 
     /// Carries the socket of a page whose session has ended, in silence.
-    async fn hold_socket(&self, session: &mut Session, place: HeldPlace) -> Result<Served, (Stage, Rejection)> {
+    async fn hold_socket(
+        &self,
+        session: &mut Session,
+        place: HeldPlace,
+        ctx: &Context,
+    ) -> Result<Served, (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
-        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), config.public_url.as_ref())
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), site(&config, ctx))
             .map_err(at(Stage::Deliver))?;
         switch_protocols(session, &accept).await?;
         let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
@@ -478,7 +522,7 @@ impl Gateway {
     }
 
     /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. A ledger that can't be read decides nothing.
-    async fn credential_ended(&self, headers: HeaderMap, cookie: Option<SessionId>) {
+    async fn credential_ended(&self, tls: Option<ClientTls>, headers: HeaderMap, cookie: Option<SessionId>) {
         let mut ends = self.services.browsers.ends();
         // A session that ended before we listened is seen by the first look.
         let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
@@ -495,7 +539,7 @@ impl Gateway {
             }
             wait = CREDENTIAL_INTERVAL;
             // An open socket is no use of a session: a forgotten tab must not keep it alive.
-            match self.services.principal(&headers).await {
+            match self.services.principal(tls.as_ref(), &headers).await {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }
@@ -511,7 +555,7 @@ impl Gateway {
             code: rejection.code(),
             status: rejection.status().as_u16(),
             owner: ctx.owner.clone(),
-            client: client_address(session),
+            client: ctx.client,
             method: session.req_header().method.clone(),
             route: ctx.route,
             reason: rejection.log_text(),
@@ -559,6 +603,9 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Context {
         Context {
             request: RequestId::new(),
+            client: ClientAddr::UNKNOWN,
+            plain: false,
+            trace: None,
             began: self.services.clock.monotonic(),
             route: "unmatched",
             matched: None,
@@ -595,14 +642,7 @@ impl ProxyHttp for Gateway {
             .backend
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
-        let address = backend
-            .endpoint
-            .resolve()
-            .await
-            .map_err(|error| Error::because(ErrorType::ConnectError, "backend address", error))?;
-        let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
-        peer.options.total_connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
+        let mut peer = backend.endpoint.peer().await?;
         // Packs compute while they answer; the page's files are there at once.
         peer.options.read_timeout = Some(if ctx.owned.is_some() { PACK_TIMEOUT } else { FORWARD_TIMEOUT });
         peer.options.write_timeout = Some(FORWARD_TIMEOUT);
@@ -624,8 +664,15 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
         // Built anew from what the table matched (invariant 2): the caller's own bytes and headers stay here, but for those of a static file.
-        let mut built = RequestHeader::build(upstream.method.clone(), matched.path.encoded().as_bytes(), Some(8))?;
+        let path = backend.endpoint.path(&matched.path.encoded());
+        let mut built = RequestHeader::build(upstream.method.clone(), path.as_bytes(), Some(8))?;
         built.insert_header(HOST, backend.endpoint.authority())?;
+        for (name, value) in backend.endpoint.headers() {
+            built.insert_header(name.clone(), value.clone())?;
+        }
+        if !backend.endpoint.is_reused_by_pingora() {
+            built.insert_header(CONNECTION, "close")?;
+        }
         built.insert_header("accept-encoding", "identity")?;
         for name in ["accept", "range", "if-range", "if-none-match", "if-modified-since"] {
             if let Some(value) = upstream.headers.get(name) {
@@ -679,9 +726,19 @@ impl ProxyHttp for Gateway {
         Self::CTX: Send + Sync,
     {
         ctx.status = response.status.as_u16();
-        for name in
-            ["server", "x-powered-by", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials"]
-        {
+        for name in [
+            "server",
+            "x-powered-by",
+            "set-cookie",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
+            "pragma",
+            "expires",
+            "location",
+            "via",
+            "www-authenticate",
+        ] {
             response.remove_header(name);
         }
         response.insert_header("x-content-type-options", "nosniff")?;
@@ -721,7 +778,8 @@ impl ProxyHttp for Gateway {
         let status = StatusCode::from_u16(ctx.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.services.metrics.request(ctx.route, method, status, took);
         let error = error.map(ToString::to_string);
-        tracing::debug!(request = %ctx.request, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
+        let trace = ctx.trace.map(|trace| trace.to_string());
+        tracing::debug!(request = %ctx.request, trace, client = %ctx.client, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
     }
 
     /// Pingora's own summary holds the raw path with its query, where secrets are.
@@ -756,9 +814,16 @@ fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) ->
         target.push('?');
         target.push_str(route.path.raw_query());
     }
+    let target = backend.endpoint.path(&target);
     let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
     built.insert_header(HOST, backend.endpoint.authority())?;
     built.insert_header("accept-encoding", "identity")?;
+    for (name, value) in backend.endpoint.headers() {
+        built.insert_header(name.clone(), value.clone())?;
+    }
+    if !backend.endpoint.is_reused_by_pingora() {
+        built.insert_header(CONNECTION, "close")?;
+    }
     for name in PACK_HEADERS {
         for value in from.headers.get_all(name) {
             built.append_header(name, value.clone())?;
@@ -849,10 +914,29 @@ fn raw_target(head: &RequestHeader) -> &str {
     std::str::from_utf8(head.raw_path()).unwrap_or_default()
 }
 
-/// The socket's other end; unix sockets and in-process streams have none.
-fn client_address(session: &Session) -> ClientAddr {
-    let peer = session.client_addr().and_then(|address| address.as_inet().copied());
-    ClientAddr::of_peer(peer.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
+/// What a connection of a listener with a `client_ca` showed.
+fn client_tls(session: &Session) -> Option<&ClientTls> {
+    session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientTls>()
+}
+
+/// Which pages are ours, for a request of this listener.
+fn site<'a>(config: &'a Config, ctx: &Context) -> Site<'a> {
+    Site { public: config.public_url.as_ref(), plain: ctx.plain }
+}
+
+/// A health check knows no prefix: it asks the machine, not the site.
+fn below_prefix<'t>(raw_target: &'t str, prefix: &str) -> Below<'t> {
+    let path = raw_target.split_once('?').map_or(raw_target, |(path, _)| path);
+    if path == HEALTH_PATH { Below::Inside(raw_target) } else { route::below(raw_target, prefix) }
+}
+
+/// To the page itself; the query is left behind, since no page of ours has one.
+fn slash_added(prefix: &str) -> Answer {
+    let mut answer = Answer::empty(StatusCode::PERMANENT_REDIRECT);
+    if let Ok(location) = HeaderValue::from_str(&format!("{prefix}/")) {
+        answer.headers.insert(LOCATION, location);
+    }
+    answer
 }
 
 /// The answer to OPTIONS: what may be asked here, and no CORS.

@@ -145,6 +145,8 @@ pub enum Credential {
     Jwt,
     /// A cookie of ours, got for an API key at `/gate/login`.
     Session(ActiveSession),
+    /// A verified certificate of the connection.
+    ClientCertificate,
 }
 
 /// A session that was good when it was looked at.
@@ -167,6 +169,7 @@ impl Credential {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
             Self::Session(_) => "session",
+            Self::ClientCertificate => "client_certificate",
         }
     }
 
@@ -174,7 +177,7 @@ impl Credential {
     pub fn session(self) -> Option<ActiveSession> {
         match self {
             Self::Session(session) => Some(session),
-            Self::ApiKey | Self::Jwt => None,
+            Self::ApiKey | Self::Jwt | Self::ClientCertificate => None,
         }
     }
 }

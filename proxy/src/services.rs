@@ -16,6 +16,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
+use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
@@ -164,12 +165,14 @@ impl Services {
         installed.iter().find(whole).or_else(|| installed.first()).cloned()
     }
 
-    /// Who sent these headers: by a credential in a header, else by the cookie of a session.
+    /// Who sent these headers: by a credential in a header or the connection's certificate, else by the cookie of a session.
     ///
     /// # Errors
     /// [`AuthError`]; never `Forbidden`.
-    pub async fn principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
-        match self.authenticator().authenticate(headers, &*self.ledger, &self.tenants()).await {
+    pub async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.live();
+        let rules = &live.config.client_certificates;
+        match live.authenticator.authenticate_connection(tls, rules, headers, &*self.ledger, &live.tenants).await {
             Err(AuthError::Missing) => self.session_principal(headers).await,
             decided => decided,
         }

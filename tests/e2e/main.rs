@@ -9,9 +9,13 @@
 
 mod admit;
 mod authenticate;
+mod backends;
+mod behind;
 mod cli;
+mod client_certificates;
 mod deliver;
 mod dispatch;
+mod health;
 mod inspect;
 mod lists;
 mod listen;

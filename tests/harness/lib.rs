@@ -28,6 +28,7 @@ pub mod deadline;
 pub mod gateway;
 pub mod headers;
 pub mod raw;
+pub mod relay;
 pub mod tls;
 pub mod tokens;
 pub mod workflows;

@@ -7,7 +7,7 @@ use super::Call;
 use crate::authenticate::session::{self, SessionToken};
 use crate::authenticate::{AuthError, X_API_KEY};
 use crate::deliver::answer::Answer;
-use crate::deliver::events::handshake;
+use crate::deliver::events::handshake::{self, Site};
 use crate::deliver::login::{next, page};
 use crate::owner::{ActiveSession, Principal};
 use crate::reject::Rejection;
@@ -124,7 +124,8 @@ fn refused(error: AuthError) -> Rejection {
 
 fn check_our_page(call: &Call<'_>) -> Result<(), Rejection> {
     let config = call.services.config();
-    Ok(handshake::check_our_page(call.headers, call.host, config.public_url.as_ref())?)
+    let site = Site { public: config.public_url.as_ref(), plain: call.plain };
+    Ok(handshake::check_our_page(call.headers, call.host, site)?)
 }
 
 fn target<'a>(call: &'a Call<'_>) -> &'a str {

@@ -53,6 +53,8 @@ pub struct Call<'a> {
     pub request: RequestId,
     /// Where the caller is.
     pub client: ClientAddr,
+    /// Whether its listener speaks plain HTTP.
+    pub plain: bool,
     /// The host that the request names.
     pub host: Option<&'a str>,
     /// Who failed to log in lately.

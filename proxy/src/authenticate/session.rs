@@ -178,8 +178,7 @@ impl SessionCookie {
 
 /// The path below which callers see us, without a slash at its end: `""` unless the public URL has one.
 pub fn prefix(public: Option<&PublicUrl>) -> &str {
-    let rest = public.and_then(|public| public.as_str().split_once("://")).map_or("", |(_, rest)| rest);
-    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("").trim_end_matches('/')
+    public.map_or("", PublicUrl::path)
 }
 
 /// Who shows this cookie. Rows are read at every request, without a cache: what ended is refused from the next request on.

@@ -1,24 +1,21 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawAudit, RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
+use super::raw::{RawAudit, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
-    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig,
-    ListenKind, ROTATE_BYTES_MIN, Rotation, Surroundings,
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, PublicUrl,
+    ROTATE_BYTES_MIN, Rotation, Surroundings,
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
-use crate::endpoint::BackendEndpoint;
-use crate::ids::PoolId;
-use crate::listen::own_ca;
+use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
 use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +30,8 @@ pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report
 
 /// What the checks need: where paths begin, and where faults go.
 pub(super) struct Checker<'a> {
-    surroundings: &'a Surroundings<'a>,
-    report: &'a Report,
+    pub(super) surroundings: &'a Surroundings<'a>,
+    pub(super) report: &'a Report,
 }
 
 impl Checker<'_> {
@@ -47,7 +44,7 @@ impl Checker<'_> {
         self.report.warning(at, what, hint);
     }
 
-    fn absolute(&self, path: &str) -> PathBuf {
+    pub(super) fn absolute(&self, path: &str) -> PathBuf {
         self.surroundings.current_dir.join(path)
     }
 
@@ -55,21 +52,25 @@ impl Checker<'_> {
         let defaults = Config::built_in(self.surroundings.state_dir());
         let metrics_at = raw.metrics_address.as_ref().map_or_else(|| whole.clone(), |found| found.at.clone());
         let metrics_address = raw.metrics_address.map_or(defaults.metrics_address, |found| found.value);
-        let listeners: Vec<Located<SocketAddr>> =
+        let listeners: Vec<Located<ListenAddress>> =
             raw.listen.iter().filter_map(|listen| listen.address.clone()).collect();
-        self.check_ports(&listeners, Located { value: metrics_address, at: metrics_at });
+        self.check_ports(&listeners, Located { value: metrics_address.into(), at: metrics_at });
         self.check_has_tls(&raw.listen, whole);
         if raw.public_url.is_none() {
             self.warn_of_missing_public_url(&listeners);
         }
-        let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen)).collect();
+        let public_url = raw.public_url.map(|found| found.value);
+        let path = public_url.as_ref().map_or("", PublicUrl::path);
+        let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen, path)).collect();
+        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
+        let client_certificates = self.client_certificates(raw.client_certificate, &tenants, &given_listen);
         let given_backends = self.backends(raw.backends);
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
-        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
         self.check_pools(&backends, &tenants, tenants_at);
         Config {
-            public_url: raw.public_url.map(|found| found.value),
+            public_url,
+            client_certificates,
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
             state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
@@ -84,6 +85,9 @@ impl Checker<'_> {
             dispatch: DispatchConfig {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
+                canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
+                canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
+                stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: self.audit(raw.audit),
@@ -97,10 +101,10 @@ impl Checker<'_> {
     }
 
     /// Two sockets on one port: the second would fail only when the gateway starts. Port 0 is the system's choice and never collides.
-    fn check_ports(&self, listeners: &[Located<SocketAddr>], metrics: Located<SocketAddr>) {
-        let mut seen: Vec<&Located<SocketAddr>> = Vec::new();
+    fn check_ports(&self, listeners: &[Located<ListenAddress>], metrics: Located<ListenAddress>) {
+        let mut seen: Vec<&Located<ListenAddress>> = Vec::new();
         for next in listeners.iter().chain([&metrics]) {
-            let same = |other: &&&Located<SocketAddr>| overlap(other.value, next.value);
+            let same = |other: &&&Located<ListenAddress>| other.value.overlaps(&next.value);
             if let Some(other) = seen.iter().find(same) {
                 let at = if next.at.line == 0 { &other.at } else { &next.at };
                 self.report.error(
@@ -124,8 +128,8 @@ impl Checker<'_> {
         }
     }
 
-    fn warn_of_missing_public_url(&self, listeners: &[Located<SocketAddr>]) {
-        if let Some(open) = listeners.iter().find(|listen| !listen.value.ip().is_loopback()) {
+    fn warn_of_missing_public_url(&self, listeners: &[Located<ListenAddress>]) {
+        if let Some(open) = listeners.iter().find(|listen| !listen.value.is_local()) {
             self.warn(
                 &open.at,
                 "callers of other machines connect here, and `public_url` is not set",
@@ -134,22 +138,7 @@ impl Checker<'_> {
         }
     }
 
-    fn listener(&self, raw: RawListen) -> Option<ListenConfig> {
-        let redirect = raw.redirect.filter(|found| found.value);
-        let kind = match (redirect, raw.tls) {
-            (Some(redirect), Some(_)) => self.refuse(
-                &redirect.at,
-                "a redirect speaks plain HTTP, so it has no `tls`",
-                "leave one of the two out",
-            ),
-            (Some(_), None) => Some(ListenKind::Redirect),
-            (None, Some(tls)) => self.certificate(tls).map(ListenKind::Tls),
-            (None, None) => Some(ListenKind::Tls(CertificateConfig::Made)),
-        };
-        Some(ListenConfig { address: raw.address?.value, kind: kind? })
-    }
-
-    fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
+    pub(super) fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
         let (certificate, key) = (tls.certificate?, tls.key?);
         let (certificate_path, key_path) = (self.absolute(&certificate.value), self.absolute(&key.value));
         check_pair(self, (&certificate_path, &certificate.at), (&key_path, &key.at));
@@ -177,50 +166,11 @@ impl Checker<'_> {
         path
     }
 
-    fn backends(&self, raw: Vec<RawBackend>) -> Vec<BackendConfig> {
-        let (mut ids, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-        let mut backends = Vec::new();
-        for backend in raw {
-            let endpoint = backend.url.as_ref().and_then(|url| match BackendEndpoint::parse(&url.value) {
-                Ok(endpoint) => Some(endpoint),
-                Err(error) => self.refuse(&url.at, error.to_string(), ""),
-            });
-            if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
-                // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
-                self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
-                self.warn_of_open_backend(endpoint, &url.at);
-            }
-            if let Some(id) = &backend.id {
-                self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
-            }
-            if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                let pool = backend.pool.map_or_else(PoolId::default_pool, |found| found.value);
-                backends.push(BackendConfig { id: id.value, endpoint, pool, gpu: backend.gpu });
-            }
-        }
-        backends
-    }
-
-    fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
+    pub(super) fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
         if let Some(first) = seen.get(&name) {
             self.report.error(at, format!("`{name}` is {what} already (line {})", first.line), "each is named once");
         } else {
             seen.insert(name, at.clone());
-        }
-    }
-
-    /// ComfyUI has no authentication: whoever reaches it goes round the gateway.
-    fn warn_of_open_backend(&self, endpoint: &BackendEndpoint, at: &Place) {
-        let authority = endpoint.authority();
-        let local = authority
-            .parse::<SocketAddr>()
-            .map_or_else(|_| authority.starts_with("localhost:"), |address| address.ip().is_loopback());
-        if !local {
-            self.warn(
-                at,
-                "this backend is not on loopback: whoever reaches it goes round the gateway",
-                "let a firewall admit the gateway only",
-            );
         }
     }
 
@@ -432,11 +382,4 @@ impl Checker<'_> {
             bytes => Some(Rotation { bytes, keep }),
         }
     }
-}
-
-/// Whether both can't be bound at once: same port, and same address or one of them every address.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let every = |address: SocketAddr| address.ip().is_unspecified();
-    // `[::]` also takes IPv4 connections where the system has v6only off, as Linux does.
-    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every(a) || every(b))
 }

@@ -4,18 +4,22 @@
 //! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the
 //! current directory.
 
+mod backends;
 pub mod checked;
 pub mod faults;
+mod listen;
 mod raw;
 pub mod reader;
 pub mod secrets;
 mod tls_files;
 pub mod units;
 
+use crate::authenticate::certificate::CertificateRule;
 use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
-use crate::listen::own_ca;
+use crate::listen::client_certificate::ClientCertificates;
+use crate::listen::{ListenAddress, ListenerFacts, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
@@ -33,8 +37,10 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What callers' browsers reach us by; makes `url` fields absolute.
     pub public_url: Option<PublicUrl>,
-    /// Where callers connect; at least one with [`ListenKind::Tls`].
+    /// Where callers connect; at least one that does not only redirect.
     pub listen: Vec<ListenConfig>,
+    /// Whom client certificates stand for.
+    pub client_certificates: Arc<[CertificateRule]>,
     /// `/metrics`, `/healthz`, `/readyz`.
     pub metrics_address: SocketAddr,
     /// Keys, ledger, blobs, control socket; absolute, may not be there yet.
@@ -69,9 +75,35 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenConfig {
     /// Port 0: the system chooses.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken there.
     pub kind: ListenKind,
+    /// Mode of a socket file.
+    pub mode: u32,
+    /// What stands in front of it.
+    pub facts: Arc<ListenerFacts>,
+    /// Whose certificates of callers count; only with [`ListenKind::Tls`].
+    pub client_ca: Option<ClientCaConfig>,
+}
+
+/// Who may connect to a socket file by default: its owner and group, so that the web server of another account is let in by a group.
+pub const UNIX_MODE: u32 = 0o660;
+
+impl ListenConfig {
+    /// A listener with nothing in front of it.
+    pub fn new(address: impl Into<ListenAddress>, kind: ListenKind) -> Self {
+        let facts = ListenerFacts { plain: kind == ListenKind::Plain, ..ListenerFacts::default() };
+        Self { address: address.into(), kind, mode: UNIX_MODE, facts: Arc::new(facts), client_ca: None }
+    }
+}
+
+/// `client_ca` and `client_certificates` of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCaConfig {
+    /// PEM, absolute; it was readable when the configuration was read.
+    pub file: PathBuf,
+    /// Whether everybody needs one.
+    pub wanted: ClientCertificates,
 }
 
 /// What a listener does.
@@ -79,6 +111,8 @@ pub struct ListenConfig {
 pub enum ListenKind {
     /// HTTPS with this certificate.
     Tls(CertificateConfig),
+    /// HTTP: on this machine only, or behind something that ends TLS.
+    Plain,
     /// Plain HTTP that answers every request with a redirect to HTTPS.
     Redirect,
 }
@@ -210,11 +244,24 @@ pub struct DispatchConfig {
     pub attempts_max: u32,
     /// How often `/queue` and `/history` are asked while a job is assigned.
     pub poll_interval: Duration,
+    /// How often a backend without work has to prove that its worker runs; zero: never, and a returning one is believed when it answers.
+    pub canary_interval: Duration,
+    /// How long that proof may take while nothing else runs there.
+    pub canary_deadline: Duration,
+    /// How long an attempt may run without any sign of progress before its backend has to prove itself.
+    pub stall_timeout: Duration,
 }
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self { attempts_max: 3, poll_interval: Duration::from_secs(2) }
+        Self {
+            attempts_max: 3,
+            poll_interval: Duration::from_secs(2),
+            canary_interval: Duration::from_secs(60),
+            canary_deadline: Duration::from_secs(30),
+            // The decoding of a long video tells nothing for many minutes.
+            stall_timeout: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -253,19 +300,36 @@ impl Default for Rotation {
     }
 }
 
-/// `https://HOST[:PORT]`, without a slash at the end.
+/// `https://HOST[:PORT][/PATH]`, without a slash at the end: the only source of our own name. What a request calls us (`Host`, `X-Forwarded-Host`) is never repeated.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PublicUrl(String);
+pub struct PublicUrl {
+    text: String,
+    /// Where the path begins in `text`; its length where there is none.
+    path_at: usize,
+}
+
+/// Longest path of a public URL in bytes: it stands before every path of ours.
+const PUBLIC_PATH_BYTES_MAX: usize = 128;
 
 impl PublicUrl {
-    /// Scheme, host and port, without a slash at the end.
+    /// The whole of it, without a slash at the end.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Scheme, host and port: what browsers send as `Origin`.
+    pub fn origin(&self) -> &str {
+        self.text.get(..self.path_at).unwrap_or(&self.text)
+    }
+
+    /// The path below which every route lies: empty, or `/comfy`. A cookie's `Path` is this and a slash.
+    pub fn path(&self) -> &str {
+        self.text.get(self.path_at..).unwrap_or_default()
     }
 
     /// Host alone, IPv6 in brackets.
     pub fn host(&self) -> &str {
-        let authority = self.0.strip_prefix("https://").unwrap_or(&self.0);
+        let authority = self.origin().strip_prefix("https://").unwrap_or_default();
         match authority.rsplit_once(':') {
             // A colon inside brackets is part of an address.
             Some((host, port)) if !port.ends_with(']') => host,
@@ -276,13 +340,15 @@ impl PublicUrl {
 
 impl fmt::Debug for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicUrl({})", self.0)
+        write!(f, "PublicUrl({})", self.text)
     }
 }
 
 /// The text is no public URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a public URL is `https://HOST` or `https://HOST:PORT`, without path, query or user name")]
+#[error(
+    "a public URL is `https://HOST`, with `:PORT` and `/PATH` where needed; the path has letters, digits, `-`, `.`, `_` and `~` between its slashes; no query, no user name"
+)]
 pub struct PublicUrlError;
 
 impl FromStr for PublicUrl {
@@ -290,12 +356,24 @@ impl FromStr for PublicUrl {
     fn from_str(text: &str) -> Result<Self, PublicUrlError> {
         let text = text.strip_suffix('/').unwrap_or(text);
         let rest = text.strip_prefix("https://").ok_or(PublicUrlError)?;
-        let authority: http::uri::Authority = rest.parse().map_err(|_| PublicUrlError)?;
-        let host_is_plain =
-            !authority.host().is_empty() && !rest.contains(['@', '/', '?', '#']) && !rest.ends_with(':');
+        let (named, path) = rest.split_once('/').map_or((rest, None), |(named, path)| (named, Some(path)));
+        let authority: http::uri::Authority = named.parse().map_err(|_| PublicUrlError)?;
+        let host_is_plain = !authority.host().is_empty() && !named.contains(['@', '?', '#']) && !named.ends_with(':');
         let port_is_good = authority.port().is_none() || authority.port_u16().is_some_and(|port| port != 0);
-        if host_is_plain && port_is_good { Ok(Self(text.to_owned())) } else { Err(PublicUrlError) }
+        if host_is_plain && port_is_good && path.is_none_or(is_public_path) {
+            let path_at = path.map_or(text.len(), |path| text.len() - path.len() - 1);
+            Ok(Self { text: text.to_owned(), path_at })
+        } else {
+            Err(PublicUrlError)
+        }
     }
+}
+
+/// Segments that every reader spells alike: nothing that could be escaped, no dot segments.
+fn is_public_path(path: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    path.len() < PUBLIC_PATH_BYTES_MAX
+        && path.split('/').all(|segment| !matches!(segment, "" | "." | "..") && segment.bytes().all(unreserved))
 }
 
 /// What surrounds the process, handed in so that tests need not change it.
@@ -405,7 +483,8 @@ impl Config {
         Self {
             file: None,
             public_url: None,
-            listen: vec![ListenConfig { address: loopback(8443), kind: ListenKind::Tls(CertificateConfig::Made) }],
+            listen: vec![ListenConfig::new(loopback(8443), ListenKind::Tls(CertificateConfig::Made))],
+            client_certificates: Arc::default(),
             metrics_address: loopback(9901),
             state_dir,
             free_space_min: 1 << 30,

@@ -3,7 +3,8 @@
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::clock::SKEW_MAX;
-use crate::ids::{BackendId, PoolId};
+use crate::ids::{BackendId, PoolId, TenantId, UserId};
+use crate::listen::ListenAddress;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) struct RawConfig {
     pub(super) public_url: Option<Located<PublicUrl>>,
     pub(super) listen: Vec<RawListen>,
+    pub(super) client_certificate: Vec<RawClientCertificate>,
     pub(super) metrics_address: Option<Located<SocketAddr>>,
     pub(super) state: RawState,
     pub(super) backends: Vec<RawBackend>,
@@ -42,9 +44,28 @@ pub(super) struct RawAudit {
 
 #[derive(Debug)]
 pub(super) struct RawListen {
-    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) address: Option<Located<ListenAddress>>,
     pub(super) redirect: Option<Located<bool>>,
     pub(super) tls: Option<RawTls>,
+    pub(super) plain: Option<Located<bool>>,
+    pub(super) behind_tls_terminator: Option<Located<bool>>,
+    pub(super) mode: Option<Located<String>>,
+    pub(super) trusted_proxies: Option<Vec<Located<String>>>,
+    pub(super) proxy_protocol: Option<Located<bool>>,
+    pub(super) prefix_stripped: Option<Located<bool>>,
+    pub(super) client_ca: Option<Located<String>>,
+    pub(super) client_certificates: Option<Located<&'static str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawClientCertificate {
+    pub(super) at: super::Place,
+    pub(super) fingerprint: Option<Located<String>>,
+    pub(super) dns: Option<Located<String>>,
+    pub(super) uri: Option<Located<String>>,
+    pub(super) tenant: Option<Located<TenantId>>,
+    pub(super) user: Option<Located<UserId>>,
+    pub(super) scopes: Option<Vec<Located<String>>>,
 }
 
 #[derive(Debug)]
@@ -58,7 +79,13 @@ pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
     pub(super) pool: Option<Located<PoolId>>,
-    pub(super) gpu: Option<GpuName>,
+    pub(super) ca: Option<Located<String>>,
+    pub(super) server_name: Option<Located<String>>,
+    pub(super) client_certificate: Option<Located<String>>,
+    pub(super) client_key: Option<Located<String>>,
+    /// Names as written; values are references to secrets.
+    pub(super) headers: Vec<(String, Located<String>)>,
+    pub(super) gpu: Option<Located<GpuName>>,
 }
 
 #[derive(Debug)]
@@ -102,6 +129,9 @@ pub(super) struct RawSessions {
 pub(super) struct RawDispatch {
     pub(super) attempts_max: Option<u32>,
     pub(super) poll_interval: Option<Duration>,
+    pub(super) canary_interval: Option<Duration>,
+    pub(super) canary_deadline: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
 }
 
 impl RawConfig {
@@ -113,6 +143,11 @@ impl RawConfig {
         let raw = Self {
             public_url: reader.parsed("public_url"),
             listen: reader.tables("listen").into_iter().map(RawListen::read).collect(),
+            client_certificate: reader
+                .tables("client_certificate")
+                .into_iter()
+                .map(RawClientCertificate::read)
+                .collect(),
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
             state: in_table(&mut reader, "state", |table| Some(RawState::read(table))).unwrap_or_default(),
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
@@ -185,16 +220,37 @@ impl RawAudit {
 
 impl RawListen {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet("proxy_protocol", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("trusted_proxies", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("behind_tls_terminator", "the gateway ends TLS itself");
-        reader.not_built_yet("client_ca", "use API keys or tokens");
         let raw = Self {
             address: reader.required_parsed("address"),
             redirect: reader.boolean("redirect"),
             tls: in_table(&mut reader, "tls", |table| {
                 Some(RawTls { certificate: table.required_text("certificate"), key: table.required_text("key") })
             }),
+            plain: reader.boolean("plain"),
+            behind_tls_terminator: reader.boolean("behind_tls_terminator"),
+            mode: reader.text("mode"),
+            trusted_proxies: reader.texts("trusted_proxies"),
+            proxy_protocol: reader.boolean("proxy_protocol"),
+            prefix_stripped: reader.boolean("prefix_stripped"),
+            client_ca: reader.text("client_ca"),
+            client_certificates: reader.one_of("client_certificates", &["required", "optional"]),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawClientCertificate {
+    fn read(mut reader: Reader<'_>) -> Self {
+        reader.renamed("subject", "write `dns`, `uri` or `fingerprint`: the subject's own name is not looked at");
+        let raw = Self {
+            at: reader.at().clone(),
+            fingerprint: reader.text("fingerprint"),
+            dns: reader.text("dns"),
+            uri: reader.text("uri"),
+            tenant: reader.required_parsed("tenant"),
+            user: reader.parsed("user"),
+            scopes: reader.texts("scopes"),
         };
         reader.finish();
         raw
@@ -206,13 +262,17 @@ impl RawBackend {
         for key in ["input_dir", "output_dir", "temp_dir"] {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
-        reader.not_built_yet("headers", "backends are reached without further headers");
-        reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
+        reader.renamed("sni", "write `server_name`");
         let raw = Self {
             id: reader.required_parsed("id"),
             url: reader.required_text("url"),
             pool: reader.parsed("pool"),
+            ca: reader.text("ca"),
+            server_name: reader.text("server_name"),
+            client_certificate: reader.text("client_certificate"),
+            client_key: reader.text("client_key"),
+            headers: reader.named_texts("headers"),
             gpu: gpu(&mut reader),
         };
         reader.finish();
@@ -220,10 +280,10 @@ impl RawBackend {
     }
 }
 
-fn gpu(reader: &mut Reader<'_>) -> Option<GpuName> {
+fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
     let found = reader.integer_or_text("gpu")?;
     match found.value.parse() {
-        Ok(name) => Some(name),
+        Ok(value) => Some(Located { value, at: found.at }),
         Err(error) => {
             let error: super::GpuNameError = error;
             reader.report().error(&found.at, error.to_string(), "");
@@ -254,6 +314,15 @@ impl RawJwt {
         reader.finish();
         raw
     }
+}
+
+/// Off, or at least a second: more often would be work instead of a proof of it.
+fn canary_interval(reader: &mut Reader<'_>) -> Option<Duration> {
+    let found = reader.duration("canary_interval", Duration::ZERO..=DAY)?;
+    if !found.value.is_zero() && found.value < SECOND {
+        reader.report().error(&found.at, "is out of range", "1s to 1d, or 0s for none");
+    }
+    Some(found.value)
 }
 
 impl RawLimits {
@@ -301,6 +370,9 @@ impl RawDispatch {
         Self {
             attempts_max: count(reader, "attempts_max", 10),
             poll_interval: duration(reader, "poll_interval", SECOND / 5..=MINUTE),
+            canary_interval: canary_interval(reader),
+            canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
+            stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
         }
     }
 }

@@ -7,8 +7,10 @@ use super::backend::Backend;
 use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
+use super::health::{Cause, MISSES_MAX};
 use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
+use super::stall::{self, Stall};
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
@@ -78,6 +80,8 @@ enum Watched {
     Withdrawn,
     /// It is lost there.
     Lost(String),
+    /// It is lost there, and never began.
+    NeverBegan(String),
 }
 
 /// Assigns a held job to `backend` and carries it to its end.
@@ -273,6 +277,10 @@ struct Carrying {
     owner_folder: String,
     /// The files that the workflow names.
     files: Vec<Pushed>,
+    /// Whether it gets anywhere.
+    watch: stall::Watch,
+    /// Changes when its backend's worker is found dead.
+    written_off: watch::Receiver<u64>,
 }
 
 impl Carrying {
@@ -281,6 +289,7 @@ impl Carrying {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
         let signals = services.tracks.track(&job, &attempt);
+        let (watch, written_off) = (stall::Watch::new(services.clock.monotonic()), backend.written_off());
         Some(Self {
             services,
             dispatch,
@@ -294,6 +303,8 @@ impl Carrying {
             submitted: false,
             owner_folder: String::new(),
             files: Vec::new(),
+            watch,
+            written_off,
         })
     }
 
@@ -356,7 +367,7 @@ impl Carrying {
     async fn lost_by(self, error: ComfyUiError) -> AttemptOver {
         // Whatever stands before a ComfyUI that restarts answers 5xx.
         if matches!(error, ComfyUiError::Connect(_)) || error.is_server_error() {
-            self.backend.eject(error.to_string());
+            self.backend.eject_for(&error);
         }
         self.lost(&error.to_string()).await
     }
@@ -430,6 +441,7 @@ impl Carrying {
                 }
                 self.lost(&reason).await
             }
+            Watched::NeverBegan(reason) => self.lost(&reason).await,
         }
     }
 
@@ -447,6 +459,7 @@ impl Carrying {
                 },
                 // `Ok` only: when the dispatcher is gone because the gateway stops, nobody asked for an interruption.
                 Ok(()) = wanted(&mut self.interrupt), if !interrupting => Woken::Interrupt,
+                Ok(()) = self.written_off.changed() => return self.given_up(),
             };
             match woken {
                 Woken::Look => {}
@@ -467,16 +480,17 @@ impl Carrying {
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
                 Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { poll_interval },
                 Err(error) if error.is_refused() => {
-                    self.backend.eject(error.to_string());
+                    self.backend.eject_for(&error);
                     return Watched::Lost(format!("its backend is gone: {error}"));
                 }
                 Err(error) => {
                     misses += 1;
                     wait = poll_interval;
-                    if misses >= POLL_MISSES_MAX {
+                    // Its monitor finds the same: it is hung for good.
+                    if misses >= POLL_MISSES_MAX || (misses >= MISSES_MAX && !self.backend.is_up()) {
                         // One that answers, if only nonsense, is not hung: others' jobs may well run there.
                         if !matches!(error, ComfyUiError::Malformed(_)) {
-                            self.backend.eject(error.to_string());
+                            self.backend.eject_for(&error);
                         }
                         return Watched::Lost(format!("its backend does not answer: {error}"));
                     }
@@ -485,6 +499,29 @@ impl Carrying {
             }
             misses = 0;
         }
+    }
+
+    /// Its backend's worker is dead: the prompt will never end there.
+    fn given_up(&self) -> Watched {
+        let reason = format!("its backend is {}", self.backend.reason());
+        // Whatever killed the worker was what ran.
+        if self.job.state == JobState::Running { Watched::Lost(reason) } else { Watched::NeverBegan(reason) }
+    }
+
+    /// Whether it gets nowhere, by where it is; its backend then has to prove that it is alive.
+    fn stalled(&mut self, place: stall::Place) -> Option<Watched> {
+        let settings = self.services.config().dispatch.clone();
+        let limits = stall::Limits { untaken: settings.canary_deadline, silence: settings.stall_timeout };
+        let (start_heard, events) = self.services.tracks.heard(self.attempt.upstream);
+        let connections = self.backend.socket().map_or(0, UpstreamSocket::connections);
+        let sight = stall::Sight { place, start_heard, events, connections };
+        let stall = self.watch.look(sight, limits, self.services.clock.monotonic())?;
+        let cause = if stall == Stall::Untaken { Cause::WorkerDead } else { Cause::Stalled };
+        self.backend.eject(cause, format!("a job got nowhere: {}", stall.text()));
+        Some(match place {
+            stall::Place::Running => Watched::Lost(stall.text().into()),
+            stall::Place::Waiting | stall::Place::Untaken => Watched::NeverBegan(stall.text().into()),
+        })
     }
 
     fn statuses(&self) -> u64 {
@@ -513,13 +550,15 @@ impl Carrying {
                     comfyui.interrupt(upstream).await?;
                 }
                 self.started().await;
-                Ok(Look::Later)
+                Ok(self.stalled(stall::Place::Running).map_or(Look::Later, Look::Ended))
             }
-            QueuePlace::Pending => {
+            place @ (QueuePlace::Pending | QueuePlace::Untaken) => {
                 if interrupting {
                     comfyui.withdraw(upstream).await?;
+                    return Ok(Look::Later);
                 }
-                Ok(Look::Later)
+                let place = if place == QueuePlace::Untaken { stall::Place::Untaken } else { stall::Place::Waiting };
+                Ok(self.stalled(place).map_or(Look::Later, Look::Ended))
             }
             QueuePlace::Absent => match comfyui.history_entry(upstream).await? {
                 Some(entry) => Ok(Look::Ended(Watched::Entry(entry))),
@@ -552,6 +591,7 @@ impl Carrying {
     /// The backend has an entry: fetch the files, commit, tell.
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
+        self.backend.worked(self.services.clock.monotonic());
         if let Err(reason) = self.know_files().await {
             return self.lost(&reason).await;
         }

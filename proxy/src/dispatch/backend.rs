@@ -1,15 +1,18 @@
-//! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
+//! One backend as the gateway knows it: where it is, how it is, which classes it shares with the pinned catalogue.
 
-use super::comfyui::ComfyUi;
+use super::comfyui::{ComfyUi, ComfyUiError};
+use super::facts::BackendFacts;
+use super::health::{Cause, Health, Standing};
 use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId, UpstreamClientId};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use tokio::sync::Notify;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Notify, watch};
 
 /// A configured ComfyUI.
 #[derive(Debug)]
@@ -32,8 +35,14 @@ pub struct Backend {
     /// Its whole installation is one tenant's, which is judged by what is installed there now.
     owned: AtomicBool,
     installed: ArcSwapOption<Catalogue>,
+    health: Mutex<Health>,
+    facts: ArcSwapOption<BackendFacts>,
     foreign: AtomicU64,
+    outstanding: AtomicU32,
+    has_canary: AtomicBool,
     ejected: Notify,
+    /// Grows whenever everything it has of ours is given up.
+    written_off: watch::Sender<u64>,
     socket: OnceLock<UpstreamSocket>,
 }
 
@@ -68,8 +77,13 @@ impl Backend {
             state,
             owned: AtomicBool::new(false),
             installed: ArcSwapOption::empty(),
+            health: Mutex::new(Health::new(Instant::now())),
+            facts: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
+            outstanding: AtomicU32::new(0),
+            has_canary: AtomicBool::new(false),
             ejected: Notify::new(),
+            written_off: watch::Sender::new(0),
             socket: OnceLock::new(),
         }
     }
@@ -84,7 +98,7 @@ impl Backend {
         let _ = self.socket.set(socket);
     }
 
-    /// Whether it answers.
+    /// Whether it takes jobs.
     pub fn is_up(&self) -> bool {
         matches!(**self.state.load(), BackendState::Up { .. })
     }
@@ -117,6 +131,27 @@ impl Backend {
         self.installed.store(Some(Arc::new(catalogue)));
     }
 
+    /// Where it stands: up, half open, or down and why.
+    pub fn standing(&self) -> Standing {
+        self.health(|health| health.standing())
+    }
+
+    /// Reads or changes its health, for the one who watches it. `act` must not call this backend: the lock is held meanwhile.
+    pub fn health<R>(&self, act: impl FnOnce(&mut Health) -> R) -> R {
+        // Every change is one statement: a panic elsewhere leaves nothing half done.
+        act(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it told of itself when it last came up; `None` until then, or if it told nothing.
+    pub fn facts(&self) -> Option<Arc<BackendFacts>> {
+        self.facts.load_full()
+    }
+
+    /// Remembers what it tells of itself.
+    pub fn set_facts(&self, facts: BackendFacts) {
+        self.facts.store(Some(Arc::new(facts)));
+    }
+
     /// Whether it is up and every class of the workflow means there what the catalogue says; of an owned backend, whether it has the classes.
     pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
         if let (true, Some(installed)) = (self.is_owned(), self.installed()) {
@@ -133,26 +168,92 @@ impl Backend {
         u32::try_from(self.foreign.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Remembers how many prompts others have there.
+    /// Remembers how many prompts there are beside the attempts that it has; a canary is ours too.
     pub fn set_foreign(&self, prompts: u64) {
-        self.foreign.store(prompts, Ordering::Relaxed);
+        self.foreign.store(prompts.saturating_sub(self.has_canary().into()), Ordering::Relaxed);
+    }
+
+    /// Attempts of ours that it has, as the dispatcher last said.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Remembers how many attempts of ours it has.
+    pub fn set_outstanding(&self, attempts: u32) {
+        self.outstanding.store(attempts, Ordering::Relaxed);
+    }
+
+    /// Whether a canary is in its queue.
+    pub fn has_canary(&self) -> bool {
+        self.has_canary.load(Ordering::Relaxed)
+    }
+
+    /// A canary was sent, or is over.
+    pub fn set_canary(&self, is_there: bool) {
+        self.has_canary.store(is_there, Ordering::Relaxed);
     }
 
     /// Gives it work again.
-    pub fn set_up(&self, agreement: Agreement) {
+    pub fn set_up(&self, agreement: Arc<Agreement>) {
         // What comes up may be another process, on another disk.
         self.present.clear();
-        self.state.store(Arc::new(BackendState::Up { agreement: Arc::new(agreement) }));
+        self.health(Health::returned);
+        self.state.store(Arc::new(BackendState::Up { agreement }));
     }
 
-    /// Takes it out of service; its monitor asks it until it answers again.
-    pub fn eject(&self, reason: impl Into<String>) {
-        self.state.store(Arc::new(BackendState::Down { reason: reason.into() }));
+    /// A job of ours has run there to its end.
+    pub fn worked(&self, now: Instant) {
+        if self.health(|health| health.worked(now)) {
+            tracing::info!(backend = %self.id, "a job ran to its end: the backend is fully back");
+        }
+    }
+
+    /// Takes it out of service; its monitor asks it until it answers and proves itself.
+    pub fn eject(&self, cause: Cause, reason: impl Into<String>) {
+        let reason = format!("{}: {}", cause.name(), reason.into());
+        self.health(|health| health.eject(cause, Instant::now()));
+        self.state.store(Arc::new(BackendState::Down { reason }));
         self.ejected.notify_one();
+        if cause == Cause::WorkerDead {
+            self.write_off();
+        }
+    }
+
+    fn write_off(&self) {
+        self.written_off.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Takes it out of service for an error of its own.
+    pub fn eject_for(&self, error: &ComfyUiError) {
+        self.eject(Cause::of_error(error.is_refused()), error.to_string());
+    }
+
+    /// A question to it failed while it is down. Says whether that is another cause than before.
+    pub fn still_down(&self, cause: Cause, reason: impl Into<String>) -> bool {
+        let is_news = self.health(|health| health.still_down(cause));
+        let reason = format!("{}: {}", cause.name(), reason.into());
+        self.state.store(Arc::new(BackendState::Down { reason }));
+        if cause == Cause::WorkerDead {
+            self.write_off();
+        }
+        is_news
+    }
+
+    /// Why it is down; empty if it is not.
+    pub fn reason(&self) -> String {
+        match &**self.state.load() {
+            BackendState::Down { reason } => reason.clone(),
+            BackendState::Up { .. } => String::new(),
+        }
     }
 
     /// Resolves when somebody ejects it.
     pub async fn ejected(&self) {
         self.ejected.notified().await;
+    }
+
+    /// Changes when everything it has of ours is given up, since its worker is dead.
+    pub fn written_off(&self) -> watch::Receiver<u64> {
+        self.written_off.subscribe()
     }
 }

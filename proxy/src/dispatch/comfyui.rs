@@ -25,6 +25,8 @@ const PAGE_FILE_BYTES_MAX: usize = 16 << 20;
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// The event loop of a busy ComfyUI can stall for seconds (facts §2.6).
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the question whether it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// `validate_prompt` lists directories for every visited node, on the event loop.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of a file.
@@ -72,13 +74,44 @@ impl ComfyUiError {
     }
 }
 
+/// A prompt in a backend's queue or history, as far as we look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id; `None` if it can't be one of ours.
+    pub prompt: Option<UpstreamPromptId>,
+    /// Whose: `extra_data.client_id`.
+    pub client: Option<UpstreamClientId>,
+}
+
+/// A backend's queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// What is being executed: one prompt at most, or what was when the worker died.
+    pub running: Vec<Listed>,
+    /// What waits.
+    pub pending: Vec<Listed>,
+}
+
+impl Listed {
+    /// Reads `[number, id, graph, extra_data, outputs]`.
+    fn read(item: &Value) -> Self {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        Self {
+            prompt: text(item.get(1)).and_then(|id| id.parse().ok()),
+            client: text(item.pointer("/3/client_id")).and_then(|id| id.parse().ok()),
+        }
+    }
+}
+
 /// Where a backend's queue has a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueuePlace {
     /// It is being executed.
     Running,
-    /// It waits.
+    /// It waits behind something.
     Pending,
+    /// It waits, and nothing is being executed.
+    Untaken,
     /// It is in neither list.
     Absent,
 }
@@ -98,12 +131,13 @@ impl ComfyUi {
         parsed(&bytes)
     }
 
-    /// `GET /prompt`: is HTTP up, and how many prompts are there.
+    /// `GET /prompt`: is HTTP up, and how many prompts are there. Given up sooner than other calls: it costs ComfyUI nothing.
     ///
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn queue_remaining(&self) -> Result<u64, ComfyUiError> {
-        let answer = parsed(&self.get("/prompt", SMALL_BYTES_MAX).await?)?;
+        let answer = self.call(Method::GET, "/prompt", None, SMALL_BYTES_MAX, PROBE_TIMEOUT).await?;
+        let answer = parsed(&answer)?;
         let remaining = answer.pointer("/exec_info/queue_remaining").and_then(Value::as_u64);
         remaining.ok_or_else(|| ComfyUiError::Malformed("`/prompt` without `exec_info.queue_remaining`".into()))
     }
@@ -168,11 +202,38 @@ impl ComfyUi {
             let items = queue.get(list).and_then(Value::as_array);
             items.is_some_and(|items| items.iter().any(|item| item.get(1).and_then(Value::as_str) == Some(id.as_str())))
         };
+        let nothing_runs = queue.get("queue_running").and_then(Value::as_array).is_some_and(Vec::is_empty);
         Ok(match (has("queue_running"), has("queue_pending")) {
             (true, _) => QueuePlace::Running,
+            (false, true) if nothing_runs => QueuePlace::Untaken,
             (false, true) => QueuePlace::Pending,
             (false, false) => QueuePlace::Absent,
         })
+    }
+
+    /// `GET /queue`: everything in it.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn listing(&self) -> Result<Listing, ComfyUiError> {
+        let bytes = self.get("/queue", QUEUE_BYTES_MAX).await?;
+        let queue = off_the_loop(bytes).await?;
+        let list = |name: &str| {
+            let items = queue.get(name).and_then(Value::as_array);
+            items.map(|items| items.iter().map(Listed::read).collect()).unwrap_or_default()
+        };
+        Ok(Listing { running: list("queue_running"), pending: list("queue_pending") })
+    }
+
+    /// `GET /history`: its newest entries, so many at most.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn newest_history(&self, entries_max: u32) -> Result<Vec<Listed>, ComfyUiError> {
+        let bytes = self.get(&format!("/history?max_items={entries_max}"), HISTORY_ENTRY_BYTES_MAX).await?;
+        let entries = off_the_loop(bytes).await?;
+        let entries = entries.as_object().map(|entries| entries.values().filter_map(|entry| entry.get("prompt")));
+        Ok(entries.into_iter().flatten().map(Listed::read).collect())
     }
 
     /// `GET /history/{id}`: the entry, once the prompt has ended.
@@ -181,9 +242,7 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn history_entry(&self, prompt: UpstreamPromptId) -> Result<Option<Value>, ComfyUiError> {
         let bytes = self.get(&format!("/history/{prompt}"), HISTORY_ENTRY_BYTES_MAX).await?;
-        // Megabytes of outputs: not on a thread that carries everybody's events.
-        let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
-        let mut whole = whole.map_err(|error| ComfyUiError::Malformed(error.to_string()))??;
+        let mut whole = off_the_loop(bytes).await?;
         Ok(whole.get_mut(prompt.to_string()).map(Value::take))
     }
 
@@ -313,12 +372,16 @@ impl ComfyUi {
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
         Request::builder()
             .method(method)
-            .uri(path)
+            .uri(self.endpoint.path(path))
             .header(HOST, self.endpoint.authority())
             .header(ACCEPT_ENCODING, "identity")
     }
 
-    async fn exchange<B>(&self, request: Request<B>, within: Duration) -> Result<http::Response<Incoming>, ComfyUiError>
+    async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        within: Duration,
+    ) -> Result<http::Response<Incoming>, ComfyUiError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -329,6 +392,7 @@ impl ComfyUi {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         // Ends by itself when the response was read or dropped.
         tokio::spawn(connection);
+        request.headers_mut().extend(self.endpoint.headers().clone());
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
         match response.status() {
@@ -384,6 +448,12 @@ async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError
         }
         Err(error) => Err(ComfyUiError::Lost(error.to_string())),
     }
+}
+
+/// Megabytes of graphs and outputs: not parsed on a thread that carries everybody's events.
+async fn off_the_loop(bytes: Bytes) -> Result<Value, ComfyUiError> {
+    let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
+    whole.map_err(|error| ComfyUiError::Malformed(error.to_string()))?
 }
 
 /// Python writes `NaN` and `Infinity`, which are not JSON (facts §2.2): a float of that sort in one output must not make the whole answer unreadable.

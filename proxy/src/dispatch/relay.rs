@@ -33,6 +33,7 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
         },
     };
     let Some(track) = track else { return };
+    track.heard(matches!(event, UpstreamEvent::Started { .. }));
     match &event {
         UpstreamEvent::Started { .. } => track.signal(Signal::Started),
         UpstreamEvent::Ended { .. } => track.signal(Signal::Ended),

@@ -17,7 +17,7 @@ pub mod query;
 pub mod table;
 
 pub use owner::{InOwner, OwnerRoute, is_own_disk, owner_route};
-pub use path::{Odd, RoutePath, normalise};
+pub use path::{Below, Odd, RoutePath, below, normalise};
 pub use query::Query;
 pub use table::{
     Access, Action, Allow, BodyRule, Entry, Handling, Params, Prefix, QueryKeys, RouteMatch, TABLE, Verb, matched_route,

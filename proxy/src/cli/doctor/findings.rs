@@ -2,6 +2,7 @@
 
 use super::advisories::{self, Advisory};
 use crate::config::{BackendConfig, GpuName};
+use crate::dispatch::facts::BackendFacts;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -69,6 +70,8 @@ pub struct Looked {
     pub assets_answer: bool,
     /// From where.
     pub reached: Reached,
+    /// What the gateway itself remembers of it.
+    pub facts: Option<BackendFacts>,
 }
 
 impl Looked {
@@ -229,7 +232,7 @@ pub(super) fn of_all(looks: &[(&BackendConfig, Looked)]) -> Vec<Finding> {
         by_gpu.entry(gpu).or_default().push(backend.id.to_string());
     }
     let shared = by_gpu.into_iter().filter(|(_, backends)| backends.len() > 1);
-    shared
+    let mut found: Vec<Finding> = shared
         .map(|(gpu, backends)| Finding {
             level: Level::Warning,
             code: "gpu_shared",
@@ -237,10 +240,29 @@ pub(super) fn of_all(looks: &[(&BackendConfig, Looked)]) -> Vec<Finding> {
                 "backends {} are on one GPU ({gpu}): each takes the memory that the other counts on",
                 backends.join(", ")
             ),
-            instead: "run one ComfyUI per GPU, told apart by `CUDA_VISIBLE_DEVICES`".to_owned(),
+            instead: ONE_PER_GPU.to_owned(),
         })
-        .collect()
+        .collect();
+    let local = |backend: &BackendConfig| backend.endpoint.url().is_local();
+    for (place, (one, looked)) in looks.iter().enumerate() {
+        for (other, others) in looks.iter().skip(place + 1) {
+            let told_apart = one.gpu.is_some() && other.gpu.is_some();
+            let device =
+                looked.facts.as_ref().zip(others.facts.as_ref()).and_then(|(one, other)| one.shared_gpu(other));
+            if let Some(device) = device.filter(|_| !told_apart && local(one) && local(other)) {
+                found.push(Finding {
+                    level: Level::Warning,
+                    code: "gpu_shared",
+                    what: format!("backends {} and {} seem to be on one GPU ({})", one.id, other.id, device.name),
+                    instead: format!("{ONE_PER_GPU}; if they are apart, say `gpu` of each in [[backends]]"),
+                });
+            }
+        }
+    }
+    found
 }
+
+const ONE_PER_GPU: &str = "run one ComfyUI per GPU, told apart by `CUDA_VISIBLE_DEVICES`";
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,8 @@
 
 use super::findings::{Looked, Reached};
 use crate::dispatch::comfyui::ComfyUi;
-use crate::endpoint::BackendEndpoint;
+use crate::dispatch::facts::BackendFacts;
+use crate::endpoint::{Address, BackendEndpoint};
 use http::StatusCode;
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -36,17 +37,18 @@ pub async fn look_at(endpoint: &BackendEndpoint) -> Looked {
         manager_answers: manager,
         assets_answer: matches!(comfyui.answers("/api/assets?limit=1").await, Ok(StatusCode::OK)),
         reached: reached(endpoint).await,
+        facts: Some(BackendFacts::read(&stats)),
     }
 }
 
 /// Whether it can be reached from elsewhere: a local one by one of this machine's other addresses.
 async fn reached(endpoint: &BackendEndpoint) -> Reached {
-    let Ok(address) = endpoint.resolve().await else { return Reached::LoopbackOnly };
-    if !address.ip().is_loopback() {
+    let Address::Tcp { port, .. } = endpoint.url().address() else { return Reached::LoopbackOnly };
+    if !endpoint.url().is_local() {
         return Reached::Remote;
     }
     for own in own_addresses() {
-        let connecting = TcpStream::connect(SocketAddr::new(own, address.port()));
+        let connecting = TcpStream::connect(SocketAddr::new(own, *port));
         if let Ok(Ok(_)) = tokio::time::timeout(OWN_ADDRESS_TIMEOUT, connecting).await {
             return Reached::AlsoBy(own);
         }

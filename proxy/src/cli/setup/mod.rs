@@ -175,7 +175,7 @@ impl<R: BufRead> Setup<'_, R> {
         writeln!(out, "Then open {} and log in with the key.", plan.page_url(&self.own))?;
         let names = own_ca::Names::new(
             config.own_names().iter().map(String::as_str),
-            config.listen.iter().map(|listen| listen.address),
+            config.listen.iter().filter_map(|listen| listen.address.tcp()),
         );
         let made = own_ca::ensure(&config.state_dir, &names, Clock::system().wall())
             .context("the certificate can't be made")?;

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Method};
+use std::net::IpAddr;
 
 /// W3C Fetch Metadata: `same-origin`, `same-site`, `cross-site`, or `none` for what a person did.
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -33,18 +34,22 @@ pub enum HandshakeError {
     NotOurPage,
 }
 
+/// Which pages are this site's.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Those of the public URL.
+    pub public: Option<&'a PublicUrl>,
+    /// The connection is plain: those of `http://localhost` too, and of other names of loopback.
+    pub plain: bool,
+}
+
 /// `Sec-WebSocket-Accept` for a request that may become a socket.
 ///
 /// `Origin` may be absent (programs send none); a browser's must name the host that the request names, or the public one. `null` is a foreign page.
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn accepted(
-    method: &Method,
-    headers: &HeaderMap,
-    is_h2: bool,
-    public: Option<&PublicUrl>,
-) -> Result<String, HandshakeError> {
+pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, site: Site<'_>) -> Result<String, HandshakeError> {
     let lists = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -56,7 +61,7 @@ pub fn accepted(
         return Err(HandshakeError::Version);
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    check_origin(headers, host, public)?;
+    check_origin(headers, host, site)?;
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
     if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
         return Err(HandshakeError::Key);
@@ -69,16 +74,20 @@ pub fn accepted(
 ///
 /// # Errors
 /// [`HandshakeError::Origin`].
-pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
+pub fn check_origin(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> Result<(), HandshakeError> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Ok(()),
         (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
-    let own =
-        host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
-    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) {
+    let named = |scheme| {
+        origin.strip_prefix(scheme).is_some_and(|named| host.is_some_and(|host| named.eq_ignore_ascii_case(host)))
+    };
+    // SECURITY: a page of `http://` is ours only where nobody can sit on the line. Any other name is served by something that ends TLS in front, and a plain page of that
+    // name is somebody else's.
+    let own = named("https://") || (site.plain && host.is_some_and(is_loopback) && named("http://"));
+    if own || site.public.is_some_and(|public| origin.eq_ignore_ascii_case(public.origin())) {
         Ok(())
     } else {
         Err(HandshakeError::Origin)
@@ -110,12 +119,8 @@ pub fn check_same_origin(headers: &HeaderMap) -> Result<(), HandshakeError> {
 ///
 /// # Errors
 /// [`HandshakeError::Origin`], [`HandshakeError::NotOurPage`].
-pub fn check_our_page(
-    headers: &HeaderMap,
-    host: Option<&str>,
-    public: Option<&PublicUrl>,
-) -> Result<(), HandshakeError> {
-    check_origin(headers, host, public)?;
+pub fn check_our_page(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> Result<(), HandshakeError> {
+    check_origin(headers, host, site)?;
     let sites: Vec<_> = headers.get_all(SEC_FETCH_SITE).iter().collect();
     let shown = match sites.as_slice() {
         [only] if *only == "same-origin" => true,
@@ -133,6 +138,14 @@ pub fn is_foreign_reading(headers: &HeaderMap) -> bool {
     let is =
         |name: &HeaderName, values: &[&str]| headers.get(name).is_some_and(|found| values.iter().any(|v| found == v));
     is(&SEC_FETCH_SITE, &["cross-site", "same-site"]) && !is(&SEC_FETCH_MODE, &["navigate"])
+}
+
+/// `localhost`, or an address of loopback, with or without port.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn answer_to(key: &[u8]) -> String {
@@ -185,8 +198,12 @@ mod tests {
         headers
     }
 
+    fn site(public: &PublicUrl) -> Site<'_> {
+        Site { public: Some(public), plain: false }
+    }
+
     fn answer(changes: &[(HeaderName, Option<&'static str>)]) -> Result<String, HandshakeError> {
-        accepted(&Method::GET, &upgrade(changes), false, Some(&"https://images.example".parse().unwrap()))
+        accepted(&Method::GET, &upgrade(changes), false, site(&"https://images.example/comfy".parse().unwrap()))
     }
 
     #[test]
@@ -201,8 +218,26 @@ mod tests {
         assert_eq!(answer(&[(SEC_WEBSOCKET_VERSION, Some("8"))]), Err(HandshakeError::Version));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, Some("dGhlIHNhbXBsZQ=="))]), Err(HandshakeError::Key));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, None)]), Err(HandshakeError::Key));
-        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, None), Err(HandshakeError::NotAnUpgrade));
-        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, None), Err(HandshakeError::NotAnUpgrade));
+        let nowhere = Site { public: None, plain: false };
+        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, nowhere), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, nowhere), Err(HandshakeError::NotAnUpgrade));
+    }
+
+    #[test]
+    fn a_plain_page_of_loopback_is_ours_on_a_plain_connection_only() {
+        let at = |plain, host: &str, origin: &str| {
+            let mut headers = upgrade(&[]);
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            check_origin(&headers, Some(host), Site { public: None, plain }).is_ok()
+        };
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"] {
+            let origin = format!("http://{host}");
+            assert!(at(true, host, &origin) && !at(false, host, &origin), "{host}");
+        }
+        // Behind something that ends TLS, the name is the site's.
+        assert!(!at(true, "gate.example", "http://gate.example"));
+        assert!(!at(true, "localhost.evil.example", "http://localhost.evil.example"));
+        assert!(!at(true, "localhost:8080", "http://localhost:8081"));
     }
 
     #[test]
@@ -211,7 +246,7 @@ mod tests {
         let public = "https://images.example".parse().unwrap();
         let proof = |list: &[(HeaderName, &'static str)]| {
             let headers = list.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-            check_our_page(&headers, host, Some(&public))
+            check_our_page(&headers, host, site(&public))
         };
         let (own, evil) = ("https://gate.example:8443", "https://evil.example");
         assert_eq!(proof(&[(SEC_FETCH_SITE, "same-origin")]), Ok(()));
