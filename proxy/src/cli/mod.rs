@@ -16,7 +16,14 @@ pub mod setup;
 pub mod status;
 pub mod support_bundle;
 
+use crate::admin::CONTROL_SOCKET;
+use crate::config::Config;
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::state_dir::{self, StateDirError};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -76,6 +83,26 @@ pub enum Exit {
     Good,
     /// Done, and the answer is no.
     No,
+}
+
+/// The ledger of a state directory that nobody has open; `None`: a running gateway has it, to be asked through its control socket.
+///
+/// # Errors
+/// The directory is another user's and no gateway runs there, or the ledger can't be opened.
+pub(crate) fn ledger(config: &Config) -> anyhow::Result<Option<RedbLedger>> {
+    match state_dir::take(&config.state_dir) {
+        Ok(()) => {}
+        // Root may speak to anybody's gateway. Files that it made there could not be read by that gateway.
+        Err(StateDirError::Foreign { .. }) if UnixStream::connect(config.state_dir.join(CONTROL_SOCKET)).is_ok() => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
+        Ok(ledger) => Ok(Some(ledger)),
+        Err(LedgerError::Held { .. }) => Ok(None),
+        Err(error) => Err(error).context("the ledger can't be opened"),
+    }
 }
 
 /// Runs a command.

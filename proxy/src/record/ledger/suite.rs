@@ -198,6 +198,33 @@ pub(super) async fn beyond_the_most_ended_jobs_the_oldest_is_forgotten(ledger: &
 }
 
 /// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn deleted_jobs_push_no_other_out_of_the_history_and_are_no_more_than_it_may_hold(
+    ledger: &impl Ledger,
+) {
+    for name in ["p", "q"] {
+        let job = accepted(ledger, "a", name).await;
+        ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(5)).await.unwrap();
+    }
+    let mut deleted = Vec::new();
+    for name in ["x", "y", "z"] {
+        let job = accepted(ledger, "a", name).await;
+        deleted.push(ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(6)).await.unwrap());
+    }
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
+    let scope = owner("a").scope();
+    assert!(matches!(ledger.owned_prompt(&scope, &deleted[0].prompt_id).await, Err(LedgerError::NotFound { .. })));
+    for job in &deleted[1..] {
+        assert_eq!(ledger.owned_prompt(&scope, &job.prompt_id).await.unwrap().job(), job);
+    }
+    // One that is forgotten makes room among its own.
+    ledger.forget(&ledger.owned_prompt(&scope, &deleted[1].prompt_id).await.unwrap()).await.unwrap();
+    let job = accepted(ledger, "a", "w").await;
+    ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(7)).await.unwrap();
+    assert!(ledger.owned_prompt(&scope, &deleted[2].prompt_id).await.is_ok());
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
+}
+
+/// On a ledger that remembers two ended jobs a scope.
 pub(super) async fn a_forgotten_job_makes_room_for_another_ended_one(ledger: &impl Ledger) {
     for name in ["p", "q", "r"] {
         let job = accepted(ledger, "a", name).await;

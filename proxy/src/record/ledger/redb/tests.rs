@@ -56,6 +56,7 @@ on_redb!(
     RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };
     beyond_the_most_ended_jobs_the_oldest_is_forgotten,
     a_forgotten_job_makes_room_for_another_ended_one,
+    deleted_jobs_push_no_other_out_of_the_history_and_are_no_more_than_it_may_hold,
 );
 
 #[tokio::test]
