@@ -1,6 +1,7 @@
 //! The common suite on redb, and what only a file can do wrong.
 
 use super::*;
+use crate::record::ledger::Approval;
 use crate::record::ledger::model::Walk;
 use crate::record::ledger::suite;
 use std::collections::BTreeSet;
@@ -347,6 +348,6 @@ async fn a_ledger_that_can_t_grow_is_read_also_where_nothing_is_cached() {
     }
     full.store(false, Ordering::SeqCst);
     let _ = ledger.probe().await;
-    suite::accepted(&ledger, "a", "with-room").await;
+    suite::accepted(&ledger, "b", "with-room").await;
     assert_eq!(ledger.active_jobs().await.unwrap().len(), accepted + 1);
 }
