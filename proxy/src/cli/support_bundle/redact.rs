@@ -191,10 +191,8 @@ pub fn place(url: &str) -> String {
         Some("https") => "https",
         _ => return HIDDEN.to_owned(),
     };
-    let host = match uri.host() {
-        Some(host @ ("127.0.0.1" | "localhost" | "[::1]")) => host,
-        _ => "(host)",
-    };
+    let this_machine = |host: &&str| ["127.0.0.1", "localhost", "[::1]"].contains(host);
+    let host = uri.host().filter(this_machine).unwrap_or("(host)");
     let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{scheme}://{host}{port}")
 }
