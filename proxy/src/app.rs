@@ -29,6 +29,8 @@ use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
+use crate::record::space::Space;
+use crate::record::state_dir;
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
@@ -74,7 +76,7 @@ impl App {
     /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used.
     pub fn build(config: Config) -> anyhow::Result<Self> {
         pingora_rustls::install_default_crypto_provider();
-        make_private_directory(&config.state_dir)?;
+        state_dir::take(&config.state_dir)?;
         free_ports(&config)?;
         let core = core_runtime()?;
         let clock = Clock::system();
@@ -94,6 +96,7 @@ impl App {
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let services = Arc::new(Services {
+            space: Space::of(&config.state_dir),
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {

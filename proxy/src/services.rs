@@ -23,6 +23,7 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
+use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::{AllTenants, Tenant};
@@ -44,6 +45,8 @@ pub struct Services {
     pub ledger: Arc<dyn Ledger>,
     /// Contents.
     pub blobs: Blobs,
+    /// Room on the disk of both.
+    pub space: Space,
     /// Clients' sockets.
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
@@ -135,6 +138,14 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// Whether anything new may be taken in: asked before a submission or an upload is read.
+    ///
+    /// # Errors
+    /// There is less room on the disk than `[state] free_space_min`.
+    pub fn room(&self) -> Result<(), SpaceError> {
+        self.space.check(self.live.load().config.free_space_min, self.clock.monotonic())
     }
 
     /// The backends that serve a tenant, by id.

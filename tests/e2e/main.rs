@@ -24,4 +24,5 @@ mod login;
 mod pacing;
 mod record;
 mod route;
+mod state;
 mod userdata;

@@ -6,10 +6,10 @@
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
-//! | `GET /v1/status` | | backends and their state |
+//!
+//! Status, metrics and backups: [`state`](super::state).
 
 use super::keys::{KeyError, KeyRequest, KeyService};
-use crate::dispatch::backend::BackendState;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -32,8 +32,8 @@ pub fn router(services: &Arc<Services>) -> Router {
     Router::new()
         .route("/v1/keys", get(list).post(create))
         .route("/v1/keys/{id}/revoke", post(revoke))
-        .route("/v1/status", get(status))
         .with_state(Control { keys, services: Arc::clone(services) })
+        .merge(super::state::router(services))
         .merge(super::tenants::router(services))
 }
 
@@ -68,17 +68,6 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => failed(&error),
     }
-}
-
-async fn status(State(control): State<Control>) -> Response {
-    let backends = control.services.backends();
-    let backends = backends.values().map(|backend| match &*backend.state() {
-        BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
-        BackendState::Down { reason } => {
-            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})
-        }
-    });
-    Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()
 }
 
 fn failed(error: &KeyError) -> Response {

@@ -2,11 +2,12 @@
 
 use super::faults::{Place, Report, SourceFile};
 use super::issuers::checked_issuers;
-use super::raw::{RawConfig, RawLimits, RawListen, RawSessions, RawTls};
+use super::raw::{RawAudit, RawConfig, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::tls_files::check_pair;
 use super::{
-    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, Surroundings,
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, ROTATE_BYTES_MIN,
+    Rotation, Surroundings,
 };
 use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
@@ -71,7 +72,8 @@ impl Checker<'_> {
             client_certificates,
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
-            state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends,
             jwt,
             tenants,
@@ -87,7 +89,7 @@ impl Checker<'_> {
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
-            audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            audit: self.audit(raw.audit),
             certificate_names: raw
                 .certificate_names
                 .into_iter()
@@ -269,10 +271,14 @@ impl Checker<'_> {
         }
     }
 
-    fn audit(&self, named: &Located<String>) -> AuditConfig {
-        if named.value == "-" {
+    fn audit(&self, raw: RawAudit) -> AuditConfig {
+        let rotation = self.rotation(&raw);
+        let Some(named) = raw.file.filter(|named| named.value != "-") else {
+            for set in [&raw.rotate_bytes, &raw.keep].into_iter().flatten() {
+                self.warn(&set.at, "standard output is not rotated", "name a `file`, or leave this key out");
+            }
             return AuditConfig::StandardOutput;
-        }
+        };
         let path = self.absolute(&named.value);
         if !path.parent().is_some_and(Path::is_dir) {
             self.report.error(
@@ -281,6 +287,22 @@ impl Checker<'_> {
                 "make it, or write `-` for standard output",
             );
         }
-        AuditConfig::File(path)
+        AuditConfig::File { path, rotation }
+    }
+
+    fn rotation(&self, raw: &RawAudit) -> Option<Rotation> {
+        let usual = Rotation::default();
+        let keep = raw.keep.as_ref().and_then(|found| u32::try_from(found.value).ok()).unwrap_or(usual.keep);
+        let Some(asked) = &raw.rotate_bytes else { return Some(Rotation { keep, ..usual }) };
+        match asked.value {
+            // Off: another program rotates.
+            0 => None,
+            bytes if bytes < ROTATE_BYTES_MIN => self.refuse(
+                &asked.at,
+                "a file of fewer than 64KiB would be rotated all the time",
+                "0KiB for never, or 64KiB and more",
+            ),
+            bytes => Some(Rotation { bytes, keep }),
+        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub metrics_address: SocketAddr,
     /// Keys, ledger, blobs, control socket; absolute, may not be there yet.
     pub state_dir: PathBuf,
+    /// Bytes that have to be free on its disk for anything new to be taken in.
+    pub free_space_min: u64,
     /// ComfyUI processes; at least one, ids unique, addresses unique.
     pub backends: Vec<BackendConfig>,
     /// `tenants.toml`, absolute; `None`: the built-in tenant.
@@ -328,8 +330,34 @@ impl Default for DispatchConfig {
 pub enum AuditConfig {
     /// JSON lines on standard output.
     StandardOutput,
-    /// JSON lines appended to a file, absolute.
-    File(PathBuf),
+    /// JSON lines on standard error: for commands, whose standard output is their answer. No configuration says so.
+    StandardError,
+    /// JSON lines appended to a file.
+    File {
+        /// Absolute.
+        path: PathBuf,
+        /// `None`: the file grows until another program moves it and sends SIGHUP.
+        rotation: Option<Rotation>,
+    },
+}
+
+/// When the audit file is put aside, and how many such files there may be: together `bytes` × (`keep` + 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// Put aside before a line would make it larger than this; at least [`ROTATE_BYTES_MIN`].
+    pub bytes: u64,
+    /// How many former files stay, as `<file>.1` (the newest) to `<file>.<keep>`; at least 1.
+    pub keep: u32,
+}
+
+/// The smallest audit file that is put aside.
+pub const ROTATE_BYTES_MIN: u64 = 64 << 10;
+
+impl Default for Rotation {
+    /// 1 GiB in all: some three million lines.
+    fn default() -> Self {
+        Self { bytes: 64 << 20, keep: 15 }
+    }
 }
 
 /// `https://HOST[:PORT][/PATH]`, without a slash at the end: the only source of our own name. What a request calls us (`Host`, `X-Forwarded-Host`) is never repeated.
@@ -519,6 +547,7 @@ impl Config {
             client_certificates: Arc::default(),
             metrics_address: loopback(9901),
             state_dir,
+            free_space_min: 1 << 30,
             backends: vec![BackendConfig {
                 id: "local".parse().expect("`local` is a backend id"),
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),

@@ -18,7 +18,7 @@ pub(super) struct RawConfig {
     pub(super) listen: Vec<RawListen>,
     pub(super) client_certificate: Vec<RawClientCertificate>,
     pub(super) metrics_address: Option<Located<SocketAddr>>,
-    pub(super) state_dir: Option<Located<String>>,
+    pub(super) state: RawState,
     pub(super) backends: Vec<RawBackend>,
     pub(super) tenants_file: Option<Located<String>>,
     pub(super) jwt: Vec<RawJwt>,
@@ -27,8 +27,21 @@ pub(super) struct RawConfig {
     pub(super) sessions: RawSessions,
     pub(super) dispatch: RawDispatch,
     pub(super) object_info: Option<Located<String>>,
-    pub(super) audit_file: Option<Located<String>>,
+    pub(super) audit: RawAudit,
     pub(super) certificate_names: Vec<Located<String>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawState {
+    pub(super) dir: Option<Located<String>>,
+    pub(super) free_space_min: Option<Located<u64>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawAudit {
+    pub(super) file: Option<Located<String>>,
+    pub(super) rotate_bytes: Option<Located<u64>>,
+    pub(super) keep: Option<Located<u64>>,
 }
 
 #[derive(Debug)]
@@ -147,10 +160,7 @@ impl RawConfig {
                 .map(RawClientCertificate::read)
                 .collect(),
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
-            state_dir: in_table(&mut reader, "state", |table| {
-                table.not_built_yet("redis", "one gateway keeps its state in `dir`");
-                table.required_text("dir")
-            }),
+            state: in_table(&mut reader, "state", |table| Some(RawState::read(table))).unwrap_or_default(),
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
@@ -159,8 +169,8 @@ impl RawConfig {
             sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            audit: in_table(&mut reader, "audit", |table| Some(RawAudit::read(table))).unwrap_or_default(),
             certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
-            audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
         reader.finish();
         raw
@@ -198,6 +208,25 @@ fn duration(reader: &mut Reader<'_>, key: &'static str, range: RangeInclusive<Du
 
 fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
     reader.integer(key, 1..=u64::from(max)).and_then(|found| u32::try_from(found.value).ok())
+}
+
+impl RawState {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        const PIB: u64 = 1 << 50;
+        reader.not_built_yet("redis", "one gateway keeps its state in `dir`");
+        Self { dir: reader.text("dir"), free_space_min: reader.size("free_space_min", 0..=PIB) }
+    }
+}
+
+impl RawAudit {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        const TIB: u64 = 1 << 40;
+        Self {
+            file: reader.text("file"),
+            rotate_bytes: reader.size("rotate_bytes", 0..=TIB),
+            keep: reader.integer("keep", 1..=1000),
+        }
+    }
 }
 
 impl RawListen {

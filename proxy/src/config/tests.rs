@@ -514,7 +514,9 @@ fn leeway_is_at_most_a_minute() {
 fn an_audit_file_needs_its_directory() {
     let audit = |file: &str| format!("[audit]\nfile = \"{file}\"\n");
     assert_eq!(load(&audit("-")).unwrap().config.audit, AuditConfig::StandardOutput);
-    assert!(matches!(load(&audit("audit.jsonl")).unwrap().config.audit, AuditConfig::File(path) if path.is_absolute()));
+    assert!(
+        matches!(load(&audit("audit.jsonl")).unwrap().config.audit, AuditConfig::File { path, .. } if path.is_absolute())
+    );
     assert!(only_error(&audit("none/audit.jsonl")).contains("is not there"));
 }
 
@@ -741,4 +743,32 @@ fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
     let twice = [entry("dns = \"a\"\ntenant = \"local\""), entry("dns = \"A\"\ntenant = \"local\"")].concat();
     assert!(fault(&twice).contains("another entry is for the same certificates"));
     assert_eq!(certificates("", &good).unwrap().warnings.len(), 1);
+}
+
+#[test]
+fn the_audit_file_is_rotated_from_64_kib_on_or_never() {
+    let place = |lines: &str| load(&format!("[audit]\nfile = \"audit.jsonl\"\n{lines}"));
+    let rotation = |lines: &str| match place(lines).unwrap().config.audit {
+        AuditConfig::File { rotation, .. } => rotation,
+        other => panic!("no file: {other:?}"),
+    };
+    assert_eq!(rotation(""), Some(Rotation::default()));
+    assert_eq!(rotation("rotate_bytes = \"64KiB\"\nkeep = 1"), Some(Rotation { bytes: ROTATE_BYTES_MIN, keep: 1 }));
+    assert_eq!(rotation("rotate_bytes = \"0KiB\""), None);
+    for (wrong, key) in [("rotate_bytes = \"63KiB\"", "rotate_bytes"), ("keep = 0", "keep"), ("keep = 1001", "keep")] {
+        let errors = place(wrong).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(&format!("audit.{key}")), "{errors:?}");
+    }
+    let loaded = load("[audit]\nrotate_bytes = \"1MiB\"").unwrap();
+    assert!(loaded.warnings[0].to_string().contains("not rotated"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn free_space_is_a_gibibyte_unless_set_and_may_be_none() {
+    assert_eq!(load("").unwrap().config.free_space_min, 1 << 30);
+    for (text, bytes) in [("0KiB", 0), ("5MiB", 5 << 20), ("1048576GiB", 1 << 50)] {
+        let config = load(&format!("[state]\ndir = \"s\"\nfree_space_min = \"{text}\"")).unwrap().config;
+        assert_eq!(config.free_space_min, bytes, "{text}");
+    }
+    assert!(only_error("[state]\nfree_space_min = \"1048577GiB\"").contains("state.free_space_min"));
 }

@@ -1,8 +1,9 @@
 //! The audit log: decisions worth a line, as JSON, one object a line, on standard output or in a file.
 //!
 //! Requests never wait for it: lines pass a bounded channel to one thread, and what does not fit is counted and the count written. Only typed
-//! fields come in, so a secret, a path or a header can't.
+//! fields come in, so a secret, a path or a header can't. A file is put aside when it is full, and opened anew when another program moved it.
 
+mod file;
 mod floods;
 mod time;
 mod writer;
@@ -162,6 +163,11 @@ enum Event {
         tenant: TenantId,
         disabled: bool,
     },
+    /// An operator made a backup.
+    BackupMade {
+        entries: u64,
+        bytes: u64,
+    },
     /// A browser got a session.
     LoggedIn {
         request: RequestId,
@@ -230,6 +236,8 @@ enum Message {
     Line(Box<(WallMillis, Event)>),
     /// There is something in [`Shared`].
     Look,
+    /// Sync what was written and answer.
+    Sync(SyncSender<()>),
     /// Close the floods, write the last lines, sync and answer.
     Stop(SyncSender<()>),
 }
@@ -287,9 +295,18 @@ impl Audit {
 
     /// The gateway has ended: writes this and all that waits, for 2 s at most. Blocks.
     pub fn stopped(&self) {
+        self.end(Message::Stop);
+    }
+
+    /// A command has ended: writes all that waits, for 2 s at most. Blocks.
+    pub fn written(&self) {
+        self.end(Message::Sync);
+    }
+
+    fn end(&self, message: fn(SyncSender<()>) -> Message) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         let (done, written) = mpsc::sync_channel(1);
-        let mut message = Message::Stop(done);
+        let mut message = message(done);
         while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
             if Instant::now() >= deadline {
                 break;
@@ -365,6 +382,11 @@ impl Audit {
     /// An operator closed or opened a made tenant.
     pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
         self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
+    }
+
+    /// An operator made a backup: it holds every secret of the state directory.
+    pub fn backup_made(&self, entries: u64, bytes: u64) {
+        self.tell(Event::BackupMade { entries, bytes });
     }
 
     /// A browser got a session for a key.

@@ -20,7 +20,8 @@ fn wanted(claim: &str, plan: &str, issued_at: u64) -> WantedTenant {
 
 async fn created(dir: &Path) -> (Arc<CreatedTenants>, Clock) {
     let clock = Clock::turned_by_hand(WallMillis(1_000));
-    let audit = Audit::open(&AuditConfig::File(dir.join("audit.jsonl")), clock.clone()).unwrap();
+    let audit =
+        Audit::open(&AuditConfig::File { path: dir.join("audit.jsonl"), rotation: None }, clock.clone()).unwrap();
     let store = Arc::new(RedbLedger::open(dir, RedbOptions::default()).unwrap());
     (Arc::new(CreatedTenants::load(store, audit, clock.clone()).await.unwrap()), clock)
 }
