@@ -8,6 +8,7 @@
 )]
 
 mod admit;
+mod adopt;
 mod authenticate;
 mod backends;
 mod behind;

@@ -1,5 +1,6 @@
 //! The command line's end of the control socket.
 
+use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
 use super::keys::{KeyRequest, KeyView};
 use super::tenants::TenantView;
 use crate::ids::{KeyId, TenantId};
@@ -19,6 +20,8 @@ use tokio::net::UnixStream;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The gateway is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// It copies files of whatever size from one disk to another.
+const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -106,12 +109,50 @@ impl ControlClient {
         }
     }
 
+    /// Lets the gateway adopt some files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<Vec<Outcome>, ControlError> {
+        let answer = self.call_within(Method::POST, "/v1/adopt", written(request)?, COPY_TIMEOUT).await?;
+        read(&answer.1)
+    }
+
+    /// A page of an owner's files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn owned(&self, request: &PageRequest) -> Result<Page, ControlError> {
+        self.call(Method::POST, "/v1/export/list", written(request)?).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// The content of a file of userdata; `None`: it is not there any more.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn user_content(&self, request: &ContentRequest) -> Result<Option<Bytes>, ControlError> {
+        match self.call(Method::POST, "/v1/export/content", written(request)?).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, content) => Ok(Some(content)),
+        }
+    }
+
     /// A success, or 404.
     pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
+        self.call_within(method, path, body, TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
     ) -> Result<(StatusCode, Bytes), ControlError> {
         let calling = async {
             let response = self.ask(method, path, body).await?;
@@ -123,9 +164,9 @@ impl ControlClient {
                 _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
             }
         };
-        tokio::time::timeout(TIMEOUT, calling)
+        tokio::time::timeout(timeout, calling)
             .await
-            .unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {TIMEOUT:?}"))))
+            .unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {timeout:?}"))))
     }
 
     /// Any answer's head, its body still to come; without a deadline.
@@ -153,6 +194,10 @@ impl ControlClient {
     pub(super) fn no_gateway(&self, reason: String) -> ControlError {
         ControlError::NoGateway { path: self.socket.display().to_string(), reason }
     }
+}
+
+fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))
 }
 
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {

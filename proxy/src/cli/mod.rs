@@ -1,10 +1,12 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod adopt;
 pub mod backup;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod export;
 pub mod key;
 pub mod policy;
 pub mod restore;
@@ -55,6 +57,8 @@ pub enum Command {
     SupportBundle(support_bundle::BundleArguments),
     /// Make a state directory from a backup, after checking every byte of it.
     Restore(restore::RestoreArguments),
+    /// Take workflows, settings, inputs and outputs of a ComfyUI over for a tenant.
+    Adopt(adopt::AdoptArguments),
 }
 
 /// Which configuration to use.
@@ -90,6 +94,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::SupportBundle(arguments) => support_bundle::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! `comfygate tenant list|disable|enable`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::audit_target;
-use super::{ConfigArgument, Exit};
+use super::{ConfigArgument, Exit, export};
 use crate::admin::control_client::ControlClient;
 use crate::admin::tenants::{TenantSource, TenantView, views};
 use crate::clock::Clock;
@@ -41,6 +41,8 @@ enum TenantCommand {
         /// The tenant's id
         id: TenantId,
     },
+    /// Write workflows, settings, inputs and outputs into a directory, as a ComfyUI has them
+    Export(export::ExportArguments),
 }
 
 /// Runs `comfygate tenant …`.
@@ -48,21 +50,23 @@ enum TenantCommand {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
+    let wanted = match &arguments.command {
+        TenantCommand::Export(wanted) => return export::run(wanted, &arguments.which, arguments.json),
+        TenantCommand::List => None,
+        TenantCommand::Disable { id } => Some((id, true)),
+        TenantCommand::Enable { id } => Some((id, false)),
+    };
     let loaded = Config::load(arguments.which.config.as_deref())
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let reached = Reached::reach(&config)?;
-        let (id, disabled) = match &arguments.command {
-            TenantCommand::List => {
-                for view in reached.list(&config).await? {
-                    print(&view, arguments.json);
-                }
-                return Ok(Exit::Good);
+        let Some((id, disabled)) = wanted else {
+            for view in reached.list(&config).await? {
+                print(&view, arguments.json);
             }
-            TenantCommand::Disable { id } => (id, true),
-            TenantCommand::Enable { id } => (id, false),
+            return Ok(Exit::Good);
         };
         match reached.set_disabled(id, disabled).await? {
             Some(view) => {

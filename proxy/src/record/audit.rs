@@ -146,6 +146,11 @@ enum Event {
         key: KeyId,
         owner: Owner,
     },
+    /// An operator made a backup.
+    BackupMade {
+        entries: u64,
+        bytes: u64,
+    },
     /// A token of an issuer that may make tenants brought a new claim.
     TenantCreated {
         tenant: TenantId,
@@ -163,10 +168,11 @@ enum Event {
         tenant: TenantId,
         disabled: bool,
     },
-    /// An operator made a backup.
-    BackupMade {
-        entries: u64,
-        bytes: u64,
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
     },
     /// A browser got a session.
     LoggedIn {
@@ -364,6 +370,11 @@ impl Audit {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
     }
 
+    /// An operator made a backup: it holds every secret of the state directory.
+    pub fn backup_made(&self, entries: u64, bytes: u64) {
+        self.tell(Event::BackupMade { entries, bytes });
+    }
+
     /// A token made a tenant.
     pub fn tenant_created(&self, row: &CreatedTenant) {
         self.tell(Event::TenantCreated {
@@ -384,9 +395,9 @@ impl Audit {
         self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
     }
 
-    /// An operator made a backup: it holds every secret of the state directory.
-    pub fn backup_made(&self, entries: u64, bytes: u64) {
-        self.tell(Event::BackupMade { entries, bytes });
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// A browser got a session for a key.
