@@ -298,9 +298,9 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`", scope.name()),
             ),
-            AuthError::Unavailable(_) => {
-                Self::unavailable("unavailable", "credentials can't be checked now", Duration::from_secs(5))
-                    .with_log(log)
+            error if error.retry_after().is_some() => {
+                let retry_after = error.retry_after().unwrap_or_default();
+                Self::unavailable("unavailable", "credentials can't be checked now", retry_after).with_log(log)
             }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";

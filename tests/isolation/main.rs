@@ -279,3 +279,48 @@ async fn what_a_did_is_in_no_error_text_and_no_limit_of_b() {
     let answer = b.post("/prompt", &json!({"prompt": workflows::quick("mine")})).await.expect(200);
     assert_eq!((answer.json()["number"].clone(), answer.header("ratelimit-remaining")), (json!(0), Some("1")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn userdata_and_settings_of_a_answer_b_like_none() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let a = gateway.client("acme");
+    let user = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--user", "ann"]));
+    a.post_bytes("/userdata/secret%2Fplan.json", "text/plain", "{}").await.expect(200);
+    a.post("/settings", &json!({"secret": 1})).await.expect(200);
+    // Another tenant, and another person of the same one.
+    for b in [&gateway.client("bravo"), &user] {
+        let ask = async |method: Method, path: &str| b.call(method, path, &[], bytes::Bytes::new()).await;
+        for (method, foreign, none) in [
+            (Method::GET, "/userdata/secret%2Fplan.json", "/userdata/secret%2Fnone.json"),
+            (Method::DELETE, "/userdata/secret%2Fplan.json", "/userdata/secret%2Fnone.json"),
+            (Method::POST, "/userdata/secret%2Fplan.json/move/x", "/userdata/secret%2Fnone.json/move/x"),
+            (Method::GET, "/userdata?dir=secret", "/userdata?dir=n0thin"),
+            (Method::GET, "/v2/userdata?path=secret", "/v2/userdata?path=n0thin"),
+            (Method::GET, "/v2/userdata?path=secret%2Fplan.json", "/v2/userdata?path=n0thin"),
+            (Method::GET, "/settings/secret", "/settings/n0thin"),
+        ] {
+            same(foreign, &ask(method.clone(), foreign).await, &ask(method, none).await);
+        }
+        // A's name is free for B, and what B does with it is B's.
+        b.post_bytes("/userdata/secret%2Fplan.json?overwrite=false", "text/plain", "mine").await.expect(200);
+        b.post("/settings", &json!({"secret": 2})).await.expect(200);
+    }
+    assert_eq!(a.get("/userdata/secret%2Fplan.json").await.expect(200).text(), "{}");
+    assert_eq!(a.get("/settings").await.expect(200).json(), json!({"secret": 1}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_a_are_neither_shown_to_b_nor_cancelled_by_b() {
+    let stage = stage().await;
+    assert_eq!(stage.b.get("/api/jobs?workflow_id=x").await.expect(200).json()["pagination"]["total"], 0);
+    let cancel =
+        async |id: &str| stage.b.call(Method::POST, &format!("/api/jobs/{id}/cancel"), &[], bytes::Bytes::new()).await;
+    let nothing = cancel(NOTHING).await;
+    for id in [&stage.finished, &stage.running, &stage.held] {
+        same("cancel", &cancel(id).await, &nothing);
+    }
+    let none = stage.b.post("/api/jobs/cancel", &json!({"job_ids": [NOTHING]})).await;
+    let foreign = json!({"job_ids": [stage.held, stage.running, stage.finished]});
+    same("cancel", &stage.b.post("/api/jobs/cancel", &foreign).await, &none);
+    stage.a_is_untouched().await;
+}

@@ -12,6 +12,7 @@ use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::state_dir;
+use crate::tenants::created::is_made_id;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -79,7 +80,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
         let keys = Keys::reach(&config)?;
         match &arguments.command {
             KeyCommand::Create(create) => {
-                if config.tenants.tenant(&create.tenant).is_none() {
+                if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
                 let (key, view) = keys.create(create).await?;
@@ -140,6 +141,19 @@ impl Keys {
                 audit.written();
                 (key, view)
             }
+        })
+    }
+
+    /// Whether a token made that tenant.
+    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        // No other tenant has such an id, so nothing is asked for a typing error.
+        if !is_made_id(tenant) {
+            return Ok(false);
+        }
+        Ok(match self {
+            // The gateway looks for itself.
+            Self::Gateway(_) => true,
+            Self::Ledger(service, _) => service.has_made(tenant).await?,
         })
     }
 

@@ -10,9 +10,10 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId};
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use comfygate_policy::Digest;
 use floods::{Flood, Floods};
@@ -149,6 +150,29 @@ enum Event {
     BackupMade {
         entries: u64,
         bytes: u64,
+    },
+    /// A token of an issuer that may make tenants brought a new claim.
+    TenantCreated {
+        tenant: TenantId,
+        issuer: String,
+        claim: String,
+        plan: String,
+    },
+    /// A newer token of a made tenant names another plan.
+    TenantPlanChanged {
+        tenant: TenantId,
+        plan: String,
+    },
+    /// An operator closed a made tenant, or opened it again.
+    TenantDisabled {
+        tenant: TenantId,
+        disabled: bool,
+    },
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
     },
     /// A browser got a session.
     LoggedIn {
@@ -349,6 +373,31 @@ impl Audit {
     /// An operator made a backup: it holds every secret of the state directory.
     pub fn backup_made(&self, entries: u64, bytes: u64) {
         self.tell(Event::BackupMade { entries, bytes });
+    }
+
+    /// A token made a tenant.
+    pub fn tenant_created(&self, row: &CreatedTenant) {
+        self.tell(Event::TenantCreated {
+            tenant: row.id.clone(),
+            issuer: cut(&row.issuer, REASON_CHARS_MAX),
+            claim: cut(&row.claim, REASON_CHARS_MAX),
+            plan: row.plan.clone(),
+        });
+    }
+
+    /// A token gave a made tenant another plan.
+    pub fn tenant_plan_changed(&self, tenant: &TenantId, plan: &str) {
+        self.tell(Event::TenantPlanChanged { tenant: tenant.clone(), plan: plan.to_owned() });
+    }
+
+    /// An operator closed or opened a made tenant.
+    pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
+        self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
+    }
+
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// A browser got a session for a key.

@@ -164,7 +164,7 @@ impl Reception {
         let overwrite = matches!(field("overwrite").transpose()?.as_deref(), Some("true" | "1"));
         let original = field("original_ref").transpose()?;
         let (filename, mut content) = self.file.ok_or(UploadError::NoFile)?;
-        let facts = content.read_back(|file, length| contents::read(file, length)).await??;
+        let facts = content.read_back(contents::read).await??;
         Ok(ReceivedForm { directory, subfolder, overwrite, original, filename, content, facts, slot })
     }
 }

@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod redb;
 pub mod sessions;
+pub mod tenants;
 pub mod uploads;
 pub mod job_list;
 pub mod user_files;
@@ -436,7 +437,9 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Backups + Sessions + Uploads + UserFiles + JobList + Send + Sync + 'static {
+pub trait Ledger:
+    Backups + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
+{
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///
