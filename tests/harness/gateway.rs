@@ -100,6 +100,7 @@ pub struct Builder {
     tenants: String,
     files: Vec<(String, String)>,
     head: String,
+    survives_full_files: bool,
 }
 
 impl Builder {
@@ -166,6 +167,13 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// Lets [`Gateway::limit_files`] fail its writes instead of ending it: the signal that comes with them is ignored, as no real full disk sends one.
+    #[must_use]
+    pub fn survives_full_files(mut self) -> Self {
+        self.survives_full_files = true;
         self
     }
 
@@ -273,6 +281,7 @@ impl Gateway {
             tenants: String::new(),
             files: Vec::new(),
             head: "PUBLIC".to_owned(),
+            survives_full_files: false,
         }
     }
 
@@ -380,7 +389,13 @@ impl Gateway {
     async fn try_start(&mut self) -> Result<(), ExitStatus> {
         assert!(self.child.is_none(), "it runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let mut command = Command::new(binary());
+        let mut command = if self.plan.survives_full_files {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary());
+            shell
+        } else {
+            Command::new(binary())
+        };
         command.arg("serve").arg("--config").arg(self.config()).current_dir(self.directory.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
@@ -533,6 +548,15 @@ impl Gateway {
     /// The process, while it runs: for its memory.
     pub fn process_id(&self) -> Option<u32> {
         self.child.as_ref().map(std::process::Child::id)
+    }
+
+    /// From now on the process can't write beyond that many bytes of any file; `None`: it can. Every write fails as on a full disk, and no root can
+    /// write all the same. Needs [`Builder::survives_full_files`]; `false` where there is no `prlimit`.
+    pub fn limit_files(&self, bytes: Option<u64>) -> bool {
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let pid = self.process_id().expect("it runs").to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={limit}:")]).status();
+        set.is_ok_and(|status| status.success())
     }
 
     /// Whether the process still runs.

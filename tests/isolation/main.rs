@@ -10,7 +10,7 @@
 )]
 
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Client, Gateway, Response, workflows};
+use comfygate_tests::{Client, Gateway, Response, pictures, workflows};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -171,6 +171,71 @@ async fn names_of_as_files_answer_b_like_no_file() {
         let folder = folder.replace('/', "%2F");
         client.get(&format!("/view?filename={base}_00001_.png&subfolder={folder}&type=output")).await.expect(404);
     }
+}
+
+/// Every way in which a workflow can name a file that A uploaded, or that a backend has of A's.
+fn names_of(name: &str, folder: &str, upstream: &str) -> Vec<String> {
+    let mut names =
+        vec![name.to_owned(), format!("{folder}/{name}"), upstream.to_owned(), format!("{folder}/../{name}")];
+    names.extend(
+        names.clone().iter().flat_map(|name| ["input", "output", "temp"].map(|kind| format!("{name} [{kind}]"))),
+    );
+    names.extend([
+        format!("{name}[temp]"),
+        format!("{upstream}Z[input]"),
+        format!("../{upstream}"),
+        format!("/{upstream}"),
+    ]);
+    names.push(upstream.replace("t/", "t//"));
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_a_are_no_inputs_masks_or_views_of_b() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let (a, b) = (gateway.client("acme"), gateway.client("bravo"));
+    let picture = pictures::png(20, 10, [1, 2, 3]);
+    a.upload("/upload/image", &[], "plan.png", &picture).await.expect(200);
+    a.upload("/upload/image", &[("subfolder", "secret")], "plan.png", &picture).await.expect(200);
+    let prompt = a.submit(workflows::inverted("secret/plan.png", "x")).await;
+    assert_eq!(a.finished(&prompt).await["status"]["status_str"], "success");
+    let sent = gateway.stand_ins()[0].submissions()[0].clone();
+    let upstream = sent["prompt"]["1"]["inputs"]["image"].as_str().unwrap().to_owned();
+    let (folder, file) = upstream.rsplit_once('/').unwrap();
+    // The same names of nothing: as long, of the same characters, so that only what is behind them differs.
+    let nothing = format!("{folder}/{}", file.replace(|c: char| c.is_ascii_hexdigit(), "0"));
+    let theirs = names_of("plan.png", "secret", &upstream);
+    let none = names_of("none.png", "secret", &nothing);
+    for (foreign, none) in theirs.iter().zip(&none) {
+        let ask = async |name: &str| {
+            let answer = b.post("/prompt", &json!({"prompt": workflows::inverted(name, "x")})).await;
+            let (status, headers, body) = answer.without_request_id();
+            let rate = |header: &(String, String)| !header.0.starts_with("ratelimit") && header.0 != "content-length";
+            (status, headers.into_iter().filter(rate).collect::<Vec<_>>(), body.replace(name, "NAME"))
+        };
+        let (foreign_answer, none_answer) = (ask(foreign).await, ask(none).await);
+        assert_eq!(foreign_answer.0, 403, "{foreign}: {foreign_answer:?}");
+        assert_eq!(foreign_answer, none_answer, "{foreign}: a foreign file can be told from none");
+    }
+    for (name, subfolder) in [("plan.png", ""), ("plan.png", "secret"), (file, folder)] {
+        let reference = |name: &str| json!({"filename": name, "subfolder": subfolder, "type": "input"}).to_string();
+        let ask =
+            async |name: &str| b.upload("/upload/mask", &[("original_ref", &reference(name))], "m.png", &picture).await;
+        let none = ask("none.png").await;
+        assert_eq!(none.status, 404);
+        same("a mask", &ask(name).await, &none);
+        let query =
+            |name: &str| format!("/view?type=input&subfolder={}&filename={name}", subfolder.replace('/', "%2F"));
+        same("a view", &b.get(&query(name)).await, &b.get(&query("none.png")).await);
+    }
+    for path in ["/internal/files/input", "/internal/files/output", "/internal/files/temp"] {
+        assert_eq!(b.get(path).await.expect(200).json(), json!([]), "{path}");
+    }
+    assert!(!b.get("/object_info").await.expect(200).text().contains("plan.png"));
+    // B's own file of that name is B's, and A's stays A's.
+    b.upload("/upload/image", &[("overwrite", "true")], "plan.png", &pictures::png(7, 7, [9, 9, 9])).await.expect(200);
+    assert_eq!(a.get("/view?filename=plan.png&type=input").await.expect(200).body, picture);
+    assert_eq!(b.get("/gate/me").await.expect(200).json()["queue_remaining"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,14 +5,15 @@
 //! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
-//! | `GET /v1/status` | | backends and their state |
 //! | `POST /v1/adopt` | `AdoptRequest` | `[Outcome]`, one a file |
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
+//! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
+//!
+//! Status, metrics and backups: [`state`](super::state).
 
 use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
-use crate::dispatch::backend::BackendState;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -35,8 +36,9 @@ pub fn router(services: &Arc<Services>) -> Router {
     Router::new()
         .route("/v1/keys", get(list).post(create))
         .route("/v1/keys/{id}/revoke", post(revoke))
-        .route("/v1/status", get(status))
         .with_state(Control { keys, services: Arc::clone(services) })
+        .merge(super::state::router(services))
+        .merge(super::tenants::router(services))
         .merge(adoption_routes::router(services))
 }
 
@@ -71,17 +73,6 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => failed(&error),
     }
-}
-
-async fn status(State(control): State<Control>) -> Response {
-    let backends = control.services.backends();
-    let backends = backends.values().map(|backend| match &*backend.state() {
-        BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
-        BackendState::Down { reason } => {
-            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})
-        }
-    });
-    Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()
 }
 
 fn failed(error: &KeyError) -> Response {

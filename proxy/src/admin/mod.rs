@@ -9,6 +9,9 @@ pub mod control_client;
 pub mod keys;
 pub mod listener;
 pub mod metrics;
+pub mod state;
+pub mod state_client;
+pub mod tenants;
 
 use crate::config::Config;
 use crate::drain::Drain;

@@ -7,16 +7,21 @@
 //! Readings run on tokio's blocking threads: a page that is not cached is a read from the disk, and a history decodes megabytes. The hop costs
 //! some 20 µs, little beside the request it serves.
 
+mod backups;
 mod commit;
 mod graphs;
+mod migration;
 mod readings;
 mod sessions;
 mod storage;
 mod tables;
+mod tenants;
 mod transitions;
 mod uploads;
 mod user_files;
 mod writer;
+
+pub use backups::inspect;
 
 #[cfg(test)]
 mod tests;
