@@ -42,6 +42,8 @@ const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
+/// What a client is told to wait when a successor takes over: it serves within a second.
+const HAND_OVER_RETRY: Duration = Duration::from_secs(1);
 /// What a client is told to wait when no backend answers.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -85,6 +87,10 @@ impl Gateway {
         let found = route::matched_route(&method, raw_target(session.req_header()), TABLE);
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
+        }
+        if self.drain.is_handing_over() {
+            let text = "the gateway hands over to its successor: ask again on a new connection";
+            return Err((Stage::Listen, Rejection::unavailable("handing_over", text, HAND_OVER_RETRY)));
         }
         if self.drain.is_stopping() {
             return Err((Stage::Listen, Rejection::unavailable("stopping", "the gateway is stopping", STOPPING_RETRY)));

@@ -6,8 +6,11 @@
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
 //! | `GET /v1/status` | | backends and their state |
+//! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
+//! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 
 use super::keys::{KeyError, KeyRequest, KeyService};
+use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::dispatch::backend::BackendState;
 use crate::ids::KeyId;
 use crate::services::Services;
@@ -23,16 +26,19 @@ use std::sync::Arc;
 struct Control {
     keys: KeyService,
     services: Arc<Services>,
+    asks: Asks,
 }
 
 /// The router.
-pub fn router(services: &Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
     let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
     Router::new()
         .route("/v1/keys", get(list).post(create))
         .route("/v1/keys/{id}/revoke", post(revoke))
         .route("/v1/status", get(status))
-        .with_state(Control { keys, services: Arc::clone(services) })
+        .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade))
+        .with_state(Control { keys, services: Arc::clone(services), asks })
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {
@@ -77,6 +83,26 @@ async fn status(State(control): State<Control>) -> Response {
         }
     });
     Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()
+}
+
+async fn reload(State(control): State<Control>) -> Response {
+    match control.asks.ask(Ask::Reload).await {
+        Some(report @ ReloadReport { applied: true, .. }) => Json(report).into_response(),
+        Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn upgrade(State(control): State<Control>, Json(request): Json<UpgradeRequest>) -> Response {
+    match control.asks.ask(|answer| Ask::Upgrade(request, answer)).await {
+        Some(report @ UpgradeReport::Serving(_)) => Json(report).into_response(),
+        Some(report) => (StatusCode::CONFLICT, Json(report)).into_response(),
+        None => stopping(),
+    }
+}
+
+fn stopping() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping").into_response()
 }
 
 fn failed(error: &KeyError) -> Response {

@@ -1,6 +1,7 @@
 //! The command line's end of the control socket.
 
 use super::keys::{KeyRequest, KeyView};
+use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::ids::KeyId;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
@@ -17,6 +18,10 @@ use tokio::net::UnixStream;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The gateway is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A large catalogue on a slow disk.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A successor reads its configuration, and perhaps brings the ledger up to date.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub struct ControlClient {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The lock is held, but nobody is there.
-    #[error("the state directory is held by another process, but no gateway answers on `{path}`: {reason}")]
+    #[error("no gateway answers on `{path}`: {reason}")]
     NoGateway {
         /// The socket.
         path: String,
@@ -84,8 +89,51 @@ impl ControlClient {
         }
     }
 
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// [`ControlError`]; a refused configuration is an answer.
+    pub async fn reload(&self) -> Result<ReloadReport, ControlError> {
+        self.asked("/v1/reload", Vec::new(), RELOAD_TIMEOUT).await
+    }
+
+    /// Has a successor started.
+    ///
+    /// # Errors
+    /// [`ControlError`]; an upgrade that did not come about is an answer.
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReport, ControlError> {
+        let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
+        self.asked("/v1/upgrade", body, UPGRADE_TIMEOUT).await
+    }
+
+    /// A report, whether it says yes or no.
+    async fn asked<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<T, ControlError> {
+        match self.exchange(Method::POST, path, body, timeout).await? {
+            (StatusCode::OK | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, answer) => read(&answer),
+            (_, answer) => Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+        }
+    }
+
     /// A success, or 404.
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ControlError> {
+        match self.exchange(method, path, body, TIMEOUT).await? {
+            (status, body) if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
+            (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         let no_gateway = |reason: String| ControlError::NoGateway { path: self.socket.display().to_string(), reason };
         let calling = async {
             let stream = UnixStream::connect(&self.socket).await.map_err(|error| no_gateway(error.to_string()))?;
@@ -104,14 +152,11 @@ impl ControlClient {
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes();
-            match status {
-                status if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
-                _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
-            }
+            Ok((status, body))
         };
-        tokio::time::timeout(TIMEOUT, calling)
+        tokio::time::timeout(timeout, calling)
             .await
-            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {TIMEOUT:?}"))))
+            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {timeout:?}"))))
     }
 }
 

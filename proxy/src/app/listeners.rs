@@ -1,11 +1,15 @@
-//! Every socket that the gateway listens on, as Pingora services.
+//! What is spoken on each socket that the gateway listens on, as Pingora services.
 
+use super::reload::Resolvers;
+use super::sockets::{Sockets, Until};
 use crate::admin;
+use crate::clock::WallMillis;
 use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
+use crate::drain::Drain;
 use crate::gateway::Gateway;
 use crate::listen::{
-    self, CertificateResolver, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver,
-    HelloGuard, Redirect, RedirectTarget, own_ca,
+    self, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver, HelloGuard, Redirect,
+    RedirectTarget, own_ca,
 };
 use crate::record::audit::Refusal;
 use crate::reject::Stage;
@@ -15,6 +19,7 @@ use pingora::listeners::TcpSocketOptions;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
+use rustls::sign::CertifiedKey;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,7 +32,14 @@ const FORWARD_TRIES: usize = 2;
 ///
 /// # Errors
 /// A certificate that can't be made or used.
-pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::Admin) -> anyhow::Result<Server> {
+pub(super) fn server(
+    services: &Arc<Services>,
+    gateway: Gateway,
+    admin: admin::Admin,
+    sockets: &Arc<Sockets>,
+    resolvers: &Resolvers,
+    drain: &Drain,
+) -> anyhow::Result<Server> {
     let config = &*services.config();
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
@@ -43,26 +55,25 @@ pub(super) fn server(services: &Arc<Services>, gateway: Gateway, admin: admin::A
     https.threads = Some(worker_threads());
     https.endpoints().set_pre_tls_callback(Arc::new(HelloGuard::new(Arc::clone(&connections))));
     https.set_connection_filter(Arc::new(ConnectionCap(Arc::clone(&connections))));
-    for listener in &config.listen {
-        if let ListenKind::Tls(certificate) = &listener.kind {
-            let resolver = resolver(services, listener, certificate)?;
-            https.add_tls_with_settings(
-                &listener.address.to_string(),
-                Some(socket_options()),
-                listen::tls::settings(resolver)?,
-            );
-        }
+    for (address, resolver) in resolvers {
+        https.add_tls_with_settings(
+            &address.to_string(),
+            Some(socket_options()),
+            listen::tls::settings(Arc::clone(resolver))?,
+        );
     }
-    server.add_service(https);
+    server.add_boxed_service(sockets.lent(https, drain, Until::Stopping));
 
     for listener in config.listen.iter().filter(|listener| listener.kind == ListenKind::Redirect) {
         let redirect =
             Redirect::new(redirect_target(config), front_limits.head, Arc::clone(&connections), Arc::clone(&observer));
         let mut service = Service::new("redirect".to_owned(), redirect);
         service.add_tcp_with_settings(&listener.address.to_string(), socket_options());
-        server.add_service(service);
+        server.add_boxed_service(sockets.lent(service, drain, Until::Stopping));
     }
-    server.add_services(admin.services(config)?);
+    let (metrics, control) = admin.services(config)?;
+    server.add_boxed_service(sockets.lent(metrics, drain, Until::Given));
+    server.add_service(control);
     Ok(server)
 }
 
@@ -74,7 +85,7 @@ fn server_conf(config: &Config) -> ServerConf {
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         // Defaults lie in /tmp, where anybody may put something else.
         pid_file: private("comfygate.pid"),
-        upgrade_sock: private("upgrade.sock"),
+        upgrade_sock: private("pingora-upgrade.sock"),
         // We wait ourselves (`drain`); these are unconditional sleeps.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
@@ -93,16 +104,29 @@ fn socket_options() -> TcpSocketOptions {
     options
 }
 
-fn resolver(
-    services: &Services,
+/// The certificate of each TLS listener, by its address.
+///
+/// # Errors
+/// One that can't be read, made or used: which listener's.
+pub(super) fn certificates(config: &Config, now: WallMillis) -> anyhow::Result<Vec<(SocketAddr, CertifiedKey)>> {
+    let mut certificates = Vec::new();
+    for listener in &config.listen {
+        if let ListenKind::Tls(certificate) = &listener.kind {
+            certificates.push((listener.address, pair(config, listener, certificate, now)?));
+        }
+    }
+    Ok(certificates)
+}
+
+fn pair(
+    config: &Config,
     listener: &ListenConfig,
     certificate: &CertificateConfig,
-) -> anyhow::Result<Arc<CertificateResolver>> {
-    let now = services.clock.wall();
+    now: WallMillis,
+) -> anyhow::Result<CertifiedKey> {
     let (certificate, key) = match certificate {
         CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
         CertificateConfig::Made => {
-            let config = services.config();
             let public = config.public_url.as_ref().map(|url| url.host().to_owned());
             let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
             let names = own_ca::Names::new(
@@ -113,9 +137,8 @@ fn resolver(
             (made.certificate, made.key)
         }
     };
-    let pair = listen::tls::load(&certificate, &key, now)
-        .with_context(|| format!("the certificate of {} can't be used", listener.address))?;
-    Ok(CertificateResolver::new(pair))
+    listen::tls::load(&certificate, &key, now)
+        .with_context(|| format!("the certificate of {} can't be used", listener.address))
 }
 
 /// Where redirects lead: to the public URL, else to the first TLS listener's port on the host that the caller named.

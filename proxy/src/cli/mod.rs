@@ -4,6 +4,7 @@ pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod key;
+pub mod lifecycle;
 pub mod policy;
 pub mod serve;
 
@@ -24,12 +25,16 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve in front of the configured ComfyUI backends.
-    Serve(ConfigArgument),
+    Serve(serve::ServeArguments),
     /// Try it out: the gateway, two simulated backends and two tenants, all in one process.
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
     /// Check configuration, tenants and policies; print every fault at once.
     Check(check::CheckArguments),
+    /// Have the running gateway read its configuration again.
+    Reload(lifecycle::ReloadArguments),
+    /// Have another process take over from the running gateway, without a refused connection or a lost job.
+    Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
     /// Ask the policy engine about workflows.
@@ -56,10 +61,12 @@ pub enum Exit {
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
-        Command::Serve(which) => serve::run(&which),
+        Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Reload(arguments) => lifecycle::reload(&arguments),
+        Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
     };

@@ -42,6 +42,10 @@ impl Checker<'_> {
         self.report.warning(at, what, hint);
     }
 
+    pub(super) fn consists_of(&self, file: &Path) {
+        self.report.consists_of(file);
+    }
+
     fn absolute(&self, path: &str) -> PathBuf {
         self.surroundings.current_dir.join(path)
     }
@@ -74,6 +78,7 @@ impl Checker<'_> {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
             },
+            drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
             file: Some(file),
@@ -274,6 +279,9 @@ impl Checker<'_> {
             Algorithm::Hs256 => SecretReference::parse(&named.value, &self.surroundings.current_dir),
             _ => Ok(SecretReference::File(self.absolute(&named.value))),
         };
+        if let Ok(SecretReference::File(path)) = &reference {
+            self.consists_of(path);
+        }
         match reference.and_then(|reference| reference.read(self.surroundings.environment)) {
             Ok(material) => Some(material),
             Err(error) => self.refuse(&named.at, error.to_string(), ""),
@@ -311,6 +319,7 @@ impl Checker<'_> {
 
     fn object_info(&self, named: &Located<String>) -> Option<PathBuf> {
         let path = self.absolute(&named.value);
+        self.consists_of(&path);
         match std::fs::File::open(&path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => Some(path),
             Ok(_) => self.refuse(&named.at, format!("`{}` is no file", path.display()), ""),

@@ -21,6 +21,7 @@ pub(super) struct RawConfig {
     pub(super) views_lifetime: Option<Duration>,
     pub(super) limits: RawLimits,
     pub(super) dispatch: RawDispatch,
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit_file: Option<Located<String>>,
 }
@@ -97,6 +98,7 @@ impl RawConfig {
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
+            drain_timeout: in_table(&mut reader, "shutdown", |table| duration(table, "drain_timeout", SECOND..=HOUR)),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
             audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
@@ -116,6 +118,7 @@ const NOT_BUILT_YET: [(&str, &str); 5] = [
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads one optional table and finishes it.

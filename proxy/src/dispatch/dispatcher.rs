@@ -4,6 +4,7 @@ use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
+use crate::drain::Drain;
 use crate::ids::{BackendId, JobId};
 use crate::record::ledger::{Job, JobState};
 use crate::record::metrics::JobCounts;
@@ -15,6 +16,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Commands that wait for the dispatcher; senders wait when it is full, which it is only while the dispatcher waits for nothing but memory.
@@ -66,6 +68,8 @@ pub struct Dispatcher {
     handle: DispatchHandle,
     queue: HeldQueue,
     outstanding: HashMap<JobId, Outstanding>,
+    /// The tasks that carry attempts.
+    carriers: JoinSet<()>,
 }
 
 /// An attempt that a task carries.
@@ -79,18 +83,36 @@ struct Outstanding {
 impl Dispatcher {
     /// Starts from what the ledger has: held jobs wait, assigned and running ones are followed up where they were.
     pub fn new(services: Arc<Services>, handle: DispatchHandle, active: Vec<Job>) -> Self {
-        let mut dispatcher = Self { services, handle, queue: HeldQueue::default(), outstanding: HashMap::new() };
+        let mut dispatcher = Self {
+            services,
+            handle,
+            queue: HeldQueue::default(),
+            outstanding: HashMap::new(),
+            carriers: JoinSet::new(),
+        };
         for job in active {
             dispatcher.take_up(job);
         }
         dispatcher
     }
 
-    /// Serves commands until `shutdown` turns true. Attempts in flight are left to run at their backends: the next start follows them up.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+    /// Serves commands until the gateway stops. Attempts in flight are left to run at their backends: the next start follows them up. When a
+    /// successor follows at once, nobody carries them any more when this resolves.
+    pub async fn run(mut self, commands: mpsc::Receiver<Command>, drain: Drain) {
+        self.serve(commands, drain.subscribe()).await;
+        if drain.is_handing_over() {
+            self.carriers.shutdown().await;
+        } else {
+            // What ends before the process does may be committed still.
+            self.carriers.detach_all();
+        }
+    }
+
+    async fn serve(&mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
         let mut reconcile = tokio::time::interval_at(Instant::now() + RECONCILE_INTERVAL, RECONCILE_INTERVAL);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            while self.carriers.try_join_next().is_some() {}
             self.assign_what_fits();
             self.report();
             let command = tokio::select! {
@@ -218,7 +240,7 @@ impl Dispatcher {
             }
             None => {
                 let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
-                tokio::spawn(async move {
+                self.carriers.spawn(async move {
                     let id = job.id;
                     let over = attempt::lost(&services, job, "its backend is not configured any more").await;
                     handle.send(Command::Over(id, over)).await;
@@ -242,9 +264,11 @@ impl Dispatcher {
             backend: Arc::clone(backend),
             interrupt: interrupted,
         });
-        tokio::spawn(async move {
+        let occupied = backend.occupy();
+        self.carriers.spawn(async move {
             // A panic must not keep the slot: the ledger still has the job, and the next reconciliation takes it up.
             let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded);
+            drop(occupied);
             handle.send(Command::Over(job, over)).await;
         });
     }

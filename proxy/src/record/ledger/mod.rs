@@ -4,6 +4,7 @@
 //! trait is shaped for two forms: [`redb`] here, Redis for several gateways (design §7). The graph of a job is a content-addressed file
 //! beside the rows, written and synced before the row that names it.
 
+pub mod closing;
 pub mod redb;
 
 #[cfg(test)]
@@ -371,7 +372,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: closing::Closing + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

@@ -7,6 +7,7 @@
 //! Readings run on tokio's blocking threads: a page that is not cached is a read from the disk, and a history decodes megabytes. The hop costs
 //! some 20 µs, little beside the request it serves.
 
+mod closing;
 mod commit;
 mod graphs;
 mod readings;
@@ -41,6 +42,9 @@ use writer::Writer;
 /// The file of the rows within the state directory.
 const FILE: &str = "ledger.redb";
 
+/// The newest schema that this binary knows, and the one that it writes.
+pub const SCHEMA: u64 = tables::SCHEMA;
+
 /// What can be set about a [`RedbLedger`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedbOptions {
@@ -61,7 +65,7 @@ impl Default for RedbOptions {
 pub struct RedbLedger {
     storage: Arc<Storage>,
     graphs: Arc<Graphs>,
-    writer: Writer,
+    writer: Arc<Writer>,
     ended_jobs_max: u64,
 }
 
@@ -83,7 +87,7 @@ impl RedbLedger {
     fn open_on(dir: &Path, backend: Arc<dyn StorageBackend>, options: RedbOptions) -> Result<Self, LedgerError> {
         let graphs = Arc::new(Graphs::open(dir)?);
         let storage = Arc::new(Storage::open(&dir.join(FILE), backend, options.cache_bytes)?);
-        let writer = Writer::start(Arc::clone(&storage))?;
+        let writer = Arc::new(Writer::start(Arc::clone(&storage))?);
         Ok(Self { storage, graphs, writer, ended_jobs_max: options.ended_jobs_max.max(1) })
     }
 

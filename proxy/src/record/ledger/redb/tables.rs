@@ -14,6 +14,9 @@ use std::path::Path;
 /// Step `i` leads from schema `i + 1` to `i + 2` (ours is one more than there are steps), in the transaction that raises the number.
 const MIGRATIONS: &[Migration] = &[];
 
+/// The newest schema that this binary knows, and the one that it writes.
+pub(super) const SCHEMA: u64 = MIGRATIONS.len() as u64 + 1;
+
 type Migration = fn(&WriteTransaction) -> Result<(), Fault>;
 
 macro_rules! tables {
@@ -162,8 +165,6 @@ fn schema(database: &Database) -> Result<Option<u64>, Fault> {
 mod tests {
     use super::*;
     use ::redb::backends::InMemoryBackend;
-
-    const SCHEMA: u64 = MIGRATIONS.len() as u64 + 1;
 
     fn database_of_schema(found: u64) -> Database {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
