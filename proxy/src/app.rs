@@ -30,7 +30,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
-use crate::listen::CertificateResolver;
+use crate::listen::{CertificateResolver, Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -209,13 +209,14 @@ impl App {
         let resolve = |(address, certificate)| (address, CertificateResolver::new(certificate));
         let resolvers = certificates.into_iter().map(resolve).collect();
         let gateway = gateway(&services, &dispatch, &drain);
-        let server = listeners::server(&services, gateway, admin, &sockets, &resolvers, &drain)?;
+        let (server, connections) = listeners::server(&services, gateway, admin, &sockets, &resolvers, &drain)?;
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));
         let reloader = Reloader::new(&services, &watchers, resolvers, origin);
         core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
         report_start(&services);
         let giver_at_end = Arc::clone(&giver);
-        let end = End { services: Arc::clone(&services), drain, sockets, giver, former: Mutex::new(former) };
+        let end =
+            End { services: Arc::clone(&services), drain, sockets, giver, connections, former: Mutex::new(former) };
         server.run(RunArgs { shutdown_signal: Box::new(end) });
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
@@ -289,6 +290,7 @@ struct End {
     drain: Drain,
     sockets: Arc<Sockets>,
     giver: Arc<upgrade::Giver>,
+    connections: Arc<Connections>,
     former: Mutex<Option<upgrade::Taken>>,
 }
 
@@ -321,8 +323,12 @@ impl End {
             outcome = self.giver.ended() => if matches!(outcome, upgrade::Outcome::Failed(_)) { return },
         }
         let timeout = self.services.config().drain_timeout;
+        let idle = async {
+            drop(tokio::time::timeout(STRAGGLER + LAST_ANSWER, self.stragglers()).await);
+            self.drain.idle().await;
+        };
         tokio::select! {
-            ended = tokio::time::timeout(timeout, self.drain.idle()) => if ended.is_err() {
+            ended = tokio::time::timeout(timeout, idle) => if ended.is_err() {
                 tracing::warn!("requests were still in flight after {timeout:?}");
             },
             () = signals.next() => tracing::warn!("told twice to stop: what is in flight is cut off"),
@@ -332,7 +338,17 @@ impl End {
             tokio::time::sleep(LAST_ANSWER).await;
         }
     }
+
+    /// Resolves when every connection is closed: one that was accepted just before the stop has a moment to bring its request.
+    async fn stragglers(&self) {
+        while self.connections.open() > 0 {
+            tokio::time::sleep(STRAGGLER_POLL).await;
+        }
+    }
 }
+
+/// Between two looks at the connections of a gateway that stops.
+const STRAGGLER_POLL: Duration = Duration::from_millis(10);
 
 /// The signals that end the process.
 struct StopSignals {

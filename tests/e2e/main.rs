@@ -15,4 +15,6 @@ mod dispatch;
 mod inspect;
 mod listen;
 mod record;
+mod reload;
 mod route;
+mod upgrade;

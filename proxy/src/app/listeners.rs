@@ -28,7 +28,7 @@ const UPSTREAM_POOL: usize = 64;
 /// A forwarded static file is asked for once more at most: the peer was chosen a moment ago.
 const FORWARD_TRIES: usize = 2;
 
-/// A Pingora server with all listeners: TLS, redirects, metrics and the control socket.
+/// A Pingora server with all listeners: TLS, redirects, metrics and the control socket; and the count of its callers' connections.
 ///
 /// # Errors
 /// A certificate that can't be made or used.
@@ -39,7 +39,7 @@ pub(super) fn server(
     sockets: &Arc<Sockets>,
     resolvers: &Resolvers,
     drain: &Drain,
-) -> anyhow::Result<Server> {
+) -> anyhow::Result<(Server, Arc<Connections>)> {
     let config = &*services.config();
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
@@ -74,7 +74,7 @@ pub(super) fn server(
     let (metrics, control) = admin.services(config)?;
     server.add_boxed_service(sockets.lent(metrics, drain, Until::Given));
     server.add_service(control);
-    Ok(server)
+    Ok((server, connections))
 }
 
 fn server_conf(config: &Config) -> ServerConf {

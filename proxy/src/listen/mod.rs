@@ -24,7 +24,7 @@ pub mod redirect;
 pub mod tls;
 
 pub use connections::{ClientAddr, ConnectionCap, ConnectionLimits, Connections, HelloGuard};
-pub use front::{Front, FrontLimits, HeadObserver};
+pub use front::{Front, FrontLimits, HeadObserver, STRAGGLER};
 pub use head::{HeadError, check_request};
 pub use redirect::{Redirect, RedirectTarget};
 pub use tls::{CertificateResolver, TlsError};
