@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 /// After sockets were told to go, they get this long to say goodbye.
@@ -155,6 +155,7 @@ impl App {
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
+            reloaded: watch::channel(1).0,
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
@@ -178,6 +179,14 @@ impl App {
         let (dispatch, commands) = dispatcher::channel();
         let drain = Drain::new();
         Ok(Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former })
+    }
+
+    /// The parts that a test of the dispatcher needs.
+    #[cfg(test)]
+    pub(crate) fn into_dispatch_parts(
+        self,
+    ) -> (Arc<Services>, Runtime, Drain, DispatchHandle, mpsc::Receiver<dispatcher::Command>) {
+        (self.services, self.core, self.drain, self.dispatch, self.commands)
     }
 
     /// The parts, for whoever prepares them before [`App::run`].

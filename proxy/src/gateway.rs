@@ -301,8 +301,10 @@ impl Gateway {
 
     /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
     async fn credential_ended(&self, headers: HeaderMap) {
+        let mut reloaded = self.services.reloaded.subscribe();
         loop {
-            tokio::time::sleep(CREDENTIAL_INTERVAL).await;
+            // Its sender lives as long as this does: the error can't be.
+            drop(tokio::time::timeout(CREDENTIAL_INTERVAL, reloaded.changed()).await);
             match self
                 .services
                 .authenticator()

@@ -25,12 +25,14 @@ use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// The parts of a running gateway.
 pub struct Services {
     /// What a reload replaces; read through [`Services::live`] and its short forms.
     pub live: ArcSwap<Live>,
+    /// Tells of each reload, by its generation: for what looks at the configuration only now and then.
+    pub reloaded: watch::Sender<u64>,
     /// The only source of time.
     pub clock: Clock,
     /// Jobs, files, keys.

@@ -1,9 +1,12 @@
 //! Hot upgrade: another process takes over listeners and jobs; stops that are asked for once and twice.
 
-use comfygate_tests::{Client, Event, Gateway, eventually, gateway, workflows};
+use comfygate_tests::{Client, DEADLINE, Event, Gateway, eventually, gateway, workflows};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -195,16 +198,13 @@ async fn a_stop_waits_for_an_answer_that_is_being_sent_and_a_second_one_does_not
     let acme = gateway.client("acme");
     let mut half = acme.raw_connection().await;
     let head = format!(
-        "POST /prompt HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{",
+        "POST /prompt HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n",
         acme.authority(),
         acme.credential_lines()
     );
     half.write(head.as_bytes()).await;
-    eventually("the body is waited for", || async {
-        acme.get("/queue").await.expect(200);
-        Some(())
-    })
-    .await;
+    let asked_for = half.response().await.expect("an interim answer");
+    assert_eq!(asked_for.status, 100, "the body is waited for: the request is in flight");
     gateway.send_signal("TERM");
     eventually("it stops", || async {
         (gateway.plain_get(gateway.addresses().metrics, "/readyz").await.0 == 503).then_some(())
@@ -214,4 +214,60 @@ async fn a_stop_waits_for_an_answer_that_is_being_sent_and_a_second_one_does_not
     assert!(tokio::net::TcpStream::connect(gateway.addresses().https).await.is_err(), "nobody is let in any more");
     gateway.send_signal("TERM");
     assert!(gateway.ended().await.success());
+}
+
+/// Says words on the hand-over socket as a successor would, and gives the answers.
+fn as_a_successor(gateway: &Gateway, words: &[&str]) -> (UnixStream, Vec<Value>) {
+    let mut stream = UnixStream::connect(gateway.state().join("hand-over.sock")).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answers = Vec::new();
+    for word in words {
+        stream.write_all(format!("{word}\n").as_bytes()).unwrap();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        answers.push(serde_json::from_slice(&line).unwrap_or(Value::Null));
+    }
+    (stream, answers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_successor_gets_nothing_and_the_gateway_goes_on() {
+    let mut gateway = Gateway::builder().stand_ins(1).start().await;
+    let mode = fs::metadata(gateway.state().join("hand-over.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let hello = r#"{"hello":{"protocol":1,"version":"x"}}"#;
+    let (_, answers) = as_a_successor(&gateway, &[r#"{"hello":{"protocol":99,"version":"x"}}"#]);
+    assert!(answers[0]["refused"].is_string(), "{answers:?}");
+    for words in [&["nonsense"][..], &[r#""take""#], &[hello, r#""serving""#], &[hello]] {
+        let (stream, answers) = as_a_successor(&gateway, words);
+        assert!(answers.iter().all(|answer| answer.get("given").is_none()), "{answers:?}");
+        drop(stream);
+    }
+    assert!(gateway.is_running());
+    let acme = gateway.client("acme");
+    let prompt = acme.submit(workflows::quick("goes-on")).await;
+    assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success");
+    assert!(gateway.upgrade().await.success(), "a true successor comes through after them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_dies_after_the_hand_over_is_reported_and_a_fresh_start_has_every_job() {
+    let mut gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    let running = acme.submit(workflows::slow("across", 20, 100, false)).await;
+    let waiting = acme.submit(workflows::quick("waits")).await;
+    acme.running(&running).await;
+    let (stream, answers) = as_a_successor(&gateway, &[r#"{"hello":{"protocol":1,"version":"x"}}"#, r#""take""#]);
+    assert!(answers[0]["offer"]["schema"].is_u64() && answers[1]["given"].is_array(), "{answers:?}");
+    drop(stream);
+    assert_eq!(gateway.ended().await.code(), Some(2));
+    assert!(gateway.log_text().contains("took over and does not serve"), "{}", gateway.log_text());
+    gateway.start().await;
+    for prompt in [&running, &waiting] {
+        assert_eq!(acme.finished(prompt).await["status"]["status_str"], "success");
+    }
+    assert_eq!(runs(&gateway).get("across"), Some(&1), "it was followed up");
 }

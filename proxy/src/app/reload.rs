@@ -149,6 +149,7 @@ impl Reloader {
             }
         }
         services.object_infos.clear();
+        services.reloaded.send_replace(generation);
         self.watchers.follow().await;
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);

@@ -6,7 +6,7 @@
 
 use crate::config::Config;
 use crate::drain::Drain;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
@@ -101,6 +101,11 @@ impl Sockets {
 /// # Errors
 /// A port that is taken: which.
 pub(super) fn bound(config: &Config, others: &BTreeSet<String>) -> anyhow::Result<BTreeMap<String, TcpListener>> {
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = addresses(config).find(|address| !seen.insert(*address)) {
+        // Port 0 is the only one that the configuration may name twice.
+        bail!("two listeners on {twice} can't be told apart: give each an address or a port of its own");
+    }
     let missing = addresses(config).filter(|address| !others.contains(&address.to_string()));
     let bind = |address: SocketAddr| {
         let socket = TcpListener::bind(address)
@@ -169,7 +174,7 @@ mod tests {
     fn a_given_socket_is_used_and_one_that_is_not_named_is_closed() {
         let (used, unused) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let (address, other) = (used.local_addr().unwrap(), unused.local_addr().unwrap());
-        let config = config(address, "127.0.0.1:0".parse().unwrap());
+        let config = config(address, "127.0.0.2:0".parse().unwrap());
         let mut sockets = bound(&config, &[address.to_string()].into()).unwrap();
         assert_eq!(sockets.len(), 1, "the metrics");
         sockets.extend([(address.to_string(), used), (other.to_string(), unused)]);
@@ -181,10 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn two_listeners_on_port_0_of_one_address_are_refused_and_of_two_addresses_not() {
+        let [first, second] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| address.parse().unwrap());
+        assert!(bound(&config(first, first), &BTreeSet::new()).is_err());
+        assert_eq!(bound(&config(first, second), &BTreeSet::new()).unwrap().len(), 2);
+    }
+
+    #[test]
     fn a_taken_port_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = bound(&config(address, "127.0.0.1:0".parse().unwrap()), &BTreeSet::new()).unwrap_err();
+        let error = bound(&config(address, "127.0.0.2:0".parse().unwrap()), &BTreeSet::new()).unwrap_err();
         assert!(format!("{error:#}").contains(&format!("can't listen on {address}")), "{error:#}");
     }
 }

@@ -70,6 +70,8 @@ pub struct Dispatcher {
     outstanding: HashMap<JobId, Outstanding>,
     /// The tasks that carry attempts.
     carriers: JoinSet<()>,
+    /// How often the queue is compared with the ledger.
+    reconcile_interval: Duration,
 }
 
 /// An attempt that a task carries.
@@ -89,6 +91,7 @@ impl Dispatcher {
             queue: HeldQueue::default(),
             outstanding: HashMap::new(),
             carriers: JoinSet::new(),
+            reconcile_interval: RECONCILE_INTERVAL,
         };
         for job in active {
             dispatcher.take_up(job);
@@ -109,7 +112,8 @@ impl Dispatcher {
     }
 
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
-        let mut reconcile = tokio::time::interval_at(Instant::now() + RECONCILE_INTERVAL, RECONCILE_INTERVAL);
+        let interval = self.reconcile_interval;
+        let mut reconcile = tokio::time::interval_at(Instant::now() + interval, interval);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while self.carriers.try_join_next().is_some() {}
@@ -288,3 +292,6 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
