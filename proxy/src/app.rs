@@ -156,6 +156,7 @@ impl App {
         logging::set_generation(1);
         let services = Arc::new(Services {
             reloaded: watch::channel(1).0,
+            submissions: Drain::new(),
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
@@ -267,6 +268,9 @@ async fn lifecycle(
             },
             _ = hangup.recv() => {
                 services.audit.reopen();
+                if !reloader.has_files() {
+                    continue;
+                }
                 Wanted::Reload(None)
             }
             _ = looks.tick() => Wanted::Look,
@@ -329,7 +333,14 @@ impl End {
                 self.drain.stop();
                 self.sockets.close();
             }
-            outcome = self.giver.ended() => if matches!(outcome, upgrade::Outcome::Failed(_)) { return },
+            outcome = self.giver.ended() => {
+                drop(tokio::time::timeout(GOODBYE_TIMEOUT, self.giver.answered()).await);
+                // For the answer on the control socket, and for handshakes that began before the hand-over.
+                tokio::time::sleep(LAST_ANSWER).await;
+                if matches!(outcome, upgrade::Outcome::Failed(_)) {
+                    return;
+                }
+            }
         }
         let timeout = self.services.config().drain_timeout;
         let idle = async {
@@ -341,10 +352,6 @@ impl End {
                 tracing::warn!("requests were still in flight after {timeout:?}");
             },
             () = signals.next() => tracing::warn!("told twice to stop: what is in flight is cut off"),
-        }
-        if self.giver.outcome().is_some() {
-            drop(tokio::time::timeout(GOODBYE_TIMEOUT, self.giver.answered()).await);
-            tokio::time::sleep(LAST_ANSWER).await;
         }
     }
 

@@ -12,6 +12,7 @@ use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
+use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
 use crate::owner::OwnerScope;
@@ -43,6 +44,8 @@ pub struct Services {
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
     pub tracks: Tracks,
+    /// Attempts on their way: between their assignment in the ledger and the backend's answer.
+    pub submissions: Drain,
     /// Signed URLs.
     pub links: Links,
     /// Decisions worth a line.

@@ -5,7 +5,6 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::dispatch::{monitor, relay};
 use crate::drain::Drain;
-use crate::endpoint::BackendEndpoint;
 use crate::ids::BackendId;
 use crate::services::Services;
 use comfygate_policy::Catalogue;
@@ -13,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// Watches over all configured backends, and over those that are not configured any more until their last attempt is over.
 pub(super) struct Watchers {
@@ -22,8 +21,24 @@ pub(super) struct Watchers {
     drain: Drain,
     core: Handle,
     running: Mutex<BTreeMap<BackendId, Watch>>,
-    /// Of backends that were taken out: what is still to be ended at a stop.
-    leaving: Mutex<Vec<Watch>>,
+    /// Backends that were taken out and have attempts still, or a socket.
+    leaving: Mutex<Vec<Leaving>>,
+}
+
+/// A backend that was taken out.
+struct Leaving {
+    backend: Arc<Backend>,
+    monitor: AbortHandle,
+    socket: watch::Sender<bool>,
+    /// Turns true when it has no attempt and no socket any more.
+    gone: watch::Receiver<bool>,
+}
+
+impl Leaving {
+    fn stop(&self) {
+        self.monitor.abort();
+        self.socket.send_replace(true);
+    }
 }
 
 /// One backend's.
@@ -88,20 +103,29 @@ impl Watchers {
         }
     }
 
-    /// Resolves when every socket is closed; [`Watchers::follow`] or the drain has told them before.
+    /// Ends every watch, and resolves when every socket is closed.
     pub(super) async fn closed(&self) {
-        let mut watches = std::mem::take(&mut *running(&self.running)).into_values().collect::<Vec<_>>();
-        watches.append(&mut self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
-        for watch in watches {
-            watch.stop();
-            // It ends by itself; one that panicked has no socket any more either.
-            let _ = watch.closed.await;
+        let running = std::mem::take(&mut *running(&self.running));
+        let leaving = std::mem::take(&mut *self.leaving());
+        running.values().for_each(Watch::stop);
+        leaving.iter().for_each(Leaving::stop);
+        for watch in running.into_values() {
+            // A task that panicked has no socket any more either.
+            drop(watch.closed.await);
+        }
+        for mut backend in leaving {
+            drop(backend.gone.wait_for(|gone| *gone).await);
         }
     }
 
     fn stop(&self) {
         running(&self.running).values().for_each(Watch::stop);
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Watch::stop);
+        self.leaving().iter().for_each(Leaving::stop);
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Leaving>> {
+        // Every change of the list is one call: a panic elsewhere leaves nothing half done.
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begun(&self, backend: &Arc<Backend>, catalogue: Arc<Catalogue>) -> Watch {
@@ -120,19 +144,22 @@ impl Watchers {
         let connected = backend.socket().map_or_else(|| watch::channel(false).1, UpstreamSocket::connected);
         let (backend, catalogue) = (Arc::clone(backend), Arc::clone(catalogue));
         let (dispatch, stopping) = (self.dispatch.clone(), self.drain.subscribe());
-        let former = self.leaving_at(&backend.endpoint);
+        let formers = self.leaving_before(&backend);
         self.core.spawn(async move {
-            // The same ComfyUI under a former name: one job of ours at a time there, so that an interruption can't meet another job.
-            for former in former {
-                former.vacant().await;
+            for mut former in formers {
+                drop(former.wait_for(|gone| *gone).await);
             }
             monitor::watch(backend, catalogue, connected, dispatch, stopping).await;
         })
     }
 
-    fn leaving_at(&self, endpoint: &BackendEndpoint) -> Vec<Arc<Backend>> {
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.iter().map(|watch| &watch.backend).filter(|former| former.endpoint == *endpoint).cloned().collect()
+    /// Whom a backend waits for before it gets work. One of the same name: previews without a name are told apart by their backend's name alone, and
+    /// must not reach the owner of a job on the other one. One at the same address: it is one ComfyUI, which has one job of ours at a time, so that an
+    /// interruption can't meet another job.
+    fn leaving_before(&self, backend: &Backend) -> Vec<watch::Receiver<bool>> {
+        let stands_before = |former: &Backend| former.id == backend.id || former.endpoint == backend.endpoint;
+        let leaving = self.leaving();
+        leaving.iter().filter(|former| stands_before(&former.backend)).map(|former| former.gone.clone()).collect()
     }
 
     async fn with_catalogue(&self, mut watch: Watch, catalogue: Arc<Catalogue>) -> Watch {
@@ -149,25 +176,25 @@ impl Watchers {
 
     /// It gets nothing new from now on: only what is configured does. Its attempts go on with their events.
     fn retire(self: &Arc<Self>, watch: Watch) {
-        let (watchers, backend) = (Arc::clone(self), Arc::clone(&watch.backend));
+        let Watch { backend, monitor, socket, closed, .. } = watch;
         tracing::info!(backend = %backend.id, endpoint = %backend.endpoint, "backend leaves: it finishes what it has");
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(watch);
+        let (is_gone, gone) = watch::channel(false);
+        let leaving =
+            Leaving { backend: Arc::clone(&backend), monitor: monitor.abort_handle(), socket: socket.clone(), gone };
+        self.leaving().push(leaving);
+        let watchers = Arc::clone(self);
         self.core.spawn(async move {
             backend.vacant().await;
+            monitor.abort();
+            socket.send_replace(true);
+            drop(closed.await);
             watchers.forget(&backend);
+            is_gone.send_replace(true);
         });
     }
 
     fn forget(&self, backend: &Arc<Backend>) {
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.retain(|watch| {
-            let stays = !Arc::ptr_eq(&watch.backend, backend);
-            if !stays {
-                watch.stop();
-            }
-            stays
-        });
-        drop(leaving);
+        self.leaving().retain(|leaving| !Arc::ptr_eq(&leaving.backend, backend));
         if !self.services.backends().contains_key(&backend.id) {
             self.services.metrics.forget_backend(&backend.id);
         }

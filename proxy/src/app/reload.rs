@@ -61,6 +61,11 @@ impl Reloader {
         Self { services, watchers, resolvers, started, origin }
     }
 
+    /// Whether there is anything to read again.
+    pub(super) fn has_files(&self) -> bool {
+        self.origin.is_some()
+    }
+
     /// Looks at the files, and reads them again if what is in them has changed.
     pub(super) async fn look(&mut self) {
         if self.in_the_background(|origin| origin.watched.changed()).await == Some(true) {
@@ -127,7 +132,7 @@ impl Reloader {
     async fn applied(&self, prepared: Prepared) -> ReloadReport {
         let services = &self.services;
         let former = services.live();
-        let backends = match backends(services, &prepared.config, &former.backends).await {
+        let backends = match backends(services, &prepared.config, &former).await {
             Ok(backends) => backends,
             Err(error) => return self.refused(vec![format!("the ledger can't be asked for the backends: {error}")]),
         };
@@ -198,15 +203,15 @@ fn prepared(
     Ok(Prepared { config, inspector, certificates, warnings, needs_restart })
 }
 
-/// Backends that are where they were stay as they are; the others begin anew, under the secret sid that the ledger has for their name.
+/// Backends of which nothing changed stay as they are; the others begin anew, under the secret sid that the ledger has for their name.
 async fn backends(
     services: &Services,
     config: &Config,
-    former: &BTreeMap<BackendId, Arc<Backend>>,
+    former: &Live,
 ) -> Result<BTreeMap<BackendId, Arc<Backend>>, LedgerError> {
     let mut backends = BTreeMap::new();
     for wanted in &config.backends {
-        let same = former.get(&wanted.id).filter(|known| known.endpoint == wanted.endpoint);
+        let same = former.config.backends.contains(wanted).then(|| former.backends.get(&wanted.id)).flatten();
         let backend = match same {
             Some(known) => Arc::clone(known),
             None => {

@@ -94,7 +94,7 @@ pub enum CertificateConfig {
 }
 
 /// `[[backends]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendConfig {
     /// Its name in logs and metrics.
     pub id: BackendId,

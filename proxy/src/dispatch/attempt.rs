@@ -10,6 +10,7 @@ use super::dispatcher::{Command, DispatchHandle};
 use super::queue::HeldJob;
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
+use crate::drain::InFlight;
 use crate::ids::{AttemptId, FileId};
 use crate::record::blobs::BlobError;
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
@@ -94,6 +95,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         // Its classes are not all there: back to the queue, which now knows what it needs.
         return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
     }
+    let on_its_way = services.submissions.enter();
     let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {
         Ok(job) => job,
         Err(LedgerError::Unavailable { .. }) => {
@@ -109,7 +111,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let waited = services.clock.wall().since(job.accepted_at);
     services.metrics.queue_wait(waited);
     match Carrying::new(carried, job) {
-        Some(carrying) => carrying.submit_and_follow(&workflow).await,
+        Some(carrying) => carrying.submit_and_follow(&workflow, on_its_way).await,
         None => AttemptOver::JobEnded,
     }
 }
@@ -273,13 +275,15 @@ impl Carrying {
         AttemptId { job: self.job.id, n: self.attempt.n }
     }
 
-    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
+    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow, on_its_way: InFlight) -> AttemptOver {
         let body = match self.upstream_body(workflow).await {
             Ok(body) => body,
             Err(reason) => return self.lost(&reason).await,
         };
         let statuses = self.statuses();
-        match self.backend.comfyui.submit(body.into()).await {
+        let answered = self.backend.comfyui.submit(body.into()).await;
+        drop(on_its_way);
+        match answered {
             Ok(answer)
                 if answer.get("prompt_id").and_then(|id| id.as_str())
                     == Some(self.attempt.upstream.to_string().as_str()) =>

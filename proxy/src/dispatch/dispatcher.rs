@@ -25,6 +25,9 @@ const COMMANDS_MAX: usize = 4096;
 /// How often the queue is compared with the ledger.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long attempts on their way to a backend may take to arrive before they are left to a successor.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
 /// What the dispatcher is told.
 #[derive(Debug)]
 pub enum Command {
@@ -104,6 +107,8 @@ impl Dispatcher {
     pub async fn run(mut self, commands: mpsc::Receiver<Command>, drain: Drain) {
         self.serve(commands, drain.subscribe()).await;
         if drain.is_handing_over() {
+            // Nobody assigns any more. One on its way would be looked for by the successor before it has arrived, and be sent again.
+            drop(tokio::time::timeout(ON_ITS_WAY, self.services.submissions.idle()).await);
             self.carriers.shutdown().await;
         } else {
             // What ends before the process does may be committed still.
