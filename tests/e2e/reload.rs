@@ -1,10 +1,12 @@
 //! Reload: by file, by signal and by command; refused whole or applied whole.
 
+use comfygate_tests::client::files_of;
 use comfygate_tests::gateway::{self, fast};
 use comfygate_tests::{Event, Gateway, StandIn, eventually, tls, workflows};
 use serde_json::json;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_file_is_read_again_by_itself_and_touching_it_changes_nothing() {
@@ -97,7 +99,10 @@ async fn a_change_that_needs_a_restart_is_named_and_the_rest_applies() {
     gateway.generation_is(2).await;
     let prompt = acme.submit(workflows::quick("lifetime")).await;
     let entry = acme.finished(&prompt).await;
-    assert!(entry["status"]["status_str"] == "success");
+    let url = files_of(&entry)[0]["url"].as_str().unwrap().to_owned();
+    let expires: u64 = url.split_once("expires=").unwrap().1.split('&').next().unwrap().parse().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(expires <= now + 120, "two minutes, no longer an hour: {expires} at {now}");
     assert!(gateway.log_text().contains("this change needs a restart"));
 }
 
@@ -157,7 +162,60 @@ async fn a_backend_that_is_added_gets_jobs_and_one_that_is_removed_finishes_what
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disabled_tenant_is_refused_at_once_and_its_open_socket_is_closed() {
+async fn a_backend_that_moves_finishes_at_its_old_address_before_it_begins_at_the_new_one() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
+    let running = acme.submit(workflows::slow("stays", 30, 100, true)).await;
+    acme.running(&running).await;
+    let moved = StandIn::start(fast()).await.unwrap();
+    let former = gateway.stand_ins()[0].url();
+    gateway.edit("gateway.toml", |text| text.replace(&former, &moved.url()));
+    gateway.generation_is(2).await;
+    let next = bravo.submit(workflows::quick("moves")).await;
+    eventually("the job at the old address has ended", || async {
+        let moved_on = !moved.executed().is_empty();
+        let ended = acme.get(&format!("/history/{running}")).await.expect(200).json() != json!({});
+        assert!(ended || !moved_on, "nothing runs under one name at two addresses");
+        ended.then_some(())
+    })
+    .await;
+    assert_eq!(acme.finished(&running).await["status"]["status_str"], "success");
+    assert_eq!(bravo.finished(&next).await["status"]["status_str"], "success");
+    assert_eq!((gateway.stand_ins()[0].executed().len(), moved.executed().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_catalogue_decides_what_is_known() {
+    let stand_in = StandIn::start(fast()).await.unwrap();
+    let gateway = Gateway::builder().backends(&[stand_in.url()]).prepare().await;
+    let whole = gateway.plain_get(stand_in.addr(), "/object_info").await.1;
+    let path = gateway.directory().join("object_info.json");
+    fs::write(&path, &whole).unwrap();
+    gateway.edit("gateway.toml", |text| format!("{text}\n[catalogue]\nobject_info = {path:?}\n"));
+    let mut gateway = gateway;
+    gateway.start().await;
+    gateway.backends_are_up().await;
+    let acme = gateway.client("acme");
+    let prompt = acme.submit(workflows::quick("known")).await;
+    acme.finished(&prompt).await;
+    let mut fewer: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert!(fewer.as_object_mut().unwrap().remove("EmptyImage").is_some());
+    gateway.edit("object_info.json", |_| fewer.to_string());
+    gateway.generation_is(2).await;
+    acme.post("/prompt", &json!({"prompt": workflows::quick("unknown")})).await.expect(400);
+    gateway.backends_are_up().await;
+    let other = acme.submit(workflows::text_to_image("others")).await;
+    assert_eq!(acme.finished(&other).await["status"]["status_str"], "success");
+    gateway.edit("object_info.json", |_| "{}".to_owned() + "x");
+    eventually("the fault is seen", || async {
+        (gateway.metric("comfygate_config_last_reload_successful").await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.generation().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_tenant_is_refused_and_its_open_socket_is_closed() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let mut socket = acme.socket(None).await;
