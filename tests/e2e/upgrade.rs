@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -270,4 +270,30 @@ async fn a_successor_that_dies_after_the_hand_over_is_reported_and_a_fresh_start
         assert_eq!(acme.finished(prompt).await["status"]["status_str"], "success");
     }
     assert_eq!(runs(&gateway).get("across"), Some(&1), "it was followed up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_manager_hears_of_start_reload_successor_and_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hear = |wanted: &str| loop {
+        let mut heard = [0; 256];
+        let bytes = manager.recv(&mut heard).unwrap();
+        let text = String::from_utf8_lossy(&heard[..bytes]).into_owned();
+        if text.contains(wanted) {
+            return text;
+        }
+    };
+    let mut gateway =
+        Gateway::builder().stand_ins(1).environment("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
+    hear("READY=1");
+    gateway.send_signal("HUP");
+    assert!(hear("RELOADING=1").contains("MONOTONIC_USEC="));
+    hear("READY=1");
+    assert!(gateway.upgrade().await.success());
+    assert_eq!(hear("MAINPID="), format!("MAINPID={}\nREADY=1", gateway.process_id().unwrap()));
+    assert!(gateway.terminate().await.success());
+    hear("STOPPING=1");
 }

@@ -99,6 +99,7 @@ pub struct Builder {
     tenants: String,
     files: Vec<(String, String)>,
     head: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -158,6 +159,13 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// Sets an environment variable of the process.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -250,6 +258,7 @@ impl Gateway {
             tenants: String::new(),
             files: Vec::new(),
             head: "PUBLIC".to_owned(),
+            environment: Vec::new(),
         }
     }
 
@@ -382,6 +391,7 @@ impl Gateway {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
         }
+        command.env_remove("NOTIFY_SOCKET").envs(self.plan.environment.iter().cloned());
         command.spawn().unwrap()
     }
 
