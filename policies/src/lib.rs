@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
 pub use digest::{Digest, DigestError};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
-pub use policy::{Policy, PolicyError, PolicyErrors};
+pub use policy::{Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
     BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,

@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
 use crate::workflow::graph::{GraphFault, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
-use crate::workflow::node::NodeId;
+use crate::workflow::node::{NodeClass, NodeId};
 
 /// Bytes of `prompt`: the largest of 588 published workflows has 0.2 MB.
 pub const PROMPT_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -236,6 +236,11 @@ fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError>
 }
 
 impl Parsed {
+    /// The classes of its nodes, in the caller's order, repeats included.
+    pub fn classes(&self) -> impl Iterator<Item = &NodeClass> {
+        self.workflow.nodes().iter().map(|node| &node.class)
+    }
+
     /// The caller's own label of this job: 1 to 64 of `[0-9A-Za-z_-]`.
     pub fn prompt_id(&self) -> Option<&str> {
         self.prompt_id.as_deref()

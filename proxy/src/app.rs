@@ -3,6 +3,7 @@
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
 mod backends;
+pub mod certificates;
 mod listeners;
 mod logging;
 mod notify;
@@ -12,15 +13,16 @@ mod upgrade;
 
 pub use logging::start_logging;
 
-use crate::actions::ObjectInfos;
+use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
 use crate::admin::lifecycle::Ask;
-use crate::admit::{Admission, BodyBudget, FailedLogins};
+use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
+use crate::authenticate::browsers::Browsers;
 use crate::clock::Clock;
 use crate::config::faults::ConfigErrors;
 use crate::config::reload::Watched;
-use crate::config::{Config, ListenKind, Loaded};
+use crate::config::{BackendConfig, Config, ListenKind, Loaded};
 use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
@@ -28,9 +30,9 @@ use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
-use crate::ids::BackendId;
+use crate::ids::{BackendId, UpstreamClientId};
 use crate::inspect::Inspector;
-use crate::listen::{CertificateResolver, Connections, STRAGGLER};
+use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -41,13 +43,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use backends::Watchers;
+use certificates::Certificates;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use reload::Reloader;
-use rustls::sign::CertifiedKey;
 use sockets::Sockets;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,7 +74,7 @@ pub struct App {
     dispatch: DispatchHandle,
     commands: mpsc::Receiver<dispatcher::Command>,
     sockets: Arc<Sockets>,
-    certificates: Vec<(SocketAddr, CertifiedKey)>,
+    certificates: Certificates,
     origin: Option<Origin>,
     /// The former process, while it waits for word that this one serves.
     former: Option<upgrade::Taken>,
@@ -137,7 +138,7 @@ impl App {
         let mut former = None;
         if let Some(offer) = offer {
             // While the former process still serves: what can't be used is found here.
-            listeners::certificates(&config, clock.wall())?;
+            Certificates::load(&config, clock.wall())?;
             let (taken, given) = offer.take()?;
             sockets.extend(given);
             former = Some(taken);
@@ -149,9 +150,10 @@ impl App {
             config.public_url.as_ref(),
             config.views_lifetime,
         );
-        let certificates = listeners::certificates(&config, clock.wall())?;
+        let certificates = Certificates::load(&config, clock.wall())?;
         let sockets = Sockets::new(&config, sockets)?;
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let browsers = Browsers::new(core.block_on(ledger.instance())?);
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
@@ -176,6 +178,9 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            browsers,
+            held: Arc::default(),
+            lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
         let drain = Drain::new();
@@ -204,7 +209,7 @@ impl App {
         let Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former } = self;
         let active = core.block_on(services.ledger.active_jobs())?;
         let watchers = Watchers::new(&services, &dispatch, &drain, core.handle().clone());
-        core.block_on(watchers.follow());
+        watchers.follow();
         let _inside = core.enter();
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
@@ -216,12 +221,10 @@ impl App {
         let giver = upgrade::Giver::new(&services, &drain, &sockets, &watchers, dispatcher, &turn, program);
         let (asks, asked) = admin::lifecycle::channel();
         let admin = admin::Admin::new(&services, &drain, asks);
-        let resolve = |(address, certificate)| (address, CertificateResolver::new(certificate));
-        let resolvers = certificates.into_iter().map(resolve).collect();
         let gateway = gateway(&services, &dispatch, &drain);
-        let (server, connections) = listeners::server(&services, gateway, admin, &sockets, &resolvers, &drain)?;
+        let (server, connections) = listeners::server(&services, &certificates, gateway, admin, &sockets, &drain)?;
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));
-        let reloader = Reloader::new(&services, &watchers, resolvers, origin);
+        let reloader = Reloader::new(&services, &watchers, certificates, origin);
         core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
         report_start(&services);
         let giver_at_end = Arc::clone(&giver);
@@ -426,10 +429,16 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        backends
-            .insert(backend.id.clone(), Arc::new(Backend::new(backend.id.clone(), backend.endpoint.clone(), client)));
+        backends.insert(backend.id.clone(), made(config, backend, client));
     }
     Ok(backends)
+}
+
+/// A backend that nobody has asked yet.
+fn made(config: &Config, backend: &BackendConfig, client: UpstreamClientId) -> Arc<Backend> {
+    let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
+    Arc::new(made)
 }
 
 fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -> Gateway {
@@ -439,6 +448,7 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
         rates: Admission::new(clock.clone()),
         failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
+        uploads: UploadSlots::default(),
     };
     Gateway::new(Arc::clone(services), doors, dispatch.clone(), drain.clone())
 }
@@ -455,6 +465,7 @@ fn report_start(services: &Services) {
     for listener in &config.listen {
         match &listener.kind {
             ListenKind::Tls(_) => tracing::info!("listening on https://{}", listener.address),
+            ListenKind::Plain => tracing::info!("listening on http://{}", listener.address),
             ListenKind::Redirect => tracing::info!("redirecting http://{} to https", listener.address),
         }
     }

@@ -3,22 +3,43 @@
 use crate::admit::BodySlot;
 use crate::dispatch::backend::Backend;
 use crate::ids::RequestId;
+use crate::listen::ClientAddr;
+use crate::listen::trace::TraceId;
 use crate::owner::Owner;
-use crate::route::RouteMatch;
+use crate::route::{OwnerRoute, RouteMatch};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// A request on its way to the caller's own backend.
+#[derive(Debug)]
+pub struct OwnedForward {
+    /// Where to.
+    pub route: OwnerRoute,
+    /// Bytes of its body that may still come.
+    pub bytes_left: u64,
+    /// Whether a second try would do a thing twice.
+    pub once: bool,
+}
 
 /// Made when a request begins, read by the last phase for log, metrics and audit.
 #[derive(Debug)]
 pub struct Context {
     /// This request, in every line about it.
     pub request: RequestId,
+    /// Where the caller is: derived once, when the request begins.
+    pub client: ClientAddr,
+    /// Whether its listener speaks plain HTTP.
+    pub plain: bool,
+    /// The trace that a trusted proxy put it in.
+    pub trace: Option<TraceId>,
     /// When it began.
     pub began: Instant,
     /// The table's pattern; `unmatched` until one is found. Never the raw path: a closed set of labels.
     pub route: &'static str,
     /// What the table matched, for a request that is forwarded.
     pub matched: Option<RouteMatch>,
+    /// What goes to the caller's own backend as it stands (owner posture).
+    pub owned: Option<OwnedForward>,
     /// The backend that a forwarded request goes to.
     pub backend: Option<Arc<Backend>>,
     /// Whose request it is, once known.

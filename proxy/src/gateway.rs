@@ -1,31 +1,40 @@
 //! `impl ProxyHttp`: each Pingora phase calls one stage. A table of contents, no rules of its own.
 //!
 //! Phases (pingora-proxy 0.9.1): `request_filter` decides everything and answers what is answered; `upstream_peer`, `upstream_request_filter` and
-//! `response_filter` see only what the route table forwards: the static files of the web page.
+//! `response_filter` see only what is forwarded: the static files of the web page, and in the owner posture what the table does not know.
+
+mod form;
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins};
-use crate::authenticate::AuthError;
-use crate::context::Context;
+use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
+use crate::authenticate::{AuthError, session};
+use crate::config::{Config, PublicUrl};
+use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::deliver::events::{handshake, socket};
+use crate::deliver::events::handshake::{self, HandshakeError, SEC_FETCH_MODE, Site};
+use crate::deliver::events::held::HeldPlace;
+use crate::deliver::events::socket::{self, AtEnd};
+use crate::deliver::login::{next, page};
+use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
-use crate::ids::{ClientId, RequestId};
+use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
-use crate::listen::{self, ClientAddr};
+use crate::listen::trace::TraceId;
+use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
+use crate::owner::Scope;
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
-use crate::route::{self, Access, Action, BodyRule, Handling, RouteError, RouteMatch, TABLE};
+use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
+use pingora::protocols::SocketDigest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -40,10 +49,14 @@ const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
 const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For routes of node packs, which compute, download and install while they answer.
+const PACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
 /// What a client is told to wait when a successor takes over: it serves within a second.
 const HAND_OVER_RETRY: Duration = Duration::from_secs(1);
+/// Open to everybody, without the path of `public_url` too.
+const HEALTH_PATH: &str = "/gate/health";
 /// What a client is told to wait when no backend answers.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -65,6 +78,15 @@ pub struct Doors {
     pub failed_logins: FailedLogins,
     /// Memory of all bodies.
     pub bodies: BodyBudget,
+    /// Uploads at once.
+    pub uploads: UploadSlots,
+}
+
+/// Somebody who was not let in.
+struct Stranger {
+    rejection: Rejection,
+    /// A login would help.
+    wants_login: bool,
 }
 
 /// What the stages decided for a request.
@@ -82,9 +104,20 @@ impl Gateway {
     }
 
     async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
+        let facts = self.arrived(session, ctx);
         listen::check_request(session.req_header(), session.is_http2()).map_err(at(Stage::Listen))?;
         let method = session.req_header().method.clone();
-        let found = route::matched_route(&method, raw_target(session.req_header()), TABLE);
+        let config = self.services.config();
+        let prefix = config.public_url.as_ref().filter(|_| !facts.prefix_stripped).map_or("", PublicUrl::path);
+        let target = match below_prefix(raw_target(session.req_header()), prefix) {
+            Below::Inside(target) => Some(target.to_owned()),
+            Below::SlashMissing if method.is_safe() => return Ok(Served::Answered(slash_added(prefix))),
+            Below::SlashMissing | Below::Outside => None,
+        };
+        let found = match &target {
+            Some(target) => route::matched_route(&method, target, TABLE),
+            None => Err(RouteError::NotFound { reason: Some("outside the path of `public_url`") }),
+        };
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
         }
@@ -99,21 +132,28 @@ impl Gateway {
             Ok(matched) if matched.entry.access != Access::Credential => None,
             Err(RouteError::Odd(_)) => None,
             // An unknown path tells a stranger no more than a known one does.
-            Ok(_) | Err(_) => Some(self.authenticated(session, ctx).await?),
+            Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
+                Ok(caller) => Some(caller),
+                Err(stranger) => {
+                    let target = target.as_deref().unwrap_or("/");
+                    return self.send_to_login(session, found.ok().as_ref(), stranger, target, ctx).await;
+                }
+            },
         };
+        if let Some(caller) = caller.as_ref().filter(|caller| caller.tenant.is_owner())
+            && let Some(target) = &target
+            && let Some(route) = route::owner_route(&method, target, TABLE)
+        {
+            return self.forward_owned(session, caller, route, ctx);
+        }
         let matched = found.map_err(at(Stage::Route))?;
         if let (Some(caller), Some(scope)) = (&caller, matched.entry.scope) {
             crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
         }
-        if caller.is_some() && !method.is_safe() {
-            let head = session.req_header();
-            let host = head
-                .headers
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .or_else(|| Some(head.uri.authority()?.as_str()));
-            handshake::check_origin(&head.headers, host, self.services.config().public_url.as_ref())
-                .map_err(at(Stage::Authenticate))?;
+        if let Some(caller) = &caller {
+            // A socket carries events and is opened by GET.
+            let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
+            self.check_site(session, caller, changes, ctx)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -121,42 +161,187 @@ impl Gateway {
             // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
                 self.body(session, matched.entry.body, ctx).await?;
-                self.forward(matched, ctx)
+                self.forward(caller.as_ref(), matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
             Handling::Answer(Action::WebSocket) => {
                 self.admit_request(caller.as_ref())?;
                 self.body(session, matched.entry.body, ctx).await?;
-                self.carry_socket(session, caller, &matched).await
+                self.carry_socket(session, caller, &matched, ctx).await
             }
+            Handling::Answer(Action::View) => self.view(session, caller, &matched, &method, ctx).await,
             Handling::Answer(action) => self.answer(session, caller, &matched, action, &method, ctx).await,
         }
     }
 
-    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, (Stage, Rejection)> {
-        let group = client_address(session).group();
-        self.doors.failed_logins.check(group).map_err(at(Stage::Authenticate))?;
-        let headers = &session.req_header().headers;
-        let principal = match self
-            .services
-            .authenticator()
-            .authenticate(headers, &*self.services.ledger, &self.services.tenants())
-            .await
-        {
+    /// A page of another site must not use a browser's credential.
+    fn check_site(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        changes: bool,
+        ctx: &Context,
+    ) -> Result<(), (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let (host, site) = (host_of(head), site(&config, ctx));
+        let by_cookie = caller.principal.credential.session().is_some();
+        let checked = match (by_cookie, changes) {
+            (true, true) => handshake::check_our_page(&head.headers, host, site),
+            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            (false, true) => handshake::check_origin(&head.headers, host, site),
+            (_, false) => Ok(()),
+        };
+        checked.map_err(at(Stage::Authenticate))
+    }
+
+    /// A file by its name: the owner's of the ledger; an owner's installation has others, which its own backend shows.
+    async fn view(
+        &self,
+        session: &mut Session,
+        caller: Option<Caller>,
+        matched: &RouteMatch,
+        method: &Method,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let owner = caller.clone().filter(|caller| caller.tenant.is_owner());
+        let served = self.answer(session, caller, matched, Action::View, method, ctx).await;
+        match (served, owner) {
+            (Err((_, rejection)), Some(owner))
+                if rejection.status() == StatusCode::NOT_FOUND && route::is_own_disk(&matched.query) =>
+            {
+                let (path, label) = (matched.path.clone(), matched.entry.path);
+                self.send_on(session, &owner, OwnerRoute { path, label, bundle: None, known: true }, ctx)
+            }
+            (served, _) => served,
+        }
+    }
+
+    /// What the table does not know goes to the caller's own backend, once it is sure that it is the caller who wants it.
+    fn forward_owned(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        ctx.route = route.label;
+        let head = session.req_header();
+        if head.headers.contains_key(UPGRADE) {
+            let text = "WebSockets of node packs are not carried: `/ws` is the only one";
+            return Err((Stage::Route, Rejection::new(StatusCode::NOT_FOUND, "not_found", text)));
+        }
+        // A pack's route runs its code, as submitting a workflow does; whoever opens a bundle changes the machine.
+        let scope = match route.bundle {
+            Some(_) => Scope::Admin,
+            None if route.known => Scope::Read,
+            None => Scope::Submit,
+        };
+        crate::authenticate::require(&caller.principal, scope).map_err(at(Stage::Authenticate))?;
+        if let Some(bundle) = route.bundle {
+            if !caller.tenant.policy.opens(bundle) {
+                let text =
+                    "ComfyUI-Manager installs code on the backend: the policy opens it with `routes = [\"manager\"]`";
+                return Err((Stage::Route, Rejection::new(StatusCode::FORBIDDEN, "bundle_closed", text)));
+            }
+            // Many of its GETs change the machine (facts §1.6): each must prove that it comes from our own page.
+            handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
+            self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
+        }
+        self.check_site(session, caller, !head.method.is_safe(), ctx)?;
+        self.admit_request(Some(caller))?;
+        self.send_on(session, caller, route, ctx)
+    }
+
+    fn send_on(
+        &self,
+        session: &Session,
+        caller: &Caller,
+        route: OwnerRoute,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let bytes_max = self.services.config().limits.upload_bytes_max;
+        let head = session.req_header();
+        let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|declared| declared > bytes_max) {
+            return Err(inspected(media::too_large(bytes_max)));
+        }
+        ctx.backend = Some(self.first_up(caller)?);
+        ctx.owned = Some(OwnedForward { route, bytes_left: bytes_max, once: !head.method.is_safe() });
+        Ok(Served::Forwarded)
+    }
+
+    /// The backend that shows a tenant what is not about jobs: the first by id, so that a pack finds what it kept.
+    fn first_up(&self, caller: &Caller) -> Result<Arc<Backend>, (Stage, Rejection)> {
+        self.services.backends_of(&caller.tenant).into_iter().find(|backend| backend.is_up()).ok_or_else(|| {
+            (Stage::Dispatch, Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+        })
+    }
+
+    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, Stranger> {
+        let refused = |rejection| Stranger { rejection, wants_login: false };
+        let group = ctx.client.group();
+        self.doors.failed_logins.check(group).map_err(|error| refused(error.into()))?;
+        let principal = match self.services.principal(client_tls(session), &session.req_header().headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 if error.is_failed_login() {
                     self.doors.failed_logins.failed(group);
                 }
-                return Err(at(Stage::Authenticate)(error));
+                return Err(Stranger { wants_login: error.wants_login(), rejection: error.into() });
             }
         };
         ctx.owner = Some(principal.owner.clone());
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
-        let tenant = tenant.ok_or_else(|| {
-            (Stage::Authenticate, Rejection::internal("an authenticated tenant is not in the registry"))
-        })?;
+        let tenant =
+            tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
+        if let Some(active) = principal.credential.session() {
+            session::touch(active, &*self.services.ledger, self.services.clock.wall()).await;
+        }
         Ok(Caller { principal, tenant })
+    }
+
+    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
+    async fn send_to_login(
+        &self,
+        session: &mut Session,
+        matched: Option<&RouteMatch>,
+        stranger: Stranger,
+        target: &str,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let Stranger { rejection, wants_login } = stranger;
+        let head = session.req_header();
+        let config = self.services.config();
+        let fetch_mode = head.headers.get(SEC_FETCH_MODE);
+        if wants_login && opens_a_page(head) {
+            let prefix = session::prefix(config.public_url.as_ref());
+            let here = format!("{prefix}{target}");
+            return Ok(Served::Answered(page::redirect(&next::login_url(&here, prefix), None)));
+        }
+        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
+            let ours = handshake::check_our_page(&head.headers, host_of(head), site(&config, ctx));
+            let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
+            if let Some(place) = place {
+                self.body(session, BodyRule::None, ctx).await?;
+                return self.hold_socket(session, place, ctx).await;
+            }
+        }
+        // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
+        let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
+        Err((Stage::Authenticate, rejection))
+    }
+
+    /// Notes where the caller is, and gives what its listener is told.
+    fn arrived(&self, session: &Session, ctx: &mut Context) -> Arc<ListenerFacts> {
+        let digest = session.digest().and_then(|digest| digest.socket_digest.as_deref());
+        let config = self.services.config();
+        let listeners = config.listen.iter().map(|listener| (&listener.address, &listener.facts));
+        let facts = listen::listeners::nearest(listeners, digest.and_then(SocketDigest::local_addr));
+        let (peer, headers) = (Peer::of(digest), &session.req_header().headers);
+        ctx.client = facts.client(peer, headers);
+        ctx.plain = facts.plain;
+        ctx.trace = TraceId::of_request(&facts, peer, headers);
+        facts
     }
 
     fn admit_request(&self, caller: Option<&Caller>) -> Result<(), (Stage, Rejection)> {
@@ -176,20 +361,56 @@ impl Gateway {
         method: &Method,
         ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
-        let mut rate = None;
-        match (&caller, action) {
-            (Some(caller), Action::SubmitPrompt) => {
-                rate = Some(self.doors.rates.prompt(&caller.tenant).map_err(at(Stage::Admit))?.rate())
+        let submitter = caller.as_ref().filter(|_| action == Action::SubmitPrompt);
+        let turn = match submitter {
+            Some(caller) => {
+                let turn = self.doors.rates.prompt_or_turn(&caller.tenant, pace_of(caller));
+                Some((turn.map_err(at(Stage::Admit))?, caller))
             }
-            _ => self.admit_request(caller.as_ref())?,
-        }
+            None => {
+                self.admit_request(caller.as_ref())?;
+                None
+            }
+        };
+        let form = match matched.entry.body {
+            BodyRule::Multipart => Some(self.form(session, caller.as_ref()).await?),
+            _ => None,
+        };
         let body = self.body(session, matched.entry.body, ctx).await?;
+        let rate = match turn {
+            Some((Turn::Now(permit), _)) => Some(permit.rate()),
+            Some((Turn::Later, caller)) => Some(self.turn(session, caller).await?.rate()),
+            None => None,
+        };
         let headers = session.req_header().headers.clone();
         let (services, dispatch) = (&self.services, &self.dispatch);
-        let call = Call { services, dispatch, caller, matched, method, headers: &headers, body, request: ctx.request };
+        let head = session.req_header();
+        let call = Call {
+            services,
+            dispatch,
+            caller,
+            matched,
+            method,
+            headers: &headers,
+            body,
+            form,
+            request: ctx.request,
+            client: ctx.client,
+            plain: ctx.plain,
+            host: host_of(head),
+            failed_logins: &self.doors.failed_logins,
+        };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
         answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
         Ok(Served::Answered(answer))
+    }
+
+    /// Waits for a submission's turn, for as long as its caller does. Its body is read: only then is it seen that the caller leaves.
+    async fn turn(&self, session: &mut Session, caller: &Caller) -> Result<Permit, (Stage, Rejection)> {
+        tokio::select! {
+            permit = self.doors.rates.prompt_in_turn(&caller.tenant, pace_of(caller)) => permit.map_err(at(Stage::Admit)),
+            _ = session.as_downstream_mut().read_body_or_idle(true) => Err(gone()),
+        }
     }
 
     /// Reads the body that the table allows, within one deadline, booked on the budget of all bodies.
@@ -204,9 +425,7 @@ impl Gateway {
         let absent = declared.is_none_or(|length| length == 0)
             && !head.headers.contains_key(TRANSFER_ENCODING)
             && session.is_body_empty();
-        let Some(bytes_max) =
-            media::bytes_max(rule, self.services.config().limits.prompt_bytes_max, absent).map_err(inspected)?
-        else {
+        let Some(bytes_max) = media::bytes_max(rule, &self.services.config().limits, absent).map_err(inspected)? else {
             return Ok(Bytes::new());
         };
         media::check(&session.req_header().headers, rule).map_err(inspected)?;
@@ -228,15 +447,15 @@ impl Gateway {
         Ok(body)
     }
 
-    fn forward(&self, matched: RouteMatch, ctx: &mut Context) -> Result<Served, (Stage, Rejection)> {
-        let backend = self.services.backends().values().find(|backend| backend.is_up()).cloned();
-        let Some(backend) = backend else {
-            return Err((
-                Stage::Dispatch,
-                Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY),
-            ));
-        };
-        ctx.backend = Some(backend);
+    fn forward(
+        &self,
+        caller: Option<&Caller>,
+        matched: RouteMatch,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let caller = caller
+            .ok_or_else(|| (Stage::Dispatch, Rejection::internal("a forwarded route was reached without a caller")))?;
+        ctx.backend = Some(self.first_up(caller)?);
         ctx.matched = Some(matched);
         Ok(Served::Forwarded)
     }
@@ -247,17 +466,15 @@ impl Gateway {
         session: &mut Session,
         caller: Option<Caller>,
         matched: &RouteMatch,
+        ctx: &Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
-        let accept = handshake::accepted(
-            &head.method,
-            &head.headers,
-            session.is_http2(),
-            self.services.config().public_url.as_ref(),
-        )
-        .map_err(at(Stage::Deliver))?;
+        let config = self.services.config();
+        let site = site(&config, ctx);
+        let accept =
+            handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
@@ -267,23 +484,17 @@ impl Gateway {
                 Some(text.parse::<ClientId>().map_err(bad).map_err(rejected)?)
             }
         };
+        let by_cookie = caller.principal.credential.session();
+        let at_end = match by_cookie {
+            Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), ctx.client.group()),
+            None => AtEnd::Close,
+        };
         let scope = caller.principal.owner.scope();
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
         let credentials = session.req_header().headers.clone();
-        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3))
-            .map_err(|_| rejected(Rejection::internal("101 header")))?;
-        for (name, value) in
-            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str())]
-        {
-            head.insert_header(name, value).map_err(|_| rejected(Rejection::internal("101 header")))?;
-        }
-        if session.write_response_header(Box::new(head), false).await.is_err() {
-            return Err(gone());
-        }
-        // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
-        session.set_read_timeout(None);
-        session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+        let tls = client_tls(session).cloned();
+        switch_protocols(session, &accept).await?;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         let closed = socket::serve(
             &mut Raw(session),
@@ -291,7 +502,8 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(credentials),
+            self.credential_ended(tls, credentials, by_cookie.map(|session| session.id)),
+            at_end,
         )
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
@@ -299,18 +511,44 @@ impl Gateway {
         Ok(Served::Carried)
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, its tenant closed. A ledger that can't be read decides nothing.
-    async fn credential_ended(&self, headers: HeaderMap) {
+    /// Carries the socket of a page whose session has ended, in silence.
+    async fn hold_socket(
+        &self,
+        session: &mut Session,
+        place: HeldPlace,
+        ctx: &Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let (head, config) = (session.req_header(), self.services.config());
+        let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), site(&config, ctx))
+            .map_err(at(Stage::Deliver))?;
+        switch_protocols(session, &accept).await?;
+        let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
+        tracing::debug!(?closed, "silent websocket closed");
+        Ok(Served::Carried)
+    }
+
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. A ledger that can't be read decides nothing.
+    async fn credential_ended(&self, tls: Option<ClientTls>, headers: HeaderMap, cookie: Option<SessionId>) {
+        let mut ends = self.services.browsers.ends();
+        // A session that ended before we listened is seen by the first look.
+        let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
         let mut reloaded = self.services.reloaded.subscribe();
         loop {
-            // Its sender lives as long as this does: the error can't be.
-            drop(tokio::time::timeout(CREDENTIAL_INTERVAL, reloaded.changed()).await);
-            match self
-                .services
-                .authenticator()
-                .authenticate(&headers, &*self.services.ledger, &self.services.tenants())
-                .await
-            {
+            let told = async {
+                match cookie {
+                    Some(id) => ends.of(id).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = told => {}
+                // Its sender lives as long as this does: the error can't be.
+                _ = reloaded.changed() => {}
+            }
+            wait = CREDENTIAL_INTERVAL;
+            // An open socket is no use of a session: a forgotten tab must not keep it alive.
+            match self.services.principal(tls.as_ref(), &headers).await {
                 Ok(_) | Err(AuthError::Unavailable(_)) => {}
                 Err(_) => return,
             }
@@ -326,11 +564,16 @@ impl Gateway {
             code: rejection.code(),
             status: rejection.status().as_u16(),
             owner: ctx.owner.clone(),
-            client: client_address(session),
+            client: ctx.client,
             method: session.req_header().method.clone(),
             route: ctx.route,
             reason: rejection.log_text(),
         });
+        if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
+            let (head, config) = (session.req_header(), self.services.config());
+            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+        }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
     }
@@ -369,9 +612,13 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Context {
         Context {
             request: RequestId::new(),
+            client: ClientAddr::UNKNOWN,
+            plain: false,
+            trace: None,
             began: self.services.clock.monotonic(),
             route: "unmatched",
             matched: None,
+            owned: None,
             backend: None,
             owner: None,
             body: None,
@@ -404,15 +651,9 @@ impl ProxyHttp for Gateway {
             .backend
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "forwarded without a backend"))?;
-        let address = backend
-            .endpoint
-            .resolve()
-            .await
-            .map_err(|error| Error::because(ErrorType::ConnectError, "backend address", error))?;
-        let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
-        peer.options.total_connection_timeout = Some(crate::endpoint::CONNECT_TIMEOUT);
-        peer.options.read_timeout = Some(FORWARD_TIMEOUT);
+        let mut peer = backend.endpoint.peer().await?;
+        // Packs compute while they answer; the page's files are there at once.
+        peer.options.read_timeout = Some(if ctx.owned.is_some() { PACK_TIMEOUT } else { FORWARD_TIMEOUT });
         peer.options.write_timeout = Some(FORWARD_TIMEOUT);
         peer.options.idle_timeout = Some(FORWARD_TIMEOUT);
         Ok(Box::new(peer))
@@ -424,12 +665,23 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> PingoraResult<()> {
+        if let (Some(backend), Some(owned)) = (&ctx.backend, &ctx.owned) {
+            *upstream = owned_request(upstream, &owned.route, backend)?;
+            return Ok(());
+        }
         let (Some(backend), Some(matched)) = (&ctx.backend, &ctx.matched) else {
             return Err(Error::explain(ErrorType::InternalError, "forwarded without a match"));
         };
         // Built anew from what the table matched (invariant 2): the caller's own bytes and headers stay here, but for those of a static file.
-        let mut built = RequestHeader::build(upstream.method.clone(), matched.path.encoded().as_bytes(), Some(8))?;
+        let path = backend.endpoint.path(&matched.path.encoded());
+        let mut built = RequestHeader::build(upstream.method.clone(), path.as_bytes(), Some(8))?;
         built.insert_header(HOST, backend.endpoint.authority())?;
+        for (name, value) in backend.endpoint.headers() {
+            built.insert_header(name.clone(), value.clone())?;
+        }
+        if !backend.endpoint.is_reused_by_pingora() {
+            built.insert_header(CONNECTION, "close")?;
+        }
         built.insert_header("accept-encoding", "identity")?;
         for name in ["accept", "range", "if-range", "if-none-match", "if-modified-since"] {
             if let Some(value) = upstream.headers.get(name) {
@@ -438,6 +690,39 @@ impl ProxyHttp for Gateway {
         }
         *upstream = built;
         Ok(())
+    }
+
+    /// Counts the body of what is sent on: nobody else does.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> PingoraResult<()> {
+        let piece = body.as_ref().map_or(0, |body| body.len() as u64);
+        let Some(owned) = &mut ctx.owned else { return Ok(()) };
+        owned.bytes_left = owned.bytes_left.checked_sub(piece).ok_or_else(|| {
+            Error::explain(
+                ErrorType::HTTPStatus(StatusCode::PAYLOAD_TOO_LARGE.as_u16()),
+                "a body beyond upload_bytes_max",
+            )
+        })?;
+        Ok(())
+    }
+
+    /// A request that changes something is sent once, even where the connection was an old one that had just ended.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let once = ctx.owned.as_ref().is_some_and(|owned| owned.once);
+        error.retry.decide_reuse(client_reused && !once && !session.as_ref().retry_buffer_truncated());
+        error
     }
 
     async fn response_filter(
@@ -450,9 +735,19 @@ impl ProxyHttp for Gateway {
         Self::CTX: Send + Sync,
     {
         ctx.status = response.status.as_u16();
-        for name in
-            ["server", "x-powered-by", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials"]
-        {
+        for name in [
+            "server",
+            "x-powered-by",
+            "set-cookie",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
+            "pragma",
+            "expires",
+            "location",
+            "via",
+            "www-authenticate",
+        ] {
             response.remove_header(name);
         }
         response.insert_header("x-content-type-options", "nosniff")?;
@@ -471,10 +766,13 @@ impl ProxyHttp for Gateway {
             return never;
         }
         if let Some(backend) = &ctx.backend {
-            tracing::warn!(backend = %backend.id, %error, "a static file could not be forwarded");
+            tracing::warn!(backend = %backend.id, %error, "a request could not be forwarded");
         }
-        let rejection = Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
-            .with_retry_after(NO_BACKEND_RETRY);
+        let rejection = match error.etype() {
+            ErrorType::HTTPStatus(413) => media::too_large(self.services.config().limits.upload_bytes_max),
+            _ => Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
+                .with_retry_after(NO_BACKEND_RETRY),
+        };
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);
         let _ = self.write(session, ctx, answer).await;
         FailToProxy { error_code: ctx.status, can_reuse_downstream: false }
@@ -489,13 +787,61 @@ impl ProxyHttp for Gateway {
         let status = StatusCode::from_u16(ctx.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.services.metrics.request(ctx.route, method, status, took);
         let error = error.map(ToString::to_string);
-        tracing::debug!(request = %ctx.request, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
+        let trace = ctx.trace.map(|trace| trace.to_string());
+        tracing::debug!(request = %ctx.request, trace, client = %ctx.client, %method, route = ctx.route, status = ctx.status, ?took, error, "request");
     }
 
     /// Pingora's own summary holds the raw path with its query, where secrets are.
     fn request_summary(&self, session: &Session, ctx: &Context) -> String {
         format!("{} {} request {}", session.req_header().method, ctx.route, ctx.request)
     }
+}
+
+/// The headers of a caller that a pack's route may see. Credentials, addresses and what a proxy reads stay here.
+const PACK_HEADERS: [&str; 11] = [
+    "accept",
+    "accept-language",
+    "content-type",
+    "content-length",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "x-requested-with",
+];
+
+/// A request to the caller's own backend: the path as it was read, the query as it came, and the headers that are harmless.
+fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) -> PingoraResult<RequestHeader> {
+    let mut target = String::new();
+    if route.path.under_api() {
+        target.push_str("/api");
+    }
+    target.push_str(&route.path.encoded());
+    if !route.path.raw_query().is_empty() {
+        target.push('?');
+        target.push_str(route.path.raw_query());
+    }
+    let target = backend.endpoint.path(&target);
+    let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
+    built.insert_header(HOST, backend.endpoint.authority())?;
+    built.insert_header("accept-encoding", "identity")?;
+    for (name, value) in backend.endpoint.headers() {
+        built.insert_header(name.clone(), value.clone())?;
+    }
+    if !backend.endpoint.is_reused_by_pingora() {
+        built.insert_header(CONNECTION, "close")?;
+    }
+    for name in PACK_HEADERS {
+        for value in from.headers.get_all(name) {
+            built.append_header(name, value.clone())?;
+        }
+    }
+    if !built.headers.contains_key(CONTENT_LENGTH) && !from.method.is_safe() {
+        built.insert_header(TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(built)
 }
 
 /// A session after the 101, as raw bytes both ways.
@@ -524,10 +870,50 @@ fn gone() -> (Stage, Rejection) {
     )
 }
 
+/// How long this caller's submissions may wait for their turn.
+fn pace_of(caller: &Caller) -> Duration {
+    let pace = caller.tenant.limits.pace;
+    if caller.principal.credential.session().is_some() { pace.pages } else { pace.programs }
+}
+
+/// Answers an upgrade with 101.
+async fn switch_protocols(session: &mut Session, accept: &str) -> Result<(), (Stage, Rejection)> {
+    let internal = |_| (Stage::Deliver, Rejection::internal("101 header"));
+    let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(3)).map_err(internal)?;
+    for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", accept)] {
+        head.insert_header(name, value).map_err(internal)?;
+    }
+    if session.write_response_header(Box::new(head), false).await.is_err() {
+        return Err(gone());
+    }
+    // Defaults of 60 s would end idle sockets; our own pings and deadlines watch instead.
+    session.set_read_timeout(None);
+    session.set_write_timeout(Some(socket::WRITE_TIMEOUT));
+    Ok(())
+}
+
+/// The host that a request names: in its header, or in HTTP/2's `:authority`.
+fn host_of(head: &RequestHeader) -> Option<&str> {
+    let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    named.or_else(|| Some(head.uri.authority()?.as_str()))
+}
+
+/// Whether a person opens a page: by the browser's own word, else by what it would like to see.
+fn opens_a_page(head: &RequestHeader) -> bool {
+    let reads = head.method == Method::GET || head.method == Method::HEAD;
+    let navigates = head.headers.get(SEC_FETCH_MODE).map(|mode| mode == "navigate");
+    let likes_html = || {
+        let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("text/html"))
+    };
+    reads && navigates.unwrap_or_else(likes_html)
+}
+
 /// Which stage an action's refusals count for.
 fn stage_of(action: Action) -> Stage {
     match action {
         Action::SubmitPrompt => Stage::Inspect,
+        Action::Login | Action::LoginPage | Action::Logout | Action::LogoutPage => Stage::Authenticate,
         _ => Stage::Deliver,
     }
 }
@@ -537,10 +923,29 @@ fn raw_target(head: &RequestHeader) -> &str {
     std::str::from_utf8(head.raw_path()).unwrap_or_default()
 }
 
-/// The socket's other end; unix sockets and in-process streams have none.
-fn client_address(session: &Session) -> ClientAddr {
-    let peer = session.client_addr().and_then(|address| address.as_inet().copied());
-    ClientAddr::of_peer(peer.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
+/// What a connection of a listener with a `client_ca` showed.
+fn client_tls(session: &Session) -> Option<&ClientTls> {
+    session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientTls>()
+}
+
+/// Which pages are ours, for a request of this listener.
+fn site<'a>(config: &'a Config, ctx: &Context) -> Site<'a> {
+    Site { public: config.public_url.as_ref(), plain: ctx.plain }
+}
+
+/// A health check knows no prefix: it asks the machine, not the site.
+fn below_prefix<'t>(raw_target: &'t str, prefix: &str) -> Below<'t> {
+    let path = raw_target.split_once('?').map_or(raw_target, |(path, _)| path);
+    if path == HEALTH_PATH { Below::Inside(raw_target) } else { route::below(raw_target, prefix) }
+}
+
+/// To the page itself; the query is left behind, since no page of ours has one.
+fn slash_added(prefix: &str) -> Answer {
+    let mut answer = Answer::empty(StatusCode::PERMANENT_REDIRECT);
+    if let Ok(location) = HeaderValue::from_str(&format!("{prefix}/")) {
+        answer.headers.insert(LOCATION, location);
+    }
+    answer
 }
 
 /// The answer to OPTIONS: what may be asked here, and no CORS.

@@ -155,6 +155,11 @@ drawn_id!(
 );
 
 drawn_id!(
+    /// This gateway's state directory: names its cookie, so that several gateways on one host keep out of each other's.
+    InstanceId, "instance id", Uuid::new_v4()
+);
+
+drawn_id!(
     /// What a caller submitted, whatever the number of attempts. Version 7, so that ids sort by acceptance.
     JobId, "job id", Uuid::now_v7()
 );
@@ -165,6 +170,18 @@ text_id!(
 );
 
 text_id!(
+    /// Backends that serve the same tenants; everybody is in one, `default` unless named.
+    PoolId, "pool id", 63, "1 to 63 of a-z, 0-9, `_`, `-`, `.`, beginning with a letter or digit", is_name_with_dots
+);
+
+impl PoolId {
+    /// The pool of whoever names none.
+    pub fn default_pool() -> Self {
+        Self("default".into())
+    }
+}
+
+text_id!(
     /// The name by which its owner knows a job: the caller's own `prompt_id`, else the job id. Never sent upstream.
     PromptId, "prompt id", 64, "1 to 64 of A-Z, a-z, 0-9, `_`, `-`",
     |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
@@ -173,6 +190,11 @@ text_id!(
 drawn_id!(
     /// One request, in every log line and refusal.
     RequestId, "request id", Uuid::new_v4()
+);
+
+drawn_id!(
+    /// A browser's session: names its row and its audit lines, proves nothing.
+    SessionId, "session id", Uuid::new_v4()
 );
 
 text_id!(

@@ -1,6 +1,7 @@
 //! Who owns what: in every job, file, session, setting and event route from the first row on (design §4).
 
-use crate::ids::{KeyId, TenantId, UserId};
+use crate::clock::WallMillis;
+use crate::ids::{KeyId, SessionId, TenantId, UserId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -142,6 +143,23 @@ pub enum Credential {
     ApiKey,
     /// A JWT of a configured issuer.
     Jwt,
+    /// A cookie of ours, got for an API key at `/gate/login`.
+    Session(ActiveSession),
+    /// A verified certificate of the connection.
+    ClientCertificate,
+}
+
+/// A session that was good when it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ActiveSession {
+    /// Which.
+    pub id: SessionId,
+    /// When it was noted as used last.
+    pub seen_at: WallMillis,
+    /// When it ends if it is not used until then.
+    pub idle_until: WallMillis,
+    /// When it ends in any case.
+    pub ends_at: WallMillis,
 }
 
 impl Credential {
@@ -150,6 +168,16 @@ impl Credential {
         match self {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
+            Self::Session(_) => "session",
+            Self::ClientCertificate => "client_certificate",
+        }
+    }
+
+    /// The session, if that is what the caller brought.
+    pub fn session(self) -> Option<ActiveSession> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::ApiKey | Self::Jwt | Self::ClientCertificate => None,
         }
     }
 }

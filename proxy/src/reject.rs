@@ -9,12 +9,16 @@ use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::HandshakeError;
 use crate::deliver::events::hub::HubError;
 use crate::deliver::state::StateError;
+use crate::deliver::uploads::{UploadError, multipart::FormError};
 use crate::deliver::views::links::LinkError;
 use crate::deliver::views::view::ViewError;
 use crate::ids::RequestId;
-use crate::inspect::InspectError;
+use crate::inspect::contents::ContentError;
+use crate::inspect::files::PinError;
+use crate::inspect::{InspectError, media};
 use crate::listen::connections::FullError;
 use crate::listen::head::HeadError;
+use crate::record::blobs::BlobError;
 use crate::record::ledger::LedgerError;
 use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
@@ -140,6 +144,15 @@ impl Rejection {
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"comfygate\", charset=\"UTF-8\""))
     }
 
+    /// Without the challenge that makes a browser ask for a password: its page shows a login of its own.
+    #[must_use]
+    pub fn without_basic(mut self) -> Self {
+        if self.0.headers.remove(WWW_AUTHENTICATE).is_some() {
+            self.0.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfygate\""));
+        }
+        self
+    }
+
     /// Adds ComfyUI's `{"error":…,"node_errors":…}`, so that the page marks the nodes.
     #[must_use]
     pub fn with_comfyui(mut self, body: serde_json::Value) -> Self {
@@ -171,6 +184,14 @@ impl Rejection {
             "request_id": request.to_string(),
         });
         self.answer(&body, "application/problem+json")
+    }
+
+    /// As a page of ours, with the rejection's status and headers.
+    pub fn page(&self, page: impl FnOnce(&str) -> Answer) -> Answer {
+        let mut answer = page(&self.0.message);
+        answer.status = self.0.status;
+        answer.headers.extend(self.0.headers.clone());
+        answer
     }
 
     /// As ComfyUI's error object: `POST /prompt`, whose clients read no other.
@@ -314,6 +335,17 @@ impl From<AdmitError> for Rejection {
                 "the gateway reads as many request bodies as it may: try again",
                 Duration::from_secs(1),
             ),
+            AdmitError::UploadsFull { own: true, .. } => too_many(
+                "too_many_uploads",
+                "as many of your uploads are arriving as may at once: wait for one to end",
+                Duration::from_secs(1),
+            ),
+            AdmitError::UploadsFull { own: false, .. } => Self::unavailable(
+                "uploads_full",
+                "the gateway takes as many uploads as it may at once: try again",
+                Duration::from_secs(1),
+            ),
+            AdmitError::StorageFull { used, limit } => Self::from(LedgerError::NoRoom { used, limit }),
             AdmitError::TooManyTenants(_) => {
                 Self::unavailable("overloaded", "too many callers at once: try again", Duration::from_secs(10))
             }
@@ -323,6 +355,16 @@ impl From<AdmitError> for Rejection {
 }
 
 // Stage 5, inspect.
+
+impl From<PinError> for Rejection {
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Refused(error) => error.into(),
+            PinError::Ledger(error) => error.into(),
+            PinError::Disk(error) => Self::internal(format!("a content can't be read: {error}")),
+        }
+    }
+}
 
 impl From<InspectError> for Rejection {
     fn from(error: InspectError) -> Self {
@@ -342,6 +384,10 @@ impl From<InspectError> for Rejection {
                 let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
+            InspectError::TooManyFiles { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", error.to_string())
+            }
+            InspectError::FileUnusable { .. } => Self::new(StatusCode::FORBIDDEN, "file_unusable", error.to_string()),
         }
     }
 }
@@ -369,6 +415,32 @@ impl From<ViewError> for Rejection {
     }
 }
 
+impl From<UploadError> for Rejection {
+    fn from(error: UploadError) -> Self {
+        let text = error.to_string();
+        let (status, code) = match &error {
+            UploadError::Form(FormError::ContentType) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type"),
+            UploadError::Form(_)
+            | UploadError::FieldRepeated(_)
+            | UploadError::Field { .. }
+            | UploadError::NoFile
+            | UploadError::OtherFile => (StatusCode::BAD_REQUEST, "malformed_form"),
+            UploadError::Name(_) => (StatusCode::BAD_REQUEST, "file_name_refused"),
+            UploadError::Content(ContentError::TooManyPixels { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_pixels")
+            }
+            UploadError::Content(ContentError::Io(_)) => return Self::internal(text),
+            UploadError::Content(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_refused"),
+            UploadError::Blob(BlobError::TooLarge { limit }) => return media::too_large(*limit),
+            UploadError::Blob(BlobError::Unavailable { .. }) => {
+                let told = "the gateway can't store files now: try again";
+                return Self::unavailable("blobs_unavailable", told, LEDGER_RETRY).with_log(text);
+            }
+        };
+        Self::new(status, code, text)
+    }
+}
+
 impl From<LinkError> for Rejection {
     fn from(error: LinkError) -> Self {
         match error {
@@ -388,6 +460,7 @@ impl From<HandshakeError> for Rejection {
             HandshakeError::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             HandshakeError::Key => (StatusCode::BAD_REQUEST, "websocket_key"),
             HandshakeError::Origin => (StatusCode::FORBIDDEN, "foreign_origin"),
+            HandshakeError::NotOurPage => (StatusCode::FORBIDDEN, "not_our_page"),
         };
         let rejection = Self::new(status, code, error.to_string());
         match error {
@@ -418,6 +491,8 @@ impl From<HubError> for Rejection {
 
 /// A disk that is full or gone is seldom better in less.
 const LEDGER_RETRY: Duration = Duration::from_secs(10);
+/// Sessions end by the hour.
+const TOO_MANY_SESSIONS_RETRY: Duration = Duration::from_secs(600);
 /// A held job moves in the time of a job.
 const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
 
@@ -441,6 +516,25 @@ impl From<LedgerError> for Rejection {
                     "{active} of your jobs are queued or running, {limit} are allowed: wait for one to end, or delete one"
                 );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
+            }
+            LedgerError::TooManySessions { .. } => {
+                let text = "too many browsers are logged in: try again later, or use the API key itself";
+                Self::unavailable("sessions_full", text, TOO_MANY_SESSIONS_RETRY).with_log(log)
+            }
+            LedgerError::NoRoom { used, limit } => {
+                let text = format!(
+                    "this upload has no room: {used} bytes of {limit} are taken by what was uploaded before; ask the operator for a larger `storage_bytes_max`"
+                );
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", text)
+            }
+            LedgerError::NamesTaken { name, copies } => {
+                let text = format!("`{name}` and {copies} copies of it are there already: choose another name, or overwrite");
+                Self::new(StatusCode::CONFLICT, "name_taken", text)
+            }
+            LedgerError::Exists { .. } => Self::new(StatusCode::CONFLICT, "file_exists", log),
+            LedgerError::NoPlace { .. } => Self::new(StatusCode::BAD_REQUEST, "no_place", log),
+            LedgerError::Full { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", format!("{log}: delete something first"))
             }
             LedgerError::Damaged { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {

@@ -1,11 +1,13 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
-use crate::actions::ObjectInfos;
-use crate::authenticate::Authenticator;
+use crate::actions::{Lists, ObjectInfos};
+use crate::authenticate::browsers::Browsers;
+use crate::authenticate::{AuthError, Authenticator, session};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
     ending,
+    held::Held,
     hub::{Hub, Route, SocketHandle},
 };
 use crate::deliver::views::links::Links;
@@ -15,14 +17,17 @@ use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
-use crate::owner::OwnerScope;
+use crate::listen::ClientTls;
+use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::reject::Rejection;
-use crate::tenants::TenantRegistry;
+use crate::tenants::{Tenant, TenantRegistry};
 use arc_swap::ArcSwap;
+use comfygate_policy::{Catalogue, Parsed};
+use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -44,7 +49,7 @@ pub struct Services {
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
     pub tracks: Tracks,
-    /// Attempts on their way: between their assignment in the ledger and the backend's answer.
+    /// Submissions to backends that were not answered yet.
     pub submissions: Drain,
     /// Signed URLs.
     pub links: Links,
@@ -58,6 +63,12 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Sessions of browsers.
+    pub browsers: Browsers,
+    /// Sockets of browsers whose session has ended.
+    pub held: Arc<Held>,
+    /// Other lists that a backend made, as a policy shows them, for a minute.
+    pub lists: Lists,
 }
 
 /// Everything that follows from the configuration and may be replaced while the gateway runs: always all of it at once.
@@ -123,6 +134,53 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// The backends that serve a tenant, by id.
+    pub fn backends_of(&self, tenant: &Tenant) -> Vec<Arc<Backend>> {
+        self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
+    }
+
+    /// What a tenant's workflows are judged by at one backend: what is installed there if the installation is the tenant's own, else the pinned catalogue. `None`: not known
+    /// yet.
+    pub fn catalogue_at(&self, tenant: &Tenant, backend: &Backend) -> Option<Arc<Catalogue>> {
+        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_arc()) }
+    }
+
+    /// What a tenant's new workflow is judged by: for an owner the installation that has all its classes, else the first one. `None`: no installation of the owner's has
+    /// answered yet.
+    pub fn catalogue_for(&self, tenant: &Tenant, parsed: &Parsed) -> Option<Arc<Catalogue>> {
+        if !tenant.is_owner() {
+            return Some(self.inspector().catalogue_arc());
+        }
+        let installed: Vec<_> = self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect();
+        let whole =
+            |catalogue: &&Arc<Catalogue>| parsed.classes().all(|class| catalogue.class(class.as_str()).is_some());
+        installed.iter().find(whole).or_else(|| installed.first()).cloned()
+    }
+
+    /// Who sent these headers: by a credential in a header or the connection's certificate, else by the cookie of a session.
+    ///
+    /// # Errors
+    /// [`AuthError`]; never `Forbidden`.
+    pub async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.live();
+        let rules = &live.config.client_certificates;
+        match live.authenticator.authenticate_connection(tls, rules, headers, &*self.ledger, &live.tenants).await {
+            Err(AuthError::Missing) => self.session_principal(headers).await,
+            decided => decided,
+        }
+    }
+
+    /// Who shows the cookie of a session.
+    ///
+    /// # Errors
+    /// `Missing`, `Session`, `Unavailable`.
+    pub async fn session_principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let live = self.live();
+        let token = self.browsers.cookie(live.config.public_url.as_ref()).shown(headers)?;
+        let token = token.ok_or(AuthError::Missing)?;
+        session::authenticate(&token, &*self.ledger, &live.tenants, live.config.sessions, self.clock.wall()).await
     }
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.

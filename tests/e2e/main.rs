@@ -9,12 +9,20 @@
 
 mod admit;
 mod authenticate;
+mod backends;
+mod behind;
 mod cli;
+mod client_certificates;
 mod deliver;
 mod dispatch;
+mod health;
 mod inspect;
+mod lists;
 mod listen;
+mod login;
+mod pacing;
 mod record;
 mod reload;
 mod route;
 mod upgrade;
+mod userdata;

@@ -93,6 +93,7 @@ pub fn said(output: &Output) -> String {
 #[derive(Debug)]
 pub struct Builder {
     backends: Vec<String>,
+    backend_lines: Vec<(usize, String)>,
     stand_ins: Vec<Options>,
     plan: String,
     gateway: String,
@@ -122,6 +123,13 @@ impl Builder {
     pub fn backends(mut self, urls: &[String]) -> Self {
         self.stand_ins = Vec::new();
         self.backends = urls.to_vec();
+        self
+    }
+
+    /// Adds lines to the table of one backend, by its place.
+    #[must_use]
+    pub fn backend_lines(mut self, number: usize, lines: &str) -> Self {
+        self.backend_lines.push((number, lines.to_owned()));
         self
     }
 
@@ -193,7 +201,9 @@ impl Builder {
         }
         let addresses = Addresses::free();
         let mut secrets = vec![directory.path().display().to_string()];
-        secrets.extend(urls.iter().filter_map(|url| url.strip_prefix("http://")).map(str::to_owned));
+        let schemes = ["http://", "https://", "unix:"];
+        let places = urls.iter().filter_map(|url| schemes.iter().find_map(|scheme| url.strip_prefix(scheme)));
+        secrets.extend(places.map(str::to_owned));
         secrets.extend(stand_ins.iter().map(|stand_in| stand_in.directory().display().to_string()));
         let gateway = Gateway {
             directory,
@@ -207,6 +217,18 @@ impl Builder {
         };
         gateway.write_configuration();
         gateway
+    }
+}
+
+/// A gateway's own little workflows would stand among those that tests count at the backends: they are off unless a test says how often.
+fn without_canaries(gateway: &str) -> String {
+    const OFF: &str = "[dispatch]\ncanary_interval = \"0s\"\n";
+    if gateway.contains("canary_interval") {
+        gateway.to_owned()
+    } else if gateway.contains("[dispatch]\n") {
+        gateway.replacen("[dispatch]\n", OFF, 1)
+    } else {
+        format!("{gateway}\n{OFF}")
     }
 }
 
@@ -252,6 +274,7 @@ impl Gateway {
         let plan = "policy = \"default\"\nrate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\n";
         Builder {
             backends: Vec::new(),
+            backend_lines: Vec::new(),
             stand_ins: vec![fast(); 2],
             plan: plan.to_owned(),
             gateway: String::new(),
@@ -330,8 +353,10 @@ impl Gateway {
         .unwrap();
         for (number, url) in self.urls.iter().enumerate() {
             write!(text, "[[backends]]\nid = \"gpu{number}\"\nurl = \"{url}\"\n").unwrap();
+            let own = self.plan.backend_lines.iter().filter(|(place, _)| *place == number);
+            own.for_each(|(_, lines)| text.push_str(lines));
         }
-        text.push_str(&self.plan.gateway);
+        text.push_str(&without_canaries(&self.plan.gateway));
         fs::write(self.config(), text).unwrap();
         let mut tenants = format!("[[plan]]\nid = \"usual\"\n{}\n", self.plan.plan);
         for tenant in ["acme", "bravo"] {
@@ -453,6 +478,11 @@ impl Gateway {
     /// A caller without a credential.
     pub fn stranger(&self) -> Client {
         Client::new(self.addresses.https, self.trust(), Arc::clone(&self.secrets))
+    }
+
+    /// A caller without a credential at another listener, or one that begins otherwise.
+    pub fn stranger_at(&self, address: SocketAddr, trust: Trust) -> Client {
+        Client::new(address, trust, Arc::clone(&self.secrets))
     }
 
     /// A caller with a key of a tenant. The key is made at the first call.

@@ -20,8 +20,10 @@ const ALLOWED: &[&str] = &[
     "ratelimit-limit",
     "ratelimit-remaining",
     "ratelimit-reset",
+    "referrer-policy",
     "retry-after",
     "sec-websocket-accept",
+    "set-cookie",
     "transfer-encoding",
     "upgrade",
     "www-authenticate",
@@ -44,6 +46,12 @@ pub fn check(headers: &HeaderMap, context: &str) {
     }
     for name in REQUIRED {
         assert!(headers.contains_key(*name), "{context}: `{name}` is missing: {headers:?}");
+    }
+    if let Some(cookie) = headers.get("set-cookie") {
+        let cookie = cookie.to_str().unwrap();
+        for attribute in ["; Secure", "; HttpOnly", "; SameSite=Lax", "; Path=/"] {
+            assert!(cookie.contains(attribute), "{context}: a cookie without `{attribute}`: {cookie}");
+        }
     }
     let caching = headers["cache-control"].to_str().unwrap();
     assert!(

@@ -21,17 +21,20 @@
     reason = "a harness is test code: a failure has to end the test, with the place where it happened"
 )]
 
+pub mod browser;
 pub mod bypass;
 pub mod client;
 pub mod deadline;
 pub mod gateway;
 pub mod headers;
 pub mod raw;
+pub mod relay;
 pub mod tls;
 pub mod tokens;
 pub mod workflows;
 pub mod ws;
 
+pub use browser::Browser;
 pub use client::{Client, Response};
 pub use comfygate_stand_in::{Options, StandIn};
 pub use deadline::{DEADLINE, eventually};

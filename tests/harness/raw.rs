@@ -81,6 +81,12 @@ impl RawConnection {
         RawConnection { wire: Box::new(stream), read: Vec::new(), head_only: false }
     }
 
+    /// Over a unix socket.
+    pub async fn unix(path: &std::path::Path) -> RawConnection {
+        let stream = within("unix connection", tokio::net::UnixStream::connect(path)).await.unwrap();
+        RawConnection { wire: Box::new(stream), read: Vec::new(), head_only: false }
+    }
+
     /// Writes. What the gateway does not take any more, because it has answered and closed, is dropped.
     pub async fn write(&mut self, bytes: &[u8]) {
         self.head_only = bytes.starts_with(b"HEAD ");

@@ -182,6 +182,22 @@ impl Socket {
         self.until(&format!("the end of {prompt}"), is_end).await
     }
 
+    /// What was heard until the gateway answers a ping that is sent now: whatever it had sent before is among it.
+    ///
+    /// # Panics
+    /// When it closes, or does not answer within the deadline.
+    pub async fn heard_so_far(&mut self) -> Vec<Event> {
+        within("sending", self.stream.send(Message::Ping("fence".into()))).await.unwrap();
+        let mut heard = Vec::new();
+        loop {
+            match within("a pong", self.stream.next()).await {
+                Some(Ok(Message::Pong(_))) => return heard,
+                Some(Ok(message)) => heard.extend(Event::parsed(message)),
+                end => panic!("closed before the pong: {end:?}, heard {heard:?}"),
+            }
+        }
+    }
+
     /// Sends a JSON message.
     pub async fn send(&mut self, message: &Value) {
         self.send_text(&message.to_string()).await;

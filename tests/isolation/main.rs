@@ -81,6 +81,11 @@ async fn every_list_of_b_is_as_if_there_were_no_a() {
         "/features",
         "/internal/folder_paths",
         "/object_info",
+        "/api/jobs",
+        "/api/jobs?status=in_progress,pending&limit=200&offset=0",
+        "/userdata?dir=.&recurse=true",
+        "/v2/userdata",
+        "/settings",
     ] {
         let (here, there) = (stage.b.get(path).await, alone.get(path).await);
         assert_eq!(here.expect(200).json(), there.expect(200).json(), "{path}");
@@ -99,9 +104,11 @@ async fn prompt_ids_of_a_answer_b_like_no_prompt() {
         }
         assert_eq!(nothing.expect(200).json(), json!({}));
     }
-    for prompt in [&stage.finished, &stage.running, &stage.held, &NOTHING.to_owned()] {
-        stage.b.get(&format!("/api/jobs/{prompt}")).await.expect(501);
+    let nothing = stage.b.get(&format!("/api/jobs/{NOTHING}")).await;
+    for prompt in [&stage.finished, &stage.running, &stage.held] {
+        same("jobs", &stage.b.get(&format!("/api/jobs/{prompt}")).await, &nothing);
     }
+    assert_eq!(nothing.expect(404).json(), json!({"error": "Job not found"}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,8 +82,10 @@ impl Catalogue {
                 Some(known) if known.shape() == class.shape() && known.module == class.module => {
                     class.annotated_like(known)
                 }
-                Some(_) => class.closed("its signature differs from the annotated one"),
-                None if class.is_core() => class.closed("a class of a ComfyUI release that is not annotated yet"),
+                Some(known) => class.with_kinds_of(known).closed("its signature differs from the annotated one"),
+                None if class.is_core() => {
+                    class.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet")
+                }
                 None => class.with_declared_kinds(),
             };
             (name, class)

@@ -322,6 +322,13 @@ impl ClassSignature {
         self
     }
 
+    /// This live class with the kinds of `known` where the names are the same, and declared ones elsewhere: its shape is another.
+    pub(super) fn with_kinds_of(mut self, known: &ClassSignature) -> Self {
+        self = self.with_declared_kinds();
+        copy_kinds(&mut self.inputs, &known.inputs);
+        self
+    }
+
     /// A class of another pack: kinds as the declaration shows them, and numbers by the names that ComfyUI's own classes use.
     pub(super) fn with_declared_kinds(mut self) -> Self {
         guess_kinds(&mut self.inputs, self.output_node);

@@ -33,6 +33,9 @@ fn link_fault(
         return Some(at(node, name, "bad_linked_input", ViolationKind::Invalid, message));
     };
     let misfit = match signature.declared() {
+        // ComfyUI takes such a type for any other, and packs rely on it. Its own classes have inferred types, which are never `*`.
+        _ if subject.owner() && (subject.policy.trusts(source) || slot.types.contains(&"*")) => None,
+        DeclaredType::Combo(_) if subject.owner() && slot.types == ["COMBO"] => None,
         DeclaredType::Combo(_) | DeclaredType::DynamicCombo(_) => {
             let message = "a choice must be given as a literal, not by a link".to_owned();
             return Some(at(node, name, "linked_input_refused", ViolationKind::Denied, message));

@@ -1,6 +1,7 @@
 //! One file a rule. Each looks at the whole workflow and adds what it finds: a verdict names every reason at once.
 //!
 //! Rules of structure, links, files and save prefixes hold under every policy; classes, caps and samplers are the policy's.
+//! In the owner posture the classes of installed packs are taken on trust ([`Policy::trusts`]): ComfyUI judges their inputs. Structure, ids and own folders hold there too.
 
 mod caps;
 mod classes;
@@ -16,7 +17,7 @@ mod whole;
 use crate::bounds::Facts;
 use crate::catalogue::ClassSignature;
 use crate::files::FileFacts;
-use crate::policy::Policy;
+use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::NodeIndex;
@@ -33,6 +34,11 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
+    /// Whether the whole installation is trusted.
+    fn owner(&self) -> bool {
+        self.policy.posture() == Posture::Owner
+    }
+
     /// The nodes whose class is known, with their class, in the caller's order.
     fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
         let catalogue = self.facts.catalogue;

@@ -14,6 +14,8 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 continue;
             }
             let fault = match input {
+                // An owner's files are found wherever they are saved.
+                Input::Link(_) if subject.owner() => None,
                 Input::Link(_) => Some("a save prefix must be given as a literal, not by a link".to_owned()),
                 Input::Literal(Json::Text(text)) => SavePrefix::read(text).err().map(|fault| fault.to_string()),
                 Input::Literal(_) => Some("a save prefix must be a string".to_owned()),

@@ -15,6 +15,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
         for (_, fault) in subject.facts.size_faults.iter().filter(|(at, _)| *at == place) {
             out.push(match fault {
+                SizeFault::UnknownClass if subject.policy.trusts(class) => continue,
                 SizeFault::UnknownClass => {
                     let message = "size can't be bounded: nothing is known about what this class makes".to_owned();
                     of(node, "size_unbounded", ViolationKind::Denied, message)

@@ -14,10 +14,46 @@ use crate::catalogue::ClassSignature;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
-const DOCUMENTS: [(&str, &str); 2] = [
+const DOCUMENTS: [(&str, &str); 3] = [
     ("default", include_str!("../../documents/default.toml")),
+    ("owner", include_str!("../../documents/owner.toml")),
     ("strict", include_str!("../../documents/strict.toml")),
 ];
+
+/// Who the policy is for; decides what is taken on trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Posture {
+    /// Strangers who share backends: what is not known is refused.
+    #[default]
+    Tenants,
+    /// One person or team on its own installation: installed packs are trusted, and so are their classes, routes and events.
+    Owner,
+}
+
+impl Posture {
+    /// Every posture, by the name that documents use.
+    pub const NAMES: [(&'static str, Self); 2] = [("tenants", Self::Tenants), ("owner", Self::Owner)];
+
+    /// As documents write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tenants => "tenants",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Routes beyond ComfyUI's own that a policy opens by name, in the owner posture only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RouteBundle {
+    /// ComfyUI-Manager: installs code on the backend (facts §1.6).
+    Manager,
+}
+
+impl RouteBundle {
+    /// Every bundle, by the name that documents use.
+    pub const NAMES: [(&'static str, Self); 1] = [("manager", Self::Manager)];
+}
 
 /// The largest spatial factor of a VAE that we know (HunyuanImage 2.1, LTXV); assumed unless the policy says which VAEs are installed.
 const VAE_SCALE_MAX: i128 = 32;
@@ -29,6 +65,8 @@ const UPSCALE_MODEL_FACTOR_MAX: i128 = 8;
 pub struct Policy {
     name: String,
     digest: Digest,
+    posture: Posture,
+    routes: Vec<RouteBundle>,
     classes: Allowance,
     packs: Allowance,
     samplers: Allowance,
@@ -132,10 +170,10 @@ impl Policy {
         raw::read(text)
     }
 
-    /// A policy that ships: `default` (strangers on shared GPUs) or `strict` (text to image only).
+    /// A policy that ships: `default` (strangers on shared GPUs), `owner` (an installation that is trusted) or `strict` (text to image only).
     pub fn builtin(name: &str) -> Option<Policy> {
         let (_, text) = DOCUMENTS.iter().find(|(known, _)| *known == name)?;
-        // Both are read in a test.
+        // All are read in a test.
         Self::from_toml(text).ok()
     }
 
@@ -147,6 +185,21 @@ impl Policy {
     /// The name that the document gives itself.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who it is for.
+    pub fn posture(&self) -> Posture {
+        self.posture
+    }
+
+    /// Whether it opens that bundle of routes.
+    pub fn opens(&self, bundle: RouteBundle) -> bool {
+        self.routes.contains(&bundle)
+    }
+
+    /// Whether this class is taken on trust: ComfyUI judges its inputs, not we. Its own classes are judged in either posture.
+    pub(crate) fn trusts(&self, class: &ClassSignature) -> bool {
+        self.posture == Posture::Owner && !class.is_core()
     }
 
     /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.

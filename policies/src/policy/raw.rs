@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{PolicyError, PolicyErrors, nearest};
-use super::{Allowance, Caps, Policy, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX};
+use super::{Allowance, Caps, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX};
 use crate::digest::Digest;
 use crate::workflow::json::position;
 
@@ -16,9 +16,10 @@ const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Patterns of one list.
 const PATTERNS_MAX: usize = 10_000;
 /// Raised when the engine's fixed rules change, so that held verdicts are made anew.
-const RULES_VERSION: u32 = 1;
+const RULES_VERSION: u32 = 2;
 
-const SECTIONS: [&str; 7] = ["name", "description", "classes", "packs", "samplers", "schedulers", "caps"];
+const SECTIONS: [&str; 9] =
+    ["name", "description", "posture", "routes", "classes", "packs", "samplers", "schedulers", "caps"];
 const LISTS: [&str; 2] = ["allow", "deny"];
 const CAPS: [&str; 14] = [
     "steps",
@@ -77,13 +78,15 @@ impl DocumentReader<'_> {
     fn policy(&mut self, table: &DeTable<'_>) -> Policy {
         self.known_keys(table, "", &SECTIONS);
         let name = self.name(table);
+        let posture = self.posture(table);
+        let routes = self.routes(table, posture);
         let classes = self.allowance(table, "classes", Absent::Nothing);
         let packs = self.allowance(table, "packs", Absent::Nothing);
         let samplers = self.allowance(table, "samplers", Absent::Everything);
         let schedulers = self.allowance(table, "schedulers", Absent::Everything);
         let caps = self.caps(table);
         let digest = Digest::of(format!("{RULES_VERSION}\n{}", self.text).as_bytes());
-        Policy { name, digest, classes, packs, samplers, schedulers, caps }
+        Policy { name, digest, posture, routes, classes, packs, samplers, schedulers, caps }
     }
 
     fn known_keys(&mut self, table: &DeTable<'_>, prefix: &str, known: &[&str]) {
@@ -108,6 +111,39 @@ impl DocumentReader<'_> {
                 String::new()
             }
         }
+    }
+
+    fn posture(&mut self, table: &DeTable<'_>) -> Posture {
+        let Some(value) = table.get("posture") else { return Posture::default() };
+        let text = self.text_of(value, "posture");
+        let found = Posture::NAMES.into_iter().find(|(name, _)| *name == text);
+        if found.is_none() && !text.is_empty() {
+            self.fault(&value.span(), "posture", format!("`{text}` is no posture: write `tenants` or `owner`"));
+        }
+        found.map_or_else(Posture::default, |(_, posture)| posture)
+    }
+
+    /// Bundles of routes; strangers never get one.
+    fn routes(&mut self, table: &DeTable<'_>, posture: Posture) -> Vec<RouteBundle> {
+        let Some(value) = table.get("routes") else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.fault(&value.span(), "routes", "must be a list of names, such as [\"manager\"]".to_owned());
+            return Vec::new();
+        };
+        if !items.is_empty() && posture != Posture::Owner {
+            let message = "bundles of routes are for `posture = \"owner\"` only: they let callers change the backend";
+            self.fault(&value.span(), "routes", message.to_owned());
+        }
+        let mut routes = Vec::new();
+        for item in items {
+            let text = self.text_of(item, "routes");
+            match RouteBundle::NAMES.into_iter().find(|(name, _)| *name == text) {
+                Some((_, bundle)) => routes.push(bundle),
+                None if text.is_empty() => {}
+                None => self.fault(&item.span(), "routes", format!("`{text}` is no bundle: there is `manager`")),
+            }
+        }
+        routes
     }
 
     fn text_of(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> String {

@@ -15,6 +15,7 @@ use crate::catalogue::{ClassSignature, InputKind};
 use crate::checks::Subject;
 use crate::digest::Digest;
 use crate::files::annotated_name;
+use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
 use crate::verdict::Cost;
 use crate::workflow::graph::NodeIndex;
@@ -127,9 +128,11 @@ pub struct ApprovedWorkflow {
     catalogue_digest: Digest,
 }
 
-/// Whether an undeclared input may be left out without loss.
-pub(crate) fn is_droppable(class: &ClassSignature, name: &str, input: &Input) -> bool {
-    class.is_residue(name) && matches!(input, Input::Literal(_))
+/// Whether an undeclared input may be left out without loss. ComfyUI's own classes never see an undeclared literal; whether it was the page that left it there or a
+/// mistake matters only where strangers are to be told.
+pub(crate) fn is_droppable(policy: &Policy, class: &ClassSignature, name: &str, input: &Input) -> bool {
+    let residue = class.is_residue(name) || (policy.posture() == Posture::Owner && class.is_core());
+    residue && matches!(input, Input::Literal(_))
 }
 
 impl ApprovedWorkflow {
@@ -157,7 +160,8 @@ impl ApprovedWorkflow {
             let Some(class) = subject.facts.class_at(place) else {
                 continue;
             };
-            if !class.is_model_loader() && !class.accepts_all_inputs() {
+            // A pack's class may read whatever it is given.
+            if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
                 approved.salted.insert(place);
             }
             approved.add_absent_prefixes(node, place, class);
@@ -179,6 +183,7 @@ impl ApprovedWorkflow {
         let key = (place, name.clone());
         let kind = class.input(node, name).map(|signature| signature.kind());
         match (kind, input) {
+            (None, _) if subject.policy.trusts(class) => {}
             (None, _) => {
                 self.omitted.insert(key);
                 self.dropped.push(Dropped { node: node.id.clone(), input: name.clone() });

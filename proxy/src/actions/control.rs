@@ -58,12 +58,18 @@ pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
         Interrupt::Nothing => Vec::new(),
     };
     for prompt in prompts {
-        if matches!(prompt.job().state, JobState::Assigned | JobState::Running) {
-            call.services.ledger.request_cancel(&prompt).await?;
-            call.dispatch.send(Command::Interrupt(prompt.job().id)).await;
-        }
+        stop(call, &prompt).await?;
     }
     Ok(Answer::empty(StatusCode::OK))
+}
+
+/// Interrupts a job that is at a backend; any other is left as it is.
+pub(super) async fn stop(call: &Call<'_>, prompt: &OwnedPrompt) -> Result<(), Rejection> {
+    if matches!(prompt.job().state, JobState::Assigned | JobState::Running) {
+        call.services.ledger.request_cancel(prompt).await?;
+        call.dispatch.send(Command::Interrupt(prompt.job().id)).await;
+    }
+    Ok(())
 }
 
 /// `GET /history`.
@@ -130,22 +136,22 @@ async fn forget(call: &Call<'_>, prompts: &[OwnedPrompt]) -> Result<(), Rejectio
 }
 
 /// Waits until there is room for one more large answer.
-async fn large_answer<'a>(call: &Call<'a>) -> Result<SemaphorePermit<'a>, Rejection> {
+pub(super) async fn large_answer<'a>(call: &Call<'a>) -> Result<SemaphorePermit<'a>, Rejection> {
     call.services.large_answers.acquire().await.map_err(|error| Rejection::internal(error.to_string()))
 }
 
 /// The stored graphs of one answer, within [`ANSWER_GRAPHS_BYTES_MAX`]: once that is used up, jobs are shown with an empty graph.
-struct Graphs<'a> {
+pub(super) struct Graphs<'a> {
     call: &'a Call<'a>,
     left: usize,
 }
 
 impl<'a> Graphs<'a> {
-    fn of(call: &'a Call<'a>) -> Self {
+    pub(super) fn of(call: &'a Call<'a>) -> Self {
         Self { call, left: ANSWER_GRAPHS_BYTES_MAX }
     }
 
-    async fn next(&mut self, prompt: &OwnedPrompt) -> Result<Bytes, Rejection> {
+    pub(super) async fn next(&mut self, prompt: &OwnedPrompt) -> Result<Bytes, Rejection> {
         if self.left == 0 {
             return Ok(Bytes::from_static(b"{}"));
         }
@@ -171,7 +177,7 @@ fn entry(call: &Call<'_>, prompt: &OwnedPrompt, graph: &[u8], result: &JobResult
 }
 
 /// The caller's jobs of those names; names that are nothing of the caller's are passed over, as ComfyUI does with unknown ones.
-async fn owned(call: &Call<'_>, ids: &[PromptId]) -> Result<Vec<OwnedPrompt>, Rejection> {
+pub(super) async fn owned(call: &Call<'_>, ids: &[PromptId]) -> Result<Vec<OwnedPrompt>, Rejection> {
     let scope = call.scope()?;
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
@@ -191,7 +197,7 @@ fn integer(call: &Call<'_>, key: &str) -> Result<Option<i64>, Rejection> {
 }
 
 /// Takes a held job out of the queue. One that was assigned meanwhile runs on, as in ComfyUI.
-async fn withdraw(call: &Call<'_>, prompt: &OwnedPrompt) -> Result<(), Rejection> {
+pub(super) async fn withdraw(call: &Call<'_>, prompt: &OwnedPrompt) -> Result<(), Rejection> {
     let job = prompt.job();
     if job.state != JobState::Held {
         return Ok(());

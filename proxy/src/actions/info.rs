@@ -1,24 +1,85 @@
 //! Answers about the gateway and its backends, scrubbed of what is no tenant's business.
 
 use super::Call;
+use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
+use crate::deliver::state::offers::Template;
 use crate::deliver::state::system;
 use crate::dispatch::backend::BackendState;
 use crate::ids::BackendId;
+use crate::listen::own_ca;
+use crate::owner::Scope;
+use crate::record::ledger::Directory;
 use crate::reject::Rejection;
-use bytes::Bytes;
 use comfygate_policy::Digest;
-use http::StatusCode;
+use http::header::CONTENT_DISPOSITION;
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
-/// `POST /free`: models and caches belong to all, so a tenant's wish changes nothing; the page's button gets its 200 (facts §11, 99).
-pub(super) fn free() -> Result<Answer, Rejection> {
+/// `POST /free`: models and caches belong to all, so a tenant's wish changes nothing; the page's button gets its 200 (facts §11, 99). An owner's frees its own backends.
+pub(super) async fn free(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let tenant = &call.caller()?.tenant;
+    if !tenant.is_owner() {
+        return Ok(Answer::empty(StatusCode::OK));
+    }
+    crate::authenticate::require(&call.caller()?.principal, Scope::Submit)?;
+    let wish: Wish = if call.body.is_empty() { Wish::default() } else { read(&call.body)? };
+    for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
+        if let Err(error) = backend.comfyui.free(wish.unload_models, wish.free_memory).await {
+            tracing::warn!(backend = %backend.id, %error, "models could not be unloaded");
+        }
+    }
+    Ok(Answer::empty(StatusCode::OK))
+}
+
+/// The body of `POST /free` (server.py `post_free`, 0.8.0).
+#[derive(Debug, Default, Deserialize)]
+struct Wish {
+    #[serde(default)]
+    unload_models: bool,
+    #[serde(default)]
+    free_memory: bool,
+}
+
+/// The body of `PATCH /internal/logs/subscribe` (api_server/routes/internal/internal_routes.py, 0.8.0). `clientId` is the page's: its events come through our own socket.
+#[derive(Debug, Deserialize)]
+struct LogsWish {
+    enabled: bool,
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
+    serde_json::from_slice(body).map_err(|error| Rejection::new(StatusCode::BAD_REQUEST, "bad_body", error.to_string()))
+}
+
+/// `GET /internal/logs` for a tenant: ComfyUI's empty log.
+pub(super) fn logs() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &json!("")))
+}
+
+/// `GET /internal/logs/raw` for a tenant: ComfyUI's empty log on a terminal of ordinary size.
+pub(super) fn raw_logs() -> Result<Answer, Rejection> {
+    Ok(Answer::json(StatusCode::OK, &json!({"entries": [], "size": {"cols": 80, "rows": 24}})))
+}
+
+/// `PATCH /internal/logs/subscribe`: an owner's backends send their log to our socket, from where it reaches the owner's pages; a tenant's page gets its 200 and nothing.
+pub(super) async fn subscribe_logs(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let wish: LogsWish = read(&call.body)?;
+    let tenant = &call.caller()?.tenant;
+    if tenant.is_owner() {
+        for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
+            if let Err(error) = backend.comfyui.subscribe_logs(backend.client, wish.enabled).await {
+                tracing::warn!(backend = %backend.id, %error, "the log could not be subscribed");
+            }
+        }
+    }
     Ok(Answer::empty(StatusCode::OK))
 }
 
@@ -39,8 +100,10 @@ pub(super) fn folder_paths() -> Result<Answer, Rejection> {
 
 /// `GET /system_stats` of the first backend that answers, without arguments, paths and versions of the host.
 pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
-    for backend in call.services.backends().values().filter(|backend| backend.is_up()) {
+    let tenant = &call.caller()?.tenant;
+    for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
         match backend.comfyui.system_stats().await {
+            Ok(stats) if tenant.is_owner() => return Ok(Answer::json(StatusCode::OK, &stats)),
             Ok(stats) => return Ok(Answer::json(StatusCode::OK, &system::scrubbed_stats(&stats))),
             Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
         }
@@ -56,9 +119,15 @@ pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
 pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
     let class = call.matched.params.named("class").unwrap_or_default();
-    match call.services.inspector().catalogue().class(class) {
+    let tenant = &call.caller()?.tenant;
+    let mut catalogues = call.services.backends_of(tenant).into_iter();
+    let known = catalogues.find_map(|backend| {
+        let catalogue = call.services.catalogue_at(tenant, &backend)?;
+        catalogue.class(class).map(|class| class.name().to_owned())
+    });
+    match known {
         // Only a name that the catalogue knows goes into a path upstream.
-        Some(known) => filtered(call, &format!("/object_info/{}", known.name())).await,
+        Some(known) => filtered(call, &format!("/object_info/{known}")).await,
         None => Ok(Answer::json(StatusCode::OK, &json!({}))),
     }
 }
@@ -67,7 +136,7 @@ pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejecti
 #[derive(Debug, Default)]
 pub struct ObjectInfos {
     turn: tokio::sync::Mutex<()>,
-    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Bytes)>>,
+    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Arc<Template>)>>,
 }
 
 /// Which backend's, under which policy, which path.
@@ -75,14 +144,14 @@ type ObjectInfoKey = (BackendId, Digest, String);
 
 /// How many are kept: a handful of policies, or of classes.
 const OBJECT_INFOS_MAX: usize = 8;
-/// How long one is good: new models and uploads show after that.
+/// How long one is good: new models show after that. A caller's own uploads are put in each time.
 const OBJECT_INFO_LIFETIME: Duration = Duration::from_secs(60);
 
 impl ObjectInfos {
-    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Bytes> {
+    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Arc<Template>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = |at: Instant| now.saturating_duration_since(at) < OBJECT_INFO_LIFETIME;
-        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, body)| body.clone())
+        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, kept)| Arc::clone(kept))
     }
 
     /// Forgets all: policies, catalogue or backends are others now.
@@ -90,10 +159,10 @@ impl ObjectInfos {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn keep(&self, key: ObjectInfoKey, now: Instant, body: Bytes) {
+    fn keep(&self, key: ObjectInfoKey, now: Instant, template: Arc<Template>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _, _)| *known != key);
-        kept.push_back((key, now, body));
+        kept.push_back((key, now, template));
         while kept.len() > OBJECT_INFOS_MAX {
             kept.pop_front();
         }
@@ -102,17 +171,17 @@ impl ObjectInfos {
 
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
-    for backend in call.services.backends().values() {
+    for backend in call.services.backends_of(&tenant) {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
         let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
-        if let Some(body) = call.services.object_infos.find(&key, now) {
-            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        if let Some(template) = call.services.object_infos.find(&key, now) {
+            return with_own_files(call, &template).await;
         }
         // One at a time: ComfyUI makes it on its event loop, from the disk.
         let _turn = call.services.object_infos.turn.lock().await;
-        if let Some(body) = call.services.object_infos.find(&key, now) {
-            return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        if let Some(template) = call.services.object_infos.find(&key, now) {
+            return with_own_files(call, &template).await;
         }
         let live = match backend.comfyui.catalogue(path).await {
             Ok(live) => live,
@@ -121,26 +190,51 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
                 continue;
             }
         };
-        let (services, tenant, agreement) = (Arc::clone(call.services), Arc::clone(&tenant), Arc::clone(agreement));
+        let Some(catalogue) = call.services.catalogue_at(&tenant, &backend) else { continue };
+        let (tenant, agreement) = (Arc::clone(&tenant), Arc::clone(agreement));
         let work = tokio::task::spawn_blocking(move || {
-            let inspector = services.inspector();
-            let catalogue = inspector.catalogue();
+            let owner = tenant.is_owner();
             let allowed = |class: &str| {
-                agreement.agrees(class) && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
+                (owner || agreement.agrees(class))
+                    && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
             };
-            system::filter_object_info(&live, allowed)
+            // Random: nothing that a backend lists can hold it on purpose.
+            system::filter_object_info(&live, &Uuid::new_v4().to_string(), allowed, owner)
         });
-        let body = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
-        let body = body.map_err(|error| Rejection::internal(error.to_string()))?;
-        call.services.object_infos.keep(key, call.services.clock.monotonic(), body.clone());
-        return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+        let template = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
+        let template = Arc::new(template.map_err(|error| Rejection::internal(error.to_string()))?);
+        call.services.object_infos.keep(key, call.services.clock.monotonic(), Arc::clone(&template));
+        return with_own_files(call, &template).await;
     }
     Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+}
+
+/// The answer with the caller's own uploads in its lists.
+async fn with_own_files(call: &Call<'_>, template: &Template) -> Result<Answer, Rejection> {
+    let may_see_files = crate::authenticate::require(&call.caller()?.principal, Scope::Files).is_ok();
+    let rows = if may_see_files && template.is_personal() {
+        call.services.ledger.top_files(&call.scope()?, Directory::Input).await?
+    } else {
+        Vec::new()
+    };
+    let files: Vec<_> = rows.into_iter().filter_map(|row| Some((row.filename, row.facts?.kind.family()))).collect();
+    Ok(Answer::bytes(StatusCode::OK, "application/json", template.filled(&files)))
 }
 
 /// `GET /gate/health`: that this process answers; no detail for strangers.
 pub(super) fn health() -> Result<Answer, Rejection> {
     Ok(Answer::json(StatusCode::OK, &json!({"status": "ok"})))
+}
+
+/// `GET /gate/ca.crt`: the CA that was made here, for devices that are to trust it; 404 where every certificate is configured.
+pub(super) fn ca_certificate(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let config = call.services.config();
+    let made = |listener: &ListenConfig| listener.kind == ListenKind::Tls(CertificateConfig::Made);
+    let pem = config.listen.iter().any(made).then(|| own_ca::made_ca(&config.state_dir)).flatten();
+    let pem = pem.ok_or_else(Rejection::not_found)?;
+    let mut answer = Answer::bytes(StatusCode::OK, "application/x-x509-ca-cert", pem.into());
+    answer.headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"comfygate-ca.crt\""));
+    Ok(answer)
 }
 
 /// `GET /gate/me`: who the caller is to the gateway, and its limits.
@@ -153,6 +247,9 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
         "tenant": owner.tenant,
         "user": owner.user,
         "credential": caller.principal.credential.name(),
+        "session": caller.principal.credential.session().map(|session| {
+            json!({"idle_until": session.idle_until, "ends_at": session.ends_at})
+        }),
         "scopes": caller.principal.scopes,
         "plan": caller.tenant.plan,
         "policy": caller.tenant.policy.name(),

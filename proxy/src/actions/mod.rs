@@ -4,13 +4,23 @@
 mod control;
 mod files;
 mod info;
+mod jobs;
+mod lists;
+mod login;
 mod submit;
+mod uploads;
+mod userdata;
 
 pub use info::ObjectInfos;
+pub use lists::Lists;
+pub use login::refusal_page;
 
+use crate::admit::FailedLogins;
 use crate::deliver::answer::Answer;
+use crate::deliver::uploads::ReceivedForm;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::{PromptId, RequestId};
+use crate::listen::ClientAddr;
 use crate::owner::{OwnerScope, Principal};
 use crate::reject::Rejection;
 use crate::route::{Action, RouteMatch};
@@ -37,8 +47,18 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// The body, within the route's bound.
     pub body: Bytes,
+    /// The form of an upload, in its place.
+    pub form: Option<ReceivedForm>,
     /// This request.
     pub request: RequestId,
+    /// Where the caller is.
+    pub client: ClientAddr,
+    /// Whether its listener speaks plain HTTP.
+    pub plain: bool,
+    /// The host that the request names.
+    pub host: Option<&'a str>,
+    /// Who failed to log in lately.
+    pub failed_logins: &'a FailedLogins,
 }
 
 /// Who asks, and by which rules.
@@ -71,7 +91,7 @@ impl Call<'_> {
 ///
 /// # Errors
 /// The stage's refusal.
-pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
+pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
     match action {
         Action::SubmitPrompt => submit::submit_prompt(&call).await,
         Action::PromptInfo => control::prompt_info(&call).await,
@@ -81,17 +101,59 @@ pub async fn answer(call: Call<'_>, action: Action) -> Result<Answer, Rejection>
         Action::History => control::history(&call).await,
         Action::HistoryEntry => control::history_entry(&call).await,
         Action::ChangeHistory => control::change_history(&call).await,
+        Action::Jobs => jobs::jobs(&call).await,
+        Action::Job => jobs::job(&call).await,
+        Action::CancelJob => jobs::cancel_job(&call).await,
+        Action::CancelJobs => jobs::cancel_jobs(&call).await,
+        Action::UserFiles => userdata::list(&call).await,
+        Action::UserFilesBelow => userdata::list_below(&call).await,
+        Action::UserFile => userdata::read(&call).await,
+        Action::WriteUserFile => userdata::write(&call).await,
+        Action::DeleteUserFile => userdata::delete(&call).await,
+        Action::MoveUserFile => userdata::rename(&call).await,
+        Action::Settings => userdata::settings(&call).await,
+        Action::Setting => userdata::setting(&call).await,
+        Action::ChangeSettings => userdata::change_settings(&call).await,
+        Action::ChangeSetting => userdata::change_setting(&call).await,
+        Action::ModelFolders => lists::model_folders(&call).await,
+        Action::ModelFolderDetails => lists::model_folder_details(&call).await,
+        Action::Models => lists::models(&call).await,
+        Action::ModelDetails => lists::model_details(&call).await,
+        Action::Embeddings => lists::embeddings(&call).await,
+        Action::Translations => lists::translations(&call).await,
+        Action::Templates => lists::templates(&call).await,
+        Action::TemplateFile => lists::template_file(&call).await,
+        Action::Subgraphs => lists::subgraphs(&call).await,
+        Action::Subgraph => lists::subgraph(&call).await,
+        Action::NodeReplacements => lists::node_replacements(&call).await,
         Action::View => files::view(&call).await,
         Action::SignedFile => files::signed_file(&call).await,
-        Action::Free => info::free(),
+        Action::Free => info::free(&call).await,
+        Action::Logs => info::logs(),
+        Action::RawLogs => info::raw_logs(),
+        Action::SubscribeLogs => info::subscribe_logs(&call).await,
+        Action::UploadImage => {
+            let form = call.form.take();
+            uploads::image(&call, form).await
+        }
+        Action::UploadMask => {
+            let form = call.form.take();
+            uploads::mask(&call, form).await
+        }
+        Action::InternalFiles => uploads::listing(&call).await,
         Action::Users => info::users(),
         Action::Features => info::features(&call),
         Action::SystemStats => info::system_stats(&call).await,
         Action::ObjectInfo => info::object_info(&call).await,
         Action::ObjectInfoClass => info::object_info_class(&call).await,
         Action::FolderPaths => info::folder_paths(),
+        Action::CaCertificate => info::ca_certificate(&call),
         Action::GateHealth => info::health(),
         Action::GateMe => info::me(&call).await,
+        Action::LoginPage => login::login_page(&call).await,
+        Action::Login => login::login(&call).await,
+        Action::LogoutPage => login::logout_page(&call).await,
+        Action::Logout => login::logout(&call).await,
         // Ended inside the session by the gateway itself.
         Action::WebSocket | Action::Options => Err(Rejection::internal("the gateway answers this itself")),
     }

@@ -4,10 +4,12 @@ use super::{Call, Caller};
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
+use crate::inspect::{InspectError, files};
 use crate::record::audit;
+use crate::record::ledger::uploads::Pin;
 use crate::record::ledger::{Acceptance, Accepted, Approval, Job};
 use crate::reject::Rejection;
-use comfygate_policy::{ApprovedWorkflow, Parsed};
+use comfygate_policy::{ApprovedWorkflow, FileFacts, FileReference, Parsed};
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ const NO_BACKEND_RETRY: Duration = Duration::from_secs(60);
 pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let idempotency_key = idempotency_key(call)?;
-    let (parsed, workflow) = inspected(call, caller).await?;
+    let Inspected { parsed, workflow, pins } = inspected(call, caller).await?;
     runnable(call, &workflow)?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
@@ -41,7 +43,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         idempotency_key,
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
-        approval: Approval::of(&workflow),
+        approval: Approval::of(&workflow, pins),
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
     };
@@ -64,8 +66,8 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
 
 /// Refuses what would wait for ever: a workflow with a class that no backend which is up has as the catalogue knows it. With none up, it may wait.
 fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
-    let backends = call.services.backends();
-    let mut up = backends.values().filter(|backend| backend.is_up()).peekable();
+    let backends = call.services.backends_of(&call.caller()?.tenant);
+    let mut up = backends.iter().filter(|backend| backend.is_up()).peekable();
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
@@ -73,18 +75,53 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
     Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
 }
 
-/// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds.
-async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<(Parsed, ApprovedWorkflow), Rejection> {
-    let (inspector, tenant, body) = (call.services.inspector(), Arc::clone(&caller.tenant), call.body.clone());
-    let began = call.services.clock.monotonic();
-    let decided = tokio::task::spawn_blocking(move || {
-        let parsed = inspector.parse(&body)?;
-        let workflow = inspector.decide(&parsed, &tenant)?;
-        Ok((parsed, workflow))
+/// What inspection made of a body.
+struct Inspected {
+    parsed: Parsed,
+    workflow: ApprovedWorkflow,
+    /// The files that it names.
+    pins: Vec<Pin>,
+}
+
+/// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds. In between, the names of files are looked up.
+async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Rejection> {
+    let (services, inspector, body) = (call.services, call.services.inspector(), call.body.clone());
+    let began = services.clock.monotonic();
+    let ended = |error: tokio::task::JoinError| Rejection::internal(format!("inspection ended: {error}"));
+    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(services), Arc::clone(&caller.tenant));
+    let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = parsing.parse(&body)?;
+        let catalogue = parts.catalogue_for(&tenant, &parsed);
+        let references = catalogue.as_deref().map(|catalogue| parsed.file_references(catalogue)).unwrap_or_default();
+        Ok::<_, InspectError>((parsed, catalogue, references))
     });
-    let decided = decided.await.map_err(|error| Rejection::internal(format!("inspection ended: {error}")))?;
-    call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
-    decided.map_err(|error: crate::inspect::InspectError| error.into())
+    let (parsed, catalogue, references) = parsed.await.map_err(ended)??;
+    let catalogue = catalogue.ok_or_else(|| {
+        let text = "your ComfyUI has not answered yet: what is installed there is not known";
+        Rejection::unavailable("no_backend", text, NO_BACKEND_RETRY)
+    })?;
+    let (pins, known) = pinned(call, &references).await?;
+    let tenant = Arc::clone(&caller.tenant);
+    let decided = tokio::task::spawn_blocking(move || {
+        let workflow = inspector.decide(&parsed, &tenant, &catalogue, &known)?;
+        Ok::<_, InspectError>((parsed, workflow))
+    });
+    let decided = decided.await.map_err(ended)?;
+    services.metrics.prompt_decided(services.clock.monotonic().saturating_duration_since(began));
+    let (parsed, workflow) = decided?;
+    Ok(Inspected { parsed, workflow, pins })
+}
+
+/// The caller's own files among those that a workflow names.
+async fn pinned(call: &Call<'_>, references: &[FileReference]) -> Result<(Vec<Pin>, FileFacts), Rejection> {
+    if references.is_empty() {
+        return Ok((Vec::new(), FileFacts::none()));
+    }
+    let (services, scope) = (call.services, call.scope()?);
+    let folder = files::owner_folder(&services.ledger.owner_secrets(&scope).await?);
+    let pins = files::pinned(&*services.ledger, &services.blobs, &scope, &folder, references).await?;
+    let known = files::facts(&pins, &folder);
+    Ok((pins, known))
 }
 
 fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {

@@ -1,5 +1,6 @@
 //! Limits in the memory of this process: rates per tenant (GCRA by governor), failed logins per address.
 
+use super::line::Line;
 use super::{AdmitError, Permit, RateKind, RateState};
 use crate::clock::Clock;
 use crate::ids::TenantId;
@@ -42,6 +43,17 @@ struct Bucket {
     rate: Rate,
     limiter: Limiter,
     last_used: Mutex<Instant>,
+    /// Who waits for the next token.
+    line: Line,
+}
+
+/// What a submission gets that may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It may go on.
+    Now(Permit),
+    /// Not now, but [`Admission::prompt_in_turn`] will say when.
+    Later,
 }
 
 /// The rates of all tenants.
@@ -70,6 +82,55 @@ impl Admission {
     /// [`AdmitError::RateLimited`], [`AdmitError::TooManyTenants`].
     pub fn prompt(&self, tenant: &Tenant) -> Result<Permit, AdmitError> {
         self.permit(tenant, RateKind::Prompt, tenant.limits.prompt_rate)
+    }
+
+    /// Leave for one `POST /prompt` that may wait for up to `pace`; nobody goes before those who wait already. Zero: as [`Admission::prompt`].
+    ///
+    /// # Errors
+    /// As [`Admission::prompt`], when its turn would not come within `pace` or too many wait.
+    pub fn prompt_or_turn(&self, tenant: &Tenant, pace: Duration) -> Result<Turn, AdmitError> {
+        if pace.is_zero() {
+            return self.prompt(tenant).map(Turn::Now);
+        }
+        let rate = tenant.limits.prompt_rate;
+        let waiting = self.bucket(&tenant.id, RateKind::Prompt, rate)?.line.waiting();
+        let next = if waiting == 0 {
+            match self.prompt(tenant) {
+                Ok(permit) => return Ok(Turn::Now(permit)),
+                Err(AdmitError::RateLimited { retry_after, .. }) => retry_after,
+                Err(other) => return Err(other),
+            }
+        } else {
+            interval(rate)
+        };
+        let retry_after = next.saturating_add(time_for(rate, waiting));
+        if waiting < super::line::WAITING_MAX && retry_after <= pace {
+            Ok(Turn::Later)
+        } else {
+            Err(limited(rate, retry_after))
+        }
+    }
+
+    /// Waits in the tenant's line for leave, for up to `pace`. Whoever drops this gives its place up.
+    ///
+    /// # Errors
+    /// As [`Admission::prompt`], when too many wait or `pace` is over.
+    pub async fn prompt_in_turn(&self, tenant: &Tenant, pace: Duration) -> Result<Permit, AdmitError> {
+        let rate = tenant.limits.prompt_rate;
+        let bucket = self.bucket(&tenant.id, RateKind::Prompt, rate)?;
+        let behind = time_for(rate, bucket.line.waiting().saturating_add(1));
+        let place = bucket.line.join().ok_or_else(|| limited(rate, behind))?;
+        let turn = async {
+            let _front = place.front().await;
+            loop {
+                match self.permit(tenant, RateKind::Prompt, rate) {
+                    // Others take from the same bucket without waiting: then the next token it is.
+                    Err(AdmitError::RateLimited { retry_after, .. }) => tokio::time::sleep(retry_after).await,
+                    decided => return decided,
+                }
+            }
+        };
+        tokio::time::timeout(pace, turn).await.unwrap_or_else(|_| Err(limited(rate, behind)))
     }
 
     /// Leave for one request of any other kind.
@@ -114,7 +175,7 @@ impl Admission {
 
     fn new_bucket(&self, rate: Rate) -> Bucket {
         let limiter = RateLimiter::direct_with_clock(quota(rate), self.clock.clone()).with_middleware();
-        Bucket { rate, limiter, last_used: Mutex::new(self.clock.clock.monotonic()) }
+        Bucket { rate, limiter, last_used: Mutex::new(self.clock.clock.monotonic()), line: Line::default() }
     }
 
     /// Drops every bucket that has had time to fill up: a new one is no different.
@@ -136,6 +197,10 @@ fn time_for(rate: Rate, count: u32) -> Duration {
 fn interval(rate: Rate) -> Duration {
     let per_second = rate.per_second.clamp(Rate::PER_SECOND_MIN, Rate::PER_SECOND_MAX);
     Duration::from_secs_f64(1.0 / per_second)
+}
+
+fn limited(rate: Rate, retry_after: Duration) -> AdmitError {
+    AdmitError::RateLimited { kind: RateKind::Prompt, rate: rate_state(rate, 0), retry_after }
 }
 
 fn quota(rate: Rate) -> Quota {
@@ -267,6 +332,99 @@ mod tests {
         clock.turn(Duration::from_millis(1));
         assert!(admission.prompt(&tenant).is_ok());
         assert!(admission.prompt(&tenant).is_err());
+    }
+
+    /// Lets every task that can go on do so.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Moves both times, as the system's do.
+    async fn pass(clock: &Clock, by: Duration) {
+        clock.turn(by);
+        tokio::time::advance(by).await;
+        settle().await;
+    }
+
+    const PACE: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn those_over_the_burst_get_their_turn_in_order_at_the_sustained_rate() {
+        let clock = clock();
+        let (admission, tenant) = (Arc::new(Admission::new(clock.clone())), tenant("a", 1.0, 1));
+        assert!(matches!(admission.prompt_or_turn(&tenant, PACE), Ok(Turn::Now(_))));
+        let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+        for number in 1..=3 {
+            assert_eq!(admission.prompt_or_turn(&tenant, PACE), Ok(Turn::Later));
+            let (admission, tenant, done) = (Arc::clone(&admission), tenant.clone(), done.clone());
+            tokio::spawn(async move {
+                admission.prompt_in_turn(&tenant, PACE).await.unwrap();
+                done.send(number).unwrap();
+            });
+            settle().await;
+        }
+        for number in 1..=3 {
+            assert!(order.try_recv().is_err(), "{number} came too early");
+            pass(&clock, Duration::from_secs(1)).await;
+            assert_eq!(order.try_recv(), Ok(number));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_longer_than_the_pace_is_refused_at_once() {
+        let clock = clock();
+        let (admission, tenant) = (Arc::new(Admission::new(clock.clone())), tenant("a", 1.0, 1));
+        assert!(admission.prompt(&tenant).is_ok());
+        assert_eq!(admission.prompt_or_turn(&tenant, Duration::from_secs(1)), Ok(Turn::Later));
+        let short = admission.prompt_or_turn(&tenant, Duration::from_millis(999)).unwrap_err();
+        assert!(matches!(short, AdmitError::RateLimited { retry_after, .. } if retry_after == Duration::from_secs(1)));
+        assert!(admission.prompt_or_turn(&tenant, Duration::ZERO).is_err(), "no pace, no waiting");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_leaves_the_line_and_takes_no_token() {
+        let clock = clock();
+        let (admission, tenant) = (Arc::new(Admission::new(clock.clone())), tenant("a", 1.0, 1));
+        assert!(admission.prompt(&tenant).is_ok());
+        let first = tokio::spawn({
+            let (admission, tenant) = (Arc::clone(&admission), tenant.clone());
+            async move { admission.prompt_in_turn(&tenant, PACE).await }
+        });
+        settle().await;
+        let second = tokio::spawn({
+            let (admission, tenant) = (Arc::clone(&admission), tenant.clone());
+            async move { admission.prompt_in_turn(&tenant, PACE).await }
+        });
+        settle().await;
+        first.abort();
+        pass(&clock, Duration::from_secs(1)).await;
+        assert!(second.is_finished() && second.await.unwrap().is_ok());
+        assert_eq!(
+            admission.bucket(&tenant.id, RateKind::Prompt, tenant.limits.prompt_rate).unwrap().line.waiting(),
+            0
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_line_has_an_end_and_so_has_patience() {
+        let clock = clock();
+        // Slow enough that nobody's turn comes.
+        let (admission, tenant) = (Arc::new(Admission::new(clock.clone())), tenant("a", 0.001, 1));
+        assert!(admission.prompt(&tenant).is_ok());
+        let mut waiting = Vec::new();
+        for _ in 0..super::super::line::WAITING_MAX {
+            let (admission, tenant) = (Arc::clone(&admission), tenant.clone());
+            waiting.push(tokio::spawn(async move { admission.prompt_in_turn(&tenant, PACE).await }));
+        }
+        settle().await;
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "just inside");
+        assert!(admission.prompt_in_turn(&tenant, PACE).await.is_err(), "just outside");
+        pass(&clock, PACE + Duration::from_millis(1)).await;
+        for waiting in waiting {
+            assert!(matches!(waiting.await.unwrap(), Err(AdmitError::RateLimited { .. })));
+        }
     }
 
     #[test]

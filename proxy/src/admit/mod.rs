@@ -1,17 +1,22 @@
 //! Stage 4: whether there is room for this caller now.
 //!
 //! *In*: a tenant (or, before the login, an address). *Out*: a [`Permit`] before the body is read, and a [`BodySlot`] that holds the memory of the body while the request lives. *Refuses*:
-//! more requests than the tenant's rates allow (429), more failed logins than one address may have (429), bodies beyond the memory of all together (503). *Answers the attack*: floods of
+//! more requests than the tenant's rates allow (429), more failed logins than one address may have (429), bodies beyond the memory of all together (503), uploads beyond the tenant's storage (413) or too many at once (429, 503). *Answers the attack*: floods of
 //! requests, of guesses, of large bodies. *Leaves to others*: jobs held and running (the ledger's transaction counts them when it accepts), how long a queue is (dispatch), sockets and
 //! bytes of the head (listen).
+//!
+//! A submission over the rate may wait for its turn for some seconds instead ([`Admission::prompt_or_turn`]): the page posts a batch one by one and stops at the first error.
 //!
 //! All of it is in memory and of this process: a restart forgives everybody.
 
 pub mod body;
+mod line;
 pub mod memory;
+pub mod uploads;
 
 pub use body::{BodyBudget, BodySlot};
-pub use memory::{Admission, FailedLogins};
+pub use memory::{Admission, FailedLogins, Turn};
+pub use uploads::{UploadSlot, UploadSlots};
 
 use crate::listen::connections::AddrGroup;
 
@@ -106,6 +111,22 @@ pub enum AdmitError {
         free: u64,
         /// The budget.
         total: u64,
+    },
+    /// As many uploads as may arrive at once.
+    #[error("{limit} uploads arrive at once{}, no room for another", if *own { " for this tenant" } else { "" })]
+    UploadsFull {
+        /// Whether it is the tenant's own number that is reached.
+        own: bool,
+        /// How many may.
+        limit: u32,
+    },
+    /// The tenant's uploads, with those that are arriving, have as many bytes as they may.
+    #[error("{used} bytes are uploaded or arriving, {limit} are allowed")]
+    StorageFull {
+        /// How many there would be.
+        used: u64,
+        /// How many there may be.
+        limit: u64,
     },
     /// More tenants active at once than the limiter's map holds.
     #[error("{0} tenants are active at once, no room for another")]

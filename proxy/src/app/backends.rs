@@ -1,13 +1,12 @@
 //! The watch over each backend: its monitor and its socket, begun and ended as the configuration says.
 
-use crate::deliver::events::upstream::{Upstream, UpstreamSocket};
+use crate::deliver::events::upstream::Upstream;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::dispatch::{monitor, relay};
 use crate::drain::Drain;
 use crate::ids::BackendId;
 use crate::services::Services;
-use comfygate_policy::Catalogue;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -44,7 +43,6 @@ impl Leaving {
 /// One backend's.
 struct Watch {
     backend: Arc<Backend>,
-    catalogue: Arc<Catalogue>,
     monitor: JoinHandle<()>,
     socket: watch::Sender<bool>,
     /// Its socket's task, which ends when the socket is closed.
@@ -78,22 +76,20 @@ impl Watchers {
     }
 
     /// Watches over the backends of now: begins with those that are new, goes on with those that stayed, and ends the others once nothing of
-    /// ours runs there. A backend whose catalogue changed is asked anew before it gets work. Not to be called twice at once.
-    pub(super) async fn follow(self: &Arc<Self>) {
+    /// ours runs there. Not to be called twice at once.
+    pub(super) fn follow(self: &Arc<Self>) {
         let live = self.services.live();
         let former = std::mem::take(&mut *running(&self.running));
         let mut now = BTreeMap::new();
         for (id, watch) in former {
             match live.backends.get(&id) {
-                Some(backend) if Arc::ptr_eq(backend, &watch.backend) => {
-                    now.insert(id, self.with_catalogue(watch, live.inspector.catalogue_arc()).await);
-                }
+                Some(backend) if Arc::ptr_eq(backend, &watch.backend) => drop(now.insert(id, watch)),
                 _ => self.retire(watch),
             }
         }
         for (id, backend) in live.backends.iter() {
             if !now.contains_key(id) {
-                now.insert(id.clone(), self.begun(backend, live.inspector.catalogue_arc()));
+                now.insert(id.clone(), self.begun(backend));
             }
         }
         *running(&self.running) = now;
@@ -128,50 +124,37 @@ impl Watchers {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begun(&self, backend: &Arc<Backend>, catalogue: Arc<Catalogue>) -> Watch {
-        let (socket, stopping) = watch::channel(false);
+    fn begun(&self, backend: &Arc<Backend>) -> Watch {
+        let (socket, mut stopping) = watch::channel(false);
         let (relayed, id) = (Arc::clone(&self.services), backend.id.clone());
         let sink = move |event| relay::relay(&relayed, &id, event);
-        let (handle, carrying) = Upstream::new(backend.endpoint.clone(), backend.client, sink, stopping);
+        let (handle, carrying) = Upstream::new(backend.endpoint.clone(), backend.client, sink, stopping.clone());
+        let connected = handle.connected();
         backend.set_socket(handle);
-        let closed = self.core.spawn(carrying.run());
-        let monitor = self.monitor(backend, &catalogue);
-        Watch { backend: Arc::clone(backend), catalogue, monitor, socket, closed }
-    }
-
-    fn monitor(&self, backend: &Arc<Backend>, catalogue: &Arc<Catalogue>) -> JoinHandle<()> {
-        // A backend has its socket before its monitor; without one the monitor would say that it can't be opened.
-        let connected = backend.socket().map_or_else(|| watch::channel(false).1, UpstreamSocket::connected);
-        let (backend, catalogue) = (Arc::clone(backend), Arc::clone(catalogue));
-        let (dispatch, stopping) = (self.dispatch.clone(), self.drain.subscribe());
-        let formers = self.leaving_before(&backend);
-        self.core.spawn(async move {
-            for mut former in formers {
-                drop(former.wait_for(|gone| *gone).await);
+        let formers = self.leaving_before(backend);
+        let gone = formers.clone();
+        let closed = self.core.spawn(async move {
+            tokio::select! {
+                () = all_gone(gone) => carrying.run().await,
+                () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {}
             }
-            monitor::watch(backend, catalogue, connected, dispatch, stopping).await;
-        })
+        });
+        let (services, watched) = (Arc::clone(&self.services), Arc::clone(backend));
+        let (dispatch, stopping) = (self.dispatch.clone(), self.drain.subscribe());
+        let monitor = self.core.spawn(async move {
+            all_gone(formers).await;
+            monitor::watch(services, watched, connected, dispatch, stopping).await;
+        });
+        Watch { backend: Arc::clone(backend), monitor, socket, closed }
     }
 
-    /// Whom a backend waits for before it gets work. One of the same name: previews without a name are told apart by their backend's name alone, and
-    /// must not reach the owner of a job on the other one. One at the same address: it is one ComfyUI, which has one job of ours at a time, so that an
-    /// interruption can't meet another job.
+    /// Whom a backend waits for before it gets a socket and work. One of the same name: previews without a name are told apart by their backend's name
+    /// alone, and must not reach the owner of a job on the other one. One at the same address: it is one ComfyUI, which has one job of ours at a time, so
+    /// that an interruption can't meet another job, and which forgets a socket by its name alone when a former one of that name closes.
     fn leaving_before(&self, backend: &Backend) -> Vec<watch::Receiver<bool>> {
         let stands_before = |former: &Backend| former.id == backend.id || former.endpoint == backend.endpoint;
         let leaving = self.leaving();
         leaving.iter().filter(|former| stands_before(&former.backend)).map(|former| former.gone.clone()).collect()
-    }
-
-    async fn with_catalogue(&self, mut watch: Watch, catalogue: Arc<Catalogue>) -> Watch {
-        if watch.catalogue.digest() == catalogue.digest() {
-            return watch;
-        }
-        // Over before the next one begins: what it found by the former catalogue must not be said after this.
-        watch.monitor.abort();
-        let _ = (&mut watch.monitor).await;
-        watch.backend.eject("the catalogue changed: its classes are compared anew");
-        let monitor = self.monitor(&watch.backend, &catalogue);
-        Watch { catalogue, monitor, ..watch }
     }
 
     /// It gets nothing new from now on: only what is configured does. Its attempts go on with their events.
@@ -200,6 +183,13 @@ impl Watchers {
         }
         self.services.audit.backend(&backend.id, false, "not configured any more");
         tracing::info!(backend = %backend.id, endpoint = %backend.endpoint, "backend left");
+    }
+}
+
+/// Resolves when none of them has an attempt or a socket any more.
+async fn all_gone(formers: Vec<watch::Receiver<bool>>) {
+    for mut former in formers {
+        drop(former.wait_for(|gone| *gone).await);
     }
 }
 

@@ -1,26 +1,27 @@
 //! What is spoken on each socket that the gateway listens on, as Pingora services.
 
-use super::reload::Resolvers;
+use super::certificates::Certificates;
 use super::sockets::{Sockets, Until};
 use crate::admin;
-use crate::clock::WallMillis;
-use crate::config::{CertificateConfig, Config, ListenConfig, ListenKind};
+use crate::config::{Config, ListenConfig, ListenKind};
 use crate::drain::Drain;
 use crate::gateway::Gateway;
+use crate::listen::listeners::nearest;
 use crate::listen::{
-    self, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver, HelloGuard, Redirect,
-    RedirectTarget, own_ca,
+    self, ConnectionCap, ConnectionLimits, Connections, Front, FrontLimits, HeadObserver, HelloGuard, ListenAddress,
+    ListenerFacts, Listeners, Redirect, RedirectTarget,
 };
 use crate::record::audit::Refusal;
 use crate::reject::Stage;
 use crate::services::Services;
-use anyhow::Context;
-use pingora::listeners::TcpSocketOptions;
+use pingora::listeners::{ListenerConfig, TcpSocketOptions};
+use pingora::protocols::l4::socket::SocketAddr as EndAddr;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
-use rustls::sign::CertifiedKey;
-use std::net::SocketAddr;
+use std::fs::Permissions;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// Connections to backends for static files, kept for reuse.
@@ -31,13 +32,13 @@ const FORWARD_TRIES: usize = 2;
 /// A Pingora server with all listeners: TLS, redirects, metrics and the control socket; and the count of its callers' connections.
 ///
 /// # Errors
-/// A certificate that can't be made or used.
+/// Settings that Pingora refuses.
 pub(super) fn server(
     services: &Arc<Services>,
+    certificates: &Certificates,
     gateway: Gateway,
     admin: admin::Admin,
     sockets: &Arc<Sockets>,
-    resolvers: &Resolvers,
     drain: &Drain,
 ) -> anyhow::Result<(Server, Arc<Connections>)> {
     let config = &*services.config();
@@ -45,7 +46,7 @@ pub(super) fn server(
     server.bootstrap();
     let observer: Arc<dyn HeadObserver> = Arc::new(Observed(Arc::clone(services)));
     let limits = ConnectionLimits { total: config.limits.connections_max as usize, ..ConnectionLimits::default() };
-    let connections = Connections::new(limits);
+    let connections = Connections::at(limits, Arc::new(LiveListeners(Arc::clone(services))));
     let mut front_limits = FrontLimits::default();
     front_limits.head.deadline = config.limits.head_deadline;
 
@@ -53,23 +54,32 @@ pub(super) fn server(
     let front = Front::new(proxy, front_limits, Arc::clone(&connections), Arc::clone(&observer));
     let mut https = Service::new("https".to_owned(), front);
     https.threads = Some(worker_threads());
-    https.endpoints().set_pre_tls_callback(Arc::new(HelloGuard::new(Arc::clone(&connections))));
+    https.endpoints().set_pre_tls_callback(Arc::new(HelloGuard::new(Arc::clone(&connections), Arc::clone(&observer))));
     https.set_connection_filter(Arc::new(ConnectionCap(Arc::clone(&connections))));
-    for (address, resolver) in resolvers {
-        https.add_tls_with_settings(
-            &address.to_string(),
-            Some(socket_options()),
-            listen::tls::settings(Arc::clone(resolver))?,
-        );
+    let mut redirects = Service::new(
+        "redirect".to_owned(),
+        Redirect::new(redirect_target(config), front_limits.head, Arc::clone(&connections), Arc::clone(&observer)),
+    );
+    redirects.set_connection_filter(Arc::new(ConnectionCap(Arc::clone(&connections))));
+    let mut redirected = false;
+    for listener in &config.listen {
+        let endpoint = endpoint(listener);
+        match (&listener.kind, certificates.of(&listener.address)) {
+            (ListenKind::Tls(_), Some(shown)) => {
+                let settings = listen::tls::settings(Arc::clone(&shown.resolver), shown.clients.clone())?;
+                https.add_listener(endpoint.tls(settings));
+            }
+            (ListenKind::Tls(_), None) => anyhow::bail!("{} has no certificate", listener.address),
+            (ListenKind::Plain, _) => https.add_listener(endpoint),
+            (ListenKind::Redirect, _) => {
+                redirected = true;
+                redirects.add_listener(endpoint);
+            }
+        }
     }
     server.add_boxed_service(sockets.lent(https, drain, Until::Stopping));
-
-    for listener in config.listen.iter().filter(|listener| listener.kind == ListenKind::Redirect) {
-        let redirect =
-            Redirect::new(redirect_target(config), front_limits.head, Arc::clone(&connections), Arc::clone(&observer));
-        let mut service = Service::new("redirect".to_owned(), redirect);
-        service.add_tcp_with_settings(&listener.address.to_string(), socket_options());
-        server.add_boxed_service(sockets.lent(service, drain, Until::Stopping));
+    if redirected {
+        server.add_boxed_service(sockets.lent(redirects, drain, Until::Stopping));
     }
     let (metrics, control) = admin.services(config)?;
     server.add_boxed_service(sockets.lent(metrics, drain, Until::Given));
@@ -97,6 +107,16 @@ fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The socket of a listener, without its TLS. A socket file is made with the process's umask and gets its mode a moment later; the directory decides meanwhile.
+fn endpoint(listener: &ListenConfig) -> ListenerConfig {
+    match &listener.address {
+        ListenAddress::Tcp(address) => ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options()),
+        ListenAddress::Unix(path) => {
+            ListenerConfig::uds(path.display().to_string()).permissions(Permissions::from_mode(listener.mode))
+        }
+    }
+}
+
 /// Restarts must not wait for the last connections of the former process.
 fn socket_options() -> TcpSocketOptions {
     let mut options = TcpSocketOptions::default();
@@ -104,48 +124,26 @@ fn socket_options() -> TcpSocketOptions {
     options
 }
 
-/// The certificate of each TLS listener, by its address.
-///
-/// # Errors
-/// One that can't be read, made or used: which listener's.
-pub(super) fn certificates(config: &Config, now: WallMillis) -> anyhow::Result<Vec<(SocketAddr, CertifiedKey)>> {
-    let mut certificates = Vec::new();
-    for listener in &config.listen {
-        if let ListenKind::Tls(certificate) = &listener.kind {
-            certificates.push((listener.address, pair(config, listener, certificate, now)?));
-        }
-    }
-    Ok(certificates)
-}
-
-fn pair(
-    config: &Config,
-    listener: &ListenConfig,
-    certificate: &CertificateConfig,
-    now: WallMillis,
-) -> anyhow::Result<CertifiedKey> {
-    let (certificate, key) = match certificate {
-        CertificateConfig::Files { certificate, key } => (certificate.clone(), key.clone()),
-        CertificateConfig::Made => {
-            let public = config.public_url.as_ref().map(|url| url.host().to_owned());
-            let hosts = public.into_iter().chain(own_ca::hostname()).collect::<Vec<_>>();
-            let names = own_ca::Names::new(
-                hosts.iter().map(String::as_str),
-                config.listen.iter().map(|listener| listener.address),
-            );
-            let made = own_ca::ensure(&config.state_dir, &names, now).context("the certificate can't be made")?;
-            (made.certificate, made.key)
-        }
-    };
-    listen::tls::load(&certificate, &key, now)
-        .with_context(|| format!("the certificate of {} can't be used", listener.address))
-}
-
 /// Where redirects lead: to the public URL, else to the first TLS listener's port on the host that the caller named.
 fn redirect_target(config: &Config) -> RedirectTarget {
-    let public = config.public_url.as_ref().and_then(|url| RedirectTarget::of_public_url(url.as_str()).ok());
+    let public = config.public_url.as_ref().and_then(|url| RedirectTarget::of_public_url(url.origin()).ok());
     let tls = config.listen.iter().find(|listener| matches!(listener.kind, ListenKind::Tls(_)));
-    public.unwrap_or(RedirectTarget::CallersHost { https_port: tls.map_or(443, |listener| listener.address.port()) })
+    let port = tls.and_then(|listener| listener.address.tcp()).map_or(443, |address| address.port());
+    public.unwrap_or(RedirectTarget::CallersHost { https_port: port })
+}
+
+/// What the configuration of now says of each listener.
+struct LiveListeners(Arc<Services>);
+
+impl Listeners for LiveListeners {
+    fn facts(&self, local: Option<&EndAddr>) -> Arc<ListenerFacts> {
+        let config = self.0.config();
+        nearest(config.listen.iter().map(|listener| (&listener.address, &listener.facts)), local)
+    }
+
+    fn trusted_anywhere(&self, peer: IpAddr) -> bool {
+        self.0.config().listen.iter().any(|listener| listener.facts.trusted.holds(peer))
+    }
 }
 
 /// Tells metrics and audit of what never became a request.

@@ -2,7 +2,8 @@
 //! of `check`; on any fault all of it is refused and the former one goes on. Then it is swapped whole.
 
 use super::backends::Watchers;
-use super::{Origin, catalogue, listeners, logging, notify};
+use super::certificates::{Certificates, Replacement};
+use super::{Origin, catalogue, logging, made, notify};
 use crate::admin::lifecycle::ReloadReport;
 use crate::authenticate::Authenticator;
 use crate::config::Config;
@@ -10,12 +11,9 @@ use crate::config::reload::hold_fixed;
 use crate::dispatch::backend::Backend;
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
-use crate::listen::CertificateResolver;
 use crate::record::ledger::LedgerError;
 use crate::services::{Live, Services};
-use rustls::sign::CertifiedKey;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +21,11 @@ use std::time::Duration;
 /// How often the files are looked at: some `stat` calls.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The certificate of each TLS listener, by its address.
-pub(super) type Resolvers = Vec<(SocketAddr, Arc<CertificateResolver>)>;
-
 /// Who reads the configuration again, and what that takes.
 pub(super) struct Reloader {
     services: Arc<Services>,
     watchers: Arc<Watchers>,
-    resolvers: Resolvers,
+    certificates: Arc<Certificates>,
     /// As the process was started: what can't change while it runs.
     started: Arc<Config>,
     /// `None`: the program made the configuration itself, as the demo does.
@@ -41,7 +36,7 @@ pub(super) struct Reloader {
 struct Prepared {
     config: Config,
     inspector: Inspector,
-    certificates: Vec<(SocketAddr, CertifiedKey)>,
+    certificates: Replacement,
     warnings: Vec<String>,
     needs_restart: Vec<String>,
 }
@@ -54,11 +49,11 @@ impl Reloader {
     pub(super) fn new(
         services: &Arc<Services>,
         watchers: &Arc<Watchers>,
-        resolvers: Resolvers,
+        certificates: Certificates,
         origin: Option<Origin>,
     ) -> Self {
         let (services, watchers, started) = (Arc::clone(services), Arc::clone(watchers), services.config());
-        Self { services, watchers, resolvers, started, origin }
+        Self { services, watchers, certificates: Arc::new(certificates), started, origin }
     }
 
     /// Whether there is anything to read again.
@@ -109,10 +104,11 @@ impl Reloader {
 
     async fn read(&mut self) -> Result<Prepared, Vec<String>> {
         let (services, started) = (Arc::clone(&self.services), Arc::clone(&self.started));
+        let certificates = Arc::clone(&self.certificates);
         let read = self.in_the_background(move |origin| {
             // Before they are read: what is written from here on is a change.
             origin.watched.remember();
-            let (prepared, files) = reading(&services, &started, origin);
+            let (prepared, files) = reading(&services, &started, &certificates, origin);
             origin.watched.set_files(files);
             prepared
         });
@@ -132,7 +128,7 @@ impl Reloader {
     async fn applied(&self, prepared: Prepared) -> ReloadReport {
         let services = &self.services;
         let former = services.live();
-        let backends = match backends(services, &prepared.config, &former).await {
+        let backends = match backends(services, &prepared.config, &prepared.inspector, &former).await {
             Ok(backends) => backends,
             Err(error) => return self.refused(vec![format!("the ledger can't be asked for the backends: {error}")]),
         };
@@ -148,14 +144,11 @@ impl Reloader {
             backends: Arc::new(backends),
             config: Arc::new(config),
         }));
-        for (address, certificate) in prepared.certificates {
-            if let Some((_, resolver)) = self.resolvers.iter().find(|(listener, _)| *listener == address) {
-                resolver.replace(certificate);
-            }
-        }
+        prepared.certificates.apply();
         services.object_infos.clear();
+        services.lists.clear();
         services.reloaded.send_replace(generation);
-        self.watchers.follow().await;
+        self.watchers.follow();
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);
         services.audit.reload(generation, &[], &prepared.needs_restart);
@@ -176,12 +169,12 @@ fn tell_applied(warnings: &[String], needs_restart: &[String]) {
 }
 
 /// Loads the configuration and whatever it names. Blocks.
-fn reading(services: &Services, started: &Config, origin: &Origin) -> Reading {
+fn reading(services: &Services, started: &Config, certificates: &Certificates, origin: &Origin) -> Reading {
     let (loaded, files) = Config::load_watched(origin.path.as_deref());
     let prepared =
         loaded.map_err(|faults| faults.errors.iter().map(ToString::to_string).collect()).and_then(|loaded| {
             let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-            prepared(services, started, loaded.config, warnings)
+            prepared(services, started, certificates, loaded.config, warnings)
         });
     (prepared, files)
 }
@@ -189,12 +182,13 @@ fn reading(services: &Services, started: &Config, origin: &Origin) -> Reading {
 fn prepared(
     services: &Services,
     started: &Config,
+    certificates: &Certificates,
     mut config: Config,
     warnings: Vec<String>,
 ) -> Result<Prepared, Vec<String>> {
     let needs_restart = hold_fixed(started, &mut config);
     let told = |error: anyhow::Error| vec![format!("{error:#}")];
-    let certificates = listeners::certificates(&config, services.clock.wall()).map_err(told)?;
+    let certificates = certificates.replacement(&config, services.clock.wall()).map_err(told)?;
     let fresh = catalogue(&config).map_err(told)?;
     let former = services.inspector();
     // The same one stays: backends need not be asked anew.
@@ -203,21 +197,25 @@ fn prepared(
     Ok(Prepared { config, inspector, certificates, warnings, needs_restart })
 }
 
-/// Backends of which nothing changed stay as they are; the others begin anew, under the secret sid that the ledger has for their name.
+/// Backends of which nothing changed stay as they are; the others begin anew, under the secret sid that the ledger has for their name. With another
+/// catalogue all begin anew: what they share with it has to be found out.
 async fn backends(
     services: &Services,
     config: &Config,
+    inspector: &Inspector,
     former: &Live,
 ) -> Result<BTreeMap<BackendId, Arc<Backend>>, LedgerError> {
+    let same_catalogue = former.inspector.catalogue().digest() == inspector.catalogue().digest();
     let mut backends = BTreeMap::new();
     for wanted in &config.backends {
-        let same = former.config.backends.contains(wanted).then(|| former.backends.get(&wanted.id)).flatten();
+        let is_owned = config.tenants.owner_of(&wanted.pool).is_some();
+        let same = former
+            .backends
+            .get(&wanted.id)
+            .filter(|known| same_catalogue && former.config.backends.contains(wanted) && known.is_owned() == is_owned);
         let backend = match same {
             Some(known) => Arc::clone(known),
-            None => {
-                let client = services.ledger.upstream_client(&wanted.id).await?;
-                Arc::new(Backend::new(wanted.id.clone(), wanted.endpoint.clone(), client))
-            }
+            None => made(config, wanted, services.ledger.upstream_client(&wanted.id).await?),
         };
         backends.insert(wanted.id.clone(), backend);
     }

@@ -22,7 +22,7 @@ use crate::services::Services;
 use anyhow::{Context, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -274,7 +274,7 @@ fn offered(mut stream: UnixStream, addresses: BTreeSet<String>) -> Result<UnixSt
 }
 
 /// Sends the sockets, and waits until the successor serves.
-fn given(mut stream: UnixStream, sockets: &[(String, TcpListener)]) -> Result<(), WireError> {
+fn given(mut stream: UnixStream, sockets: &[(String, OwnedFd)]) -> Result<(), WireError> {
     wire::write_sockets(&stream, sockets)?;
     stream.set_read_timeout(Some(SUCCESSOR_TIMEOUT))?;
     match wire::read(&mut stream)? {
@@ -345,7 +345,7 @@ impl Offer {
     ///
     /// # Errors
     /// The connection ended before the sockets came: the former process may have let go all the same.
-    pub(super) fn take(mut self) -> anyhow::Result<(Taken, BTreeMap<String, TcpListener>)> {
+    pub(super) fn take(mut self) -> anyhow::Result<(Taken, BTreeMap<String, OwnedFd>)> {
         let mut taking = || {
             self.stream.set_read_timeout(Some(GIVE_TIMEOUT))?;
             wire::write(&mut self.stream, &FromSuccessor::Take)?;

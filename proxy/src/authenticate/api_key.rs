@@ -35,6 +35,23 @@ pub struct KeyRow {
     pub revoked_at: Option<WallMillis>,
 }
 
+impl KeyRow {
+    /// Whether the key is neither revoked nor expired, whoever shows it.
+    ///
+    /// # Errors
+    /// `Revoked`, `Expired`.
+    pub fn stands(&self, now: WallMillis) -> Result<(), KeyRefused> {
+        if self.revoked_at.is_some() {
+            // Whatever time stands there: a revocation never lies in the future.
+            Err(KeyRefused::Revoked)
+        } else if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
+            Err(KeyRefused::Expired)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// How every key begins; secret scanners look for it.
 pub const PREFIX: &str = "cg_";
 const ID_CHARS: usize = 12;
@@ -160,17 +177,7 @@ impl ApiKey {
     pub fn verify(&self, row: &KeyRow, clock: &Clock) -> Result<(), KeyRefused> {
         // SECURITY: hashes are compared in constant time, though they are hashes: it costs nothing.
         let proved = row.id == self.id && bool::from(self.secret.hash().as_bytes().ct_eq(row.secret_hash.as_bytes()));
-        let now = clock.wall();
-        if !proved {
-            Err(KeyRefused::WrongSecret)
-        } else if row.revoked_at.is_some() {
-            // Whatever time stands there: a revocation never lies in the future.
-            Err(KeyRefused::Revoked)
-        } else if row.expires_at.is_some_and(|expires_at| now >= expires_at) {
-            Err(KeyRefused::Expired)
-        } else {
-            Ok(())
-        }
+        if proved { row.stands(clock.wall()) } else { Err(KeyRefused::WrongSecret) }
     }
 }
 

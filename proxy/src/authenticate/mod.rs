@@ -6,21 +6,29 @@
 //! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
 //! (route), whose a thing is (record).
 //!
-//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them, sessions and client certificates are not built yet.
+//! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
+//!
+//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet. A verified client certificate is a
+//! credential of its connection ([`certificate`]); one beside another credential is two.
 
 pub mod api_key;
+pub mod browsers;
+pub mod certificate;
 pub mod jwt;
 pub mod jwt_ring;
+pub mod session;
 
 use crate::clock::Clock;
 use crate::config::JwtIssuerConfig;
 use crate::ids::{KeyId, TenantId};
+use crate::listen::ClientTls;
 use crate::owner::{Credential, Owner, Principal, Scope};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::tenants::TenantRegistry;
 use api_key::{ApiKey, KeyFormatError, KeyRefused, KeyRow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use certificate::{CertificateError, CertificateRule};
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use jwt::{JwtError, TOKEN_BYTES_MAX};
@@ -54,6 +62,12 @@ pub enum AuthError {
     /// A token.
     #[error("{0}")]
     Jwt(#[from] JwtError),
+    /// A cookie of ours that lets nobody in: a login helps.
+    #[error("session: {0}")]
+    Session(#[from] session::SessionRefused),
+    /// A client certificate.
+    #[error("{0}")]
+    Certificate(#[from] CertificateError),
     /// The credential is good; its tenant is not there any more, or disabled.
     #[error("tenant `{0}` is gone or disabled")]
     TenantClosed(TenantId),
@@ -66,10 +80,17 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// Whether a login at `/gate/login` would help: nothing was shown, or a session that has ended.
+    pub fn wants_login(&self) -> bool {
+        matches!(self, Self::Missing | Self::Session(_))
+    }
+
     /// Whether this looks like guessing, and so counts against the caller's address. Who proved a credential that is out of date is no guesser: a forgotten script with
     /// an expired key must not lock out its whole office.
     pub fn is_failed_login(&self) -> bool {
         match self {
+            // A cookie has 256 random bits: whoever sends an old one is an old tab. A certificate was verified: nothing was guessed.
+            Self::Session(_) | Self::Certificate(_) => false,
             Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::Forbidden(_) => false,
             Self::Ambiguous | Self::Malformed(_) | Self::KeyFormat(_) | Self::UnknownKey(_) => true,
             Self::KeyRefused { reason, .. } => *reason == KeyRefused::WrongSecret,
@@ -115,7 +136,7 @@ enum Shown {
 /// Longest header that may hold a credential: the longest token, and room for the scheme before it.
 const HEADER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
 /// `X-API-Key`, as many clients call it; no RFC has it.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Authenticator {
     /// A stage that knows these issuers.
@@ -137,10 +158,31 @@ impl Authenticator {
             Shown::Key(text) => self.by_key(&text, keys).await?,
             Shown::Token(token) => self.by_token(&token, registry)?,
         };
-        let tenant = &principal.owner.tenant;
-        match registry.tenant(tenant) {
-            Some(known) if !known.disabled => Ok(principal),
-            _ => Err(AuthError::TenantClosed(tenant.clone())),
+        of_open_tenant(principal, registry)
+    }
+
+    /// Who sent these headers on this connection: as [`Authenticator::authenticate`], or whom its client certificate stands for. `tls` is what the connection showed at a
+    /// listener with a `client_ca`, `rules` the configured holders.
+    ///
+    /// # Errors
+    /// As there; [`AuthError::Ambiguous`] for a certificate of somebody beside another good credential.
+    pub async fn authenticate_connection<K: KeyRows + ?Sized>(
+        &self,
+        tls: Option<&ClientTls>,
+        rules: &[CertificateRule],
+        headers: &HeaderMap,
+        keys: &K,
+        registry: &TenantRegistry,
+    ) -> Result<Principal, AuthError> {
+        let holder = match tls {
+            Some(tls) => certificate::holder(tls, rules, self.clock.wall())?,
+            None => None,
+        };
+        match (holder, self.authenticate(headers, keys, registry).await) {
+            (None, shown) => shown,
+            (Some(rule), Err(AuthError::Missing)) => of_open_tenant(by_certificate(rule), registry),
+            (Some(_), Ok(_)) => Err(AuthError::Ambiguous),
+            (Some(_), Err(error)) => Err(error),
         }
     }
 
@@ -160,6 +202,19 @@ impl Authenticator {
         let identity = jwt::identity(token, &self.issuers, registry, &self.clock)?;
         let owner = Owner { tenant: identity.tenant, user: Some(identity.user), key: None };
         Ok(Principal { owner, scopes: identity.scopes, credential: Credential::Jwt })
+    }
+}
+
+fn by_certificate(rule: &CertificateRule) -> Principal {
+    let owner = Owner { tenant: rule.tenant.clone(), user: rule.user.clone(), key: None };
+    Principal { owner, scopes: rule.scopes, credential: Credential::ClientCertificate }
+}
+
+fn of_open_tenant(principal: Principal, registry: &TenantRegistry) -> Result<Principal, AuthError> {
+    let tenant = &principal.owner.tenant;
+    match registry.tenant(tenant) {
+        Some(known) if !known.disabled => Ok(principal),
+        _ => Err(AuthError::TenantClosed(tenant.clone())),
     }
 }
 

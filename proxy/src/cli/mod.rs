@@ -3,10 +3,12 @@
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
 pub mod serve;
+pub mod setup;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,6 +31,10 @@ pub enum Command {
     /// Try it out: the gateway, two simulated backends and two tenants, all in one process.
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
+    /// Protect a ComfyUI: ask for it, look at it, and write configuration, policy, first key and systemd unit.
+    Setup(setup::SetupArguments),
+    /// Look at the ComfyUI backends and say what is wrong with them.
+    Doctor(doctor::DoctorArguments),
     /// Check configuration, tenants and policies; print every fault at once.
     Check(check::CheckArguments),
     /// Have the running gateway read its configuration again.
@@ -64,6 +70,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Reload(arguments) => lifecycle::reload(&arguments),
         Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),

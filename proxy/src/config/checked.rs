@@ -1,22 +1,24 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawBackend, RawConfig, RawJwt, RawLimits, RawListen, RawTls};
+use super::raw::{RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
 use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
-    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, ListenConfig,
-    ListenKind, Surroundings,
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, PublicUrl,
+    Surroundings,
 };
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::clock::SKEW_MAX;
-use crate::endpoint::BackendEndpoint;
+use crate::listen::{ListenAddress, own_ca};
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
+use comfygate_policy::{Posture, RouteBundle};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Reads and checks `file` and everything it names. Faults are noted in `report`; what is given back then must not be used.
 pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report: &Report) -> Option<Config> {
@@ -28,8 +30,8 @@ pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report
 
 /// What the checks need: where paths begin, and where faults go.
 pub(super) struct Checker<'a> {
-    surroundings: &'a Surroundings<'a>,
-    report: &'a Report,
+    pub(super) surroundings: &'a Surroundings<'a>,
+    pub(super) report: &'a Report,
 }
 
 impl Checker<'_> {
@@ -46,7 +48,7 @@ impl Checker<'_> {
         self.report.consists_of(file);
     }
 
-    fn absolute(&self, path: &str) -> PathBuf {
+    pub(super) fn absolute(&self, path: &str) -> PathBuf {
         self.surroundings.current_dir.join(path)
     }
 
@@ -54,42 +56,59 @@ impl Checker<'_> {
         let defaults = Config::built_in(self.surroundings.state_dir());
         let metrics_at = raw.metrics_address.as_ref().map_or_else(|| whole.clone(), |found| found.at.clone());
         let metrics_address = raw.metrics_address.map_or(defaults.metrics_address, |found| found.value);
-        let listeners: Vec<Located<SocketAddr>> =
+        let listeners: Vec<Located<ListenAddress>> =
             raw.listen.iter().filter_map(|listen| listen.address.clone()).collect();
-        self.check_ports(&listeners, Located { value: metrics_address, at: metrics_at });
+        self.check_ports(&listeners, Located { value: metrics_address.into(), at: metrics_at });
         self.check_has_tls(&raw.listen, whole);
         if raw.public_url.is_none() {
             self.warn_of_missing_public_url(&listeners);
         }
-        let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen)).collect();
+        let public_url = raw.public_url.map(|found| found.value);
+        let path = public_url.as_ref().map_or("", PublicUrl::path);
+        let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen, path)).collect();
+        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
+        let client_certificates = self.client_certificates(raw.client_certificate, &tenants, &given_listen);
         let given_backends = self.backends(raw.backends);
+        let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
+        let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
+        self.check_pools(&backends, &tenants, tenants_at);
         Config {
-            public_url: raw.public_url.map(|found| found.value),
+            public_url,
+            client_certificates,
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
             state_dir: raw.state_dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
-            backends: if given_backends.is_empty() { defaults.backends } else { given_backends },
-            tenants: raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named)),
+            backends,
+            tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
             jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
             limits: self.limits(&raw.limits),
+            sessions: self.sessions(&raw.sessions),
             dispatch: DispatchConfig {
                 attempts_max: raw.dispatch.attempts_max.unwrap_or(defaults.dispatch.attempts_max),
                 poll_interval: raw.dispatch.poll_interval.unwrap_or(defaults.dispatch.poll_interval),
+                canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
+                canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
+                stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
             drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: raw.audit_file.map_or(defaults.audit, |named| self.audit(&named)),
+            certificate_names: raw
+                .certificate_names
+                .into_iter()
+                .filter_map(|name| self.certificate_name(name))
+                .collect(),
             file: Some(file),
         }
     }
 
     /// Two sockets on one port: the second would fail only when the gateway starts. Port 0 is the system's choice and never collides.
-    fn check_ports(&self, listeners: &[Located<SocketAddr>], metrics: Located<SocketAddr>) {
-        let mut seen: Vec<&Located<SocketAddr>> = Vec::new();
+    fn check_ports(&self, listeners: &[Located<ListenAddress>], metrics: Located<ListenAddress>) {
+        let mut seen: Vec<&Located<ListenAddress>> = Vec::new();
         for next in listeners.iter().chain([&metrics]) {
-            let same = |other: &&&Located<SocketAddr>| overlap(other.value, next.value);
+            let same = |other: &&&Located<ListenAddress>| other.value.overlaps(&next.value);
             if let Some(other) = seen.iter().find(same) {
                 let at = if next.at.line == 0 { &other.at } else { &next.at };
                 self.report.error(
@@ -113,8 +132,8 @@ impl Checker<'_> {
         }
     }
 
-    fn warn_of_missing_public_url(&self, listeners: &[Located<SocketAddr>]) {
-        if let Some(open) = listeners.iter().find(|listen| !listen.value.ip().is_loopback()) {
+    fn warn_of_missing_public_url(&self, listeners: &[Located<ListenAddress>]) {
+        if let Some(open) = listeners.iter().find(|listen| !listen.value.is_local()) {
             self.warn(
                 &open.at,
                 "callers of other machines connect here, and `public_url` is not set",
@@ -123,26 +142,22 @@ impl Checker<'_> {
         }
     }
 
-    fn listener(&self, raw: RawListen) -> Option<ListenConfig> {
-        let redirect = raw.redirect.filter(|found| found.value);
-        let kind = match (redirect, raw.tls) {
-            (Some(redirect), Some(_)) => self.refuse(
-                &redirect.at,
-                "a redirect speaks plain HTTP, so it has no `tls`",
-                "leave one of the two out",
-            ),
-            (Some(_), None) => Some(ListenKind::Redirect),
-            (None, Some(tls)) => self.certificate(tls).map(ListenKind::Tls),
-            (None, None) => Some(ListenKind::Tls(CertificateConfig::Made)),
-        };
-        Some(ListenConfig { address: raw.address?.value, kind: kind? })
-    }
-
-    fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
+    pub(super) fn certificate(&self, tls: RawTls) -> Option<CertificateConfig> {
         let (certificate, key) = (tls.certificate?, tls.key?);
         let (certificate_path, key_path) = (self.absolute(&certificate.value), self.absolute(&key.value));
         check_pair(self, (&certificate_path, &certificate.at), (&key_path, &key.at));
         Some(CertificateConfig::Files { certificate: certificate_path, key: key_path })
+    }
+
+    fn certificate_name(&self, named: Located<String>) -> Option<String> {
+        if own_ca::is_name(&named.value) {
+            return Some(named.value);
+        }
+        self.refuse(
+            &named.at,
+            format!("`{}` is no host name and no address", named.value),
+            "such as box.local or 192.168.1.20",
+        )
     }
 
     /// A directory, or a path that can become one.
@@ -155,49 +170,11 @@ impl Checker<'_> {
         path
     }
 
-    fn backends(&self, raw: Vec<RawBackend>) -> Vec<BackendConfig> {
-        let (mut ids, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-        let mut backends = Vec::new();
-        for backend in raw {
-            let endpoint = backend.url.as_ref().and_then(|url| match BackendEndpoint::parse(&url.value) {
-                Ok(endpoint) => Some(endpoint),
-                Err(error) => self.refuse(&url.at, error.to_string(), ""),
-            });
-            if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
-                // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
-                self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
-                self.warn_of_open_backend(endpoint, &url.at);
-            }
-            if let Some(id) = &backend.id {
-                self.unique(&mut ids, id.value.to_string(), &id.at, "a backend");
-            }
-            if let (Some(id), Some(endpoint)) = (backend.id, endpoint) {
-                backends.push(BackendConfig { id: id.value, endpoint, gpu: backend.gpu });
-            }
-        }
-        backends
-    }
-
-    fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
+    pub(super) fn unique(&self, seen: &mut BTreeMap<String, Place>, name: String, at: &Place, what: &str) {
         if let Some(first) = seen.get(&name) {
             self.report.error(at, format!("`{name}` is {what} already (line {})", first.line), "each is named once");
         } else {
             seen.insert(name, at.clone());
-        }
-    }
-
-    /// ComfyUI has no authentication: whoever reaches it goes round the gateway.
-    fn warn_of_open_backend(&self, endpoint: &BackendEndpoint, at: &Place) {
-        let authority = endpoint.authority();
-        let local = authority
-            .parse::<SocketAddr>()
-            .map_or_else(|_| authority.starts_with("localhost:"), |address| address.ip().is_loopback());
-        if !local {
-            self.warn(
-                at,
-                "this backend is not on loopback: whoever reaches it goes round the gateway",
-                "let a firewall admit the gateway only",
-            );
         }
     }
 
@@ -206,6 +183,33 @@ impl Checker<'_> {
         Arc::new(source.map_or_else(TenantRegistry::default, |source| {
             read_tenants(&source, &self.surroundings.current_dir, self.report)
         }))
+    }
+
+    /// Whoever trusts its packs shares no backend with anybody: their code, routes and events would be everybody's.
+    fn check_pools(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
+        for tenant in tenants.tenants().filter(|tenant| !backends.iter().any(|backend| backend.pool == tenant.pool)) {
+            self.report.error(
+                at,
+                format!("tenant `{}` is in the pool `{}`, which has no backend", tenant.id, tenant.pool),
+                "say `pool` in [[backends]], or another one in the tenant or its plan",
+            );
+        }
+        for owner in tenants.tenants().filter(|tenant| tenant.policy.posture() == Posture::Owner) {
+            if let Some(other) = tenants.tenants().find(|other| other.pool == owner.pool && other.id != owner.id) {
+                self.report.error(
+                    at,
+                    format!("tenants `{}` and `{}` share the pool `{}`", owner.id, other.id, owner.pool),
+                    format!("the policy of `{}` has the owner posture: give it a pool of its own", owner.id),
+                );
+            }
+            if owner.policy.opens(RouteBundle::Manager) {
+                self.warn(
+                    at,
+                    format!("the policy of `{}` opens ComfyUI-Manager: keys with the scope `admin` can run any code on its backends", owner.id),
+                    "leave `routes` out once everything is installed",
+                );
+            }
+        }
     }
 
     fn issuers(&self, raw: Vec<RawJwt>) -> Vec<JwtIssuerConfig> {
@@ -294,9 +298,12 @@ impl Checker<'_> {
         let limits = LimitsConfig {
             prompt_bytes_max: or(&raw.prompt_bytes_max, base.prompt_bytes_max),
             upload_bytes_max: or(&raw.upload_bytes_max, base.upload_bytes_max),
+            userdata_bytes_max: or(&raw.userdata_bytes_max, base.userdata_bytes_max),
+            userdata_total_bytes_max: or(&raw.userdata_total_bytes_max, base.userdata_total_bytes_max),
             bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
             head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),
             body_deadline: raw.body_deadline.unwrap_or(base.body_deadline),
+            upload_deadline: raw.upload_deadline.unwrap_or(base.upload_deadline),
             connections_max: raw.connections_max.unwrap_or(base.connections_max),
             websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
             failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),
@@ -305,10 +312,28 @@ impl Checker<'_> {
         limits
     }
 
+    fn sessions(&self, raw: &RawSessions) -> SessionBounds {
+        let base = super::default_sessions();
+        let or = |given: &Option<Located<Duration>>, default| given.as_ref().map_or(default, |found| found.value);
+        let bounds = SessionBounds {
+            idle_timeout: or(&raw.idle_timeout, base.idle_timeout),
+            lifetime: or(&raw.lifetime, base.lifetime),
+            per_owner_max: raw.per_owner_max.unwrap_or(base.per_owner_max),
+            total_max: raw.total_max.map_or(base.total_max, u64::from),
+        };
+        if bounds.idle_timeout > bounds.lifetime
+            && let Some(found) = raw.idle_timeout.as_ref().or(raw.lifetime.as_ref())
+        {
+            let what = format!("a session would idle for {:?} and live for {:?}", bounds.idle_timeout, bounds.lifetime);
+            self.report.error(&found.at, what, "`idle_timeout` is at most `lifetime`");
+        }
+        bounds
+    }
+
     /// A body that is allowed alone but larger than the budget of all would wait for ever. Uploads stream to disk and are outside.
     fn check_bodies_fit(&self, raw: &RawLimits, limits: &LimitsConfig) {
-        let largest = limits.prompt_bytes_max;
-        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max];
+        let largest = limits.prompt_bytes_max.max(limits.userdata_bytes_max);
+        let places = [&raw.bodies_bytes_max, &raw.prompt_bytes_max, &raw.userdata_bytes_max];
         if largest > limits.bodies_bytes_max
             && let Some(at) = places.into_iter().flatten().map(|found| &found.at).next()
         {
@@ -345,11 +370,4 @@ impl Checker<'_> {
         }
         AuditConfig::File(path)
     }
-}
-
-/// Whether both can't be bound at once: same port, and same address or one of them every address.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let every = |address: SocketAddr| address.ip().is_unspecified();
-    // `[::]` also takes IPv4 connections where the system has v6only off, as Linux does.
-    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every(a) || every(b))
 }

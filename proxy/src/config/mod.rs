@@ -4,8 +4,10 @@
 //! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the
 //! current directory.
 
+mod backends;
 pub mod checked;
 pub mod faults;
+mod listen;
 mod raw;
 pub mod reader;
 pub mod reload;
@@ -13,9 +15,13 @@ pub mod secrets;
 mod tls_files;
 pub mod units;
 
+use crate::authenticate::certificate::CertificateRule;
 use crate::authenticate::jwt_ring::VerifyingKey;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId};
+use crate::listen::client_certificate::ClientCertificates;
+use crate::listen::{ListenAddress, ListenerFacts, own_ca};
+use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::collections::BTreeSet;
@@ -33,8 +39,10 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What callers' browsers reach us by; makes `url` fields absolute.
     pub public_url: Option<PublicUrl>,
-    /// Where callers connect; at least one with [`ListenKind::Tls`].
+    /// Where callers connect; at least one that does not only redirect.
     pub listen: Vec<ListenConfig>,
+    /// Whom client certificates stand for.
+    pub client_certificates: Arc<[CertificateRule]>,
     /// `/metrics`, `/healthz`, `/readyz`.
     pub metrics_address: SocketAddr,
     /// Keys, ledger, blobs, control socket; absolute, may not be there yet.
@@ -51,6 +59,8 @@ pub struct Config {
     pub views_lifetime: Duration,
     /// Bounds on what callers send.
     pub limits: LimitsConfig,
+    /// How long browsers stay logged in, and how many.
+    pub sessions: SessionBounds,
     /// How jobs are run.
     pub dispatch: DispatchConfig,
     /// How long a stop waits for requests that go on; then it leaves all the same.
@@ -59,15 +69,43 @@ pub struct Config {
     pub object_info_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditConfig,
+    /// Further names and addresses of this machine, for the certificate that is made.
+    pub certificate_names: Vec<String>,
 }
 
 /// `[[listen]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenConfig {
     /// Port 0: the system chooses.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken there.
     pub kind: ListenKind,
+    /// Mode of a socket file.
+    pub mode: u32,
+    /// What stands in front of it.
+    pub facts: Arc<ListenerFacts>,
+    /// Whose certificates of callers count; only with [`ListenKind::Tls`].
+    pub client_ca: Option<ClientCaConfig>,
+}
+
+/// Who may connect to a socket file by default: its owner and group, so that the web server of another account is let in by a group.
+pub const UNIX_MODE: u32 = 0o660;
+
+impl ListenConfig {
+    /// A listener with nothing in front of it.
+    pub fn new(address: impl Into<ListenAddress>, kind: ListenKind) -> Self {
+        let facts = ListenerFacts { plain: kind == ListenKind::Plain, ..ListenerFacts::default() };
+        Self { address: address.into(), kind, mode: UNIX_MODE, facts: Arc::new(facts), client_ca: None }
+    }
+}
+
+/// `client_ca` and `client_certificates` of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCaConfig {
+    /// PEM, absolute; it was readable when the configuration was read.
+    pub file: PathBuf,
+    /// Whether everybody needs one.
+    pub wanted: ClientCertificates,
 }
 
 /// What a listener does.
@@ -75,6 +113,8 @@ pub struct ListenConfig {
 pub enum ListenKind {
     /// HTTPS with this certificate.
     Tls(CertificateConfig),
+    /// HTTP: on this machine only, or behind something that ends TLS.
+    Plain,
     /// Plain HTTP that answers every request with a redirect to HTTPS.
     Redirect,
 }
@@ -100,6 +140,8 @@ pub struct BackendConfig {
     pub id: BackendId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
+    /// Which tenants it serves: those of the same pool.
+    pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
 }
@@ -153,14 +195,20 @@ pub struct JwtIssuerConfig {
 pub struct LimitsConfig {
     /// Body of `POST /prompt`.
     pub prompt_bytes_max: u64,
-    /// Body of an upload.
+    /// File of an upload.
     pub upload_bytes_max: u64,
+    /// One file of userdata.
+    pub userdata_bytes_max: u64,
+    /// All userdata of one tenant.
+    pub userdata_total_bytes_max: u64,
     /// All request bodies in memory together.
     pub bodies_bytes_max: u64,
     /// From the first byte of a request to the end of its head.
     pub head_deadline: Duration,
     /// From the end of the head to the end of the body.
     pub body_deadline: Duration,
+    /// The same for an upload.
+    pub upload_deadline: Duration,
     /// Connections open at once.
     pub connections_max: u32,
     /// WebSockets open at once, over all tenants.
@@ -176,9 +224,14 @@ impl Default for LimitsConfig {
             prompt_bytes_max: 11 << 20,
             // ComfyUI's own default, `--max-upload-size 100` (facts: in MB, we say MiB).
             upload_bytes_max: 100 << 20,
+            // A workflow is some 100 KiB; a submission holds 8 MiB of one at most.
+            userdata_bytes_max: 10 << 20,
+            userdata_total_bytes_max: 256 << 20,
             bodies_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(60),
+            // 100 MiB at 175 KiB a second: a slow line upwards.
+            upload_deadline: Duration::from_secs(600),
             connections_max: 10_000,
             websockets_max: 5_000,
             failed_logins_per_minute: 10,
@@ -193,11 +246,24 @@ pub struct DispatchConfig {
     pub attempts_max: u32,
     /// How often `/queue` and `/history` are asked while a job is assigned.
     pub poll_interval: Duration,
+    /// How often a backend without work has to prove that its worker runs; zero: never, and a returning one is believed when it answers.
+    pub canary_interval: Duration,
+    /// How long that proof may take while nothing else runs there.
+    pub canary_deadline: Duration,
+    /// How long an attempt may run without any sign of progress before its backend has to prove itself.
+    pub stall_timeout: Duration,
 }
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self { attempts_max: 3, poll_interval: Duration::from_secs(2) }
+        Self {
+            attempts_max: 3,
+            poll_interval: Duration::from_secs(2),
+            canary_interval: Duration::from_secs(60),
+            canary_deadline: Duration::from_secs(30),
+            // The decoding of a long video tells nothing for many minutes.
+            stall_timeout: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -210,19 +276,36 @@ pub enum AuditConfig {
     File(PathBuf),
 }
 
-/// `https://HOST[:PORT]`, without a slash at the end.
+/// `https://HOST[:PORT][/PATH]`, without a slash at the end: the only source of our own name. What a request calls us (`Host`, `X-Forwarded-Host`) is never repeated.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PublicUrl(String);
+pub struct PublicUrl {
+    text: String,
+    /// Where the path begins in `text`; its length where there is none.
+    path_at: usize,
+}
+
+/// Longest path of a public URL in bytes: it stands before every path of ours.
+const PUBLIC_PATH_BYTES_MAX: usize = 128;
 
 impl PublicUrl {
-    /// Scheme, host and port, without a slash at the end.
+    /// The whole of it, without a slash at the end.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Scheme, host and port: what browsers send as `Origin`.
+    pub fn origin(&self) -> &str {
+        self.text.get(..self.path_at).unwrap_or(&self.text)
+    }
+
+    /// The path below which every route lies: empty, or `/comfy`. A cookie's `Path` is this and a slash.
+    pub fn path(&self) -> &str {
+        self.text.get(self.path_at..).unwrap_or_default()
     }
 
     /// Host alone, IPv6 in brackets.
     pub fn host(&self) -> &str {
-        let authority = self.0.strip_prefix("https://").unwrap_or(&self.0);
+        let authority = self.origin().strip_prefix("https://").unwrap_or_default();
         match authority.rsplit_once(':') {
             // A colon inside brackets is part of an address.
             Some((host, port)) if !port.ends_with(']') => host,
@@ -233,13 +316,15 @@ impl PublicUrl {
 
 impl fmt::Debug for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicUrl({})", self.0)
+        write!(f, "PublicUrl({})", self.text)
     }
 }
 
 /// The text is no public URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a public URL is `https://HOST` or `https://HOST:PORT`, without path, query or user name")]
+#[error(
+    "a public URL is `https://HOST`, with `:PORT` and `/PATH` where needed; the path has letters, digits, `-`, `.`, `_` and `~` between its slashes; no query, no user name"
+)]
 pub struct PublicUrlError;
 
 impl FromStr for PublicUrl {
@@ -247,12 +332,24 @@ impl FromStr for PublicUrl {
     fn from_str(text: &str) -> Result<Self, PublicUrlError> {
         let text = text.strip_suffix('/').unwrap_or(text);
         let rest = text.strip_prefix("https://").ok_or(PublicUrlError)?;
-        let authority: http::uri::Authority = rest.parse().map_err(|_| PublicUrlError)?;
-        let host_is_plain =
-            !authority.host().is_empty() && !rest.contains(['@', '/', '?', '#']) && !rest.ends_with(':');
+        let (named, path) = rest.split_once('/').map_or((rest, None), |(named, path)| (named, Some(path)));
+        let authority: http::uri::Authority = named.parse().map_err(|_| PublicUrlError)?;
+        let host_is_plain = !authority.host().is_empty() && !named.contains(['@', '?', '#']) && !named.ends_with(':');
         let port_is_good = authority.port().is_none() || authority.port_u16().is_some_and(|port| port != 0);
-        if host_is_plain && port_is_good { Ok(Self(text.to_owned())) } else { Err(PublicUrlError) }
+        if host_is_plain && port_is_good && path.is_none_or(is_public_path) {
+            let path_at = path.map_or(text.len(), |path| text.len() - path.len() - 1);
+            Ok(Self { text: text.to_owned(), path_at })
+        } else {
+            Err(PublicUrlError)
+        }
     }
+}
+
+/// Segments that every reader spells alike: nothing that could be escaped, no dot segments.
+fn is_public_path(path: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    path.len() < PUBLIC_PATH_BYTES_MAX
+        && path.split('/').all(|segment| !matches!(segment, "" | "." | "..") && segment.bytes().all(unreserved))
 }
 
 /// What surrounds the process, handed in so that tests need not change it.
@@ -354,6 +451,12 @@ impl Config {
         (report.conclude(config).map(|(config, warnings)| Loaded { config, warnings }), files)
     }
 
+    /// What this machine is called: for the certificate that is made.
+    pub fn own_names(&self) -> Vec<String> {
+        let public = self.public_url.as_ref().map(|url| url.host().to_owned());
+        public.into_iter().chain(own_ca::hostname()).chain(self.certificate_names.iter().cloned()).collect()
+    }
+
     /// Where it came from, for the log at start: the absolute path, or that there was no file.
     pub fn source_text(&self) -> String {
         self.file
@@ -367,12 +470,14 @@ impl Config {
         Self {
             file: None,
             public_url: None,
-            listen: vec![ListenConfig { address: loopback(8443), kind: ListenKind::Tls(CertificateConfig::Made) }],
+            listen: vec![ListenConfig::new(loopback(8443), ListenKind::Tls(CertificateConfig::Made))],
+            client_certificates: Arc::default(),
             metrics_address: loopback(9901),
             state_dir,
             backends: vec![BackendConfig {
                 id: "local".parse().expect("`local` is a backend id"),
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
+                pool: PoolId::default_pool(),
                 gpu: None,
             }],
             tenants_file: None,
@@ -380,10 +485,12 @@ impl Config {
             jwt: Vec::new(),
             views_lifetime: Duration::from_secs(3600),
             limits: LimitsConfig::default(),
+            sessions: default_sessions(),
             dispatch: DispatchConfig::default(),
             drain_timeout: Duration::from_secs(30),
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
+            certificate_names: Vec::new(),
         }
     }
 }
@@ -392,6 +499,12 @@ fn no_current_directory(error: &std::io::Error) -> ConfigErrors {
     let what = format!("the current directory can't be read: {error}");
     let hint = "start in a directory that exists".to_owned();
     ConfigErrors { errors: vec![Fault { place: Place::file(Path::new(".")), what, hint }], warnings: Vec::new() }
+}
+
+/// `[sessions]` where the file says nothing: a working day, and a week.
+fn default_sessions() -> SessionBounds {
+    const HOUR: Duration = Duration::from_secs(3600);
+    SessionBounds { idle_timeout: 12 * HOUR, lifetime: 7 * 24 * HOUR, per_owner_max: 20, total_max: 10_000 }
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -3,7 +3,8 @@
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::clock::SKEW_MAX;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, PoolId, TenantId, UserId};
+use crate::listen::ListenAddress;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) struct RawConfig {
     pub(super) public_url: Option<Located<PublicUrl>>,
     pub(super) listen: Vec<RawListen>,
+    pub(super) client_certificate: Vec<RawClientCertificate>,
     pub(super) metrics_address: Option<Located<SocketAddr>>,
     pub(super) state_dir: Option<Located<String>>,
     pub(super) backends: Vec<RawBackend>,
@@ -20,17 +22,38 @@ pub(super) struct RawConfig {
     pub(super) jwt: Vec<RawJwt>,
     pub(super) views_lifetime: Option<Duration>,
     pub(super) limits: RawLimits,
+    pub(super) sessions: RawSessions,
     pub(super) dispatch: RawDispatch,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit_file: Option<Located<String>>,
+    pub(super) certificate_names: Vec<Located<String>>,
 }
 
 #[derive(Debug)]
 pub(super) struct RawListen {
-    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) address: Option<Located<ListenAddress>>,
     pub(super) redirect: Option<Located<bool>>,
     pub(super) tls: Option<RawTls>,
+    pub(super) plain: Option<Located<bool>>,
+    pub(super) behind_tls_terminator: Option<Located<bool>>,
+    pub(super) mode: Option<Located<String>>,
+    pub(super) trusted_proxies: Option<Vec<Located<String>>>,
+    pub(super) proxy_protocol: Option<Located<bool>>,
+    pub(super) prefix_stripped: Option<Located<bool>>,
+    pub(super) client_ca: Option<Located<String>>,
+    pub(super) client_certificates: Option<Located<&'static str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawClientCertificate {
+    pub(super) at: super::Place,
+    pub(super) fingerprint: Option<Located<String>>,
+    pub(super) dns: Option<Located<String>>,
+    pub(super) uri: Option<Located<String>>,
+    pub(super) tenant: Option<Located<TenantId>>,
+    pub(super) user: Option<Located<UserId>>,
+    pub(super) scopes: Option<Vec<Located<String>>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +66,14 @@ pub(super) struct RawTls {
 pub(super) struct RawBackend {
     pub(super) id: Option<Located<BackendId>>,
     pub(super) url: Option<Located<String>>,
-    pub(super) gpu: Option<GpuName>,
+    pub(super) pool: Option<Located<PoolId>>,
+    pub(super) ca: Option<Located<String>>,
+    pub(super) server_name: Option<Located<String>>,
+    pub(super) client_certificate: Option<Located<String>>,
+    pub(super) client_key: Option<Located<String>>,
+    /// Names as written; values are references to secrets.
+    pub(super) headers: Vec<(String, Located<String>)>,
+    pub(super) gpu: Option<Located<GpuName>>,
 }
 
 #[derive(Debug)]
@@ -64,18 +94,32 @@ pub(super) struct RawJwt {
 pub(super) struct RawLimits {
     pub(super) prompt_bytes_max: Option<Located<u64>>,
     pub(super) upload_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_bytes_max: Option<Located<u64>>,
+    pub(super) userdata_total_bytes_max: Option<Located<u64>>,
     pub(super) bodies_bytes_max: Option<Located<u64>>,
     pub(super) head_deadline: Option<Duration>,
     pub(super) body_deadline: Option<Duration>,
+    pub(super) upload_deadline: Option<Duration>,
     pub(super) connections_max: Option<u32>,
     pub(super) websockets_max: Option<u32>,
     pub(super) failed_logins_per_minute: Option<u32>,
 }
 
 #[derive(Debug, Default)]
+pub(super) struct RawSessions {
+    pub(super) idle_timeout: Option<Located<Duration>>,
+    pub(super) lifetime: Option<Located<Duration>>,
+    pub(super) per_owner_max: Option<u32>,
+    pub(super) total_max: Option<u32>,
+}
+
+#[derive(Debug, Default)]
 pub(super) struct RawDispatch {
     pub(super) attempts_max: Option<u32>,
     pub(super) poll_interval: Option<Duration>,
+    pub(super) canary_interval: Option<Duration>,
+    pub(super) canary_deadline: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
 }
 
 impl RawConfig {
@@ -87,6 +131,11 @@ impl RawConfig {
         let raw = Self {
             public_url: reader.parsed("public_url"),
             listen: reader.tables("listen").into_iter().map(RawListen::read).collect(),
+            client_certificate: reader
+                .tables("client_certificate")
+                .into_iter()
+                .map(RawClientCertificate::read)
+                .collect(),
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
             state_dir: in_table(&mut reader, "state", |table| {
                 table.not_built_yet("redis", "one gateway keeps its state in `dir`");
@@ -97,9 +146,11 @@ impl RawConfig {
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
+            sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             drain_timeout: in_table(&mut reader, "shutdown", |table| duration(table, "drain_timeout", SECOND..=HOUR)),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
             audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
         reader.finish();
@@ -143,16 +194,37 @@ fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
 
 impl RawListen {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet("proxy_protocol", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("trusted_proxies", "callers must connect directly, so that their addresses are known");
-        reader.not_built_yet("behind_tls_terminator", "the gateway ends TLS itself");
-        reader.not_built_yet("client_ca", "use API keys or tokens");
         let raw = Self {
             address: reader.required_parsed("address"),
             redirect: reader.boolean("redirect"),
             tls: in_table(&mut reader, "tls", |table| {
                 Some(RawTls { certificate: table.required_text("certificate"), key: table.required_text("key") })
             }),
+            plain: reader.boolean("plain"),
+            behind_tls_terminator: reader.boolean("behind_tls_terminator"),
+            mode: reader.text("mode"),
+            trusted_proxies: reader.texts("trusted_proxies"),
+            proxy_protocol: reader.boolean("proxy_protocol"),
+            prefix_stripped: reader.boolean("prefix_stripped"),
+            client_ca: reader.text("client_ca"),
+            client_certificates: reader.one_of("client_certificates", &["required", "optional"]),
+        };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawClientCertificate {
+    fn read(mut reader: Reader<'_>) -> Self {
+        reader.renamed("subject", "write `dns`, `uri` or `fingerprint`: the subject's own name is not looked at");
+        let raw = Self {
+            at: reader.at().clone(),
+            fingerprint: reader.text("fingerprint"),
+            dns: reader.text("dns"),
+            uri: reader.text("uri"),
+            tenant: reader.required_parsed("tenant"),
+            user: reader.parsed("user"),
+            scopes: reader.texts("scopes"),
         };
         reader.finish();
         raw
@@ -164,20 +236,28 @@ impl RawBackend {
         for key in ["input_dir", "output_dir", "temp_dir"] {
             reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
         }
-        reader.not_built_yet("pool", "all backends are one pool");
-        reader.not_built_yet("headers", "backends are reached without further headers");
-        reader.not_built_yet("ca", "only `http://HOST:PORT` backends are spoken to");
         reader.renamed("address", "write `url`");
-        let raw = Self { id: reader.required_parsed("id"), url: reader.required_text("url"), gpu: gpu(&mut reader) };
+        reader.renamed("sni", "write `server_name`");
+        let raw = Self {
+            id: reader.required_parsed("id"),
+            url: reader.required_text("url"),
+            pool: reader.parsed("pool"),
+            ca: reader.text("ca"),
+            server_name: reader.text("server_name"),
+            client_certificate: reader.text("client_certificate"),
+            client_key: reader.text("client_key"),
+            headers: reader.named_texts("headers"),
+            gpu: gpu(&mut reader),
+        };
         reader.finish();
         raw
     }
 }
 
-fn gpu(reader: &mut Reader<'_>) -> Option<GpuName> {
+fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
     let found = reader.integer_or_text("gpu")?;
     match found.value.parse() {
-        Ok(name) => Some(name),
+        Ok(value) => Some(Located { value, at: found.at }),
         Err(error) => {
             let error: super::GpuNameError = error;
             reader.report().error(&found.at, error.to_string(), "");
@@ -210,22 +290,45 @@ impl RawJwt {
     }
 }
 
+/// Off, or at least a second: more often would be work instead of a proof of it.
+fn canary_interval(reader: &mut Reader<'_>) -> Option<Duration> {
+    let found = reader.duration("canary_interval", Duration::ZERO..=DAY)?;
+    if !found.value.is_zero() && found.value < SECOND {
+        reader.report().error(&found.at, "is out of range", "1s to 1d, or 0s for none");
+    }
+    Some(found.value)
+}
+
 impl RawLimits {
     fn read(reader: &mut Reader<'_>) -> Self {
         const KIB: u64 = 1 << 10;
         const GIB: u64 = 1 << 30;
         reader.not_built_yet("connections_per_address_max", "use the firewall");
-        reader.not_built_yet("userdata_bytes_max", "userdata is answered with 501");
         reader.not_built_yet("other_bytes_max", "each route has its own bound");
         Self {
             prompt_bytes_max: reader.size("prompt_bytes_max", 64 * KIB..=GIB),
             upload_bytes_max: reader.size("upload_bytes_max", 64 * KIB..=64 * GIB),
+            userdata_bytes_max: reader.size("userdata_bytes_max", 64 * KIB..=256 * 1024 * KIB),
+            userdata_total_bytes_max: reader.size("userdata_total_bytes_max", 64 * KIB..=64 * GIB),
             bodies_bytes_max: reader.size("bodies_bytes_max", 1024 * KIB..=1024 * GIB),
             head_deadline: duration(reader, "head_deadline", SECOND..=5 * MINUTE),
             body_deadline: duration(reader, "body_deadline", SECOND..=DAY),
+            upload_deadline: duration(reader, "upload_deadline", SECOND..=DAY),
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
             failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+        }
+    }
+}
+
+impl RawSessions {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            // Use is noted once a minute: a shorter idle time would end what is in use.
+            idle_timeout: reader.duration("idle_timeout", 5 * MINUTE..=30 * DAY),
+            lifetime: reader.duration("lifetime", 5 * MINUTE..=90 * DAY),
+            per_owner_max: count(reader, "per_owner_max", 10_000),
+            total_max: count(reader, "total_max", 1_000_000),
         }
     }
 }
@@ -241,6 +344,9 @@ impl RawDispatch {
         Self {
             attempts_max: count(reader, "attempts_max", 10),
             poll_interval: duration(reader, "poll_interval", SECOND / 5..=MINUTE),
+            canary_interval: canary_interval(reader),
+            canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
+            stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
         }
     }
 }

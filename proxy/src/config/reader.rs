@@ -175,6 +175,24 @@ impl<'a> Reader<'a> {
         Some(entries.iter().filter_map(read).collect())
     }
 
+    /// A table of texts whose names are the user's own, in their order: all of them are known keys.
+    pub fn named_texts(&mut self, key: &'static str) -> Vec<(String, Located<String>)> {
+        let Some((value, at)) = self.take(key) else { return Vec::new() };
+        let DeValue::Table(table) = value else {
+            self.wrong_type::<()>(&at, "a table of texts", value);
+            return Vec::new();
+        };
+        let pattern = joined(&self.pattern, key);
+        let read = |(name, entry): (&'a Spanned<toml::de::DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
+            let name = name.get_ref().as_ref();
+            self.report.asked.borrow_mut().insert(joined(&pattern, name));
+            let at = self.place(&entry.span(), &joined(key, name));
+            let found = self.taken_text(entry.get_ref(), at)?;
+            Some((name.to_owned(), Located { value: found.value.to_owned(), at: found.at }))
+        };
+        table.iter().filter_map(read).collect()
+    }
+
     /// `true` or `false`.
     pub fn boolean(&mut self, key: &'static str) -> Option<Located<bool>> {
         let (value, at) = self.take(key)?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest file whose content is compared; a saved `object_info` of thousands of classes has some MiB. Beyond it the rest does not count.
@@ -154,7 +155,7 @@ fn hold<T: Clone + PartialEq>(held: &mut Vec<String>, key: &str, was: &T, next: 
     }
 }
 
-/// Sockets and what is spoken on them stay; a certificate that comes from other files is taken over.
+/// Sockets and what is spoken on them stay; certificates of other files, and what stands in front, are taken over.
 fn hold_listeners(held: &mut Vec<String>, started: &[ListenConfig], next: &mut Config) {
     let mut bound = started.to_vec();
     for (place, wanted) in next.listen.iter().enumerate() {
@@ -164,6 +165,14 @@ fn hold_listeners(held: &mut Vec<String>, started: &[ListenConfig], next: &mut C
         };
         if let (ListenKind::Tls(certificate), ListenKind::Tls(other)) = (&mut listener.kind, &wanted.kind) {
             certificate.clone_from(other);
+        }
+        // Whether callers are asked for certificates is fixed with the listener; by which CA is not.
+        if let (Some(ca), Some(other)) = (&mut listener.client_ca, &wanted.client_ca) {
+            ca.clone_from(other);
+        }
+        // What stands in front is read from the configuration of now, as long as it is of this kind of listener.
+        if listener.facts.plain == wanted.facts.plain {
+            listener.facts = Arc::clone(&wanted.facts);
         }
         if listener != wanted {
             held.push(format!("listen[{place}]"));

@@ -49,10 +49,7 @@ fn only_error(text: &str) -> String {
 fn without_a_file_the_built_in_defaults_hold() {
     let place = Place::with(&[]);
     let config = place.load(None, &no_environment).unwrap().config;
-    assert_eq!(
-        config.listen,
-        [ListenConfig { address: "127.0.0.1:8443".parse().unwrap(), kind: ListenKind::Tls(CertificateConfig::Made) }]
-    );
+    assert_eq!(config.listen, [ListenConfig::new(loopback(8443), ListenKind::Tls(CertificateConfig::Made))]);
     assert_eq!(config.metrics_address, "127.0.0.1:9901".parse().unwrap());
     assert_eq!(config.backends[0].endpoint.to_string(), "http://127.0.0.1:8188");
     assert_eq!(config.state_dir, place.dir.path().join("state"));
@@ -66,6 +63,19 @@ fn an_empty_file_means_the_same_as_none() {
         (empty.listen, empty.limits, empty.dispatch, empty.audit),
         (none.listen, none.limits, none.dispatch, none.audit)
     );
+}
+
+#[test]
+fn sessions_last_and_are_as_many_as_the_file_says_within_bounds() {
+    let given = load("[sessions]\nidle_timeout = \"5m\"\nlifetime = \"5m\"\nper_owner_max = 1\ntotal_max = 1").unwrap();
+    let sessions = given.config.sessions;
+    assert_eq!((sessions.idle_timeout, sessions.lifetime), (Duration::from_secs(300), Duration::from_secs(300)));
+    assert_eq!((sessions.per_owner_max, sessions.total_max), (1, 1));
+    for outside in ["idle_timeout = \"4m\"", "lifetime = \"91d\"", "per_owner_max = 0", "total_max = 1000001"] {
+        assert!(only_error(&format!("[sessions]\n{outside}")).contains("sessions."), "{outside}");
+    }
+    let longer = only_error("[sessions]\nidle_timeout = \"6m\"\nlifetime = \"5m\"");
+    assert!(longer.contains("sessions.idle_timeout") && longer.contains("at most `lifetime`"), "{longer}");
 }
 
 #[test]
@@ -190,7 +200,98 @@ fn backends_are_named_once_and_addressed_once() {
         only_error(&two("b", "http://127.0.0.1:1/"))
             .contains("`backends[1].url`: `http://127.0.0.1:1` is a backend already")
     );
-    assert!(only_error(&two("b", "https://x")).contains("not built yet"));
+}
+
+/// One backend with these lines.
+fn backend(lines: &str) -> String {
+    format!("[[backends]]\nid = \"a\"\n{lines}\n")
+}
+
+#[test]
+fn an_https_backend_names_the_ca_that_it_is_trusted_by() {
+    let made = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+    let load = |lines: &str| {
+        let files = [("config/gateway.toml", &*backend(lines)), ("ca.pem", &made.cert.pem())];
+        Place::with(&files).load(None, &no_environment)
+    };
+    let endpoint = load("url = \"https://x/comfy\"\nca = \"ca.pem\"").unwrap().config.backends[0].endpoint.clone();
+    assert_eq!(endpoint.to_string(), "https://x:443/comfy");
+    assert!(load("url = \"https://x\"").unwrap_err()[0].contains("`backends[0].url`: an https backend needs `ca`"));
+    assert!(load("url = \"https://x\"\nca = \"none.pem\"").unwrap_err()[0].contains("can't read `DIR/none.pem`"));
+    let named = load("url = \"https://x\"\nca = \"ca.pem\"\nserver_name = \"a b\"").unwrap_err();
+    assert!(named[0].contains("`backends[0].server_name`: `a b` is neither"), "{named:?}");
+    for key in ["ca", "server_name", "client_certificate", "client_key"] {
+        let found = load(&format!("url = \"http://127.0.0.1:1\"\n{key} = \"x\"")).unwrap_err();
+        assert!(found[0].contains(&format!("`backends[0].{key}`: means something for `https://`")), "{found:?}");
+    }
+}
+
+#[test]
+fn our_certificate_for_a_backend_comes_with_its_key() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (a, b) = (made("a"), made("b"));
+    let load = |lines: &str| {
+        let text = backend(&format!("url = \"https://x\"\nca = \"a.pem\"\n{lines}"));
+        let (certificate, key, other) = (a.cert.pem(), a.signing_key.serialize_pem(), b.signing_key.serialize_pem());
+        let files = [("config/gateway.toml", &*text), ("a.pem", &certificate), ("a.key", &key), ("b.key", &other)];
+        Place::with(&files).load(None, &no_environment)
+    };
+    assert!(load("client_certificate = \"a.pem\"\nclient_key = \"a.key\"").is_ok());
+    let found = load("client_certificate = \"a.pem\"\nclient_key = \"b.key\"").unwrap_err();
+    assert!(found[0].contains("`backends[0].client_key`: key and certificate do not go together"), "{found:?}");
+    for alone in ["client_certificate = \"a.pem\"", "client_key = \"a.key\""] {
+        assert!(load(alone).unwrap_err()[0].contains("need each other"));
+    }
+}
+
+#[test]
+fn a_fixed_header_is_a_reference_to_a_secret_and_frames_nothing() {
+    let load = |headers: &str| {
+        let text = backend(&format!("url = \"unix:/run/c.sock\"\nheaders = {{ {headers} }}"));
+        let environment = |name: &str| (name == "K").then(|| "hunter2".to_owned());
+        Place::with(&[("config/gateway.toml", &text), ("k", "hunter3\n")]).load(None, &environment)
+    };
+    let config = load("X-Backend-Key = \"env:K\", X-Other = \"file:k\"").unwrap().config;
+    let headers = config.backends[0].endpoint.headers();
+    assert_eq!(
+        (&headers["x-backend-key"], &headers["x-other"]),
+        (&"hunter2".parse().unwrap(), &"hunter3".parse().unwrap())
+    );
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
+    let plain = load("X-Backend-Key = \"hunter2\"").unwrap_err();
+    assert!(plain[0].contains("`backends[0].headers.X-Backend-Key`: a secret is written as a reference"), "{plain:?}");
+    assert!(!plain[0].contains("hunter2"));
+    assert!(load("Host = \"env:K\"").unwrap_err()[0].contains("`host` is a header that the gateway writes itself"));
+    assert!(load("X-Backend-Key = \"env:NONE\"").unwrap_err()[0].contains("`NONE` is not set"));
+}
+
+#[test]
+fn two_backends_that_are_one_process_or_share_a_gpu_are_a_warning() {
+    let warnings = |second: &str| {
+        let text = format!(
+            "[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\ngpu = 0\n[[backends]]\nid = \"b\"\n{second}\n"
+        );
+        load(&text).unwrap().warnings.iter().map(Fault::message).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("url = \"http://127.0.0.1:2\"\ngpu = 1"), Vec::<String>::new());
+    assert_eq!(warnings("url = \"http://127.0.0.2:1\"\ngpu = 1"), Vec::<String>::new());
+    assert_eq!(warnings("url = \"http://127.0.0.1:1/other\"\ngpu = 1"), Vec::<String>::new());
+    let same = warnings("url = \"http://localhost:1\"");
+    assert!(
+        same.len() == 1 && same[0].contains("seems to be the same process as `http://127.0.0.1:1` (line 3)"),
+        "{same:?}"
+    );
+    let shared = warnings("url = \"http://127.0.0.1:2\"\ngpu = 0");
+    assert!(shared.len() == 1 && shared[0].contains("another backend has this GPU already (line 4)"), "{shared:?}");
+}
+
+#[test]
+fn a_canary_is_sent_at_most_every_second_or_never() {
+    let interval = |text: &str| load(&format!("[dispatch]\ncanary_interval = \"{text}\"\n"));
+    assert_eq!(interval("0s").unwrap().config.dispatch.canary_interval, Duration::ZERO);
+    assert_eq!(interval("1s").unwrap().config.dispatch.canary_interval, Duration::from_secs(1));
+    assert!(interval("999ms").unwrap_err()[0].contains("`dispatch.canary_interval`: is out of range"));
 }
 
 #[test]
@@ -198,6 +299,26 @@ fn a_backend_beyond_loopback_is_a_warning() {
     let warnings =
         |host: &str| load(&format!("[[backends]]\nid = \"a\"\nurl = \"http://{host}:1\"\n")).unwrap().warnings.len();
     assert_eq!([warnings("127.0.0.1"), warnings("localhost"), warnings("[::1]"), warnings("10.0.0.1")], [0, 0, 0, 1]);
+}
+
+#[test]
+fn whoever_trusts_its_packs_has_a_pool_of_its_own() {
+    let faults = |gateway: &str, tenants: &str| {
+        let plans = "[[plan]]\nid = \"mine\"\npolicy = \"owner\"\n[[plan]]\nid = \"theirs\"\n";
+        let gateway =
+            format!("[tenants]\nfile = \"t.toml\"\n[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n{gateway}");
+        let files = Place::with(&[("g.toml", &gateway), ("t.toml", &format!("{plans}{tenants}"))]);
+        files.load(Some("g.toml"), &no_environment).err().unwrap_or_default().join("\n")
+    };
+    let owner = "[[tenant]]\nid = \"me\"\nplan = \"mine\"\n";
+    let other = "[[tenant]]\nid = \"they\"\nplan = \"theirs\"\n";
+    assert_eq!(faults("", owner), "");
+    assert_eq!(faults("", &format!("{other}[[tenant]]\nid = \"those\"\nplan = \"theirs\"\n")), "");
+    assert!(faults("", &format!("{owner}{other}")).contains("tenants `me` and `they` share the pool `default`"));
+    assert!(faults("", &format!("{owner}[[tenant]]\nid = \"me2\"\nplan = \"mine\"\n")).contains("share the pool"));
+    let apart = format!("{owner}pool = \"mine\"\n{other}");
+    assert!(faults("", &apart).contains("tenant `me` is in the pool `mine`, which has no backend"));
+    assert_eq!(faults("[[backends]]\nid = \"b\"\nurl = \"http://127.0.0.1:2\"\npool = \"mine\"\n", &apart), "");
 }
 
 #[test]
@@ -213,19 +334,41 @@ fn a_gpu_is_an_index_or_a_uuid() {
 }
 
 #[test]
-fn a_public_url_is_https_host_and_port() {
+fn a_public_url_is_https_host_port_and_a_plain_path() {
     for url in ["https://x.example", "https://x.example/", "https://x.example:8443", "https://[::1]:1"] {
         assert!(url.parse::<PublicUrl>().is_ok(), "{url}");
     }
     assert_eq!("https://x/".parse::<PublicUrl>().unwrap().as_str(), "https://x");
-    for url in ["http://x", "https://", "https://x/y", "https://u@x", "https://x?y", "https://x:0", "https://x:", "x"] {
+    for url in [
+        "http://x",
+        "https://",
+        "https://x//",
+        "https://x//y",
+        "https://u@x",
+        "https://x?y",
+        "https://x:0",
+        "https://x:",
+        "x",
+    ] {
         assert!(url.parse::<PublicUrl>().is_err(), "{url}");
     }
+    for path in ["a/../b", ".", "a%20b", "a;b", "a b", "a?b", "a#b", "\u{e9}", &"a".repeat(128)] {
+        assert!(format!("https://x/{path}").parse::<PublicUrl>().is_err(), "{path}");
+    }
+    assert!(format!("https://x/{}", "a".repeat(127)).parse::<PublicUrl>().is_ok());
+    let parts = |url: &str| {
+        let url = url.parse::<PublicUrl>().unwrap();
+        (url.origin().to_owned(), url.path().to_owned(), url.host().to_owned())
+    };
+    let text = |origin: &str, path: &str, host: &str| (origin.to_owned(), path.to_owned(), host.to_owned());
+    assert_eq!(parts("https://x.example"), text("https://x.example", "", "x.example"));
+    assert_eq!(parts("https://x.example:8/comfy/"), text("https://x.example:8", "/comfy", "x.example"));
+    assert_eq!(parts("https://[::1]:8/a/b.c"), text("https://[::1]:8", "/a/b.c", "[::1]"));
 }
 
 #[test]
 fn what_is_not_built_yet_is_refused_with_that_reason() {
-    for text in ["redis = 1\n", "[oidc]\n", "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true\n"] {
+    for text in ["redis = 1\n", "[oidc]\n"] {
         assert!(only_error(text).contains("is not built yet"), "{text}");
     }
     assert!(only_error("[dispatch]\nresults = \"leave\"\n").contains("`leave` is not built yet"));
@@ -369,4 +512,150 @@ fn every_documented_key_of_the_tenants_is_known_and_every_known_one_documented()
     crate::tenants::read_tenants(&source, Path::new("/"), &report);
     assert_eq!(documented, report.asked.take());
     assert!(report.conclude(Some(())).is_ok());
+}
+
+// What stands in front of a listener.
+
+fn listen(lines: &str) -> String {
+    format!("[[listen]]\n{lines}\n")
+}
+
+fn facts(text: &str) -> Arc<ListenerFacts> {
+    Arc::clone(&load(&listen(text)).unwrap().config.listen[0].facts)
+}
+
+#[test]
+fn plain_is_for_loopback_and_unix_sockets_or_behind_a_terminator() {
+    for address in ["127.0.0.1:1", "[::1]:1", "unix:gate.sock"] {
+        let config = load(&listen(&format!("address = \"{address}\"\nplain = true"))).unwrap().config;
+        assert_eq!(config.listen[0].kind, ListenKind::Plain, "{address}");
+    }
+    for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+        let plain = format!("address = \"{address}\"\nplain = true");
+        let fault = only_error(&listen(&plain));
+        assert!(fault.contains("`listen[0].plain`") && fault.contains("carries credentials"), "{fault}");
+        let behind = format!("{plain}\nbehind_tls_terminator = true\ntrusted_proxies = [\"10.0.0.2\"]");
+        assert!(load(&listen(&behind)).is_ok(), "{address}");
+    }
+    let promise = "address = \"10.0.0.1:1\"\nbehind_tls_terminator = true";
+    assert!(only_error(&listen(promise)).contains("this listener ends TLS itself"));
+    let with_tls = "address = \"127.0.0.1:1\"\nplain = true\ntls = { certificate = \"c\", key = \"k\" }";
+    assert!(only_error(&listen(with_tls)).contains("a plain listener has no `tls`"));
+    let redirect = format!(
+        "{}{}",
+        listen("address = \"127.0.0.1:2\""),
+        listen("address = \"127.0.0.1:1\"\nplain = true\nredirect = true")
+    );
+    assert!(only_error(&redirect).contains("a redirect is plain already"));
+}
+
+#[test]
+fn a_plain_listener_alone_is_enough_and_is_marked() {
+    assert!(facts("address = \"127.0.0.1:1\"\nplain = true").plain);
+    assert!(!facts("address = \"127.0.0.1:1\"").plain);
+}
+
+#[test]
+fn a_terminator_that_is_not_trusted_is_a_warning() {
+    let warnings = |more: &str| {
+        let text = format!(
+            "public_url = \"https://a\"\n{}",
+            listen(&format!("address = \"10.0.0.1:1\"\nplain = true\nbehind_tls_terminator = true\n{more}"))
+        );
+        load(&text).unwrap().warnings.len()
+    };
+    assert_eq!((warnings(""), warnings("trusted_proxies = [\"10.0.0.2\"]")), (1, 0));
+}
+
+#[test]
+fn a_proxy_header_is_taken_from_named_proxies_only() {
+    let fault = only_error(&listen("address = \"127.0.0.1:1\"\nproxy_protocol = true"));
+    assert!(fault.contains("chooses the caller's address"), "{fault}");
+    let facts = facts("address = \"127.0.0.1:1\"\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]");
+    assert!(facts.proxy_protocol && facts.trusted.holds("10.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn trusted_proxies_are_networks_and_unix_is_for_unix_sockets() {
+    let trusted =
+        |address: &str, entry: &str| listen(&format!("address = \"{address}\"\ntrusted_proxies = [\"{entry}\"]"));
+    for entry in ["10.0.0.0/8", "::1", "192.0.2.1"] {
+        assert!(load(&trusted("127.0.0.1:1", entry)).is_ok(), "{entry}");
+    }
+    assert!(load(&trusted("unix:gate.sock", "unix")).is_ok());
+    assert!(only_error(&trusted("127.0.0.1:1", "unix")).contains("`unix` is for listeners on a unix socket"));
+    assert!(only_error(&trusted("127.0.0.1:1", "0.0.0.0/0")).contains("would believe everybody"));
+    assert!(only_error(&trusted("127.0.0.1:1", "10.1.0.0/8")).contains("the network is `10.0.0.0/8`"));
+    assert!(only_error(&trusted("127.0.0.1:0", "::1")).contains("must be known by its port"));
+}
+
+#[test]
+fn a_socket_file_has_a_directory_a_short_path_and_a_mode() {
+    let config = load(&listen("address = \"unix:gate.sock\"")).unwrap().config;
+    assert!(config.listen[0].address.unix().unwrap().is_absolute());
+    assert_eq!(config.listen[0].mode, 0o660);
+    let mode = |address: &str, mode: &str| listen(&format!("address = \"{address}\"\nmode = \"{mode}\""));
+    assert_eq!(load(&mode("unix:a", "0600")).unwrap().config.listen[0].mode, 0o600);
+    assert_eq!(load(&mode("unix:a", "666")).unwrap().config.listen[0].mode, 0o666);
+    for bad in ["rw", "0999", "06", "00660", "+66"] {
+        assert!(only_error(&mode("unix:a", bad)).contains("is no mode"), "{bad}");
+    }
+    assert!(only_error(&mode("127.0.0.1:1", "0600")).contains("only a socket file has a mode"));
+    assert!(only_error(&listen("address = \"unix:none/gate.sock\"")).contains("is not there"));
+    let long = format!("address = \"unix:{}\"", "a".repeat(108));
+    assert!(only_error(&listen(&long)).contains("is longer than 107 bytes"));
+    let twice = format!("{}{}", listen("address = \"unix:a\""), listen("address = \"unix:a\""));
+    assert!(only_error(&twice).contains("is taken by"));
+}
+
+#[test]
+fn a_prefix_is_stripped_only_where_there_is_one() {
+    let stripped =
+        |url: &str| format!("public_url = \"{url}\"\n{}", listen("address = \"127.0.0.1:1\"\nprefix_stripped = true"));
+    assert!(load(&stripped("https://a/comfy")).unwrap().config.listen[0].facts.prefix_stripped);
+    assert!(only_error(&stripped("https://a")).contains("no path that could be stripped"));
+}
+
+/// A configuration with a listener that asks for certificates, and these entries.
+fn certificates(listener: &str, entries: &str) -> Result<Loaded, Vec<String>> {
+    let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem();
+    let gateway = format!("{}{entries}", listen(&format!("address = \"127.0.0.1:1\"\n{listener}")));
+    Place::with(&[("config/gateway.toml", &gateway), ("ca.pem", &ca), ("empty.pem", "")]).load(None, &no_environment)
+}
+
+const CA: &str = "client_ca = \"ca.pem\"";
+
+#[test]
+fn a_client_ca_is_read_and_needs_tls() {
+    let wanted = |lines: &str| certificates(lines, "").unwrap().config.listen[0].client_ca.as_ref().map(|ca| ca.wanted);
+    assert_eq!(wanted(CA), Some(ClientCertificates::Required));
+    assert_eq!(wanted(&format!("{CA}\nclient_certificates = \"optional\"")), Some(ClientCertificates::Optional));
+    assert_eq!(wanted(""), None);
+    let fault = |lines: &str| certificates(lines, "").unwrap_err().remove(0);
+    assert!(fault(&format!("{CA}\nplain = true")).contains("need TLS"));
+    assert!(fault("client_certificates = \"required\"").contains("add `client_ca`"));
+    assert!(fault(&format!("{CA}\nclient_certificates = \"maybe\"")).contains("is not known here"));
+    assert!(fault("client_ca = \"empty.pem\"").contains("has no certificate in it"));
+    assert!(fault("client_ca = \"absent.pem\"").contains("absent.pem"));
+}
+
+#[test]
+fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
+    let entry = |lines: &str| format!("[[client_certificate]]\n{lines}\n");
+    let good = entry("dns = \"a.example\"\ntenant = \"local\"\nuser = \"u\"\nscopes = [\"read\"]");
+    let rules = certificates(CA, &good).unwrap().config.client_certificates;
+    assert!(rules[0].scopes.has(crate::owner::Scope::Read) && !rules[0].scopes.has(crate::owner::Scope::Submit));
+    let fault = |entries: &str| certificates(CA, entries).unwrap_err().remove(0);
+    assert!(fault(&entry("tenant = \"local\"")).contains("exactly one way"));
+    assert!(fault(&entry("dns = \"a\"\nuri = \"x:y\"\ntenant = \"local\"")).contains("exactly one way"));
+    assert!(fault(&entry("dns = \"*.a\"\ntenant = \"local\"")).contains("wildcards match nothing"));
+    assert!(fault(&entry("dns = \"a\"\ntenant = \"other\"")).contains("there is no tenant `other`"));
+    assert!(fault(&entry("dns = \"a\"\ntenant = \"local\"\nscopes = [\"root\"]")).contains("`root` is no scope"));
+    assert!(
+        fault(&entry("subject = \"CN=a\"\ndns = \"a\"\ntenant = \"local\"")).contains("is not the name of this key")
+    );
+    assert!(fault(&entry("dns = \"a\"")).contains("`client_certificate[0].tenant`: is missing"));
+    let twice = [entry("dns = \"a\"\ntenant = \"local\""), entry("dns = \"A\"\ntenant = \"local\"")].concat();
+    assert!(fault(&twice).contains("another entry is for the same certificates"));
+    assert_eq!(certificates("", &good).unwrap().warnings.len(), 1);
 }

@@ -8,5 +8,7 @@
 
 pub mod answer;
 pub mod events;
+pub mod login;
 pub mod state;
+pub mod uploads;
 pub mod views;

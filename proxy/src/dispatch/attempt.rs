@@ -7,16 +7,19 @@ use super::backend::Backend;
 use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
+use super::health::{Cause, MISSES_MAX};
+use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
+use super::stall::{self, Stall};
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
-use crate::drain::InFlight;
 use crate::ids::{AttemptId, FileId};
+use crate::inspect::files;
 use crate::record::blobs::BlobError;
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, FileFacts, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -77,13 +80,15 @@ enum Watched {
     Withdrawn,
     /// It is lost there.
     Lost(String),
+    /// It is lost there, and never began.
+    NeverBegan(String),
 }
 
 /// Assigns a held job to `backend` and carries it to its end.
 pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
-    let workflow = match fresh_workflow(services, &job, workflow).await {
+    let workflow = match fresh_workflow(services, backend, &job, workflow).await {
         Ok(workflow) => workflow,
         Err(Undecided::Later) => {
             tokio::time::sleep(LEDGER_INTERVAL).await;
@@ -95,7 +100,6 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         // Its classes are not all there: back to the queue, which now knows what it needs.
         return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
     }
-    let on_its_way = services.submissions.enter();
     let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {
         Ok(job) => job,
         Err(LedgerError::Unavailable { .. }) => {
@@ -111,7 +115,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let waited = services.clock.wall().since(job.accepted_at);
     services.metrics.queue_wait(waited);
     match Carrying::new(carried, job) {
-        Some(carrying) => carrying.submit_and_follow(&workflow, on_its_way).await,
+        Some(carrying) => carrying.submit_and_follow(&workflow).await,
         None => AttemptOver::JobEnded,
     }
 }
@@ -187,14 +191,17 @@ enum Undecided {
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
 async fn fresh_workflow(
     services: &Arc<Services>,
+    backend: &Backend,
     job: &Job,
     workflow: Option<Arc<ApprovedWorkflow>>,
 ) -> Result<Arc<ApprovedWorkflow>, Undecided> {
     let never = |reason: &str| Undecided::Never(reason.to_owned());
     let tenant =
         services.tenants().tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
+    // An owner's backend that is assigned a job was up, and had said what is installed there.
+    let Some(catalogue) = services.catalogue_at(&tenant, backend) else { return Err(Undecided::Later) };
     if let Some(workflow) = workflow
-        && services.inspector().is_fresh(&workflow, &tenant)
+        && services.inspector().is_fresh(&workflow, &tenant, &catalogue)
     {
         return Ok(workflow);
     }
@@ -208,13 +215,30 @@ async fn fresh_workflow(
             return Err(Undecided::Later);
         }
     };
-    let inspector = services.inspector();
+    let files = pinned_facts(services, job).await?;
+    let (inspector, parts) = (services.inspector(), Arc::clone(services));
     let decided = tokio::task::spawn_blocking(move || {
         let parsed = inspector.parse(&graph)?;
-        inspector.decide(&parsed, &tenant)
+        // Another installation of the owner's may have what this one lacks: then the job goes there.
+        let lacks = parsed.classes().any(|class| catalogue.class(class.as_str()).is_none());
+        let catalogue = lacks.then(|| parts.catalogue_for(&tenant, &parsed)).flatten().unwrap_or(catalogue);
+        inspector.decide(&parsed, &tenant, &catalogue, &files)
     });
     let decided = decided.await.map_err(|error| never(&error.to_string()))?;
     decided.map(Arc::new).map_err(|error| Undecided::Never(format!("the policy changed while the job waited: {error}")))
+}
+
+/// The files that a held job pinned when it was accepted, whatever their names mean by now.
+async fn pinned_facts(services: &Arc<Services>, job: &Job) -> Result<FileFacts, Undecided> {
+    let reading = async {
+        let pins = services.ledger.pins(job.id).await?;
+        let secrets = services.ledger.owner_secrets(&job.owner.scope()).await?;
+        Ok::<_, LedgerError>(files::facts(&pins, &files::owner_folder(&secrets)))
+    };
+    reading.await.map_err(|error| {
+        tracing::error!(job = %job.id, %error, "the files of a held job can't be read; trying again");
+        Undecided::Later
+    })
 }
 
 fn current(job: &Job) -> Option<&Attempt> {
@@ -249,6 +273,14 @@ struct Carrying {
     heard_before: Option<u64>,
     /// The backend answered the submission.
     submitted: bool,
+    /// `t/<opaque owner>`; empty until [`Carrying::know_files`].
+    owner_folder: String,
+    /// The files that the workflow names.
+    files: Vec<Pushed>,
+    /// Whether it gets anywhere.
+    watch: stall::Watch,
+    /// Changes when its backend's worker is found dead.
+    written_off: watch::Receiver<u64>,
 }
 
 impl Carrying {
@@ -257,6 +289,7 @@ impl Carrying {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
         let signals = services.tracks.track(&job, &attempt);
+        let (watch, written_off) = (stall::Watch::new(services.clock.monotonic()), backend.written_off());
         Some(Self {
             services,
             dispatch,
@@ -268,6 +301,10 @@ impl Carrying {
             absent: false,
             heard_before: None,
             submitted: false,
+            owner_folder: String::new(),
+            files: Vec::new(),
+            watch,
+            written_off,
         })
     }
 
@@ -275,15 +312,39 @@ impl Carrying {
         AttemptId { job: self.job.id, n: self.attempt.n }
     }
 
-    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow, on_its_way: InFlight) -> AttemptOver {
-        let body = match self.upstream_body(workflow).await {
-            Ok(body) => body,
+    async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
+        let body: bytes::Bytes = match self.know_files().await.and(self.upstream_body(workflow).await) {
+            Ok(body) => body.into(),
             Err(reason) => return self.lost(&reason).await,
         };
-        let statuses = self.statuses();
-        let answered = self.backend.comfyui.submit(body.into()).await;
-        drop(on_its_way);
-        match answered {
+        let mut pushed_again = false;
+        loop {
+            match self.pushed().await {
+                Ok(()) => {}
+                Err(unpushed) => return self.unpushed(unpushed).await,
+            }
+            let statuses = self.statuses();
+            let on_its_way = self.services.submissions.enter();
+            let answer = self.backend.comfyui.submit(body.clone()).await;
+            drop(on_its_way);
+            match answer {
+                Err(ComfyUiError::Status { status, body })
+                    if status == http::StatusCode::BAD_REQUEST
+                        && !pushed_again
+                        && push::refusal_names_one(&body, &self.files) =>
+                {
+                    tracing::warn!(job = %self.job.id, backend = %self.backend.id, "the backend lacks a file that it was given; giving it again");
+                    self.backend.present.forget(&self.files);
+                    pushed_again = true;
+                }
+                answer => return self.submitted(answer, statuses).await,
+            }
+        }
+    }
+
+    /// Follows a submission, or does what its failure asks for.
+    async fn submitted(mut self, answer: Result<serde_json::Value, ComfyUiError>, statuses: u64) -> AttemptOver {
+        match answer {
             Ok(answer)
                 if answer.get("prompt_id").and_then(|id| id.as_str())
                     == Some(self.attempt.upstream.to_string().as_str()) =>
@@ -301,18 +362,58 @@ impl Carrying {
                 tracing::warn!(job = %self.job.id, backend = %self.backend.id, reason, "no answer to a submission; looking for it in the queue");
                 self.follow().await
             }
-            Err(error @ ComfyUiError::Connect(_)) => {
-                self.backend.eject(error.to_string());
-                self.lost(&error.to_string()).await
-            }
-            Err(error) => {
-                // Whatever stands before a ComfyUI that restarts answers so.
-                if error.is_server_error() {
-                    self.backend.eject(error.to_string());
-                }
-                self.lost(&error.to_string()).await
+            Err(error) => self.lost_by(error).await,
+        }
+    }
+
+    /// The backend failed before it had the submission.
+    async fn lost_by(self, error: ComfyUiError) -> AttemptOver {
+        // Whatever stands before a ComfyUI that restarts answers 5xx.
+        if matches!(error, ComfyUiError::Connect(_)) || error.is_server_error() {
+            self.backend.eject_for(&error);
+        }
+        self.lost(&error.to_string()).await
+    }
+
+    /// Reads which files the job pinned, for the backend and for texts that name them.
+    async fn know_files(&mut self) -> Result<(), String> {
+        let secrets = self.owner_secrets().await?;
+        let pins = until_available!(self.services.ledger.pins(self.job.id)).map_err(|error| error.to_string())?;
+        self.owner_folder = files::owner_folder(&secrets);
+        self.files = pins.iter().map(|pin| Pushed::of_pin(pin, &self.owner_folder)).collect();
+        Ok(())
+    }
+
+    /// Gives the backend every file that it lacks.
+    async fn pushed(&mut self) -> Result<(), Unpushed> {
+        let (backend, blobs) = (&self.backend, &self.services.blobs);
+        for file in &self.files {
+            tokio::select! {
+                pushed = push::push(backend, blobs, file) => pushed?,
+                Ok(()) = wanted(&mut self.interrupt) => return Err(Unpushed::Interrupted),
             }
         }
+        Ok(())
+    }
+
+    async fn unpushed(self, unpushed: Unpushed) -> AttemptOver {
+        let text = match unpushed {
+            Unpushed::Interrupted => {
+                let result = self.interruption();
+                return self.commit(Outcome::Interrupted, result, Vec::new()).await;
+            }
+            Unpushed::Failed(PushError::Backend(error)) => return self.lost_by(error).await,
+            Unpushed::Failed(error @ PushError::TooLarge { .. }) => {
+                format!("{error}: its operator has to raise ComfyUI's --max-upload-size")
+            }
+            Unpushed::Failed(PushError::Content(error)) => {
+                tracing::error!(job = %self.job.id, %error, "the content of a pinned file can't be read");
+                "a file that the workflow names can't be read any more: upload it again".to_owned()
+            }
+        };
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "FileNotGiven", &text, at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
     async fn upstream_body(&self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
@@ -343,6 +444,7 @@ impl Carrying {
                 }
                 self.lost(&reason).await
             }
+            Watched::NeverBegan(reason) => self.lost(&reason).await,
         }
     }
 
@@ -360,6 +462,7 @@ impl Carrying {
                 },
                 // `Ok` only: when the dispatcher is gone because the gateway stops, nobody asked for an interruption.
                 Ok(()) = wanted(&mut self.interrupt), if !interrupting => Woken::Interrupt,
+                Ok(()) = self.written_off.changed() => return self.given_up(),
             };
             match woken {
                 Woken::Look => {}
@@ -380,16 +483,17 @@ impl Carrying {
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
                 Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { poll_interval },
                 Err(error) if error.is_refused() => {
-                    self.backend.eject(error.to_string());
+                    self.backend.eject_for(&error);
                     return Watched::Lost(format!("its backend is gone: {error}"));
                 }
                 Err(error) => {
                     misses += 1;
                     wait = poll_interval;
-                    if misses >= POLL_MISSES_MAX {
+                    // Its monitor finds the same: it is hung for good.
+                    if misses >= POLL_MISSES_MAX || (misses >= MISSES_MAX && !self.backend.is_up()) {
                         // One that answers, if only nonsense, is not hung: others' jobs may well run there.
                         if !matches!(error, ComfyUiError::Malformed(_)) {
-                            self.backend.eject(error.to_string());
+                            self.backend.eject_for(&error);
                         }
                         return Watched::Lost(format!("its backend does not answer: {error}"));
                     }
@@ -398,6 +502,29 @@ impl Carrying {
             }
             misses = 0;
         }
+    }
+
+    /// Its backend's worker is dead: the prompt will never end there.
+    fn given_up(&self) -> Watched {
+        let reason = format!("its backend is {}", self.backend.reason());
+        // Whatever killed the worker was what ran.
+        if self.job.state == JobState::Running { Watched::Lost(reason) } else { Watched::NeverBegan(reason) }
+    }
+
+    /// Whether it gets nowhere, by where it is; its backend then has to prove that it is alive.
+    fn stalled(&mut self, place: stall::Place) -> Option<Watched> {
+        let settings = self.services.config().dispatch.clone();
+        let limits = stall::Limits { untaken: settings.canary_deadline, silence: settings.stall_timeout };
+        let (start_heard, events) = self.services.tracks.heard(self.attempt.upstream);
+        let connections = self.backend.socket().map_or(0, UpstreamSocket::connections);
+        let sight = stall::Sight { place, start_heard, events, connections };
+        let stall = self.watch.look(sight, limits, self.services.clock.monotonic())?;
+        let cause = if stall == Stall::Untaken { Cause::WorkerDead } else { Cause::Stalled };
+        self.backend.eject(cause, format!("a job got nowhere: {}", stall.text()));
+        Some(match place {
+            stall::Place::Running => Watched::Lost(stall.text().into()),
+            stall::Place::Waiting | stall::Place::Untaken => Watched::NeverBegan(stall.text().into()),
+        })
     }
 
     fn statuses(&self) -> u64 {
@@ -426,13 +553,15 @@ impl Carrying {
                     comfyui.interrupt(upstream).await?;
                 }
                 self.started().await;
-                Ok(Look::Later)
+                Ok(self.stalled(stall::Place::Running).map_or(Look::Later, Look::Ended))
             }
-            QueuePlace::Pending => {
+            place @ (QueuePlace::Pending | QueuePlace::Untaken) => {
                 if interrupting {
                     comfyui.withdraw(upstream).await?;
+                    return Ok(Look::Later);
                 }
-                Ok(Look::Later)
+                let place = if place == QueuePlace::Untaken { stall::Place::Untaken } else { stall::Place::Waiting };
+                Ok(self.stalled(place).map_or(Look::Later, Look::Ended))
             }
             QueuePlace::Absent => match comfyui.history_entry(upstream).await? {
                 Some(entry) => Ok(Look::Ended(Watched::Entry(entry))),
@@ -465,13 +594,11 @@ impl Carrying {
     /// The backend has an entry: fetch the files, commit, tell.
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
-        let secrets = match self.owner_secrets().await {
-            Ok(secrets) => secrets,
-            Err(reason) => return self.lost(&reason).await,
-        };
-        let owner_folder = format!("t/{}", secrets.folder);
-        let names =
-            Names { prompt_id: &self.job.prompt_id, upstream: self.attempt.upstream, owner_folder: &owner_folder };
+        self.backend.worked(self.services.clock.monotonic());
+        if let Err(reason) = self.know_files().await {
+            return self.lost(&reason).await;
+        }
+        let names = self.names();
         let ending = match collect::read(entry, &names) {
             Ok(ending) => ending,
             Err(error) => return self.lost(&error.to_string()).await,
@@ -481,7 +608,11 @@ impl Carrying {
         }
         let outcome = match ending.end {
             UpstreamEnd::Succeeded => Outcome::Succeeded,
-            UpstreamEnd::Failed => Outcome::Failed,
+            UpstreamEnd::Failed => {
+                // Perhaps a file was gone when its node ran: the next job gives it again.
+                self.backend.present.forget(&self.files);
+                Outcome::Failed
+            }
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
@@ -503,6 +634,17 @@ impl Carrying {
                     return self.lost(&format!("its results can't be copied: {error}")).await;
                 }
             }
+        }
+    }
+
+    /// What stands for the owner's own words at the backend.
+    fn names(&self) -> Names<'_> {
+        Names {
+            prompt_id: &self.job.prompt_id,
+            upstream: self.attempt.upstream,
+            owner_folder: &self.owner_folder,
+            files: &self.files,
+            trusting: self.backend.is_owned(),
         }
     }
 
@@ -533,7 +675,7 @@ impl Carrying {
     /// ComfyUI refused the workflow: to its owner that is a run that ended at once (design §6 verdict).
     async fn refused(self, body: &[u8]) -> AttemptOver {
         let body = serde_json::from_slice(body).unwrap_or_default();
-        let (node, text) = collect::refusal(&body);
+        let (node, text) = collect::refusal(&body, &self.names());
         let node = node.as_ref().map(|(id, class)| (id.as_str(), class.as_str()));
         let result =
             collect::gateway_failure(&self.job.prompt_id, node, "ValidationError", &text, self.services.clock.wall());
@@ -597,6 +739,20 @@ impl Drop for Carrying {
     /// Whatever the backend still says of this attempt reaches nobody.
     fn drop(&mut self) {
         self.services.tracks.untrack(self.attempt.upstream);
+    }
+}
+
+/// Why the files of a workflow are not at its backend.
+#[derive(Debug)]
+enum Unpushed {
+    /// Its owner asked for its end meanwhile.
+    Interrupted,
+    Failed(PushError),
+}
+
+impl From<PushError> for Unpushed {
+    fn from(error: PushError) -> Self {
+        Self::Failed(error)
     }
 }
 

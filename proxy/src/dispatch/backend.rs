@@ -1,13 +1,17 @@
-//! One backend as the gateway knows it: where it is, whether it answers, which classes it shares with the pinned catalogue.
+//! One backend as the gateway knows it: where it is, how it is, which classes it shares with the pinned catalogue.
 
-use super::comfyui::ComfyUi;
+use super::comfyui::{ComfyUi, ComfyUiError};
+use super::facts::BackendFacts;
+use super::health::{Cause, Health, Standing};
+use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, UpstreamClientId};
-use arc_swap::ArcSwap;
-use comfygate_policy::{Agreement, ApprovedWorkflow};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use crate::ids::{BackendId, PoolId, UpstreamClientId};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 
 /// A configured ComfyUI.
@@ -15,15 +19,30 @@ use tokio::sync::{Notify, watch};
 pub struct Backend {
     /// Its name.
     pub id: BackendId,
+    /// Which tenants it serves.
+    pub pool: PoolId,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
     /// Our secret sid there.
     pub client: UpstreamClientId,
     /// How to call it.
     pub comfyui: ComfyUi,
+    /// Which files of callers it was given.
+    pub present: Present,
+    /// Whose turn it is to have a mask put into a picture.
+    pub mask_turn: tokio::sync::Mutex<()>,
     state: ArcSwap<BackendState>,
+    /// Its whole installation is one tenant's, which is judged by what is installed there now.
+    owned: AtomicBool,
+    installed: ArcSwapOption<Catalogue>,
+    health: Mutex<Health>,
+    facts: ArcSwapOption<BackendFacts>,
     foreign: AtomicU64,
+    outstanding: AtomicU32,
+    has_canary: AtomicBool,
     ejected: Notify,
+    /// Grows whenever everything it has of ours is given up.
+    written_off: watch::Sender<u64>,
     socket: OnceLock<UpstreamSocket>,
     attempts: Arc<watch::Sender<u32>>,
 }
@@ -55,17 +74,27 @@ pub enum BackendState {
 
 impl Backend {
     /// A backend that has not been asked yet: down until its monitor says otherwise.
-    pub fn new(id: BackendId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
+    pub fn new(id: BackendId, pool: PoolId, endpoint: BackendEndpoint, client: UpstreamClientId) -> Self {
         let comfyui = ComfyUi::new(endpoint.clone());
         let state = ArcSwap::from_pointee(BackendState::Down { reason: "not asked yet".into() });
         Self {
             id,
+            pool,
             endpoint,
             client,
             comfyui,
+            present: Present::default(),
+            mask_turn: tokio::sync::Mutex::default(),
             state,
+            owned: AtomicBool::new(false),
+            installed: ArcSwapOption::empty(),
+            health: Mutex::new(Health::new(Instant::now())),
+            facts: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
+            outstanding: AtomicU32::new(0),
+            has_canary: AtomicBool::new(false),
             ejected: Notify::new(),
+            written_off: watch::Sender::new(0),
             socket: OnceLock::new(),
             attempts: Arc::new(watch::channel(0).0),
         }
@@ -93,7 +122,7 @@ impl Backend {
         let _ = self.socket.set(socket);
     }
 
-    /// Whether it answers.
+    /// Whether it takes jobs.
     pub fn is_up(&self) -> bool {
         matches!(**self.state.load(), BackendState::Up { .. })
     }
@@ -103,8 +132,55 @@ impl Backend {
         self.state.load_full()
     }
 
-    /// Whether it is up and every class of the workflow means there what the catalogue says.
+    /// Says whether its installation is one tenant's own (owner posture): only then its catalogue is kept, which may take tens of megabytes.
+    pub fn set_owned(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Relaxed);
+        if !owned {
+            self.installed.store(None);
+        }
+    }
+
+    /// Whether its installation is one tenant's own.
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Relaxed)
+    }
+
+    /// What is installed there, as it said when it came up; of owned backends only.
+    pub fn installed(&self) -> Option<Arc<Catalogue>> {
+        self.installed.load_full()
+    }
+
+    /// Remembers what is installed there.
+    pub fn set_installed(&self, catalogue: Catalogue) {
+        self.installed.store(Some(Arc::new(catalogue)));
+    }
+
+    /// Where it stands: up, half open, or down and why.
+    pub fn standing(&self) -> Standing {
+        self.health(|health| health.standing())
+    }
+
+    /// Reads or changes its health, for the one who watches it. `act` must not call this backend: the lock is held meanwhile.
+    pub fn health<R>(&self, act: impl FnOnce(&mut Health) -> R) -> R {
+        // Every change is one statement: a panic elsewhere leaves nothing half done.
+        act(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it told of itself when it last came up; `None` until then, or if it told nothing.
+    pub fn facts(&self) -> Option<Arc<BackendFacts>> {
+        self.facts.load_full()
+    }
+
+    /// Remembers what it tells of itself.
+    pub fn set_facts(&self, facts: BackendFacts) {
+        self.facts.store(Some(Arc::new(facts)));
+    }
+
+    /// Whether it is up and every class of the workflow means there what the catalogue says; of an owned backend, whether it has the classes.
     pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
+        if let (true, Some(installed)) = (self.is_owned(), self.installed()) {
+            return self.is_up() && workflow.classes().all(|class| installed.class(class.as_str()).is_some());
+        }
         match &**self.state.load() {
             BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
             BackendState::Down { .. } => false,
@@ -116,25 +192,93 @@ impl Backend {
         u32::try_from(self.foreign.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Remembers how many prompts others have there.
+    /// Remembers how many prompts there are beside the attempts that it has; a canary is ours too.
     pub fn set_foreign(&self, prompts: u64) {
-        self.foreign.store(prompts, Ordering::Relaxed);
+        self.foreign.store(prompts.saturating_sub(self.has_canary().into()), Ordering::Relaxed);
+    }
+
+    /// Attempts of ours that it has, as the dispatcher last said.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Remembers how many attempts of ours it has.
+    pub fn set_outstanding(&self, attempts: u32) {
+        self.outstanding.store(attempts, Ordering::Relaxed);
+    }
+
+    /// Whether a canary is in its queue.
+    pub fn has_canary(&self) -> bool {
+        self.has_canary.load(Ordering::Relaxed)
+    }
+
+    /// A canary was sent, or is over.
+    pub fn set_canary(&self, is_there: bool) {
+        self.has_canary.store(is_there, Ordering::Relaxed);
     }
 
     /// Gives it work again.
-    pub fn set_up(&self, agreement: Agreement) {
-        self.state.store(Arc::new(BackendState::Up { agreement: Arc::new(agreement) }));
+    pub fn set_up(&self, agreement: Arc<Agreement>) {
+        // What comes up may be another process, on another disk.
+        self.present.clear();
+        self.health(Health::returned);
+        self.state.store(Arc::new(BackendState::Up { agreement }));
     }
 
-    /// Takes it out of service; its monitor asks it until it answers again.
-    pub fn eject(&self, reason: impl Into<String>) {
-        self.state.store(Arc::new(BackendState::Down { reason: reason.into() }));
+    /// A job of ours has run there to its end.
+    pub fn worked(&self, now: Instant) {
+        if self.health(|health| health.worked(now)) {
+            tracing::info!(backend = %self.id, "a job ran to its end: the backend is fully back");
+        }
+    }
+
+    /// Takes it out of service; its monitor asks it until it answers and proves itself.
+    pub fn eject(&self, cause: Cause, reason: impl Into<String>) {
+        let reason = format!("{}: {}", cause.name(), reason.into());
+        self.health(|health| health.eject(cause, Instant::now()));
+        self.state.store(Arc::new(BackendState::Down { reason }));
         self.ejected.notify_one();
+        if cause == Cause::WorkerDead {
+            self.write_off();
+        }
+    }
+
+    fn write_off(&self) {
+        self.written_off.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Takes it out of service for an error of its own.
+    pub fn eject_for(&self, error: &ComfyUiError) {
+        self.eject(Cause::of_error(error.is_refused()), error.to_string());
+    }
+
+    /// A question to it failed while it is down. Says whether that is another cause than before.
+    pub fn still_down(&self, cause: Cause, reason: impl Into<String>) -> bool {
+        let is_news = self.health(|health| health.still_down(cause));
+        let reason = format!("{}: {}", cause.name(), reason.into());
+        self.state.store(Arc::new(BackendState::Down { reason }));
+        if cause == Cause::WorkerDead {
+            self.write_off();
+        }
+        is_news
+    }
+
+    /// Why it is down; empty if it is not.
+    pub fn reason(&self) -> String {
+        match &**self.state.load() {
+            BackendState::Down { reason } => reason.clone(),
+            BackendState::Up { .. } => String::new(),
+        }
     }
 
     /// Resolves when somebody ejects it.
     pub async fn ejected(&self) {
         self.ejected.notified().await;
+    }
+
+    /// Changes when everything it has of ours is given up, since its worker is dead.
+    pub fn written_off(&self) -> watch::Receiver<u64> {
+        self.written_off.subscribe()
     }
 }
 
@@ -145,7 +289,8 @@ mod tests {
     #[tokio::test]
     async fn a_backend_is_vacant_when_its_last_attempt_is_over_and_no_earlier() {
         let endpoint = BackendEndpoint::parse("http://127.0.0.1:8188").unwrap();
-        let backend = Backend::new("gpu0".parse().unwrap(), endpoint, UpstreamClientId::new());
+        let backend =
+            Backend::new("gpu0".parse().unwrap(), "default".parse().unwrap(), endpoint, UpstreamClientId::new());
         backend.vacant().await;
         let (first, second) = (backend.occupy(), backend.occupy());
         let mut vacant = Box::pin(backend.vacant());

@@ -1,10 +1,11 @@
 //! From a backend's history entry to what its owner may see: outputs, messages and the files to fetch. Pure.
 //!
 //! *Shape in* (facts §8.2): `{"prompt":[5], "outputs":{node:{kind:[file object | text …]}}, "status":{"status_str","completed","messages":[[event,data]…]}, "meta":{…}}`.
-//! A file object has `filename`, `subfolder`, `type`. Only files in the owner's own folder of `output/`, and temporary ones, are taken: a
-//! cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
+//! A file object has `filename`, `subfolder`, `type`. Only files in the owner's own folder of `output/`, and temporary ones, are taken (all but other owners'
+//! folders, where the installation is the owner's own): a cache hit replays the names of an earlier run, which the salt keeps within the owner (design §5 caches).
 
 use super::comfyui::UpstreamFile;
+use super::push::Pushed;
 use crate::clock::WallMillis;
 use crate::ids::{PromptId, UpstreamPromptId};
 use crate::record::ledger::{Directory, JobResult, NewName};
@@ -58,6 +59,10 @@ pub struct Names<'a> {
     pub upstream: UpstreamPromptId,
     /// `t/<opaque owner>`: every folder of the owner's begins so.
     pub owner_folder: &'a str,
+    /// The installation is the owner's own (owner posture): what its packs save elsewhere is taken too, and error reports stay whole.
+    pub trusting: bool,
+    /// The owner's files that the backend has under names of ours.
+    pub files: &'a [Pushed],
 }
 
 /// The entry is not one that ComfyUI writes.
@@ -86,7 +91,9 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
     let mut fetches = Vec::new();
     find_files(&outputs, names, &mut String::new(), &mut fetches);
     scrub(&mut outputs, names, Scrub::All);
-    drop_paths(&mut outputs);
+    if !names.trusting {
+        drop_paths(&mut outputs);
+    }
     let timestamp = |wanted: &str| {
         let found = messages.iter().find(|(event, _)| event == wanted)?;
         found.1.get("timestamp").and_then(Value::as_u64).map(WallMillis)
@@ -137,12 +144,13 @@ pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis
     }
 }
 
-/// The first node that a refused `/prompt` names, and what is wrong with it: `(node, class, text)`.
-pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
+/// The first node that a refused `/prompt` names, and what is wrong with it in the owner's words: `(node, class, text)`.
+pub fn refusal(body: &Value, names: &Names<'_>) -> (Option<(String, String)>, String) {
+    let own = |text: &str| owners_text(&without_paths(text), names);
     let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
     let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next())
     else {
-        return (None, without_paths(top));
+        return (None, own(top));
     };
     let class = node.get("class_type").and_then(Value::as_str).unwrap_or_default();
     let text = |error: &Value| {
@@ -153,7 +161,7 @@ pub fn refusal(body: &Value) -> (Option<(String, String)>, String) {
         .get("errors")
         .and_then(Value::as_array)
         .map(|errors| errors.iter().map(text).collect::<Vec<_>>().join("; "));
-    (Some((id.clone(), class.to_owned())), without_paths(&format!("{top}: {}", errors.unwrap_or_default())))
+    (Some((id.clone(), class.to_owned())), own(&format!("{top}: {}", errors.unwrap_or_default())))
 }
 
 /// Absolute paths in a text, cut to their last segment: a server's layout is no tenant's business.
@@ -192,7 +200,10 @@ fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)>
     if !known.contains(&event) {
         return None;
     }
-    if event == "execution_error" {
+    if event == "execution_error" && names.trusting {
+        // Its inputs hold what the gateway itself wrote.
+        data.as_object_mut()?.insert("current_inputs".into(), json!({}));
+    } else if event == "execution_error" {
         let fields = data.as_object_mut()?;
         // Absolute paths, library versions, and the values of inputs that the gateway itself wrote.
         fields.insert("traceback".into(), json!([]));
@@ -213,19 +224,29 @@ enum Scrub {
     All,
 }
 
-/// Replaces the attempt's names wherever they stand in a text: its upstream id by the owner's, its folder by nothing.
+/// Replaces the attempt's names wherever they stand in a text: its upstream id and names of files by the owner's, its folder by nothing.
 fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
     match value {
         Value::String(text) => {
-            let upstream = names.upstream.to_string();
-            if text.contains(&upstream) || text.contains(names.owner_folder) {
-                *text = without_folder(&text.replace(&upstream, names.prompt_id.as_str()), names.owner_folder);
-            }
+            *text = owners_text(text, names);
         }
         Value::Array(items) => items.iter_mut().for_each(|item| scrub(item, names, what)),
         Value::Object(_) if what == Scrub::FileObjects && file_object(value).is_some() => {}
         Value::Object(fields) => fields.values_mut().for_each(|field| scrub(field, names, what)),
         _ => {}
+    }
+}
+
+fn owners_text(text: &str, names: &Names<'_>) -> String {
+    let mut text = text.replace(&names.upstream.to_string(), names.prompt_id.as_str());
+    for file in names.files {
+        // With its folder, and alone where a path was cut.
+        text = text.replace(&file.canonical(), &file.shown).replace(&file.name, &file.shown);
+    }
+    if !names.owner_folder.is_empty() && text.contains(names.owner_folder) {
+        without_folder(&text, names.owner_folder)
+    } else {
+        text
     }
 }
 
@@ -256,18 +277,27 @@ fn file_object(value: &Value) -> Option<UpstreamFile> {
 
 /// The folder as the owner sees it, if the file is the owner's.
 fn owned_subfolder(file: &UpstreamFile, names: &Names<'_>) -> Option<String> {
+    let plain = |shown: &str| !shown.split('/').any(|segment| segment == "..") && !shown.starts_with('/');
+    if names.trusting && matches!(file.directory, Directory::Output | Directory::Temp) && !is_own_area(&file.subfolder)
+    {
+        return plain(&file.subfolder).then(|| file.subfolder.clone());
+    }
     match file.directory {
         // Random names in one flat directory, kept apart by the salt.
         Directory::Temp if file.subfolder.is_empty() => Some(String::new()),
         Directory::Output => {
             let inside = file.subfolder.strip_prefix(names.owner_folder)?.strip_prefix('/')?;
             let (_attempt, shown) = inside.split_once('/').unwrap_or((inside, ""));
-            let plain = !shown.split('/').any(|segment| segment == "..");
-            plain.then(|| shown.to_owned())
+            plain(shown).then(|| shown.to_owned())
         }
-        // Uploads are not pushed to backends yet, so no output can be one.
+        // A pushed file is its owner's upload, which it has already.
         Directory::Input | Directory::Temp => None,
     }
+}
+
+/// Whether a folder is one of those that the gateway gives out, to whomever.
+fn is_own_area(subfolder: &str) -> bool {
+    subfolder.split('/').find(|segment| !segment.is_empty()) == Some("t")
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -324,7 +354,9 @@ fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mu
         file_object(value).and_then(|file| owned_subfolder(&file, names).map(|shown| (file, shown)))
     {
         let name = match file.directory {
-            Directory::Output => numbered(&file.filename),
+            // Elsewhere ComfyUI's own number stays: its owner may look at the disk.
+            Directory::Output if is_own_area(&file.subfolder) => numbered(&file.filename),
+            Directory::Output => NewName::AsIs(file.filename.clone()),
             Directory::Input | Directory::Temp => NewName::AsIs(file.filename.clone()),
         };
         found.push(Fetch { directory: file.directory, from: file, subfolder, name, pointer: pointer.clone() });
@@ -370,6 +402,9 @@ fn object(value: Value) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::FileId;
+    use crate::inspect::contents::{ContentFacts, ContentKind};
+    use comfygate_policy::Digest;
 
     const FOLDER: &str = "t/abc234";
 
@@ -379,7 +414,47 @@ mod tests {
 
     fn reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER }).unwrap()
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] })
+            .unwrap()
+    }
+
+    fn trusting_reading(entry: &Value) -> Ending {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[] })
+            .unwrap()
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_all_files_are_taken_but_those_in_folders_of_others() {
+        let outputs = json!({"9": {"images": [
+            image("", "b_00001_.png", "output"),
+            image("sub", "d.png", "temp"),
+            image("t/abc234/0af-1/pets", "a_00001_.png", "output"),
+            image("t/zzz/0af-1", "e_00001_.png", "output"),
+            image("/t/zzz/0af-1", "e_00001_.png", "output"),
+            image("x/../t/zzz", "e_00001_.png", "output"),
+            image("", "c.png", "input"),
+        ]}});
+        let ending = trusting_reading(&entry(outputs, "success", json!([])));
+        assert_eq!(ending.foreign.len(), 4, "{:?}", ending.foreign);
+        let names: Vec<_> = ending.fetches.iter().map(|fetch| (fetch.subfolder.as_str(), fetch.name.clone())).collect();
+        let expected = [
+            ("", NewName::AsIs("b_00001_.png".into())),
+            ("sub", NewName::AsIs("d.png".into())),
+            ("pets", NewName::Numbered { prefix: "a".into(), group: 1, suffix: "_.png".into() }),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_error_reports_are_whole() {
+        let data = json!({"prompt_id": "x", "exception_message": "no /opt/x", "traceback": ["File /opt/ComfyUI/nodes.py"], "current_inputs": {"comfygate_salt": ["s"]}});
+        let ending = trusting_reading(&entry(json!({}), "error", json!([["execution_error", data]])));
+        let text = serde_json::to_string(&ending.result.messages).unwrap();
+        assert!(
+            text.contains("/opt/ComfyUI/nodes.py") && text.contains("no /opt/x") && !text.contains("comfygate_salt"),
+            "{text}"
+        );
     }
 
     fn image(subfolder: &str, filename: &str, kind: &str) -> Value {
@@ -478,9 +553,34 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_name_a_pushed_file_name_it_as_its_owner_does() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1 };
+        let file = Pushed::new(FileId::from_bytes([9; 16]), Digest::of(b"x"), 1, &facts, FOLDER, "holiday/cat.png");
+        let names = Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            files: std::slice::from_ref(&file),
+            trusting: false,
+        };
+        let named = file.canonical();
+        let body = json!({"error": {"message": "Prompt outputs failed validation"}, "node_errors": {"3": {"class_type": "LoadImage",
+            "errors": [{"message": "Custom validation failed for node", "details": format!("image - Invalid image file: {named}")}]}}});
+        let (node, text) = refusal(&body, &names);
+        assert_eq!(node.unwrap().1, "LoadImage");
+        assert!(text.ends_with("Invalid image file: holiday/cat.png"), "{text}");
+        let message = format!("[Errno 2] No such file or directory: '/srv/comfy/input/{named}'");
+        let data = json!({"prompt_id": upstream.to_string(), "exception_message": message, "exception_type": "FileNotFoundError"});
+        let ending = read(&entry(json!({}), "error", json!([["execution_error", data]])), &names).unwrap();
+        let told = ending.result.messages[0].1["exception_message"].as_str().unwrap();
+        assert!(told.contains("holiday/cat.png") && !told.contains("abc234") && !told.contains("0909"), "{told}");
+    }
+
+    #[test]
     fn an_entry_without_status_is_no_entry() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER };
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] };
         assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
     }
 

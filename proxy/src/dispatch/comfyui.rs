@@ -3,12 +3,12 @@
 //! Every call has a connection of its own and our own headers: a fixed `Host`, no `Origin`, no cookie (facts §2.1). Sources: `server.py` of 0.8.0.
 
 use crate::endpoint::BackendEndpoint;
-use crate::ids::UpstreamPromptId;
+use crate::ids::{UpstreamClientId, UpstreamPromptId};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -19,10 +19,14 @@ const OBJECT_INFO_BYTES_MAX: usize = 64 << 20;
 const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
 /// `/queue` holds at most our one graph and whatever others submitted behind our back.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Lists of models, translations and templates of packs, and a template's picture.
+const PAGE_FILE_BYTES_MAX: usize = 16 << 20;
 /// Answers that carry a few numbers.
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// The event loop of a busy ComfyUI can stall for seconds (facts §2.6).
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the question whether it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// `validate_prompt` lists directories for every visited node, on the event loop.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of a file.
@@ -70,13 +74,44 @@ impl ComfyUiError {
     }
 }
 
+/// A prompt in a backend's queue or history, as far as we look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id; `None` if it can't be one of ours.
+    pub prompt: Option<UpstreamPromptId>,
+    /// Whose: `extra_data.client_id`.
+    pub client: Option<UpstreamClientId>,
+}
+
+/// A backend's queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// What is being executed: one prompt at most, or what was when the worker died.
+    pub running: Vec<Listed>,
+    /// What waits.
+    pub pending: Vec<Listed>,
+}
+
+impl Listed {
+    /// Reads `[number, id, graph, extra_data, outputs]`.
+    fn read(item: &Value) -> Self {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        Self {
+            prompt: text(item.get(1)).and_then(|id| id.parse().ok()),
+            client: text(item.pointer("/3/client_id")).and_then(|id| id.parse().ok()),
+        }
+    }
+}
+
 /// Where a backend's queue has a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueuePlace {
     /// It is being executed.
     Running,
-    /// It waits.
+    /// It waits behind something.
     Pending,
+    /// It waits, and nothing is being executed.
+    Untaken,
     /// It is in neither list.
     Absent,
 }
@@ -96,12 +131,13 @@ impl ComfyUi {
         parsed(&bytes)
     }
 
-    /// `GET /prompt`: is HTTP up, and how many prompts are there.
+    /// `GET /prompt`: is HTTP up, and how many prompts are there. Given up sooner than other calls: it costs ComfyUI nothing.
     ///
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn queue_remaining(&self) -> Result<u64, ComfyUiError> {
-        let answer = parsed(&self.get("/prompt", SMALL_BYTES_MAX).await?)?;
+        let answer = self.call(Method::GET, "/prompt", None, SMALL_BYTES_MAX, PROBE_TIMEOUT).await?;
+        let answer = parsed(&answer)?;
         let remaining = answer.pointer("/exec_info/queue_remaining").and_then(Value::as_u64);
         remaining.ok_or_else(|| ComfyUiError::Malformed("`/prompt` without `exec_info.queue_remaining`".into()))
     }
@@ -122,12 +158,32 @@ impl ComfyUi {
         self.call(Method::GET, path, None, OBJECT_INFO_BYTES_MAX, SUBMIT_TIMEOUT).await
     }
 
+    /// `GET` of a list or a small file that the page reads, by path.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn page_file(&self, path: &str) -> Result<Bytes, ComfyUiError> {
+        self.get(path, PAGE_FILE_BYTES_MAX).await
+    }
+
     /// `GET /system_stats`.
     ///
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn system_stats(&self) -> Result<Value, ComfyUiError> {
         parsed(&self.get("/system_stats", SMALL_BYTES_MAX).await?)
+    }
+
+    /// The status that a path answers with, whatever it is.
+    ///
+    /// # Errors
+    /// `Connect`, `Lost`.
+    pub async fn answers(&self, path: &str) -> Result<StatusCode, ComfyUiError> {
+        match self.send(Method::GET, path, None, CALL_TIMEOUT).await {
+            Ok(response) => Ok(response.status()),
+            Err(ComfyUiError::Status { status, .. }) => Ok(status),
+            Err(error) => Err(error),
+        }
     }
 
     /// `GET /queue`: where that prompt stands.
@@ -146,11 +202,38 @@ impl ComfyUi {
             let items = queue.get(list).and_then(Value::as_array);
             items.is_some_and(|items| items.iter().any(|item| item.get(1).and_then(Value::as_str) == Some(id.as_str())))
         };
+        let nothing_runs = queue.get("queue_running").and_then(Value::as_array).is_some_and(Vec::is_empty);
         Ok(match (has("queue_running"), has("queue_pending")) {
             (true, _) => QueuePlace::Running,
+            (false, true) if nothing_runs => QueuePlace::Untaken,
             (false, true) => QueuePlace::Pending,
             (false, false) => QueuePlace::Absent,
         })
+    }
+
+    /// `GET /queue`: everything in it.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn listing(&self) -> Result<Listing, ComfyUiError> {
+        let bytes = self.get("/queue", QUEUE_BYTES_MAX).await?;
+        let queue = off_the_loop(bytes).await?;
+        let list = |name: &str| {
+            let items = queue.get(name).and_then(Value::as_array);
+            items.map(|items| items.iter().map(Listed::read).collect()).unwrap_or_default()
+        };
+        Ok(Listing { running: list("queue_running"), pending: list("queue_pending") })
+    }
+
+    /// `GET /history`: its newest entries, so many at most.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn newest_history(&self, entries_max: u32) -> Result<Vec<Listed>, ComfyUiError> {
+        let bytes = self.get(&format!("/history?max_items={entries_max}"), HISTORY_ENTRY_BYTES_MAX).await?;
+        let entries = off_the_loop(bytes).await?;
+        let entries = entries.as_object().map(|entries| entries.values().filter_map(|entry| entry.get("prompt")));
+        Ok(entries.into_iter().flatten().map(Listed::read).collect())
     }
 
     /// `GET /history/{id}`: the entry, once the prompt has ended.
@@ -159,9 +242,7 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn history_entry(&self, prompt: UpstreamPromptId) -> Result<Option<Value>, ComfyUiError> {
         let bytes = self.get(&format!("/history/{prompt}"), HISTORY_ENTRY_BYTES_MAX).await?;
-        // Megabytes of outputs: not on a thread that carries everybody's events.
-        let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
-        let mut whole = whole.map_err(|error| ComfyUiError::Malformed(error.to_string()))??;
+        let mut whole = off_the_loop(bytes).await?;
         Ok(whole.get_mut(prompt.to_string()).map(Value::take))
     }
 
@@ -179,6 +260,23 @@ impl ComfyUi {
     /// Any of [`ComfyUiError`].
     pub async fn interrupt(&self, prompt: UpstreamPromptId) -> Result<(), ComfyUiError> {
         self.post("/interrupt", &json!({"prompt_id": prompt.to_string()})).await
+    }
+
+    /// `POST /free`.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn free(&self, unload_models: bool, free_memory: bool) -> Result<(), ComfyUiError> {
+        self.post("/free", &json!({"unload_models": unload_models, "free_memory": free_memory})).await
+    }
+
+    /// `PATCH /internal/logs/subscribe` for our own socket.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn subscribe_logs(&self, client: UpstreamClientId, enabled: bool) -> Result<(), ComfyUiError> {
+        let body = Bytes::from(json!({"clientId": client.to_string(), "enabled": enabled}).to_string());
+        self.call(Method::PATCH, "/internal/logs/subscribe", Some(body), SMALL_BYTES_MAX, CALL_TIMEOUT).await.map(drop)
     }
 
     /// `POST /queue {"delete":[id]}`: takes a waiting prompt out.
@@ -201,6 +299,30 @@ impl ComfyUi {
             file.directory.name()
         );
         Ok(Pieces(self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body()))
+    }
+
+    /// `POST` of a body of ours that is made while it is sent, `length` bytes. Gives the JSON of a 200.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub(super) async fn post_form<B>(
+        &self,
+        path: &str,
+        content_type: &str,
+        length: u64,
+        body: B,
+        within: Duration,
+    ) -> Result<Value, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request =
+            self.request(Method::POST, path).header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, length);
+        let request = request.body(body).map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        let whole = async { bounded(self.exchange(request, within).await?.into_body(), SMALL_BYTES_MAX).await };
+        let bytes = tokio::time::timeout(within, whole).await;
+        parsed(&bytes.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))??)
     }
 
     async fn get(&self, path: &str, bytes_max: usize) -> Result<Bytes, ComfyUiError> {
@@ -237,23 +359,40 @@ impl ComfyUi {
         body: Option<Bytes>,
         within: Duration,
     ) -> Result<http::Response<Incoming>, ComfyUiError> {
-        let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
-        let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Ends by itself when the response was read or dropped.
-        tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.endpoint.authority())
-            .header(ACCEPT_ENCODING, "identity");
+        let mut request = self.request(method, path);
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_LENGTH, body.len());
         }
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| ComfyUiError::Malformed(error.to_string()))?;
+        self.exchange(request, within).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(self.endpoint.path(path))
+            .header(HOST, self.endpoint.authority())
+            .header(ACCEPT_ENCODING, "identity")
+    }
+
+    async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        within: Duration,
+    ) -> Result<http::Response<Incoming>, ComfyUiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.endpoint.connect().await.map_err(ComfyUiError::Connect)?;
+        let lost = |error: hyper::Error| ComfyUiError::Lost(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Ends by itself when the response was read or dropped.
+        tokio::spawn(connection);
+        request.headers_mut().extend(self.endpoint.headers().clone());
         let response = tokio::time::timeout(within, sender.send_request(request)).await;
         let response = response.map_err(|_| ComfyUiError::Lost(format!("nothing within {within:?}")))?.map_err(lost)?;
         match response.status() {
@@ -309,6 +448,12 @@ async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError
         }
         Err(error) => Err(ComfyUiError::Lost(error.to_string())),
     }
+}
+
+/// Megabytes of graphs and outputs: not parsed on a thread that carries everybody's events.
+async fn off_the_loop(bytes: Bytes) -> Result<Value, ComfyUiError> {
+    let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
+    whole.map_err(|error| ComfyUiError::Malformed(error.to_string()))?
 }
 
 /// Python writes `NaN` and `Infinity`, which are not JSON (facts §2.2): a float of that sort in one output must not make the whole answer unreadable.

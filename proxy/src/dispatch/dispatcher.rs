@@ -2,6 +2,7 @@
 
 use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
+use super::health::Standing;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
 use crate::drain::Drain;
@@ -37,8 +38,8 @@ pub enum Command {
     Withdrawn(JobId),
     /// The owner wants the end of an assigned or running job; the ledger has it already.
     Interrupt(JobId),
-    /// A backend answers.
-    BackendUp(BackendId),
+    /// A backend answers, and how it came back.
+    BackendUp(BackendId, String),
     /// A backend was ejected, and why.
     BackendDown(BackendId, String),
     /// A backend began an attempt of that job.
@@ -180,7 +181,7 @@ impl Dispatcher {
                 }
             }
             // What they change is read from the backend itself when the next job is placed.
-            Command::BackendUp(backend) => self.services.audit.backend(&backend, true, ""),
+            Command::BackendUp(backend, how) => self.services.audit.backend(&backend, true, &how),
             Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
             Command::Over(job, over) => {
                 self.outstanding.remove(&job);
@@ -199,7 +200,10 @@ impl Dispatcher {
             if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
                 break;
             }
+            let tenant = self.services.tenants().tenant(&held.job.owner.tenant);
+            let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.pool == backend.pool);
             let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
+                (_, Some(backend)) if !serves(backend) => false,
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
                 (None, Some(backend)) => backend.is_up(),
                 (Some(workflow), Some(backend)) => backend.can_run(workflow),
@@ -222,10 +226,11 @@ impl Dispatcher {
     }
 
     fn loads(&self) -> BTreeMap<BackendId, Load> {
-        let load = |backend: &Arc<Backend>| Load {
-            available: backend.is_up(),
-            outstanding: self.outstanding_at(&backend.id),
-            foreign: backend.foreign(),
+        let load = |backend: &Arc<Backend>| {
+            let outstanding = self.outstanding_at(&backend.id);
+            // One that failed before gets one job, and no second before that has run to its end.
+            let is_tried = backend.standing() == Standing::HalfOpen && outstanding > 0;
+            Load { available: backend.is_up() && !is_tried, outstanding, foreign: backend.foreign() }
         };
         self.services.backends().iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
     }
@@ -293,7 +298,10 @@ impl Dispatcher {
         };
         self.services.metrics.set_jobs(counts);
         for backend in self.services.backends().values() {
-            self.services.metrics.set_backend(&backend.id, backend.is_up(), self.outstanding_at(&backend.id));
+            let outstanding = self.outstanding_at(&backend.id);
+            backend.set_outstanding(outstanding);
+            self.services.metrics.set_backend(&backend.id, backend.is_up(), outstanding);
+            self.services.metrics.set_backend_state(&backend.id, backend.standing());
         }
     }
 }

@@ -1,106 +1,294 @@
-//! Watches one backend: is it there, does it mean by its classes what the catalogue says, do its events arrive.
+//! Watches one backend: is it there, does it mean by its classes what the catalogue says, do its events arrive, does its worker run.
 //!
-//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed.
-//! It is ejected at once when a connection is refused (nobody listens), and after [`MISSES_MAX`] other failures in a row (a stalled event loop is
-//! ordinary, facts §2.6). Whether its worker thread lives is not asked here yet.
+//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed. One that
+//! was in service before is also swept of what nobody knows any more, and has to run a canary. It is ejected at once when a connection is refused
+//! (nobody listens), after [`super::health::MISSES_MAX`] other failures in a row, and when a canary is not run. What follows from what is [`super::health`].
 
 use super::backend::Backend;
+use super::canary::{self, Patience, Verdict};
 use super::comfyui::ComfyUiError;
 use super::dispatcher::{Command, DispatchHandle};
-use comfygate_policy::{Agreement, Catalogue};
+use super::facts::BackendFacts;
+use super::health::Cause;
+use super::sweep;
+use crate::config::{DispatchConfig, GpuName};
+use crate::record::metrics::CanaryEnd;
+use crate::services::Services;
+use comfygate_policy::{Agreement, Catalogue, CatalogueError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How often a backend that is down is asked. Connecting to loopback costs microseconds.
-const DOWN_INTERVAL: Duration = Duration::from_millis(500);
-/// How often one that is up is asked.
+/// How often one that is up is asked, at most.
 const UP_INTERVAL: Duration = Duration::from_secs(5);
-/// Failures in a row, a refused connection apart, before a backend is ejected.
-pub const MISSES_MAX: u32 = 3;
 /// How long a backend that answers may take to accept our socket.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Watches `backend` until `shutdown` turns true.
 pub async fn watch(
+    services: Arc<Services>,
     backend: Arc<Backend>,
-    catalogue: Arc<Catalogue>,
-    mut socket_connected: watch::Receiver<bool>,
+    socket_connected: watch::Receiver<bool>,
     dispatch: DispatchHandle,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let watching = async {
-        loop {
-            let agreement = answered(&backend, &catalogue).await;
-            let connecting = async { socket_connected.wait_for(|connected| *connected).await.is_ok() };
-            if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
-                backend.eject("its WebSocket can't be opened");
-                tokio::time::sleep(DOWN_INTERVAL).await;
-                continue;
-            }
-            report(&backend, &agreement);
-            backend.set_up(agreement);
-            dispatch.send(Command::BackendUp(backend.id.clone())).await;
-            let reason = failed(&backend).await;
-            tracing::warn!(backend = %backend.id, reason, "backend ejected");
-            dispatch.send(Command::BackendDown(backend.id.clone(), reason)).await;
-        }
-    };
+    let told_unprovable = AtomicBool::new(false);
+    let mut monitor = Monitor { services, backend, socket_connected, dispatch, was_asked: false, told_unprovable };
     tokio::select! {
-        () = watching => {}
+        () = monitor.watching() => {}
         () = async { drop(shutdown.wait_for(|down| *down).await) } => {}
     }
 }
 
-/// Resolves when the backend answered, with what it shares with the catalogue.
-async fn answered(backend: &Backend, catalogue: &Arc<Catalogue>) -> Agreement {
-    loop {
-        match agreement(backend, catalogue).await {
-            Ok(agreement) => return agreement,
-            Err(reason) => tracing::debug!(backend = %backend.id, reason, "backend does not answer"),
+struct Monitor {
+    services: Arc<Services>,
+    backend: Arc<Backend>,
+    socket_connected: watch::Receiver<bool>,
+    dispatch: DispatchHandle,
+    was_asked: bool,
+    /// That its worker can't be tested is said once.
+    told_unprovable: AtomicBool,
+}
+
+impl Monitor {
+    async fn watching(&mut self) {
+        loop {
+            let (agreement, how) = self.returned().await;
+            self.backend.set_up(Arc::clone(&agreement));
+            self.report(&agreement, &how);
+            self.tell_state();
+            self.dispatch.send(Command::BackendUp(self.backend.id.clone(), how)).await;
+            self.failed(&agreement).await;
+            self.tell_down().await;
         }
-        tokio::time::sleep(DOWN_INTERVAL).await;
     }
-}
 
-async fn agreement(backend: &Backend, catalogue: &Arc<Catalogue>) -> Result<Agreement, String> {
-    let text = |error: ComfyUiError| error.to_string();
-    backend.comfyui.queue_remaining().await.map_err(text)?;
-    let live = backend.comfyui.object_info().await.map_err(text)?;
-    let catalogue = Arc::clone(catalogue);
-    // Megabytes of JSON: not on an event loop.
-    let compared = tokio::task::spawn_blocking(move || catalogue.agreement(&live)).await;
-    compared.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-}
+    fn settings(&self) -> DispatchConfig {
+        self.services.config().dispatch.clone()
+    }
 
-/// Resolves when the backend has to be taken out of service, with the reason; it is ejected then.
-async fn failed(backend: &Backend) -> String {
-    let mut misses = 0;
-    loop {
-        tokio::select! {
-            () = backend.ejected() => if !backend.is_up() { return reason_of(backend) },
-            () = tokio::time::sleep(UP_INTERVAL) => match backend.comfyui.queue_remaining().await {
-                Ok(_) => misses = 0,
-                Err(error) => {
-                    misses += 1;
-                    if error.is_refused() || misses >= MISSES_MAX {
-                        backend.eject(error.to_string());
-                        return error.to_string();
+    fn tell_state(&self) {
+        self.services.metrics.set_backend_state(&self.backend.id, self.backend.standing());
+    }
+
+    /// Log, metrics and audit: it is out of service, and why.
+    async fn tell_down(&self) {
+        let reason = self.backend.reason();
+        tracing::warn!(backend = %self.backend.id, reason, "backend out of service");
+        self.tell_state();
+        self.dispatch.send(Command::BackendDown(self.backend.id.clone(), reason)).await;
+    }
+
+    /// Resolves when the backend answers and has shown what it must: with what it shares with the catalogue, and how it came back.
+    async fn returned(&mut self) -> (Arc<Agreement>, String) {
+        loop {
+            self.pause().await;
+            match self.asked().await {
+                Ok(found) => return found,
+                Err((cause, reason)) => {
+                    tracing::debug!(backend = %self.backend.id, cause = cause.name(), reason, "backend still out of service");
+                    let is_news = self.backend.still_down(cause, reason);
+                    self.tell_state();
+                    // Said once: that it answers and runs nothing is not what it was ejected for.
+                    if is_news && cause == Cause::WorkerDead {
+                        self.tell_down().await;
                     }
                 }
-            },
+            }
         }
     }
-}
 
-fn reason_of(backend: &Backend) -> String {
-    match &*backend.state() {
-        super::backend::BackendState::Down { reason } => reason.clone(),
-        super::backend::BackendState::Up { .. } => String::new(),
+    /// Waits before the next question; one whose socket ends meanwhile is being restarted, and asked at once.
+    async fn pause(&mut self) {
+        if !std::mem::replace(&mut self.was_asked, true) {
+            return;
+        }
+        let wait = self.backend.health(|health| health.wait());
+        let restarted = async {
+            let was_connected = *self.socket_connected.borrow_and_update();
+            if !was_connected || self.socket_connected.wait_for(|connected| !*connected).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = restarted => tokio::time::sleep(Duration::from_millis(500).min(wait)).await,
+        }
+    }
+
+    /// One try to bring it back.
+    async fn asked(&mut self) -> Result<(Arc<Agreement>, String), (Cause, String)> {
+        let of_error = |error: ComfyUiError| (Cause::of_error(error.is_refused()), error.to_string());
+        self.backend.comfyui.queue_remaining().await.map_err(of_error)?;
+        let live = self.backend.comfyui.object_info().await.map_err(of_error)?;
+        let catalogue = self.services.inspector().catalogue_arc();
+        // Megabytes of JSON: not on an event loop.
+        let owned = self.backend.is_owned();
+        let compared = tokio::task::spawn_blocking(move || {
+            let installed = owned.then(|| Catalogue::from_object_info(&live)).transpose()?;
+            Ok((catalogue.agreement(&live)?, installed))
+        });
+        let (agreement, installed) = compared
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|compared: Result<_, CatalogueError>| compared.map_err(|error| error.to_string()))
+            .map_err(|error| (Cause::Hung, error))?;
+        if let Some(installed) = installed {
+            self.backend.set_installed(installed);
+        }
+        let connecting = async { self.socket_connected.wait_for(|connected| *connected).await.is_ok() };
+        if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
+            return Err((Cause::NoSocket, "its WebSocket can't be opened".into()));
+        }
+        self.learn_facts().await;
+        let now = self.services.clock.monotonic();
+        let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
+        if !must_prove {
+            return Ok((Arc::new(agreement), String::new()));
+        }
+        match sweep::sweep(&self.backend, &*self.services.ledger).await {
+            Ok(0) => {}
+            Ok(prompts) => tracing::info!(backend = %self.backend.id, prompts, "leftovers of ours were swept"),
+            Err(error) => tracing::warn!(backend = %self.backend.id, %error, "leftovers could not be swept"),
+        }
+        let was = self.backend.reason();
+        let proof = self.proof(&agreement).await?;
+        Ok((Arc::new(agreement), format!("back after {} s ({was}); {proof}", down_for.as_secs())))
+    }
+
+    /// The proof that one who failed has to give before it is used again.
+    async fn proof(&self, agreement: &Agreement) -> Result<String, (Cause, String)> {
+        let settings = self.settings();
+        if settings.canary_interval.is_zero() {
+            return Ok("it answers".into());
+        }
+        match self.canary(agreement, settings.canary_deadline, Patience::WaitForOthers).await {
+            Verdict::Proven(took) => Ok(format!("it ran a canary within {} ms", took.as_millis())),
+            Verdict::Unprovable(why) => Ok(format!("it answers; its worker could not be tested: {why}")),
+            Verdict::NotRun => Err((Cause::WorkerDead, not_run(settings.canary_deadline))),
+            Verdict::Busy => Err((Cause::Stalled, "others' work runs there".into())),
+            Verdict::Gone(reason) => Err((Cause::Hung, reason)),
+            Verdict::Refused(reason) => Err((Cause::Refused, reason)),
+        }
+    }
+
+    async fn canary(&self, agreement: &Agreement, deadline: Duration, patience: Patience) -> Verdict {
+        let is_followed = |prompt| self.services.tracks.of(prompt).is_some();
+        let verdict = canary::prove(&self.backend, agreement, deadline, patience, is_followed).await;
+        let end = match &verdict {
+            Verdict::Proven(_) => CanaryEnd::Proven,
+            Verdict::NotRun => CanaryEnd::NotRun,
+            Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) | Verdict::Refused(_) => CanaryEnd::Unknown,
+        };
+        self.services.metrics.canary(&self.backend.id, end);
+        if matches!(verdict, Verdict::Proven(_) | Verdict::Unprovable(_)) {
+            // One that can't be tested is not asked again and again.
+            let now = self.services.clock.monotonic();
+            self.backend.health(|health| health.proven(now));
+        }
+        if let Verdict::Unprovable(why) = &verdict
+            && !self.told_unprovable.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(backend = %self.backend.id, why, "whether this backend's worker lives can't be tested");
+        }
+        tracing::debug!(backend = %self.backend.id, ?verdict, "canary");
+        verdict
+    }
+
+    /// Resolves when the backend has been taken out of service, by whomever.
+    async fn failed(&self, agreement: &Agreement) {
+        loop {
+            let interval = self.settings().canary_interval;
+            let tick = if interval.is_zero() { UP_INTERVAL } else { (interval / 2).min(UP_INTERVAL) };
+            let looking = async {
+                tokio::time::sleep(tick).await;
+                self.looked(agreement).await;
+            };
+            tokio::select! {
+                () = self.backend.ejected() => {}
+                () = looking => {}
+            }
+            if !self.backend.is_up() {
+                return;
+            }
+        }
+    }
+
+    /// One look at a backend that is up; ejects it if that is what follows.
+    async fn looked(&self, agreement: &Agreement) {
+        match self.backend.comfyui.queue_remaining().await {
+            Ok(remaining) => {
+                let (interval, now) = (self.settings().canary_interval, self.services.clock.monotonic());
+                let is_due = self.backend.health(|health| {
+                    health.answered();
+                    health.canary_due(interval, now)
+                });
+                if is_due && remaining == 0 && self.backend.outstanding() == 0 {
+                    self.idle_canary(agreement).await;
+                }
+            }
+            Err(error) => {
+                let cause = self.backend.health(|health| health.missed(error.is_refused()));
+                if let Some(cause) = cause {
+                    self.backend.eject(cause, error.to_string());
+                }
+            }
+        }
+    }
+
+    async fn idle_canary(&self, agreement: &Agreement) {
+        let deadline = self.settings().canary_deadline;
+        match self.canary(agreement, deadline, Patience::Yield).await {
+            Verdict::NotRun => self.backend.eject(Cause::WorkerDead, not_run(deadline)),
+            Verdict::Refused(reason) => self.backend.eject(Cause::Refused, reason),
+            // What does not answer is asked again in a moment, and counted there.
+            Verdict::Proven(_) | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
+        }
+    }
+
+    /// Asks what it is, and warns if it seems to share its GPU with another backend.
+    async fn learn_facts(&self) {
+        let Ok(stats) = self.backend.comfyui.system_stats().await else { return };
+        let facts = BackendFacts::read(&stats);
+        for other in self.services.backends().values().filter(|other| other.id != self.backend.id && other.is_up()) {
+            if !self.may_share_a_gpu(other) {
+                continue;
+            }
+            // Free memory only says something if both were asked at the same time.
+            let Ok(stats) = other.comfyui.system_stats().await else { continue };
+            if let Some(device) = facts.shared_gpu(&BackendFacts::read(&stats)) {
+                tracing::warn!(
+                    backend = %self.backend.id, other = %other.id, device = device.name,
+                    "both backends seem to run on one GPU and would take each other's memory; give each its `gpu` in the configuration if that is not so"
+                );
+            }
+        }
+        self.backend.set_facts(facts);
+    }
+
+    /// On one machine, and not told apart by the configuration.
+    fn may_share_a_gpu(&self, other: &Backend) -> bool {
+        let config = self.services.config();
+        let gpu = |backend: &Backend| -> Option<GpuName> {
+            config.backends.iter().find(|configured| configured.id == backend.id)?.gpu.clone()
+        };
+        let (mine, theirs) = (gpu(&self.backend), gpu(other));
+        let told_apart = mine.is_some() && theirs.is_some() && mine != theirs;
+        let (here, there) = (self.backend.endpoint.url(), other.endpoint.url());
+        !told_apart && ((here.is_local() && there.is_local()) || here.host() == there.host())
+    }
+
+    fn report(&self, agreement: &Agreement, how: &str) {
+        let (missing, differing) = (agreement.missing().count(), agreement.differing().count());
+        let incarnation = self.backend.health(|health| health.incarnation());
+        tracing::info!(backend = %self.backend.id, missing, differing, incarnation, how, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
     }
 }
 
-fn report(backend: &Backend, agreement: &Agreement) {
-    let (missing, differing) = (agreement.missing().count(), agreement.differing().count());
-    tracing::info!(backend = %backend.id, missing, differing, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
+fn not_run(deadline: Duration) -> String {
+    format!(
+        "it answers, and did not run a canary within {} s: its worker thread is dead; restart it",
+        deadline.as_secs()
+    )
 }

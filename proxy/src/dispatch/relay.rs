@@ -1,7 +1,7 @@
 //! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt.
 
 use super::attempt::Signal;
-use crate::deliver::events::codec::{ProgressKind, UpstreamEvent};
+use crate::deliver::events::codec::{PackEvent, ProgressKind, UpstreamEvent};
 use crate::ids::BackendId;
 use crate::services::Services;
 use serde_json::Value;
@@ -13,6 +13,10 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
         // What is there beside ours was submitted behind our back, and counts as load.
         backend.set_foreign(remaining.saturating_sub(tracks.at(&backend.id)));
     }
+    let event = match event {
+        UpstreamEvent::Pack(event) => return relay_pack(services, backend, event),
+        event => event,
+    };
     let track = match event.prompt() {
         Some(prompt) => {
             match &event {
@@ -29,6 +33,7 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
         },
     };
     let Some(track) = track else { return };
+    track.heard(matches!(event, UpstreamEvent::Started { .. }));
     match &event {
         UpstreamEvent::Started { .. } => track.signal(Signal::Started),
         UpstreamEvent::Ended { .. } => track.signal(Signal::Ended),
@@ -45,5 +50,27 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
     if let Some(event) = event.for_owner(&track.prompt_id) {
         services.metrics.event(kind);
         services.hub.publish(&track.route, &event);
+    }
+}
+
+/// What a node pack sends reaches the tenant whose own installation it is, and nobody else. With a prompt id, the sockets of that prompt's owner.
+fn relay_pack(services: &Services, backend: &BackendId, event: PackEvent) {
+    let backends = services.backends();
+    let Some(backend) = backends.get(backend).filter(|backend| backend.is_owned()) else { return };
+    let tenants = services.tenants();
+    let Some(tenant) = tenants.owner_of(&backend.pool) else { return };
+    services.metrics.event("pack");
+    let of = |prompt| services.tracks.of(prompt).map(|track| (prompt, track));
+    match event.prompt().map(of) {
+        Some(Some((prompt, track))) => {
+            services.hub.publish(&track.route, &event.for_people(Some((prompt, &track.prompt_id))));
+        }
+        // It names a prompt that is not followed (any more): whose it is can't be told.
+        Some(None) => {}
+        None => {
+            let running = services.tracks.running_prompt_at(&backend.id).and_then(of);
+            let running = running.as_ref().map(|(prompt, track)| (*prompt, &track.prompt_id));
+            services.hub.publish_to_tenant(&tenant.id, &event.for_people(running));
+        }
     }
 }

@@ -5,6 +5,8 @@ use crate::deliver::events::hub::Route;
 use crate::ids::{BackendId, PromptId, UpstreamPromptId};
 use crate::record::ledger::{Attempt, Job};
 use dashmap::DashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// Hints that wait for an attempt's task; more are dropped, since one is as good as many.
@@ -29,13 +31,30 @@ pub struct Track {
     pub backend: BackendId,
     /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
     pub start_told: bool,
+    heard: Arc<Heard>,
     signals: mpsc::Sender<Signal>,
+}
+
+/// What was heard of one attempt.
+#[derive(Debug, Default)]
+struct Heard {
+    start: AtomicBool,
+    further: AtomicU64,
 }
 
 impl Track {
     /// Gives the attempt's task a hint.
     pub fn signal(&self, signal: Signal) {
         let _ = self.signals.try_send(signal);
+    }
+
+    /// An event of it was heard.
+    pub fn heard(&self, is_start: bool) {
+        if is_start {
+            self.heard.start.store(true, Ordering::Relaxed);
+        } else {
+            self.heard.further.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -48,6 +67,7 @@ impl Tracks {
             prompt_id: job.prompt_id.clone(),
             backend: attempt.backend.clone(),
             start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
+            heard: Arc::default(),
             signals,
         };
         self.by_upstream.insert(attempt.upstream, track);
@@ -65,6 +85,13 @@ impl Tracks {
         self.by_upstream.get(&upstream).map(|track| track.clone())
     }
 
+    /// Whether the start of that prompt was heard, and how many events after it.
+    pub fn heard(&self, upstream: UpstreamPromptId) -> (bool, u64) {
+        self.by_upstream.get(&upstream).map_or((false, 0), |track| {
+            (track.heard.start.load(Ordering::Relaxed), track.heard.further.load(Ordering::Relaxed))
+        })
+    }
+
     /// How many prompts of ours a backend has.
     pub fn at(&self, backend: &BackendId) -> u64 {
         self.by_upstream.iter().filter(|track| track.backend == *backend).count() as u64
@@ -80,7 +107,11 @@ impl Tracks {
 
     /// What a frame without prompt id of that backend belongs to.
     pub fn running_at(&self, backend: &BackendId) -> Option<Track> {
-        let upstream = *self.running.get(backend)?;
-        self.of(upstream)
+        self.of(self.running_prompt_at(backend)?)
+    }
+
+    /// The prompt that runs at a backend by its own events, ours or foreign.
+    pub fn running_prompt_at(&self, backend: &BackendId) -> Option<UpstreamPromptId> {
+        self.running.get(backend).map(|prompt| *prompt)
     }
 }

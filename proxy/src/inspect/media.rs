@@ -3,6 +3,7 @@
 //! ComfyUI decodes a body by whatever charset `Content-Type` names, inflates it silently and asks for no type at all (facts §2.2); each of these lets a
 //! scanner and the server read different things.
 
+use crate::config::LimitsConfig;
 use crate::reject::Rejection;
 use crate::route::BodyRule;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -12,17 +13,23 @@ use http::{HeaderMap, StatusCode};
 ///
 /// # Errors
 /// A body where the route takes none.
-pub fn bytes_max(rule: BodyRule, prompt_bytes_max: u64, absent: bool) -> Result<Option<u64>, Rejection> {
+pub fn bytes_max(rule: BodyRule, limits: &LimitsConfig, absent: bool) -> Result<Option<u64>, Rejection> {
     match rule {
         BodyRule::None | BodyRule::Stream if absent => Ok(None),
         BodyRule::None | BodyRule::Stream => {
             Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
         }
-        BodyRule::EmptyOrJson { .. } if absent => Ok(None),
-        BodyRule::EmptyOrJson { max_bytes } | BodyRule::Json { max_bytes } => Ok(Some(max_bytes)),
+        // Read by whoever takes uploads, before this.
+        BodyRule::Multipart => Ok(None),
+        BodyRule::EmptyOrJson { .. } | BodyRule::Form { .. } if absent => Ok(None),
+        BodyRule::EmptyOrJson { max_bytes }
+        | BodyRule::Json { max_bytes }
+        | BodyRule::PageJson { max_bytes }
+        | BodyRule::Form { max_bytes } => Ok(Some(max_bytes)),
+        BodyRule::File => Ok(Some(limits.userdata_bytes_max)),
         // The configuration may say less than the engine's own bounds, never more.
         BodyRule::PromptJson { max_bytes } => {
-            Ok(Some(prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64))))
+            Ok(Some(limits.prompt_bytes_max.min(max_bytes.max(comfygate_policy::BODY_BYTES_MAX as u64))))
         }
     }
 }
@@ -37,11 +44,24 @@ pub fn check(headers: &HeaderMap, rule: BodyRule) -> Result<(), Rejection> {
         return unsupported("content_encoding", "`Content-Encoding` is not taken: send the body as it is");
     }
     let mut given = headers.get_all(CONTENT_TYPE).iter();
-    let fits = match (given.next(), given.next()) {
-        (Some(only), None) => only.to_str().is_ok_and(is_utf8_json),
-        // A type that is not named could be any; the stock page's empty POSTs never come here.
-        (None, _) | (Some(_), Some(_)) => matches!(rule, BodyRule::None | BodyRule::Stream),
+    // A file is stored as it comes and never served as what its sender called it.
+    let any = matches!(rule, BodyRule::None | BodyRule::Stream | BodyRule::File | BodyRule::Multipart);
+    let form = matches!(rule, BodyRule::Form { .. });
+    let names: &[&str] = match rule {
+        BodyRule::PageJson { .. } => &["application/json", "text/plain"],
+        // What browsers send for a form without `enctype` (HTML §4.10.22.6).
+        BodyRule::Form { .. } => &["application/x-www-form-urlencoded"],
+        _ => &["application/json"],
     };
+    let fits = match (given.next(), given.next()) {
+        _ if any => true,
+        (Some(only), None) => only.to_str().is_ok_and(|given| is_utf8(given, names)),
+        // A type that is not named could be any; the stock page's empty POSTs never come here.
+        (None, _) | (Some(_), Some(_)) => false,
+    };
+    if form && !fits {
+        return unsupported("content_type", "send `Content-Type: application/x-www-form-urlencoded`, once");
+    }
     if fits { Ok(()) } else { unsupported("content_type", "send `Content-Type: application/json`, once, in UTF-8") }
 }
 
@@ -51,16 +71,17 @@ pub fn too_large(bytes_max: u64) -> Rejection {
     Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
 }
 
-/// `application/json`, alone or with `charset=utf-8` (RFC 9110 §8.3.1: names without case, value perhaps quoted).
-fn is_utf8_json(content_type: &str) -> bool {
+/// One of these types, alone or with `charset=utf-8` (RFC 9110 §8.3.1: names without case, value perhaps quoted).
+fn is_utf8(content_type: &str, names: &[&str]) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
-    json && parts.all(|part| {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("charset")
-            && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
-    })
+    let known = parts.next().is_some_and(|name| names.iter().any(|known| name.eq_ignore_ascii_case(known)));
+    known
+        && parts.all(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = value.trim().trim_matches('"');
+            name.trim().eq_ignore_ascii_case("charset")
+                && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+        })
 }
 
 #[cfg(test)]
@@ -69,6 +90,10 @@ mod tests {
     use http::HeaderValue;
 
     const JSON: BodyRule = BodyRule::Json { max_bytes: 10 };
+
+    fn limits(prompt_bytes_max: u64) -> LimitsConfig {
+        LimitsConfig { prompt_bytes_max, ..LimitsConfig::default() }
+    }
 
     fn with(name: http::HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
@@ -98,6 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn a_form_is_taken_where_a_form_may_come_and_nowhere_else() {
+        const FORM: BodyRule = BodyRule::Form { max_bytes: 10 };
+        let form = with(CONTENT_TYPE, &["application/x-www-form-urlencoded; charset=UTF-8"]);
+        assert!(check(&form, FORM).is_ok() && check(&form, JSON).is_err());
+        for value in ["application/json", "multipart/form-data; boundary=x", "text/plain"] {
+            assert!(check(&with(CONTENT_TYPE, &[value]), FORM).is_err(), "{value}");
+        }
+        assert!(check(&HeaderMap::new(), FORM).is_err());
+        assert_eq!(bytes_max(FORM, &LimitsConfig::default(), true).unwrap(), None);
+        assert_eq!(bytes_max(FORM, &LimitsConfig::default(), false).unwrap(), Some(10));
+    }
+
+    #[test]
     fn any_content_encoding_is_refused() {
         for value in ["gzip", "GZIP", "identity", "x-foo", ""] {
             let mut headers = with(CONTENT_TYPE, &["application/json"]);
@@ -108,18 +146,34 @@ mod tests {
 
     #[test]
     fn an_absent_body_is_fine_where_one_may_be_absent_and_a_present_one_only_where_one_may_come() {
-        assert_eq!(bytes_max(BodyRule::None, 5, true).unwrap(), None);
-        assert!(bytes_max(BodyRule::None, 5, false).is_err());
-        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, 5, true).unwrap(), None);
-        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, 5, false).unwrap(), Some(7));
-        assert_eq!(bytes_max(JSON, 5, true).unwrap(), Some(10));
+        let limits = limits(5);
+        assert_eq!(bytes_max(BodyRule::None, &limits, true).unwrap(), None);
+        assert!(bytes_max(BodyRule::None, &limits, false).is_err());
+        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, &limits, true).unwrap(), None);
+        assert_eq!(bytes_max(BodyRule::EmptyOrJson { max_bytes: 7 }, &limits, false).unwrap(), Some(7));
+        assert_eq!(bytes_max(JSON, &limits, true).unwrap(), Some(10));
     }
 
     #[test]
     fn the_configuration_lowers_the_bound_of_a_submission() {
         let rule = BodyRule::PromptJson { max_bytes: 100 };
-        assert_eq!(bytes_max(rule, 5, false).unwrap(), Some(5));
+        assert_eq!(bytes_max(rule, &limits(5), false).unwrap(), Some(5));
         let engine = comfygate_policy::BODY_BYTES_MAX as u64;
-        assert_eq!(bytes_max(rule, u64::MAX, false).unwrap(), Some(engine));
+        assert_eq!(bytes_max(rule, &limits(u64::MAX), false).unwrap(), Some(engine));
+    }
+
+    #[test]
+    fn the_page_sends_settings_as_text_and_files_as_whatever_they_are() {
+        let page = BodyRule::PageJson { max_bytes: 10 };
+        let text = with(CONTENT_TYPE, &["text/plain;charset=UTF-8"]);
+        assert!(check(&text, page).is_ok() && check(&with(CONTENT_TYPE, &["application/json"]), page).is_ok());
+        assert!(check(&text, JSON).is_err() && check(&HeaderMap::new(), page).is_err());
+        assert!(check(&with(CONTENT_TYPE, &["text/plain; charset=utf-16"]), page).is_err());
+        for headers in [text, HeaderMap::new(), with(CONTENT_TYPE, &["text/html", "image/png"])] {
+            assert!(check(&headers, BodyRule::File).is_ok(), "{headers:?}");
+        }
+        assert!(check(&with(CONTENT_ENCODING, &["gzip"]), BodyRule::File).is_err());
+        let limits = LimitsConfig { userdata_bytes_max: 9, ..LimitsConfig::default() };
+        assert_eq!(bytes_max(BodyRule::File, &limits, true).unwrap(), Some(9), "an empty file is a file");
     }
 }

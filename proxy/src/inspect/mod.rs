@@ -1,10 +1,12 @@
 //! Stage 5: may this workflow run.
 //!
-//! *In*: the body of `POST /prompt`, whole and bounded, and the caller's tenant. *Out*: an [`ApprovedWorkflow`], which
+//! *In*: the body of `POST /prompt`, whole and bounded, the caller's tenant and its own files ([`files`]; what they are: [`contents`]). *Out*: an [`ApprovedWorkflow`], which
 //! nothing else can make. *Refuses*: whatever is not strictly JSON of a known shape (400, 413), and whatever the tenant's policy does not
 //! allow (403, every violation at once). *Answers the attack*: the bypass catalogue, entries 1-13 and 23-82 (facts §11). *Leaves to others*: how the
 //! verdict is reached (the crate `comfygate-policy`, which knows no tenant, file or clock).
 
+pub mod contents;
+pub mod files;
 pub mod media;
 
 use crate::tenants::Tenant;
@@ -20,6 +22,20 @@ pub enum InspectError {
     /// A submission that the policy does not allow.
     #[error("the policy refuses {} thing(s)", .0.iter().count())]
     Denied(Violations),
+    /// More files than one workflow may name.
+    #[error("the workflow names {found} files, {} are allowed", files::FILES_MAX)]
+    TooManyFiles {
+        /// How many.
+        found: usize,
+    },
+    /// An own file that no node can read.
+    #[error("`{name}` can't be used as an input: {reason}")]
+    FileUnusable {
+        /// As the workflow names it.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// The policy engine with the catalogue that it decides by.
@@ -52,19 +68,25 @@ impl Inspector {
         Ok(comfygate_policy::parse(body)?)
     }
 
-    /// Decides for a tenant. Uploads are not built yet, so no name of a file stands for anything and each is refused as one that does not exist.
+    /// Decides for a tenant, by the catalogue that holds for it, whose workflow may name these files; any other name is refused as one that does not exist.
     ///
     /// # Errors
     /// [`InspectError::Denied`].
-    pub fn decide(&self, parsed: &Parsed, tenant: &Tenant) -> Result<ApprovedWorkflow, InspectError> {
-        match comfygate_policy::decide(parsed, &tenant.policy, &self.catalogue, &FileFacts::none()) {
+    pub fn decide(
+        &self,
+        parsed: &Parsed,
+        tenant: &Tenant,
+        catalogue: &Catalogue,
+        files: &FileFacts,
+    ) -> Result<ApprovedWorkflow, InspectError> {
+        match comfygate_policy::decide(parsed, &tenant.policy, catalogue, files) {
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }
     }
 
     /// Whether an earlier approval still stands: same policy, same catalogue.
-    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant) -> bool {
-        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == self.catalogue.digest()
+    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant, catalogue: &Catalogue) -> bool {
+        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == catalogue.digest()
     }
 }

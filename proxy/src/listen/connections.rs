@@ -1,13 +1,15 @@
 //! How many connections there may be, in all and from one place; and the guard before TLS.
 
+use super::front::HeadObserver;
+use super::listeners::{ListenerFacts, Listeners, NoFacts, Peer};
+use super::proxy_protocol::{self, ProxyProtocolError, take_header};
 use async_trait::async_trait;
 use pingora::listeners::{ConnectionFilter, PreTlsProcess};
-use pingora::protocols::GetSocketDigest;
-use pingora::protocols::Peek;
 use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{GetSocketDigest, Peek, SocketDigest, Stream};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest TLS record (RFC 8446 §5.1: 2^14 bytes of plain text) with its 5 bytes of header.
 const RECORD_BYTES_MAX: usize = 5 + 16 * 1024;
 
-/// Where a caller is, derived once from the peer of its socket. (`X-Forwarded-For` and the PROXY protocol come later.)
+/// Where a caller is: its socket's other end, or what a trusted proxy says ([`ListenerFacts::client`]). Derived once a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(IpAddr);
 
@@ -25,6 +27,12 @@ impl ClientAddr {
     pub fn of_peer(peer: SocketAddr) -> Self {
         Self(peer.ip().to_canonical())
     }
+    /// From an address; IPv4 written as IPv6 becomes IPv4 again.
+    pub fn of_ip(address: IpAddr) -> Self {
+        Self(address.to_canonical())
+    }
+    /// Nothing is known: a unix socket without a trusted proxy, or a stream within the process. All such callers are one.
+    pub const UNKNOWN: Self = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     /// The whole address, for logs.
     pub fn ip(self) -> IpAddr {
         self.0
@@ -83,11 +91,12 @@ pub enum FullError {
     Group,
 }
 
-/// The open connections, counted. The map holds open groups only, so the total bounds it.
+/// The open connections, counted, and what their listeners are told. The map holds open groups only, so the total bounds it.
 #[derive(Debug)]
 pub struct Connections {
     limits: ConnectionLimits,
     counts: Mutex<Counts>,
+    listeners: Arc<dyn Listeners>,
 }
 
 #[derive(Debug, Default)]
@@ -97,9 +106,43 @@ struct Counts {
 }
 
 impl Connections {
-    /// Counts from zero.
+    /// Counts from zero, at listeners that trust nobody.
     pub fn new(limits: ConnectionLimits) -> Arc<Self> {
-        Arc::new(Self { limits, counts: Mutex::default() })
+        Self::at(limits, Arc::new(NoFacts))
+    }
+
+    /// Counts from zero, at these listeners.
+    pub fn at(limits: ConnectionLimits, listeners: Arc<dyn Listeners>) -> Arc<Self> {
+        Arc::new(Self { limits, counts: Mutex::default(), listeners })
+    }
+
+    /// What the listener of this connection is told.
+    pub fn facts(&self, digest: Option<&SocketDigest>) -> Arc<ListenerFacts> {
+        self.listeners.facts(digest.and_then(SocketDigest::local_addr))
+    }
+
+    /// A plain connection after its PROXY header, where the listener wants one. Meanwhile it counts in the total.
+    ///
+    /// # Errors
+    /// The code of the refusal.
+    pub(super) async fn opened(
+        self: &Arc<Self>,
+        stream: Stream,
+        facts: &ListenerFacts,
+    ) -> Result<Stream, &'static str> {
+        if !facts.proxy_protocol {
+            return Ok(stream);
+        }
+        let _seat = self.enter(None).map_err(|_| "too_many_connections")?;
+        proxy_protocol::opened(stream, facts).await.map_err(ProxyProtocolError::code)
+    }
+
+    /// A seat for the connection: of its address, unless a trusted proxy carries it.
+    ///
+    /// # Errors
+    /// [`FullError`] says which cap is reached.
+    pub fn seat(self: &Arc<Self>, digest: Option<&SocketDigest>, facts: &ListenerFacts) -> Result<Seat, FullError> {
+        self.enter(facts.counted(Peer::of(digest)))
     }
 
     /// A seat for one connection, held until it is dropped. Without an address (in-process streams) only the total counts.
@@ -164,40 +207,57 @@ pub struct ConnectionCap(pub Arc<Connections>);
 #[async_trait]
 impl ConnectionFilter for ConnectionCap {
     async fn should_accept(&self, peer: Option<&SocketAddr>) -> bool {
-        let group = peer.map(|peer| ClientAddr::of_peer(*peer).group());
+        // The listener is not known yet: a proxy that one of them trusts passes here, and is counted later where it is not trusted.
+        let counted = peer.filter(|peer| !self.0.listeners.trusted_anywhere(peer.ip()));
+        let group = counted.map(|peer| ClientAddr::of_peer(*peer).group());
         self.0.room(&self.0.counts(), group).is_ok()
     }
 }
 
-/// Waits for a whole TLS hello before the handshake starts, and counts the connection meanwhile.
+/// Takes the PROXY header off where the listener wants one, waits for a whole TLS hello before the handshake starts, and counts the connection meanwhile.
 ///
 /// Pingora calls it on TLS listeners only (`Listeners::set_pre_tls_callback`). What remains: a client that sends a hello and then stalls
 /// the handshake holds a socket, uncounted, for Pingora's fixed 60 s.
-#[derive(Debug)]
 pub struct HelloGuard {
     connections: Arc<Connections>,
+    observer: Option<Arc<dyn HeadObserver>>,
     deadline: Duration,
 }
 
 impl HelloGuard {
-    /// With [`HELLO_DEADLINE`].
-    pub fn new(connections: Arc<Connections>) -> Self {
-        Self::with_deadline(connections, HELLO_DEADLINE)
+    /// With [`HELLO_DEADLINE`]; `observer` is told of refused PROXY headers.
+    pub fn new(connections: Arc<Connections>, observer: Arc<dyn HeadObserver>) -> Self {
+        Self { connections, observer: Some(observer), deadline: HELLO_DEADLINE }
     }
-    /// With another deadline.
+    /// With another deadline, and nobody told.
     pub fn with_deadline(connections: Arc<Connections>, deadline: Duration) -> Self {
-        Self { connections, deadline }
+        Self { connections, observer: None, deadline }
+    }
+
+    /// The seat of the caller: while the header is read, that of the proxy.
+    async fn seated(&self, stream: &mut L4Stream) -> pingora::Result<Seat> {
+        let full = |_| refused("too many connections");
+        let digest = stream.get_socket_digest();
+        let facts = self.connections.facts(digest.as_deref());
+        let before = self.connections.seat(digest.as_deref(), &facts).map_err(full)?;
+        if !facts.proxy_protocol {
+            return Ok(before);
+        }
+        if let Err(error) = take_header(stream, &facts).await {
+            if let Some(observer) = &self.observer {
+                observer.refused(error.code(), Peer::of(digest.as_deref()).inet());
+            }
+            return Err(pingora::Error::explain(pingora::ErrorType::HandshakeError, error.to_string()));
+        }
+        drop(before);
+        self.connections.seat(stream.get_socket_digest().as_deref(), &facts).map_err(full)
     }
 }
 
 #[async_trait]
 impl PreTlsProcess for HelloGuard {
     async fn process(&self, stream: &mut L4Stream) -> pingora::Result<()> {
-        let peer =
-            stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
-        let Ok(_seat) = self.connections.enter(peer.map(ClientAddr::of_peer)) else {
-            return Err(refused("too many connections"));
-        };
+        let _seat = self.seated(stream).await?;
         match tokio::time::timeout(self.deadline, hello(stream)).await {
             Ok(done) => done,
             Err(_) => Err(refused("no TLS hello in time")),

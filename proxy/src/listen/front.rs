@@ -4,7 +4,7 @@
 //! head is read here into a buffer, scanned, and given to Pingora's session as bytes that were read before
 //! (`ServerSession::set_pipelined_prefix`): no copy of the stream, no second socket, and keep-alive stays.
 
-use super::connections::{ClientAddr, Connections, Seat};
+use super::connections::Connections;
 use super::reader::{HeadLimits, Reading, read_head, refuse};
 use crate::reject::Rejection;
 use async_trait::async_trait;
@@ -165,10 +165,6 @@ where
         let keepalive = if *shutdown.borrow() { None } else { Some(self.limits.head.idle.as_secs().max(1)) };
         session.set_keepalive(keepalive);
     }
-
-    fn seat(&self, peer: Option<SocketAddr>) -> Result<Seat, super::connections::FullError> {
-        self.connections.enter(peer.map(ClientAddr::of_peer))
-    }
 }
 
 #[async_trait]
@@ -178,9 +174,18 @@ where
     P::CTX: Send + Sync,
 {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let facts = self.connections.facts(stream.get_socket_digest().as_deref());
+        let from = peer_of(&stream);
+        stream = match self.connections.opened(stream, &facts).await {
+            Ok(stream) => stream,
+            Err(code) => {
+                self.observer.refused(code, from);
+                return None;
+            }
+        };
         let peer = peer_of(&stream);
         let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
-        match self.seat(peer) {
+        match self.connections.seat(stream.get_socket_digest().as_deref(), &facts) {
             // The seat is held to the end of the arm.
             Ok(_seat) if is_h2 => self.serve_h2(stream, peer, shutdown).await,
             Ok(_seat) => self.serve_h1(stream, peer, shutdown).await,

@@ -88,6 +88,29 @@ pub fn hostname() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// Whether a certificate can be made for it: a DNS name, or an address.
+pub fn is_name(text: &str) -> bool {
+    let names = Names::new([text], []);
+    names.dns.len() + names.addresses.len() > 3 || matches!(text, "localhost" | "127.0.0.1" | "::1" | "[::1]")
+}
+
+/// SHA-256 of a certificate, as browsers show it: to be compared by eye before it is trusted.
+///
+/// # Errors
+/// The file can't be read, or holds no certificate.
+pub fn fingerprint(certificate: &Path) -> Result<String, TlsError> {
+    let der = chain(certificate)?;
+    let der = der.first().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    let pairs: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    Ok(pairs.join(":"))
+}
+
+/// The made CA's certificate as PEM, if there is one.
+pub fn made_ca(state_dir: &Path) -> Option<Vec<u8>> {
+    fs::read(state_dir.join("tls/ca.crt")).ok()
+}
+
 /// Where the files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {

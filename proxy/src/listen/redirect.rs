@@ -1,6 +1,6 @@
 //! The plain listener that only says where the TLS one is: 308 and nothing else.
 
-use super::connections::{ClientAddr, Connections};
+use super::connections::Connections;
 use super::front::{HeadObserver, peer_of};
 use super::head::{Head, HeadError, authority};
 use super::reader::{HeadLimits, Reading, read_head, refuse, response, scanned, write_and_close};
@@ -88,8 +88,17 @@ impl Redirect {
 #[async_trait]
 impl ServerApp for Redirect {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+        let facts = self.connections.facts(stream.get_socket_digest().as_deref());
+        let from = peer_of(&stream);
+        stream = match self.connections.opened(stream, &facts).await {
+            Ok(stream) => stream,
+            Err(code) => {
+                self.observer.refused(code, from);
+                return None;
+            }
+        };
         let peer = peer_of(&stream);
-        let Ok(_seat) = self.connections.enter(peer.map(ClientAddr::of_peer)) else {
+        let Ok(_seat) = self.connections.seat(stream.get_socket_digest().as_deref(), &facts) else {
             self.observer.refused("too_many_connections", peer);
             return None;
         };

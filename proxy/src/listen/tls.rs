@@ -1,9 +1,10 @@
 //! Certificates: read, checked, and swapped without a restart.
 
+use super::client_certificate::{ClientVerifier, Handshake};
 use crate::clock::WallMillis;
 use arc_swap::ArcSwap;
-use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::{TlsAccept, TlsAcceptCallbacks};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -119,13 +120,22 @@ impl ResolvesServerCert for CertificateResolver {
     }
 }
 
-/// TLS 1.2 and 1.3 with HTTP/2 preferred, for `Listeners::add_tls_with_settings`.
+/// TLS 1.2 and 1.3 with HTTP/2 preferred, for `Listeners::add_tls_with_settings`; with `clients`, certificates of callers are asked for.
 ///
 /// # Errors
 /// [`TlsError::Made`] if Pingora refuses its own settings.
-pub fn settings(resolver: Arc<CertificateResolver>) -> Result<TlsSettings, TlsError> {
-    let mut settings =
-        TlsSettings::with_callbacks(Box::new(NoCallback)).map_err(|error| TlsError::Made(error.to_string()))?;
+pub fn settings(
+    resolver: Arc<CertificateResolver>,
+    clients: Option<Arc<ClientVerifier>>,
+) -> Result<TlsSettings, TlsError> {
+    let handshake: TlsAcceptCallbacks = match &clients {
+        Some(clients) => Box::new(Handshake(Arc::clone(clients))),
+        None => Box::new(NoCallback),
+    };
+    let mut settings = TlsSettings::with_callbacks(handshake).map_err(|error| TlsError::Made(error.to_string()))?;
+    if let Some(clients) = clients {
+        settings.set_client_cert_verifier(clients);
+    }
     settings.set_cert_resolver(resolver);
     settings.enable_h2();
     Ok(settings)
@@ -195,6 +205,6 @@ mod tests {
         let before = resolver.current().cert.clone();
         resolver.replace(load("b"));
         assert_ne!(resolver.current().cert, before);
-        assert!(settings(resolver).is_ok());
+        assert!(settings(resolver, None).is_ok());
     }
 }

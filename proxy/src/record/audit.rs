@@ -9,7 +9,7 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId};
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::reject::Stage;
@@ -133,6 +133,12 @@ enum Event {
         process: u32,
     },
     Accepted(AcceptedLine),
+    BundleUsed {
+        #[serde(flatten)]
+        owner: Owner,
+        method: String,
+        path: String,
+    },
     Refused(RefusedLine),
     /// How many refusals beyond the first ones of a second got no line of their own.
     RefusedMany {
@@ -152,6 +158,20 @@ enum Event {
     KeyRevoked {
         key: KeyId,
         owner: Owner,
+    },
+    /// A browser got a session.
+    LoggedIn {
+        request: RequestId,
+        session: SessionId,
+        owner: Owner,
+        client: IpAddr,
+    },
+    /// A browser gave its session back.
+    LoggedOut {
+        request: RequestId,
+        session: SessionId,
+        owner: Owner,
+        client: IpAddr,
     },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
@@ -322,6 +342,15 @@ impl Audit {
         self.tell(Event::Backend { backend: backend.clone(), up, reason: cut(reason, REASON_CHARS_MAX) });
     }
 
+    /// A bundle of routes that change the backend was used; the path, not the query.
+    pub fn bundle_used(&self, owner: &Owner, method: &Method, path: &str) {
+        self.tell(Event::BundleUsed {
+            owner: owner.clone(),
+            method: method.to_string(),
+            path: cut(path, REASON_CHARS_MAX),
+        });
+    }
+
     /// An operator made a key.
     pub fn key_created(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyCreated { key: key.clone(), owner: owner.clone() });
@@ -330,6 +359,16 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// A browser got a session for a key.
+    pub fn logged_in(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
+        self.tell(Event::LoggedIn { request, session, owner: owner.clone(), client: client.ip() });
+    }
+
+    /// A browser gave its session back.
+    pub fn logged_out(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
+        self.tell(Event::LoggedOut { request, session, owner: owner.clone(), client: client.ip() });
     }
 
     /// How many lines were only counted since the start.

@@ -89,6 +89,31 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Reads back what was written so far, with its length, on a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn read_back<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(&mut std::fs::File, u64) -> T + Send + 'static,
+    ) -> Result<T, BlobError> {
+        let failed = |error: io::Error| unavailable("read a file back", &error);
+        self.file.flush().await.map_err(failed)?;
+        let (path, length) = (self.path.clone(), self.bytes);
+        let reading =
+            tokio::task::spawn_blocking(move || std::fs::File::open(path).map(|mut file| read(&mut file, length)));
+        reading.await.map_err(|error| failed(error.into()))?.map_err(failed)
+    }
+
+    /// Where the content lies until it is finished, for whoever sends it on meanwhile, and its length so far.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn spooled(&mut self) -> Result<(PathBuf, u64), BlobError> {
+        self.file.flush().await.map_err(|error| unavailable("write", &error))?;
+        Ok((self.path.clone(), self.bytes))
+    }
+
     /// Syncs the content under its digest; gives digest and length in bytes. A content that is there already is replaced by its equal.
     ///
     /// # Errors

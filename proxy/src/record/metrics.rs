@@ -1,6 +1,7 @@
 //! Prometheus metrics: names and labels in one place, typed methods for the rest of the gateway. Labels come from closed sets only: never a
 //! prompt id, path or tenant.
 
+use crate::dispatch::health::Standing;
 use crate::ids::BackendId;
 use crate::reject::Stage;
 use http::{Method, StatusCode};
@@ -24,6 +25,17 @@ pub struct JobCounts {
     pub assigned: u32,
     /// Begun there.
     pub running: u32,
+}
+
+/// What a canary told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CanaryEnd {
+    /// The worker runs.
+    Proven,
+    /// It does not.
+    NotRun,
+    /// Nothing: others' work was in the way, or the backend did not answer.
+    Unknown,
 }
 
 /// What became of an attempt or a generation.
@@ -55,6 +67,8 @@ pub struct Metrics {
     jobs: IntGaugeVec,
     backend_up: IntGaugeVec,
     backend_outstanding: IntGaugeVec,
+    backend_state: IntGaugeVec,
+    canaries: IntCounterVec,
     attempts: IntCounterVec,
     request_seconds: HistogramVec,
     prompt_decision: Histogram,
@@ -83,6 +97,18 @@ impl Metrics {
             jobs: gauges(&r, "comfygate_jobs", "Jobs that have not ended", &["state"])?,
             backend_up: gauges(&r, "comfygate_backend_up", "1 if the backend takes jobs", &["backend"])?,
             backend_outstanding: gauges(&r, "comfygate_backend_outstanding", "Attempts at the backend", &["backend"])?,
+            backend_state: gauges(
+                &r,
+                "comfygate_backend_state",
+                "1 for the state in which the backend is",
+                &["backend", "state"],
+            )?,
+            canaries: counters(
+                &r,
+                "comfygate_canaries_total",
+                "Workflows of our own that test a backend's worker",
+                &["backend", "outcome"],
+            )?,
             attempts: counters(&r, "comfygate_attempts_total", "Attempts that ended", &["backend", "outcome"])?,
             request_seconds: registered(
                 &r,
@@ -152,6 +178,21 @@ impl Metrics {
     pub fn set_config(&self, generation: u64, last_was_good: bool) {
         self.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.config_reload_successful.set(last_was_good.into());
+    }
+    /// In which of its states a backend is, now.
+    pub fn set_backend_state(&self, backend: &BackendId, standing: Standing) {
+        for state in Standing::NAMES {
+            self.backend_state.with_label_values(&[backend.as_str(), state]).set((state == standing.name()).into());
+        }
+    }
+    /// A canary is over.
+    pub fn canary(&self, backend: &BackendId, end: CanaryEnd) {
+        let outcome = match end {
+            CanaryEnd::Proven => "proven",
+            CanaryEnd::NotRun => "not_run",
+            CanaryEnd::Unknown => "unknown",
+        };
+        self.canaries.with_label_values(&[backend.as_str(), outcome]).inc();
     }
     /// An attempt ended.
     pub fn attempt(&self, backend: &BackendId, ending: Ending) {

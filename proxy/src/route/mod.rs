@@ -11,11 +11,13 @@
 //! **Leaves to others:** who the caller is and which scope it has (authenticate), the body (inspect), and the answer (deliver, or
 //! Pingora where the handling is [`Handling::Forward`]). This stage does no I/O: a target gives the same match for everybody, at any time.
 
+pub mod owner;
 pub mod path;
 pub mod query;
 pub mod table;
 
-pub use path::{Odd, RoutePath, normalise};
+pub use owner::{InOwner, OwnerRoute, is_own_disk, owner_route};
+pub use path::{Below, Odd, RoutePath, below, normalise};
 pub use query::Query;
 pub use table::{
     Access, Action, Allow, BodyRule, Entry, Handling, Params, Prefix, QueryKeys, RouteMatch, TABLE, Verb, matched_route,

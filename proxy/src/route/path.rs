@@ -103,6 +103,27 @@ impl RoutePath {
     }
 }
 
+/// Where a target lies, seen from the path of `public_url`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Below<'t> {
+    /// At or below it: the target without it, beginning with `/`.
+    Inside(&'t str),
+    /// The path itself without its slash: relative links of a page there would lead elsewhere.
+    SlashMissing,
+    /// Not below it.
+    Outside,
+}
+
+/// Takes the path of `public_url` (empty, or `/comfy`) off a raw target. Compared letter by letter before anything is decoded: `/%63omfy` is another path, and `/comfyui` lies
+/// outside of `/comfy`.
+pub fn below<'t>(raw_target: &'t str, prefix: &str) -> Below<'t> {
+    match raw_target.strip_prefix(prefix) {
+        Some(rest) if prefix.is_empty() || rest.starts_with('/') => Below::Inside(rest),
+        Some(rest) if rest.is_empty() || rest.starts_with('?') => Below::SlashMissing,
+        _ => Below::Outside,
+    }
+}
+
 /// Splits a raw target into path and query, takes one optional `/api` off, decodes each segment once.
 ///
 /// `/api/history/a` and `/history/a` give the same segments. ComfyUI registers every route twice (server.py `add_routes`, 0.8.0).
@@ -230,6 +251,30 @@ mod tests {
         assert_eq!(texts("/api/api/jobs"), Ok(vec!["api".into(), "jobs".into()]));
         assert!(normalise("/api/prompt").unwrap().under_api());
         assert!(!normalise("/prompt").unwrap().under_api());
+    }
+
+    #[test]
+    fn a_target_below_the_public_path_loses_it_and_others_are_outside() {
+        assert_eq!(below("/comfy/prompt?a=b", "/comfy"), Below::Inside("/prompt?a=b"));
+        assert_eq!(below("/comfy/", "/comfy"), Below::Inside("/"));
+        assert_eq!(below("/a/b/x", "/a/b"), Below::Inside("/x"));
+        assert_eq!(below("/comfy", "/comfy"), Below::SlashMissing);
+        assert_eq!(below("/comfy?x=1", "/comfy"), Below::SlashMissing);
+        for outside in
+            ["/", "/prompt", "/comfyui/prompt", "/Comfy/prompt", "/%63omfy/prompt", "//comfy/prompt", "/x/comfy/"]
+        {
+            assert_eq!(below(outside, "/comfy"), Below::Outside, "{outside}");
+        }
+        // What follows is looked at as strictly as without a path.
+        assert_eq!(below("/comfy//prompt", "/comfy"), Below::Inside("//prompt"));
+        assert_eq!(below("/comfy/../prompt", "/comfy"), Below::Inside("/../prompt"));
+    }
+
+    #[test]
+    fn without_a_public_path_a_target_stays_as_it_is() {
+        for target in ["/", "/prompt", "//", "", "*"] {
+            assert_eq!(below(target, ""), Below::Inside(target));
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! Source of the routes: ComfyUI 0.8.0 server.py, app/user_manager.py, app/model_manager.py, api_server/routes/internal, and later versions.
 
 use super::path::{Odd, RoutePath, Segment, normalise};
-use super::{Query, RouteError};
+use super::{InOwner, Query, RouteError};
 use crate::owner::Scope;
+use comfygate_policy::RouteBundle;
 use http::Method;
 use std::fmt;
 
@@ -33,6 +34,8 @@ pub struct Entry {
     pub access: Access,
     /// Which query keys the route reads.
     pub keys: QueryKeys,
+    /// What is done instead where the backend is the caller's own installation.
+    pub in_owner: InOwner,
     /// Why it is handled so.
     pub reason: &'static str,
 }
@@ -101,27 +104,63 @@ pub enum Handling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "one per answered entry of the table, where the reason stands beside it")]
 pub enum Action {
+    CaCertificate,
+    CancelJob,
+    CancelJobs,
     ChangeHistory,
     ChangeQueue,
+    ChangeSetting,
+    ChangeSettings,
+    DeleteUserFile,
+    Embeddings,
     Features,
     FolderPaths,
     Free,
     GateHealth,
     GateMe,
+    Login,
+    LoginPage,
+    Logout,
+    LogoutPage,
     History,
     HistoryEntry,
+    InternalFiles,
     Interrupt,
+    Logs,
+    Job,
+    Jobs,
+    ModelDetails,
+    ModelFolderDetails,
+    ModelFolders,
+    Models,
+    MoveUserFile,
+    NodeReplacements,
     ObjectInfo,
     ObjectInfoClass,
     Options,
     PromptInfo,
     Queue,
+    RawLogs,
+    Setting,
+    Settings,
     SignedFile,
+    Subgraph,
+    Subgraphs,
     SubmitPrompt,
+    SubscribeLogs,
     SystemStats,
+    UploadImage,
+    UploadMask,
+    TemplateFile,
+    Templates,
+    Translations,
+    UserFile,
+    UserFiles,
+    UserFilesBelow,
     Users,
     View,
     WebSocket,
+    WriteUserFile,
 }
 
 /// Who may call.
@@ -155,7 +194,21 @@ pub enum BodyRule {
         /// Largest body.
         max_bytes: u64,
     },
-    /// Streamed and counted by the handler (uploads and userdata, once they are built).
+    /// The fields of an HTML form, `application/x-www-form-urlencoded`, or nothing at all.
+    Form {
+        /// Largest body.
+        max_bytes: u64,
+    },
+    /// `multipart/form-data` with a file: streamed to the disk under `[limits] upload_bytes_max`.
+    Multipart,
+    /// As `Json`, or the same text as `text/plain`: so the browser calls it where the stock page names no type.
+    PageJson {
+        /// Largest body.
+        max_bytes: u64,
+    },
+    /// A file of userdata: any bytes of any type, as many as `[limits] userdata_bytes_max` allows.
+    File,
+    /// Left alone: who refuses needs none of it.
     Stream,
 }
 
@@ -172,6 +225,11 @@ pub enum QueryKeys {
 const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
+/// All settings of the stock page together are some 10 KiB.
+const SETTINGS_JSON: u64 = 1024 * 1024;
+
+/// One key of 49 characters, and what a password manager adds.
+const LOGIN_FORM: u64 = 4 * 1024;
 
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
@@ -208,17 +266,12 @@ pub const WEB_FILES: [&str; 30] = [
     "xml",
 ];
 
-const UPLOADS: &str = "uploads come with tenant isolation of files";
-const USERDATA: &str = "userdata comes with per-owner stores";
-const SETTINGS: &str = "settings come with per-owner stores";
-const MODELS: &str = "model lists come once they are filtered by policy";
-const JOBS: &str = "the jobs listing comes with its own paging; use /queue and /history";
-const LOGS: &str = "server logs come with the owner posture";
-const LOGIN: &str = "browser sessions come with a later release; use an API key (HTTP Basic in a browser)";
+const PACKS: &str = "comes from node packs: of those that the policy allows a class of";
+const MODELS: &str = "what an allowed class offers, of the backend that /object_info is of: no more than that shows";
+const TICKET: &str = "one-use tickets come with a later release; use an API key, or log in at /gate/login";
 
 const GET: &[Verb] = &[Verb::Get];
 const POST: &[Verb] = &[Verb::Post];
-const GET_POST: &[Verb] = &[Verb::Get, Verb::Post];
 const ANY: &[Verb] = &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put];
 
 /// Every route.
@@ -240,45 +293,59 @@ pub static TABLE: &[Entry] = &[
         .body(BodyRule::Json { max_bytes: SMALL_JSON }),
     answer(GET, "/history/{prompt_id}", Action::HistoryEntry, Some(Scope::Read), "a foreign id answers `{}` like an unknown one"),
     answer(GET, "/ws", Action::WebSocket, Some(Scope::Read), "ends here: upstream sids are secrets (bypass 109)").keys(&["clientId", "token"]),
-    not_yet(GET, "/jobs", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/cancel", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(GET, "/jobs/{prompt_id}", JOBS).prefix(Prefix::ApiOnly),
-    not_yet(POST, "/jobs/{prompt_id}/cancel", JOBS).prefix(Prefix::ApiOnly),
+    answer(GET, "/jobs", Action::Jobs, Some(Scope::Read), "from the ledger: own jobs only; filters, sorting and paging are ours")
+        .prefix(Prefix::ApiOnly).keys(&["status", "workflow_id", "sort_by", "sort_order", "limit", "offset"]),
+    answer(POST, "/jobs/cancel", Action::CancelJobs, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::Json { max_bytes: SMALL_JSON }),
+    answer(GET, "/jobs/{prompt_id}", Action::Job, Some(Scope::Read), "a foreign id answers 404 like an unknown one").prefix(Prefix::ApiOnly),
+    answer(POST, "/jobs/{prompt_id}/cancel", Action::CancelJob, Some(Scope::Cancel), "own jobs only; of later versions of ComfyUI")
+        .prefix(Prefix::ApiOnly).body(BodyRule::EmptyOrJson { max_bytes: SMALL_JSON }),
 
     // -- Files (facts §1.2)
     answer(GET, "/view", Action::View, Some(Scope::Files), "names are looked up among the owner's files; the backend's /view reads anybody's")
         .keys(&["filename", "type", "subfolder", "preview", "channel"]),
-    not_yet(POST, "/upload/image", UPLOADS),
-    not_yet(POST, "/upload/mask", UPLOADS),
-    not_yet(GET, "/view_metadata/{folder}", MODELS),
-    not_yet(GET, "/internal/files/{directory}", "file listings come with tenant isolation of files").prefix(Prefix::PlainOnly),
-    not_yet(GET, "/userdata", USERDATA),
-    not_yet(GET, "/v2/userdata", USERDATA),
-    not_yet(&[Verb::Delete, Verb::Get, Verb::Post], "/userdata/{file%2F}", USERDATA),
-    not_yet(POST, "/userdata/{file%2F}/move/{dest%2F}", USERDATA),
-    not_yet(GET_POST, "/settings", SETTINGS),
-    not_yet(GET_POST, "/settings/{id}", SETTINGS),
+    answer(POST, "/upload/image", Action::UploadImage, Some(Scope::Files), "ComfyUI writes any name anywhere below its folders; ours becomes a file of the caller's own (bypass 87-93)")
+        .body(BodyRule::Multipart),
+    answer(POST, "/upload/mask", Action::UploadMask, Some(Scope::Files), "the original is looked up among the caller's own files (bypass 92)")
+        .body(BodyRule::Multipart),
+    not_yet(GET, "/view_metadata/{folder}", "how a model was trained is its owner's business").owners(),
+    answer(GET, "/internal/files/{directory}", Action::InternalFiles, Some(Scope::Files), "ComfyUI lists everybody's files; ours the caller's own")
+        .prefix(Prefix::PlainOnly),
+    answer(GET, "/userdata", Action::UserFiles, Some(Scope::Files), "the owner's own store; ComfyUI's is one for all, or for whoever names the user")
+        .keys(&["dir", "recurse", "full_info", "split"]),
+    answer(GET, "/v2/userdata", Action::UserFilesBelow, Some(Scope::Files), "as /userdata; the path is decoded once").keys(&["path"]),
+    answer(GET, "/userdata/{file%2F}", Action::UserFile, Some(Scope::Files), "the owner's own; never shown as HTML (bypass 86, CVE-2026-56672)"),
+    answer(POST, "/userdata/{file%2F}", Action::WriteUserFile, Some(Scope::Files), "into the owner's own store, within its bounds (bypass 19)")
+        .body(BodyRule::File).keys(&["overwrite", "full_info"]),
+    answer(&[Verb::Delete], "/userdata/{file%2F}", Action::DeleteUserFile, Some(Scope::Files), "the owner's own only"),
+    answer(POST, "/userdata/{file%2F}/move/{dest%2F}", Action::MoveUserFile, Some(Scope::Files), "within the owner's own store")
+        .keys(&["overwrite", "full_info"]),
+    answer(GET, "/settings", Action::Settings, Some(Scope::Read), "the owner's own; ComfyUI's are one set for all"),
+    answer(POST, "/settings", Action::ChangeSettings, Some(Scope::Files), "merged in one transaction: two tabs lose nothing")
+        .body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
+    answer(GET, "/settings/{id}", Action::Setting, Some(Scope::Read), "the owner's own; `null` for one that is not set"),
+    answer(POST, "/settings/{id}", Action::ChangeSetting, Some(Scope::Files), "as POST /settings").body(BodyRule::PageJson { max_bytes: SETTINGS_JSON }),
     answer(GET, "/users", Action::Users, Some(Scope::Read), "ComfyUI lists all user ids, which are its only credential (bypass 102): a fixed answer"),
     refuse(POST, "/users", "users are made by the gateway's own tenants, never through ComfyUI"),
 
     // -- Models, nodes, front-end data (facts §1.3)
     answer(GET, "/object_info", Action::ObjectInfo, Some(Scope::Read), "the pinned catalogue, filtered by policy: the backend's lists everybody's input files"),
     answer(GET, "/object_info/{class}", Action::ObjectInfoClass, Some(Scope::Read), "as /object_info; what policy denies answers `{}` like an unknown class"),
-    not_yet(GET, "/models", MODELS),
+    answer(GET, "/models", Action::ModelFolders, Some(Scope::Read), "names of folders, without `custom_nodes` and `configs`").owners(),
     refuse(ANY, "/models/download", "downloads of models by the server"),
     refuse(ANY, "/models/download/{batch}", "downloads of models by the server"),
-    not_yet(GET, "/models/{folder}", MODELS),
-    not_yet(GET, "/embeddings", MODELS),
-    not_yet(GET, "/experiment/models", MODELS),
+    answer(GET, "/models/{folder}", Action::Models, Some(Scope::Read), MODELS).owners(),
+    answer(GET, "/embeddings", Action::Embeddings, Some(Scope::Read), "named in texts, which every policy allows").owners(),
+    answer(GET, "/experiment/models", Action::ModelFolderDetails, Some(Scope::Read), "ComfyUI adds the paths on its disk: without them").owners(),
     refuse(ANY, "/experiment/models/preview/{file..}", "reads any image of the machine (CVE-2026-56671, bypass 18)"),
-    not_yet(GET, "/experiment/models/{folder}", MODELS),
+    answer(GET, "/experiment/models/{folder}", Action::ModelDetails, Some(Scope::Read), MODELS).owners(),
     forward(GET, "/extensions", "names the JavaScript files of installed packs, which the page then loads").prefix(Prefix::Both).scope(Scope::Read),
-    not_yet(GET, "/i18n", "translations of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/workflow_templates/{file..}", "templates of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/global_subgraphs/{id}", "subgraphs of node packs come with the owner posture"),
-    not_yet(GET, "/node_replacements", "ComfyUI swaps classes after our check here: served once policy applies the same mapping"),
+    answer(GET, "/i18n", Action::Translations, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/workflow_templates", Action::Templates, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/workflow_templates/{file..}", Action::TemplateFile, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/global_subgraphs", Action::Subgraphs, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/global_subgraphs/{id}", Action::Subgraph, Some(Scope::Read), PACKS).owners(),
+    answer(GET, "/node_replacements", Action::NodeReplacements, Some(Scope::Read), "`{}`, or 501: ComfyUI swaps classes by it after our check").owners(),
     answer(GET, "/features", Action::Features, Some(Scope::Read), "our limits, not the backend's"),
     answer(GET, "/system_stats", Action::SystemStats, Some(Scope::Read), "ComfyUI's shows command line and paths: scrubbed"),
     refuse(ANY, "/openapi.yaml", "describes routes that are not served"),
@@ -298,9 +365,11 @@ pub static TABLE: &[Entry] = &[
     // -- Internal (facts §1.4): a sub-application without /api alias
     answer(GET, "/internal/folder_paths", Action::FolderPaths, Some(Scope::Read), "the page reads it while loading: folder names without paths")
         .prefix(Prefix::PlainOnly),
-    not_yet(GET, "/internal/logs", LOGS).prefix(Prefix::PlainOnly),
-    not_yet(GET, "/internal/logs/raw", LOGS).prefix(Prefix::PlainOnly),
-    not_yet(&[Verb::Patch], "/internal/logs/subscribe", LOGS).prefix(Prefix::PlainOnly),
+    answer(GET, "/internal/logs", Action::Logs, Some(Scope::Read), "the log of the process is everybody's errors: empty for tenants (bypass 101)")
+        .prefix(Prefix::PlainOnly).owners(),
+    answer(GET, "/internal/logs/raw", Action::RawLogs, Some(Scope::Read), "as /internal/logs").prefix(Prefix::PlainOnly).owners(),
+    answer(&[Verb::Patch], "/internal/logs/subscribe", Action::SubscribeLogs, Some(Scope::Read), "names any client's socket: our own is subscribed, for an owner")
+        .body(BodyRule::Json { max_bytes: SMALL_JSON }).prefix(Prefix::PlainOnly),
     refuse(ANY, "/internal/{rest..}", "no other internal route is known"),
 
     // -- Assets, tasks, downloads (facts §1.5): none is scoped to an owner; existence oracles, theft by hash, server-side fetch (bypass 104)
@@ -310,26 +379,34 @@ pub static TABLE: &[Entry] = &[
     refuse(ANY, "/tasks/{id}", "downloads of models by the server").prefix(Prefix::ApiOnly),
 
     // -- ComfyUI-Manager (facts §1.6): installs code; many state-changing routes are GET (bypass 103)
-    refuse(ANY, "/v2/manager/{rest..}", MANAGER),
-    refuse(ANY, "/v2/customnode/{rest..}", MANAGER),
-    refuse(ANY, "/v2/snapshot/{rest..}", MANAGER),
-    refuse(ANY, "/v2/comfyui_manager/{rest..}", MANAGER),
-    refuse(ANY, "/v2/externalmodel/{rest..}", MANAGER),
-    refuse(ANY, "/manager/{rest..}", MANAGER),
-    refuse(ANY, "/customnode/{rest..}", MANAGER),
-    refuse(ANY, "/snapshot/{rest..}", MANAGER),
-    refuse(ANY, "/comfyui_manager/{rest..}", MANAGER),
-    refuse(ANY, "/externalmodel/{rest..}", MANAGER),
+    manager("/v2/manager/{rest..}"),
+    manager("/v2/customnode/{rest..}"),
+    manager("/v2/snapshot/{rest..}"),
+    manager("/v2/comfyui_manager/{rest..}"),
+    manager("/v2/externalmodel/{rest..}"),
+    manager("/manager/{rest..}"),
+    manager("/customnode/{rest..}"),
+    manager("/snapshot/{rest..}"),
+    manager("/comfyui_manager/{rest..}"),
+    manager("/externalmodel/{rest..}"),
 
     // -- Ours
     answer(GET, "/gate/health", Action::GateHealth, None, "open, without detail: for load balancers").prefix(Prefix::PlainOnly).access(Access::Public),
     answer(GET, "/gate/me", Action::GateMe, None, "the caller's own name, limits and usage").prefix(Prefix::PlainOnly),
     answer(GET, "/gate/files/{file_id}", Action::SignedFile, None, "the signature in the query is the credential")
         .prefix(Prefix::PlainOnly).access(Access::Signed).keys_each_once(),
+    answer(GET, "/gate/ca.crt", Action::CaCertificate, None, "what devices are to trust, where the certificate was made here; holds no secret")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
     not_yet(POST, "/gate/check", "verdicts without queueing come with a later release").prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/ticket", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(GET_POST, "/gate/login", LOGIN).prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/logout", LOGIN).prefix(Prefix::PlainOnly),
+    not_yet(POST, "/gate/ticket", TICKET).prefix(Prefix::PlainOnly),
+    answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next"])
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/login", Action::Login, None, "a key for a cookie; counted by address, from our own page only").keys(&["next"])
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/logout", Action::LogoutPage, None, "a button: a link alone must not log anybody out")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/logout", Action::Logout, None, "ends the session that the cookie names, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
 ];
 
 const MANAGER: &str = "ComfyUI-Manager installs code on the backend";
@@ -362,6 +439,10 @@ const fn not_yet(methods: &'static [Verb], path: &'static str, reason: &'static 
     Entry { body: BodyRule::Stream, ..entry(methods, path, Handling::NotYet(reason), reason) }
 }
 
+const fn manager(path: &'static str) -> Entry {
+    Entry { in_owner: InOwner::Bundle(RouteBundle::Manager), ..refuse(ANY, path, MANAGER) }
+}
+
 const fn refuse(methods: &'static [Verb], path: &'static str, reason: &'static str) -> Entry {
     entry(methods, path, Handling::Refuse, reason)
 }
@@ -376,6 +457,7 @@ const fn entry(methods: &'static [Verb], path: &'static str, handling: Handling,
         scope: None,
         access: Access::Credential,
         keys: QueryKeys::Known(&[]),
+        in_owner: InOwner::Same,
         reason,
     }
 }
@@ -396,17 +478,21 @@ impl Entry {
     const fn keys(self, keys: &'static [&'static str]) -> Self {
         Self { keys: QueryKeys::Known(keys), ..self }
     }
+    /// The backend's own answer, in the owner posture.
+    const fn owners(self) -> Self {
+        Self { in_owner: InOwner::Forward, ..self }
+    }
     const fn keys_each_once(self) -> Self {
         Self { keys: QueryKeys::EachOnce, ..self }
     }
 
     /// Whether the entry is for this verb; HEAD follows GET.
-    fn takes(&self, verb: Verb) -> bool {
+    pub(super) fn takes(&self, verb: Verb) -> bool {
         self.methods.contains(&verb) || (verb == Verb::Head && self.methods.contains(&Verb::Get))
     }
 
     /// The parameters, if the path fits.
-    fn fits(&self, path: &RoutePath) -> Option<Params> {
+    pub(super) fn fits(&self, path: &RoutePath) -> Option<Params> {
         let here = match self.prefix {
             Prefix::Both => true,
             Prefix::PlainOnly => !path.under_api(),

@@ -8,10 +8,11 @@ mod read;
 
 pub use read::read_tenants;
 
-use crate::ids::TenantId;
-use comfygate_policy::Policy;
+use crate::ids::{PoolId, TenantId};
+use comfygate_policy::{Policy, Posture};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often something may happen: `burst` at once, then `per_second` on average (GCRA).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,17 +32,41 @@ impl Rate {
     pub const BURST_MAX: u32 = 1_000_000;
 }
 
+/// How long a submission over the rate waits for its turn before it is refused; zero: not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Of browsers with a session: the page posts a batch one by one and stops at the first error.
+    pub pages: Duration,
+    /// Of all others, which know what a 429 is.
+    pub programs: Duration,
+}
+
+impl Pace {
+    /// A caller that waits longer has given up, or a proxy before us has.
+    pub const MAX: Duration = Duration::from_secs(30);
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { pages: Duration::from_secs(5), programs: Duration::ZERO }
+    }
+}
+
 /// What a tenant may use. All counts are per tenant, over all its users and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// `POST /prompt`.
     pub prompt_rate: Rate,
+    /// How long `POST /prompt` over its rate waits for its turn.
+    pub pace: Pace,
     /// Every other answered request; static files of the page are outside (design §5).
     pub request_rate: Rate,
     /// Jobs held or running at once. Past it `/prompt` answers 429.
     pub active_jobs_max: u32,
     /// WebSockets open at once.
     pub websockets_max: u32,
+    /// Bytes of its uploads together.
+    pub storage_bytes_max: u64,
     /// Share of the GPUs when tenants compete, relative to the others' weights; 1 to 1000.
     pub weight: u32,
 }
@@ -51,9 +76,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             prompt_rate: Rate { per_second: 10.0, burst: 5 },
+            pace: Pace::default(),
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
             websockets_max: 50,
+            storage_bytes_max: 10 << 30,
             weight: 1,
         }
     }
@@ -74,6 +101,15 @@ pub struct Tenant {
     pub limits: Limits,
     /// What its workflows may do.
     pub policy: Arc<Policy>,
+    /// Whose backends run them.
+    pub pool: PoolId,
+}
+
+impl Tenant {
+    /// Whether it trusts its own installation: its packs' classes, routes and events are open to it.
+    pub fn is_owner(&self) -> bool {
+        self.policy.posture() == Posture::Owner
+    }
 }
 
 /// Every tenant, by id and by the claim that JWTs name it with.
@@ -117,6 +153,11 @@ impl TenantRegistry {
         self.by_id.values()
     }
 
+    /// The tenant that trusts the installations of this pool, if one does: nobody else is in the pool then.
+    pub fn owner_of(&self, pool: &PoolId) -> Option<&Arc<Tenant>> {
+        self.by_id.values().find(|tenant| tenant.pool == *pool && tenant.is_owner())
+    }
+
     /// The registry of the built-in defaults: one tenant `local` on plan `default`.
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
@@ -127,6 +168,7 @@ impl TenantRegistry {
             disabled: false,
             limits: Limits::default(),
             policy: Arc::new(Policy::builtin("default").expect("the default policy ships")),
+            pool: PoolId::default_pool(),
         };
         Self::new([local], [])
     }

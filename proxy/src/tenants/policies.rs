@@ -12,7 +12,7 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
     }
     // A bare word is a misspelt built-in policy rather than a file: files are told by a separator or an extension.
     if !name.contains(['/', '\\', '.']) {
-        let hint = "`default`, `strict`, or the path of a policy file such as `config/policy.toml`";
+        let hint = "`default`, `owner`, `strict`, or the path of a policy file such as `config/policy.toml`";
         report.error(named_at, format!("no built-in policy has the name `{name}`"), hint);
         return None;
     }
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn every_named_document_ships_and_no_other_does() {
-        for name in ["default", "strict"] {
+        for name in ["default", "owner", "strict"] {
             assert!(Policy::builtin(name).is_some(), "{name}");
         }
         assert!(Policy::builtin("no-such").is_none());

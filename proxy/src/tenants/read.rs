@@ -1,22 +1,26 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
-use super::{Limits, Rate, Tenant, TenantRegistry, policies};
+use super::{Limits, Pace, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
-use crate::ids::TenantId;
+use crate::ids::{PoolId, TenantId};
 use comfygate_policy::Policy;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The keys that a plan sets and a tenant may override.
 #[derive(Debug)]
 struct RawLimits {
     policy: Option<Located<String>>,
+    pool: Option<PoolId>,
     rate: Option<Rate>,
+    pace: Option<Pace>,
     requests: Option<Rate>,
     active_jobs_max: Option<u32>,
     websockets_max: Option<u32>,
+    storage_bytes_max: Option<u64>,
     weight: Option<u32>,
 }
 
@@ -41,6 +45,7 @@ struct RawTenant {
 struct Plan {
     limits: Limits,
     policy: Arc<Policy>,
+    pool: PoolId,
 }
 
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
@@ -67,10 +72,13 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
     reader.not_built_yet("priority", "use `weight`");
     RawLimits {
         policy: reader.text("policy"),
+        pool: reader.parsed("pool").map(|found| found.value),
         rate: raw_rate(reader, "rate"),
+        pace: raw_pace(reader),
         requests: raw_rate(reader, "requests"),
         active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
         websockets_max: small(reader, "websockets_max", 100_000),
+        storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
     }
 }
@@ -88,6 +96,18 @@ fn raw_rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
     let burst = small(&mut table, "burst", Rate::BURST_MAX);
     table.finish();
     Some(Rate { per_second: per_second?.value, burst: burst? })
+}
+
+fn raw_pace(reader: &mut Reader<'_>) -> Option<Pace> {
+    let mut table = reader.table("pace")?;
+    let range = || Duration::ZERO..=Pace::MAX;
+    let (pages, programs) = (table.duration("pages", range()), table.duration("programs", range()));
+    table.finish();
+    let base = Pace::default();
+    Some(Pace {
+        pages: pages.map_or(base.pages, |found| found.value),
+        programs: programs.map_or(base.programs, |found| found.value),
+    })
 }
 
 fn raw_plan(mut reader: Reader<'_>) -> RawPlan {
@@ -115,9 +135,11 @@ impl RawLimits {
     fn over(&self, base: Limits) -> Limits {
         Limits {
             prompt_rate: self.rate.unwrap_or(base.prompt_rate),
+            pace: self.pace.unwrap_or(base.pace),
             request_rate: self.requests.unwrap_or(base.request_rate),
             active_jobs_max: self.active_jobs_max.unwrap_or(base.active_jobs_max),
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
+            storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
         }
     }
@@ -150,7 +172,8 @@ impl Checked<'_> {
                 None => Policy::builtin("default").map(Arc::new),
             };
             let Some(id) = plan.id else { continue };
-            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy });
+            let pool = plan.limits.pool.clone().unwrap_or_else(PoolId::default_pool);
+            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy, pool });
             if plans.insert(id.value.clone(), checked).is_some() {
                 self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
@@ -184,6 +207,7 @@ impl Checked<'_> {
                 disabled: tenant.disabled,
                 limits,
                 policy,
+                pool: tenant.limits.pool.unwrap_or_else(|| plan.pool.clone()),
             };
             if tenants.insert(id.value.clone(), made).is_some() {
                 self.report.error(&id.at, format!("a second tenant `{}`", id.value), "tenant ids are unique");

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use indexmap::IndexMap;
 
 use crate::json::{Dict, Json};
+use crate::packs;
 
 /// `data/object_info.facts.json`: a recording of names, types and limits, without ComfyUI's own texts.
 static RECORDED: LazyLock<IndexMap<String, Json>> =
@@ -49,16 +50,19 @@ pub struct Catalogue<'a> {
     pub input_dir: &'a Path,
     /// Are the classes of `comfy_api_nodes` there? (`--disable-api-nodes`)
     pub api_nodes: bool,
+    /// How many made-up packs are there?
+    pub packs: u32,
 }
 
 impl Catalogue<'_> {
     /// Names of all classes, in the order of the recording.
     pub fn names(&self) -> Vec<&'static str> {
-        RECORDED.keys().map(String::as_str).filter(|name| self.recorded(name).is_some()).collect()
+        let recorded = RECORDED.keys().map(String::as_str).filter(|name| self.recorded(name).is_some());
+        recorded.chain(packs::names(self.packs)).collect()
     }
 
     fn recorded(&self, class: &str) -> Option<&'static Json> {
-        let info = RECORDED.get(class)?;
+        let Some(info) = RECORDED.get(class) else { return packs::class(class, self.packs) };
         let module = info.get("python_module").and_then(Json::as_str).unwrap_or_default();
         (self.api_nodes || !module.starts_with("comfy_api_nodes")).then_some(info)
     }
@@ -326,7 +330,7 @@ mod tests {
     #[test]
     fn growing_inputs_are_declared_only_where_they_are_given() {
         let models = Models::new();
-        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true, packs: 0 };
         let live = Json::from(json!({"images.image0": ["1", 0], "images.image2": ["2", 0]}));
         let inputs = catalogue.inputs("BatchImagesNode", &live);
         let names: Vec<_> = inputs.iter().map(|input| (input.name.as_str(), input.category)).collect();
@@ -336,7 +340,7 @@ mod tests {
     #[test]
     fn a_dynamic_choice_declares_the_inputs_of_the_chosen_branch() {
         let models = Models::new();
-        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true, packs: 0 };
         let names = |live: serde_json::Value| -> Vec<String> {
             let inputs = catalogue.inputs("ResizeImageMaskNode", &Json::from(live));
             inputs.into_iter().map(|input| input.name).collect()

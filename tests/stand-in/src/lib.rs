@@ -26,6 +26,7 @@ mod http;
 mod jobs;
 mod json;
 mod multipart;
+mod packs;
 mod picture;
 mod process;
 mod python;
@@ -43,6 +44,7 @@ use serde_json::Value;
 
 pub use catalogue::Models;
 pub use faults::Faults;
+pub use packs::PACKS_MAX;
 
 use files::Folders;
 use process::Process;
@@ -70,6 +72,10 @@ pub struct Options {
     pub previews: bool,
     /// Time of one simulated sampling step, before `tick`.
     pub step_time: Duration,
+    /// Folder of the web page's files, such as the `static` of comfyui-frontend-package; `None`: a page of its own.
+    pub web_root: Option<PathBuf>,
+    /// How many made-up node packs are installed, `pack_1` first; at most [`PACKS_MAX`].
+    pub packs: u32,
     /// Are faults also set by `POST /stand-in/faults`?
     pub faults_by_http: bool,
 }
@@ -87,6 +93,8 @@ impl Default for Options {
             models: default_models(),
             previews: false,
             step_time: Duration::from_millis(100),
+            web_root: None,
+            packs: 0,
             faults_by_http: false,
         }
     }

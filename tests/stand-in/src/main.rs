@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use comfygate_stand_in::{Options, StandIn};
+use comfygate_stand_in::{Options, PACKS_MAX, StandIn};
 
 /// A ComfyUI that runs no models: same routes, same errors, same events.
 #[derive(Debug, Parser)]
@@ -36,6 +36,12 @@ struct Arguments {
     /// Send previews while sampling
     #[arg(long)]
     previews: bool,
+    /// Folder of the web page's files, such as the `static` of comfyui-frontend-package
+    #[arg(long)]
+    web_root: Option<PathBuf>,
+    /// How many made-up node packs are installed
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(PACKS_MAX)))]
+    packs: u32,
     /// Accept faults by POST /stand-in/faults
     #[arg(long)]
     faults: bool,
@@ -53,6 +59,8 @@ async fn main() -> std::io::Result<()> {
         cache: !arguments.cache_none,
         api_nodes: !arguments.disable_api_nodes,
         previews: arguments.previews,
+        web_root: arguments.web_root,
+        packs: arguments.packs,
         faults_by_http: arguments.faults,
         ..Options::default()
     })

@@ -115,7 +115,7 @@ impl Process {
     /// The node classes there are now.
     pub fn catalogue<'a>(&'a self, models: &'a Models) -> Catalogue<'a> {
         let input_dir: &Path = self.folders().input();
-        Catalogue { models, input_dir, api_nodes: self.options().api_nodes }
+        Catalogue { models, input_dir, api_nodes: self.options().api_nodes, packs: self.options().packs }
     }
 
     /// Runs a task that ends with the process.

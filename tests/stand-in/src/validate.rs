@@ -498,7 +498,7 @@ mod tests {
         let models = Models::new();
         let directory = tempfile::tempdir().unwrap();
         let folders = Folders::create(directory.path()).unwrap();
-        let catalogue = Catalogue { models: &models, input_dir: folders.input(), api_nodes: true };
+        let catalogue = Catalogue { models: &models, input_dir: folders.input(), api_nodes: true, packs: 0 };
         let mut prompt = Json::from(prompt);
         validate_prompt(&mut prompt, None, catalogue, &folders).map(|verdict| (verdict, prompt))
     }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// What this file says. A process of another protocol is refused before anything is given up.
@@ -94,7 +93,7 @@ pub(super) fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, Wi
 }
 
 /// Says [`FromPredecessor::Given`] and sends the sockets with it.
-pub(super) fn write_sockets(stream: &UnixStream, sockets: &[(String, TcpListener)]) -> Result<(), WireError> {
+pub(super) fn write_sockets(stream: &UnixStream, sockets: &[(String, OwnedFd)]) -> Result<(), WireError> {
     let addresses: Vec<String> = sockets.iter().map(|(address, _)| address.clone()).collect();
     let line = line(&FromPredecessor::Given(addresses))?;
     let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
@@ -110,7 +109,7 @@ pub(super) fn write_sockets(stream: &UnixStream, sockets: &[(String, TcpListener
 }
 
 /// Waits for [`FromPredecessor::Given`], and takes the sockets that come with it.
-pub(super) fn read_sockets(stream: &UnixStream) -> Result<BTreeMap<String, TcpListener>, WireError> {
+pub(super) fn read_sockets(stream: &UnixStream) -> Result<BTreeMap<String, OwnedFd>, WireError> {
     let mut line = Vec::new();
     let mut sockets = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -125,7 +124,7 @@ pub(super) fn read_sockets(stream: &UnixStream) -> Result<BTreeMap<String, TcpLi
             recvmsg(stream, &mut [IoSliceMut::new(&mut piece)], &mut control, flags).map_err(io::Error::from)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                sockets.extend(descriptors.map(TcpListener::from));
+                sockets.extend(descriptors);
             }
         }
         if received.bytes == 0 || received.flags.contains(ReturnFlags::CTRUNC) {
@@ -149,14 +148,15 @@ fn line(word: &impl Serialize) -> Result<Vec<u8>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn sockets_arrive_with_their_addresses_after_other_words() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-        let sockets: Vec<(String, TcpListener)> = (0..3)
+        let sockets: Vec<(String, OwnedFd)> = (0..3)
             .map(|_| {
                 let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-                (socket.local_addr().unwrap().to_string(), socket)
+                (socket.local_addr().unwrap().to_string(), socket.into())
             })
             .collect();
         write(&mut ours, &FromSuccessor::Take).unwrap();
@@ -165,8 +165,9 @@ mod tests {
         let received = read_sockets(&theirs).unwrap();
         assert_eq!(received.len(), 3);
         drop(sockets);
-        for (address, socket) in &received {
-            assert_eq!(socket.local_addr().unwrap().to_string(), *address);
+        for (address, socket) in received {
+            let socket = TcpListener::from(socket);
+            assert_eq!(socket.local_addr().unwrap().to_string(), address);
             assert!(std::net::TcpStream::connect(address).is_ok(), "it listens on although its maker closed it");
         }
     }

@@ -52,8 +52,24 @@ pub enum UpstreamEvent {
         /// Prompts running and waiting there, foreign ones too.
         remaining: u64,
     },
+    /// A message or frame that is not ComfyUI's own: a node pack's. Reaches people only where the installation is their own (owner posture).
+    Pack(PackEvent),
     /// Not for any owner, not understood, or cut short.
     Ignored,
+}
+
+/// What a node pack sends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PackEvent {
+    /// A text frame: `{"type": kind, "data": data}`.
+    Message {
+        /// The pack's own `type`.
+        kind: String,
+        /// Anything.
+        data: Value,
+    },
+    /// A binary frame of a type that ComfyUI does not have, whole.
+    Frame(Bytes),
 }
 
 /// The messages that pass while a job runs: a closed list, for metrics.
@@ -125,6 +141,8 @@ pub enum ClientEvent {
     },
     /// Progress text, as it stood in the backend's frame.
     Text(Bytes),
+    /// A binary frame of a node pack, whole.
+    Frame(Bytes),
 }
 
 impl UpstreamEvent {
@@ -147,6 +165,7 @@ impl UpstreamEvent {
             Self::Preview(_) => "preview",
             Self::Text(_) => "text",
             Self::QueueChanged { .. } => "status",
+            Self::Pack(_) => "pack",
             Self::Ignored => "ignored",
         }
     }
@@ -156,6 +175,7 @@ impl UpstreamEvent {
         match self {
             Self::Started { prompt, .. } | Self::Progress { prompt, .. } | Self::Ended { prompt } => Some(*prompt),
             Self::Preview(preview) => preview.prompt,
+            Self::Pack(event) => event.prompt(),
             Self::Output | Self::Text(_) | Self::QueueChanged { .. } | Self::Ignored => None,
         }
     }
@@ -178,7 +198,30 @@ impl UpstreamEvent {
                 image: preview.image,
             }),
             Self::Text(text) => Some(ClientEvent::Text(text)),
-            Self::Ended { .. } | Self::Output | Self::QueueChanged { .. } | Self::Ignored => None,
+            Self::Pack(_) | Self::Ended { .. } | Self::Output | Self::QueueChanged { .. } | Self::Ignored => None,
+        }
+    }
+}
+
+impl PackEvent {
+    /// The prompt that it names where ComfyUI's own messages do.
+    pub fn prompt(&self) -> Option<UpstreamPromptId> {
+        match self {
+            Self::Message { data, .. } => data.get("prompt_id")?.as_str()?.parse().ok(),
+            Self::Frame(_) => None,
+        }
+    }
+
+    /// What people hear of it: as it came, with the owner's label wherever the upstream id of `running` stood.
+    pub fn for_people(self, running: Option<(UpstreamPromptId, &PromptId)>) -> ClientEvent {
+        match self {
+            Self::Message { kind, mut data } => {
+                if let Some((prompt, label)) = running {
+                    relabel(&mut data, &prompt.to_string(), label);
+                }
+                ClientEvent::Json(json!({"type": kind, "data": data}).to_string().into())
+            }
+            Self::Frame(bytes) => ClientEvent::Frame(bytes),
         }
     }
 }
@@ -194,6 +237,7 @@ impl ClientEvent {
         match self {
             Self::Json(text) => Message::Text(text.clone()),
             Self::Text(text) => Message::Binary(framed(TEXT, &[text])),
+            Self::Frame(bytes) => Message::Binary(bytes.clone()),
             Self::Preview { metadata, image, .. } if with_metadata && !metadata.is_empty() => {
                 let metadata = Value::Object(metadata.clone()).to_string();
                 let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
@@ -214,7 +258,7 @@ impl ClientEvent {
         match self {
             Self::Json(text) => text.len(),
             Self::Preview { image, .. } => image.len(),
-            Self::Text(text) => text.len(),
+            Self::Text(bytes) | Self::Frame(bytes) => bytes.len(),
         }
     }
 
@@ -231,9 +275,28 @@ fn framed(kind: u32, parts: &[&[u8]]) -> Bytes {
     frame.freeze()
 }
 
+/// The messages of ComfyUI itself (facts §6.2); every other is a pack's.
+const OWN_MESSAGES: [&str; 11] = [
+    "status",
+    "execution_start",
+    "execution_cached",
+    "executing",
+    "progress",
+    "progress_state",
+    "executed",
+    "execution_success",
+    "execution_error",
+    "execution_interrupted",
+    "feature_flags",
+];
+
 fn read_text(text: &str) -> Option<UpstreamEvent> {
     let Value::Object(mut message) = serde_json::from_str(text).ok()? else { return None };
     let kind = message.get("type")?.as_str()?.to_owned();
+    if !OWN_MESSAGES.contains(&kind.as_str()) {
+        let data = message.remove("data").unwrap_or(Value::Null);
+        return Some(UpstreamEvent::Pack(PackEvent::Message { kind, data }));
+    }
     let Some(Value::Object(data)) = message.remove("data") else { return None };
     if kind == "status" {
         let remaining = data.get("status")?.pointer("/exec_info/queue_remaining")?.as_u64()?;
@@ -288,7 +351,15 @@ fn only(mut fields: Map<String, Value>, known: &[&str]) -> Map<String, Value> {
     fields
 }
 
+/// Not a type of ComfyUI's (`protocol.py` `BinaryEventTypes`); 2 is UNENCODED_PREVIEW_IMAGE, which never leaves the server.
+fn is_pack_frame(frame: &Bytes) -> bool {
+    frame.clone().try_get_u32().is_ok_and(|kind| !(PREVIEW_IMAGE..=PREVIEW_IMAGE_WITH_METADATA).contains(&kind))
+}
+
 fn read_binary(mut frame: Bytes) -> Option<UpstreamEvent> {
+    if is_pack_frame(&frame) {
+        return Some(UpstreamEvent::Pack(PackEvent::Frame(frame)));
+    }
     match frame.try_get_u32().ok()? {
         PREVIEW_IMAGE => {
             let format = match frame.try_get_u32().ok()? {
@@ -412,9 +483,7 @@ mod tests {
 
     #[test]
     fn messages_that_are_not_understood_reach_nobody() {
-        let id = prompt().to_string();
         for odd in [
-            json!({"type": "logs", "data": {"prompt_id": id, "entries": []}}),
             json!({"type": "progress", "data": {"value": 1}}),
             json!({"type": "executing", "data": {"node": "3"}}),
             json!([1]),
@@ -423,6 +492,28 @@ mod tests {
             assert_eq!(text(&odd), UpstreamEvent::Ignored, "{odd}");
         }
         assert_eq!(UpstreamEvent::read(&Message::text("{")), UpstreamEvent::Ignored);
+    }
+
+    #[test]
+    fn what_is_not_comfyuis_own_is_a_packs_and_no_owner_hears_of_it_by_itself() {
+        let id = prompt().to_string();
+        let logs = json!({"type": "logs", "data": {"entries": [], "of": {"prompt": id}, "prompt_id": id}});
+        let event = text(&logs);
+        assert_eq!((event.kind(), event.prompt()), ("pack", Some(prompt())));
+        assert_eq!(event.clone().for_owner(&"mine".parse().unwrap()), None);
+        let UpstreamEvent::Pack(event) = event else { panic!("{event:?}") };
+        let label = "mine".parse().unwrap();
+        let Message::Text(told) = event.clone().for_people(Some((prompt(), &label))).frame(true) else { panic!() };
+        assert_eq!(told.as_str(), logs.to_string().replace(&id, "mine"));
+        let Message::Text(told) = event.for_people(None).frame(true) else { panic!() };
+        assert_eq!(told.as_str(), logs.to_string());
+        assert_eq!(text(&json!({"type": "pack.list", "data": [1]})).kind(), "pack");
+        let frame = Bytes::from_static(b"\0\0\0\x63anything");
+        let event = UpstreamEvent::read(&Message::Binary(frame.clone()));
+        assert_eq!(event, UpstreamEvent::Pack(PackEvent::Frame(frame.clone())));
+        let UpstreamEvent::Pack(event) = event else { panic!() };
+        assert_eq!(event.for_people(None).frame(false), Message::Binary(frame));
+        assert_eq!(UpstreamEvent::read(&Message::Binary(Bytes::from_static(b"\0\0\0\x02x"))), UpstreamEvent::Ignored);
     }
 
     #[test]
@@ -458,9 +549,7 @@ mod tests {
         let text = |bytes: &'static [u8]| UpstreamEvent::read(&Message::Binary(Bytes::from_static(bytes)));
         assert_eq!(text(b"\0\0\0\x03\0\0\0\x01ab"), UpstreamEvent::Text(Bytes::from_static(b"\0\0\0\x01ab")));
         assert_eq!(text(b"\0\0\0\x03\0\0\0\x03ab"), UpstreamEvent::Ignored);
-        for short in
-            [b"".as_slice(), b"\0\0\0", b"\0\0\0\x01", b"\0\0\0\x01\0\0\0", b"\0\0\0\x01\0\0\0\x09x", b"\0\0\0\x63"]
-        {
+        for short in [b"".as_slice(), b"\0\0\0", b"\0\0\0\x01", b"\0\0\0\x01\0\0\0", b"\0\0\0\x01\0\0\0\x09x"] {
             assert_eq!(text(short), UpstreamEvent::Ignored, "{short:?}");
         }
     }

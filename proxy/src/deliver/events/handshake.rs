@@ -5,7 +5,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Method};
+use std::net::IpAddr;
 
+/// W3C Fetch Metadata: `same-origin`, `same-site`, `cross-site`, or `none` for what a person did.
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// W3C Fetch Metadata: `navigate` for a page that is opened.
+pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// RFC 6455 §1.3.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -24,6 +29,18 @@ pub enum HandshakeError {
     /// A page of another site opens the socket with the user's credential (facts §11, 114).
     #[error("`Origin` is not this site")]
     Origin,
+    /// A cookie comes with any request to us, so the request itself has to show that a page of ours sent it.
+    #[error("a request by cookie that changes something needs `Sec-Fetch-Site: same-origin`, or this site's `Origin`")]
+    NotOurPage,
+}
+
+/// Which pages are this site's.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Those of the public URL.
+    pub public: Option<&'a PublicUrl>,
+    /// The connection is plain: those of `http://localhost` too, and of other names of loopback.
+    pub plain: bool,
 }
 
 /// `Sec-WebSocket-Accept` for a request that may become a socket.
@@ -32,12 +49,7 @@ pub enum HandshakeError {
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn accepted(
-    method: &Method,
-    headers: &HeaderMap,
-    is_h2: bool,
-    public: Option<&PublicUrl>,
-) -> Result<String, HandshakeError> {
+pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, site: Site<'_>) -> Result<String, HandshakeError> {
     let lists = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -49,7 +61,7 @@ pub fn accepted(
         return Err(HandshakeError::Version);
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    check_origin(headers, host, public)?;
+    check_origin(headers, host, site)?;
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
     if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
         return Err(HandshakeError::Key);
@@ -62,20 +74,78 @@ pub fn accepted(
 ///
 /// # Errors
 /// [`HandshakeError::Origin`].
-pub fn check_origin(headers: &HeaderMap, host: Option<&str>, public: Option<&PublicUrl>) -> Result<(), HandshakeError> {
+pub fn check_origin(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> Result<(), HandshakeError> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Ok(()),
         (Some(only), None) => only.to_str().map_err(|_| HandshakeError::Origin)?,
         (Some(_), Some(_)) => return Err(HandshakeError::Origin),
     };
-    let own =
-        host.is_some_and(|host| origin.strip_prefix("https://").is_some_and(|named| named.eq_ignore_ascii_case(host)));
-    if own || public.is_some_and(|public| origin.eq_ignore_ascii_case(public.as_str())) {
+    let named = |scheme| {
+        origin.strip_prefix(scheme).is_some_and(|named| host.is_some_and(|host| named.eq_ignore_ascii_case(host)))
+    };
+    // SECURITY: a page of `http://` is ours only where nobody can sit on the line. Any other name is served by something that ends TLS in front, and a plain page of that
+    // name is somebody else's.
+    let own = named("https://") || (site.plain && host.is_some_and(is_loopback) && named("http://"));
+    if own || site.public.is_some_and(|public| origin.eq_ignore_ascii_case(public.origin())) {
         Ok(())
     } else {
         Err(HandshakeError::Origin)
     }
+}
+
+/// Whether the request proves that it comes from one of this site's pages, or that no browser's ambient credential is behind it: for GETs that change something, which
+/// browsers send to any site without `Origin`. `Sec-Fetch-Site` can't be set by a page; a key in a header of its own can't be sent by one of another site.
+///
+/// # Errors
+/// [`HandshakeError::Origin`].
+pub fn check_same_origin(headers: &HeaderMap) -> Result<(), HandshakeError> {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let by_own_header = headers.contains_key("x-api-key")
+        || only("authorization")
+            .is_some_and(|value| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")));
+    match only("sec-fetch-site") {
+        Some("same-origin") => Ok(()),
+        None if by_own_header && !headers.contains_key("sec-fetch-site") => Ok(()),
+        _ => Err(HandshakeError::Origin),
+    }
+}
+
+/// Whether one of this site's pages sent the request: what a cookie alone does not show. Browsers write `Sec-Fetch-Site` by themselves and let no page change it (W3C Fetch Metadata);
+/// those that send it with no WebSocket send `Origin` there. `none` is somebody's own doing, such as a form that is sent again after a restart, and needs `Origin` too.
+///
+/// # Errors
+/// [`HandshakeError::Origin`], [`HandshakeError::NotOurPage`].
+pub fn check_our_page(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -> Result<(), HandshakeError> {
+    check_origin(headers, host, site)?;
+    let sites: Vec<_> = headers.get_all(SEC_FETCH_SITE).iter().collect();
+    let shown = match sites.as_slice() {
+        [only] if *only == "same-origin" => true,
+        [only] if *only != "none" => false,
+        // If it is there, it is ours.
+        [] | [_] => headers.contains_key(ORIGIN),
+        _ => false,
+    };
+    if shown { Ok(()) } else { Err(HandshakeError::NotOurPage) }
+}
+
+/// Whether a request that reads may be one of another site's page, by the browser's own word: then a cookie does not count, unless somebody followed a link. `SameSite=Lax` keeps the
+/// cookie from other sites; this keeps it from other hosts of the same site too.
+pub fn is_foreign_reading(headers: &HeaderMap) -> bool {
+    let is =
+        |name: &HeaderName, values: &[&str]| headers.get(name).is_some_and(|found| values.iter().any(|v| found == v));
+    is(&SEC_FETCH_SITE, &["cross-site", "same-site"]) && !is(&SEC_FETCH_MODE, &["navigate"])
+}
+
+/// `localhost`, or an address of loopback, with or without port.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn answer_to(key: &[u8]) -> String {
@@ -89,6 +159,24 @@ fn answer_to(key: &[u8]) -> String {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn a_get_that_changes_something_comes_from_our_page_or_from_a_program() {
+        let proven = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            check_same_origin(&headers).is_ok()
+        };
+        assert!(proven(&[("sec-fetch-site", "same-origin"), ("authorization", "Basic eDp5")]));
+        assert!(proven(&[("authorization", "Bearer x")]));
+        assert!(proven(&[("x-api-key", "x")]));
+        assert!(!proven(&[("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "none"), ("authorization", "Basic eDp5")]));
+        assert!(!proven(&[("sec-fetch-site", "cross-site"), ("x-api-key", "x")]));
+        assert!(!proven(&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")]));
+    }
 
     fn upgrade(changes: &[(HeaderName, Option<&'static str>)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -110,8 +198,12 @@ mod tests {
         headers
     }
 
+    fn site(public: &PublicUrl) -> Site<'_> {
+        Site { public: Some(public), plain: false }
+    }
+
     fn answer(changes: &[(HeaderName, Option<&'static str>)]) -> Result<String, HandshakeError> {
-        accepted(&Method::GET, &upgrade(changes), false, Some(&"https://images.example".parse().unwrap()))
+        accepted(&Method::GET, &upgrade(changes), false, site(&"https://images.example/comfy".parse().unwrap()))
     }
 
     #[test]
@@ -126,8 +218,61 @@ mod tests {
         assert_eq!(answer(&[(SEC_WEBSOCKET_VERSION, Some("8"))]), Err(HandshakeError::Version));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, Some("dGhlIHNhbXBsZQ=="))]), Err(HandshakeError::Key));
         assert_eq!(answer(&[(SEC_WEBSOCKET_KEY, None)]), Err(HandshakeError::Key));
-        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, None), Err(HandshakeError::NotAnUpgrade));
-        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, None), Err(HandshakeError::NotAnUpgrade));
+        let nowhere = Site { public: None, plain: false };
+        assert_eq!(accepted(&Method::POST, &upgrade(&[]), false, nowhere), Err(HandshakeError::NotAnUpgrade));
+        assert_eq!(accepted(&Method::GET, &upgrade(&[]), true, nowhere), Err(HandshakeError::NotAnUpgrade));
+    }
+
+    #[test]
+    fn a_plain_page_of_loopback_is_ours_on_a_plain_connection_only() {
+        let at = |plain, host: &str, origin: &str| {
+            let mut headers = upgrade(&[]);
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            check_origin(&headers, Some(host), Site { public: None, plain }).is_ok()
+        };
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"] {
+            let origin = format!("http://{host}");
+            assert!(at(true, host, &origin) && !at(false, host, &origin), "{host}");
+        }
+        // Behind something that ends TLS, the name is the site's.
+        assert!(!at(true, "gate.example", "http://gate.example"));
+        assert!(!at(true, "localhost.evil.example", "http://localhost.evil.example"));
+        assert!(!at(true, "localhost:8080", "http://localhost:8081"));
+    }
+
+    #[test]
+    fn a_cookie_needs_the_browsers_word_that_our_page_sent_it() {
+        let host = Some("gate.example:8443");
+        let public = "https://images.example".parse().unwrap();
+        let proof = |list: &[(HeaderName, &'static str)]| {
+            let headers = list.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            check_our_page(&headers, host, site(&public))
+        };
+        let (own, evil) = ("https://gate.example:8443", "https://evil.example");
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "same-origin")]), Ok(()));
+        assert_eq!(proof(&[(ORIGIN, own)]), Ok(()));
+        assert_eq!(proof(&[(ORIGIN, "https://images.example")]), Ok(()));
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "none"), (ORIGIN, own)]), Ok(()));
+        assert_eq!(proof(&[]), Err(HandshakeError::NotOurPage));
+        for site in ["none", "same-site", "cross-site", "", "Same-Origin"] {
+            assert_eq!(proof(&[(SEC_FETCH_SITE, site)]), Err(HandshakeError::NotOurPage), "{site}");
+        }
+        for site in ["same-site", "cross-site"] {
+            assert_eq!(proof(&[(SEC_FETCH_SITE, site), (ORIGIN, own)]), Err(HandshakeError::NotOurPage), "{site}");
+        }
+        assert_eq!(proof(&[(SEC_FETCH_SITE, "same-origin"), (ORIGIN, evil)]), Err(HandshakeError::Origin));
+        assert_eq!(proof(&[(ORIGIN, evil)]), Err(HandshakeError::Origin));
+    }
+
+    #[test]
+    fn a_reading_of_another_sites_page_is_known_by_the_browsers_word() {
+        let foreign = |site, mode| {
+            let list = [(SEC_FETCH_SITE, site), (SEC_FETCH_MODE, mode)];
+            is_foreign_reading(&list.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect())
+        };
+        assert!(foreign("cross-site", "no-cors") && foreign("same-site", "cors"));
+        assert!(!foreign("same-origin", "cors") && !foreign("none", "navigate") && !foreign("cross-site", "navigate"));
+        assert!(!is_foreign_reading(&HeaderMap::new()));
     }
 
     #[test]

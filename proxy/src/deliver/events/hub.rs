@@ -166,6 +166,13 @@ impl Hub {
         }
     }
 
+    /// Tells an event to every socket of a tenant, whoever its user is.
+    pub fn publish_to_tenant(&self, tenant: &TenantId, event: &ClientEvent) {
+        for owner in self.owners.iter().filter(|owner| owner.key().tenant == *tenant) {
+            owner.sockets.iter().for_each(|queue| self.push(queue, event.clone()));
+        }
+    }
+
     /// Tells every socket of an owner how many of its jobs have not ended: ComfyUI's `status`.
     pub fn status(&self, scope: &OwnerScope, queue_remaining: u64) {
         if queue_remaining == 0 {

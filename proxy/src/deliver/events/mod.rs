@@ -10,6 +10,7 @@
 pub mod codec;
 pub mod ending;
 pub mod handshake;
+pub mod held;
 pub mod hub;
 pub mod socket;
 pub mod upstream;

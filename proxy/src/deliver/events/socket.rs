@@ -4,12 +4,15 @@
 //! dropped, within bounds.
 
 use super::codec::ClientEvent;
+use super::held::{HELD_MAX, Held, HeldPlace};
 use super::hub::{self, Next, SocketHandle};
+use crate::listen::connections::AddrGroup;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -68,29 +71,48 @@ pub enum Closed {
 /// What design §5 names for a socket whose credential is no good any more; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
 const CREDENTIAL_ENDED: u16 = 4401;
 
+/// What becomes of a socket whose credential has ended.
+#[derive(Debug, Clone)]
+pub enum AtEnd {
+    /// Closed with 4401: a program reads that.
+    Close,
+    /// Held in silence, if there is a place: a page would open it anew at once.
+    Hold(Arc<Held>, AddrGroup),
+}
+
 /// Serves a socket to its end. `credential_ended` resolves when the caller's credential is no good any more. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
 pub async fn serve(
     stream: &mut impl RawStream,
     handle: SocketHandle,
     queue_remaining: u64,
     upload_bytes_max: u64,
-    stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
     credential_ended: impl Future<Output = ()> + Send,
+    at_end: AtEnd,
 ) -> Closed {
-    let mut socket = Socket {
-        stream,
-        handle,
-        upload_bytes_max,
-        context: WebSocketContext::new(Role::Server, Some(config())),
-        memory: Memory::default(),
-        greeted: false,
-        inbound: (Instant::now(), 0),
-    };
+    let mut socket = Socket::new(stream, Some(handle), upload_bytes_max);
     tokio::pin!(credential_ended);
-    match socket.run(queue_remaining, stopping, credential_ended).await {
-        Ok(closed) => closed,
-        Err(error) => Closed::Failed(error.0),
-    }
+    let served = match socket.greet(queue_remaining).await {
+        Ok(()) => socket.run(&mut stopping, credential_ended).await,
+        Err(error) => Err(error),
+    };
+    let closed = match (served, at_end) {
+        (Ok(Ended::Closed(closed)), _) => Ok(closed),
+        (Ok(Ended::CredentialEnded), AtEnd::Hold(held, group)) => match held.enter(group) {
+            Some(place) => socket.keep_silent(&place, &mut stopping).await,
+            None => socket.close_ended().await,
+        },
+        (Ok(Ended::CredentialEnded), AtEnd::Close) => socket.close_ended().await,
+        (Err(error), _) => Err(error),
+    };
+    closed.unwrap_or_else(|error| Closed::Failed(error.0))
+}
+
+/// Holds the new socket of a page whose session has ended: it is pinged, and hears nothing of anybody.
+pub async fn hold(stream: &mut impl RawStream, place: HeldPlace, mut stopping: watch::Receiver<bool>) -> Closed {
+    let mut socket = Socket::new(stream, None, 0);
+    let closed = socket.keep_silent(&place, &mut stopping).await;
+    closed.unwrap_or_else(|error| Closed::Failed(error.0))
 }
 
 fn config() -> WebSocketConfig {
@@ -103,7 +125,8 @@ fn config() -> WebSocketConfig {
 
 struct Socket<'a, S> {
     stream: &'a mut S,
-    handle: SocketHandle,
+    /// Its place in the hub; none while it is held in silence.
+    handle: Option<SocketHandle>,
     upload_bytes_max: u64,
     context: WebSocketContext,
     memory: Memory,
@@ -113,18 +136,61 @@ struct Socket<'a, S> {
     inbound: (Instant, u32),
 }
 
-impl<S: RawStream> Socket<'_, S> {
+/// Why a socket is not served any more.
+enum Ended {
+    Closed(Closed),
+    CredentialEnded,
+}
+
+impl<'a, S: RawStream> Socket<'a, S> {
+    fn new(stream: &'a mut S, handle: Option<SocketHandle>, upload_bytes_max: u64) -> Self {
+        Self {
+            stream,
+            handle,
+            upload_bytes_max,
+            context: WebSocketContext::new(Role::Server, Some(config())),
+            memory: Memory::default(),
+            greeted: false,
+            inbound: (Instant::now(), 0),
+        }
+    }
+
+    async fn greet(&mut self, queue_remaining: u64) -> Result<(), StreamError> {
+        let Some(handle) = &self.handle else { return Ok(()) };
+        let (sid, node) = (handle.client_id().clone(), handle.executing());
+        self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await?;
+        match node {
+            Some(node) => {
+                self.send(Message::text(json!({"type": "executing", "data": {"node": node}}).to_string())).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn close_ended(&mut self) -> Result<Closed, StreamError> {
+        self.close(CloseCode::from(CREDENTIAL_ENDED), "credential ended", Closed::CredentialEnded).await
+    }
+
+    /// SECURITY: leaves the hub first, so that nothing of anybody's can come any more.
+    async fn keep_silent(
+        &mut self,
+        _place: &HeldPlace,
+        stopping: &mut watch::Receiver<bool>,
+    ) -> Result<Closed, StreamError> {
+        self.handle = None;
+        let over = tokio::time::sleep(HELD_MAX);
+        tokio::pin!(over);
+        match self.run(stopping, over).await? {
+            Ended::Closed(closed) => Ok(closed),
+            Ended::CredentialEnded => self.close_ended().await,
+        }
+    }
+
     async fn run(
         &mut self,
-        queue_remaining: u64,
-        mut stopping: watch::Receiver<bool>,
+        stopping: &mut watch::Receiver<bool>,
         mut credential_ended: Pin<&mut (impl Future<Output = ()> + Send)>,
-    ) -> Result<Closed, StreamError> {
-        let sid = self.handle.client_id().clone();
-        self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await?;
-        if let Some(node) = self.handle.executing() {
-            self.send(Message::text(json!({"type": "executing", "data": {"node": node}}).to_string())).await?;
-        }
+    ) -> Result<Ended, StreamError> {
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();
         loop {
@@ -132,33 +198,37 @@ impl<S: RawStream> Socket<'_, S> {
                 arrived = self.stream.read() => {
                     match arrived? {
                         Some(bytes) => self.memory.inbound.extend_from_slice(&bytes),
-                        None => return Ok(Closed::ByClient),
+                        None => return Ok(Ended::Closed(Closed::ByClient)),
                     }
                     heard = Instant::now();
                     if let Some(closed) = self.read_frames().await? {
-                        return Ok(closed);
+                        return Ok(Ended::Closed(closed));
                     }
                 }
-                next = self.handle.next() => match next {
+                next = next_of(self.handle.as_ref()) => match next {
                     Next::Event(event) => self.tell(&event).await?,
-                    Next::Overflowed => return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await,
+                    Next::Overflowed => {
+                        return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await.map(Ended::Closed);
+                    }
                 },
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
-                        return Ok(Closed::Silent);
+                        return Ok(Ended::Closed(Closed::Silent));
                     }
                     self.send(Message::Ping(Bytes::new())).await?;
                 }
-                () = &mut credential_ended => {
-                    return self.close(CloseCode::from(CREDENTIAL_ENDED), "credential ended", Closed::CredentialEnded).await;
+                () = &mut credential_ended => return Ok(Ended::CredentialEnded),
+                () = stopped(stopping) => {
+                    let closed = self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await;
+                    return closed.map(Ended::Closed);
                 }
-                () = stopped(&mut stopping) => return self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await,
             }
         }
     }
 
     async fn tell(&mut self, event: &ClientEvent) -> Result<(), StreamError> {
-        self.send(event.frame(self.handle.with_metadata())).await
+        let with_metadata = self.handle.as_ref().is_some_and(SocketHandle::with_metadata);
+        self.send(event.frame(with_metadata)).await
     }
 
     /// Reads every whole frame that has arrived.
@@ -217,8 +287,9 @@ impl<S: RawStream> Socket<'_, S> {
         {
             return Ok(());
         }
+        let Some(handle) = &self.handle else { return Ok(()) };
         let flag = message.get("data").and_then(|data| data.get("supports_preview_metadata"));
-        self.handle.set_with_metadata(flag == Some(&Value::Bool(true)));
+        handle.set_with_metadata(flag == Some(&Value::Bool(true)));
         let flags = crate::deliver::state::system::features(self.upload_bytes_max);
         self.send(Message::text(json!({"type": "feature_flags", "data": flags}).to_string())).await
     }
@@ -247,6 +318,14 @@ impl<S: RawStream> Socket<'_, S> {
             let _ = tokio::time::timeout(LINGER, discarded).await;
         }
         Ok(closed)
+    }
+}
+
+/// The next thing of the hub; never anything for who is not in it.
+async fn next_of(handle: Option<&SocketHandle>) -> Next {
+    match handle {
+        Some(handle) => handle.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,7 +5,7 @@
 //! misses events after a change that must have caused one asks for [`UpstreamSocket::reconnect`] (facts §13).
 
 use super::codec::UpstreamEvent;
-use crate::endpoint::BackendEndpoint;
+use crate::endpoint::{BackendEndpoint, Stream};
 use crate::ids::UpstreamClientId;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -13,10 +13,10 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -37,6 +37,7 @@ pub struct UpstreamSocket {
     connected: watch::Receiver<bool>,
     reconnect: Arc<Notify>,
     statuses: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
 }
 
 impl UpstreamSocket {
@@ -48,6 +49,11 @@ impl UpstreamSocket {
     /// `status` messages heard so far: grows whenever the backend's queue changes, unless the socket is orphaned.
     pub fn statuses(&self) -> u64 {
         self.statuses.load(Ordering::Relaxed)
+    }
+
+    /// Connections made so far: while this stays, no event was missed because of us.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Drops the connection and makes a new one.
@@ -64,6 +70,7 @@ pub struct Upstream<F> {
     connected: watch::Sender<bool>,
     reconnect: Arc<Notify>,
     statuses: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -94,12 +101,14 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
     ) -> (UpstreamSocket, Self) {
         let (connected, is_connected) = watch::channel(false);
         let (reconnect, statuses) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let connections = Arc::new(AtomicU64::new(0));
         let socket = UpstreamSocket {
             connected: is_connected,
             reconnect: Arc::clone(&reconnect),
             statuses: Arc::clone(&statuses),
+            connections: Arc::clone(&connections),
         };
-        (socket, Self { endpoint, client, sink, connected, reconnect, statuses, stopping })
+        (socket, Self { endpoint, client, sink, connected, reconnect, statuses, connections, stopping })
     }
 
     /// Keeps the socket until it is told to stop; then closes it in order, so that ComfyUI forgets it before a successor comes under the same name.
@@ -128,6 +137,7 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         };
         match opened {
             Ok(Ok(mut socket)) => {
+                self.connections.fetch_add(1, Ordering::Relaxed);
                 self.connected.send_replace(true);
                 let ended = tokio::select! {
                     ended = self.read(&mut socket) => ended,
@@ -142,18 +152,22 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         }
     }
 
-    async fn open(&self) -> Result<WebSocketStream<TcpStream>, Ended> {
+    async fn open(&self) -> Result<WebSocketStream<Stream>, Ended> {
         let stream = self.endpoint.connect().await.map_err(Ended::Connect)?;
-        let url = format!("ws://{}/ws?clientId={}", self.endpoint.authority(), self.client);
+        // TLS, if any, is inside the stream already.
+        let path = self.endpoint.path("/ws");
+        let url = format!("ws://{}{path}?clientId={}", self.endpoint.authority(), self.client);
+        let mut request = url.into_client_request()?;
+        request.headers_mut().extend(self.endpoint.headers().clone());
         let config =
             WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
-        let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
+        let (mut socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
         let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
         socket.send(Message::text(flags.to_string())).await?;
         Ok(socket)
     }
 
-    async fn read(&self, socket: &mut WebSocketStream<TcpStream>) -> Ended {
+    async fn read(&self, socket: &mut WebSocketStream<Stream>) -> Ended {
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();
         loop {
@@ -199,7 +213,7 @@ fn jittered(wait: Duration) -> Duration {
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 

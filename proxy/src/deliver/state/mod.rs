@@ -1,8 +1,14 @@
 //! The owner's own state in ComfyUI's shapes, from rows of the ledger; and answers about the server, scrubbed. Pure.
 
 pub mod history;
+pub mod offers;
+pub mod jobs;
+pub mod models;
+pub mod packs;
 pub mod queue;
+pub mod settings;
 pub mod system;
+pub mod userdata;
 
 /// Why there is no such answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -109,7 +109,7 @@ impl Interrupt {
     }
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, StateError> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, StateError> {
     let OnceEach(fields) = serde_json::from_slice(body)
         .map_err(|_| StateError::Body("the body must be a JSON object, each key in it once"))?;
     Ok(fields)

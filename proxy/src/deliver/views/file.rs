@@ -148,6 +148,7 @@ mod tests {
             subfolder: String::new(),
             filename: filename.into(),
             content_type: super::super::content_type(filename).into(),
+            facts: None,
             created_at: WallMillis(1_795_231_291_814),
         }
     }

@@ -110,6 +110,7 @@ mod tests {
             subfolder: String::new(),
             filename: "a.png".into(),
             content_type: "image/png".into(),
+            facts: None,
             created_at: NOW,
         }
     }

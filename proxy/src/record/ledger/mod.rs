@@ -6,6 +6,10 @@
 
 pub mod closing;
 pub mod redb;
+pub mod sessions;
+pub mod uploads;
+pub mod job_list;
+pub mod user_files;
 
 #[cfg(test)]
 mod model;
@@ -15,11 +19,16 @@ mod suite;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
 use comfygate_policy::{ApprovedWorkflow, Digest};
+pub use job_list::JobList;
 use serde::{Deserialize, Serialize};
+use sessions::Sessions;
+use uploads::{Pin, Uploads};
+pub use user_files::UserFiles;
 
 /// What the caller submitted, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -222,6 +231,9 @@ pub struct FileRow {
     pub filename: String,
     /// MIME type.
     pub content_type: String,
+    /// What the content is, of an upload; a result's is read when it is first named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<ContentFacts>,
     /// When it came to be.
     pub created_at: WallMillis,
 }
@@ -253,12 +265,18 @@ pub struct Acceptance {
 #[derive(Debug, Clone)]
 pub struct Approval {
     output_nodes: Vec<String>,
+    pins: Vec<Pin>,
 }
 
 impl Approval {
-    /// The approval of this workflow.
-    pub fn of(workflow: &ApprovedWorkflow) -> Self {
-        Self { output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect() }
+    /// The approval of this workflow, decided on these files.
+    pub fn of(workflow: &ApprovedWorkflow, pins: Vec<Pin>) -> Self {
+        Self { output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect(), pins }
+    }
+
+    /// The files that it names.
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
     }
 
     /// Nodes whose output is wanted.
@@ -269,7 +287,7 @@ impl Approval {
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
-        Self { output_nodes: output_nodes.iter().map(|node| (*node).to_owned()).collect() }
+        Self { output_nodes: output_nodes.iter().map(|node| (*node).to_owned()).collect(), pins: Vec::new() }
     }
 }
 
@@ -338,6 +356,48 @@ pub enum LedgerError {
         /// How many there may be.
         limit: u32,
     },
+    /// As many browsers are logged in as the gateway remembers.
+    #[error("{limit} sessions are open, which is all that the gateway may have")]
+    TooManySessions {
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The tenant's uploads have as many bytes as they may.
+    #[error("{used} bytes are uploaded, {limit} are allowed")]
+    NoRoom {
+        /// How many there are.
+        used: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The name and all its numbered forms are taken.
+    #[error("`{name}` and {copies} copies of it are there already")]
+    NamesTaken {
+        /// As wished.
+        name: String,
+        /// How many forms were tried.
+        copies: u32,
+    },
+    /// There is a file of that path already.
+    #[error("there is a file `{path}` already")]
+    Exists {
+        /// Which.
+        path: String,
+    },
+    /// A folder stands where a file is wanted, or a file where a folder is.
+    #[error("`{path}` can't be a file: a folder has that name, or a file stands where its folder would be")]
+    NoPlace {
+        /// Which.
+        path: String,
+    },
+    /// The owner keeps as much as it may.
+    #[error("{what} of this tenant may be {limit} at most")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there may be.
+        limit: u64,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -372,7 +432,7 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: closing::Closing + Send + Sync + 'static {
+pub trait Ledger: closing::Closing + Sessions + Uploads + UserFiles + JobList + Send + Sync + 'static {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

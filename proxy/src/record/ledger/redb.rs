@@ -11,9 +11,12 @@ mod closing;
 mod commit;
 mod graphs;
 mod readings;
+mod sessions;
 mod storage;
 mod tables;
 mod transitions;
+mod uploads;
+mod user_files;
 mod writer;
 
 #[cfg(test)]
@@ -37,6 +40,7 @@ use std::path::Path;
 use std::sync::Arc;
 use storage::{Fault, Storage};
 use tables::Tables;
+use tokio::sync::Semaphore;
 use writer::Writer;
 
 /// The file of the rows within the state directory.
@@ -66,6 +70,8 @@ pub struct RedbLedger {
     storage: Arc<Storage>,
     graphs: Arc<Graphs>,
     writer: Arc<Writer>,
+    /// One large content of userdata at a time on its way through the writer: what else waits there waits for one of them at most.
+    large: Semaphore,
     ended_jobs_max: u64,
 }
 
@@ -88,7 +94,7 @@ impl RedbLedger {
         let graphs = Arc::new(Graphs::open(dir)?);
         let storage = Arc::new(Storage::open(&dir.join(FILE), backend, options.cache_bytes)?);
         let writer = Arc::new(Writer::start(Arc::clone(&storage))?);
-        Ok(Self { storage, graphs, writer, ended_jobs_max: options.ended_jobs_max.max(1) })
+        Ok(Self { storage, graphs, writer, large: Semaphore::new(1), ended_jobs_max: options.ended_jobs_max.max(1) })
     }
 
     async fn read<T, F>(&self, action: &'static str, reading: F) -> Result<T, LedgerError>

@@ -63,10 +63,13 @@ fn every_entry_has_a_reason_and_methods() {
 }
 
 #[test]
-fn only_health_is_public_and_only_files_are_signed() {
+fn only_health_and_the_login_are_public_and_only_files_are_signed() {
     let open: Vec<_> =
         TABLE.iter().filter(|entry| entry.access != Access::Credential).map(|entry| entry.path).collect();
-    assert_eq!(open, ["/gate/health", "/gate/files/{file_id}"]);
+    assert_eq!(
+        open,
+        ["/gate/health", "/gate/files/{file_id}", "/gate/login", "/gate/login", "/gate/logout", "/gate/logout"]
+    );
 }
 
 #[test]
@@ -85,7 +88,15 @@ fn forwarded_is_get_without_body_only() {
 
 #[test]
 fn what_changes_something_is_never_reached_by_get() {
-    let changes = [Action::SubmitPrompt, Action::ChangeQueue, Action::Interrupt, Action::Free, Action::ChangeHistory];
+    let changes = [
+        Action::SubmitPrompt,
+        Action::ChangeQueue,
+        Action::Interrupt,
+        Action::Free,
+        Action::ChangeHistory,
+        Action::UploadImage,
+        Action::UploadMask,
+    ];
     for entry in TABLE {
         if let Handling::Answer(action) = entry.handling
             && changes.contains(&action)
@@ -120,16 +131,13 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("POST", "/history"),
         ("GET", "/ws"),
         ("GET", "/view"),
+        ("POST", "/upload/image"),
+        ("POST", "/upload/mask"),
         ("GET", "/users"),
         ("GET", "/object_info"),
         ("GET", "/object_info/KSampler"),
         ("GET", "/features"),
         ("GET", "/system_stats"),
-    ];
-    let later = [
-        ("POST", "/upload/image"),
-        ("POST", "/upload/mask"),
-        ("GET", "/view_metadata/loras"),
         ("GET", "/userdata"),
         ("GET", "/v2/userdata"),
         ("GET", "/userdata/a"),
@@ -152,13 +160,8 @@ fn every_known_route_of_comfyui_has_its_fate() {
         ("GET", "/global_subgraphs/a"),
         ("GET", "/node_replacements"),
     ];
-    let plain_later = [
-        ("GET", "/internal/files/output"),
-        ("GET", "/internal/logs"),
-        ("GET", "/internal/logs/raw"),
-        ("PATCH", "/internal/logs/subscribe"),
-    ];
-    let api_later =
+    let later = [("GET", "/view_metadata/loras")];
+    let api_answered =
         [("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/cancel"), ("POST", "/api/jobs/cancel")];
     let forwarded = [
         "/",
@@ -182,13 +185,20 @@ fn every_known_route_of_comfyui_has_its_fate() {
             assert!(matches!(found.entry.handling, Handling::NotYet(_)), "{method} {path}");
         }
     }
-    for (method, path) in plain_later.into_iter().chain(api_later) {
+    for (method, path) in api_answered {
+        assert!(action(method, path).is_some(), "{method} {path}");
+    }
+    for (method, path) in later {
         assert!(matches!(route(method, path).unwrap().entry.handling, Handling::NotYet(_)), "{method} {path}");
     }
     for path in forwarded {
         assert_eq!(route("GET", path).unwrap().entry.handling, Handling::Forward, "{path}");
     }
     assert_eq!(action("GET", "/internal/folder_paths"), Some(Action::FolderPaths));
+    assert_eq!(action("GET", "/internal/logs"), Some(Action::Logs));
+    assert_eq!(action("GET", "/internal/logs/raw"), Some(Action::RawLogs));
+    assert_eq!(action("PATCH", "/internal/logs/subscribe"), Some(Action::SubscribeLogs));
+    assert_eq!(action("GET", "/internal/files/output"), Some(Action::InternalFiles));
     let refused = [
         ("POST", "/users"),
         ("GET", "/experiment/models/preview/loras/0/a.png"),

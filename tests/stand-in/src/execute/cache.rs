@@ -135,7 +135,7 @@ mod tests {
 
     fn key(prompt: Value, node: &str) -> Result<String, WorkerEnds> {
         let models = Models::new();
-        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true };
+        let catalogue = Catalogue { models: &models, input_dir: Path::new("/nonexistent"), api_nodes: true, packs: 0 };
         keys(&Json::from(prompt), catalogue, &HashMap::new()).map(|mut keys| keys.remove(node).unwrap())
     }
 

@@ -9,8 +9,10 @@ use indexmap::IndexMap;
 use super::value::{Latent, Value};
 use super::{Entry, Preview, Run, Stop};
 use crate::catalogue::Catalogue;
+use crate::events::Audience;
 use crate::files;
 use crate::json::{Json, dict};
+use crate::packs;
 use crate::picture::{Picture, PictureError};
 use crate::python;
 
@@ -265,7 +267,13 @@ fn output_node(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Json>, Stop>
             ]);
             dict([("probe_size", Json::List(vec![size]))])
         }
-        _ => return Ok(None),
+        class => {
+            let Some(number) = packs::number_of(class, run.process.options().packs) else { return Ok(None) };
+            let text = node.text("text")?;
+            let said = dict([("text", text.as_str().into())]);
+            run.process.hub.send(&packs::event(number), said, Audience::All);
+            dict([("text", Json::List(vec![text.into()]))])
+        }
     };
     Ok(Some(ui))
 }

@@ -6,6 +6,7 @@ mod files;
 mod models;
 mod prompts;
 mod users;
+mod web;
 mod ws;
 
 use std::convert::Infallible;
@@ -22,6 +23,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::SeenRequest;
 use crate::events;
 use crate::json::{Json, dict};
+use crate::packs;
 use crate::process::{Connected, Process};
 use answer::{Answer, Reply};
 
@@ -200,7 +202,7 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
     let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
     match (verb, names) {
         ("GET", ["ws"]) => ws::upgrade(call, connected),
-        ("GET", [""]) => files::front_page(),
+        ("GET", [""]) => web::page_file(&call, names).unwrap_or_else(files::front_page),
         ("GET", ["prompt"]) => Reply::json(call.process.queue_info()),
         ("POST", ["prompt"]) => prompts::submit(&mut call).await.into(),
         ("GET", ["queue"]) => prompts::queue(&call),
@@ -238,7 +240,11 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
         ("GET", ["experiment", "models"]) => models::experiment_folders(&call),
         ("GET", ["experiment", "models", "preview", ..]) => Reply::not_built("model previews"),
         ("GET", ["experiment", "models", folder]) => models::experiment_names(&call, folder),
-        ("GET", ["extensions"]) => Reply::json(Json::List(Vec::new())),
+        ("GET", ["extensions"]) => web::scripts(&call),
+        ("GET", ["extensions", pack, "pack.js"]) => web::script(&call, pack).unwrap_or(Reply::NoStaticFile),
+        ("GET" | "POST", [pack, "hello"]) if packs::number_of_name(pack, call.process.options().packs).is_some() => {
+            web::hello(&mut call, pack, verb == "POST").await.unwrap_or(Reply::NoStaticFile)
+        }
         ("GET", ["i18n" | "workflow_templates" | "global_subgraphs"]) => Reply::json(dict([])),
         ("GET", ["global_subgraphs", _]) => Reply::json(Json::Null),
         ("GET", ["internal", "logs"]) => models::logs(&call),
@@ -253,7 +259,7 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
         ("GET", _) if path.starts_with("//") || path.contains("%00") => {
             Reply::text(StatusCode::NOT_FOUND, "404: Not Found")
         }
-        ("GET", _) => Reply::NoStaticFile,
+        ("GET", _) => web::page_file(&call, names).unwrap_or(Reply::NoStaticFile),
         _ => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
     }
 }

@@ -10,6 +10,8 @@ use tokio_tungstenite::WebSocketStream;
 
 /// More than any deadline of these tests; reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The same where pings are waited for, on a clock that stands until it is needed.
+const PING_DEADLINE: Duration = Duration::from_secs(60);
 
 struct Duplex(DuplexStream);
 
@@ -42,20 +44,24 @@ async fn session() -> Session {
 }
 
 async fn session_in(hub: Arc<Hub>, scope: OwnerScope) -> Session {
+    session_at(hub, scope, AtEnd::Close).await
+}
+
+async fn session_at(hub: Arc<Hub>, scope: OwnerScope, at_end: AtEnd) -> Session {
     let handle = hub.register(&scope, Some("x".parse().unwrap()), 5).unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (stop, stopping) = watch::channel(false);
     let (end_credential, ended) = tokio::sync::oneshot::channel();
     let credential_ended = async move { drop(ended.await) };
     let served =
-        tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping, credential_ended).await });
+        tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping, credential_ended, at_end).await });
     let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     Session { hub, scope, client, served, stop, end_credential }
 }
 
 impl Session {
     async fn next(&mut self) -> Message {
-        tokio::time::timeout(DEADLINE, self.client.next()).await.unwrap().unwrap().unwrap()
+        tokio::time::timeout(PING_DEADLINE, self.client.next()).await.unwrap().unwrap().unwrap()
     }
     async fn json(&mut self) -> Value {
         serde_json::from_str(self.next().await.to_text().unwrap()).unwrap()
@@ -183,4 +189,76 @@ async fn a_client_that_leaves_leaves_the_hub() {
     session.client.close(None).await.unwrap();
     assert_eq!(tokio::time::timeout(DEADLINE, session.served).await.unwrap().unwrap(), Closed::ByClient);
     assert!(session.hub.register(&session.scope, None, 1).is_ok(), "its place is free again");
+}
+
+fn held() -> (Arc<Held>, AtEnd) {
+    let held = Arc::<Held>::default();
+    let at_end = AtEnd::Hold(Arc::clone(&held), group());
+    (held, at_end)
+}
+
+fn group() -> AddrGroup {
+    crate::listen::ClientAddr::of_peer(([192, 0, 2, 1], 1).into()).group()
+}
+
+fn told() -> ClientEvent {
+    ClientEvent::Json(json!({"type": "x"}).to_string().into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_socket_of_an_ended_session_stays_open_is_pinged_and_hears_nothing_until_its_time_is_over() {
+    let (_held, at_end) = held();
+    let (hub, scope) = (Arc::new(Hub::new(100)), OwnerScope { tenant: "a".parse().unwrap(), user: None });
+    let mut session = session_at(hub, scope, at_end).await;
+    session.json().await;
+    let route = Route { scope: session.scope.clone(), client_id: None };
+    session.hub.publish(&route, &told());
+    assert_eq!(session.json().await["type"], "x", "until then it hears");
+    std::mem::replace(&mut session.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
+    // The first ping is on its way whether or not the end was seen before it.
+    for _ in 0..3 {
+        assert!(matches!(session.next().await, Message::Ping(_)));
+        session.hub.publish(&route, &told());
+    }
+    assert_eq!(session.hub.sockets(), 0, "it counts for nobody");
+    // Its last ping may cross the end.
+    let mut others = Vec::new();
+    while let Ok(message) = tokio::time::timeout(PING_DEADLINE, session.client.next()).await.unwrap().unwrap() {
+        match message {
+            Message::Ping(_) => {}
+            Message::Close(frame) => assert_eq!(frame.map(|frame| u16::from(frame.code)), Some(CREDENTIAL_ENDED)),
+            other => others.push(other),
+        }
+        if session.served.is_finished() {
+            break;
+        }
+    }
+    assert!(others.is_empty(), "{others:?}");
+    assert_eq!(session.served.await.unwrap(), Closed::CredentialEnded);
+}
+
+#[tokio::test]
+async fn where_no_more_sockets_are_held_an_ended_session_closes_its_own() {
+    let (held, at_end) = held();
+    let places: Vec<_> = std::iter::from_fn(|| held.enter(group())).collect();
+    assert!(!places.is_empty());
+    let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+    let mut session = session_at(Arc::new(Hub::new(100)), scope, at_end).await;
+    session.json().await;
+    std::mem::replace(&mut session.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
+    assert_eq!(session.closed().await.1, Closed::CredentialEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_socket_is_greeted_with_nothing_and_answers_nothing() {
+    let held = Arc::<Held>::default();
+    let place = held.enter(group()).unwrap();
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(async move { hold(&mut Duplex(ours), place, stopping).await });
+    let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+    let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
+    client.send(Message::text(flags.to_string())).await.unwrap();
+    let first = tokio::time::timeout(PING_DEADLINE, client.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(first, Message::Ping(_)), "{first:?}");
 }

@@ -130,6 +130,7 @@ fn file_row(owner: &Owner, attempt: AttemptId, file: &NewFile, numbers: &Numbers
         subfolder: file.subfolder.clone(),
         filename: numbers.shown(file),
         content_type: file.content_type.clone(),
+        facts: None,
         created_at: at,
     }
 }

@@ -66,8 +66,26 @@ tables! {
     TENANTS tenants: "tenants", &'static str => u32;
     /// Backend → sid of our socket there.
     UPSTREAM_CLIENTS upstream_clients: "upstream_clients", &'static str => u128;
+    /// Job that has not ended → the files it pinned, if any.
+    PINS pins: "pins", u128 => &'static [u8];
+    /// Tenant → bytes of all its uploads.
+    UPLOADED uploaded: "uploaded", &'static str => u64;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Session → `SessionRow`.
+    SESSIONS sessions: "sessions", u128 => &'static [u8];
+    /// Scope, when it was made in milliseconds, session.
+    OWNER_SESSIONS owner_sessions: "owner_sessions", (&'static str, u64, u128) => ();
+    /// `id` → this gateway's `InstanceId`.
+    INSTANCE instance: "instance", &'static str => u128;
+    /// Scope, path → `UserFile`.
+    USER_FILES user_files: "user_files", (&'static str, &'static str) => &'static [u8];
+    /// Scope, path → content of that file.
+    USER_CONTENTS user_contents: "user_contents", (&'static str, &'static str) => &'static [u8];
+    /// Scope, or tenant (which has no `/`) → how many files it keeps, and how many bytes.
+    USER_USAGE user_usage: "user_usage", &'static str => (u64, u64);
+    /// Scope, place, path → `Adopted`.
+    ADOPTED adopted: "adopted", (&'static str, &'static str, &'static str) => &'static [u8];
     /// `schema`, `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }

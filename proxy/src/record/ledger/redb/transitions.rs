@@ -46,6 +46,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
         cancel_requested: false,
     };
     let row = JobRow { job, idempotency_key: acceptance.idempotency_key, place: None };
+    let pins = acceptance.approval.pins();
+    let pins = if pins.is_empty() { None } else { Some(encoded(&pins)?) };
     counters.next_number += 1;
     let (stored, counters) = (encoded(&row)?, encoded(&counters)?);
 
@@ -53,6 +55,9 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
     tables.jobs.insert(key, stored.as_slice())?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     tables.meta.insert("next_sequence", sequence + 1)?;
+    if let Some(pins) = pins {
+        tables.pins.insert(key, pins.as_slice())?;
+    }
     tables.active.insert(sequence, key)?;
     tables.queues.insert((scope.as_str(), row.job.number), key)?;
     tables.prompt_ids.insert((scope.as_str(), row.job.prompt_id.as_str()), key)?;
@@ -210,6 +215,7 @@ pub(super) fn end(
     let job = store(tables, row)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     tables.active.remove(sequence)?;
+    tables.pins.remove(key)?;
     tables.queues.remove((scope.as_str(), shown_number))?;
     tables.ended.insert((scope.as_str(), place), (key, result.is_some()))?;
     if let Some(result) = result {

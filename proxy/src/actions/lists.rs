@@ -1,0 +1,312 @@
+//! Lists that a backend makes and the page reads: models, and what node packs bring. Each is cut to what the caller's policy allows before anybody sees it,
+//! and kept for a minute. All are of the first backend that is up, as `/object_info` is.
+
+use super::{Call, info};
+use crate::deliver::answer::{Answer, AnswerBody};
+use crate::deliver::state::{StateError, models, packs, userdata};
+use crate::deliver::views;
+use crate::dispatch::backend::Backend;
+use crate::dispatch::comfyui::ComfyUiError;
+use crate::ids::BackendId;
+use crate::reject::Rejection;
+use bytes::Bytes;
+use comfygate_policy::Digest;
+use http::StatusCode;
+use serde_json::json;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a client waits before it asks for a backend again.
+const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
+/// How long a list is good: new models show after that.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// Lists that are kept: a few policies, times some twenty folders.
+const LISTS_MAX: usize = 128;
+/// Their bytes together.
+const LISTS_BYTES_MAX: usize = 32 << 20;
+
+/// Which configuration's, which backend's, under which policy, which path.
+type Key = (u64, BackendId, Digest, String);
+
+/// Lists that were made lately, by what they were cut to.
+#[derive(Debug, Default)]
+pub struct Lists {
+    turn: tokio::sync::Mutex<()>,
+    kept: Mutex<VecDeque<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    key: Key,
+    at: Instant,
+    list: List,
+}
+
+/// What is kept.
+#[derive(Debug, Clone)]
+enum List {
+    Body(Bytes),
+    /// The names that a policy's `object_info` offers.
+    Offered(Arc<HashSet<String>>),
+}
+
+impl List {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Body(body) => body.len(),
+            Self::Offered(names) => names.iter().map(|name| name.len() + size_of::<String>()).sum(),
+        }
+    }
+}
+
+impl Lists {
+    fn find(&self, key: &Key, now: Instant) -> Option<List> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |at: Instant| now.saturating_duration_since(at) < LIFETIME;
+        kept.iter().find(|kept| kept.key == *key && fresh(kept.at)).map(|kept| kept.list.clone())
+    }
+
+    /// Forgets all: policies, catalogue or backends are others now.
+    pub fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn keep(&self, key: Key, at: Instant, list: List) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|known| known.key != key);
+        kept.push_back(Kept { key, at, list });
+        while kept.len() > LISTS_MAX || kept.iter().map(|kept| kept.list.bytes()).sum::<usize>() > LISTS_BYTES_MAX {
+            if kept.pop_front().is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// `GET /models`.
+pub(super) async fn model_folders(call: &Call<'_>) -> Result<Answer, Rejection> {
+    listed(call, "/models", models::folders).await
+}
+
+/// `GET /experiment/models`.
+pub(super) async fn model_folder_details(call: &Call<'_>) -> Result<Answer, Rejection> {
+    listed(call, "/experiment/models", models::folder_details).await
+}
+
+/// `GET /embeddings`.
+pub(super) async fn embeddings(call: &Call<'_>) -> Result<Answer, Rejection> {
+    listed(call, "/embeddings", models::embeddings).await
+}
+
+/// `GET /models/{folder}`.
+pub(super) async fn models(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let Some(folder) = model_folder(call) else { return Ok(Answer::empty(StatusCode::NOT_FOUND)) };
+    let offered = offered(call).await?;
+    listed(call, &format!("/models/{folder}"), move |live| models::names(live, &offered)).await
+}
+
+/// `GET /experiment/models/{folder}`.
+pub(super) async fn model_details(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let Some(folder) = model_folder(call) else { return Ok(Answer::empty(StatusCode::NOT_FOUND)) };
+    let offered = offered(call).await?;
+    listed(call, &format!("/experiment/models/{folder}"), move |live| models::details(live, &offered)).await
+}
+
+/// `GET /i18n`.
+pub(super) async fn translations(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let allowed = allowed_classes(call)?;
+    if allowed.is_empty() {
+        return Ok(Answer::json(StatusCode::OK, &json!({})));
+    }
+    listed(call, "/i18n", move |live| packs::translations(live, |class| allowed.contains(class))).await
+}
+
+/// `GET /workflow_templates`.
+pub(super) async fn templates(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let allowed = allowed_packs(call)?;
+    if allowed.is_empty() {
+        return Ok(Answer::json(StatusCode::OK, &json!({})));
+    }
+    listed(call, "/workflow_templates", move |live| packs::templates(live, &allowed)).await
+}
+
+/// `GET /api/workflow_templates/{pack}/{file}`: a workflow, or its picture.
+pub(super) async fn template_file(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let file = call.matched.params.named("file").unwrap_or_default();
+    let pack = file.split('/').next().unwrap_or_default();
+    let kind = if file.ends_with(".json") { "application/json" } else { views::content_type(file) };
+    if kind == views::OCTET_STREAM || !allowed_packs(call)?.contains(pack) {
+        return Ok(Answer::empty(StatusCode::NOT_FOUND));
+    }
+    // Built from the segments that were matched, never the caller's own spelling. ComfyUI has these files under `/api` only.
+    match fetched(call, &format!("/api{}", call.matched.path.encoded())).await? {
+        Some((_, body)) => {
+            let mut answer = Answer::bytes(StatusCode::OK, kind, body);
+            userdata::harmless(&mut answer.headers);
+            Ok(answer)
+        }
+        None => Ok(Answer::empty(StatusCode::NOT_FOUND)),
+    }
+}
+
+/// `GET /global_subgraphs`.
+pub(super) async fn subgraphs(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let allowed = allowed_packs(call)?;
+    if allowed.is_empty() {
+        return Ok(Answer::json(StatusCode::OK, &json!({})));
+    }
+    listed(call, "/global_subgraphs", move |live| packs::subgraphs(live, &allowed)).await
+}
+
+/// `GET /global_subgraphs/{id}`.
+pub(super) async fn subgraph(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let id = call.matched.params.named("id").unwrap_or_default();
+    let allowed = allowed_packs(call)?;
+    if allowed.is_empty() || !packs::is_subgraph_id(id) {
+        return Ok(Answer::json(StatusCode::OK, &json!(null)));
+    }
+    listed(call, &format!("/global_subgraphs/{id}"), move |live| packs::subgraph(live, &allowed)).await
+}
+
+/// `GET /node_replacements`: none. A backend that has some would swap classes after our check, so then we do not say that it has none.
+pub(super) async fn node_replacements(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let none = match fetched(call, "/node_replacements").await? {
+        None => true,
+        Some((_, body)) => serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|found| found == json!({})),
+    };
+    if none {
+        Ok(Answer::json(StatusCode::OK, &json!({})))
+    } else {
+        Err(Rejection::not_yet("the backend replaces node classes: served once policies apply the same mapping"))
+    }
+}
+
+fn model_folder<'a>(call: &'a Call<'_>) -> Option<&'a str> {
+    call.matched.params.named("folder").filter(|folder| models::is_folder(folder))
+}
+
+/// Names of the classes of node packs that the caller's policy allows.
+fn allowed_classes(call: &Call<'_>) -> Result<BTreeSet<String>, Rejection> {
+    allowed(call, |class, _| class.to_owned())
+}
+
+/// Folders of the node packs of which the caller's policy allows a class.
+fn allowed_packs(call: &Call<'_>) -> Result<BTreeSet<String>, Rejection> {
+    allowed(call, |_, pack| pack.to_owned())
+}
+
+fn allowed(call: &Call<'_>, name: impl Fn(&str, &str) -> String) -> Result<BTreeSet<String>, Rejection> {
+    let policy = &call.caller()?.tenant.policy;
+    let inspector = call.services.inspector();
+    let classes = inspector.catalogue().classes().filter(|class| policy.allows_class(class));
+    let of_packs = classes.filter_map(|class| Some(name(class.name(), class.module().strip_prefix("custom_nodes.")?)));
+    Ok(of_packs.collect())
+}
+
+/// What the caller's own `/object_info` offers to choose from: no list of models shows more.
+async fn offered(call: &Call<'_>) -> Result<Arc<HashSet<String>>, Rejection> {
+    let Some(backend) = first_up(call) else { return Err(no_backend()) };
+    let key = key(call, &backend, "offered")?;
+    let now = call.services.clock.monotonic();
+    if let Some(List::Offered(names)) = call.services.lists.find(&key, now) {
+        return Ok(names);
+    }
+    let AnswerBody::Bytes(body) = info::object_info(call).await?.body else {
+        return Err(Rejection::internal("an object_info that is no text"));
+    };
+    let read = tokio::task::spawn_blocking(move || models::offered(&body)).await;
+    let names = Arc::new(read.map_err(|error| Rejection::internal(error.to_string()))??);
+    call.services.lists.keep(key, now, List::Offered(Arc::clone(&names)));
+    Ok(names)
+}
+
+/// A backend's list, cut by `cut`, kept for a minute under the caller's policy; 404 for what the backend has not.
+async fn listed(
+    call: &Call<'_>,
+    path: &str,
+    cut: impl FnOnce(&[u8]) -> Result<Bytes, StateError> + Send + 'static,
+) -> Result<Answer, Rejection> {
+    let json = |body| Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+    let now = call.services.clock.monotonic();
+    let known = || -> Result<Option<Bytes>, Rejection> {
+        let Some(backend) = first_up(call) else { return Ok(None) };
+        Ok(match call.services.lists.find(&key(call, &backend, path)?, now) {
+            Some(List::Body(body)) => Some(body),
+            _ => None,
+        })
+    };
+    if let Some(body) = known()? {
+        return json(body);
+    }
+    // One at a time: ComfyUI makes it on its event loop, from the disk.
+    let _turn = call.services.lists.turn.lock().await;
+    if let Some(body) = known()? {
+        return json(body);
+    }
+    let Some((backend, live)) = fetched(call, path).await? else {
+        return Ok(Answer::empty(StatusCode::NOT_FOUND));
+    };
+    let body = tokio::task::spawn_blocking(move || cut(&live)).await;
+    let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
+    call.services.lists.keep(key(call, &backend, path)?, now, List::Body(body.clone()));
+    json(body)
+}
+
+/// What the first backend that answers has under `path`; none if it has nothing there.
+async fn fetched(call: &Call<'_>, path: &str) -> Result<Option<(Arc<Backend>, Bytes)>, Rejection> {
+    for backend in call.services.backends_of(&call.caller()?.tenant).into_iter().filter(|backend| backend.is_up()) {
+        match backend.comfyui.page_file(path).await {
+            Ok(body) => return Ok(Some((backend, body))),
+            Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => return Ok(None),
+            Err(error) => tracing::warn!(backend = %backend.id, path, %error, "no list"),
+        }
+    }
+    Err(no_backend())
+}
+
+/// The backend that is asked first.
+fn first_up(call: &Call<'_>) -> Option<Arc<Backend>> {
+    let tenant = &call.caller.as_ref()?.tenant;
+    call.services.backends_of(tenant).into_iter().find(|backend| backend.is_up())
+}
+
+fn key(call: &Call<'_>, backend: &Backend, path: &str) -> Result<Key, Rejection> {
+    let generation = call.services.live().generation;
+    Ok((generation, backend.id.clone(), call.caller()?.tenant.policy.digest(), path.to_owned()))
+}
+
+fn no_backend() -> Rejection {
+    Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(path: &str) -> Key {
+        (1, "gpu0".parse().unwrap(), Digest::of(b"policy"), path.to_owned())
+    }
+
+    #[test]
+    fn a_list_is_good_for_a_minute() {
+        let (lists, at) = (Lists::default(), Instant::now());
+        lists.keep(key_of("/models"), at, List::Body(Bytes::from_static(b"[]")));
+        assert!(lists.find(&key_of("/models"), at + LIFETIME - Duration::from_millis(1)).is_some());
+        assert!(lists.find(&key_of("/models"), at + LIFETIME).is_none());
+        assert!(lists.find(&key_of("/models/loras"), at).is_none());
+    }
+
+    #[test]
+    fn lists_are_bounded_in_number_and_in_bytes() {
+        let (lists, at) = (Lists::default(), Instant::now());
+        for number in 0..=LISTS_MAX {
+            lists.keep(key_of(&number.to_string()), at, List::Body(Bytes::from_static(b"[]")));
+        }
+        assert!(lists.find(&key_of("0"), at).is_none() && lists.find(&key_of("1"), at).is_some());
+        let half = Bytes::from(vec![b' '; LISTS_BYTES_MAX / 2 + 1]);
+        lists.keep(key_of("a"), at, List::Body(half.clone()));
+        lists.keep(key_of("b"), at, List::Body(half));
+        assert!(lists.find(&key_of("a"), at).is_none() && lists.find(&key_of("b"), at).is_some());
+    }
+}

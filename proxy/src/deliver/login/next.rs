@@ -1,0 +1,106 @@
+//! Where a browser goes after its login: back to where it was, on this gateway and nowhere else.
+
+use std::fmt::Write as _;
+
+/// Longest target that is kept; a longer one leads to the front page.
+const NEXT_BYTES_MAX: usize = 2048;
+
+/// The target, if it is a path of ours; else the front page. `prefix` is the path below which callers see us, without a slash at its end.
+///
+/// SECURITY: browsers take `//host` and `/\host` for other hosts, and skip tabs and line feeds; so a target is one slash, then printable ASCII without a backslash. Our own login and logout
+/// lead nowhere.
+pub fn checked(wanted: &str, prefix: &str) -> String {
+    let front = || format!("{prefix}/");
+    let Some(inside) = wanted.strip_prefix(prefix) else { return front() };
+    let path = inside.strip_prefix('/');
+    let own = path.is_some_and(|rest| !rest.starts_with('/'))
+        && wanted.starts_with('/')
+        && !wanted.starts_with("//")
+        && wanted.len() <= NEXT_BYTES_MAX
+        && wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let leads_nowhere = path.is_some_and(|path| path.starts_with("gate/log"));
+    if own && !leads_nowhere { wanted.to_owned() } else { front() }
+}
+
+/// The login page that leads to `target` afterwards.
+pub fn login_url(target: &str, prefix: &str) -> String {
+    let next = checked(target, prefix);
+    if next == format!("{prefix}/") {
+        return format!("{prefix}/gate/login");
+    }
+    format!("{prefix}/gate/login?next={}", escaped(&next))
+}
+
+/// Percent-encoded but for what a query takes as it is (RFC 3986 §2.3) and the slash.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a text can't fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Query;
+
+    #[test]
+    fn own_paths_are_kept() {
+        for own in ["/", "/?a=b&c=%2F", "/api/view?filename=a%5Cb.png", "/a//b", "/workflows#x"] {
+            assert_eq!(checked(own, ""), own);
+        }
+    }
+
+    #[test]
+    fn what_a_browser_may_take_for_another_place_leads_to_the_front_page() {
+        for other in [
+            "",
+            "//evil.example",
+            "///evil.example",
+            "/\\evil.example",
+            "\\/evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "evil",
+            "/\t/evil.example",
+            "/a\nb",
+            "/é",
+            " /",
+            "/gate/login",
+            "/gate/logout?x",
+        ] {
+            assert_eq!(checked(other, ""), "/", "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_target_is_kept_and_one_more_is_not() {
+        let inside = format!("/{}", "a".repeat(NEXT_BYTES_MAX - 1));
+        assert_eq!(checked(&inside, ""), inside);
+        assert_eq!(checked(&format!("{inside}a"), ""), "/");
+    }
+
+    #[test]
+    fn below_a_prefix_only_what_is_below_it_is_own() {
+        assert_eq!(checked("/comfy/queue", "/comfy"), "/comfy/queue");
+        for other in ["/queue", "/comfyx", "/comfy//evil", "/comfy", "/comfy/gate/login"] {
+            assert_eq!(checked(other, "/comfy"), "/comfy/", "{other}");
+        }
+    }
+
+    #[test]
+    fn the_target_comes_back_from_the_login_pages_query() {
+        let target = "/api/view?filename=a%20b.png&type=output+x";
+        let url = login_url(target, "");
+        let query = Query::parse(url.split_once('?').unwrap().1).unwrap();
+        assert_eq!(query.value("next"), Some(target));
+        assert_eq!(login_url("/", ""), "/gate/login");
+        assert_eq!(login_url("//evil.example", ""), "/gate/login");
+    }
+}

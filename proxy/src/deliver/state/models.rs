@@ -1,0 +1,141 @@
+//! Lists of models (ComfyUI 0.8.0 `server.py`, `app/model_manager.py`; facts §1.3), cut to what the caller's own `/object_info` offers. Pure.
+
+use super::{StateError, system};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+
+/// Folders that hold code and paths instead of models.
+const CLOSED: [&str; 2] = ["custom_nodes", "configs"];
+
+/// Whether a text may name a folder of models, and so stand in a path upstream.
+pub fn is_folder(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    (1..=64).contains(&name.len()) && name.chars().all(fine) && !CLOSED.contains(&name)
+}
+
+/// Every name that an allowed class offers to choose from, by a caller's own `object_info`; lists of uploaded files are left out.
+///
+/// # Errors
+/// What is no `object_info`.
+pub fn offered(object_info: &[u8]) -> Result<HashSet<String>, StateError> {
+    let classes: Map<String, Value> = read(object_info, "an object_info")?;
+    let mut names = HashSet::new();
+    for (class, signature) in &classes {
+        for section in ["/input/required", "/input/optional"] {
+            let inputs = signature.pointer(section).and_then(Value::as_object);
+            for (input, declared) in inputs.into_iter().flatten() {
+                if !system::lists_files(class, input, declared) {
+                    let options = declared.get(0).filter(|first| first.is_array());
+                    let options = options.or_else(|| declared.pointer("/1/options")).and_then(Value::as_array);
+                    names.extend(options.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned));
+                }
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// `GET /models`: names of folders.
+///
+/// # Errors
+/// What is no list of names.
+pub fn folders(live: &[u8]) -> Result<Bytes, StateError> {
+    let names: Vec<String> = read(live, "a backend's list of model folders")?;
+    written(&names.into_iter().filter(|name| is_folder(name)).collect())
+}
+
+/// `GET /models/{folder}`: the names that are offered.
+///
+/// # Errors
+/// What is no list of names.
+pub fn names(live: &[u8], offered: &HashSet<String>) -> Result<Bytes, StateError> {
+    let names: Vec<String> = read(live, "a backend's list of models")?;
+    written(&names.into_iter().filter(|name| offered.contains(name)).collect())
+}
+
+/// `GET /embeddings`: texts name them, so all are allowed.
+///
+/// # Errors
+/// What is no list of names.
+pub fn embeddings(live: &[u8]) -> Result<Bytes, StateError> {
+    let names: Vec<String> = read(live, "a backend's list of embeddings")?;
+    written(&names.into_iter().collect())
+}
+
+/// `GET /experiment/models`: folders, without the paths on the backend's disk.
+///
+/// # Errors
+/// What is no such list.
+pub fn folder_details(live: &[u8]) -> Result<Bytes, StateError> {
+    let entries: Vec<Value> = read(live, "a backend's list of model folders")?;
+    let names = entries.iter().filter_map(|entry| entry.get("name")?.as_str()).filter(|name| is_folder(name));
+    written(&names.map(|name| json!({"name": name, "folders": []})).collect())
+}
+
+/// `GET /experiment/models/{folder}`: the models that are offered, by name, size and times.
+///
+/// # Errors
+/// What is no such list.
+pub fn details(live: &[u8], offered: &HashSet<String>) -> Result<Bytes, StateError> {
+    let entries: Vec<Map<String, Value>> = read(live, "a backend's list of models")?;
+    let known =
+        |entry: &Map<String, Value>| entry.get("name").and_then(Value::as_str).is_some_and(|n| offered.contains(n));
+    let shown = |entry: &Map<String, Value>| -> Value {
+        let fields = ["name", "pathIndex", "modified", "created", "size"];
+        fields.into_iter().filter_map(|key| Some((key.to_owned(), entry.get(key)?.clone()))).collect()
+    };
+    written(&entries.iter().filter(|entry| known(entry)).map(shown).collect())
+}
+
+fn read<T: serde::de::DeserializeOwned>(live: &[u8], what: &'static str) -> Result<T, StateError> {
+    serde_json::from_slice(live).map_err(|error| StateError::Unreadable { what, reason: error.to_string() })
+}
+
+fn written(value: &Value) -> Result<Bytes, StateError> {
+    Ok(Bytes::from(value.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json_of(bytes: Result<Bytes, StateError>) -> Value {
+        serde_json::from_slice(&bytes.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_model_is_shown_if_an_allowed_class_offers_it() {
+        let info = json!({
+            "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [["a.safetensors"], {}]}}},
+            "LoraLoader": {"input": {"optional": {"lora": ["COMBO", {"options": ["l/b.safetensors", 5]}]}}},
+            "LoadImage": {"input": {"required": {"image": [["c.safetensors"], {"image_upload": true}]}}},
+        });
+        let offered = offered(info.to_string().as_bytes()).unwrap();
+        let live = br#"["a.safetensors", "l/b.safetensors", "c.safetensors", "secret.safetensors"]"#;
+        assert_eq!(json_of(names(live, &offered)), json!(["a.safetensors", "l/b.safetensors"]));
+        let live =
+            json!([{"name": "a.safetensors", "size": 1, "path": "/opt/x"}, {"name": "secret.safetensors"}, {"x": 1}]);
+        assert_eq!(
+            json_of(details(live.to_string().as_bytes(), &offered)),
+            json!([{"name": "a.safetensors", "size": 1}])
+        );
+    }
+
+    #[test]
+    fn folders_lose_code_and_paths() {
+        let live = br#"["checkpoints", "custom_nodes", "configs", "loras", "../x"]"#;
+        assert_eq!(json_of(folders(live)), json!(["checkpoints", "loras"]));
+        let live = br#"[{"name": "loras", "folders": ["/opt/ComfyUI/models/loras"]}, {"name": "custom_nodes", "folders": []}]"#;
+        assert_eq!(json_of(folder_details(live)), json!([{"name": "loras", "folders": []}]));
+        assert!(folders(b"{}").is_err());
+    }
+
+    #[test]
+    fn only_plain_names_are_folders() {
+        assert!(is_folder("text_encoders") && is_folder(&"a".repeat(64)));
+        for odd in ["", "custom_nodes", "configs", "..", "a/b", "a%2fb", "a.b", &"a".repeat(65)] {
+            assert!(!is_folder(odd), "{odd}");
+        }
+    }
+}

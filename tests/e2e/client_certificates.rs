@@ -1,0 +1,123 @@
+//! Certificates of callers as credentials: verified against the listener's CA, mapped by a closed list.
+
+use comfygate_tests::gateway::free_address;
+use comfygate_tests::tls::Trust;
+use comfygate_tests::{Client, Gateway, RawConnection};
+use http::Method;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// A CA of callers.
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+/// Certificate and key in PEM.
+type Identity = (String, String);
+
+impl Ca {
+    fn new() -> Ca {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ca(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn identity(&self, dns: &str, end_year: i32) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![dns.to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(format!("spiffe://example/{dns}").try_into().unwrap()));
+        params.not_after = date_time_ymd(end_year, 1, 1);
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+const ENTRIES: &str = "[[client_certificate]]\ndns = \"worker.example\"\ntenant = \"acme\"\nuser = \"worker\"\n\
+    [[client_certificate]]\nuri = \"spiffe://example/reader.example\"\ntenant = \"bravo\"\nscopes = [\"read\"]\n\
+    [[client_certificate]]\ndns = \"both.example\"\ntenant = \"acme\"\n\
+    [[client_certificate]]\nuri = \"spiffe://example/both.example\"\ntenant = \"bravo\"\n";
+
+/// A gateway with one more listener, which asks for certificates of `ca`.
+async fn asking(ca: &Ca, wanted: &str) -> (Gateway, SocketAddr) {
+    let address = free_address();
+    let listener = format!(
+        "[[listen]]\naddress = \"{address}\"\nclient_ca = \"clients.pem\"\nclient_certificates = \"{wanted}\"\n"
+    );
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .file("clients.pem", &ca.0.pem())
+        .gateway_toml(&format!("{listener}{ENTRIES}"))
+        .start()
+        .await;
+    (gateway, address)
+}
+
+fn holder(gateway: &Gateway, address: SocketAddr, (certificate, key): &Identity) -> Client {
+    gateway.stranger_at(address, gateway.trust().showing(certificate, key))
+}
+
+/// Whether a request gets any answer at all. In TLS 1.3 the client learns only then that its certificate was refused.
+async fn is_answered(address: SocketAddr, trust: &Trust) -> bool {
+    let Ok(_) = comfygate_tests::tls::try_connect(address, Ipv4Addr::LOCALHOST, trust, &["http/1.1"]).await else {
+        return false;
+    };
+    let mut connection = RawConnection::tls(address, Ipv4Addr::LOCALHOST, trust).await;
+    connection.write(b"GET /gate/health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    connection.response().await.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listed_certificate_is_its_tenants_user_over_http_1_and_2() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "required").await;
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let me = worker.get("/gate/me").await.expect(200).json();
+    assert_eq!((&me["tenant"], &me["user"]), (&json!("acme"), &json!("worker")), "{me}");
+    let me = worker.call_h2(Method::GET, "/gate/me", &[], Default::default()).await.expect(200).json();
+    assert_eq!(me["user"], "worker", "{me}");
+    let prompt = worker.submit(comfygate_tests::workflows::quick("mine")).await;
+    worker.finished(&prompt).await;
+    let foreign = holder(&gateway, address, &ca.identity("reader.example", 2100));
+    assert_eq!(foreign.get(&format!("/history/{prompt}")).await.expect(200).json(), json!({}));
+    foreign.post("/prompt", &json!({"prompt": comfygate_tests::workflows::quick("x")})).await.expect(403);
+    worker.try_socket("/ws", None, &[]).await.expect("upgraded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_is_required_every_other_certificate_and_none_get_nothing() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "required").await;
+    let show = |(certificate, key): &Identity| gateway.trust().showing(certificate, key);
+    assert!(is_answered(address, &show(&ca.identity("worker.example", 2100))).await);
+    assert!(!is_answered(address, &gateway.trust()).await, "without a certificate");
+    assert!(!is_answered(address, &show(&Ca::new().identity("worker.example", 2100))).await, "of another CA");
+    assert!(!is_answered(address, &show(&ca.identity("worker.example", 2020))).await, "expired");
+    // One that is good and not listed: let in by TLS, by nobody else; a key beside it does not help.
+    let unknown = holder(&gateway, address, &ca.identity("unknown.example", 2100));
+    unknown.get("/gate/health").await.expect(200);
+    unknown.get("/queue").await.expect(401);
+    unknown.bearer(&gateway.key("acme")).get("/queue").await.expect(401);
+    let line = gateway.audited("the refusal", |line| line["code"] == "unauthenticated").await;
+    assert!(line["reason"].as_str().unwrap().contains("no [[client_certificate]]"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_is_optional_other_credentials_do_and_two_are_refused() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "optional").await;
+    let key = gateway.key("acme");
+    let stranger = gateway.stranger_at(address, gateway.trust());
+    stranger.get("/queue").await.expect(401);
+    stranger.bearer(&key).get("/queue").await.expect(200);
+    let unknown = holder(&gateway, address, &ca.identity("unknown.example", 2100));
+    unknown.get("/queue").await.expect(401);
+    unknown.bearer(&key).get("/queue").await.expect(200);
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    worker.get("/queue").await.expect(200);
+    worker.bearer(&key).get("/queue").await.expect(401);
+    worker.bearer("wrong").get("/queue").await.expect(401);
+    // Entries that name different owners.
+    holder(&gateway, address, &ca.identity("both.example", 2100)).get("/queue").await.expect(401);
+    let show = |(certificate, key): &Identity| gateway.trust().showing(certificate, key);
+    assert!(!is_answered(address, &show(&Ca::new().identity("worker.example", 2100))).await, "of another CA");
+    // At a listener that asks for none it is never shown, so it opens nothing.
+    holder(&gateway, gateway.addresses().https, &ca.identity("worker.example", 2100)).get("/queue").await.expect(401);
+}
