@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs run test check lint doc deny bench fuzz release real
+.PHONY: help needs run test check lint doc deny bench fuzz release static real
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -108,6 +108,22 @@ release: needs ## the binary to install: fat LTO, one codegen unit (needs about 
 	@echo 'Building the release binary: about 6 minutes on 2 cores the first time.'
 	cargo build --workspace --locked --release --bin comfygate
 	ls -l $(TARGET_DIR)/release/comfygate
+
+static: needs ## the same as one static binary (musl), for any Linux of this processor: packaging/README.md
+	@target=$$(uname -m)-unknown-linux-musl
+	if ! command -v musl-gcc >/dev/null; then
+		echo 'musl-gcc is missing: sudo apt-get install musl-tools' >&2
+		exit 1
+	fi
+	if ! [ -d "$$(rustc --print target-libdir --target "$$target")" ]; then
+		echo "Rust's target $$target is missing: rustup target add $$target" >&2
+		exit 1
+	fi
+	echo 'Building the static binary: about 8 minutes on 2 cores the first time.'
+	cargo build --workspace --locked --release --bin comfygate --target "$$target"
+	ls -l "$(TARGET_DIR)/$$target/release/comfygate"
+	# "statically linked", or the libraries that are left.
+	ldd "$(TARGET_DIR)/$$target/release/comfygate" || true
 
 real: needs ## conformance and end-to-end tests on a real ComfyUI: COMFYUI_URL=http://… COMFYUI_URLS=http://…,http://…
 	@if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then

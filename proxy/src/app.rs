@@ -19,6 +19,7 @@ use crate::admin::lifecycle::Ask;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::faults::ConfigErrors;
 use crate::config::reload::Watched;
@@ -37,8 +38,13 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
+use crate::record::space::Space;
+use crate::record::state_dir;
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
+use crate::tenants::AllTenants;
+use crate::tenants::created::CreatedTenants;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -123,7 +129,7 @@ impl App {
     /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used, nobody to take over from.
     pub fn build_from(config: Config, origin: Option<Origin>, start: Start) -> anyhow::Result<Self> {
         pingora_rustls::install_default_crypto_provider();
-        make_private_directory(&config.state_dir)?;
+        state_dir::take(&config.state_dir)?;
         let core = core_runtime()?;
         let clock = Clock::system();
         let offer = match start {
@@ -153,19 +159,27 @@ impl App {
         let certificates = Certificates::load(&config, clock.wall())?;
         let sockets = Sockets::new(&config, sockets)?;
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
+        let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
+        let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
             reloaded: watch::channel(1).0,
             submissions: Drain::new(),
+            space: Space::of(&config.state_dir),
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
                 generation: 1,
-                tenants: Arc::clone(&config.tenants),
+                tenants: Arc::new(AllTenants::new(
+                    Arc::clone(&config.tenants),
+                    Arc::clone(&created),
+                    config.limits.created_tenants_max,
+                )),
                 inspector: Inspector::new(catalogue),
-                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), clock.clone())),
+                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &key_sets, clock.clone())),
                 backends: Arc::new(backends),
                 config: Arc::new(config),
             }),
@@ -178,6 +192,8 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            key_sets,
+            created,
             browsers,
             held: Arc::default(),
             lists: Lists::default(),

@@ -7,7 +7,7 @@ mod form;
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
-use crate::authenticate::{AuthError, session};
+use crate::authenticate::session;
 use crate::config::{Config, PublicUrl};
 use crate::context::{Context, OwnedForward};
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -527,7 +527,7 @@ impl Gateway {
         Ok(Served::Carried)
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. A ledger that can't be read decides nothing.
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. What can't be checked now decides nothing.
     async fn credential_ended(&self, tls: Option<ClientTls>, headers: HeaderMap, cookie: Option<SessionId>) {
         let mut ends = self.services.browsers.ends();
         // A session that ended before we listened is seen by the first look.
@@ -549,7 +549,8 @@ impl Gateway {
             wait = CREDENTIAL_INTERVAL;
             // An open socket is no use of a session: a forgotten tab must not keep it alive.
             match self.services.principal(tls.as_ref(), &headers).await {
-                Ok(_) | Err(AuthError::Unavailable(_)) => {}
+                Ok(_) => {}
+                Err(error) if error.retry_after().is_some() => {}
                 Err(_) => return,
             }
         }

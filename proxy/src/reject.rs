@@ -20,6 +20,7 @@ use crate::listen::connections::FullError;
 use crate::listen::head::HeadError;
 use crate::record::blobs::BlobError;
 use crate::record::ledger::LedgerError;
+use crate::record::space::SpaceError;
 use crate::route::RouteError;
 use comfygate_policy::{ParseErrorKind, ViolationKind};
 use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
@@ -297,9 +298,9 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`", scope.name()),
             ),
-            AuthError::Unavailable(_) => {
-                Self::unavailable("unavailable", "credentials can't be checked now", Duration::from_secs(5))
-                    .with_log(log)
+            error if error.retry_after().is_some() => {
+                let retry_after = error.retry_after().unwrap_or_default();
+                Self::unavailable("unavailable", "credentials can't be checked now", retry_after).with_log(log)
             }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
@@ -495,6 +496,14 @@ const LEDGER_RETRY: Duration = Duration::from_secs(10);
 const TOO_MANY_SESSIONS_RETRY: Duration = Duration::from_secs(600);
 /// A held job moves in the time of a job.
 const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
+
+impl From<SpaceError> for Rejection {
+    fn from(error: SpaceError) -> Self {
+        let text =
+            "the gateway's disk is nearly full: submissions and uploads are refused until its operator makes room";
+        Self::unavailable("disk_full", text, Duration::from_secs(30)).with_log(error.to_string())
+    }
+}
 
 impl From<LedgerError> for Rejection {
     fn from(error: LedgerError) -> Self {

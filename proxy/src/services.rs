@@ -2,6 +2,7 @@
 
 use crate::actions::{Lists, ObjectInfos};
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::jwks::KeySets;
 use crate::authenticate::{AuthError, Authenticator, session};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -23,8 +24,10 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
+use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
-use crate::tenants::{Tenant, TenantRegistry};
+use crate::tenants::created::CreatedTenants;
+use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
 use comfygate_policy::{Catalogue, Parsed};
 use http::HeaderMap;
@@ -45,6 +48,8 @@ pub struct Services {
     pub ledger: Arc<dyn Ledger>,
     /// Contents.
     pub blobs: Blobs,
+    /// Room on the disk of both.
+    pub space: Space,
     /// Clients' sockets.
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
@@ -63,6 +68,10 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Keys that issuers publish: kept over a reload.
+    pub key_sets: KeySets,
+    /// Tenants that tokens made: kept over a reload.
+    pub created: Arc<CreatedTenants>,
     /// Sessions of browsers.
     pub browsers: Browsers,
     /// Sockets of browsers whose session has ended.
@@ -78,7 +87,7 @@ pub struct Live {
     /// As used.
     pub config: Arc<Config>,
     /// Who pays, by which limits and policy.
-    pub tenants: Arc<TenantRegistry>,
+    pub tenants: Arc<AllTenants>,
     /// Who is let in.
     pub authenticator: Arc<Authenticator>,
     /// The policy engine.
@@ -117,7 +126,7 @@ impl Services {
     }
 
     /// The tenants of now.
-    pub fn tenants(&self) -> Arc<TenantRegistry> {
+    pub fn tenants(&self) -> Arc<AllTenants> {
         Arc::clone(&self.live.load().tenants)
     }
 
@@ -134,6 +143,14 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// Whether anything new may be taken in: asked before a submission or an upload is read.
+    ///
+    /// # Errors
+    /// There is less room on the disk than `[state] free_space_min`.
+    pub fn room(&self) -> Result<(), SpaceError> {
+        self.space.check(self.live.load().config.free_space_min, self.clock.monotonic())
     }
 
     /// The backends that serve a tenant, by id.

@@ -101,6 +101,7 @@ pub struct Builder {
     files: Vec<(String, String)>,
     head: String,
     environment: Vec<(String, String)>,
+    survives_full_files: bool,
 }
 
 impl Builder {
@@ -174,6 +175,13 @@ impl Builder {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets [`Gateway::limit_files`] fail its writes instead of ending it: the signal that comes with them is ignored, as no real full disk sends one.
+    #[must_use]
+    pub fn survives_full_files(mut self) -> Self {
+        self.survives_full_files = true;
         self
     }
 
@@ -282,6 +290,7 @@ impl Gateway {
             files: Vec::new(),
             head: "PUBLIC".to_owned(),
             environment: Vec::new(),
+            survives_full_files: false,
         }
     }
 
@@ -408,7 +417,13 @@ impl Gateway {
 
     fn spawned(&self, arguments: &[&str]) -> std::process::Child {
         let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let mut command = Command::new(binary());
+        let mut command = if self.plan.survives_full_files {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary());
+            shell
+        } else {
+            Command::new(binary())
+        };
         command.arg("serve").args(arguments).arg("--config").arg(self.config());
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -595,6 +610,15 @@ impl Gateway {
     /// The process, while it runs: for its memory.
     pub fn process_id(&self) -> Option<u32> {
         self.child.as_ref().map(std::process::Child::id)
+    }
+
+    /// From now on the process can't write beyond that many bytes of any file; `None`: it can. Every write fails as on a full disk, and no root can
+    /// write all the same. Needs [`Builder::survives_full_files`]; `false` where there is no `prlimit`.
+    pub fn limit_files(&self, bytes: Option<u64>) -> bool {
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let pid = self.process_id().expect("it runs").to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={limit}:")]).status();
+        set.is_ok_and(|status| status.success())
     }
 
     /// Whether the process still runs.

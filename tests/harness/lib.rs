@@ -27,6 +27,7 @@ pub mod client;
 pub mod deadline;
 pub mod gateway;
 pub mod headers;
+pub mod jwks;
 pub mod raw;
 pub mod relay;
 pub mod tls;

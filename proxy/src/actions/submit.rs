@@ -25,6 +25,7 @@ const NO_BACKEND_RETRY: Duration = Duration::from_secs(60);
 /// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6).
 pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
+    call.services.room()?;
     let idempotency_key = idempotency_key(call)?;
     let Inspected { parsed, workflow, pins } = inspected(call, caller).await?;
     runnable(call, &workflow)?;

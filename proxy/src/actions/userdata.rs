@@ -52,6 +52,7 @@ pub(super) async fn read(call: &Call<'_>) -> Result<Answer, Rejection> {
 
 /// `POST /userdata/{file}`.
 pub(super) async fn write(call: &Call<'_>) -> Result<Answer, Rejection> {
+    call.services.room()?;
     let path = path(call, "file")?;
     let write = UserWrite {
         path: path.clone(),
@@ -122,6 +123,7 @@ async fn stored(call: &Call<'_>) -> Result<Map<String, Value>, Rejection> {
 }
 
 async fn change(call: &Call<'_>, changes: Map<String, Value>) -> Result<Answer, Rejection> {
+    call.services.room()?;
     let at = call.services.clock.wall();
     call.services.ledger.change_settings(&call.scope()?, changes, bounds(call), at).await?;
     Ok(Answer::empty(StatusCode::OK))

@@ -5,13 +5,14 @@
 //! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
-//! | `GET /v1/status` | | backends and their state |
+//! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
+//!
+//! Status, metrics and backups: [`state`](super::state).
 
 use super::keys::{KeyError, KeyRequest, KeyService};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
-use crate::dispatch::backend::BackendState;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -35,10 +36,11 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
     Router::new()
         .route("/v1/keys", get(list).post(create))
         .route("/v1/keys/{id}/revoke", post(revoke))
-        .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
         .with_state(Control { keys, services: Arc::clone(services), asks })
+        .merge(super::state::router(services))
+        .merge(super::tenants::router(services))
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {
@@ -72,17 +74,6 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => failed(&error),
     }
-}
-
-async fn status(State(control): State<Control>) -> Response {
-    let backends = control.services.backends();
-    let backends = backends.values().map(|backend| match &*backend.state() {
-        BackendState::Up { .. } => json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": true}),
-        BackendState::Down { reason } => {
-            json!({"id": backend.id, "url": backend.endpoint.to_string(), "up": false, "reason": reason})
-        }
-    });
-    Json(json!({"backends": backends.collect::<Vec<_>>()})).into_response()
 }
 
 async fn reload(State(control): State<Control>) -> Response {

@@ -2,11 +2,13 @@
 
 use super::keys::{KeyRequest, KeyView};
 use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
-use crate::ids::KeyId;
+use super::tenants::TenantView;
+use crate::ids::{KeyId, TenantId};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -119,8 +121,33 @@ impl ControlClient {
         }
     }
 
+    /// Every tenant.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn tenants(&self) -> Result<Vec<TenantView>, ControlError> {
+        self.call(Method::GET, "/v1/tenants", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn disable_tenant(&self, id: &TenantId, disabled: bool) -> Result<Option<TenantView>, ControlError> {
+        let act = if disabled { "disable" } else { "enable" };
+        match self.call(Method::POST, &format!("/v1/tenants/{id}/{act}"), Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, body) => read(&body).map(Some),
+        }
+    }
+
     /// A success, or 404.
-    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ControlError> {
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         match self.exchange(method, path, body, TIMEOUT).await? {
             (status, body) if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
             (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
@@ -134,21 +161,8 @@ impl ControlClient {
         body: Vec<u8>,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), ControlError> {
-        let no_gateway = |reason: String| ControlError::NoGateway { path: self.socket.display().to_string(), reason };
         let calling = async {
-            let stream = UnixStream::connect(&self.socket).await.map_err(|error| no_gateway(error.to_string()))?;
-            let lost = |error: hyper::Error| no_gateway(error.to_string());
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-            tokio::spawn(connection);
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header(HOST, "control")
-                .header(CONTENT_TYPE, "application/json");
-            let request = request.header(CONTENT_LENGTH, body.len()).body(Full::new(Bytes::from(body)));
-            let request = request.map_err(|error| ControlError::Answer(error.to_string()))?;
-            let response = sender.send_request(request).await.map_err(lost)?;
+            let response = self.ask(method, path, body).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes();
@@ -156,10 +170,36 @@ impl ControlClient {
         };
         tokio::time::timeout(timeout, calling)
             .await
-            .unwrap_or_else(|_| Err(no_gateway(format!("no answer within {timeout:?}"))))
+            .unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {timeout:?}"))))
+    }
+
+    /// Any answer's head, its body still to come; without a deadline.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, ControlError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_gateway(error.to_string()))?;
+        let lost = |error: hyper::Error| self.no_gateway(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "control")
+            .header(CONTENT_TYPE, "application/json");
+        let request = request.header(CONTENT_LENGTH, body.len()).body(Full::new(Bytes::from(body)));
+        let request = request.map_err(|error| ControlError::Answer(error.to_string()))?;
+        sender.send_request(request).await.map_err(lost)
+    }
+
+    pub(super) fn no_gateway(&self, reason: String) -> ControlError {
+        ControlError::NoGateway { path: self.socket.display().to_string(), reason }
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|error| ControlError::Answer(error.to_string()))
 }

@@ -40,6 +40,9 @@ async fn metrics(State(looks): State<Looks>) -> Response {
     let (metrics, hub, audit) = (&looks.services.metrics, &looks.services.hub, &looks.services.audit);
     metrics.set_websockets(hub.sockets());
     metrics.events_dropped(hub.take_dropped());
+    if let Ok(free) = looks.services.space.free(looks.services.clock.monotonic()) {
+        metrics.set_state_free(free);
+    }
     let dropped = audit.dropped();
     metrics.audit_dropped(dropped.saturating_sub(looks.audit_told.swap(dropped, Ordering::Relaxed)));
     match looks.services.metrics.text() {
@@ -59,6 +62,9 @@ async fn ready(State(looks): State<Looks>) -> Response {
     }
     if !looks.ledger_is_writable().await {
         reasons.push("the ledger can't be written".to_owned());
+    }
+    if let Err(error) = looks.services.room() {
+        reasons.push(error.to_string());
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()

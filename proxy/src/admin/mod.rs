@@ -8,6 +8,9 @@ pub mod keys;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod state;
+pub mod state_client;
+pub mod tenants;
 
 use crate::config::Config;
 use crate::drain::Drain;

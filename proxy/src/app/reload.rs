@@ -13,6 +13,7 @@ use crate::ids::BackendId;
 use crate::inspect::Inspector;
 use crate::record::ledger::LedgerError;
 use crate::services::{Live, Services};
+use crate::tenants::AllTenants;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,9 +139,13 @@ impl Reloader {
         services.links.set(config.public_url.as_ref(), config.views_lifetime);
         services.live.store(Arc::new(Live {
             generation,
-            tenants: Arc::clone(&config.tenants),
+            tenants: Arc::new(AllTenants::new(
+                Arc::clone(&config.tenants),
+                Arc::clone(&services.created),
+                config.limits.created_tenants_max,
+            )),
             inspector: prepared.inspector,
-            authenticator: Arc::new(Authenticator::new(config.jwt.clone(), services.clock.clone())),
+            authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &services.key_sets, services.clock.clone())),
             backends: Arc::new(backends),
             config: Arc::new(config),
         }));

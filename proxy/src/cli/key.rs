@@ -3,14 +3,16 @@
 use super::{ConfigArgument, Exit};
 use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{KeyRequest, KeyService, KeyView};
-use crate::app;
 use crate::clock::{Clock, WallMillis};
-use crate::config::Config;
 use crate::config::units::parse_duration;
+use crate::config::{AuditConfig, Config};
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
+use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::state_dir;
+use crate::tenants::created::is_made_id;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -78,7 +80,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
         let keys = Keys::reach(&config)?;
         match &arguments.command {
             KeyCommand::Create(create) => {
-                if config.tenants.tenant(&create.tenant).is_none() {
+                if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
                 let (key, view) = keys.create(create).await?;
@@ -101,17 +103,21 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
     })
 }
 
-/// The running gateway, or its ledger while it does not run: whoever has the lock.
+/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
 enum Keys {
     Gateway(ControlClient),
-    Ledger(KeyService),
+    Ledger(KeyService, Audit),
 }
 
 impl Keys {
     fn reach(config: &Config) -> anyhow::Result<Self> {
-        app::make_private_directory(&config.state_dir)?;
+        state_dir::take(&config.state_dir)?;
         match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            Ok(ledger) => Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()))),
+            Ok(ledger) => {
+                // Before anything is changed: what can't be audited is not done.
+                let audit = Audit::open(&audit_target(config), Clock::system())?;
+                Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()), audit))
+            }
             Err(LedgerError::Held { .. }) => {
                 Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
             }
@@ -129,22 +135,55 @@ impl Keys {
         };
         Ok(match self {
             Self::Gateway(client) => client.create_key(&request).await?,
-            Self::Ledger(service) => service.create(&request).await?,
+            Self::Ledger(service, audit) => {
+                let (key, view) = service.create(&request).await?;
+                audit.key_created(&view.id, &view.owner());
+                audit.written();
+                (key, view)
+            }
+        })
+    }
+
+    /// Whether a token made that tenant.
+    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        // No other tenant has such an id, so nothing is asked for a typing error.
+        if !is_made_id(tenant) {
+            return Ok(false);
+        }
+        Ok(match self {
+            // The gateway looks for itself.
+            Self::Gateway(_) => true,
+            Self::Ledger(service, _) => service.has_made(tenant).await?,
         })
     }
 
     async fn list(&self) -> anyhow::Result<Vec<KeyView>> {
         Ok(match self {
             Self::Gateway(client) => client.keys().await?,
-            Self::Ledger(service) => service.list().await?,
+            Self::Ledger(service, _) => service.list().await?,
         })
     }
 
     async fn revoke(&self, id: &KeyId) -> anyhow::Result<Option<KeyView>> {
         Ok(match self {
             Self::Gateway(client) => client.revoke_key(id).await?,
-            Self::Ledger(service) => service.revoke(id).await?,
+            Self::Ledger(service, audit) => {
+                let revoked = service.revoke(id).await?;
+                if let Some(view) = &revoked {
+                    audit.key_revoked(&view.id, &view.owner());
+                    audit.written();
+                }
+                revoked
+            }
         })
+    }
+}
+
+/// Standard output is for the key alone.
+fn audit_target(config: &Config) -> AuditConfig {
+    match &config.audit {
+        AuditConfig::StandardOutput => AuditConfig::StandardError,
+        other => other.clone(),
     }
 }
 

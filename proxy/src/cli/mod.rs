@@ -1,5 +1,6 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod backup;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -7,8 +8,12 @@ pub mod doctor;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
+pub mod restore;
 pub mod serve;
+pub mod tenant;
 pub mod setup;
+pub mod status;
+pub mod support_bundle;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -43,8 +48,18 @@ pub enum Command {
     Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
+    /// List tenants; close and open those that tokens made.
+    Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
+    Status(status::StatusArguments),
+    /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
+    Backup(backup::BackupArguments),
+    /// Gather what helps to find a fault into an archive without secrets, ids and names.
+    SupportBundle(support_bundle::BundleArguments),
+    /// Make a state directory from a backup, after checking every byte of it.
+    Restore(restore::RestoreArguments),
 }
 
 /// Which configuration to use.
@@ -76,7 +91,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Reload(arguments) => lifecycle::reload(&arguments),
         Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
+        Command::SupportBundle(arguments) => support_bundle::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

@@ -2,6 +2,8 @@
 
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
+use crate::authenticate::jwks::schedule::{LIFETIME_MAX, LIFETIME_MIN};
+use crate::authenticate::jwt_claims::ClaimPath;
 use crate::clock::SKEW_MAX;
 use crate::ids::{BackendId, PoolId, TenantId, UserId};
 use crate::listen::ListenAddress;
@@ -16,7 +18,7 @@ pub(super) struct RawConfig {
     pub(super) listen: Vec<RawListen>,
     pub(super) client_certificate: Vec<RawClientCertificate>,
     pub(super) metrics_address: Option<Located<SocketAddr>>,
-    pub(super) state_dir: Option<Located<String>>,
+    pub(super) state: RawState,
     pub(super) backends: Vec<RawBackend>,
     pub(super) tenants_file: Option<Located<String>>,
     pub(super) jwt: Vec<RawJwt>,
@@ -26,8 +28,21 @@ pub(super) struct RawConfig {
     pub(super) dispatch: RawDispatch,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) object_info: Option<Located<String>>,
-    pub(super) audit_file: Option<Located<String>>,
+    pub(super) audit: RawAudit,
     pub(super) certificate_names: Vec<Located<String>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawState {
+    pub(super) dir: Option<Located<String>>,
+    pub(super) free_space_min: Option<Located<u64>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawAudit {
+    pub(super) file: Option<Located<String>>,
+    pub(super) rotate_bytes: Option<Located<u64>>,
+    pub(super) keep: Option<Located<u64>>,
 }
 
 #[derive(Debug)]
@@ -84,9 +99,17 @@ pub(super) struct RawJwt {
     pub(super) algorithms: Option<Vec<Located<String>>>,
     pub(super) key_file: Option<Located<String>>,
     pub(super) secret: Option<Located<String>>,
-    pub(super) tenant_claim: Option<Located<String>>,
-    pub(super) user_claim: Option<Located<String>>,
-    pub(super) scope_claim: Option<Located<String>>,
+    pub(super) jwks_url: Option<Located<String>>,
+    pub(super) jwks_ca: Option<Located<String>>,
+    pub(super) jwks_refresh: Option<Located<Duration>>,
+    pub(super) jwks_stale_max: Option<Located<Duration>>,
+    pub(super) tenant_claim: Option<Located<ClaimPath>>,
+    pub(super) unknown_tenant: Option<Located<&'static str>>,
+    pub(super) create_plan: Option<Located<String>>,
+    pub(super) plan_claim: Option<Located<ClaimPath>>,
+    pub(super) plans_from_claim: Option<Vec<Located<String>>>,
+    pub(super) user_claim: Option<Located<ClaimPath>>,
+    pub(super) scope_claim: Option<Located<ClaimPath>>,
     pub(super) leeway: Option<Duration>,
 }
 
@@ -103,6 +126,7 @@ pub(super) struct RawLimits {
     pub(super) connections_max: Option<u32>,
     pub(super) websockets_max: Option<u32>,
     pub(super) failed_logins_per_minute: Option<u32>,
+    pub(super) created_tenants_max: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -137,10 +161,7 @@ impl RawConfig {
                 .map(RawClientCertificate::read)
                 .collect(),
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
-            state_dir: in_table(&mut reader, "state", |table| {
-                table.not_built_yet("redis", "one gateway keeps its state in `dir`");
-                table.required_text("dir")
-            }),
+            state: in_table(&mut reader, "state", |table| Some(RawState::read(table))).unwrap_or_default(),
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
@@ -150,8 +171,8 @@ impl RawConfig {
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
             drain_timeout: in_table(&mut reader, "shutdown", |table| duration(table, "drain_timeout", SECOND..=HOUR)),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
+            audit: in_table(&mut reader, "audit", |table| Some(RawAudit::read(table))).unwrap_or_default(),
             certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
-            audit_file: in_table(&mut reader, "audit", |table| table.text("file")),
         };
         reader.finish();
         raw
@@ -190,6 +211,25 @@ fn duration(reader: &mut Reader<'_>, key: &'static str, range: RangeInclusive<Du
 
 fn count(reader: &mut Reader<'_>, key: &'static str, max: u32) -> Option<u32> {
     reader.integer(key, 1..=u64::from(max)).and_then(|found| u32::try_from(found.value).ok())
+}
+
+impl RawState {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        const PIB: u64 = 1 << 50;
+        reader.not_built_yet("redis", "one gateway keeps its state in `dir`");
+        Self { dir: reader.text("dir"), free_space_min: reader.size("free_space_min", 0..=PIB) }
+    }
+}
+
+impl RawAudit {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        const TIB: u64 = 1 << 40;
+        Self {
+            file: reader.text("file"),
+            rotate_bytes: reader.size("rotate_bytes", 0..=TIB),
+            keep: reader.integer("keep", 1..=1000),
+        }
+    }
 }
 
 impl RawListen {
@@ -268,10 +308,8 @@ fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
 
 impl RawJwt {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet("jwks_url", "use key_file with the issuer's public key in PEM");
         reader.renamed("secret_file", "write `secret = \"file:PATH\"`");
-        // The one value that is built; the key is known so that a configuration can say what it relies on.
-        reader.one_of("unknown_tenant", &["refuse"]);
+        reader.renamed("jwks_uri", "write `jwks_url`");
         let raw = Self {
             at: reader.at().clone(),
             issuer: reader.required_text("issuer"),
@@ -279,9 +317,17 @@ impl RawJwt {
             algorithms: reader.texts("algorithms"),
             key_file: reader.text("key_file"),
             secret: reader.text("secret"),
-            tenant_claim: reader.required_text("tenant_claim"),
-            user_claim: reader.text("user_claim"),
-            scope_claim: reader.text("scope_claim"),
+            jwks_url: reader.text("jwks_url"),
+            jwks_ca: reader.text("jwks_ca"),
+            jwks_refresh: reader.duration("jwks_refresh", LIFETIME_MIN..=LIFETIME_MAX),
+            jwks_stale_max: reader.duration("jwks_stale_max", LIFETIME_MIN..=7 * DAY),
+            tenant_claim: reader.required_parsed("tenant_claim"),
+            unknown_tenant: reader.one_of("unknown_tenant", &["refuse", "create"]),
+            create_plan: reader.text("create_plan"),
+            plan_claim: reader.parsed("plan_claim"),
+            plans_from_claim: reader.texts("plans_from_claim"),
+            user_claim: reader.parsed("user_claim"),
+            scope_claim: reader.parsed("scope_claim"),
             leeway: duration(&mut reader, "leeway", Duration::ZERO..=SKEW_MAX),
         };
         reader.require("algorithms");
@@ -317,6 +363,7 @@ impl RawLimits {
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
             failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+            created_tenants_max: count(reader, "created_tenants_max", 1_000_000),
         }
     }
 }

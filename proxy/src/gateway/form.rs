@@ -25,6 +25,7 @@ impl Gateway {
         caller: Option<&Caller>,
     ) -> Result<ReceivedForm, (Stage, Rejection)> {
         let caller = caller.ok_or_else(|| inspected(Rejection::internal("an upload without a caller")))?;
+        self.services.room().map_err(at(Stage::Record))?;
         let config = self.services.config();
         let file_bytes_max = config.limits.upload_bytes_max;
         let body_bytes_max = file_bytes_max.saturating_add(FORM_BYTES_MAX);

@@ -1,17 +1,19 @@
 //! The audit log: decisions worth a line, as JSON, one object a line, on standard output or in a file.
 //!
 //! Requests never wait for it: lines pass a bounded channel to one thread, and what does not fit is counted and the count written. Only typed
-//! fields come in, so a secret, a path or a header can't.
+//! fields come in, so a secret, a path or a header can't. A file is put aside when it is full, and opened anew when another program moved it.
 
+mod file;
 mod floods;
 mod time;
 mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId};
+use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use comfygate_policy::Digest;
 use floods::{Flood, Floods};
@@ -159,6 +161,28 @@ enum Event {
         key: KeyId,
         owner: Owner,
     },
+    /// An operator made a backup.
+    BackupMade {
+        entries: u64,
+        bytes: u64,
+    },
+    /// A token of an issuer that may make tenants brought a new claim.
+    TenantCreated {
+        tenant: TenantId,
+        issuer: String,
+        claim: String,
+        plan: String,
+    },
+    /// A newer token of a made tenant names another plan.
+    TenantPlanChanged {
+        tenant: TenantId,
+        plan: String,
+    },
+    /// An operator closed a made tenant, or opened it again.
+    TenantDisabled {
+        tenant: TenantId,
+        disabled: bool,
+    },
     /// A browser got a session.
     LoggedIn {
         request: RequestId,
@@ -227,6 +251,8 @@ enum Message {
     Line(Box<(WallMillis, Event)>),
     /// There is something in [`Shared`].
     Look,
+    /// Sync what was written and answer.
+    Sync(SyncSender<()>),
     /// Close the floods, write the last lines, sync and answer.
     Stop(SyncSender<()>),
 }
@@ -301,9 +327,18 @@ impl Audit {
 
     /// The gateway has ended: writes this and all that waits, for 2 s at most. Blocks.
     pub fn stopped(&self) {
+        self.end(Message::Stop);
+    }
+
+    /// A command has ended: writes all that waits, for 2 s at most. Blocks.
+    pub fn written(&self) {
+        self.end(Message::Sync);
+    }
+
+    fn end(&self, message: fn(SyncSender<()>) -> Message) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         let (done, written) = mpsc::sync_channel(1);
-        let mut message = Message::Stop(done);
+        let mut message = message(done);
         while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
             if Instant::now() >= deadline {
                 break;
@@ -359,6 +394,31 @@ impl Audit {
     /// An operator took a key back.
     pub fn key_revoked(&self, key: &KeyId, owner: &Owner) {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
+    }
+
+    /// An operator made a backup: it holds every secret of the state directory.
+    pub fn backup_made(&self, entries: u64, bytes: u64) {
+        self.tell(Event::BackupMade { entries, bytes });
+    }
+
+    /// A token made a tenant.
+    pub fn tenant_created(&self, row: &CreatedTenant) {
+        self.tell(Event::TenantCreated {
+            tenant: row.id.clone(),
+            issuer: cut(&row.issuer, REASON_CHARS_MAX),
+            claim: cut(&row.claim, REASON_CHARS_MAX),
+            plan: row.plan.clone(),
+        });
+    }
+
+    /// A token gave a made tenant another plan.
+    pub fn tenant_plan_changed(&self, tenant: &TenantId, plan: &str) {
+        self.tell(Event::TenantPlanChanged { tenant: tenant.clone(), plan: plan.to_owned() });
+    }
+
+    /// An operator closed or opened a made tenant.
+    pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
+        self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
     }
 
     /// A browser got a session for a key.

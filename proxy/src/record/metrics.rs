@@ -77,6 +77,7 @@ pub struct Metrics {
     events: IntCounterVec,
     events_dropped: IntCounter,
     audit_dropped: IntCounter,
+    state_free: IntGauge,
     queue_size: IntGauge,
     generation_seconds: Histogram,
     generations: IntCounterVec,
@@ -134,6 +135,7 @@ impl Metrics {
             )?,
             events_dropped: counter(&r, "comfygate_events_dropped_total", "Events that a slow socket missed")?,
             audit_dropped: counter(&r, "comfygate_audit_dropped_total", "Audit lines that were only counted")?,
+            state_free: gauge(&r, "comfygate_state_free_bytes", "Free on the disk of the state directory")?,
             queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
             generation_seconds: histogram(&r, "comfyui_generation_duration_seconds", "Started to ended", &JOB_BUCKETS)?,
             generations: counters(&r, "comfyui_generation_total", "Jobs that ended", &["status"])?,
@@ -221,6 +223,19 @@ impl Metrics {
     /// Audit lines were only counted.
     pub fn audit_dropped(&self, count: u64) {
         self.audit_dropped.inc_by(count);
+    }
+    /// How many bytes are free on the disk of the state directory, now.
+    pub fn set_state_free(&self, bytes: u64) {
+        self.state_free.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+    /// How many jobs stand where, as last told.
+    pub fn jobs(&self) -> JobCounts {
+        let count = |state| u32::try_from(self.jobs.with_label_values(&[state]).get()).unwrap_or(0);
+        JobCounts { held: count("held"), assigned: count("assigned"), running: count("running") }
+    }
+    /// How many attempts are at a backend, as last told.
+    pub fn outstanding(&self, backend: &BackendId) -> u32 {
+        u32::try_from(self.backend_outstanding.with_label_values(&[backend.as_str()]).get()).unwrap_or(0)
     }
     /// A job ended, after running so long.
     pub fn generation(&self, ending: Ending, took: Duration) {

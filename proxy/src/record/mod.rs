@@ -6,7 +6,10 @@
 //! or doubled work after a crash. *Leaves to others*: when to run what (dispatch), how it is shown (deliver).
 
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod durable;
 pub mod ledger;
 pub mod metrics;
+pub mod space;
+pub mod state_dir;

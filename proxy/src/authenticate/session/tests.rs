@@ -2,7 +2,7 @@ use super::*;
 use crate::authenticate::api_key::ApiKey;
 use crate::ids::KeyId;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::tenants::Tenant;
+use crate::tenants::{Tenant, TenantRegistry};
 use ring::rand::SystemRandom;
 
 const BOUNDS: SessionBounds = SessionBounds {
@@ -39,7 +39,7 @@ async fn house() -> House {
 
 impl House {
     async fn ask(&self, token: &SessionToken, now: WallMillis) -> Result<Principal, AuthError> {
-        authenticate(token, &self.ledger, &TenantRegistry::built_in(), BOUNDS, now).await
+        authenticate(token, &self.ledger, &AllTenants::of_the_file(TenantRegistry::built_in()), BOUNDS, now).await
     }
     async fn refused(&self, now: WallMillis) -> SessionRefused {
         match self.ask(&self.token, now).await {
@@ -88,7 +88,7 @@ async fn use_is_noted_once_a_minute() {
 async fn a_session_ends_with_its_key_its_tenant_and_its_logout() {
     let house = house().await;
     let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
-    let closed = TenantRegistry::new([Tenant { disabled: true, ..local }], []);
+    let closed = AllTenants::of_the_file(TenantRegistry::new([Tenant { disabled: true, ..local }], []));
     let refused = authenticate(&house.token, &house.ledger, &closed, BOUNDS, START).await.unwrap_err();
     assert!(matches!(refused, AuthError::Session(SessionRefused::TenantClosed)), "{refused}");
     house.ledger.revoke_key(&house.key, START).await.unwrap();

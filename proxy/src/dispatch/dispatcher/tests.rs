@@ -22,7 +22,7 @@ impl Rig {
         let mut config = Config::built_in(dir.path().join("state"));
         config.listen[0].address = "127.0.0.1:0".parse().unwrap();
         config.metrics_address = "127.0.0.2:0".parse().unwrap();
-        config.audit = crate::config::AuditConfig::File(dir.path().join("audit.jsonl"));
+        config.audit = crate::config::AuditConfig::File { path: dir.path().join("audit.jsonl"), rotation: None };
         let (services, core, drain, handle, commands) = App::build(config).unwrap().into_dispatch_parts();
         Self { _dir: dir, core, services, drain, handle, commands }
     }

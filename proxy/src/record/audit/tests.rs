@@ -1,5 +1,6 @@
 use super::writer::{Target, Writer};
 use super::*;
+use crate::config::Rotation;
 use serde_json::Value;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +30,7 @@ fn refusal(reason: &str) -> Refusal<'_> {
 fn log(clock: &Clock) -> (tempfile::TempDir, PathBuf, Audit) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
-    let audit = Audit::open(&AuditConfig::File(path.clone()), clock.clone()).unwrap();
+    let audit = Audit::open(&AuditConfig::File { path: path.clone(), rotation: None }, clock.clone()).unwrap();
     (dir, path, audit)
 }
 
@@ -131,11 +132,11 @@ fn a_fresh_file_is_private_and_one_that_is_there_is_appended_to() {
     let (dir, path, audit) = log(&clock());
     audit.stopped();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let again = Audit::open(&AuditConfig::File(path.clone()), clock()).unwrap();
+    let again = Audit::open(&AuditConfig::File { path: path.clone(), rotation: None }, clock()).unwrap();
     again.started();
     again.stopped();
     assert_eq!(events(&path), ["stopped", "started", "stopped"]);
-    let missing = AuditConfig::File(dir.path().join("none/audit.jsonl"));
+    let missing = AuditConfig::File { path: dir.path().join("none/audit.jsonl"), rotation: None };
     let error = Audit::open(&missing, clock()).unwrap_err().to_string();
     assert!(error.contains("none/audit.jsonl"), "{error}");
 }
@@ -153,6 +154,80 @@ fn after_a_rotation_reopen_leads_to_the_new_file_and_without_it_lines_go_to_the_
     audit.stopped();
     assert_eq!((events(&old).len(), events(&path).len()), (2, 2));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// The rotated files, the oldest first, and the current one.
+fn rotated(path: &Path) -> Vec<PathBuf> {
+    let aside = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
+    let mut found: Vec<PathBuf> = (1..).map(aside).take_while(|path| path.exists()).collect();
+    found.reverse();
+    found.push(path.to_owned());
+    found
+}
+
+#[test]
+fn no_line_is_lost_or_torn_or_out_of_order_while_files_are_put_aside_and_reopened() {
+    const THREADS: usize = 8;
+    const LINES: usize = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let rotation = Some(Rotation { bytes: 4096, keep: 1000 });
+    let audit = Audit::open(&AuditConfig::File { path: path.clone(), rotation }, clock()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let audit = audit.clone();
+            scope.spawn(move || {
+                let backend: BackendId = format!("gpu-{thread}").parse().unwrap();
+                for line in 0..LINES {
+                    audit.backend(&backend, true, &line.to_string());
+                    if line % 100 == 0 {
+                        audit.reopen();
+                    }
+                }
+            });
+        }
+    });
+    audit.stopped();
+    assert_eq!(audit.dropped(), 0, "the channel holds them all");
+    let files = rotated(&path);
+    assert!(files.len() > 50, "{}", files.len());
+    let mut seen = vec![0; THREADS];
+    for file in &files {
+        assert!(std::fs::metadata(file).unwrap().len() <= 4096, "{}", file.display());
+        for line in lines(file).iter().filter(|line| line["event"] == "backend") {
+            let thread: usize = line["backend"].as_str().unwrap()[4..].parse().unwrap();
+            assert_eq!(line["reason"], seen[thread].to_string(), "{} {line}", file.display());
+            seen[thread] += 1;
+        }
+    }
+    assert_eq!(seen, vec![LINES; THREADS]);
+}
+
+#[test]
+fn no_more_files_stay_than_are_to_be_kept_and_the_newest_lines_are_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let rotation = Some(Rotation { bytes: 1000, keep: 2 });
+    let audit = Audit::open(&AuditConfig::File { path: path.clone(), rotation }, clock()).unwrap();
+    (0..100).for_each(|line| audit.backend(&"gpu".parse().unwrap(), true, &line.to_string()));
+    audit.stopped();
+    assert_eq!((rotated(&path).len(), std::fs::read_dir(dir.path()).unwrap().count()), (3, 3));
+    let kept: Vec<Value> = rotated(&path).iter().flat_map(|file| lines(file)).collect();
+    assert_eq!((&kept[kept.len() - 1]["event"], &kept[kept.len() - 2]["reason"]), (&"stopped".into(), &"99".into()));
+    assert!(kept.len() > 20, "three files of some ten lines: {}", kept.len());
+}
+
+#[test]
+fn a_file_that_can_t_be_put_aside_goes_on_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    // A folder with something in it can't be replaced by a file.
+    std::fs::create_dir_all(dir.path().join("audit.jsonl.1/full")).unwrap();
+    let rotation = Some(Rotation { bytes: 500, keep: 1 });
+    let audit = Audit::open(&AuditConfig::File { path: path.clone(), rotation }, clock()).unwrap();
+    (0..50).for_each(|_| audit.started());
+    audit.stopped();
+    assert_eq!(lines(&path).len(), 51);
 }
 
 #[test]

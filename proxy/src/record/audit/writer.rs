@@ -1,16 +1,13 @@
 //! The one thread that writes the audit log.
 
+use super::file::LogFile;
 use super::floods::Flood;
 use super::time::rfc3339;
 use super::{AuditError, Event, Message, Shared};
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::record::durable::FILE_MODE;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,10 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where lines go.
 pub(super) enum Target {
     StandardOutput,
-    File {
-        path: PathBuf,
-        file: File,
-    },
+    StandardError,
+    File(LogFile),
     /// Tests: a disk that can be filled.
     #[cfg(test)]
     Other(Box<dyn Write + Send>),
@@ -35,9 +30,10 @@ impl Target {
     pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
         match config {
             AuditConfig::StandardOutput => Ok(Self::StandardOutput),
-            AuditConfig::File(path) => {
-                let file = append(path).map_err(|source| AuditError::Open { path: path.clone(), source })?;
-                Ok(Self::File { path: path.clone(), file })
+            AuditConfig::StandardError => Ok(Self::StandardError),
+            AuditConfig::File { path, rotation } => {
+                let file = LogFile::open(path, *rotation);
+                Ok(Self::File(file.map_err(|source| AuditError::Open { path: path.clone(), source })?))
             }
         }
     }
@@ -49,27 +45,20 @@ impl Target {
                 out.write_all(bytes)?;
                 out.flush()
             }
-            Self::File { file, .. } => file.write_all(bytes),
+            Self::StandardError => io::stderr().lock().write_all(bytes),
+            Self::File(file) => file.write(bytes),
             #[cfg(test)]
             Self::Other(other) => other.write_all(bytes),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        if let Self::File { file, .. } = self { file.sync_data() } else { Ok(()) }
+        if let Self::File(file) = self { file.file.sync_data() } else { Ok(()) }
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File { path, file } = self {
-            *file = append(path)?;
-        }
-        Ok(())
+        if let Self::File(file) = self { file.reopen() } else { Ok(()) }
     }
-}
-
-/// The mode is a fresh file's: rights of one that is there are its maker's choice, such as log rotation's.
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)
 }
 
 #[derive(Serialize)]
@@ -105,6 +94,11 @@ impl Writer {
             match message {
                 Message::Line(line) => self.line(line.0, &line.1),
                 Message::Look => {}
+                Message::Sync(done) => {
+                    self.sync();
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
+                }
                 Message::Stop(done) => {
                     self.stop();
                     // Whoever asked may have stopped waiting.
@@ -131,6 +125,10 @@ impl Writer {
         self.tell_closed_floods();
         self.tell_dropped();
         self.line(self.clock.wall(), &Event::Stopped);
+        self.sync();
+    }
+
+    fn sync(&self) {
         if let Err(error) = self.target.sync() {
             tracing::error!(%error, "the audit file can't be synced");
         }

@@ -4,9 +4,11 @@
 //! trait is shaped for two forms: [`redb`] here, Redis for several gateways (design §7). The graph of a job is a content-addressed file
 //! beside the rows, written and synced before the row that names it.
 
+pub mod backups;
 pub mod closing;
 pub mod redb;
 pub mod sessions;
+pub mod tenants;
 pub mod uploads;
 pub mod job_list;
 pub mod user_files;
@@ -14,8 +16,9 @@ pub mod user_files;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod suite;
+pub(in crate::record) mod suite;
 
+use self::backups::Backups;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
@@ -405,7 +408,10 @@ pub enum LedgerError {
         path: String,
     },
     /// A newer gateway wrote it.
-    #[error("ledger `{path}` has schema {found}, this gateway knows up to {known}")]
+    #[error(
+        "ledger `{path}` has schema {found}, this gateway knows up to {known}: start the newer gateway, or put back the copy that it kept as \
+         `ledger.redb.v{known}` (without what came later)"
+    )]
     Schema {
         /// Which.
         path: String,
@@ -432,7 +438,9 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: closing::Closing + Sessions + Uploads + UserFiles + JobList + Send + Sync + 'static {
+pub trait Ledger:
+    Backups + closing::Closing + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
+{
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

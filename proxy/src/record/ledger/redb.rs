@@ -7,17 +7,22 @@
 //! Readings run on tokio's blocking threads: a page that is not cached is a read from the disk, and a history decodes megabytes. The hop costs
 //! some 20 µs, little beside the request it serves.
 
+mod backups;
 mod closing;
 mod commit;
 mod graphs;
+mod migration;
 mod readings;
 mod sessions;
 mod storage;
 mod tables;
+mod tenants;
 mod transitions;
 mod uploads;
 mod user_files;
 mod writer;
+
+pub use backups::inspect;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +52,7 @@ use writer::Writer;
 const FILE: &str = "ledger.redb";
 
 /// The newest schema that this binary knows, and the one that it writes.
-pub const SCHEMA: u64 = tables::SCHEMA;
+pub const SCHEMA: u64 = migration::SCHEMA;
 
 /// What can be set about a [`RedbLedger`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ fn owner(tenant: &str) -> Owner {
 }
 
 /// A submission of `tenant` under `name`, whose graph is `graph`.
-pub(super) fn submission(tenant: &str, name: &str, graph: &'static str) -> Acceptance {
+pub(in crate::record) fn submission(tenant: &str, name: &str, graph: &'static str) -> Acceptance {
     Acceptance {
         owner: owner(tenant),
         prompt_id: Some(name.parse().unwrap()),
@@ -22,14 +22,14 @@ pub(super) fn submission(tenant: &str, name: &str, graph: &'static str) -> Accep
     }
 }
 
-pub(super) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
+pub(in crate::record) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
     match ledger.accept(submission(tenant, name, "{}")).await.unwrap() {
         Accepted::New(job) => job,
         Accepted::Again(job) => panic!("{job:?} was there"),
     }
 }
 
-pub(super) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
+pub(in crate::record) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
     let job = ledger.assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2)).await.unwrap();
     AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }
@@ -54,7 +54,7 @@ async fn remembered(ledger: &impl Ledger, tenant: &str) -> Vec<String> {
     entries.iter().map(|(prompt, _)| prompt.job().prompt_id.to_string()).collect()
 }
 
-pub(super) fn image(group: u64, pointer: &str) -> NewFile {
+pub(in crate::record) fn image(group: u64, pointer: &str) -> NewFile {
     NewFile {
         id: FileId::new(),
         content: Digest::of(b"image"),
@@ -67,7 +67,7 @@ pub(super) fn image(group: u64, pointer: &str) -> NewFile {
     }
 }
 
-pub(super) fn two_images() -> JobResult {
+pub(in crate::record) fn two_images() -> JobResult {
     let outputs = serde_json::json!({"9": {"images": [{"filename": "x"}, {"filename": "y"}]}});
     JobResult { outputs: outputs.as_object().unwrap().clone(), ..JobResult::default() }
 }
@@ -271,7 +271,7 @@ pub(super) async fn no_attempt_is_committed_as_cancelled_and_no_ended_or_assigne
 }
 
 /// A key of `tenant`.
-pub(super) fn key_row(id: &str, tenant: &str) -> KeyRow {
+pub(in crate::record) fn key_row(id: &str, tenant: &str) -> KeyRow {
     KeyRow {
         id: id.parse().unwrap(),
         owner: Owner { key: Some(id.parse().unwrap()), ..owner(tenant) },

@@ -3,7 +3,7 @@
 //! redb answers every call after one I/O error with `PreviousIo`. So the file handle with its lock is kept here, and on such an error a second
 //! [`Database`] is opened on it. The first one can't write any more (redb's own latch), so two of them on one file do no harm.
 
-use super::tables;
+use super::migration;
 use crate::record::durable;
 use crate::record::ledger::LedgerError;
 use ::redb::backends::FileBackend;
@@ -16,6 +16,9 @@ use std::ops::Bound;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+
+/// Page cache while a copy is written or looked through.
+const COPY_CACHE_BYTES: usize = 16 << 20;
 
 /// Why a transition or reading did not come to its end.
 #[derive(Debug)]
@@ -68,11 +71,7 @@ struct Current {
 impl Storage {
     /// Opens the database and brings its schema up to ours.
     pub(super) fn open(path: &Path, backend: Arc<dyn StorageBackend>, cache_bytes: usize) -> Result<Self, LedgerError> {
-        let database = database(&backend, cache_bytes).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => held(path),
-            other => unavailable(&other),
-        })?;
-        tables::prepare(&database, path)?;
+        let database = migration::open(path, &*backend, || opened(path, &backend, cache_bytes))?;
         Ok(Self { cache_bytes, current: RwLock::new(Some(Current { backend, database: Arc::new(database) })) })
     }
 
@@ -144,6 +143,23 @@ pub(super) fn file_backend(path: &Path) -> Result<FileBackend, LedgerError> {
 
 fn database(backend: &Arc<dyn StorageBackend>, cache_bytes: usize) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(cache_bytes).create_with_backend(Kept(Arc::clone(backend)))
+}
+
+pub(super) fn opened(
+    path: &Path,
+    backend: &Arc<dyn StorageBackend>,
+    cache_bytes: usize,
+) -> Result<Database, LedgerError> {
+    database(backend, cache_bytes).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => held(path),
+        other => unavailable(&other),
+    })
+}
+
+/// A file that nobody else writes, such as a copy that is being made: opened, or made, for this call's caller alone.
+pub(super) fn file(path: &Path) -> Result<Database, LedgerError> {
+    let backend: Arc<dyn StorageBackend> = Arc::new(file_backend(path)?);
+    opened(path, &backend, COPY_CACHE_BYTES)
 }
 
 fn held(path: &Path) -> LedgerError {

@@ -1,23 +1,17 @@
-//! The tables, their keys and rows, and the schema's version.
+//! The tables, their keys and rows.
 //!
 //! Rows are JSON: readable when something is wrong, and new fields come with serde defaults. Keys are tuples, each part compared by itself, so
 //! that no two scopes, names or folders run into each other. UUIDs are `u128`, big-endian, which keeps version 7 in order of time.
 
 use super::storage::Fault;
 use crate::record::ledger::{Job, LedgerError};
-use ::redb::{Database, Key, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use ::redb::{
+    Key, MultimapTableHandle, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, TableHandle, Value,
+    WriteTransaction,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
-use std::path::Path;
-
-/// Step `i` leads from schema `i + 1` to `i + 2` (ours is one more than there are steps), in the transaction that raises the number.
-const MIGRATIONS: &[Migration] = &[];
-
-/// The newest schema that this binary knows, and the one that it writes.
-pub(super) const SCHEMA: u64 = MIGRATIONS.len() as u64 + 1;
-
-type Migration = fn(&WriteTransaction) -> Result<(), Fault>;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $constant:ident $field:ident: $name:literal, $key:ty => $value:ty;)*) => {
@@ -33,6 +27,16 @@ macro_rules! tables {
             pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Fault> {
                 Ok(Self { $($field: transaction.open_table($constant)?,)* })
             }
+        }
+
+        /// Every table by its name in the file.
+        pub(super) const TABLE_NAMES: &[&str] = &[$($name),*];
+
+        /// Copies every table of a snapshot into another file. INVARIANT: whatever this file lacks is refused by [`unknown_table`] before, so that
+        /// a copy is the whole ledger.
+        pub(super) fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), Fault> {
+            $(copy(from, to, $constant)?;)*
+            Ok(())
         }
     };
 }
@@ -72,6 +76,8 @@ tables! {
     UPLOADED uploaded: "uploaded", &'static str => u64;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Tenant → `CreatedTenant`, of those that tokens made.
+    CREATED_TENANTS created_tenants: "created_tenants", &'static str => &'static [u8];
     /// Session → `SessionRow`.
     SESSIONS sessions: "sessions", u128 => &'static [u8];
     /// Scope, when it was made in milliseconds, session.
@@ -86,7 +92,7 @@ tables! {
     USER_USAGE user_usage: "user_usage", &'static str => (u64, u64);
     /// Scope, place, path → `Adopted`.
     ADOPTED adopted: "adopted", (&'static str, &'static str, &'static str) => &'static [u8];
-    /// `schema`, `next_sequence`, `probe`.
+    /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
 
@@ -143,77 +149,37 @@ pub(super) fn corrupt(reason: &str) -> Fault {
     Fault::Refused(LedgerError::Unavailable { action: "read a row", reason: reason.to_owned() })
 }
 
-/// Makes the tables, checks the schema and migrates to ours.
-pub(super) fn prepare(database: &Database, path: &Path) -> Result<(), LedgerError> {
-    migrate(database, path, MIGRATIONS).map_err(|fault| fault.told("prepare its tables"))
+/// Names of the snapshot's tables.
+pub(super) fn names(snapshot: &ReadTransaction) -> Result<Vec<String>, Fault> {
+    let plain = snapshot.list_tables()?.map(|table| table.name().to_owned()).collect::<Vec<_>>();
+    let multiple = snapshot.list_multimap_tables()?.map(|table| table.name().to_owned());
+    Ok(plain.into_iter().chain(multiple).collect())
 }
 
-fn migrate(database: &Database, path: &Path, migrations: &[Migration]) -> Result<(), Fault> {
-    let known = migrations.len() as u64 + 1;
-    let found = schema(database)?;
-    match found {
-        Some(found) if found > known => {
-            return Err(Fault::Refused(LedgerError::Schema { path: path.display().to_string(), found, known }));
-        }
-        Some(found) if found == known => return Ok(()),
-        _ => {}
-    }
-    let transaction = database.begin_write()?;
-    // A new file begins at the newest schema: there is nothing to migrate.
-    let from = found.unwrap_or(known);
-    for step in migrations.iter().skip(usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX)) {
-        step(&transaction)?;
-    }
-    let mut tables = Tables::open(&transaction)?;
-    tables.meta.insert("schema", known)?;
-    drop(tables);
-    Ok(transaction.commit()?)
+/// A table of the snapshot that does not stand above, if there is one.
+pub(super) fn unknown_table(snapshot: &ReadTransaction) -> Result<Option<String>, Fault> {
+    Ok(names(snapshot)?.into_iter().find(|name| !TABLE_NAMES.contains(&name.as_str())))
 }
 
-/// The schema of the file; `None` for a new one.
-fn schema(database: &Database) -> Result<Option<u64>, Fault> {
-    match database.begin_read()?.open_table(META) {
-        Ok(meta) => Ok(meta.get("schema")?.map(|found| found.value())),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
+fn copy<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<'static, K, V>,
+) -> Result<(), Fault> {
+    let mut copied = to.open_table(table).map_err(|error| uncopied(&error))?;
+    let rows = match from.open_table(table) {
+        Ok(rows) => rows,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    for row in rows.iter()? {
+        let (key, value) = row?;
+        copied.insert(key.value(), value.value()).map_err(|error| uncopied(&error))?;
     }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ::redb::backends::InMemoryBackend;
-
-    fn database_of_schema(found: u64) -> Database {
-        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
-        prepare(&database, Path::new("x")).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("schema", found).unwrap();
-        transaction.commit().unwrap();
-        database
-    }
-
-    #[test]
-    fn our_own_schema_is_opened_and_a_newer_one_refused() {
-        assert!(prepare(&database_of_schema(SCHEMA), Path::new("x")).is_ok());
-        let refused = prepare(&database_of_schema(SCHEMA + 1), Path::new("x"));
-        assert!(matches!(refused, Err(LedgerError::Schema { found, known, .. }) if found == known + 1));
-    }
-
-    #[test]
-    fn an_older_schema_runs_the_steps_that_are_missing_and_no_other() {
-        fn wrong(_: &WriteTransaction) -> Result<(), Fault> {
-            Err(corrupt("this step was done already"))
-        }
-        fn right(transaction: &WriteTransaction) -> Result<(), Fault> {
-            transaction.open_table(TENANTS)?.insert("migrated", 1)?;
-            Ok(())
-        }
-        let database = database_of_schema(2);
-        assert!(migrate(&database, Path::new("x"), &[wrong, right]).is_ok());
-        assert_eq!(schema(&database).unwrap(), Some(3));
-        let tenants = database.begin_read().unwrap().open_table(TENANTS).unwrap();
-        assert_eq!(tenants.get("migrated").unwrap().unwrap().value(), 1);
-        assert!(migrate(&database_of_schema(1), Path::new("x"), &[wrong, right]).is_err());
-    }
+/// The copy can't be written. Not [`Fault::Store`]: that would be the ledger's own storage, which is well.
+pub(super) fn uncopied(error: &dyn std::fmt::Display) -> Fault {
+    Fault::Refused(LedgerError::Unavailable { action: "write a copy", reason: error.to_string() })
 }

@@ -1,0 +1,267 @@
+//! The schema's number, and the way from an older one to ours: one step a number, each in one transaction, after a copy of the file was kept.
+
+use super::storage::Fault;
+use super::tables::{META, TABLE_NAMES, Tables, names};
+use crate::record::durable::{self, FILE_MODE};
+use crate::record::ledger::LedgerError;
+use ::redb::{Database, ReadableDatabase, StorageBackend, TableError, WriteTransaction};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// One step, in the transaction that also raises the number. It names tables and rows as they were then, never by `tables`, which go on changing.
+type Step = fn(&WriteTransaction) -> Result<(), Fault>;
+
+/// Step `i` leads from schema `i + 1` to `i + 2`.
+const STEPS: &[Step] = &[to_2];
+
+/// What this gateway writes.
+pub(super) const SCHEMA: u64 = STEPS.len() as u64 + 1;
+
+/// Schema 2 has more tables; the rows of schema 1 are read as they are, new fields have serde defaults. [`complete`] makes the tables.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a step")]
+fn to_2(_: &WriteTransaction) -> Result<(), Fault> {
+    Ok(())
+}
+
+/// Bytes of one read while the file is copied.
+const COPY_STEP: usize = 1 << 20;
+
+/// Opens the database of a storage with our schema: makes a new one, migrates an older one. `reopen` opens it, as often as asked.
+///
+/// A migration that fails or is killed leaves the file at the schema of the last whole step, and the copy of what it was before the first.
+///
+/// # Errors
+/// `Schema` if it is newer than ours, `Unavailable`.
+pub(super) fn open(
+    path: &Path,
+    backend: &dyn StorageBackend,
+    reopen: impl Fn() -> Result<Database, LedgerError>,
+) -> Result<Database, LedgerError> {
+    open_by(STEPS, path, backend, reopen)
+}
+
+fn open_by(
+    steps: &[Step],
+    path: &Path,
+    backend: &dyn StorageBackend,
+    reopen: impl Fn() -> Result<Database, LedgerError>,
+) -> Result<Database, LedgerError> {
+    let told = |fault: Fault| fault.told("bring its schema up to ours");
+    let known = steps.len() as u64 + 1;
+    let mut database = reopen()?;
+    match schema(&database).map_err(told)? {
+        Some(found) if found > known => {
+            return Err(LedgerError::Schema { path: path.display().to_string(), found, known });
+        }
+        Some(found) if found < known => {
+            // Closed: what is copied is whole, and nobody writes meanwhile, since the lock is ours.
+            drop(database);
+            let kept = keep_copy(path, backend, found).map_err(|error| LedgerError::Unavailable {
+                action: "keep a copy before its schema changes",
+                reason: error.to_string(),
+            })?;
+            tracing::info!(
+                "the ledger goes from schema {found} to {known}; the file as it was is kept as `{}`",
+                kept.display()
+            );
+            database = reopen()?;
+            for (from, step) in (1..).zip(steps).skip_while(|(from, _)| *from < found) {
+                migrate(&database, from, *step).map_err(told)?;
+            }
+        }
+        // A new file begins at the newest schema.
+        None => migrate(&database, known - 1, |_| Ok(())).map_err(told)?,
+        Some(_) => {}
+    }
+    complete(&database).map_err(told)?;
+    Ok(database)
+}
+
+/// The schema of a database; `None` for a new one.
+pub(super) fn schema(database: &Database) -> Result<Option<u64>, Fault> {
+    match database.begin_read()?.open_table(META) {
+        Ok(meta) => Ok(meta.get("schema")?.map(|found| found.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs a step and raises the number, both or neither.
+fn migrate(database: &Database, from: u64, step: Step) -> Result<(), Fault> {
+    let transaction = database.begin_write()?;
+    step(&transaction)?;
+    transaction.open_table(META)?.insert("schema", from + 1)?;
+    Ok(transaction.commit()?)
+}
+
+/// Makes the tables that are missing: readings expect each of them.
+fn complete(database: &Database) -> Result<(), Fault> {
+    let there = names(&database.begin_read()?)?;
+    if TABLE_NAMES.iter().all(|name| there.iter().any(|known| known == name)) {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    Tables::open(&transaction).map(drop)?;
+    Ok(transaction.commit()?)
+}
+
+/// Copies the file beside itself as `<name>.v<schema>`, synced. A copy of a former try is replaced: the file may have been used since.
+fn keep_copy(path: &Path, backend: &dyn StorageBackend, schema: u64) -> io::Result<PathBuf> {
+    let beside = |ending: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let (kept, temporary) = (beside(format!(".v{schema}")), beside(format!(".v{schema}.tmp")));
+    let copied = copy(backend, &temporary).and_then(|()| durable::publish(&temporary, &kept));
+    if copied.is_err() {
+        // Best effort: the next try begins it anew.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    copied.map(|()| kept)
+}
+
+fn copy(backend: &dyn StorageBackend, to: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(to)?;
+    let (length, mut offset) = (backend.len()?, 0);
+    let mut piece = vec![0; COPY_STEP];
+    while offset < length {
+        let size = usize::try_from(length - offset).unwrap_or(COPY_STEP).min(COPY_STEP);
+        let piece = piece.get_mut(..size).unwrap_or_default();
+        backend.read(offset, piece)?;
+        file.write_all(piece)?;
+        offset += size as u64;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::ledger::redb::storage;
+    use crate::record::ledger::redb::tables::{TENANTS, corrupt};
+    use ::redb::ReadableTable;
+
+    /// A ledger file of a schema, with one row.
+    fn file_of(dir: &Path, schema: u64) -> PathBuf {
+        let path = dir.join("ledger.redb");
+        let database = storage::file(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("schema", schema).unwrap();
+        transaction.open_table(TENANTS).unwrap().insert("acme", 7).unwrap();
+        transaction.commit().unwrap();
+        path
+    }
+
+    fn open_with(steps: &[Step], path: &Path) -> Result<Database, LedgerError> {
+        let backend = storage::file_backend(path)?;
+        // What `Storage` does: the handle with its lock stays, databases on it come and go.
+        let backend: std::sync::Arc<dyn StorageBackend> = std::sync::Arc::new(backend);
+        open_by(steps, path, &*backend, || storage::opened(path, &backend, 1 << 20))
+    }
+
+    fn tenants(database: &Database) -> Vec<(String, u32)> {
+        let table = database.begin_read().unwrap().open_table(TENANTS).unwrap();
+        table
+            .iter()
+            .unwrap()
+            .map(|row| row.unwrap())
+            .map(|(key, value)| (key.value().to_owned(), value.value()))
+            .collect()
+    }
+
+    fn acme_alone() -> Vec<(String, u32)> {
+        vec![("acme".to_owned(), 7)]
+    }
+
+    fn adds(transaction: &WriteTransaction) -> Result<(), Fault> {
+        transaction.open_table(TENANTS)?.insert("migrated", 1)?;
+        Ok(())
+    }
+
+    fn must_not_run(_: &WriteTransaction) -> Result<(), Fault> {
+        Err(corrupt("this step must not run"))
+    }
+
+    fn breaks_after_a_write(transaction: &WriteTransaction) -> Result<(), Fault> {
+        transaction.open_table(TENANTS)?.insert("half", 1)?;
+        Err(corrupt("broken"))
+    }
+
+    #[test]
+    fn our_own_schema_is_opened_and_a_newer_one_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), SCHEMA);
+        drop(open_with(STEPS, &path).unwrap());
+        let newer = file_of(dir.path(), SCHEMA + 1);
+        let refused = open_with(STEPS, &newer);
+        assert!(
+            matches!(refused, Err(LedgerError::Schema { found, known, .. }) if found == known + 1),
+            "{:?}",
+            refused.err()
+        );
+        let database = storage::file(&newer).unwrap();
+        assert_eq!((schema(&database).unwrap(), tenants(&database)), (Some(SCHEMA + 1), acme_alone()));
+        assert!(!dir.path().join("ledger.redb.v3").exists() && !dir.path().join("ledger.redb.v2").exists());
+    }
+
+    #[test]
+    fn a_new_file_has_our_schema_and_every_table_and_no_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open_with(STEPS, &dir.path().join("ledger.redb")).unwrap();
+        assert_eq!(schema(&database).unwrap(), Some(SCHEMA));
+        assert_eq!(names(&database.begin_read().unwrap()).unwrap().len(), TABLE_NAMES.len());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_older_schema_runs_the_steps_that_are_missing_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open_with(&[must_not_run, adds], &file_of(dir.path(), 2)).unwrap();
+        assert_eq!(schema(&database).unwrap(), Some(3));
+        assert_eq!(tenants(&database), [("acme".to_owned(), 7), ("migrated".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn the_file_before_the_first_step_is_kept_and_an_older_gateway_opens_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), 1);
+        drop(open_with(&[adds], &path).unwrap());
+        let kept = dir.path().join("ledger.redb.v1");
+        let old = open_with(&[], &kept).unwrap();
+        assert_eq!((schema(&old).unwrap(), tenants(&old)), (Some(1), acme_alone()));
+        // Opened a second time, nothing is copied again.
+        drop(old);
+        std::fs::remove_file(&kept).unwrap();
+        drop(open_with(&[adds], &path).unwrap());
+        assert!(!kept.exists());
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_usable_at_the_schema_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), 1);
+        assert!(open_with(&[breaks_after_a_write], &path).is_err());
+        let old = open_with(&[], &path).unwrap();
+        assert_eq!((schema(&old).unwrap(), tenants(&old)), (Some(1), acme_alone()));
+        drop(old);
+        // After the first of two steps it stands between them, and goes on from there.
+        assert!(open_with(&[adds, breaks_after_a_write], &path).is_err());
+        let database = open_with(&[must_not_run, adds], &path).unwrap();
+        assert_eq!(schema(&database).unwrap(), Some(3));
+    }
+
+    #[test]
+    fn without_room_for_the_copy_nothing_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), 1);
+        // A folder of that name can't be written as a file: it stands for every reason why the copy fails.
+        std::fs::create_dir(dir.path().join("ledger.redb.v1.tmp")).unwrap();
+        let refused = open_with(&[adds], &path);
+        assert!(matches!(refused, Err(LedgerError::Unavailable { .. })), "{:?}", refused.err());
+        let old = open_with(&[], &path).unwrap();
+        assert_eq!((schema(&old).unwrap(), tenants(&old)), (Some(1), acme_alone()));
+    }
+}
