@@ -2,27 +2,38 @@
 //!
 //! Two runtimes: Pingora's serve requests, the *core* runtime carries what outlives a request (dispatcher, attempts, monitors, upstream sockets).
 
+mod backends;
 pub mod certificates;
 mod listeners;
+mod logging;
+mod notify;
+mod reload;
+mod sockets;
+mod upgrade;
+
+pub use logging::start_logging;
 
 use crate::actions::{Lists, ObjectInfos};
 use crate::admin;
+use crate::admin::lifecycle::Ask;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
 use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
-use crate::config::{Config, ListenKind};
-use crate::deliver::events::{hub::Hub, upstream};
+use crate::config::faults::ConfigErrors;
+use crate::config::reload::Watched;
+use crate::config::{BackendConfig, Config, ListenKind, Loaded};
+use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
-use crate::dispatch::{monitor, relay, tracks::Tracks};
+use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
-use crate::ids::BackendId;
+use crate::ids::{BackendId, UpstreamClientId};
 use crate::inspect::Inspector;
-use crate::listen::ListenAddress;
+use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
@@ -37,28 +48,29 @@ use crate::tenants::created::CreatedTenants;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use backends::Watchers;
+use certificates::Certificates;
 use comfygate_policy::Catalogue;
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
+use reload::Reloader;
+use sockets::Sockets;
 use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
-use tracing::Level;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
-/// How long a stop waits for requests that go on; then it leaves all the same.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// After sockets were told to go, they get this long to say goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Threads of the core runtime: its tasks wait for sockets and the disk.
 const CORE_THREADS: usize = 2;
+
+/// How long the control socket gets to deliver its last answer.
+const LAST_ANSWER: Duration = Duration::from_millis(200);
 
 /// Everything of a gateway that is about to run.
 pub struct App {
@@ -67,35 +79,95 @@ pub struct App {
     drain: Drain,
     dispatch: DispatchHandle,
     commands: mpsc::Receiver<dispatcher::Command>,
+    sockets: Arc<Sockets>,
+    certificates: Certificates,
+    origin: Option<Origin>,
+    /// The former process, while it waits for word that this one serves.
+    former: Option<upgrade::Taken>,
+}
+
+/// Where a configuration comes from: what a reload reads again.
+#[derive(Debug)]
+pub struct Origin {
+    /// `--config`; `None`: wherever a configuration is found.
+    path: Option<PathBuf>,
+    watched: Watched,
+}
+
+impl Origin {
+    /// Loads the configuration, and remembers the files that it came from.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(path: Option<&Path>) -> Result<(Loaded, Self), ConfigErrors> {
+        let (loaded, files) = Config::load_watched(path);
+        Ok((loaded?, Self { path: path.map(Path::to_owned), watched: Watched::new(files) }))
+    }
+}
+
+/// How a gateway comes to its listeners and its ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// None runs with this state directory.
+    Fresh,
+    /// It takes over from the one that runs.
+    TakeOver,
 }
 
 impl App {
-    /// Builds everything that can fail: after this, only the network can.
+    /// A gateway whose configuration the program made: it is never read again.
     ///
     /// # Errors
-    /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used.
+    /// As [`App::build_from`].
     pub fn build(config: Config) -> anyhow::Result<Self> {
+        Self::build_from(config, None, Start::Fresh)
+    }
+
+    /// Builds everything that can fail: after this, only the network can. To take over, it builds first what needs neither ledger nor listeners.
+    ///
+    /// # Errors
+    /// A port that is taken (which), a state directory that is held or can't be written, a certificate that can't be used, nobody to take over from.
+    pub fn build_from(config: Config, origin: Option<Origin>, start: Start) -> anyhow::Result<Self> {
         pingora_rustls::install_default_crypto_provider();
         state_dir::take(&config.state_dir)?;
-        free_ports(&config)?;
         let core = core_runtime()?;
         let clock = Clock::system();
-        let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir, RedbOptions::default())?);
-        let blobs = Blobs::open(&config.state_dir)?;
+        let offer = match start {
+            Start::Fresh => None,
+            Start::TakeOver => Some(upgrade::Offer::ask(&config.state_dir)?),
+        };
+        let taken_over = offer.as_ref().map(|offer| offer.addresses.clone()).unwrap_or_default();
+        let mut sockets = sockets::bound(&config, &taken_over)?;
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let catalogue = catalogue(&config)?;
+        let mut former = None;
+        if let Some(offer) = offer {
+            // While the former process still serves: what can't be used is found here.
+            Certificates::load(&config, clock.wall())?;
+            let (taken, given) = offer.take()?;
+            sockets.extend(given);
+            former = Some(taken);
+        }
+        let ledger: Arc<dyn Ledger> = Arc::new(RedbLedger::open(&config.state_dir, RedbOptions::default())?);
+        let blobs = Blobs::open(&config.state_dir)?;
         let links = Links::new(
             signing_key::load_or_create(&config.state_dir)?,
             config.public_url.as_ref(),
             config.views_lifetime,
         );
+        let certificates = Certificates::load(&config, clock.wall())?;
+        let sockets = Sockets::new(&config, sockets)?;
         let backends = core.block_on(backends(&config, &*ledger))?;
         let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
         let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
+        metrics.set_config(1, true);
+        logging::set_generation(1);
         let services = Arc::new(Services {
+            reloaded: watch::channel(1).0,
+            submissions: Drain::new(),
             space: Space::of(&config.state_dir),
             hub: Arc::new(Hub::new(config.limits.websockets_max)),
             tracks: Tracks::default(),
@@ -127,7 +199,16 @@ impl App {
             lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
-        Ok(Self { services, core, drain: Drain::new(), dispatch, commands })
+        let drain = Drain::new();
+        Ok(Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former })
+    }
+
+    /// The parts that a test of the dispatcher needs.
+    #[cfg(test)]
+    pub(crate) fn into_dispatch_parts(
+        self,
+    ) -> (Arc<Services>, Runtime, Drain, DispatchHandle, mpsc::Receiver<dispatcher::Command>) {
+        (self.services, self.core, self.drain, self.dispatch, self.commands)
     }
 
     /// The parts, for whoever prepares them before [`App::run`].
@@ -135,82 +216,198 @@ impl App {
         &self.services
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT; then refuses new work, tells the sockets, and returns as soon as nothing is in flight.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT; then refuses new work, tells the sockets, and returns as soon as nothing is in flight. Returns too
+    /// when another process has taken over.
     ///
     /// # Errors
-    /// When what the ledger holds can't be read, or a listener can't be made.
+    /// When what the ledger holds can't be read, a listener can't be made, or a process that took over does not serve.
     pub fn run(self) -> anyhow::Result<()> {
-        let Self { services, core, drain, dispatch, commands } = self;
+        let Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former } = self;
         let active = core.block_on(services.ledger.active_jobs())?;
+        let watchers = Watchers::new(&services, &dispatch, &drain, core.handle().clone());
+        watchers.follow();
         let _inside = core.enter();
-        for backend in services.backends().values() {
-            watch_backend(&services, backend, &dispatch, &drain);
-        }
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
-        core.spawn(dispatcher.run(commands, drain.subscribe()));
+        let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
+        let turn = Arc::default();
+        let program = upgrade::Program {
+            binary: std::env::current_exe().ok(),
+            config: origin.as_ref().and_then(|origin| origin.path.clone()),
+        };
+        let giver = upgrade::Giver::new(&services, &drain, &sockets, &watchers, dispatcher, &turn, program);
+        let (asks, asked) = admin::lifecycle::channel();
+        let admin = admin::Admin::new(&services, &drain, asks);
         let gateway = gateway(&services, &dispatch, &drain);
-        let admin = admin::Admin::new(&services, &drain);
-        let certificates = certificates::Certificates::load(&services.config(), services.clock.wall())?;
-        let server = listeners::server(&services, &certificates, gateway, admin)?;
+        let (server, connections) = listeners::server(&services, &certificates, gateway, admin, &sockets, &drain)?;
+        core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));
+        let reloader = Reloader::new(&services, &watchers, certificates, origin);
+        core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
         report_start(&services);
-        let signal = StopSignal { services: Arc::clone(&services), drain };
-        server.run(RunArgs { shutdown_signal: Box::new(signal) });
+        let giver_at_end = Arc::clone(&giver);
+        let end =
+            End { services: Arc::clone(&services), drain, sockets, giver, connections, former: Mutex::new(former) };
+        server.run(RunArgs { shutdown_signal: Box::new(end) });
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
-        Ok(())
+        match giver_at_end.outcome() {
+            Some(upgrade::Outcome::Failed(reason)) => anyhow::bail!(reason),
+            Some(upgrade::Outcome::Serving(_)) | None => Ok(()),
+        }
     }
 }
 
-/// Ends the gateway in order: refuse new work, tell the sockets, wait for what is in flight.
-struct StopSignal {
+/// Does what concerns the process as a whole, one after the other: reloads by file, signal and command, and upgrades by command.
+async fn lifecycle(
     services: Arc<Services>,
+    mut reloader: Reloader,
+    giver: Arc<upgrade::Giver>,
+    mut asked: mpsc::Receiver<Ask>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     drain: Drain,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for StopSignal {
-    async fn recv(&self) -> ShutdownSignal {
-        if let Err(error) = self.stop_asked().await {
-            tracing::error!(%error, "signals can't be watched; the gateway stops");
+) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(%error, "SIGHUP can't be watched; nothing is read again"),
+    };
+    let mut looks = tokio::time::interval(reload::LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = drain.subscribe();
+    loop {
+        let wanted = tokio::select! {
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => return,
+            ask = asked.recv() => match ask {
+                Some(Ask::Reload(answer)) => Wanted::Reload(Some(answer)),
+                Some(Ask::Upgrade(request, answer)) => {
+                    let giver = Arc::clone(&giver);
+                    // Who asked may have gone; the successor comes all the same.
+                    tokio::spawn(async move { drop(answer.send(giver.start_successor(request).await)) });
+                    continue;
+                }
+                None => return,
+            },
+            _ = hangup.recv() => {
+                services.audit.reopen();
+                if !reloader.has_files() {
+                    continue;
+                }
+                Wanted::Reload(None)
+            }
+            _ = looks.tick() => Wanted::Look,
+        };
+        let _turn = turn.lock().await;
+        if drain.is_stopping() {
+            return;
         }
-        tracing::info!("stopping");
-        self.drain.stop();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.drain.idle()).await.is_err() {
-            tracing::warn!("requests were still in flight after {DRAIN_TIMEOUT:?}");
-        }
-        // Pingora's graceful stop is a sleep of fixed length; everything is over already.
-        ShutdownSignal::FastShutdown
-    }
-}
-
-impl StopSignal {
-    async fn stop_asked(&self) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut quit = signal(SignalKind::quit())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = quit.recv() => return Ok(()),
-                _ = hangup.recv() => {
-                    self.services.audit.reopen();
-                    tracing::warn!("SIGHUP: log files are reopened; the configuration is not read again, that is not built yet");
+        match wanted {
+            Wanted::Look => reloader.look().await,
+            Wanted::Reload(answer) => {
+                let report = reloader.reload().await;
+                if let Some(answer) = answer {
+                    drop(answer.send(report));
                 }
             }
         }
     }
 }
 
-/// Log lines to stderr; `RUST_LOG` chooses what. A second call changes nothing.
-pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,pingora_core=warn,pingora_proxy=warn,pingora=warn"));
-    // SECURITY: at `trace` Pingora writes whole request heads, credentials included.
-    let no_heads = filter_fn(|line| !(line.target().starts_with("pingora") && *line.level() == Level::TRACE));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    let _ = tracing_subscriber::registry().with(filter).with(lines.with_filter(no_heads)).try_init();
+/// What the lifecycle does next.
+enum Wanted {
+    Look,
+    Reload(Option<tokio::sync::oneshot::Sender<admin::lifecycle::ReloadReport>>),
+}
+
+/// The end of the process, in order: refuse new work, tell the sockets, wait for what is in flight.
+struct End {
+    services: Arc<Services>,
+    drain: Drain,
+    sockets: Arc<Sockets>,
+    giver: Arc<upgrade::Giver>,
+    connections: Arc<Connections>,
+    former: Mutex<Option<upgrade::Taken>>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for End {
+    /// Called when every service has been started.
+    async fn recv(&self) -> ShutdownSignal {
+        notify::tell(notify::Word::Ready);
+        if let Some(former) = self.former.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            former.serving();
+        }
+        match StopSignals::new() {
+            Ok(signals) => self.until_over(signals).await,
+            Err(error) => tracing::error!(%error, "signals can't be watched; the gateway stops"),
+        }
+        // Pingora's graceful stop is a sleep of fixed length; everything is over already.
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl End {
+    async fn until_over(&self, mut signals: StopSignals) {
+        tokio::select! {
+            () = signals.next() => {
+                tracing::info!("stopping");
+                notify::tell(notify::Word::Stopping);
+                self.drain.stop();
+                self.sockets.close();
+            }
+            outcome = self.giver.ended() => {
+                drop(tokio::time::timeout(GOODBYE_TIMEOUT, self.giver.answered()).await);
+                // For the answer on the control socket, and for handshakes that began before the hand-over.
+                tokio::time::sleep(LAST_ANSWER).await;
+                if matches!(outcome, upgrade::Outcome::Failed(_)) {
+                    return;
+                }
+            }
+        }
+        let timeout = self.services.config().drain_timeout;
+        let idle = async {
+            drop(tokio::time::timeout(STRAGGLER + LAST_ANSWER, self.stragglers()).await);
+            self.drain.idle().await;
+        };
+        tokio::select! {
+            ended = tokio::time::timeout(timeout, idle) => if ended.is_err() {
+                tracing::warn!("requests were still in flight after {timeout:?}");
+            },
+            () = signals.next() => tracing::warn!("told twice to stop: what is in flight is cut off"),
+        }
+    }
+
+    /// Resolves when every connection is closed: one that was accepted just before the stop has a moment to bring its request.
+    async fn stragglers(&self) {
+        while self.connections.open() > 0 {
+            tokio::time::sleep(STRAGGLER_POLL).await;
+        }
+    }
+}
+
+/// Between two looks at the connections of a gateway that stops.
+const STRAGGLER_POLL: Duration = Duration::from_millis(10);
+
+/// The signals that end the process.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
+        }
+    }
 }
 
 /// The runtime of what outlives a request.
@@ -236,30 +433,6 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
     builder.create(path).with_context(|| format!("can't make the directory `{}`", path.display()))
 }
 
-/// Pingora gives up with a panic when a port is taken; we want to say which.
-fn free_ports(config: &Config) -> anyhow::Result<()> {
-    let metrics = ListenAddress::Tcp(config.metrics_address);
-    for address in config.listen.iter().map(|listener| &listener.address).chain([&metrics]) {
-        match address {
-            ListenAddress::Tcp(tcp) => {
-                let bound = std::net::TcpListener::bind(tcp);
-                bound.with_context(|| format!("can't listen on {address}: is something else listening there?"))?;
-            }
-            ListenAddress::Unix(path) => free_socket_file(path)?,
-        }
-    }
-    Ok(())
-}
-
-/// A socket file that nobody serves is left from before and replaced; anything else at its place stays.
-fn free_socket_file(path: &Path) -> anyhow::Result<()> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    anyhow::ensure!(metadata.file_type().is_socket(), "can't listen on `{}`: it is no socket", path.display());
-    let served = std::os::unix::net::UnixStream::connect(path).is_ok();
-    anyhow::ensure!(!served, "can't listen on `{}`: the socket is in use", path.display());
-    Ok(())
-}
-
 fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
     let Some(path) = &config.object_info_file else { return Ok(Catalogue::builtin_arc()) };
     let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
@@ -272,27 +445,16 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
     let mut backends = BTreeMap::new();
     for backend in &config.backends {
         let client = ledger.upstream_client(&backend.id).await?;
-        let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
-        made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
-        backends.insert(backend.id.clone(), Arc::new(made));
+        backends.insert(backend.id.clone(), made(config, backend, client));
     }
     Ok(backends)
 }
 
-/// Watches one backend and carries its events, until the gateway stops.
-fn watch_backend(services: &Arc<Services>, backend: &Arc<Backend>, dispatch: &DispatchHandle, drain: &Drain) {
-    let (relayed, id) = (Arc::clone(services), backend.id.clone());
-    let sink = move |event| relay::relay(&relayed, &id, event);
-    let (socket, carrying) = upstream::Upstream::new(backend.endpoint.clone(), backend.client, sink, drain.subscribe());
-    tokio::spawn(carrying.run());
-    backend.set_socket(socket.clone());
-    tokio::spawn(monitor::watch(
-        Arc::clone(services),
-        Arc::clone(backend),
-        socket.connected(),
-        dispatch.clone(),
-        drain.subscribe(),
-    ));
+/// A backend that nobody has asked yet.
+fn made(config: &Config, backend: &BackendConfig, client: UpstreamClientId) -> Arc<Backend> {
+    let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
+    Arc::new(made)
 }
 
 fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -> Gateway {

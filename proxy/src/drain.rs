@@ -1,15 +1,17 @@
-//! Leaving: how many requests are in flight, and the word that the gateway stops.
+//! Leaving: how many requests are in flight, and the word that the gateway stops or hands over to its successor.
 //!
 //! Pingora's own grace is an unconditional sleep (pingora-notes §6), so we count ourselves: new work is refused from the first moment of a stop, and
 //! the process leaves as soon as nothing is in flight.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// The word that the gateway stops, and the count of what still goes on.
 #[derive(Debug, Clone)]
 pub struct Drain {
     stopping: Arc<watch::Sender<bool>>,
+    handing_over: Arc<AtomicBool>,
     in_flight: Arc<watch::Sender<usize>>,
 }
 
@@ -21,7 +23,11 @@ impl Drain {
     /// A gateway that runs.
     #[allow(clippy::new_without_default, reason = "nothing about it is a default")]
     pub fn new() -> Self {
-        Self { stopping: Arc::new(watch::channel(false).0), in_flight: Arc::new(watch::channel(0).0) }
+        Self {
+            stopping: Arc::new(watch::channel(false).0),
+            handing_over: Arc::default(),
+            in_flight: Arc::new(watch::channel(0).0),
+        }
     }
 
     /// Whether new work is refused.
@@ -37,6 +43,17 @@ impl Drain {
     /// From now on new work is refused and sockets are told.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// A stop that another process follows at once: what goes on at backends is left to it.
+    pub fn hand_over(&self) {
+        self.handing_over.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// Whether the stop is one that another process follows.
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Acquire)
     }
 
     /// Counts something as in flight.
@@ -82,5 +99,14 @@ mod tests {
         assert!(!seen.is_stopping());
         drain.stop();
         assert!(seen.is_stopping());
+        assert!(!seen.is_handing_over());
+    }
+
+    #[test]
+    fn handing_over_is_a_stop_too() {
+        let drain = Drain::new();
+        let seen = drain.clone();
+        drain.hand_over();
+        assert!(seen.is_stopping() && seen.is_handing_over());
     }
 }

@@ -55,6 +55,8 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 const PACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a client is told to wait when the gateway stops: another takes over, or the same comes back.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
+/// What a client is told to wait when a successor takes over: it serves within a second.
+const HAND_OVER_RETRY: Duration = Duration::from_secs(1);
 /// Open to everybody, without the path of `public_url` too.
 const HEALTH_PATH: &str = "/gate/health";
 /// What a client is told to wait when no backend answers.
@@ -129,6 +131,10 @@ impl Gateway {
         };
         if let Ok(matched) = &found {
             ctx.route = matched.entry.path;
+        }
+        if self.drain.is_handing_over() {
+            let text = "the gateway hands over to its successor: ask again on a new connection";
+            return Err((Stage::Listen, Rejection::unavailable("handing_over", text, HAND_OVER_RETRY)));
         }
         if self.drain.is_stopping() {
             return Err((Stage::Listen, Rejection::unavailable("stopping", "the gateway is stopping", STOPPING_RETRY)));
@@ -544,6 +550,7 @@ impl Gateway {
         let mut ends = self.services.browsers.ends();
         // A session that ended before we listened is seen by the first look.
         let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
+        let mut reloaded = self.services.reloaded.subscribe();
         loop {
             let told = async {
                 match cookie {
@@ -554,6 +561,8 @@ impl Gateway {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = told => {}
+                // Its sender lives as long as this does: the error can't be.
+                _ = reloaded.changed() => {}
             }
             wait = CREDENTIAL_INTERVAL;
             // An open socket is no use of a session: a forgotten tab must not keep it alive.

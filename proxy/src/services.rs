@@ -15,6 +15,7 @@ use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::tracks::Tracks;
+use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
 use crate::listen::ClientTls;
@@ -33,12 +34,14 @@ use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// The parts of a running gateway.
 pub struct Services {
     /// What a reload replaces; read through [`Services::live`] and its short forms.
     pub live: ArcSwap<Live>,
+    /// Tells of each reload, by its generation: for what looks at the configuration only now and then.
+    pub reloaded: watch::Sender<u64>,
     /// The only source of time.
     pub clock: Clock,
     /// Jobs, files, keys.
@@ -51,6 +54,8 @@ pub struct Services {
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
     pub tracks: Tracks,
+    /// Submissions to backends that were not answered yet.
+    pub submissions: Drain,
     /// Signed URLs.
     pub links: Links,
     /// Decisions worth a line.

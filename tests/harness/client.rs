@@ -178,13 +178,38 @@ impl Client {
         let request = request.body(Full::new(body)).unwrap();
         let answer = done(&what, async {
             let stream = tls::connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let driven = tokio::spawn(connection);
-            let response = collected(sender.send_request(request).await?).await;
-            driven.abort();
-            response
+            self.sent(stream, request).await
         });
         self.checked(&what, answer.await)
+    }
+
+    /// `POST` of JSON whose connection may fail: then what the system said.
+    ///
+    /// # Errors
+    /// No connection, or one that ended before the answer.
+    pub async fn try_post(&self, path: &str, body: &Value) -> Result<Response, String> {
+        let stream = tls::try_connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
+        let stream = stream.map_err(|error| format!("connecting: {error}"))?;
+        let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, self.authority());
+        for (name, value) in &self.credential {
+            request = request.header(name, value);
+        }
+        let request =
+            request.header(CONTENT_TYPE, "application/json").body(Full::new(body.to_string().into())).unwrap();
+        let answer = within(path, self.sent(stream, request)).await.map_err(|error| format!("asking: {error}"))?;
+        Ok(self.checked(path, answer))
+    }
+
+    async fn sent(
+        &self,
+        stream: tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response, hyper::Error> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let driven = tokio::spawn(connection);
+        let response = collected(sender.send_request(request).await?).await;
+        driven.abort();
+        response
     }
 
     /// Any request over HTTP/2.

@@ -100,6 +100,7 @@ pub struct Builder {
     tenants: String,
     files: Vec<(String, String)>,
     head: String,
+    environment: Vec<(String, String)>,
     survives_full_files: bool,
 }
 
@@ -167,6 +168,13 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// Sets an environment variable of the process.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -281,6 +289,7 @@ impl Gateway {
             tenants: String::new(),
             files: Vec::new(),
             head: "PUBLIC".to_owned(),
+            environment: Vec::new(),
             survives_full_files: false,
         }
     }
@@ -388,21 +397,7 @@ impl Gateway {
 
     async fn try_start(&mut self) -> Result<(), ExitStatus> {
         assert!(self.child.is_none(), "it runs already");
-        let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let mut command = if self.plan.survives_full_files {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary());
-            shell
-        } else {
-            Command::new(binary())
-        };
-        command.arg("serve").arg("--config").arg(self.config()).current_dir(self.directory.path()).stdin(Stdio::null());
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
-        self.child = Some(command.spawn().unwrap());
+        self.child = Some(self.spawned(&[]));
         let end = tokio::time::Instant::now() + START_DEADLINE;
         loop {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
@@ -418,6 +413,26 @@ impl Gateway {
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+    }
+
+    fn spawned(&self, arguments: &[&str]) -> std::process::Child {
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let mut command = if self.plan.survives_full_files {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary());
+            shell
+        } else {
+            Command::new(binary())
+        };
+        command.arg("serve").args(arguments).arg("--config").arg(self.config());
+        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        command.env_remove("NOTIFY_SOCKET").envs(self.plan.environment.iter().cloned());
+        command.spawn().unwrap()
     }
 
     async fn answers(&self) -> bool {
@@ -538,6 +553,53 @@ impl Gateway {
         self.signal(&child, "TERM");
         let ended = eventually("the gateway ends", || std::future::ready(child.try_wait().unwrap()));
         within("SIGTERM", ended).await
+    }
+
+    /// Sends the process a signal, such as `HUP`.
+    pub fn send_signal(&self, name: &str) {
+        self.signal(self.child.as_ref().expect("it runs"), name);
+    }
+
+    /// Waits until the process has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not within the deadline.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        eventually("the gateway ends", || std::future::ready(child.try_wait().unwrap())).await
+    }
+
+    /// Starts a second process that takes over from this one, and gives the former one's exit status. The second one is the gateway from then on.
+    ///
+    /// # Panics
+    /// When the former one does not end within the deadline.
+    pub async fn upgrade(&mut self) -> ExitStatus {
+        let successor = self.spawned(&["--upgrade"]);
+        let status = self.ended().await;
+        self.child = Some(successor);
+        status
+    }
+
+    /// The value of `comfygate_config_generation`.
+    pub async fn generation(&self) -> u64 {
+        self.metric("comfygate_config_generation").await as u64
+    }
+
+    /// Waits until that generation of the configuration, or a later one, is in force.
+    pub async fn generation_is(&self, generation: u64) {
+        eventually(&format!("generation {generation}"), || async {
+            (self.generation().await >= generation).then_some(())
+        })
+        .await;
+    }
+
+    /// Rewrites a file of the directory, as an editor does: a new file renamed over the old one.
+    pub fn edit(&self, name: &str, change: impl FnOnce(String) -> String) {
+        let path = self.directory.path().join(name);
+        let text = change(fs::read_to_string(&path).unwrap());
+        let new = path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, path).unwrap();
     }
 
     fn signal(&self, child: &std::process::Child, name: &str) {

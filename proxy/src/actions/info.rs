@@ -154,6 +154,11 @@ impl ObjectInfos {
         kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, kept)| Arc::clone(kept))
     }
 
+    /// Forgets all: policies, catalogue or backends are others now.
+    pub fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn keep(&self, key: ObjectInfoKey, now: Instant, template: Arc<Template>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _, _)| *known != key);

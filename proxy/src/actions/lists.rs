@@ -67,6 +67,11 @@ impl Lists {
         kept.iter().find(|kept| kept.key == *key && fresh(kept.at)).map(|kept| kept.list.clone())
     }
 
+    /// Forgets all: policies, catalogue or backends are others now.
+    pub fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn keep(&self, key: Key, at: Instant, list: List) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|known| known.key != key);

@@ -9,11 +9,14 @@
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
+//! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
+//! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
 //! Status, metrics and backups: [`state`](super::state).
 
 use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
+use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -28,15 +31,18 @@ use std::sync::Arc;
 struct Control {
     keys: KeyService,
     services: Arc<Services>,
+    asks: Asks,
 }
 
 /// The router.
-pub fn router(services: &Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
     let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
     Router::new()
         .route("/v1/keys", get(list).post(create))
         .route("/v1/keys/{id}/revoke", post(revoke))
-        .with_state(Control { keys, services: Arc::clone(services) })
+        .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade))
+        .with_state(Control { keys, services: Arc::clone(services), asks })
         .merge(super::state::router(services))
         .merge(super::tenants::router(services))
         .merge(adoption_routes::router(services))
@@ -73,6 +79,26 @@ async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Respo
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => failed(&error),
     }
+}
+
+async fn reload(State(control): State<Control>) -> Response {
+    match control.asks.ask(Ask::Reload).await {
+        Some(report @ ReloadReport { applied: true, .. }) => Json(report).into_response(),
+        Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn upgrade(State(control): State<Control>, Json(request): Json<UpgradeRequest>) -> Response {
+    match control.asks.ask(|answer| Ask::Upgrade(request, answer)).await {
+        Some(report @ UpgradeReport::Serving(_)) => Json(report).into_response(),
+        Some(report) => (StatusCode::CONFLICT, Json(report)).into_response(),
+        None => stopping(),
+    }
+}
+
+fn stopping() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping").into_response()
 }
 
 fn failed(error: &KeyError) -> Response {

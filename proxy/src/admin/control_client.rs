@@ -2,6 +2,7 @@
 
 use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
 use super::keys::{KeyRequest, KeyView};
+use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
 use super::tenants::TenantView;
 use crate::ids::{KeyId, TenantId};
 use bytes::Bytes;
@@ -22,6 +23,10 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// It copies files of whatever size from one disk to another.
 const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A large catalogue on a slow disk.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A successor reads its configuration, and perhaps brings the ledger up to date.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ pub struct ControlClient {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The lock is held, but nobody is there.
-    #[error("the state directory is held by another process, but no gateway answers on `{path}`: {reason}")]
+    #[error("no gateway answers on `{path}`: {reason}")]
     NoGateway {
         /// The socket.
         path: String,
@@ -86,6 +91,36 @@ impl ControlClient {
         match self.call(Method::POST, &format!("/v1/keys/{id}/revoke"), Vec::new()).await? {
             (StatusCode::NOT_FOUND, _) => Ok(None),
             (_, body) => read(&body).map(Some),
+        }
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// [`ControlError`]; a refused configuration is an answer.
+    pub async fn reload(&self) -> Result<ReloadReport, ControlError> {
+        self.asked("/v1/reload", Vec::new(), RELOAD_TIMEOUT).await
+    }
+
+    /// Has a successor started.
+    ///
+    /// # Errors
+    /// [`ControlError`]; an upgrade that did not come about is an answer.
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReport, ControlError> {
+        let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
+        self.asked("/v1/upgrade", body, UPGRADE_TIMEOUT).await
+    }
+
+    /// A report, whether it says yes or no.
+    async fn asked<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<T, ControlError> {
+        match self.exchange(Method::POST, path, body, timeout).await? {
+            (StatusCode::OK | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, answer) => read(&answer),
+            (_, answer) => Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
         }
     }
 
@@ -154,15 +189,25 @@ impl ControlClient {
         body: Vec<u8>,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), ControlError> {
+        match self.exchange(method, path, body, timeout).await? {
+            (status, body) if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
+            (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         let calling = async {
             let response = self.ask(method, path, body).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes();
-            match status {
-                status if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
-                _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
-            }
+            Ok((status, body))
         };
         tokio::time::timeout(timeout, calling)
             .await

@@ -7,6 +7,7 @@ mod adoption_routes;
 pub mod control;
 pub mod control_client;
 pub mod keys;
+pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
 pub mod state;
@@ -18,7 +19,6 @@ use crate::drain::Drain;
 use crate::services::Services;
 use anyhow::Context;
 use listener::Routed;
-use pingora::services::ServiceWithDependents;
 use pingora::services::listening::Service;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -36,15 +36,15 @@ pub struct Admin {
 
 impl Admin {
     /// Routers over the gateway's parts.
-    pub fn new(services: &Arc<Services>, drain: &Drain) -> Self {
-        Self { metrics: metrics::router(Arc::clone(services), drain.clone()), control: control::router(services) }
+    pub fn new(services: &Arc<Services>, drain: &Drain, asks: lifecycle::Asks) -> Self {
+        Self { metrics: metrics::router(Arc::clone(services), drain.clone()), control: control::router(services, asks) }
     }
 
     /// Their listeners: TCP on the metrics address, the control socket with 0600 in the state directory.
     ///
     /// # Errors
     /// A former process's socket file that can't be removed.
-    pub fn services(self, config: &Config) -> anyhow::Result<Vec<Box<dyn ServiceWithDependents>>> {
+    pub fn services(self, config: &Config) -> anyhow::Result<(Service<Routed>, Service<Routed>)> {
         let mut metrics = Service::new("metrics".to_owned(), Routed(self.metrics));
         metrics.add_tcp(&config.metrics_address.to_string());
         let path = config.state_dir.join(CONTROL_SOCKET);
@@ -58,6 +58,6 @@ impl Admin {
         }
         let mut control = Service::new("control".to_owned(), Routed(self.control));
         control.add_uds(&path.display().to_string(), Some(Permissions::from_mode(0o600)));
-        Ok(vec![Box::new(metrics), Box::new(control)])
+        Ok((metrics, control))
     }
 }

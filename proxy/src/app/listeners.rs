@@ -1,8 +1,10 @@
-//! Every socket that the gateway listens on, as Pingora services.
+//! What is spoken on each socket that the gateway listens on, as Pingora services.
 
 use super::certificates::Certificates;
+use super::sockets::{Sockets, Until};
 use crate::admin;
 use crate::config::{Config, ListenConfig, ListenKind};
+use crate::drain::Drain;
 use crate::gateway::Gateway;
 use crate::listen::listeners::nearest;
 use crate::listen::{
@@ -27,7 +29,7 @@ const UPSTREAM_POOL: usize = 64;
 /// A forwarded static file is asked for once more at most: the peer was chosen a moment ago.
 const FORWARD_TRIES: usize = 2;
 
-/// A Pingora server with all listeners: TLS, redirects, metrics and the control socket.
+/// A Pingora server with all listeners: TLS, redirects, metrics and the control socket; and the count of its callers' connections.
 ///
 /// # Errors
 /// Settings that Pingora refuses.
@@ -36,7 +38,9 @@ pub(super) fn server(
     certificates: &Certificates,
     gateway: Gateway,
     admin: admin::Admin,
-) -> anyhow::Result<Server> {
+    sockets: &Arc<Sockets>,
+    drain: &Drain,
+) -> anyhow::Result<(Server, Arc<Connections>)> {
     let config = &*services.config();
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
@@ -73,12 +77,14 @@ pub(super) fn server(
             }
         }
     }
-    server.add_service(https);
+    server.add_boxed_service(sockets.lent(https, drain, Until::Stopping));
     if redirected {
-        server.add_service(redirects);
+        server.add_boxed_service(sockets.lent(redirects, drain, Until::Stopping));
     }
-    server.add_services(admin.services(config)?);
-    Ok(server)
+    let (metrics, control) = admin.services(config)?;
+    server.add_boxed_service(sockets.lent(metrics, drain, Until::Given));
+    server.add_service(control);
+    Ok((server, connections))
 }
 
 fn server_conf(config: &Config) -> ServerConf {
@@ -89,7 +95,7 @@ fn server_conf(config: &Config) -> ServerConf {
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         // Defaults lie in /tmp, where anybody may put something else.
         pid_file: private("comfygate.pid"),
-        upgrade_sock: private("upgrade.sock"),
+        upgrade_sock: private("pingora-upgrade.sock"),
         // We wait ourselves (`drain`); these are unconditional sleeps.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod export;
 pub mod key;
+pub mod lifecycle;
 pub mod policy;
 pub mod restore;
 pub mod serve;
@@ -40,7 +41,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve in front of the configured ComfyUI backends.
-    Serve(ConfigArgument),
+    Serve(serve::ServeArguments),
     /// Try it out: the gateway, two simulated backends and two tenants, all in one process.
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -50,6 +51,10 @@ pub enum Command {
     Doctor(doctor::DoctorArguments),
     /// Check configuration, tenants and policies; print every fault at once.
     Check(check::CheckArguments),
+    /// Have the running gateway read its configuration again.
+    Reload(lifecycle::ReloadArguments),
+    /// Have another process take over from the running gateway, without a refused connection or a lost job.
+    Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
     /// List tenants; close and open those that tokens made.
@@ -108,12 +113,14 @@ pub(crate) fn ledger(config: &Config) -> anyhow::Result<Option<RedbLedger>> {
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
-        Command::Serve(which) => serve::run(&which),
+        Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Reload(arguments) => lifecycle::reload(&arguments),
+        Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),

@@ -42,6 +42,10 @@ impl Checker<'_> {
         self.report.warning(at, what, hint);
     }
 
+    pub(super) fn consists_of(&self, file: &Path) {
+        self.report.consists_of(file);
+    }
+
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
         self.surroundings.current_dir.join(path)
     }
@@ -88,6 +92,7 @@ impl Checker<'_> {
                 canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
             },
+            drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
             audit: self.audit(raw.audit),
             certificate_names: raw
@@ -260,6 +265,7 @@ impl Checker<'_> {
 
     fn object_info(&self, named: &Located<String>) -> Option<PathBuf> {
         let path = self.absolute(&named.value);
+        self.consists_of(&path);
         match std::fs::File::open(&path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => Some(path),
             Ok(_) => self.refuse(&named.at, format!("`{}` is no file", path.display()), ""),

@@ -87,6 +87,8 @@ pub struct Report {
     warnings: RefCell<Vec<Fault>>,
     /// Every key that the readers asked for, as a pattern (`listen[].address`): what the documentation is compared with.
     pub(super) asked: RefCell<BTreeSet<String>>,
+    /// Every file that the configuration consists of, whether it could be read or not: what a reload watches.
+    files: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Report {
@@ -98,6 +100,16 @@ impl Report {
     /// Notes something doubtful that works.
     pub fn warning(&self, place: &Place, what: impl Into<String>, hint: impl Into<String>) {
         self.warnings.borrow_mut().push(Fault { place: place.clone(), what: what.into(), hint: hint.into() });
+    }
+
+    /// Notes a file that belongs to the configuration.
+    pub fn consists_of(&self, file: &Path) {
+        self.files.borrow_mut().insert(file.to_owned());
+    }
+
+    /// Takes the files noted so far.
+    pub fn take_files(&self) -> BTreeSet<PathBuf> {
+        self.files.take()
     }
 
     /// The value and its warnings if nothing was wrong, else everything that was.
@@ -132,6 +144,7 @@ pub const FILE_BYTES_MAX: u64 = 4 << 20;
 impl SourceFile {
     /// Reads a file whole; what goes wrong is noted at `named_at`, where the path was written.
     pub fn read(path: PathBuf, named_at: &Place, report: &Report) -> Option<Self> {
+        report.consists_of(&path);
         match read_bounded(&path, FILE_BYTES_MAX).and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8"))
         }) {

@@ -204,6 +204,9 @@ impl Issuers<'_> {
             Algorithm::Hs256 => SecretReference::parse(&named.value, &surroundings.current_dir),
             _ => Ok(SecretReference::File(self.checker.absolute(&named.value))),
         };
+        if let Ok(SecretReference::File(path)) = &reference {
+            self.checker.consists_of(path);
+        }
         match reference.and_then(|reference| reference.read(surroundings.environment)) {
             Ok(material) => Some(material),
             Err(error) => self.refuse(&named.at, error.to_string(), ""),

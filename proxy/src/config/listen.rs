@@ -188,6 +188,7 @@ impl Checker<'_> {
             _ => ClientCertificates::Required,
         };
         let file = self.absolute(&named.value);
+        self.consists_of(&file);
         match ClientVerifier::load(&file, wanted) {
             Ok(_) => Some(ClientCaConfig { file, wanted }),
             Err(error) => self.refuse(&named.at, error.to_string(), "-----BEGIN CERTIFICATE-----"),

@@ -11,6 +11,7 @@ mod issuers;
 mod listen;
 mod raw;
 pub mod reader;
+pub mod reload;
 pub mod secrets;
 mod tls_files;
 pub mod units;
@@ -27,6 +28,7 @@ use crate::listen::{ListenAddress, ListenerFacts, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use faults::{ConfigErrors, Fault, Place, Report};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -67,6 +69,8 @@ pub struct Config {
     pub sessions: SessionBounds,
     /// How jobs are run.
     pub dispatch: DispatchConfig,
+    /// How long a stop waits for requests that go on; then it leaves all the same.
+    pub drain_timeout: Duration,
     /// A pinned `object_info` document, absolute; `None`: asked of the backends.
     pub object_info_file: Option<PathBuf>,
     /// Where audit lines go.
@@ -136,7 +140,7 @@ pub enum CertificateConfig {
 }
 
 /// `[[backends]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendConfig {
     /// Its name in logs and metrics.
     pub id: BackendId,
@@ -501,12 +505,7 @@ impl Config {
     /// # Errors
     /// Every fault of the configuration, the tenants, the policies and the files they name.
     pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
-        let surroundings = Surroundings::of_the_process().map_err(|error| {
-            let what = format!("the current directory can't be read: {error}");
-            let fault =
-                Fault { place: Place::file(Path::new(".")), what, hint: "start in a directory that exists".to_owned() };
-            ConfigErrors { errors: vec![fault], warnings: Vec::new() }
-        })?;
+        let surroundings = Surroundings::of_the_process().map_err(|error| no_current_directory(&error))?;
         Self::load_in(&surroundings, path)
     }
 
@@ -515,13 +514,29 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_in(surroundings: &Surroundings<'_>, path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
+        Self::load_with_files(surroundings, path).0
+    }
+
+    /// [`Config::load`], and every file that it consists of, whether it could be read or not: what a reload watches.
+    pub fn load_watched(path: Option<&Path>) -> (Result<Loaded, ConfigErrors>, BTreeSet<PathBuf>) {
+        match Surroundings::of_the_process() {
+            Ok(surroundings) => Self::load_with_files(&surroundings, path),
+            Err(error) => (Err(no_current_directory(&error)), BTreeSet::new()),
+        }
+    }
+
+    fn load_with_files(
+        surroundings: &Surroundings<'_>,
+        path: Option<&Path>,
+    ) -> (Result<Loaded, ConfigErrors>, BTreeSet<PathBuf>) {
         let Some(file) = surroundings.config_file(path) else {
-            return Ok(Loaded { config: Self::built_in(surroundings.state_dir()), warnings: Vec::new() });
+            let config = Self::built_in(surroundings.state_dir());
+            return (Ok(Loaded { config, warnings: Vec::new() }), BTreeSet::new());
         };
         let report = Report::default();
         let config = checked::read_config(file, surroundings, &report);
-        let (config, warnings) = report.conclude(config)?;
-        Ok(Loaded { config, warnings })
+        let files = report.take_files();
+        (report.conclude(config).map(|(config, warnings)| Loaded { config, warnings }), files)
     }
 
     /// What this machine is called: for the certificate that is made.
@@ -561,11 +576,18 @@ impl Config {
             limits: LimitsConfig::default(),
             sessions: default_sessions(),
             dispatch: DispatchConfig::default(),
+            drain_timeout: Duration::from_secs(30),
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
             certificate_names: Vec::new(),
         }
     }
+}
+
+fn no_current_directory(error: &std::io::Error) -> ConfigErrors {
+    let what = format!("the current directory can't be read: {error}");
+    let hint = "start in a directory that exists".to_owned();
+    ConfigErrors { errors: vec![Fault { place: Place::file(Path::new(".")), what, hint }], warnings: Vec::new() }
 }
 
 /// `[sessions]` where the file says nothing: a working day, and a week.

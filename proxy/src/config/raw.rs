@@ -26,6 +26,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) sessions: RawSessions,
     pub(super) dispatch: RawDispatch,
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit: RawAudit,
     pub(super) certificate_names: Vec<Located<String>>,
@@ -168,6 +169,7 @@ impl RawConfig {
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
             sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
             dispatch: in_table(&mut reader, "dispatch", |table| Some(RawDispatch::read(table))).unwrap_or_default(),
+            drain_timeout: in_table(&mut reader, "shutdown", |table| duration(table, "drain_timeout", SECOND..=HOUR)),
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
             audit: in_table(&mut reader, "audit", |table| Some(RawAudit::read(table))).unwrap_or_default(),
             certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
@@ -188,6 +190,7 @@ const NOT_BUILT_YET: [(&str, &str); 5] = [
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads one optional table and finishes it.

@@ -56,6 +56,7 @@ pub(super) fn pair(checker: &Checker<'_>, certificate: (&Path, &Place), key: (&P
 }
 
 fn pem(checker: &Checker<'_>, (path, named_at): (&Path, &Place)) -> Option<Vec<u8>> {
+    checker.consists_of(path);
     match read_bounded(path, PEM_BYTES_MAX) {
         Ok(bytes) => Some(bytes),
         Err(error) => checker.refuse(named_at, format!("can't read `{}`: {error}", path.display()), ""),

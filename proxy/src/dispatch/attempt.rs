@@ -324,7 +324,10 @@ impl Carrying {
                 Err(unpushed) => return self.unpushed(unpushed).await,
             }
             let statuses = self.statuses();
-            match self.backend.comfyui.submit(body.clone()).await {
+            let on_its_way = self.services.submissions.enter();
+            let answer = self.backend.comfyui.submit(body.clone()).await;
+            drop(on_its_way);
+            match answer {
                 Err(ComfyUiError::Status { status, body })
                     if status == http::StatusCode::BAD_REQUEST
                         && !pushed_again

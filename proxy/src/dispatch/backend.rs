@@ -44,6 +44,17 @@ pub struct Backend {
     /// Grows whenever everything it has of ours is given up.
     written_off: watch::Sender<u64>,
     socket: OnceLock<UpstreamSocket>,
+    attempts: Arc<watch::Sender<u32>>,
+}
+
+/// An attempt that a task carries at a backend; dropped when it is over.
+#[derive(Debug)]
+pub struct Occupied(Arc<watch::Sender<u32>>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.send_modify(|attempts| *attempts = attempts.saturating_sub(1));
+    }
 }
 
 /// Whether a backend may be given work.
@@ -85,7 +96,20 @@ impl Backend {
             ejected: Notify::new(),
             written_off: watch::Sender::new(0),
             socket: OnceLock::new(),
+            attempts: Arc::new(watch::channel(0).0),
         }
+    }
+
+    /// Counts an attempt that is carried here.
+    pub fn occupy(&self) -> Occupied {
+        self.attempts.send_modify(|attempts| *attempts = attempts.saturating_add(1));
+        Occupied(Arc::clone(&self.attempts))
+    }
+
+    /// Resolves when no attempt is carried here.
+    pub async fn vacant(&self) {
+        // The sender lives in `self`, so waiting can't fail.
+        drop(self.attempts.subscribe().wait_for(|attempts| *attempts == 0).await);
     }
 
     /// Our socket there, once there is one.
@@ -255,5 +279,24 @@ impl Backend {
     /// Changes when everything it has of ours is given up, since its worker is dead.
     pub fn written_off(&self) -> watch::Receiver<u64> {
         self.written_off.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backend_is_vacant_when_its_last_attempt_is_over_and_no_earlier() {
+        let endpoint = BackendEndpoint::parse("http://127.0.0.1:8188").unwrap();
+        let backend =
+            Backend::new("gpu0".parse().unwrap(), "default".parse().unwrap(), endpoint, UpstreamClientId::new());
+        backend.vacant().await;
+        let (first, second) = (backend.occupy(), backend.occupy());
+        let mut vacant = Box::pin(backend.vacant());
+        drop(first);
+        assert!(futures_util::poll!(&mut vacant).is_pending());
+        drop(second);
+        vacant.await;
     }
 }

@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::health::Standing;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
+use crate::drain::Drain;
 use crate::ids::{BackendId, JobId};
 use crate::record::ledger::{Job, JobState};
 use crate::record::metrics::JobCounts;
@@ -16,6 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Commands that wait for the dispatcher; senders wait when it is full, which it is only while the dispatcher waits for nothing but memory.
@@ -23,6 +25,9 @@ const COMMANDS_MAX: usize = 4096;
 
 /// How often the queue is compared with the ledger.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long attempts on their way to a backend may take to arrive before they are left to a successor.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// What the dispatcher is told.
 #[derive(Debug)]
@@ -67,6 +72,10 @@ pub struct Dispatcher {
     handle: DispatchHandle,
     queue: HeldQueue,
     outstanding: HashMap<JobId, Outstanding>,
+    /// The tasks that carry attempts.
+    carriers: JoinSet<()>,
+    /// How often the queue is compared with the ledger.
+    reconcile_interval: Duration,
 }
 
 /// An attempt that a task carries.
@@ -80,18 +89,40 @@ struct Outstanding {
 impl Dispatcher {
     /// Starts from what the ledger has: held jobs wait, assigned and running ones are followed up where they were.
     pub fn new(services: Arc<Services>, handle: DispatchHandle, active: Vec<Job>) -> Self {
-        let mut dispatcher = Self { services, handle, queue: HeldQueue::default(), outstanding: HashMap::new() };
+        let mut dispatcher = Self {
+            services,
+            handle,
+            queue: HeldQueue::default(),
+            outstanding: HashMap::new(),
+            carriers: JoinSet::new(),
+            reconcile_interval: RECONCILE_INTERVAL,
+        };
         for job in active {
             dispatcher.take_up(job);
         }
         dispatcher
     }
 
-    /// Serves commands until `shutdown` turns true. Attempts in flight are left to run at their backends: the next start follows them up.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
-        let mut reconcile = tokio::time::interval_at(Instant::now() + RECONCILE_INTERVAL, RECONCILE_INTERVAL);
+    /// Serves commands until the gateway stops. Attempts in flight are left to run at their backends: the next start follows them up. When a
+    /// successor follows at once, nobody carries them any more when this resolves.
+    pub async fn run(mut self, commands: mpsc::Receiver<Command>, drain: Drain) {
+        self.serve(commands, drain.subscribe()).await;
+        if drain.is_handing_over() {
+            // Nobody assigns any more. One on its way would be looked for by the successor before it has arrived, and be sent again.
+            drop(tokio::time::timeout(ON_ITS_WAY, self.services.submissions.idle()).await);
+            self.carriers.shutdown().await;
+        } else {
+            // What ends before the process does may be committed still.
+            self.carriers.detach_all();
+        }
+    }
+
+    async fn serve(&mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+        let interval = self.reconcile_interval;
+        let mut reconcile = tokio::time::interval_at(Instant::now() + interval, interval);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            while self.carriers.try_join_next().is_some() {}
             self.assign_what_fits();
             self.report();
             let command = tokio::select! {
@@ -223,7 +254,7 @@ impl Dispatcher {
             }
             None => {
                 let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
-                tokio::spawn(async move {
+                self.carriers.spawn(async move {
                     let id = job.id;
                     let over = attempt::lost(&services, job, "its backend is not configured any more").await;
                     handle.send(Command::Over(id, over)).await;
@@ -247,9 +278,11 @@ impl Dispatcher {
             backend: Arc::clone(backend),
             interrupt: interrupted,
         });
-        tokio::spawn(async move {
+        let occupied = backend.occupy();
+        self.carriers.spawn(async move {
             // A panic must not keep the slot: the ledger still has the job, and the next reconciliation takes it up.
             let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded);
+            drop(occupied);
             handle.send(Command::Over(job, over)).await;
         });
     }
@@ -272,3 +305,6 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ const H2_STREAMS_MAX: u32 = 64;
 /// Decoded header list of one HTTP/2 request in bytes, like a head of HTTP/1.
 const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 
+/// How long a stop waits for the first request of a connection that was accepted just before.
+pub const STRAGGLER: Duration = Duration::from_secs(1);
+
 /// Told of every head and connection that is refused before the gateway sees a request: audit and metrics.
 pub trait HeadObserver: Send + Sync {
     /// `code` is the stable code of the refusal; `peer` the socket's other end, where there is a socket.
@@ -51,6 +54,8 @@ pub struct FrontLimits {
     pub h2_idle: Duration,
     /// Requests on one HTTP/1 connection. Default 1000: bounds what one connection can hold on to.
     pub requests_per_connection: u32,
+    /// How long after a stop a connection that was just accepted may still bring its first request, to be told to ask again. Default 1 s.
+    pub straggler: Duration,
 }
 
 impl Default for FrontLimits {
@@ -60,6 +65,7 @@ impl Default for FrontLimits {
             preface: Duration::from_secs(5),
             h2_idle: Duration::from_secs(30),
             requests_per_connection: 1000,
+            straggler: STRAGGLER,
         }
     }
 }
@@ -103,9 +109,10 @@ where
 
     async fn serve_h1(&self, mut stream: Stream, peer: Option<SocketAddr>, shutdown: &ShutdownWatch) {
         let mut settings: Option<HttpPersistentSettings> = None;
+        let mut patience = self.limits.straggler;
         loop {
             let mut buffer = BytesMut::with_capacity(4096);
-            match self.next_head(&mut stream, &mut buffer, shutdown).await {
+            match self.next_head(&mut stream, &mut buffer, shutdown, std::mem::take(&mut patience)).await {
                 Reading::Complete(_) => {}
                 Reading::Closed => return close(stream).await,
                 Reading::Bad(error) => {
@@ -124,8 +131,14 @@ where
         }
     }
 
-    /// The next head; on shutdown a connection that waits for its next request is closed, and one within a head is served.
-    async fn next_head(&self, stream: &mut Stream, buffer: &mut BytesMut, shutdown: &ShutdownWatch) -> Reading {
+    /// The next head; on shutdown a connection that waits for its next request is closed after `patience`, and one within a head is served.
+    async fn next_head(
+        &self,
+        stream: &mut Stream,
+        buffer: &mut BytesMut,
+        shutdown: &ShutdownWatch,
+        patience: Duration,
+    ) -> Reading {
         let mut stopping = shutdown.clone();
         // The first byte is awaited apart: waiting for it may be abandoned, reading after it may not.
         let first = async {
@@ -135,7 +148,10 @@ where
         let arrived = tokio::select! {
             biased;
             arrived = first => arrived,
-            _ = stopping.wait_for(|stop| *stop) => false,
+            () = async {
+                drop(stopping.wait_for(|stop| *stop).await);
+                tokio::time::sleep(patience).await;
+            } => false,
         };
         if arrived { read_head(&mut **stream, buffer, &self.limits.head).await } else { Reading::Closed }
     }

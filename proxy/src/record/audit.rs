@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Lines that wait for the disk.
 const LINES_MAX: usize = 4096;
+/// Faults of a configuration that a line names.
+const FAULTS_MAX: usize = 20;
 /// Longest reason, in characters: some of it may come from a caller.
 const REASON_CHARS_MAX: usize = 500;
 /// How long a stop waits for what is not written yet.
@@ -134,6 +136,19 @@ enum Event {
         version: &'static str,
     },
     Stopped,
+    /// The configuration was read again.
+    Reload {
+        generation: u64,
+        applied: bool,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        faults: Vec<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        needs_restart: Vec<String>,
+    },
+    /// Another process serves from now on.
+    HandedOver {
+        process: u32,
+    },
     Accepted(AcceptedLine),
     BundleUsed {
         #[serde(flatten)]
@@ -313,6 +328,23 @@ impl Audit {
     /// The gateway serves from now on.
     pub fn started(&self) {
         self.tell(Event::Started { version: env!("CARGO_PKG_VERSION") });
+    }
+
+    /// The configuration was read again; `faults` are why it was refused, if it was.
+    pub fn reload(&self, generation: u64, faults: &[String], needs_restart: &[String]) {
+        let cut_all =
+            |texts: &[String]| texts.iter().take(FAULTS_MAX).map(|text| cut(text, REASON_CHARS_MAX)).collect();
+        self.tell(Event::Reload {
+            generation,
+            applied: faults.is_empty(),
+            faults: cut_all(faults),
+            needs_restart: cut_all(needs_restart),
+        });
+    }
+
+    /// A successor has the listeners and the ledger.
+    pub fn handed_over(&self, process: u32) {
+        self.tell(Event::HandedOver { process });
     }
 
     /// The gateway has ended: writes this and all that waits, for 2 s at most. Blocks.

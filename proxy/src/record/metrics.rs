@@ -81,6 +81,8 @@ pub struct Metrics {
     queue_size: IntGauge,
     generation_seconds: Histogram,
     generations: IntCounterVec,
+    config_generation: IntGauge,
+    config_reload_successful: IntGauge,
 }
 
 impl Metrics {
@@ -137,6 +139,12 @@ impl Metrics {
             queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
             generation_seconds: histogram(&r, "comfyui_generation_duration_seconds", "Started to ended", &JOB_BUCKETS)?,
             generations: counters(&r, "comfyui_generation_total", "Jobs that ended", &["status"])?,
+            config_generation: gauge(&r, "comfygate_config_generation", "1 at start, one more with each reload")?,
+            config_reload_successful: gauge(
+                &r,
+                "comfygate_config_last_reload_successful",
+                "0 if the files hold a configuration that was refused",
+            )?,
             registry: r,
         })
     }
@@ -161,6 +169,17 @@ impl Metrics {
     pub fn set_backend(&self, backend: &BackendId, up: bool, outstanding: u32) {
         self.backend_up.with_label_values(&[backend.as_str()]).set(up.into());
         self.backend_outstanding.with_label_values(&[backend.as_str()]).set(outstanding.into());
+    }
+    /// A backend is not configured any more.
+    pub fn forget_backend(&self, backend: &BackendId) {
+        // Nothing to forget where nothing was told.
+        let _ = self.backend_up.remove_label_values(&[backend.as_str()]);
+        let _ = self.backend_outstanding.remove_label_values(&[backend.as_str()]);
+    }
+    /// Which configuration is in use, and whether the last reading of the files could be used.
+    pub fn set_config(&self, generation: u64, last_was_good: bool) {
+        self.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.config_reload_successful.set(last_was_good.into());
     }
     /// In which of its states a backend is, now.
     pub fn set_backend_state(&self, backend: &BackendId, standing: Standing) {

@@ -51,7 +51,7 @@ pub struct Hub {
     owners: DashMap<OwnerScope, OwnerSockets>,
     by_tenant: DashMap<TenantId, u32>,
     open: AtomicU32,
-    sockets_max: u32,
+    sockets_max: AtomicU32,
     next: AtomicU64,
     dropped: AtomicU64,
 }
@@ -109,10 +109,15 @@ impl Hub {
             owners: DashMap::new(),
             by_tenant: DashMap::new(),
             open: AtomicU32::new(0),
-            sockets_max,
+            sockets_max: AtomicU32::new(sockets_max),
             next: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }
+    }
+
+    /// From now on at most so many; sockets that are open stay.
+    pub fn set_sockets_max(&self, sockets_max: u32) {
+        self.sockets_max.store(sockets_max, Ordering::Relaxed);
     }
 
     /// Takes a socket in, under the id that the client named or a drawn one.
@@ -130,9 +135,9 @@ impl Hub {
             if *open >= sockets_max {
                 return Err(HubError::TooManySockets { limit: sockets_max });
             }
-            let one_more = |all: u32| (all < self.sockets_max).then(|| all.saturating_add(1));
+            let limit = self.sockets_max.load(Ordering::Relaxed);
+            let one_more = |all: u32| (all < limit).then(|| all.saturating_add(1));
             if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
-                let limit = self.sockets_max;
                 drop(open);
                 self.by_tenant.remove_if(&scope.tenant, |_, open| *open == 0);
                 return Err(HubError::Full { limit });

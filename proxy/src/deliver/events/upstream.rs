@@ -87,6 +87,8 @@ enum Ended {
     Asked,
     #[error("closed by the backend")]
     Closed,
+    #[error("the gateway stops")]
+    Stopping,
 }
 
 impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
@@ -109,34 +111,38 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
         (socket, Self { endpoint, client, sink, connected, reconnect, statuses, connections, stopping })
     }
 
-    /// Keeps the socket until the gateway stops.
+    /// Keeps the socket until it is told to stop; then closes it in order, so that ComfyUI forgets it before a successor comes under the same name.
     pub async fn run(self) {
         let mut stopping = self.stopping.clone();
-        let keeping = async {
-            let mut wait = BACKOFF.0;
-            loop {
-                let began = Instant::now();
-                let ended = self.connection().await;
-                self.connected.send_replace(false);
-                tracing::debug!(backend = %self.endpoint, reason = %ended, "upstream socket ended");
-                // One that lived was a good one: the next try need not wait long.
-                wait = if began.elapsed() > BACKOFF.1 { BACKOFF.0 } else { (wait * 2).min(BACKOFF.1) };
-                tokio::time::sleep(jittered(wait)).await;
+        let mut wait = BACKOFF.0;
+        while !*stopping.borrow() {
+            let began = Instant::now();
+            let ended = self.connection().await;
+            self.connected.send_replace(false);
+            tracing::debug!(backend = %self.endpoint, reason = %ended, "upstream socket ended");
+            // One that lived was a good one: the next try need not wait long.
+            wait = if began.elapsed() > BACKOFF.1 { BACKOFF.0 } else { (wait * 2).min(BACKOFF.1) };
+            tokio::select! {
+                () = tokio::time::sleep(jittered(wait)) => {}
+                () = stopped(&mut stopping) => return,
             }
-        };
-        tokio::select! {
-            () = keeping => {}
-            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {}
         }
     }
 
     async fn connection(&self) -> Ended {
-        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.open()).await;
+        let mut stopping = self.stopping.clone();
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.open()) => opened,
+            () = stopped(&mut stopping) => return Ended::Stopping,
+        };
         match opened {
             Ok(Ok(mut socket)) => {
                 self.connections.fetch_add(1, Ordering::Relaxed);
                 self.connected.send_replace(true);
-                let ended = self.read(&mut socket).await;
+                let ended = tokio::select! {
+                    ended = self.read(&mut socket) => ended,
+                    () = stopped(&mut stopping) => Ended::Stopping,
+                };
                 // Closed in order, so that ComfyUI forgets it before the next one comes under the same name.
                 let _ = tokio::time::timeout(Duration::from_secs(1), socket.close(None)).await;
                 ended
@@ -192,6 +198,11 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
     }
 }
 
+/// Resolves when the word to stop is given, or nobody is left to give it.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
 /// Between half of `wait` and all of it.
 fn jittered(wait: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_bytes()[0];
@@ -240,6 +251,21 @@ mod tests {
         let mut second = accept(&listener).await;
         assert!(second.next().await.unwrap().unwrap().is_text());
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn when_it_is_told_to_stop_it_says_goodbye_and_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = BackendEndpoint::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let (socket, upstream) = Upstream::new(endpoint, UpstreamClientId::new(), |_| {}, stopping);
+        let task = tokio::spawn(upstream.run());
+        let mut server = accept(&listener).await;
+        tokio::time::timeout(DEADLINE, socket.connected().wait_for(|connected| *connected)).await.unwrap().unwrap();
+        stop.send_replace(true);
+        assert!(server.next().await.unwrap().unwrap().is_text());
+        assert!(server.next().await.unwrap().unwrap().is_close());
+        tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
     }
 
     #[test]

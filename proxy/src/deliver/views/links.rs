@@ -7,6 +7,7 @@ use crate::config::PublicUrl;
 use crate::ids::{FileId, TenantId};
 use crate::record::ledger::FileRow;
 use crate::route::Query;
+use arc_swap::ArcSwap;
 use std::time::Duration;
 
 /// The only form of a file that this release serves.
@@ -18,8 +19,21 @@ const LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub struct Links {
     keys: SigningKeys,
+    form: ArcSwap<Form>,
+}
+
+/// What a reload may change.
+#[derive(Debug)]
+struct Form {
     base: String,
     lifetime: Duration,
+}
+
+impl Form {
+    fn new(public_url: Option<&PublicUrl>, lifetime: Duration) -> Self {
+        let base = public_url.map(|url| url.as_str().to_owned()).unwrap_or_default();
+        Self { base, lifetime: lifetime.min(LIFETIME_MAX) }
+    }
 }
 
 /// Why a URL opens nothing.
@@ -36,16 +50,21 @@ pub enum LinkError {
 impl Links {
     /// URLs below `public_url` (relative without one), good for `lifetime`, at most seven days.
     pub fn new(keys: SigningKeys, public_url: Option<&PublicUrl>, lifetime: Duration) -> Self {
-        let base = public_url.map(|url| url.as_str().to_owned()).unwrap_or_default();
-        Self { keys, base, lifetime: lifetime.min(LIFETIME_MAX) }
+        Self { keys, form: ArcSwap::from_pointee(Form::new(public_url, lifetime)) }
+    }
+
+    /// From now on URLs are like this; those given out stay good until they expire.
+    pub fn set(&self, public_url: Option<&PublicUrl>, lifetime: Duration) {
+        self.form.store(std::sync::Arc::new(Form::new(public_url, lifetime)));
     }
 
     /// A URL for a file, from now on. Without a key there is none: then an empty text, which opens nothing.
     pub fn signed(&self, tenant: &TenantId, file: FileId, now: WallMillis) -> String {
         let Some(key) = self.keys.current() else { return String::new() };
-        let expires = now.plus(self.lifetime).seconds();
+        let form = self.form.load();
+        let expires = now.plus(form.lifetime).seconds();
         let signature = Claims { tenant, file, variant: VARIANT, expires }.signed(key);
-        format!("{}/gate/files/{file}?expires={expires}&key={}&signature={signature}", self.base, key.id())
+        format!("{}/gate/files/{file}?expires={expires}&key={}&signature={signature}", form.base, key.id())
     }
 
     /// Whether the query was signed for that file.

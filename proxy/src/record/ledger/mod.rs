@@ -5,6 +5,7 @@
 //! beside the rows, written and synced before the row that names it.
 
 pub mod backups;
+pub mod closing;
 pub mod redb;
 pub mod sessions;
 pub mod tenants;
@@ -444,7 +445,7 @@ pub enum LedgerError {
 /// The store behind everything that is remembered.
 #[async_trait]
 pub trait Ledger:
-    Backups + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
+    Backups + closing::Closing + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
 {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.

@@ -8,6 +8,7 @@
 //! some 20 µs, little beside the request it serves.
 
 mod backups;
+mod closing;
 mod commit;
 mod graphs;
 mod migration;
@@ -50,6 +51,9 @@ use writer::Writer;
 /// The file of the rows within the state directory.
 const FILE: &str = "ledger.redb";
 
+/// The newest schema that this binary knows, and the one that it writes.
+pub const SCHEMA: u64 = migration::SCHEMA;
+
 /// What can be set about a [`RedbLedger`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedbOptions {
@@ -70,7 +74,7 @@ impl Default for RedbOptions {
 pub struct RedbLedger {
     storage: Arc<Storage>,
     graphs: Arc<Graphs>,
-    writer: Writer,
+    writer: Arc<Writer>,
     /// One large content of userdata at a time on its way through the writer: what else waits there waits for one of them at most.
     large: Semaphore,
     ended_jobs_max: u64,
@@ -94,7 +98,7 @@ impl RedbLedger {
     fn open_on(dir: &Path, backend: Arc<dyn StorageBackend>, options: RedbOptions) -> Result<Self, LedgerError> {
         let graphs = Arc::new(Graphs::open(dir)?);
         let storage = Arc::new(Storage::open(&dir.join(FILE), backend, options.cache_bytes)?);
-        let writer = Writer::start(Arc::clone(&storage))?;
+        let writer = Arc::new(Writer::start(Arc::clone(&storage))?);
         Ok(Self { storage, graphs, writer, large: Semaphore::new(1), ended_jobs_max: options.ended_jobs_max.max(1) })
     }
 

@@ -58,48 +58,64 @@ store_faults!(::redb::StorageError, ::redb::TableError, ::redb::TransactionError
 
 /// The database as it stands, replaced after an I/O error.
 pub(super) struct Storage {
-    backend: Arc<dyn StorageBackend>,
     cache_bytes: usize,
-    current: RwLock<Arc<Database>>,
+    /// `None` once it is closed. Read-locked while it is used, so that closing waits for whoever is at it.
+    current: RwLock<Option<Current>>,
+}
+
+struct Current {
+    backend: Arc<dyn StorageBackend>,
+    database: Arc<Database>,
 }
 
 impl Storage {
     /// Opens the database and brings its schema up to ours.
     pub(super) fn open(path: &Path, backend: Arc<dyn StorageBackend>, cache_bytes: usize) -> Result<Self, LedgerError> {
         let database = migration::open(path, &*backend, || opened(path, &backend, cache_bytes))?;
-        Ok(Self { backend, cache_bytes, current: RwLock::new(Arc::new(database)) })
+        Ok(Self { cache_bytes, current: RwLock::new(Some(Current { backend, database: Arc::new(database) })) })
     }
 
     /// Runs a reading on a snapshot of what was committed last.
     pub(super) fn read<T>(&self, reading: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {
-        let database = self.database();
-        let done = database.begin_read().map_err(Fault::from).and_then(|snapshot| reading(&snapshot));
-        self.renew_after(&done, &database);
-        done
+        self.used(|database| database.begin_read().map_err(Fault::from).and_then(|snapshot| reading(&snapshot)))
     }
 
     /// Runs `work` in one write transaction and syncs it if `work` says so. Only the writer thread calls this.
     pub(super) fn write(&self, work: impl FnOnce(&WriteTransaction) -> Result<bool, Fault>) -> Result<(), Fault> {
-        let database = self.database();
-        let done = transact(&database, work);
-        self.renew_after(&done, &database);
+        self.used(|database| transact(database, work))
+    }
+
+    /// Closes the database and its file, whose lock falls with it. Waits for whoever uses it.
+    pub(super) fn close(&self) {
+        drop(self.current.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn used<T>(&self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Fault> {
+        let (done, database) = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(current) = &*current else {
+                let reason = "it is closed: another process has it, or will".to_owned();
+                return Err(Fault::Refused(LedgerError::Unavailable { action: "use", reason }));
+            };
+            let done = work(&current.database);
+            // Only these two latch redb. After any other error the old one could still write, and must stay the only one.
+            if !matches!(done, Err(Fault::Store(::redb::Error::Io(_) | ::redb::Error::PreviousIo))) {
+                return done;
+            }
+            (done, Arc::clone(&current.database))
+        };
+        self.renew(&database);
         done
     }
 
-    fn database(&self) -> Arc<Database> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// After an I/O error: a fresh database for whoever comes next. If even that fails, the old one goes on with what it has cached.
-    fn renew_after<T>(&self, done: &Result<T, Fault>, failed: &Arc<Database>) {
-        // Only these two latch redb. After any other error the old one could still write, and must stay the only one.
-        if !matches!(done, Err(Fault::Store(::redb::Error::Io(_) | ::redb::Error::PreviousIo))) {
-            return;
-        }
+    fn renew(&self, failed: &Arc<Database>) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if Arc::ptr_eq(&current, failed) {
-            match database(&self.backend, self.cache_bytes) {
-                Ok(fresh) => *current = Arc::new(fresh),
+        if let Some(current) = &mut *current
+            && Arc::ptr_eq(&current.database, failed)
+        {
+            match database(&current.backend, self.cache_bytes) {
+                Ok(fresh) => current.database = Arc::new(fresh),
                 Err(error) => tracing::error!(%error, "the ledger can't be opened anew after an I/O error"),
             }
         }

@@ -3,7 +3,7 @@
 use super::storage::{Fault, Storage};
 use super::tables::Tables;
 use crate::record::ledger::LedgerError;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,10 +12,10 @@ const BATCH_MAX: usize = 256;
 /// How many may wait for the writer. A full queue makes callers wait, and each caller already holds a place in admission.
 const WAITING_MAX: usize = 1024;
 
-/// The sending side; dropping it lets the thread finish what waits and end.
+/// The sending side; closing or dropping it lets the thread finish what waits and end.
 pub(super) struct Writer {
-    queue: Option<mpsc::Sender<Box<dyn Step>>>,
-    thread: Option<JoinHandle<()>>,
+    queue: Mutex<Option<mpsc::Sender<Box<dyn Step>>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
@@ -26,7 +26,17 @@ impl Writer {
             .name("ledger-writer".into())
             .spawn(move || run(&storage, waiting))
             .map_err(|error| LedgerError::Unavailable { action: "start its writer", reason: error.to_string() })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Takes nothing more, and waits until what was taken is written. Blocks.
+    pub(super) fn close(&self) {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It ends after at most a few syncs. A panic in it was reported by the panic hook.
+            let _ = thread.join();
+        }
     }
 
     /// Applies a transition; resolves after its sync. If the caller goes away meanwhile, the transition happens all the same.
@@ -40,19 +50,17 @@ impl Writer {
         let stopped = || LedgerError::Unavailable { action, reason: "its writer has stopped".into() };
         let (reply, outcome) = oneshot::channel();
         let step = Transition { action, work: Some(transition), outcome: None, reply };
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        // A sender of its own: what is being put into the queue when it closes is written still.
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(stopped)?;
         queue.send(Box::new(step)).await.map_err(|_| stopped())?;
+        drop(queue);
         outcome.await.map_err(|_| stopped())?
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take() {
-            // It ends after at most a few syncs. A panic in it was reported by the panic hook.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 

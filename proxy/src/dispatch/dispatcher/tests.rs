@@ -1,0 +1,112 @@
+use super::*;
+use crate::app::App;
+use crate::config::Config;
+use crate::owner::Owner;
+use crate::record::ledger::{Acceptance, Accepted, Approval};
+use crate::services::Services;
+use comfygate_policy::Digest;
+
+/// A dispatcher over a ledger of its own, without a backend that answers, that compares itself with the ledger all the time.
+struct Rig {
+    _dir: tempfile::TempDir,
+    core: tokio::runtime::Runtime,
+    services: Arc<Services>,
+    drain: Drain,
+    handle: DispatchHandle,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::built_in(dir.path().join("state"));
+        config.listen[0].address = "127.0.0.1:0".parse().unwrap();
+        config.metrics_address = "127.0.0.2:0".parse().unwrap();
+        config.audit = crate::config::AuditConfig::File { path: dir.path().join("audit.jsonl"), rotation: None };
+        let (services, core, drain, handle, commands) = App::build(config).unwrap().into_dispatch_parts();
+        Self { _dir: dir, core, services, drain, handle, commands }
+    }
+
+    /// A job that the ledger has, and nobody told the dispatcher of.
+    fn accepted(&self) -> Job {
+        let graph: &[u8] = b"{}";
+        let acceptance = Acceptance {
+            owner: Owner { tenant: "local".parse().unwrap(), user: None, key: None },
+            prompt_id: None,
+            client_id: None,
+            idempotency_key: None,
+            submission: Digest::of(graph),
+            graph: graph.into(),
+            approval: Approval::of_nodes(&["9"]),
+            active_jobs_max: 10,
+            at: self.services.clock.wall(),
+        };
+        match self.core.block_on(self.services.ledger.accept(acceptance)).unwrap() {
+            Accepted::New(job) | Accepted::Again(job) => job,
+        }
+    }
+
+    fn dispatcher(&self) -> Dispatcher {
+        let dispatcher = Dispatcher::new(Arc::clone(&self.services), self.handle.clone(), Vec::new());
+        Dispatcher { reconcile_interval: Duration::from_millis(10), ..dispatcher }
+    }
+
+    /// Runs it until the metrics count that many held jobs and none at a backend.
+    fn runs_until_held(self, dispatcher: Dispatcher, held: u32) {
+        let Self { core, services, drain, commands, .. } = self;
+        let running = core.spawn(dispatcher.run(commands, drain.clone()));
+        let wanted =
+            [format!("comfygate_jobs{{state=\"held\"}} {held}"), "comfygate_jobs{state=\"assigned\"} 0".to_owned()];
+        core.block_on(async {
+            let counted = async {
+                while !wanted.iter().all(|line| services.metrics.text().unwrap().lines().any(|found| found == line)) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), counted).await.expect("the job is in the queue");
+            drain.hand_over();
+            tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_job_that_only_the_ledger_knows_is_taken_up() {
+    let rig = Rig::new();
+    rig.accepted();
+    let dispatcher = rig.dispatcher();
+    rig.runs_until_held(dispatcher, 1);
+}
+
+#[test]
+fn a_job_whose_carrier_panics_loses_its_slot_and_not_its_place() {
+    let rig = Rig::new();
+    let job = rig.accepted();
+    let mut dispatcher = rig.dispatcher();
+    let backend = rig.services.backends().values().next().unwrap().clone();
+    let inside = rig.core.enter();
+    dispatcher.carry(job.id, &backend, |_| async { panic!("on purpose: a carrier that panics") });
+    drop(inside);
+    assert_eq!(dispatcher.outstanding_at(&backend.id), 1);
+    rig.core.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), backend.vacant()).await.expect("its slot is given back");
+    });
+    rig.runs_until_held(dispatcher, 1);
+}
+
+#[test]
+fn when_a_successor_follows_nobody_carries_anything_when_the_dispatcher_ends() {
+    let rig = Rig::new();
+    let job = rig.accepted();
+    let mut dispatcher = rig.dispatcher();
+    let backend = rig.services.backends().values().next().unwrap().clone();
+    let inside = rig.core.enter();
+    dispatcher.carry(job.id, &backend, |_| std::future::pending());
+    drop(inside);
+    let Rig { core, drain, commands, .. } = rig;
+    drain.hand_over();
+    core.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), dispatcher.run(commands, drain.clone())).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(1), backend.vacant()).await.expect("its carrier has ended");
+    });
+}
