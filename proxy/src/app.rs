@@ -10,6 +10,7 @@ use crate::admin;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
 use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::{Config, ListenKind};
 use crate::deliver::events::{hub::Hub, upstream};
@@ -26,10 +27,13 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
 use crate::record::space::Space;
 use crate::record::state_dir;
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
+use crate::tenants::AllTenants;
+use crate::tenants::created::CreatedTenants;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -87,6 +91,9 @@ impl App {
             config.views_lifetime,
         );
         let backends = core.block_on(backends(&config, &*ledger))?;
+        let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
+        let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
+        let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let services = Arc::new(Services {
             space: Space::of(&config.state_dir),
@@ -94,9 +101,13 @@ impl App {
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
                 generation: 1,
-                tenants: Arc::clone(&config.tenants),
+                tenants: Arc::new(AllTenants::new(
+                    Arc::clone(&config.tenants),
+                    Arc::clone(&created),
+                    config.limits.created_tenants_max,
+                )),
                 inspector: Inspector::new(catalogue),
-                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), clock.clone())),
+                authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &key_sets, clock.clone())),
                 backends: Arc::new(backends),
                 config: Arc::new(config),
             }),
@@ -109,6 +120,8 @@ impl App {
             status_turns: StatusTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
+            key_sets,
+            created,
             browsers,
             held: Arc::default(),
             lists: Lists::default(),

@@ -298,9 +298,9 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`", scope.name()),
             ),
-            AuthError::Unavailable(_) => {
-                Self::unavailable("unavailable", "credentials can't be checked now", Duration::from_secs(5))
-                    .with_log(log)
+            error if error.retry_after().is_some() => {
+                let retry_after = error.retry_after().unwrap_or_default();
+                Self::unavailable("unavailable", "credentials can't be checked now", retry_after).with_log(log)
             }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
@@ -532,7 +532,7 @@ impl From<LedgerError> for Rejection {
             }
             LedgerError::NoRoom { used, limit } => {
                 let text = format!(
-                    "this upload has no room: {used} bytes of {limit} are taken by what was uploaded before; ask the operator for a larger `storage_bytes_max`"
+                    "this upload has no room: your uploads would have {used} bytes with it, {limit} are allowed; ask the operator for a larger `storage_bytes_max`"
                 );
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", text)
             }

@@ -2,6 +2,7 @@
 
 use crate::actions::{Lists, ObjectInfos};
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::jwks::KeySets;
 use crate::authenticate::{AuthError, Authenticator, session};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,7 +25,8 @@ use crate::record::ledger::{Job, JobResult, JobState, Ledger};
 use crate::record::metrics::Metrics;
 use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
-use crate::tenants::{Tenant, TenantRegistry};
+use crate::tenants::created::CreatedTenants;
+use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
 use comfygate_policy::{Catalogue, Parsed};
 use http::HeaderMap;
@@ -61,6 +63,10 @@ pub struct Services {
     pub large_answers: Semaphore,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
+    /// Keys that issuers publish: kept over a reload.
+    pub key_sets: KeySets,
+    /// Tenants that tokens made: kept over a reload.
+    pub created: Arc<CreatedTenants>,
     /// Sessions of browsers.
     pub browsers: Browsers,
     /// Sockets of browsers whose session has ended.
@@ -76,7 +82,7 @@ pub struct Live {
     /// As used.
     pub config: Arc<Config>,
     /// Who pays, by which limits and policy.
-    pub tenants: Arc<TenantRegistry>,
+    pub tenants: Arc<AllTenants>,
     /// Who is let in.
     pub authenticator: Arc<Authenticator>,
     /// The policy engine.
@@ -115,7 +121,7 @@ impl Services {
     }
 
     /// The tenants of now.
-    pub fn tenants(&self) -> Arc<TenantRegistry> {
+    pub fn tenants(&self) -> Arc<AllTenants> {
         Arc::clone(&self.live.load().tenants)
     }
 

@@ -1,5 +1,6 @@
 //! The gateway behind other things: proxies that are trusted and others, the PROXY protocol, unix sockets, plain listeners, a path prefix, IPv6.
 
+use comfygate_tests::browser::post_login;
 use comfygate_tests::client::files_of;
 use comfygate_tests::gateway::{free_address, run_in, said};
 use comfygate_tests::{Client, Gateway, RawConnection, RawResponse, skipped, workflows};
@@ -313,6 +314,39 @@ async fn below_a_public_path_everything_is_served_there_and_nothing_elsewhere() 
     behind.get("/comfy/queue").await.expect(404);
     let taken_off = acme.path_of(&url).strip_prefix("/comfy").unwrap().to_owned();
     gateway.stranger_at(stripped, gateway.trust()).get(&taken_off).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_a_public_path_a_login_leads_and_its_cookie_goes_there_too() {
+    let stripped = free_address();
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .top("public_url = \"https://images.example/comfy\"")
+        .gateway_toml(&format!("[[listen]]\naddress = \"{stripped}\"\nprefix_stripped = true"))
+        .start()
+        .await;
+    let person = [("sec-fetch-mode", "navigate"), ("sec-fetch-site", "none"), ("accept", "text/html")];
+    let leads_to = async |client: &Client, path: &str| {
+        let answer = client.with_headers(&person).get(path).await.expect(303);
+        answer.header("location").unwrap().to_owned()
+    };
+    let (kept, taken) = (gateway.stranger(), gateway.stranger_at(stripped, gateway.trust()));
+    assert_eq!(leads_to(&kept, "/comfy/queue").await, "/comfy/gate/login?next=/comfy/queue");
+    assert_eq!(leads_to(&kept, "/comfy/").await, "/comfy/gate/login");
+    assert_eq!(leads_to(&kept, "/queue").await, "/comfy/gate/login");
+    // The links are the browser's, whoever takes the prefix off on the way.
+    assert_eq!(leads_to(&taken, "/queue").await, "/comfy/gate/login?next=/comfy/queue");
+    for (client, form) in [(&kept, "/comfy/gate/login"), (&taken, "/gate/login")] {
+        let refused = post_login(client, &format!("{form}?next=/comfy/queue"), "cg_wrong").await.expect(401);
+        assert!(refused.text().contains("action=\"/comfy/gate/login?next=/comfy/queue\""), "{}", refused.text());
+        let answer = post_login(client, form, &gateway.key("acme")).await.expect(303);
+        assert_eq!(answer.header("location"), Some("/comfy/"));
+        let cookie = answer.header("set-cookie").unwrap();
+        assert!(cookie.starts_with("__Secure-comfygate-") && cookie.contains("; Path=/comfy;"), "{cookie}");
+        let session = cookie.split(';').next().unwrap();
+        let queue = form.replace("gate/login", "queue");
+        client.with_headers(&[("cookie", session)]).get(&queue).await.expect(200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

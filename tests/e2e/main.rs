@@ -8,6 +8,7 @@
 )]
 
 mod admit;
+mod adopt;
 mod authenticate;
 mod backends;
 mod behind;
@@ -17,6 +18,7 @@ mod deliver;
 mod dispatch;
 mod health;
 mod inspect;
+mod jwks;
 mod lists;
 mod listen;
 mod login;
@@ -25,3 +27,4 @@ mod record;
 mod route;
 mod state;
 mod userdata;
+mod uploads;

@@ -91,6 +91,26 @@ impl Signer {
         }
     }
 
+    /// The public key as a member of a key set (RFC 7517), without `kid`.
+    ///
+    /// # Panics
+    /// For HS256, whose secret is never published.
+    pub fn public_jwk(&self) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Signer::Hs256(_) => panic!("a secret is not published"),
+            Signer::Rs256(pair, _) => {
+                let parts: rsa::PublicKeyComponents<Vec<u8>> = pair.public().into();
+                json!({"kty": "RSA", "n": text(&parts.n), "e": text(&parts.e)})
+            }
+            Signer::Es256(pair) => {
+                let point = pair.public_key().as_ref();
+                json!({"kty": "EC", "crv": "P-256", "x": text(&point[1..33]), "y": text(&point[33..65])})
+            }
+            Signer::EdDsa(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref())}),
+        }
+    }
+
     /// The `[[jwt]]` entry of an issuer with this key, which is to lie in `file`.
     pub fn configuration(&self, issuer: &str, file: &str) -> String {
         let key = match self {

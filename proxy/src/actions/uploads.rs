@@ -10,6 +10,7 @@ use crate::dispatch::push::{self, PushError, Pushed};
 use crate::ids::FileId;
 use crate::inspect::contents::{self, ContentFacts, ContentFamily, ContentKind};
 use crate::inspect::files;
+use crate::record::audit::UploadedLine;
 use crate::record::blobs::BlobWriter;
 use crate::record::ledger::uploads::NewUpload;
 use crate::record::ledger::{Directory, FileRow};
@@ -25,6 +26,8 @@ use std::time::Duration;
 const MASKED_PIXELS_MAX: u64 = 1 << 25;
 /// What a PNG of four channels has at most beside its pixels: chunks, and the workflow in its metadata.
 const PNG_OVERHEAD_BYTES: u64 = 16 << 20;
+/// From the turn at a backend to the picture in the spool.
+const MASK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -51,14 +54,17 @@ pub(super) async fn mask(call: &Call<'_>, form: Option<ReceivedForm>) -> Result<
     let pixels = u64::from(original_facts.width) * u64::from(original_facts.height);
     let writer = call.services.blobs.writer(pixels.saturating_mul(4).saturating_add(PNG_OVERHEAD_BYTES));
     let mut writer = writer.map_err(UploadError::from)?;
-    let backend = masked(call, &original, &mut form, &made, &mut writer).await?;
+    let making = masked(call, &original, &mut form, &made, &mut writer);
+    let backend = tokio::time::timeout(MASK_TIMEOUT, making).await.map_err(|_| {
+        Rejection::unavailable("mask_failed", "the backends took too long for this mask: try again", NO_BACKEND_RETRY)
+    })??;
     let read =
         writer.read_back(|file, length| (contents::read(file, length), length)).await.map_err(UploadError::from)?;
     let (facts, length) = (read.0.map_err(UploadError::from)?, read.1);
     // The mask itself is of no more use.
     let ReceivedForm { directory, subfolder, overwrite, filename, content, mut slot, .. } = form;
     drop(content);
-    slot.grow_to(length);
+    slot.settle(length);
     let place = Place { id: made.id, directory, subfolder, filename, overwrite };
     let row = keep(call, &mut slot, writer, facts, place).await?;
     if row.id == made.id {
@@ -128,7 +134,10 @@ async fn keep(
         storage_bytes_max,
         at,
     };
-    Ok(services.ledger.keep_upload(upload).await?)
+    let row = services.ledger.keep_upload(upload).await?;
+    let (request, owner, file, content, bytes) = (call.request, row.owner.clone(), row.id, row.content, row.bytes);
+    services.audit.uploaded(UploadedLine { request, owner, file, content, bytes });
+    Ok(row)
 }
 
 /// `original_ref`: `{"filename", "subfolder"?, "type"?}`; `type` is `output` when it is left out, and a suffix of the name beats it.

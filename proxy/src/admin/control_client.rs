@@ -1,7 +1,9 @@
 //! The command line's end of the control socket.
 
+use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
 use super::keys::{KeyRequest, KeyView};
-use crate::ids::KeyId;
+use super::tenants::TenantView;
+use crate::ids::{KeyId, TenantId};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
@@ -18,6 +20,8 @@ use tokio::net::UnixStream;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The gateway is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// It copies files of whatever size from one disk to another.
+const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -85,12 +89,70 @@ impl ControlClient {
         }
     }
 
+    /// Every tenant.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn tenants(&self) -> Result<Vec<TenantView>, ControlError> {
+        self.call(Method::GET, "/v1/tenants", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn disable_tenant(&self, id: &TenantId, disabled: bool) -> Result<Option<TenantView>, ControlError> {
+        let act = if disabled { "disable" } else { "enable" };
+        match self.call(Method::POST, &format!("/v1/tenants/{id}/{act}"), Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, body) => read(&body).map(Some),
+        }
+    }
+
+    /// Lets the gateway adopt some files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<Vec<Outcome>, ControlError> {
+        let answer = self.call_within(Method::POST, "/v1/adopt", written(request)?, COPY_TIMEOUT).await?;
+        read(&answer.1)
+    }
+
+    /// A page of an owner's files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn owned(&self, request: &PageRequest) -> Result<Page, ControlError> {
+        self.call(Method::POST, "/v1/export/list", written(request)?).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// The content of a file of userdata; `None`: it is not there any more.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn user_content(&self, request: &ContentRequest) -> Result<Option<Bytes>, ControlError> {
+        match self.call(Method::POST, "/v1/export/content", written(request)?).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, content) => Ok(Some(content)),
+        }
+    }
+
     /// A success, or 404.
     pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
+        self.call_within(method, path, body, TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
     ) -> Result<(StatusCode, Bytes), ControlError> {
         let calling = async {
             let response = self.ask(method, path, body).await?;
@@ -102,9 +164,9 @@ impl ControlClient {
                 _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
             }
         };
-        tokio::time::timeout(TIMEOUT, calling)
+        tokio::time::timeout(timeout, calling)
             .await
-            .unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {TIMEOUT:?}"))))
+            .unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {timeout:?}"))))
     }
 
     /// Any answer's head, its body still to come; without a deadline.
@@ -132,6 +194,10 @@ impl ControlClient {
     pub(super) fn no_gateway(&self, reason: String) -> ControlError {
         ControlError::NoGateway { path: self.socket.display().to_string(), reason }
     }
+}
+
+fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))
 }
 
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {

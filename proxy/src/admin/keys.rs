@@ -101,6 +101,14 @@ impl KeyService {
         Ok((key.reveal(), row.into()))
     }
 
+    /// Whether a token made that tenant.
+    ///
+    /// # Errors
+    /// [`KeyError::Ledger`].
+    pub async fn has_made(&self, tenant: &TenantId) -> Result<bool, KeyError> {
+        Ok(self.ledger.created_tenants().await?.iter().any(|row| row.id == *tenant))
+    }
+
     /// Every key, by id.
     ///
     /// # Errors

@@ -1,20 +1,22 @@
 //! Stage 3: who is calling.
 //!
 //! *In*: the head of a request. *Out*: a [`Principal`], or no answer but one: 401 with a challenge. *Takes*: API keys ([`api_key`]) by `Authorization: Bearer`, `X-API-Key` or Basic (as
-//! password; the user name is ignored), and tokens of configured issuers ([`jwt`]) by `Authorization: Bearer`. *Refuses*: no credential, two that differ, anything malformed, unknown, expired or
+//! password; the user name is ignored), and tokens of configured issuers ([`jwt`], with keys that the issuer publishes: [`jwks`]) by `Authorization: Bearer`. *Refuses*: no credential, two that differ, anything malformed, unknown, expired or
 //! revoked, tenants that are gone or disabled. *Answers the attack*: calling without a right, with a guessed or forged credential, or with one that was taken back; and learning from the
 //! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
-//! (route), whose a thing is (record).
+//! (route), whose a thing is (record). What can't be checked now, since the ledger or an issuer's keys can't be had, is 503 with `Retry-After`, never a skipped check.
 //!
 //! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
 //!
 //! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet. A verified client certificate is a
-//! credential of its connection ([`certificate`]); one beside another credential is two.
+//! credential of its connection ([`certificate`]): beside a header's credential it is refused, beside a cookie it counts.
 
 pub mod api_key;
 pub mod browsers;
 pub mod certificate;
+pub mod jwks;
 pub mod jwt;
+pub mod jwt_claims;
 pub mod jwt_ring;
 pub mod session;
 
@@ -24,14 +26,17 @@ use crate::ids::{KeyId, TenantId};
 use crate::listen::ClientTls;
 use crate::owner::{Credential, Owner, Principal, Scope};
 use crate::record::ledger::{Ledger, LedgerError};
-use crate::tenants::TenantRegistry;
+use crate::tenants::AllTenants;
+use crate::tenants::created::CreateError;
 use api_key::{ApiKey, KeyFormatError, KeyRefused, KeyRow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use certificate::{CertificateError, CertificateRule};
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use jwt::{JwtError, TOKEN_BYTES_MAX};
+use jwks::KeySets;
+use jwt::{Issuer, JwtError, TOKEN_BYTES_MAX, TokenTenant};
+use std::time::Duration;
 
 /// Why a caller is not let in. What the caller reads is one text for all but the last two; the variants are for log and audit.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,9 @@ pub enum AuthError {
     /// The key could not be looked up: 503, never a skipped check.
     #[error("ledger can't be read: {0}")]
     Unavailable(LedgerError),
+    /// The token is good; its tenant can't be made.
+    #[error("tenant of the token can't be made: {0}")]
+    NoTenant(CreateError),
     /// Known, and not allowed to do this: 403.
     #[error("scope `{}` is missing", .0.name())]
     Forbidden(Scope),
@@ -91,16 +99,34 @@ impl AuthError {
         match self {
             // A cookie has 256 random bits: whoever sends an old one is an old tab. A certificate was verified: nothing was guessed.
             Self::Session(_) | Self::Certificate(_) => false,
-            Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::Forbidden(_) => false,
+            Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::NoTenant(_) | Self::Forbidden(_) => {
+                false
+            }
             Self::Ambiguous | Self::Malformed(_) | Self::KeyFormat(_) | Self::UnknownKey(_) => true,
             Self::KeyRefused { reason, .. } => *reason == KeyRefused::WrongSecret,
             Self::Jwt(error) => {
-                use JwtError::{Claim, Expired, NotYet, UnknownTenant, WrongAudience};
-                !matches!(error, Expired | NotYet | WrongAudience | UnknownTenant | Claim(_))
+                use JwtError::{Claim, Expired, Keys, NotYet, Plan, UnknownTenant, WrongAudience};
+                // An unknown `kid` is what the first tokens after a rotation have, all of one office at once.
+                !matches!(error, Expired | NotYet | WrongAudience | UnknownTenant | Claim(_) | Plan(_) | Keys(_))
             }
         }
     }
+
+    /// Whether the credential may be good and only can't be checked now; then how long to wait before it is shown again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable(_) | Self::NoTenant(CreateError::Ledger(_)) => Some(LEDGER_RETRY),
+            Self::NoTenant(CreateError::Full { .. }) => Some(FULL_RETRY),
+            Self::Jwt(error) => error.retry_after(),
+            _ => None,
+        }
+    }
 }
+
+/// A ledger that can't be read or written is mostly a disk that comes back or a restart.
+const LEDGER_RETRY: Duration = Duration::from_secs(5);
+/// Room for tenants is made by an operator.
+const FULL_RETRY: Duration = Duration::from_secs(600);
 
 /// Where keys are looked up: the part of the [`Ledger`] that this stage needs.
 #[async_trait::async_trait]
@@ -122,7 +148,7 @@ impl<L: Ledger + ?Sized> KeyRows for L {
 /// The stage: what it needs from the configuration, and the time.
 #[derive(Debug)]
 pub struct Authenticator {
-    issuers: Vec<JwtIssuerConfig>,
+    issuers: Vec<Issuer>,
     clock: Clock,
 }
 
@@ -139,9 +165,9 @@ const HEADER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Authenticator {
-    /// A stage that knows these issuers.
-    pub fn new(issuers: Vec<JwtIssuerConfig>, clock: Clock) -> Self {
-        Self { issuers, clock }
+    /// A stage that knows these issuers; keys that they publish are those of `key_sets`.
+    pub fn new(issuers: Vec<JwtIssuerConfig>, key_sets: &KeySets, clock: Clock) -> Self {
+        Self { issuers: issuers.into_iter().map(|issuer| Issuer::new(issuer, key_sets)).collect(), clock }
     }
 
     /// Who sent these headers. Keys are looked up at every request, without a cache: a revoked one is refused from the next request on.
@@ -152,13 +178,13 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         keys: &K,
-        registry: &TenantRegistry,
+        tenants: &AllTenants,
     ) -> Result<Principal, AuthError> {
         let principal = match shown(headers)? {
             Shown::Key(text) => self.by_key(&text, keys).await?,
-            Shown::Token(token) => self.by_token(&token, registry)?,
+            Shown::Token(token) => self.by_token(&token, tenants).await?,
         };
-        of_open_tenant(principal, registry)
+        of_open_tenant(principal, tenants)
     }
 
     /// Who sent these headers on this connection: as [`Authenticator::authenticate`], or whom its client certificate stands for. `tls` is what the connection showed at a
@@ -172,15 +198,15 @@ impl Authenticator {
         rules: &[CertificateRule],
         headers: &HeaderMap,
         keys: &K,
-        registry: &TenantRegistry,
+        tenants: &AllTenants,
     ) -> Result<Principal, AuthError> {
         let holder = match tls {
             Some(tls) => certificate::holder(tls, rules, self.clock.wall())?,
             None => None,
         };
-        match (holder, self.authenticate(headers, keys, registry).await) {
+        match (holder, self.authenticate(headers, keys, tenants).await) {
             (None, shown) => shown,
-            (Some(rule), Err(AuthError::Missing)) => of_open_tenant(by_certificate(rule), registry),
+            (Some(rule), Err(AuthError::Missing)) => of_open_tenant(by_certificate(rule), tenants),
             (Some(_), Ok(_)) => Err(AuthError::Ambiguous),
             (Some(_), Err(error)) => Err(error),
         }
@@ -198,9 +224,16 @@ impl Authenticator {
         Ok(Principal { owner, scopes: row.scopes, credential: Credential::ApiKey })
     }
 
-    fn by_token(&self, token: &str, registry: &TenantRegistry) -> Result<Principal, AuthError> {
-        let identity = jwt::identity(token, &self.issuers, registry, &self.clock)?;
-        let owner = Owner { tenant: identity.tenant, user: Some(identity.user), key: None };
+    async fn by_token(&self, token: &str, tenants: &AllTenants) -> Result<Principal, AuthError> {
+        let identity = jwt::identity(token, &self.issuers, tenants, &self.clock).await?;
+        let tenant = match identity.tenant {
+            TokenTenant::Configured(id) => id,
+            TokenTenant::Made(wanted) => {
+                tenants.ensure(&wanted).await.map_err(AuthError::NoTenant)?;
+                wanted.id
+            }
+        };
+        let owner = Owner { tenant, user: Some(identity.user), key: None };
         Ok(Principal { owner, scopes: identity.scopes, credential: Credential::Jwt })
     }
 }
@@ -210,9 +243,9 @@ fn by_certificate(rule: &CertificateRule) -> Principal {
     Principal { owner, scopes: rule.scopes, credential: Credential::ClientCertificate }
 }
 
-fn of_open_tenant(principal: Principal, registry: &TenantRegistry) -> Result<Principal, AuthError> {
+fn of_open_tenant(principal: Principal, tenants: &AllTenants) -> Result<Principal, AuthError> {
     let tenant = &principal.owner.tenant;
-    match registry.tenant(tenant) {
+    match tenants.tenant(tenant) {
         Some(known) if !known.disabled => Ok(principal),
         _ => Err(AuthError::TenantClosed(tenant.clone())),
     }

@@ -13,7 +13,7 @@ use crate::ids::{InstanceId, SessionId};
 use crate::owner::{ActiveSession, Credential, Owner, Principal, Scopes};
 use crate::record::ledger::sessions::{SessionBounds, SessionRow, Sessions};
 use crate::record::ledger::{Ledger, LedgerError};
-use crate::tenants::TenantRegistry;
+use crate::tenants::AllTenants;
 use comfygate_policy::Digest;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -188,7 +188,7 @@ pub fn prefix(public: Option<&PublicUrl>) -> &str {
 pub async fn authenticate<L: Ledger + ?Sized>(
     token: &SessionToken,
     ledger: &L,
-    registry: &TenantRegistry,
+    tenants: &AllTenants,
     bounds: SessionBounds,
     now: WallMillis,
 ) -> Result<Principal, AuthError> {
@@ -208,7 +208,7 @@ pub async fn authenticate<L: Ledger + ?Sized>(
         }
         None => (row.owner.clone(), row.scopes),
     };
-    if registry.tenant(&owner.tenant).is_none_or(|tenant| tenant.disabled) {
+    if tenants.tenant(&owner.tenant).is_none_or(|tenant| tenant.disabled) {
         return Err(SessionRefused::TenantClosed.into());
     }
     let session = ActiveSession {

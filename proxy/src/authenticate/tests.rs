@@ -2,7 +2,7 @@ use super::*;
 use crate::clock::WallMillis;
 use crate::owner::Scopes;
 use crate::reject::Rejection;
-use crate::tenants::Tenant;
+use crate::tenants::{Tenant, TenantRegistry};
 use http::StatusCode;
 use ring::rand::SystemRandom;
 use std::collections::HashMap;
@@ -31,8 +31,13 @@ fn headers(list: &[(&'static str, String)]) -> HeaderMap {
 }
 
 async fn authenticate(list: &[(&'static str, String)], rows: &Rows) -> Result<Principal, AuthError> {
-    let stage = Authenticator::new(Vec::new(), Clock::turned_by_hand(WallMillis(1_000)));
-    stage.authenticate(&headers(list), rows, &TenantRegistry::built_in()).await
+    let tenants = AllTenants::of_the_file(TenantRegistry::built_in());
+    without_issuers().authenticate(&headers(list), rows, &tenants).await
+}
+
+fn without_issuers() -> Authenticator {
+    let clock = Clock::turned_by_hand(WallMillis(1_000));
+    Authenticator::new(Vec::new(), &KeySets::new(tokio::runtime::Handle::current(), clock.clone()), clock)
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -118,8 +123,8 @@ async fn a_tenant_that_is_gone_or_disabled_is_refused() {
     assert!(matches!(error, AuthError::TenantClosed(_)));
     let (key, rows) = made("local");
     let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
-    let registry = |disabled| TenantRegistry::new([Tenant { disabled, ..local.clone() }], []);
-    let stage = Authenticator::new(Vec::new(), Clock::turned_by_hand(WallMillis(1_000)));
+    let registry = |disabled| AllTenants::of_the_file(TenantRegistry::new([Tenant { disabled, ..local.clone() }], []));
+    let stage = without_issuers();
     let shown = headers(&[("x-api-key", key.reveal())]);
     assert!(stage.authenticate(&shown, &rows, &registry(false)).await.is_ok());
     assert!(matches!(stage.authenticate(&shown, &rows, &registry(true)).await, Err(AuthError::TenantClosed(_))));
@@ -164,4 +169,24 @@ async fn a_scope_that_is_there_opens_and_one_that_is_not_is_403() {
     assert!(require(&principal, Scope::Submit).is_ok());
     let error = require(&principal, Scope::Admin).unwrap_err();
     assert_eq!(Rejection::from(error).status(), StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn what_can_not_be_checked_now_is_503_with_retry_after_and_no_failed_login() {
+    let retry_after = Duration::from_secs(7);
+    for error in [
+        AuthError::Jwt(JwtError::Keys(jwks::KeySetError::Unavailable { retry_after })),
+        AuthError::NoTenant(CreateError::Full { limit: 3 }),
+    ] {
+        assert!(!error.is_failed_login());
+        let rejection = Rejection::from(error);
+        assert_eq!(rejection.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let answer = rejection.problem(crate::ids::RequestId::new());
+        assert!(answer.headers.contains_key(http::header::RETRY_AFTER));
+    }
+    for error in [jwks::KeySetError::UnknownKid, jwks::KeySetError::Ambiguous, jwks::KeySetError::WrongAlgorithm] {
+        let error = AuthError::Jwt(JwtError::Keys(error));
+        assert!(!error.is_failed_login());
+        assert_eq!(Rejection::from(error).status(), StatusCode::UNAUTHORIZED);
+    }
 }

@@ -9,6 +9,7 @@ use crate::config::{AuditConfig, Config};
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::audit::Audit;
+use crate::tenants::created::is_made_id;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -76,7 +77,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
         let keys = Keys::reach(&config)?;
         match &arguments.command {
             KeyCommand::Create(create) => {
-                if config.tenants.tenant(&create.tenant).is_none() {
+                if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
                 let (key, view) = keys.create(create).await?;
@@ -131,6 +132,19 @@ impl Keys {
                 audit.written();
                 (key, view)
             }
+        })
+    }
+
+    /// Whether a token made that tenant.
+    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        // No other tenant has such an id, so nothing is asked for a typing error.
+        if !is_made_id(tenant) {
+            return Ok(false);
+        }
+        Ok(match self {
+            // The gateway looks for itself.
+            Self::Gateway(_) => true,
+            Self::Ledger(service, _) => service.has_made(tenant).await?,
         })
     }
 

@@ -1,14 +1,17 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod adopt;
 pub mod backup;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod export;
 pub mod key;
 pub mod policy;
 pub mod restore;
 pub mod serve;
+pub mod tenant;
 pub mod setup;
 pub mod status;
 pub mod support_bundle;
@@ -49,6 +52,8 @@ pub enum Command {
     Check(check::CheckArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
+    /// List tenants; close and open those that tokens made.
+    Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
@@ -59,6 +64,8 @@ pub enum Command {
     SupportBundle(support_bundle::BundleArguments),
     /// Make a state directory from a backup, after checking every byte of it.
     Restore(restore::RestoreArguments),
+    /// Take workflows, settings, inputs and outputs of a ComfyUI over for a tenant.
+    Adopt(adopt::AdoptArguments),
 }
 
 /// Which configuration to use.
@@ -108,11 +115,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::SupportBundle(arguments) => support_bundle::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

@@ -1,16 +1,14 @@
 //! From `gateway.toml` as written to [`Config`] as used: paths made absolute, files opened, keys compared with each other.
 
 use super::faults::{Place, Report, SourceFile};
-use super::raw::{RawAudit, RawConfig, RawJwt, RawLimits, RawListen, RawSessions, RawTls};
+use super::issuers::checked_issuers;
+use super::raw::{RawAudit, RawConfig, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
-use super::secrets::{SecretBytes, SecretReference};
 use super::tls_files::check_pair;
 use super::{
-    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, JwtIssuerConfig, LimitsConfig, PublicUrl,
-    ROTATE_BYTES_MIN, Rotation, Surroundings,
+    AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, ROTATE_BYTES_MIN,
+    Rotation, Surroundings,
 };
-use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
-use crate::clock::SKEW_MAX;
 use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
@@ -68,6 +66,7 @@ impl Checker<'_> {
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
         self.check_pools(&backends, &tenants, tenants_at);
+        let jwt = checked_issuers(self, raw.jwt, &tenants, &backends);
         Config {
             public_url,
             client_certificates,
@@ -76,9 +75,9 @@ impl Checker<'_> {
             state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
             free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends,
+            jwt,
             tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
-            jwt: self.issuers(raw.jwt),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
             limits: self.limits(&raw.limits),
             sessions: self.sessions(&raw.sessions),
@@ -208,83 +207,6 @@ impl Checker<'_> {
         }
     }
 
-    fn issuers(&self, raw: Vec<RawJwt>) -> Vec<JwtIssuerConfig> {
-        let mut seen = BTreeMap::new();
-        for issuer in raw.iter().filter_map(|jwt| jwt.issuer.as_ref()) {
-            self.unique(&mut seen, issuer.value.clone(), &issuer.at, "an issuer");
-        }
-        raw.into_iter().filter_map(|jwt| self.issuer(jwt)).collect()
-    }
-
-    fn issuer(&self, raw: RawJwt) -> Option<JwtIssuerConfig> {
-        let key = self.algorithm(&raw).and_then(|algorithm| self.verifying_key(&raw, algorithm));
-        Some(JwtIssuerConfig {
-            issuer: raw.issuer?.value,
-            audience: raw.audience?.value,
-            key: key?,
-            tenant_claim: raw.tenant_claim?.value,
-            user_claim: raw.user_claim.map_or_else(|| "sub".to_owned(), |found| found.value),
-            scope_claim: raw.scope_claim.map(|found| found.value),
-            leeway: raw.leeway.unwrap_or(SKEW_MAX),
-        })
-    }
-
-    /// The one algorithm of the one key. SECURITY: a public key that may also be read as an HMAC secret is the classic forgery (RFC 8725 §2.1).
-    fn algorithm(&self, raw: &RawJwt) -> Option<Algorithm> {
-        let named = raw.algorithms.as_deref()?;
-        let [only] = named else {
-            let what = format!("{} algorithms for one key", named.len());
-            return self.refuse(
-                named.get(1).map_or(&raw.at, |second| &second.at),
-                what,
-                "name exactly one; several need jwks_url, which is not built yet",
-            );
-        };
-        let known = Algorithm::from_name(&only.value);
-        known.or_else(|| {
-            self.refuse(
-                &only.at,
-                format!("`{}` is no algorithm of this gateway", only.value),
-                "one of RS256, ES256, EdDSA, HS256",
-            )
-        })
-    }
-
-    fn verifying_key(&self, raw: &RawJwt, algorithm: Algorithm) -> Option<VerifyingKey> {
-        let (wanted, other) = match algorithm {
-            Algorithm::Hs256 => (&raw.secret, &raw.key_file),
-            _ => (&raw.key_file, &raw.secret),
-        };
-        if let Some(other) = other {
-            let hint = "HS256 takes `secret`, all others take `key_file`";
-            return self.refuse(&other.at, format!("{} does not use this key", algorithm.name()), hint);
-        }
-        let Some(named) = wanted else {
-            let hint = if algorithm == Algorithm::Hs256 {
-                "secret = \"file:PATH\" or \"env:NAME\""
-            } else {
-                "key_file = \"PATH of the public key in PEM\""
-            };
-            return self.refuse(&raw.at, "an issuer needs its key", hint);
-        };
-        let material = self.key_material(named, algorithm)?;
-        match VerifyingKey::new(algorithm, material.expose()) {
-            Ok(key) => Some(key),
-            Err(error) => self.refuse(&named.at, error.to_string(), ""),
-        }
-    }
-
-    fn key_material(&self, named: &Located<String>, algorithm: Algorithm) -> Option<SecretBytes> {
-        let reference = match algorithm {
-            Algorithm::Hs256 => SecretReference::parse(&named.value, &self.surroundings.current_dir),
-            _ => Ok(SecretReference::File(self.absolute(&named.value))),
-        };
-        match reference.and_then(|reference| reference.read(self.surroundings.environment)) {
-            Ok(material) => Some(material),
-            Err(error) => self.refuse(&named.at, error.to_string(), ""),
-        }
-    }
-
     fn limits(&self, raw: &RawLimits) -> LimitsConfig {
         let base = LimitsConfig::default();
         let or = |given: &Option<Located<u64>>, default| given.as_ref().map_or(default, |found| found.value);
@@ -300,6 +222,7 @@ impl Checker<'_> {
             connections_max: raw.connections_max.unwrap_or(base.connections_max),
             websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
             failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),
+            created_tenants_max: raw.created_tenants_max.unwrap_or(base.created_tenants_max),
         };
         self.check_bodies_fit(raw, &limits);
         limits

@@ -7,6 +7,7 @@
 mod backends;
 pub mod checked;
 pub mod faults;
+mod issuers;
 mod listen;
 mod raw;
 pub mod reader;
@@ -15,7 +16,10 @@ mod tls_files;
 pub mod units;
 
 use crate::authenticate::certificate::CertificateRule;
-use crate::authenticate::jwt_ring::VerifyingKey;
+use crate::authenticate::jwks::fetch::Roots;
+use crate::authenticate::jwks::url::JwksUrl;
+use crate::authenticate::jwt_claims::ClaimPath;
+use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
 use crate::listen::client_certificate::ClientCertificates;
@@ -169,23 +173,76 @@ impl FromStr for GpuName {
 #[error("a GPU is an index (0 to 1023) or a UUID as `nvidia-smi -L` prints it: `GPU-…`")]
 pub struct GpuNameError;
 
-/// `[[jwt]]`: one issuer with one key for one algorithm.
+/// `[[jwt]]`: one issuer, its keys and what its claims mean.
 #[derive(Debug, Clone)]
 pub struct JwtIssuerConfig {
     /// `iss`, compared as a whole.
     pub issuer: String,
     /// Must be in `aud`.
     pub audience: String,
-    /// The key; the algorithm is pinned with it.
-    pub key: VerifyingKey,
+    /// What its signatures are checked with.
+    pub keys: IssuerKeys,
     /// The claim that names the tenant.
-    pub tenant_claim: String,
+    pub tenant_claim: ClaimPath,
+    /// What happens where no configured tenant has that claim.
+    pub unknown_tenant: UnknownTenant,
     /// The claim that names the user; a token without it is refused.
-    pub user_claim: String,
+    pub user_claim: ClaimPath,
     /// The claim that lists scopes; `None`: a client's.
-    pub scope_claim: Option<String>,
+    pub scope_claim: Option<ClaimPath>,
     /// How far the issuer's clock may be off; at most [`crate::clock::SKEW_MAX`].
     pub leeway: Duration,
+}
+
+/// What an issuer's signatures are checked with.
+#[derive(Debug, Clone)]
+pub enum IssuerKeys {
+    /// One key; the algorithm is pinned with it.
+    Fixed(VerifyingKey),
+    /// The set that the issuer publishes.
+    Published(JwksConfig),
+}
+
+/// `jwks_url` and what belongs to it.
+#[derive(Debug, Clone)]
+pub struct JwksConfig {
+    /// Where the set is.
+    pub url: JwksUrl,
+    /// Which certificates an `https` address may show.
+    pub roots: Roots,
+    /// What tokens may be signed with; never HS256; at least one.
+    pub algorithms: Vec<Algorithm>,
+    /// How often it is fetched where the issuer sends no `Cache-Control: max-age`.
+    pub refresh: Duration,
+    /// How long it counts after the last good fetch.
+    pub stale_max: Duration,
+}
+
+impl JwksConfig {
+    /// Default of `refresh`: a withdrawn key is refused that soon.
+    pub const REFRESH: Duration = Duration::from_secs(600);
+    /// Default of `stale_max`: an issuer that is down over night keeps nobody out.
+    pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+}
+
+/// `unknown_tenant`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnknownTenant {
+    /// The token is refused.
+    Refuse,
+    /// A tenant is made.
+    Create(CreateConfig),
+}
+
+/// What tenants an issuer's tokens make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateConfig {
+    /// The plan of a token without the claim below; it is in the tenants file.
+    pub plan: String,
+    /// The claim that chooses another plan.
+    pub plan_claim: Option<ClaimPath>,
+    /// The plans that it may choose; all are in the tenants file.
+    pub plans_from_claim: Vec<String>,
 }
 
 /// `[limits]`: bounds on what callers send, over all tenants. Sizes are in bytes.
@@ -213,6 +270,8 @@ pub struct LimitsConfig {
     pub websockets_max: u32,
     /// Failed logins of one address (IPv6: one /64) in a minute before it is answered 429.
     pub failed_logins_per_minute: u32,
+    /// Tenants that tokens may make, over all issuers.
+    pub created_tenants_max: u32,
 }
 
 impl Default for LimitsConfig {
@@ -233,6 +292,7 @@ impl Default for LimitsConfig {
             connections_max: 10_000,
             websockets_max: 5_000,
             failed_logins_per_minute: 10,
+            created_tenants_max: 10_000,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
+use crate::authenticate::jwks::schedule::{LIFETIME_MAX, LIFETIME_MIN};
+use crate::authenticate::jwt_claims::ClaimPath;
 use crate::clock::SKEW_MAX;
 use crate::ids::{BackendId, PoolId, TenantId, UserId};
 use crate::listen::ListenAddress;
@@ -96,9 +98,17 @@ pub(super) struct RawJwt {
     pub(super) algorithms: Option<Vec<Located<String>>>,
     pub(super) key_file: Option<Located<String>>,
     pub(super) secret: Option<Located<String>>,
-    pub(super) tenant_claim: Option<Located<String>>,
-    pub(super) user_claim: Option<Located<String>>,
-    pub(super) scope_claim: Option<Located<String>>,
+    pub(super) jwks_url: Option<Located<String>>,
+    pub(super) jwks_ca: Option<Located<String>>,
+    pub(super) jwks_refresh: Option<Located<Duration>>,
+    pub(super) jwks_stale_max: Option<Located<Duration>>,
+    pub(super) tenant_claim: Option<Located<ClaimPath>>,
+    pub(super) unknown_tenant: Option<Located<&'static str>>,
+    pub(super) create_plan: Option<Located<String>>,
+    pub(super) plan_claim: Option<Located<ClaimPath>>,
+    pub(super) plans_from_claim: Option<Vec<Located<String>>>,
+    pub(super) user_claim: Option<Located<ClaimPath>>,
+    pub(super) scope_claim: Option<Located<ClaimPath>>,
     pub(super) leeway: Option<Duration>,
 }
 
@@ -115,6 +125,7 @@ pub(super) struct RawLimits {
     pub(super) connections_max: Option<u32>,
     pub(super) websockets_max: Option<u32>,
     pub(super) failed_logins_per_minute: Option<u32>,
+    pub(super) created_tenants_max: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -294,10 +305,8 @@ fn gpu(reader: &mut Reader<'_>) -> Option<Located<GpuName>> {
 
 impl RawJwt {
     fn read(mut reader: Reader<'_>) -> Self {
-        reader.not_built_yet("jwks_url", "use key_file with the issuer's public key in PEM");
         reader.renamed("secret_file", "write `secret = \"file:PATH\"`");
-        // The one value that is built; the key is known so that a configuration can say what it relies on.
-        reader.one_of("unknown_tenant", &["refuse"]);
+        reader.renamed("jwks_uri", "write `jwks_url`");
         let raw = Self {
             at: reader.at().clone(),
             issuer: reader.required_text("issuer"),
@@ -305,9 +314,17 @@ impl RawJwt {
             algorithms: reader.texts("algorithms"),
             key_file: reader.text("key_file"),
             secret: reader.text("secret"),
-            tenant_claim: reader.required_text("tenant_claim"),
-            user_claim: reader.text("user_claim"),
-            scope_claim: reader.text("scope_claim"),
+            jwks_url: reader.text("jwks_url"),
+            jwks_ca: reader.text("jwks_ca"),
+            jwks_refresh: reader.duration("jwks_refresh", LIFETIME_MIN..=LIFETIME_MAX),
+            jwks_stale_max: reader.duration("jwks_stale_max", LIFETIME_MIN..=7 * DAY),
+            tenant_claim: reader.required_parsed("tenant_claim"),
+            unknown_tenant: reader.one_of("unknown_tenant", &["refuse", "create"]),
+            create_plan: reader.text("create_plan"),
+            plan_claim: reader.parsed("plan_claim"),
+            plans_from_claim: reader.texts("plans_from_claim"),
+            user_claim: reader.parsed("user_claim"),
+            scope_claim: reader.parsed("scope_claim"),
             leeway: duration(&mut reader, "leeway", Duration::ZERO..=SKEW_MAX),
         };
         reader.require("algorithms");
@@ -343,6 +360,7 @@ impl RawLimits {
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
             failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+            created_tenants_max: count(reader, "created_tenants_max", 1_000_000),
         }
     }
 }

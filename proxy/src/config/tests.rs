@@ -389,7 +389,7 @@ fn an_hs256_secret_has_32_bytes_or_more_and_is_a_reference() {
     let load = |secret: &str| {
         Place::with(&[("config/gateway.toml", &config)]).load(None, &|name| (name == "S").then(|| secret.to_owned()))
     };
-    assert_eq!(load(&"x".repeat(32)).unwrap().config.jwt[0].user_claim, "sub");
+    assert_eq!(load(&"x".repeat(32)).unwrap().config.jwt[0].user_claim.as_str(), "sub");
     assert!(load(&"x".repeat(31)).unwrap_err()[0].contains("at least 32 bytes, this has 31"));
     let plain = only_error(&config.replace("env:S", "hunter2hunter2hunter2hunter2hunter2"));
     assert!(plain.contains("written as a reference") && !plain.contains("hunter2"), "{plain}");
@@ -413,8 +413,91 @@ fn an_issuer_has_one_algorithm_and_the_key_that_belongs_to_it() {
             .contains("ES256 does not use this key")
     );
     assert!(only_error(&format!("{HS256}algorithms = [\"ES256\"]\n")).contains("an issuer needs its key"));
-    let jwks = format!("{HS256}algorithms = [\"RS256\"]\njwks_url = \"https://x\"\n");
-    assert!(load(&jwks).unwrap_err().iter().any(|fault| fault.contains("`jwt[0].jwks_url`: is not built yet")));
+}
+
+#[test]
+fn a_key_set_has_an_https_address_and_algorithms_of_public_keys() {
+    let set = |lines: &str| format!("{HS256}{lines}\n");
+    let good = load(&set("algorithms = [\"RS256\", \"ES256\", \"EdDSA\"]\njwks_url = \"https://x/k\"")).unwrap();
+    let IssuerKeys::Published(published) = &good.config.jwt[0].keys else { panic!("no key set") };
+    assert_eq!(
+        (published.algorithms.len(), published.refresh, published.stale_max),
+        (3, JwksConfig::REFRESH, JwksConfig::STALE_MAX)
+    );
+    let url = "jwks_url = \"https://x/k\"";
+    for (lines, fault) in [
+        (
+            "algorithms = [\"RS256\"]\njwks_url = \"http://id.example/k\"".to_owned(),
+            "is plain http, which is for this machine only",
+        ),
+        (format!("algorithms = [\"RS256\", \"HS256\"]\n{url}"), "a shared secret is never published"),
+        (format!("algorithms = [\"RS256\", \"RS256\"]\n{url}"), "stands here twice"),
+        (format!("algorithms = []\n{url}"), "`algorithms` is empty"),
+        (format!("algorithms = [\"none\"]\n{url}"), "`none` is no algorithm"),
+        (format!("algorithms = [\"RS256\"]\n{url}\nkey_file = \"k\""), "one source of keys"),
+        (format!("algorithms = [\"RS256\"]\n{url}\njwks_ca = \"none.pem\""), "can't read"),
+        (
+            "algorithms = [\"RS256\"]\njwks_url = \"http://localhost/k\"\njwks_ca = \"c\"".to_owned(),
+            "plain http shows no certificate",
+        ),
+        ("algorithms = [\"RS256\"]\njwks_refresh = \"1m\"\nkey_file = \"k\"".to_owned(), "belongs to `jwks_url`"),
+        (format!("algorithms = [\"RS256\"]\n{url}\njwks_refresh = \"59s\""), "out of range"),
+        (format!("algorithms = [\"RS256\"]\n{url}\njwks_stale_max = \"8d\""), "out of range"),
+        (format!("algorithms = [\"RS256\"]\n{url}\njwks_refresh = \"1h\"\njwks_stale_max = \"59m\""), "too old before"),
+    ] {
+        let found = only_error(&set(&lines));
+        assert!(found.contains(fault), "{lines}: {found}");
+    }
+    let edges = format!("algorithms = [\"RS256\"]\n{url}\njwks_refresh = \"1h\"\njwks_stale_max = \"1h\"");
+    assert!(load(&set(&edges)).is_ok());
+}
+
+#[test]
+fn tenants_are_made_on_plans_that_are_there() {
+    let issuer = |lines: &str| {
+        format!("{HS256}algorithms = [\"RS256\"]\njwks_url = \"https://x/k\"\nunknown_tenant = \"create\"\n{lines}\n")
+    };
+    let made = |lines: &str| load(&issuer(lines)).unwrap().config.jwt[0].unknown_tenant.clone();
+    let UnknownTenant::Create(plain) = made("create_plan = \"default\"") else { panic!("refused") };
+    assert_eq!((plain.plan.as_str(), plain.plan_claim), ("default", None));
+    assert!(matches!(
+        made("create_plan = \"default\"\nplan_claim = \"/app/plan\"\nplans_from_claim = [\"default\"]"),
+        UnknownTenant::Create(CreateConfig { plan_claim: Some(_), .. })
+    ));
+    assert!(only_error(&issuer("")).contains("needs `create_plan`"));
+    assert!(only_error(&issuer("create_plan = \"defualt\"")).contains("did you mean `default`?"));
+    let claim = "create_plan = \"default\"\nplan_claim = \"p\"\n";
+    assert!(only_error(&issuer(claim)).contains("no plan may be chosen by it"));
+    assert!(
+        only_error(&issuer(&format!("{claim}plans_from_claim = [\"gold\"]"))).contains("no plan has the id `gold`")
+    );
+    assert!(
+        only_error(&issuer("create_plan = \"default\"\nplans_from_claim = [\"default\"]")).contains("set `plan_claim`")
+    );
+    let refuse = issuer("create_plan = \"default\"").replace("\"create\"", "\"refuse\"");
+    assert!(only_error(&refuse).contains("belongs to `unknown_tenant = \"create\"`"));
+    assert!(
+        only_error(&issuer("create_plan = \"default\"").replace("\"t\"", "\"/t~2\"")).contains("in a JSON pointer")
+    );
+}
+
+#[test]
+fn tenants_are_made_on_no_plan_of_an_owner_and_on_none_without_backend() {
+    let backends = "[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n[[backends]]\nid = \"b\"\nurl = \"http://127.0.0.1:2\"\npool = \"mine\"\n";
+    let gateway = |plan: &str| {
+        format!(
+            "{backends}[tenants]\nfile = \"t.toml\"\n{HS256}algorithms = [\"RS256\"]\njwks_url = \"https://x/k\"\nunknown_tenant = \"create\"\ncreate_plan = \"{plan}\"\n"
+        )
+    };
+    let tenants = "[[plan]]\nid = \"plain\"\n[[plan]]\nid = \"owners\"\npolicy = \"owner\"\npool = \"mine\"\n[[plan]]\nid = \"guests\"\npool = \"mine\"\n[[plan]]\nid = \"nowhere\"\npool = \"none\"\n[[tenant]]\nid = \"me\"\nplan = \"owners\"\n";
+    let load = |plan: &str| {
+        Place::with(&[("config/gateway.toml", &gateway(plan)), ("t.toml", tenants)]).load(None, &no_environment)
+    };
+    assert!(load("plain").is_ok());
+    for plan in ["owners", "guests"] {
+        assert!(load(plan).unwrap_err()[0].contains("has the owner posture, or shares the pool"), "{plan}");
+    }
+    assert!(load("nowhere").unwrap_err()[0].contains("is in the pool `none`, which has no backend"));
 }
 
 #[test]
@@ -514,34 +597,6 @@ fn every_documented_key_of_the_tenants_is_known_and_every_known_one_documented()
     crate::tenants::read_tenants(&source, Path::new("/"), &report);
     assert_eq!(documented, report.asked.take());
     assert!(report.conclude(Some(())).is_ok());
-}
-
-#[test]
-fn the_audit_file_is_rotated_from_64_kib_on_or_never() {
-    let place = |lines: &str| load(&format!("[audit]\nfile = \"audit.jsonl\"\n{lines}"));
-    let rotation = |lines: &str| match place(lines).unwrap().config.audit {
-        AuditConfig::File { rotation, .. } => rotation,
-        other => panic!("no file: {other:?}"),
-    };
-    assert_eq!(rotation(""), Some(Rotation::default()));
-    assert_eq!(rotation("rotate_bytes = \"64KiB\"\nkeep = 1"), Some(Rotation { bytes: ROTATE_BYTES_MIN, keep: 1 }));
-    assert_eq!(rotation("rotate_bytes = \"0KiB\""), None);
-    for (wrong, key) in [("rotate_bytes = \"63KiB\"", "rotate_bytes"), ("keep = 0", "keep"), ("keep = 1001", "keep")] {
-        let errors = place(wrong).unwrap_err();
-        assert!(errors.len() == 1 && errors[0].contains(&format!("audit.{key}")), "{errors:?}");
-    }
-    let loaded = load("[audit]\nrotate_bytes = \"1MiB\"").unwrap();
-    assert!(loaded.warnings[0].to_string().contains("not rotated"), "{:?}", loaded.warnings);
-}
-
-#[test]
-fn free_space_is_a_gibibyte_unless_set_and_may_be_none() {
-    assert_eq!(load("").unwrap().config.free_space_min, 1 << 30);
-    for (text, bytes) in [("0KiB", 0), ("5MiB", 5 << 20), ("1048576GiB", 1 << 50)] {
-        let config = load(&format!("[state]\ndir = \"s\"\nfree_space_min = \"{text}\"")).unwrap().config;
-        assert_eq!(config.free_space_min, bytes, "{text}");
-    }
-    assert!(only_error("[state]\nfree_space_min = \"1048577GiB\"").contains("state.free_space_min"));
 }
 
 // What stands in front of a listener.
@@ -688,4 +743,32 @@ fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
     let twice = [entry("dns = \"a\"\ntenant = \"local\""), entry("dns = \"A\"\ntenant = \"local\"")].concat();
     assert!(fault(&twice).contains("another entry is for the same certificates"));
     assert_eq!(certificates("", &good).unwrap().warnings.len(), 1);
+}
+
+#[test]
+fn the_audit_file_is_rotated_from_64_kib_on_or_never() {
+    let place = |lines: &str| load(&format!("[audit]\nfile = \"audit.jsonl\"\n{lines}"));
+    let rotation = |lines: &str| match place(lines).unwrap().config.audit {
+        AuditConfig::File { rotation, .. } => rotation,
+        other => panic!("no file: {other:?}"),
+    };
+    assert_eq!(rotation(""), Some(Rotation::default()));
+    assert_eq!(rotation("rotate_bytes = \"64KiB\"\nkeep = 1"), Some(Rotation { bytes: ROTATE_BYTES_MIN, keep: 1 }));
+    assert_eq!(rotation("rotate_bytes = \"0KiB\""), None);
+    for (wrong, key) in [("rotate_bytes = \"63KiB\"", "rotate_bytes"), ("keep = 0", "keep"), ("keep = 1001", "keep")] {
+        let errors = place(wrong).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(&format!("audit.{key}")), "{errors:?}");
+    }
+    let loaded = load("[audit]\nrotate_bytes = \"1MiB\"").unwrap();
+    assert!(loaded.warnings[0].to_string().contains("not rotated"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn free_space_is_a_gibibyte_unless_set_and_may_be_none() {
+    assert_eq!(load("").unwrap().config.free_space_min, 1 << 30);
+    for (text, bytes) in [("0KiB", 0), ("5MiB", 5 << 20), ("1048576GiB", 1 << 50)] {
+        let config = load(&format!("[state]\ndir = \"s\"\nfree_space_min = \"{text}\"")).unwrap().config;
+        assert_eq!(config.free_space_min, bytes, "{text}");
+    }
+    assert!(only_error("[state]\nfree_space_min = \"1048577GiB\"").contains("state.free_space_min"));
 }

@@ -10,9 +10,10 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId};
+use crate::ids::{BackendId, FileId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use comfygate_policy::Digest;
 use floods::{Flood, Floods};
@@ -67,6 +68,21 @@ pub struct AcceptedLine {
     pub catalogue: Digest,
     /// The graph as the backend gets it.
     pub submission: Digest,
+}
+
+/// A file that its owner has uploaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct UploadedLine {
+    /// The request that brought it.
+    pub request: RequestId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it became.
+    pub file: FileId,
+    /// Its content.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
 }
 
 /// A request that was refused.
@@ -125,6 +141,7 @@ enum Event {
         method: String,
         path: String,
     },
+    Uploaded(UploadedLine),
     Refused(RefusedLine),
     /// How many refusals beyond the first ones of a second got no line of their own.
     RefusedMany {
@@ -149,6 +166,29 @@ enum Event {
     BackupMade {
         entries: u64,
         bytes: u64,
+    },
+    /// A token of an issuer that may make tenants brought a new claim.
+    TenantCreated {
+        tenant: TenantId,
+        issuer: String,
+        claim: String,
+        plan: String,
+    },
+    /// A newer token of a made tenant names another plan.
+    TenantPlanChanged {
+        tenant: TenantId,
+        plan: String,
+    },
+    /// An operator closed a made tenant, or opened it again.
+    TenantDisabled {
+        tenant: TenantId,
+        disabled: bool,
+    },
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
     },
     /// A browser got a session.
     LoggedIn {
@@ -313,6 +353,11 @@ impl Audit {
         self.tell(Event::Accepted(line.clone()));
     }
 
+    /// A file was uploaded.
+    pub fn uploaded(&self, line: UploadedLine) {
+        self.tell(Event::Uploaded(line));
+    }
+
     /// A request was refused. Many equal ones in one second become one line.
     pub fn refused(&self, refusal: &Refusal<'_>) {
         let flood = Flood::of(refusal);
@@ -349,6 +394,31 @@ impl Audit {
     /// An operator made a backup: it holds every secret of the state directory.
     pub fn backup_made(&self, entries: u64, bytes: u64) {
         self.tell(Event::BackupMade { entries, bytes });
+    }
+
+    /// A token made a tenant.
+    pub fn tenant_created(&self, row: &CreatedTenant) {
+        self.tell(Event::TenantCreated {
+            tenant: row.id.clone(),
+            issuer: cut(&row.issuer, REASON_CHARS_MAX),
+            claim: cut(&row.claim, REASON_CHARS_MAX),
+            plan: row.plan.clone(),
+        });
+    }
+
+    /// A token gave a made tenant another plan.
+    pub fn tenant_plan_changed(&self, tenant: &TenantId, plan: &str) {
+        self.tell(Event::TenantPlanChanged { tenant: tenant.clone(), plan: plan.to_owned() });
+    }
+
+    /// An operator closed or opened a made tenant.
+    pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
+        self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
+    }
+
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// A browser got a session for a key.

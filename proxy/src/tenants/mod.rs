@@ -1,15 +1,17 @@
-//! Who may use the gateway and how much: plans and tenants, read from `tenants.toml`.
+//! Who may use the gateway and how much: plans and tenants, read from `tenants.toml`, and tenants that tokens made ([`created`]).
 //!
-//! The registry is immutable: a reload builds a new one and swaps the `Arc`, so that one request sees one state of it. There is one form, the
-//! file; a trait comes with the second.
+//! The registry is immutable: a reload builds a new one and swaps the `Arc`, so that one request sees one state of it. [`AllTenants`] looks up both kinds.
 
+pub mod created;
 pub mod policies;
 mod read;
 
+pub use created::made_id;
 pub use read::read_tenants;
 
 use crate::ids::{PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
+use created::{CreateError, CreatedTenants, WantedTenant};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,9 +114,22 @@ impl Tenant {
     }
 }
 
-/// Every tenant, by id and by the claim that JWTs name it with.
+/// What tenants on it have, unless they say otherwise.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What they may use.
+    pub limits: Limits,
+    /// What their workflows may do.
+    pub policy: Arc<Policy>,
+    /// Whose backends run them.
+    pub pool: PoolId,
+}
+
+/// Every tenant of the file, by id and by the claim that JWTs name it with.
 #[derive(Debug, Default)]
 pub struct TenantRegistry {
+    /// `None`: it is there and faulty; then the registry is not used.
+    plans: BTreeMap<String, Option<Plan>>,
     by_id: BTreeMap<TenantId, Arc<Tenant>>,
     by_claim: HashMap<String, TenantId>,
     /// Tenants that have a claim of their own.
@@ -130,7 +145,29 @@ impl TenantRegistry {
         let by_id: BTreeMap<_, _> = tenants.into_iter().map(|tenant| (tenant.id.clone(), Arc::new(tenant))).collect();
         let by_claim: HashMap<_, _> = claims.into_iter().collect();
         let claimed = by_claim.values().cloned().collect();
-        Self { by_id, by_claim, claimed }
+        Self { plans: BTreeMap::new(), by_id, by_claim, claimed }
+    }
+
+    /// The same registry with the plans that its tenants are on, for tenants that are not in the file.
+    #[must_use]
+    pub fn with_plans(mut self, plans: impl IntoIterator<Item = (String, Option<Plan>)>) -> Self {
+        self.plans = plans.into_iter().collect();
+        self
+    }
+
+    /// The plan of that name.
+    pub fn plan(&self, name: &str) -> Option<&Plan> {
+        self.plans.get(name)?.as_ref()
+    }
+
+    /// Whether tenants that tokens made may be on that plan. SECURITY: never in the owner posture, and never in the pool of an owner: packs there are code that trusts everybody in it.
+    pub fn suits_made_tenants(&self, plan: &Plan) -> bool {
+        plan.policy.posture() != Posture::Owner && self.owner_of(&plan.pool).is_none()
+    }
+
+    /// The names of all plans, faulty ones too.
+    pub fn plan_names(&self) -> impl Iterator<Item = &str> {
+        self.plans.keys().map(String::as_str)
     }
 
     /// The tenant of that id, disabled ones too.
@@ -148,6 +185,11 @@ impl TenantRegistry {
         (!self.claimed.contains(&tenant.id)).then_some(tenant)
     }
 
+    /// The tenant that names this value as its `claim`, and none by its id.
+    pub fn tenant_with_claim(&self, value: &str) -> Option<Arc<Tenant>> {
+        self.tenant(self.by_claim.get(value)?)
+    }
+
     /// All tenants, by id.
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.by_id.values()
@@ -161,16 +203,99 @@ impl TenantRegistry {
     /// The registry of the built-in defaults: one tenant `local` on plan `default`.
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
+        let policy = Arc::new(Policy::builtin("default").expect("the default policy ships"));
+        let plan = Plan { limits: Limits::default(), policy, pool: PoolId::default_pool() };
         let local = Tenant {
             id: "local".parse().expect("`local` is a tenant id"),
             name: None,
             plan: "default".to_owned(),
             disabled: false,
-            limits: Limits::default(),
-            policy: Arc::new(Policy::builtin("default").expect("the default policy ships")),
-            pool: PoolId::default_pool(),
+            limits: plan.limits,
+            policy: Arc::clone(&plan.policy),
+            pool: plan.pool.clone(),
         };
-        Self::new([local], [])
+        Self::new([local], []).with_plans([("default".to_owned(), Some(plan))])
+    }
+}
+
+/// Every tenant: those of the file, and those that tokens made.
+#[derive(Debug)]
+pub struct AllTenants {
+    registry: Arc<TenantRegistry>,
+    /// `None`: no token makes one.
+    created: Option<Arc<CreatedTenants>>,
+    /// How many tokens may make.
+    created_max: u32,
+}
+
+impl AllTenants {
+    /// The tenants of a file with those that were made, of which there may be `created_max`.
+    pub fn new(registry: Arc<TenantRegistry>, created: Arc<CreatedTenants>, created_max: u32) -> Self {
+        Self { registry, created: Some(created), created_max }
+    }
+
+    /// The tenants of a file alone.
+    pub fn of_the_file(registry: TenantRegistry) -> Self {
+        Self { registry: Arc::new(registry), created: None, created_max: 0 }
+    }
+
+    /// The tenant of that id, disabled ones too. One that a token made has the limits and the policy of its plan; it is gone while its plan is.
+    pub fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.registry.tenant(id).or_else(|| self.made(id))
+    }
+
+    fn made(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        let row = self.created.as_ref()?.row(id)?;
+        let plan = self.registry.plan(&row.plan)?;
+        if !self.registry.suits_made_tenants(plan) {
+            return None;
+        }
+        Some(Arc::new(Tenant {
+            id: row.id,
+            name: Some(row.claim),
+            plan: row.plan,
+            disabled: row.disabled_at.is_some(),
+            limits: plan.limits,
+            policy: Arc::clone(&plan.policy),
+            pool: plan.pool.clone(),
+        }))
+    }
+
+    /// The tenant of the file that a JWT's claim means ([`TenantRegistry::tenant_of_claim`]). Made ones are never found by their id here: another issuer could name it.
+    pub fn tenant_of_claim(&self, value: &str) -> Option<Arc<Tenant>> {
+        self.registry.tenant_of_claim(value)
+    }
+
+    /// The tenant of the file that names this value as its `claim`. SECURITY: for issuers whose tokens make tenants. They let strangers name organisations, and one named like the id of a
+    /// configured tenant would be that tenant.
+    pub fn tenant_with_claim(&self, value: &str) -> Option<Arc<Tenant>> {
+        self.registry.tenant_with_claim(value)
+    }
+
+    /// Sees to it that the tenant of a good token is there.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn ensure(&self, wanted: &WantedTenant) -> Result<(), CreateError> {
+        match &self.created {
+            Some(created) => created.ensure(wanted, self.created_max).await,
+            None => Err(CreateError::Full { limit: 0 }),
+        }
+    }
+
+    /// The tenant that trusts the installations of this pool, if one does: never one that a token made.
+    pub fn owner_of(&self, pool: &PoolId) -> Option<&Arc<Tenant>> {
+        self.registry.owner_of(pool)
+    }
+
+    /// The tenants of the file.
+    pub fn registry(&self) -> &TenantRegistry {
+        &self.registry
+    }
+
+    /// Those that tokens made.
+    pub fn created(&self) -> Option<&Arc<CreatedTenants>> {
+        self.created.as_ref()
     }
 }
 
@@ -198,5 +323,7 @@ mod tests {
         assert_eq!(registry.tenant_of_claim("beta").unwrap().id.as_str(), "beta");
         assert!(registry.tenant_of_claim("acme").is_none());
         assert!(registry.tenant_of_claim("org_abc").is_none());
+        assert_eq!(registry.tenant_with_claim("org_AbC").unwrap().id.as_str(), "acme");
+        assert!(registry.tenant_with_claim("beta").is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
-use super::{Limits, Pace, Rate, Tenant, TenantRegistry, policies};
+use super::created::is_made_id;
+use super::{Limits, Pace, Plan, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::ids::{PoolId, TenantId};
@@ -40,14 +41,6 @@ struct RawTenant {
     limits: RawLimits,
 }
 
-/// A plan as used.
-#[derive(Debug)]
-struct Plan {
-    limits: Limits,
-    policy: Arc<Policy>,
-    pool: PoolId,
-}
-
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
 /// then lacks what was faulty and must not be used.
 pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> TenantRegistry {
@@ -63,7 +56,7 @@ pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> T
     }
     let mut checked = Checked { directory, report, policies: HashMap::new() };
     let plans = checked.plans(plans);
-    checked.registry(tenants, &plans)
+    checked.registry(tenants, &plans).with_plans(plans)
 }
 
 fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
@@ -189,6 +182,11 @@ impl Checked<'_> {
             let plan = tenant.plan.as_ref().and_then(|name| self.plan(name, plans));
             let own_policy = tenant.limits.policy.as_ref().map(|name| self.policy(name));
             let Some(id) = tenant.id else { continue };
+            if is_made_id(&id.value) {
+                // SECURITY: a configured tenant of that id would share everything with the one that a token made.
+                let hint = "to choose limits for such a tenant, name it otherwise and give its `claim`";
+                self.report.error(&id.at, format!("`{}` has the form of ids that tokens make", id.value), hint);
+            }
             if let Some(claim) = tenant.claim {
                 self.claim(claim, &id.value, &ids, &mut claims);
             }
@@ -340,6 +338,14 @@ mod tests {
         assert!(only_error(&plan("per_second = 0.0001, burst = 1")).contains("out of range"));
         assert!(only_error(&plan("per_second = 1, burst = 0")).contains("out of range"));
         assert!(only_error(&plan("per_second = 1")).contains("`plan[0].rate.burst`: is missing"));
+    }
+
+    #[test]
+    fn an_id_of_the_form_that_tokens_make_is_refused() {
+        let tenant = |id: &str| format!("{PLAN}[[tenant]]\nid = \"{id}\"\nplan = \"p\"\n");
+        assert!(only_error(&tenant("j-0123456789abcdef01234567")).contains("has the form of ids that tokens make"));
+        assert!(read(&tenant("j-0123456789abcdef0123456")).is_ok());
+        assert!(read(&tenant("j-0123456789abcdef0123456g")).is_ok());
     }
 
     #[test]

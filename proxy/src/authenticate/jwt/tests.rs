@@ -1,6 +1,9 @@
 use super::*;
 use crate::authenticate::jwt_ring::{KeyError, VerifyingKey};
 use crate::clock::WallMillis;
+use crate::config::CreateConfig;
+use crate::tenants::TenantRegistry;
+use futures_util::FutureExt as _;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
@@ -14,13 +17,18 @@ const RS256_TOKEN: &str = include_str!("fixtures/rs256.jwt");
 const RSA_2048: &[u8] = include_bytes!("fixtures/rsa2048.pub.pem");
 const RSA_1024: &[u8] = include_bytes!("fixtures/rsa1024.pub.pem");
 
+fn path(text: &str) -> ClaimPath {
+    text.parse().unwrap()
+}
+
 fn issuer(key: VerifyingKey) -> JwtIssuerConfig {
     JwtIssuerConfig {
         issuer: "https://id.example/".into(),
         audience: "comfygate".into(),
-        key,
-        tenant_claim: "org".into(),
-        user_claim: "sub".into(),
+        keys: IssuerKeys::Fixed(key),
+        tenant_claim: path("org"),
+        unknown_tenant: UnknownTenant::Refuse,
+        user_claim: path("sub"),
         scope_claim: None,
         leeway: Duration::from_secs(60),
     }
@@ -55,7 +63,10 @@ fn hs_token(header: &Value, claims: &Value) -> String {
 
 fn check(token: &str, issuer: JwtIssuerConfig) -> Result<JwtIdentity, JwtError> {
     let clock = Clock::turned_by_hand(WallMillis(NOW * 1000));
-    identity(token, &[issuer], &TenantRegistry::built_in(), &clock)
+    let IssuerKeys::Fixed(key) = issuer.keys.clone() else { panic!("the tests here are of fixed keys") };
+    let issuer = Issuer { config: issuer, keys: Keys::Fixed(key) };
+    let tenants = AllTenants::of_the_file(TenantRegistry::built_in());
+    identity(token, &[issuer], &tenants, &clock).now_or_never().expect("a fixed key is never waited for")
 }
 
 fn hs_header() -> Value {
@@ -88,7 +99,7 @@ const P256_SPKI: [u8; 26] = [
 #[test]
 fn a_good_hs256_token_names_tenant_user_and_a_clients_scopes() {
     let found = check(&hs_token(&hs_header(), &claims()), hs256()).unwrap();
-    assert_eq!((found.tenant.as_str(), found.user.as_str(), found.scopes), ("local", "u1", Scopes::of_a_client()));
+    assert_eq!((found.tenant.id().as_str(), found.user.as_str(), found.scopes), ("local", "u1", Scopes::of_a_client()));
 }
 
 #[test]
@@ -260,7 +271,7 @@ fn scopes_come_from_the_claim_and_unknown_words_mean_nothing() {
     let scoped = |value: Value| {
         let mut claims = claims();
         claims["scope"] = value;
-        check(&hs_token(&hs_header(), &claims), JwtIssuerConfig { scope_claim: Some("scope".into()), ..hs256() })
+        check(&hs_token(&hs_header(), &claims), JwtIssuerConfig { scope_claim: Some(path("scope")), ..hs256() })
             .map(|found| found.scopes)
     };
     let expected: Scopes = [Scope::Read, Scope::ActAs].into_iter().collect();
@@ -268,4 +279,71 @@ fn scopes_come_from_the_claim_and_unknown_words_mean_nothing() {
     assert_eq!(scoped(json!(["read", "act-as", 7])), Ok(expected));
     assert_eq!(scoped(json!("Read")), Ok(Scopes::default()));
     assert_eq!(scoped(json!(1)), Err(JwtError::Claim("scope".into())));
+}
+
+/// An issuer that makes tenants, with a claim `plan` that may choose `gold`.
+fn creating() -> JwtIssuerConfig {
+    let made = CreateConfig {
+        plan: "free".into(),
+        plan_claim: Some(path("/app/plan")),
+        plans_from_claim: vec!["gold".into(), "free".into()],
+    };
+    JwtIssuerConfig { unknown_tenant: UnknownTenant::Create(made), ..hs256() }
+}
+
+fn wanted_with(changes: &[(&str, Value)]) -> Result<TokenTenant, JwtError> {
+    let mut claims = claims();
+    for (name, value) in changes {
+        claims[*name] = value.clone();
+    }
+    check(&hs_token(&hs_header(), &claims), creating()).map(|found| found.tenant)
+}
+
+#[test]
+fn a_claim_of_no_configured_tenant_makes_one_of_this_issuer() {
+    let Ok(TokenTenant::Made(wanted)) = wanted_with(&[("org", json!("Acme, Inc.")), ("iat", json!(NOW))]) else {
+        panic!("no tenant")
+    };
+    assert_eq!(wanted.id, made_id("https://id.example/", "Acme, Inc."));
+    assert_eq!((wanted.claim.as_str(), wanted.plan.as_str(), wanted.issued_at), ("Acme, Inc.", "free", Some(NOW)));
+    // The id of a configured tenant is a name like any other; only its own `claim` leads to it.
+    assert_eq!(wanted_with(&[]).unwrap().id(), &made_id("https://id.example/", "local"));
+}
+
+#[test]
+fn the_plan_claim_chooses_among_the_listed_plans_and_anything_else_is_refused() {
+    let plan = |value: Value| match wanted_with(&[("org", json!("x")), ("app", json!({"plan": value}))]) {
+        Ok(TokenTenant::Made(wanted)) => Ok(wanted.plan),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    assert_eq!(plan(json!("gold")), Ok("gold".to_owned()));
+    assert_eq!(plan(json!("free")), Ok("free".to_owned()));
+    for other in [json!("unlimited"), json!("Gold"), json!(""), json!(1), json!(null), json!(["gold"])] {
+        assert_eq!(plan(other.clone()), Err(JwtError::Plan("/app/plan".into())), "{other}");
+    }
+    assert!(
+        matches!(wanted_with(&[("org", json!("x")), ("app", json!({}))]), Ok(TokenTenant::Made(wanted)) if wanted.plan == "free")
+    );
+}
+
+#[test]
+fn a_claim_of_256_bytes_makes_a_tenant_and_a_longer_or_empty_one_does_not() {
+    let made = |length: usize| wanted_with(&[("org", json!("x".repeat(length)))]).is_ok();
+    assert!(made(CLAIM_BYTES_MAX) && !made(CLAIM_BYTES_MAX + 1) && !made(0));
+}
+
+#[test]
+fn a_nested_claim_is_found_by_its_pointer_and_a_name_with_slashes_by_itself() {
+    let nested = |tenant_claim: &str, claim: Value| {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove("org");
+        claims.as_object_mut().unwrap().extend(claim.as_object().unwrap().clone());
+        check(&hs_token(&hs_header(), &claims), JwtIssuerConfig { tenant_claim: path(tenant_claim), ..hs256() })
+            .map(|found| found.tenant.id().to_string())
+    };
+    assert_eq!(nested("/app/org", json!({"app": {"org": "local"}})), Ok("local".to_owned()));
+    let namespaced = "https://app.example/org";
+    assert_eq!(nested(namespaced, json!({namespaced: "local"})), Ok("local".to_owned()));
+    assert_eq!(nested("app.org", json!({"app": {"org": "local"}})), Err(JwtError::Claim("app.org".into())));
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::authenticate::api_key::ApiKey;
 use crate::ids::KeyId;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::tenants::Tenant;
+use crate::tenants::{Tenant, TenantRegistry};
 use ring::rand::SystemRandom;
 
 const BOUNDS: SessionBounds = SessionBounds {
@@ -39,7 +39,7 @@ async fn house() -> House {
 
 impl House {
     async fn ask(&self, token: &SessionToken, now: WallMillis) -> Result<Principal, AuthError> {
-        authenticate(token, &self.ledger, &TenantRegistry::built_in(), BOUNDS, now).await
+        authenticate(token, &self.ledger, &AllTenants::of_the_file(TenantRegistry::built_in()), BOUNDS, now).await
     }
     async fn refused(&self, now: WallMillis) -> SessionRefused {
         match self.ask(&self.token, now).await {
@@ -88,7 +88,7 @@ async fn use_is_noted_once_a_minute() {
 async fn a_session_ends_with_its_key_its_tenant_and_its_logout() {
     let house = house().await;
     let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
-    let closed = TenantRegistry::new([Tenant { disabled: true, ..local }], []);
+    let closed = AllTenants::of_the_file(TenantRegistry::new([Tenant { disabled: true, ..local }], []));
     let refused = authenticate(&house.token, &house.ledger, &closed, BOUNDS, START).await.unwrap_err();
     assert!(matches!(refused, AuthError::Session(SessionRefused::TenantClosed)), "{refused}");
     house.ledger.revoke_key(&house.key, START).await.unwrap();
@@ -133,9 +133,9 @@ fn the_cookie_is_bound_to_host_and_https_and_hidden_from_scripts() {
 
 #[test]
 fn below_a_path_prefix_the_cookie_is_bound_to_that_path() {
-    let below = SessionCookie { name: "__Secure-comfygate-x".into(), path: "/comfy".into() };
-    let clear = below.clear().unwrap();
-    assert!(clear.to_str().unwrap().starts_with("__Secure-comfygate-x=; Path=/comfy; "), "{clear:?}");
+    let clear = cookie(Some("https://images.example/comfy")).clear().unwrap();
+    assert!(clear.to_str().unwrap().starts_with("__Secure-comfygate-abcdef01=; Path=/comfy; "), "{clear:?}");
+    assert_eq!(prefix(Some(&"https://images.example/comfy".parse().unwrap())), "/comfy");
     assert_eq!(prefix(Some(&"https://images.example:444/".parse().unwrap())), "");
     assert_eq!(prefix(None), "");
 }

@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod redb;
 pub mod sessions;
+pub mod tenants;
 pub mod uploads;
 pub mod job_list;
 pub mod user_files;
@@ -285,6 +286,12 @@ impl Approval {
         &self.output_nodes
     }
 
+    /// For tests of the ledger: on these files.
+    #[cfg(test)]
+    pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
+        Self { output_nodes: Vec::new(), pins }
+    }
+
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
@@ -364,9 +371,9 @@ pub enum LedgerError {
         limit: u64,
     },
     /// The tenant's uploads have as many bytes as they may.
-    #[error("{used} bytes are uploaded, {limit} are allowed")]
+    #[error("{used} bytes would be uploaded, {limit} are allowed")]
     NoRoom {
-        /// How many there are.
+        /// How many there would be.
         used: u64,
         /// How many there may be.
         limit: u64,
@@ -436,7 +443,9 @@ pub enum LedgerError {
 
 /// The store behind everything that is remembered.
 #[async_trait]
-pub trait Ledger: Backups + Sessions + Uploads + UserFiles + JobList + Send + Sync + 'static {
+pub trait Ledger:
+    Backups + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
+{
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///

@@ -15,6 +15,7 @@ mod readings;
 mod sessions;
 mod storage;
 mod tables;
+mod tenants;
 mod transitions;
 mod uploads;
 mod user_files;

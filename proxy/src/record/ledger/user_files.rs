@@ -5,6 +5,7 @@
 
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
+use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -198,8 +199,8 @@ pub struct Adopted {
     pub modified_at: WallMillis,
 }
 
-/// A file of `input` or `output` whose content is in the blobs already.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file of `input` or `output`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdoptedFile {
     /// Input or output.
     pub directory: Directory,
@@ -209,6 +210,10 @@ pub struct AdoptedFile {
     pub source: Adopted,
     /// MIME type, from the allowlist of `deliver::views`.
     pub content_type: String,
+    /// What the content is, if it is of a type that uploads may have.
+    pub facts: Option<ContentFacts>,
+    /// Whether the content is in the blobs; without it nothing new is made, and the owner's own stays.
+    pub stored: bool,
 }
 
 /// What became of a file that was to be adopted.

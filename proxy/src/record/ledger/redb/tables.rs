@@ -78,6 +78,8 @@ tables! {
     UPLOADED uploaded: "uploaded", &'static str => u64;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Tenant → `CreatedTenant`, of those that tokens made.
+    CREATED_TENANTS created_tenants: "created_tenants", &'static str => &'static [u8];
     /// Session → `SessionRow`.
     SESSIONS sessions: "sessions", u128 => &'static [u8];
     /// Scope, when it was made in milliseconds, session.

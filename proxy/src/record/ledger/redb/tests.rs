@@ -44,6 +44,14 @@ on_redb!(
     a_number_passes_over_a_name_that_stands_as_it_is,
     files_of_one_group_share_a_number_and_those_of_two_do_not,
     each_prefix_folder_directory_and_scope_has_numbers_of_its_own,
+    userdata_is_its_scopes_alone,
+    a_user_file_is_replaced_only_if_that_is_asked_for,
+    no_user_file_is_a_folder_at_once,
+    userdata_has_room_for_so_many_bytes_of_a_tenant,
+    settings_are_merged_and_a_damaged_file_holds_none,
+    jobs_are_listed_by_number_without_those_that_were_deleted,
+    names_are_paged_in_their_order_within_scope_and_directory,
+    a_content_that_is_not_stored_makes_no_file,
 );
 on_redb!(
     RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };

@@ -177,7 +177,7 @@ impl UserFiles for RedbLedger {
         count: usize,
     ) -> Result<Vec<FileRow>, LedgerError> {
         let scope = scope.key();
-        self.read("list files", move |snapshot| named_files(snapshot, &scope, directory, after, count)).await
+        self.read("list files", move |snapshot| files_in(snapshot, &scope, directory, after, count)).await
     }
 }
 
@@ -392,7 +392,10 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
         None => None,
     };
     let owners = known.as_ref().map(|known| known.content);
-    let adoption = adoption(&adopted.source, before.as_ref(), owners.as_ref());
+    let adoption = match adoption(&adopted.source, before.as_ref(), owners.as_ref()) {
+        Adoption::New | Adoption::Updated if !adopted.stored => Adoption::Kept,
+        other => other,
+    };
     if matches!(adoption, Adoption::New | Adoption::Updated) {
         let new = FileRow {
             id: FileId::new(),
@@ -404,7 +407,7 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
             subfolder: subfolder.to_owned(),
             filename: filename.to_owned(),
             content_type: adopted.content_type.clone(),
-            facts: None,
+            facts: adopted.facts,
             created_at: adopted.source.modified_at,
         };
         let (id, stored) = (number(new.id.bytes()), encoded(&new)?);
@@ -429,7 +432,7 @@ fn count_on(tables: &mut Tables<'_>, scope: &str, subfolder: &str, filename: &st
     Ok(())
 }
 
-fn named_files(
+fn files_in(
     snapshot: &ReadTransaction,
     scope: &str,
     directory: Directory,

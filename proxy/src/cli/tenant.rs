@@ -1,0 +1,140 @@
+//! `comfygate tenant list|disable|enable`: through the control socket of a running gateway, else in the ledger itself.
+
+use super::{ConfigArgument, Exit, export};
+use crate::admin::control_client::ControlClient;
+use crate::admin::tenants::{TenantSource, TenantView, views};
+use crate::app;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ids::TenantId;
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::tenants::Tenants;
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+/// `comfygate tenant …`
+#[derive(Debug, Args)]
+pub struct TenantArguments {
+    #[command(subcommand)]
+    command: TenantCommand,
+    #[command(flatten)]
+    which: ConfigArgument,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Show every tenant: those of the tenants file, and those that tokens made
+    List,
+    /// Refuse the credentials of a tenant that a token made; its jobs and files stay
+    Disable {
+        /// The tenant's id
+        id: TenantId,
+    },
+    /// Let a disabled tenant in again
+    Enable {
+        /// The tenant's id
+        id: TenantId,
+    },
+    /// Write workflows, settings, inputs and outputs into a directory, as a ComfyUI has them
+    Export(export::ExportArguments),
+}
+
+/// Runs `comfygate tenant …`.
+///
+/// # Errors
+/// When the configuration has faults, or neither the gateway nor its ledger can be reached.
+pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
+    let wanted = match &arguments.command {
+        TenantCommand::Export(wanted) => return export::run(wanted, &arguments.which, arguments.json),
+        TenantCommand::List => None,
+        TenantCommand::Disable { id } => Some((id, true)),
+        TenantCommand::Enable { id } => Some((id, false)),
+    };
+    let loaded = Config::load(arguments.which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
+    let config = loaded.config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let reached = Reached::reach(&config)?;
+        let Some((id, disabled)) = wanted else {
+            for view in reached.list(&config).await? {
+                print(&view, arguments.json);
+            }
+            return Ok(Exit::Good);
+        };
+        match reached.set_disabled(id, disabled).await? {
+            Some(view) => {
+                print(&view, arguments.json);
+                Ok(Exit::Good)
+            }
+            None if config.tenants.tenant(id).is_some() => {
+                eprintln!("comfygate: `{id}` is a tenant of the configuration: set `disabled` there");
+                Ok(Exit::No)
+            }
+            None => {
+                eprintln!("comfygate: no token made a tenant `{id}`: `comfygate tenant list` shows them");
+                Ok(Exit::No)
+            }
+        }
+    })
+}
+
+/// The running gateway, or its ledger while it does not run: whoever has the lock.
+enum Reached {
+    Gateway(ControlClient),
+    Ledger(RedbLedger),
+}
+
+impl Reached {
+    fn reach(config: &Config) -> anyhow::Result<Self> {
+        app::make_private_directory(&config.state_dir)?;
+        match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
+            Ok(ledger) => Ok(Self::Ledger(ledger)),
+            Err(LedgerError::Held { .. }) => {
+                Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
+            }
+            Err(error) => Err(error).context("the ledger can't be opened"),
+        }
+    }
+
+    async fn list(&self, config: &Config) -> anyhow::Result<Vec<TenantView>> {
+        Ok(match self {
+            Self::Gateway(client) => client.tenants().await?,
+            Self::Ledger(ledger) => views(&config.tenants, ledger.created_tenants().await?),
+        })
+    }
+
+    async fn set_disabled(&self, id: &TenantId, disabled: bool) -> anyhow::Result<Option<TenantView>> {
+        Ok(match self {
+            Self::Gateway(client) => client.disable_tenant(id, disabled).await?,
+            Self::Ledger(ledger) => match ledger.disable_tenant(id, disabled.then(|| Clock::system().wall())).await {
+                Ok(row) => Some(row.into()),
+                Err(LedgerError::NotFound { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
+        })
+    }
+}
+
+fn print(view: &TenantView, json: bool) {
+    if json {
+        println!("{}", serde_json::json!(view));
+        return;
+    }
+    let source = match view.source {
+        TenantSource::File => "file",
+        TenantSource::Token => "token",
+    };
+    let standing = if view.disabled { "disabled" } else { "open" };
+    // A claim is a stranger's text: no control characters reach the terminal.
+    let name: String = view.name.iter().flat_map(|name| name.chars()).flat_map(escaped).collect();
+    println!("{:<26}  {:<8} {:<5} {:<16} {name}", view.id, standing, source, view.plan);
+}
+
+fn escaped(character: char) -> Vec<char> {
+    if character.is_control() { character.escape_default().collect() } else { vec![character] }
+}
