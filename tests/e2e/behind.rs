@@ -169,6 +169,23 @@ async fn a_plain_listener_takes_proxy_headers_too_and_keeps_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_takes_proxy_headers_too() {
+    let address = free_address();
+    let gateway = with_listener(&format!("{}redirect = true\nproxy_protocol = true", trusting(address))).await;
+    let asked = plain_get("/queue?a=b", "");
+    let answer = async |from: [u8; 4], header: &[u8]| {
+        let mut connection = RawConnection::plain(address, Ipv4Addr::from(from)).await;
+        connection.write(&[header, &asked].concat()).await;
+        connection.response().await
+    };
+    let led = answer(PROXY, &binary_header([203, 0, 113, 6])).await.expect("an answer");
+    assert_eq!((led.status, led.header("location")), (308, Some(format!("{}/queue?a=b", gateway.url()).as_str())));
+    assert_eq!(answer(PROXY, b"").await, None);
+    assert_eq!(answer(STRANGER, &binary_header([203, 0, 113, 6])).await, None);
+    refused_as(&gateway, "proxy_header_untrusted", "127.0.0.3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_listener_on_loopback_serves_everything_and_upgrades_for_its_own_pages() {
     let address = free_address();
     let gateway = with_listener(&format!("address = \"{address}\"\nplain = true")).await;

@@ -337,6 +337,12 @@ async fn a_tenants_uploads_have_their_room_and_no_more() {
     assert_eq!(refused.code(), "storage_full");
     acme.upload("/upload/image", &[("overwrite", "true")], "2.png", &picture(3)).await.expect(413);
     uploaded(&bravo, "1.png", &picture(1)).await;
+    // A mask is small and what it makes is not: nothing is made that may have no room.
+    let reference = json!({"filename": "1.png", "type": "input"}).to_string();
+    let mask =
+        bravo.upload("/upload/mask", &[("original_ref", &reference)], "m.png", &png_with_alpha(4, 4, RED, 9)).await;
+    assert_eq!(mask.expect(413).code(), "storage_full");
+    assert_eq!(pushes(&gateway.stand_ins()[0]), 0);
     assert_eq!(spooled(&gateway), 0);
 }
 

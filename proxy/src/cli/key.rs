@@ -171,7 +171,7 @@ impl Keys {
 }
 
 /// Standard output is for the key alone.
-fn audit_target(config: &Config) -> AuditConfig {
+pub(super) fn audit_target(config: &Config) -> AuditConfig {
     match &config.audit {
         AuditConfig::StandardOutput => AuditConfig::StandardError,
         other => other.clone(),

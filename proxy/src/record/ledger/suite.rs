@@ -588,16 +588,36 @@ pub(super) async fn settings_are_merged_and_a_damaged_file_holds_none(ledger: &i
     assert_eq!(stored().await, "{\n    \"c\": 3\n}");
 }
 
+pub(super) async fn settings_are_at_most_a_mebibyte(ledger: &impl Ledger) {
+    let (own, bounds) = (owner("a").scope(), UserBounds { file_bytes_max: 4 << 20, tenant_bytes_max: 4 << 20 });
+    // As it is written: `{`, a line `    "a": "…"`, `}`.
+    let most = (1 << 20) - "{\n    \"a\": \"\"\n}".len();
+    let set = async |length: usize| {
+        let changes = serde_json::json!({"a": "x".repeat(length)});
+        ledger.change_settings(&own, changes.as_object().unwrap().clone(), bounds, WallMillis(1)).await
+    };
+    set(most).await.unwrap();
+    assert!(matches!(set(most + 1).await, Err(LedgerError::Full { .. })));
+    let large = Bytes::from(vec![b' '; (1 << 20) + 1]);
+    ledger
+        .write_user_file(&own, UserWrite { content: large, bounds, ..write("comfy.settings.json", "") })
+        .await
+        .unwrap();
+    assert!(matches!(set(1).await, Err(LedgerError::Full { .. })));
+}
+
 pub(super) async fn jobs_are_listed_by_number_without_those_that_were_deleted(ledger: &impl Ledger) {
     let first = accepted(ledger, "a", "p").await;
     let second = accepted(ledger, "a", "q").await;
     ledger.end_held(first.id, first.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
     let third = accepted(ledger, "a", "r").await;
     ledger.end_held(second.id, second.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
-    let listed = ledger.jobs(&owner("a").scope()).await.unwrap();
+    let listed = ledger.jobs(&owner("a").scope(), true).await.unwrap();
     let listed: Vec<_> = listed.iter().map(|prompt| prompt.job().id).collect();
     assert_eq!(listed, [first.id, third.id]);
-    assert!(ledger.jobs(&owner("b").scope()).await.unwrap().is_empty());
+    let waiting = ledger.jobs(&owner("a").scope(), false).await.unwrap();
+    assert_eq!(waiting.iter().map(|prompt| prompt.job().id).collect::<Vec<_>>(), [third.id]);
+    assert!(ledger.jobs(&owner("b").scope(), true).await.unwrap().is_empty());
 }
 
 pub(super) async fn names_are_paged_in_their_order_within_scope_and_directory(ledger: &impl Ledger) {

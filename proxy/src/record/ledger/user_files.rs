@@ -17,6 +17,8 @@ use std::str::FromStr;
 
 /// ComfyUI's name of the settings among the userdata (`app/app_settings.py`).
 pub const SETTINGS_FILE: &str = "comfy.settings.json";
+/// All settings of one owner; those of the stock page are some 10 KiB.
+pub const SETTINGS_BYTES_MAX: u64 = 1 << 20;
 /// Folders within folders, with the file itself.
 const SEGMENTS_MAX: usize = 16;
 /// The longest name that Linux takes, so that everything can be exported.

@@ -49,6 +49,7 @@ on_redb!(
     no_user_file_is_a_folder_at_once,
     userdata_has_room_for_so_many_bytes_of_a_tenant,
     settings_are_merged_and_a_damaged_file_holds_none,
+    settings_are_at_most_a_mebibyte,
     jobs_are_listed_by_number_without_those_that_were_deleted,
     names_are_paged_in_their_order_within_scope_and_directory,
     a_content_that_is_not_stored_makes_no_file,

@@ -9,8 +9,8 @@ use crate::clock::WallMillis;
 use crate::ids::FileId;
 use crate::owner::{Owner, OwnerScope};
 use crate::record::ledger::user_files::{
-    Adopted, AdoptedFile, Adoption, Place, SETTINGS_FILE, USER_FILES_MAX, UserBounds, UserFile, UserFiles, UserPath,
-    UserWrite, series_of,
+    Adopted, AdoptedFile, Adoption, Place, SETTINGS_BYTES_MAX, SETTINGS_FILE, USER_FILES_MAX, UserBounds, UserFile,
+    UserFiles, UserPath, UserWrite, series_of,
 };
 use crate::record::ledger::{Directory, FileRow, JobList, LedgerError, OwnedPrompt};
 use ::redb::{ReadTransaction, ReadableTable};
@@ -36,9 +36,9 @@ impl RedbLedger {
 
 #[async_trait]
 impl JobList for RedbLedger {
-    async fn jobs(&self, scope: &OwnerScope) -> Result<Vec<OwnedPrompt>, LedgerError> {
+    async fn jobs(&self, scope: &OwnerScope, ended: bool) -> Result<Vec<OwnedPrompt>, LedgerError> {
         let scope = scope.key();
-        self.read("list jobs", move |snapshot| jobs(snapshot, &scope)).await
+        self.read("list jobs", move |snapshot| jobs(snapshot, &scope, ended)).await
     }
 }
 
@@ -123,10 +123,17 @@ impl UserFiles for RedbLedger {
         let scope = scope.clone();
         self.write("change settings", move |tables| {
             let path: UserPath = SETTINGS_FILE.parse().map_err(|_| corrupt("the settings have no path"))?;
+            // The one thread that writes reads no more of them than that.
+            if file(tables, &scope.key(), &path)?.is_some_and(|known| known.bytes > SETTINGS_BYTES_MAX) {
+                return Err(settings_full());
+            }
             let known = tables.user_contents.get((scope.key().as_str(), path.as_str()))?;
             let mut settings = known.map(|content| settings_of(content.value())).unwrap_or_default();
             settings.extend(changes);
             let content = settings_text(&settings)?;
+            if content.len() as u64 > SETTINGS_BYTES_MAX {
+                return Err(settings_full());
+            }
             put(tables, &scope, &path, &content, Digest::of(&content), bounds, at).map(drop)
         })
         .await
@@ -344,6 +351,10 @@ fn settings_of(content: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(content).unwrap_or_default()
 }
 
+fn settings_full() -> Fault {
+    LedgerError::Full { what: "the bytes of the settings", limit: SETTINGS_BYTES_MAX }.into()
+}
+
 /// As ComfyUI writes them: `json.dumps(settings, indent=4)`.
 fn settings_text(settings: &Map<String, Value>) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
@@ -458,11 +469,13 @@ fn files_in(
     Ok(found)
 }
 
-fn jobs(snapshot: &ReadTransaction, scope: &str) -> Result<Vec<OwnedPrompt>, Fault> {
+fn jobs(snapshot: &ReadTransaction, scope: &str, ended: bool) -> Result<Vec<OwnedPrompt>, Fault> {
     let mut ids = Vec::new();
-    for entry in snapshot.open_table(ENDED)?.range((scope, 0)..=(scope, u64::MAX))? {
-        let (id, shown) = entry?.1.value();
-        ids.extend(shown.then_some(id));
+    if ended {
+        for entry in snapshot.open_table(ENDED)?.range((scope, 0)..=(scope, u64::MAX))? {
+            let (id, shown) = entry?.1.value();
+            ids.extend(shown.then_some(id));
+        }
     }
     for entry in snapshot.open_table(QUEUES)?.range((scope, 0)..=(scope, u64::MAX))? {
         ids.push(entry?.1.value());
