@@ -1,18 +1,23 @@
 # The commands of this repository. `make` alone lists them. Each says what it left out, in a line that begins with `skipped:`.
-# Only apt (for cmake) and cargo are ever asked for anything.
+# Only apt (for cmake), cargo and, for the page in a browser, pip and apt are ever asked for anything.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs run test check lint doc deny bench fuzz release static real
+.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Where the tests' `skipped: why` lines are gathered from.
 TEST_LOG := $(TARGET_DIR)/test-output.log
+
+# The web page that ComfyUI 0.8.0 asks for, and the newest of November 2026.
+PAGES := 1.35.9 1.58.1
+BROWSER := $(TARGET_DIR)/browser
+TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' $(PAGES)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,12 +61,24 @@ test: needs ## every test that needs no ComfyUI and no GPU
 		cargo test $(EVERYTHING) --tests --no-fail-fast -- --show-output | tee $(TEST_LOG)
 	fi
 	cargo test $(EVERYTHING) --doc
+	if tests/browser/install.sh --there '$(BROWSER)' $(PAGES); then
+		$(TRY_PAGES)
+	else
+		echo 'skipped: the stock page in a browser: Chromium, Playwright or the page is not installed (make browser)' >> $(TEST_LOG)
+	fi
 	echo
 	echo 'All tests passed. Not part of it:'
 	grep -ho 'skipped: .*' $(TEST_LOG) | sed 's/&apos;/'"'"'/g; s/&quot;/"/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g' | sort -u || true
 	if ! cargo +nightly --version >/dev/null 2>&1; then echo 'skipped: fuzzing: no nightly toolchain (make fuzz; the corpora were replayed above)'; fi
 	if ! command -v nvidia-smi >/dev/null; then echo 'skipped: GPU: no NVIDIA driver here; nothing in this release reads one'; fi
 	if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then echo 'skipped: a real ComfyUI: neither COMFYUI_URL nor COMFYUI_URLS is set (make real)'; fi
+
+browser: needs browser-tools ## the stock page, two versions, in headless Chromium (the first time apt and pip fetch about 200 MB)
+	cargo build $(EVERYTHING) --bins
+	$(TRY_PAGES)
+
+browser-tools:
+	@tests/browser/install.sh '$(BROWSER)' $(PAGES)
 
 check: needs ## everything before a change is handed over: format, lints, tests, documentation, dependencies
 	@cargo fmt --all --check

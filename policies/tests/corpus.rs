@@ -47,12 +47,17 @@ fn body(path: &Path) -> Vec<u8> {
     body
 }
 
-/// Every file that the workflow names, as a picture of 1024 × 768.
+/// Every file that the workflow names, as the gateway would know it once it is uploaded: a picture of 1024 × 768, or a sound or film of unknown size.
 fn all_files(parsed: &Parsed, catalogue: &Catalogue) -> FileFacts {
     let mut facts = FileFacts::none();
     for reference in parsed.file_references(catalogue) {
         let canonical_name = reference.name.clone();
-        let fact = FileFact { canonical_name: canonical_name.clone(), width: 1024, height: 768, frames: 1 };
+        let ending = reference.name.rsplit('.').next().unwrap_or_default().to_lowercase();
+        let (width, height, frames) = match ending.as_str() {
+            "mp4" | "mov" | "webm" | "mkv" | "mp3" | "wav" | "flac" | "ogg" => (u32::MAX, u32::MAX, u32::MAX),
+            _ => (1024, 768, 1),
+        };
+        let fact = FileFact { canonical_name: canonical_name.clone(), width, height, frames };
         facts.insert(canonical_name, comfygate_policy::Directory::Input, fact.clone());
         facts.insert(reference.name, reference.directory, fact);
     }

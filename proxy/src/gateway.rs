@@ -22,14 +22,16 @@ use crate::ids::{ClientId, RequestId, SessionId};
 use crate::inspect::media;
 use crate::listen::trace::TraceId;
 use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
-use crate::owner::Scope;
+use crate::owner::{Credential, Scope};
 use crate::record::audit::Refusal;
 use crate::reject::{Rejection, Stage};
 use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
@@ -87,6 +89,15 @@ struct Stranger {
     rejection: Rejection,
     /// A login would help.
     wants_login: bool,
+}
+
+/// What a request would do, as far as another site's page is concerned.
+#[derive(Debug, Clone, Copy)]
+enum Does {
+    Read,
+    /// A `GET` of a node pack's route: nobody knows what it does.
+    RunPack,
+    Change,
 }
 
 /// What the stages decided for a request.
@@ -153,7 +164,7 @@ impl Gateway {
         if let Some(caller) = &caller {
             // A socket carries events and is opened by GET.
             let changes = !method.is_safe() || matched.action() == Some(Action::WebSocket);
-            self.check_site(session, caller, changes, ctx)?;
+            self.check_page(session, caller, if changes { Does::Change } else { Does::Read }, ctx)?;
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
@@ -174,22 +185,28 @@ impl Gateway {
         }
     }
 
-    /// A page of another site must not use a browser's credential.
-    fn check_site(
+    /// A page of another site must not use what a browser sends by itself: a password that it remembers, or a cookie.
+    fn check_page(
         &self,
         session: &Session,
         caller: &Caller,
-        changes: bool,
+        does: Does,
         ctx: &Context,
     ) -> Result<(), (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
         let (host, site) = (host_of(head), site(&config, ctx));
-        let by_cookie = caller.principal.credential.session().is_some();
-        let checked = match (by_cookie, changes) {
-            (true, true) => handshake::check_our_page(&head.headers, host, site),
-            (true, false) if handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            (false, true) => handshake::check_origin(&head.headers, host, site),
-            (_, false) => Ok(()),
+        let credential = caller.principal.credential;
+        let by_cookie = credential.session().is_some();
+        // Browsers show a certificate by themselves, as they send cookies. Programs show it too and say nothing of pages, so what changes something needs no more than `Origin`.
+        let by_itself = by_cookie || credential == Credential::ClientCertificate;
+        let checked = match does {
+            Does::Change if by_cookie => handshake::check_our_page(&head.headers, host, site),
+            Does::Change => handshake::check_origin(&head.headers, host, site),
+            Does::Read if by_itself && handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
+            Does::RunPack if by_itself && handshake::is_of_another_site(&head.headers) => {
+                Err(HandshakeError::NotOurPage)
+            }
+            Does::Read | Does::RunPack => Ok(()),
         };
         checked.map_err(at(Stage::Authenticate))
     }
@@ -247,7 +264,8 @@ impl Gateway {
             handshake::check_same_origin(&head.headers).map_err(at(Stage::Authenticate))?;
             self.services.audit.bundle_used(&caller.principal.owner, &head.method, &route.path.encoded());
         }
-        self.check_site(session, caller, !head.method.is_safe(), ctx)?;
+        let changes = !head.method.is_safe();
+        self.check_page(session, caller, if changes { Does::Change } else { Does::RunPack }, ctx)?;
         self.admit_request(Some(caller))?;
         self.send_on(session, caller, route, ctx)
     }
@@ -572,8 +590,11 @@ impl Gateway {
         });
         if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
             let (head, config) = (session.req_header(), self.services.config());
-            let matched = route::matched_route(&head.method, raw_target(head), TABLE).ok();
-            return actions::refusal_page(rejection, matched.as_ref(), session::prefix(config.public_url.as_ref()));
+            let (raw, prefix) = (raw_target(head), session::prefix(config.public_url.as_ref()));
+            // A proxy before us may have taken the prefix away.
+            let target = if let Below::Inside(target) = below_prefix(raw, prefix) { target } else { raw };
+            let matched = route::matched_route(&head.method, target, TABLE).ok();
+            return actions::refusal_page(rejection, matched.as_ref(), prefix);
         }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
         if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
@@ -587,6 +608,9 @@ impl Gateway {
             head.append_header(name.clone(), value.clone())?;
         }
         head.insert_header("x-request-id", ctx.request.to_string())?;
+        if is_missing_style(session, answer.status) {
+            head.insert_header(CONTENT_TYPE, "text/css")?;
+        }
         let bodiless = session.req_header().method == Method::HEAD
             || answer.status == StatusCode::NOT_MODIFIED
             || answer.status == StatusCode::NO_CONTENT;
@@ -728,7 +752,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> PingoraResult<()>
@@ -745,13 +769,20 @@ impl ProxyHttp for Gateway {
             // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
             "pragma",
             "expires",
-            "location",
             "via",
             "www-authenticate",
         ] {
             response.remove_header(name);
         }
+        // A redirect to another host names the backend.
+        let leads_away = |to: &HeaderValue| !to.as_bytes().starts_with(b"/") || to.as_bytes().starts_with(b"//");
+        if response.headers.get(LOCATION).is_some_and(leads_away) {
+            response.remove_header("location");
+        }
         response.insert_header("x-content-type-options", "nosniff")?;
+        if is_missing_style(session, response.status) {
+            response.insert_header(CONTENT_TYPE, "text/css")?;
+        }
         response.insert_header("x-request-id", ctx.request.to_string())?;
         // `public` would let a shared cache answer for us (facts §11, 105).
         response.insert_header("cache-control", "private, no-cache")?;
@@ -869,6 +900,13 @@ fn gone() -> (Stage, Rejection) {
         Stage::Listen,
         Rejection::new(StatusCode::BAD_REQUEST, "client_gone", "the connection ended before the request did"),
     )
+}
+
+/// Whether a page asks for a style sheet that is not there, as the stock page does for `user.css`. With `nosniff`, a browser would complain of the refusal's type instead of saying that
+/// the file is missing; what is in a refused sheet it does not apply.
+fn is_missing_style(session: &Session, status: StatusCode) -> bool {
+    let wanted = session.req_header().headers.get("sec-fetch-dest");
+    status == StatusCode::NOT_FOUND && wanted.is_some_and(|wanted| wanted == "style")
 }
 
 /// How long this caller's submissions may wait for their turn.

@@ -532,7 +532,7 @@ impl From<LedgerError> for Rejection {
             }
             LedgerError::NoRoom { used, limit } => {
                 let text = format!(
-                    "this upload has no room: {used} bytes of {limit} are taken by what was uploaded before; ask the operator for a larger `storage_bytes_max`"
+                    "this upload has no room: your uploads would have {used} bytes with it, {limit} are allowed; ask the operator for a larger `storage_bytes_max`"
                 );
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", text)
             }

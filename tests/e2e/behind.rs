@@ -1,5 +1,6 @@
 //! The gateway behind other things: proxies that are trusted and others, the PROXY protocol, unix sockets, plain listeners, a path prefix, IPv6.
 
+use comfygate_tests::browser::post_login;
 use comfygate_tests::client::files_of;
 use comfygate_tests::gateway::{free_address, run_in, said};
 use comfygate_tests::{Client, Gateway, RawConnection, RawResponse, skipped, workflows};
@@ -168,6 +169,23 @@ async fn a_plain_listener_takes_proxy_headers_too_and_keeps_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_takes_proxy_headers_too() {
+    let address = free_address();
+    let gateway = with_listener(&format!("{}redirect = true\nproxy_protocol = true", trusting(address))).await;
+    let asked = plain_get("/queue?a=b", "");
+    let answer = async |from: [u8; 4], header: &[u8]| {
+        let mut connection = RawConnection::plain(address, Ipv4Addr::from(from)).await;
+        connection.write(&[header, &asked].concat()).await;
+        connection.response().await
+    };
+    let led = answer(PROXY, &binary_header([203, 0, 113, 6])).await.expect("an answer");
+    assert_eq!((led.status, led.header("location")), (308, Some(format!("{}/queue?a=b", gateway.url()).as_str())));
+    assert_eq!(answer(PROXY, b"").await, None);
+    assert_eq!(answer(STRANGER, &binary_header([203, 0, 113, 6])).await, None);
+    refused_as(&gateway, "proxy_header_untrusted", "127.0.0.3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_listener_on_loopback_serves_everything_and_upgrades_for_its_own_pages() {
     let address = free_address();
     let gateway = with_listener(&format!("address = \"{address}\"\nplain = true")).await;
@@ -313,6 +331,39 @@ async fn below_a_public_path_everything_is_served_there_and_nothing_elsewhere() 
     behind.get("/comfy/queue").await.expect(404);
     let taken_off = acme.path_of(&url).strip_prefix("/comfy").unwrap().to_owned();
     gateway.stranger_at(stripped, gateway.trust()).get(&taken_off).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_a_public_path_a_login_leads_and_its_cookie_goes_there_too() {
+    let stripped = free_address();
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .top("public_url = \"https://images.example/comfy\"")
+        .gateway_toml(&format!("[[listen]]\naddress = \"{stripped}\"\nprefix_stripped = true"))
+        .start()
+        .await;
+    let person = [("sec-fetch-mode", "navigate"), ("sec-fetch-site", "none"), ("accept", "text/html")];
+    let leads_to = async |client: &Client, path: &str| {
+        let answer = client.with_headers(&person).get(path).await.expect(303);
+        answer.header("location").unwrap().to_owned()
+    };
+    let (kept, taken) = (gateway.stranger(), gateway.stranger_at(stripped, gateway.trust()));
+    assert_eq!(leads_to(&kept, "/comfy/queue").await, "/comfy/gate/login?next=/comfy/queue");
+    assert_eq!(leads_to(&kept, "/comfy/").await, "/comfy/gate/login");
+    assert_eq!(leads_to(&kept, "/queue").await, "/comfy/gate/login");
+    // The links are the browser's, whoever takes the prefix off on the way.
+    assert_eq!(leads_to(&taken, "/queue").await, "/comfy/gate/login?next=/comfy/queue");
+    for (client, form) in [(&kept, "/comfy/gate/login"), (&taken, "/gate/login")] {
+        let refused = post_login(client, &format!("{form}?next=/comfy/queue"), "cg_wrong").await.expect(401);
+        assert!(refused.text().contains("action=\"/comfy/gate/login?next=/comfy/queue\""), "{}", refused.text());
+        let answer = post_login(client, form, &gateway.key("acme")).await.expect(303);
+        assert_eq!(answer.header("location"), Some("/comfy/"));
+        let cookie = answer.header("set-cookie").unwrap();
+        assert!(cookie.starts_with("__Secure-comfygate-") && cookie.contains("; Path=/comfy;"), "{cookie}");
+        let session = cookie.split(';').next().unwrap();
+        let queue = form.replace("gate/login", "queue");
+        client.with_headers(&[("cookie", session)]).get(&queue).await.expect(200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,3 +121,21 @@ async fn where_one_is_optional_other_credentials_do_and_two_are_refused() {
     // At a listener that asks for none it is never shown, so it opens nothing.
     holder(&gateway, gateway.addresses().https, &ca.identity("worker.example", 2100)).get("/queue").await.expect(401);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_with_a_certificate_is_its_holder_and_serves_no_other_sites_page() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "optional").await;
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let browser = comfygate_tests::Browser::of(&gateway, "bravo").await;
+    // Browsers send cookies by themselves, so one beside a certificate is no second opinion.
+    let both = worker.with_headers(&[("cookie", browser.cookie())]);
+    let me = both.get("/gate/me").await.expect(200).json();
+    assert_eq!((&me["tenant"], &me["credential"]), (&json!("acme"), &json!("client_certificate")), "{me}");
+    let foreign = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+    worker.with_headers(&foreign).get("/queue").await.expect(403);
+    worker.with_headers(&[("sec-fetch-site", "same-origin")]).get("/queue").await.expect(200);
+    let body = json!({"clear": true});
+    worker.with_headers(&[("origin", "https://evil.example")]).post("/queue", &body).await.expect(403);
+    worker.post("/queue", &body).await.expect(200);
+}

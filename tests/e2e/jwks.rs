@@ -270,6 +270,8 @@ async fn a_made_tenant_survives_a_restart_and_is_closed_and_opened_by_an_operato
     // The same while no gateway runs.
     gateway.terminate().await;
     assert!(gateway.command(&["tenant", "disable", &id]).status.success());
+    let told = |line: &Value| line["event"] == "tenant_disabled" && line["tenant"] == id && line["disabled"] == true;
+    assert_eq!(gateway.audit().into_iter().filter(told).count(), 2);
     assert!(tenants(&gateway).iter().any(|tenant| tenant["id"] == id && tenant["disabled"] == true));
     gateway.start().await;
     me(&gateway, &token).await.expect(401);

@@ -90,9 +90,9 @@ async fn jobs_are_listed_filtered_sorted_and_paged() {
     acme.finished(&first).await;
     let failed = acme.submit(workflows::failing("no")).await;
     acme.finished(&failed).await;
-    let running = acme.submit(workflows::slow("runs", 200, 400, false)).await;
+    let running = acme.submit(workflows::slow("runs", 150, 400, false)).await;
     acme.running(&running).await;
-    let held = acme.submit(workflows::slow("waits", 200, 400, false)).await;
+    let held = acme.submit(workflows::slow("waits", 150, 400, false)).await;
     let list = async |query: &str| acme.get(&format!("/api/jobs{query}")).await.expect(200).json();
     let all = list("").await;
     assert_eq!(ids(&all), [held.as_str(), &running, &failed, &first]);
@@ -134,7 +134,7 @@ async fn jobs_are_listed_filtered_sorted_and_paged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_cancelled_by_their_owner_only() {
     let (gateway, acme) = gateway().await;
-    let running = acme.submit(workflows::slow("runs", 200, 400, false)).await;
+    let running = acme.submit(workflows::slow("runs", 150, 400, false)).await;
     acme.running(&running).await;
     let held: Vec<String> = [acme.submit(workflows::quick("a")).await, acme.submit(workflows::quick("b")).await].into();
     let bravo = gateway.client("bravo");

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use comfygate_tests::browser::post_login;
-use comfygate_tests::{Browser, Client, Event, Gateway, Response, eventually, workflows};
+use comfygate_tests::gateway::fast;
+use comfygate_tests::{Browser, Client, Event, Gateway, Options, Response, StandIn, eventually, workflows};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -304,4 +305,73 @@ async fn a_pages_socket_hears_its_own_run_by_cookie() {
     let prompt = browser.page().submit_with(envelope).await;
     let heard = socket.until_end_of(&prompt).await;
     assert!(heard.iter().any(|event| matches!(event, Event::Json { kind, .. } if kind == "executed")), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_style_sheet_is_missing_and_of_no_wrong_type() {
+    let gateway = gateway().await;
+    let browser = Browser::of(&gateway, "acme").await;
+    let own = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors")];
+    let styles = browser.sending(&[own[0], own[1], ("sec-fetch-dest", "style")]);
+    let scripts = browser.sending(&[own[0], own[1], ("sec-fetch-dest", "script")]);
+    for path in ["/user.css", "/history/none/user.css"] {
+        assert_eq!(styles.get(path).await.expect(404).header("content-type"), Some("text/css"), "{path}");
+        assert_ne!(scripts.get(path).await.expect(404).header("content-type"), Some("text/css"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_a_public_path_the_login_leads_there_and_the_cookie_stays_there() {
+    let gateway = Gateway::builder().stand_ins(1).top("public_url = \"https://images.example/comfy\"").start().await;
+    let stranger = navigating(&gateway.stranger());
+    assert_eq!(leads_to(stranger.get("/comfy/").await, 303), "/comfy/gate/login");
+    let login = leads_to(stranger.get("/comfy/queue").await, 303);
+    assert_eq!(login, "/comfy/gate/login?next=/comfy/queue");
+    let refused = post_login(&gateway.stranger(), &login, "hunter2").await.expect(401);
+    assert!(refused.text().contains("action=\"/comfy/gate/login?next=/comfy/queue\""), "{}", refused.text());
+    let answer = post_login(&gateway.stranger(), &login, &gateway.key("acme")).await;
+    let set = answer.header("set-cookie").unwrap().to_owned();
+    assert!(set.starts_with("__Secure-comfygate-") && set.contains("; Path=/comfy;"), "{set}");
+    assert_eq!(leads_to(answer, 303), "/comfy/queue");
+    let cookie = set.split(';').next().unwrap();
+    let page = gateway.stranger().with_headers(&[("cookie", cookie), ("sec-fetch-site", "same-origin")]);
+    page.get("/comfy/queue").await.expect(200);
+    for elsewhere in ["//evil.example", "/queue", "/comfyx"] {
+        let login = format!("/comfy/gate/login?next={elsewhere}");
+        let answer = post_login(&gateway.stranger(), &login, &gateway.key("acme")).await;
+        assert_eq!(leads_to(answer, 303), "/comfy/", "{elsewhere}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_packs_route_is_run_by_cookie_from_our_own_page_only() {
+    let installation = StandIn::start(Options { packs: 2, ..fast() }).await.unwrap();
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .gateway_toml(&format!("[[backends]]\nid = \"own\"\npool = \"own\"\nurl = \"{}\"", installation.url()))
+        .tenants_toml("[[tenant]]\nid = \"mine\"\nplan = \"usual\"\npolicy = \"owner\"\npool = \"own\"")
+        .start()
+        .await;
+    let browser = Browser::of(&gateway, "mine").await;
+    eventually("the installation is up", || async {
+        (browser.page().get("/pack_2/hello").await.status == 200).then_some(())
+    })
+    .await;
+    let hello = browser.page().get("/pack_2/hello").await.expect(200).json();
+    assert_eq!(hello, json!({"hello": "pack_2"}));
+    browser.page().post("/pack_2/hello", &json!({"from": "page"})).await.expect(200);
+    let asked = || installation.requests().iter().filter(|(_, path, _)| path.contains("hello")).count();
+    let before = asked();
+    for foreign in [
+        // Somebody followed a link of another site: what a pack's GET does is not known.
+        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")][..],
+        &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")],
+    ] {
+        browser.sending(foreign).get("/pack_2/hello").await.expect(403);
+        browser.sending(foreign).post("/pack_2/hello", &json!({})).await.expect(403);
+    }
+    browser.sending(&[]).post("/pack_2/hello", &json!({})).await.expect(403);
+    assert_eq!(asked(), before, "the backend heard of it");
+    browser.log_out().await;
+    browser.page().get("/pack_2/hello").await.expect(401);
 }

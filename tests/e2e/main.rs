@@ -8,6 +8,7 @@
 )]
 
 mod admit;
+mod adopt;
 mod authenticate;
 mod backends;
 mod behind;
@@ -28,3 +29,4 @@ mod route;
 mod state;
 mod upgrade;
 mod userdata;
+mod uploads;

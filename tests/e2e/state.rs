@@ -502,3 +502,26 @@ async fn a_support_bundle_is_made_without_a_gateway_and_of_a_faulty_configuratio
     let bundle = fs::read_to_string(gateway.directory().join("faulty.tar")).unwrap();
     assert!(bundle.contains("toml file:") && !bundle.contains("planted"), "{bundle}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_speaks_to_another_users_gateway_and_makes_no_files_in_its_stopped_state_directory() {
+    let mut gateway = Gateway::builder().stand_ins(1).start().await;
+    if std::os::unix::fs::chown(gateway.state(), Some(54_321), None).is_err() {
+        comfygate_tests::skipped("another user's state directory: only root can make one");
+        return;
+    }
+    let key = gateway.new_key(&["--tenant", "acme"]);
+    gateway.stranger().bearer(&key).get("/gate/me").await.expect(200);
+    let made = gateway.command(&["backup", "--to", "b.tar"]);
+    assert!(made.status.success(), "{}", said(&made));
+    gateway.terminate().await;
+    for command in [&["key", "list"][..], &["backup", "--to", "c.tar"], &["serve"]] {
+        let refused = gateway.command(command);
+        assert!(
+            refused.status.code() == Some(2) && said(&refused).contains("54321"),
+            "{command:?}: {}",
+            said(&refused)
+        );
+    }
+    assert!(!gateway.directory().join("c.tar").exists() && !gateway.directory().join("c.tar.partial").exists());
+}

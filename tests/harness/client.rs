@@ -151,6 +151,17 @@ impl Client {
         self.call(Method::POST, path, &[("content-type", content_type)], body.into()).await
     }
 
+    /// Uploads a file by a form of ours: to `/upload/image` or `/upload/mask`.
+    pub async fn upload(&self, path: &str, fields: &[(&str, &str)], filename: &str, content: &[u8]) -> Response {
+        self.post_form(path, crate::pictures::form(fields, filename, content)).await
+    }
+
+    /// Posts a whole form with the harness's boundary.
+    pub async fn post_form(&self, path: &str, form: Vec<u8>) -> Response {
+        let kind = format!("multipart/form-data; boundary={}", crate::pictures::BOUNDARY);
+        self.post_bytes(path, &kind, form).await
+    }
+
     /// Any request over HTTP/1.1.
     pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response {
         let what = format!("{method} {path}");

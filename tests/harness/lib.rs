@@ -28,6 +28,7 @@ pub mod deadline;
 pub mod gateway;
 pub mod headers;
 pub mod jwks;
+pub mod pictures;
 pub mod raw;
 pub mod relay;
 pub mod tls;

@@ -47,3 +47,12 @@ pub fn text_to_image(prefix: &str) -> Value {
         "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": prefix}},
     })
 }
+
+/// An uploaded picture with its colours turned round.
+pub fn inverted(image: &str, prefix: &str) -> Value {
+    json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
+    })
+}

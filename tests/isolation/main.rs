@@ -10,7 +10,7 @@
 )]
 
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Client, Gateway, Response, workflows};
+use comfygate_tests::{Client, Gateway, Response, pictures, workflows};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -173,6 +173,71 @@ async fn names_of_as_files_answer_b_like_no_file() {
     }
 }
 
+/// Every way in which a workflow can name a file that A uploaded, or that a backend has of A's.
+fn names_of(name: &str, folder: &str, upstream: &str) -> Vec<String> {
+    let mut names =
+        vec![name.to_owned(), format!("{folder}/{name}"), upstream.to_owned(), format!("{folder}/../{name}")];
+    names.extend(
+        names.clone().iter().flat_map(|name| ["input", "output", "temp"].map(|kind| format!("{name} [{kind}]"))),
+    );
+    names.extend([
+        format!("{name}[temp]"),
+        format!("{upstream}Z[input]"),
+        format!("../{upstream}"),
+        format!("/{upstream}"),
+    ]);
+    names.push(upstream.replace("t/", "t//"));
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_a_are_no_inputs_masks_or_views_of_b() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let (a, b) = (gateway.client("acme"), gateway.client("bravo"));
+    let picture = pictures::png(20, 10, [1, 2, 3]);
+    a.upload("/upload/image", &[], "plan.png", &picture).await.expect(200);
+    a.upload("/upload/image", &[("subfolder", "secret")], "plan.png", &picture).await.expect(200);
+    let prompt = a.submit(workflows::inverted("secret/plan.png", "x")).await;
+    assert_eq!(a.finished(&prompt).await["status"]["status_str"], "success");
+    let sent = gateway.stand_ins()[0].submissions()[0].clone();
+    let upstream = sent["prompt"]["1"]["inputs"]["image"].as_str().unwrap().to_owned();
+    let (folder, file) = upstream.rsplit_once('/').unwrap();
+    // The same names of nothing: as long, of the same characters, so that only what is behind them differs.
+    let nothing = format!("{folder}/{}", file.replace(|c: char| c.is_ascii_hexdigit(), "0"));
+    let theirs = names_of("plan.png", "secret", &upstream);
+    let none = names_of("none.png", "secret", &nothing);
+    for (foreign, none) in theirs.iter().zip(&none) {
+        let ask = async |name: &str| {
+            let answer = b.post("/prompt", &json!({"prompt": workflows::inverted(name, "x")})).await;
+            let (status, headers, body) = answer.without_request_id();
+            let rate = |header: &(String, String)| !header.0.starts_with("ratelimit") && header.0 != "content-length";
+            (status, headers.into_iter().filter(rate).collect::<Vec<_>>(), body.replace(name, "NAME"))
+        };
+        let (foreign_answer, none_answer) = (ask(foreign).await, ask(none).await);
+        assert_eq!(foreign_answer.0, 403, "{foreign}: {foreign_answer:?}");
+        assert_eq!(foreign_answer, none_answer, "{foreign}: a foreign file can be told from none");
+    }
+    for (name, subfolder) in [("plan.png", ""), ("plan.png", "secret"), (file, folder)] {
+        let reference = |name: &str| json!({"filename": name, "subfolder": subfolder, "type": "input"}).to_string();
+        let ask =
+            async |name: &str| b.upload("/upload/mask", &[("original_ref", &reference(name))], "m.png", &picture).await;
+        let none = ask("none.png").await;
+        assert_eq!(none.status, 404);
+        same("a mask", &ask(name).await, &none);
+        let query =
+            |name: &str| format!("/view?type=input&subfolder={}&filename={name}", subfolder.replace('/', "%2F"));
+        same("a view", &b.get(&query(name)).await, &b.get(&query("none.png")).await);
+    }
+    for path in ["/internal/files/input", "/internal/files/output", "/internal/files/temp"] {
+        assert_eq!(b.get(path).await.expect(200).json(), json!([]), "{path}");
+    }
+    assert!(!b.get("/object_info").await.expect(200).text().contains("plan.png"));
+    // B's own file of that name is B's, and A's stays A's.
+    b.upload("/upload/image", &[("overwrite", "true")], "plan.png", &pictures::png(7, 7, [9, 9, 9])).await.expect(200);
+    assert_eq!(a.get("/view?filename=plan.png&type=input").await.expect(200).body, picture);
+    assert_eq!(b.get("/gate/me").await.expect(200).json()["queue_remaining"], 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_is_good_for_its_own_file_only() {
     let stage = stage().await;
@@ -278,4 +343,49 @@ async fn what_a_did_is_in_no_error_text_and_no_limit_of_b() {
     a.post("/prompt", &json!({"prompt": workflows::quick("secret")})).await.expect(429);
     let answer = b.post("/prompt", &json!({"prompt": workflows::quick("mine")})).await.expect(200);
     assert_eq!((answer.json()["number"].clone(), answer.header("ratelimit-remaining")), (json!(0), Some("1")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn userdata_and_settings_of_a_answer_b_like_none() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let a = gateway.client("acme");
+    let user = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--user", "ann"]));
+    a.post_bytes("/userdata/secret%2Fplan.json", "text/plain", "{}").await.expect(200);
+    a.post("/settings", &json!({"secret": 1})).await.expect(200);
+    // Another tenant, and another person of the same one.
+    for b in [&gateway.client("bravo"), &user] {
+        let ask = async |method: Method, path: &str| b.call(method, path, &[], bytes::Bytes::new()).await;
+        for (method, foreign, none) in [
+            (Method::GET, "/userdata/secret%2Fplan.json", "/userdata/secret%2Fnone.json"),
+            (Method::DELETE, "/userdata/secret%2Fplan.json", "/userdata/secret%2Fnone.json"),
+            (Method::POST, "/userdata/secret%2Fplan.json/move/x", "/userdata/secret%2Fnone.json/move/x"),
+            (Method::GET, "/userdata?dir=secret", "/userdata?dir=n0thin"),
+            (Method::GET, "/v2/userdata?path=secret", "/v2/userdata?path=n0thin"),
+            (Method::GET, "/v2/userdata?path=secret%2Fplan.json", "/v2/userdata?path=n0thin"),
+            (Method::GET, "/settings/secret", "/settings/n0thin"),
+        ] {
+            same(foreign, &ask(method.clone(), foreign).await, &ask(method, none).await);
+        }
+        // A's name is free for B, and what B does with it is B's.
+        b.post_bytes("/userdata/secret%2Fplan.json?overwrite=false", "text/plain", "mine").await.expect(200);
+        b.post("/settings", &json!({"secret": 2})).await.expect(200);
+    }
+    assert_eq!(a.get("/userdata/secret%2Fplan.json").await.expect(200).text(), "{}");
+    assert_eq!(a.get("/settings").await.expect(200).json(), json!({"secret": 1}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_a_are_neither_shown_to_b_nor_cancelled_by_b() {
+    let stage = stage().await;
+    assert_eq!(stage.b.get("/api/jobs?workflow_id=x").await.expect(200).json()["pagination"]["total"], 0);
+    let cancel =
+        async |id: &str| stage.b.call(Method::POST, &format!("/api/jobs/{id}/cancel"), &[], bytes::Bytes::new()).await;
+    let nothing = cancel(NOTHING).await;
+    for id in [&stage.finished, &stage.running, &stage.held] {
+        same("cancel", &cancel(id).await, &nothing);
+    }
+    let none = stage.b.post("/api/jobs/cancel", &json!({"job_ids": [NOTHING]})).await;
+    let foreign = json!({"job_ids": [stage.held, stage.running, stage.finished]});
+    same("cancel", &stage.b.post("/api/jobs/cancel", &foreign).await, &none);
+    stage.a_is_untouched().await;
 }

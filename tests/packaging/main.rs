@@ -149,8 +149,10 @@ fn the_image_holds_one_binary_and_runs_as_nobody_with_commands_that_exist() {
     let words = |command: &str| -> Vec<String> { serde_json::from_str(command).unwrap() };
     let health = words(of("HEALTHCHECK")[0].split_once("CMD ").unwrap().1);
     assert_eq!(health[0], "/comfygate", "there is no other program in the image");
-    let help = run_in(directory.path(), &[&words(of("CMD")[0])[0], "--help"]);
-    assert!(help.status.success() && said(&help).contains("--config"), "{}", said(&help));
+    for subcommand in [&health[1], &words(of("CMD")[0])[0]] {
+        let help = run_in(directory.path(), &[subcommand, "--help"]);
+        assert!(help.status.success() && said(&help).contains("--config"), "{subcommand}: {}", said(&help));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@
 
 use comfygate_tests::client::files_of;
 use comfygate_tests::ws::kinds;
-use comfygate_tests::{Client, Gateway, bypass, eventually, skipped, workflows};
+use comfygate_tests::{Client, Gateway, bypass, eventually, pictures, skipped, workflows};
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -32,6 +32,8 @@ async fn the_gateway_in_front_of_real_comfyuis() {
     results_are_there(&acme).await;
     events_reach_their_client_only(&acme, &bravo).await;
     all_backends_are_used(&gateway, &acme, urls.len()).await;
+    uploads_are_inputs_at_every_backend(&acme, &bravo, urls.len()).await;
+    masks_are_put_into_own_pictures(&acme, &bravo).await;
     the_catalogue_of_attempts_is_refused(&gateway, &acme).await;
     k1_to_k3_do_not_arrive(&acme).await;
     results_are_there(&bravo).await;
@@ -91,6 +93,64 @@ async fn all_backends_are_used(gateway: &Gateway, client: &Client, backends: usi
     for backend in 0..backends {
         assert!(attempts_at(gateway, backend).await > 0.0, "gpu{backend} ran nothing:\n{}", gateway.metrics().await);
     }
+}
+
+/// The pixels of a finished job's first picture.
+async fn pixels_of(client: &Client, prompt: &str) -> Vec<u8> {
+    let file = files_of(&succeeds(client, prompt).await).remove(0);
+    pictures::pixels(&client.get(&client.path_of(file["url"].as_str().unwrap())).await.expect(200).body)
+}
+
+async fn plain(client: &Client, width: u64, height: u64, colour: u64) -> Vec<u8> {
+    let mut workflow = workflows::picture("plain", width, height);
+    workflow["1"]["inputs"]["color"] = json!(colour);
+    let prompt = client.submit(workflow).await;
+    pixels_of(client, &prompt).await
+}
+
+async fn uploads_are_inputs_at_every_backend(acme: &Client, bravo: &Client, backends: usize) {
+    acme.upload("/upload/image", &[("overwrite", "true")], "ä 1.png", &pictures::png(40, 24, [255, 0, 0]))
+        .await
+        .expect(200);
+    bravo
+        .upload("/upload/image", &[("overwrite", "true")], "ä 1.png", &pictures::png(24, 40, [0, 0, 255]))
+        .await
+        .expect(200);
+    let mut prompts = Vec::new();
+    for number in 0..2 * backends {
+        let mut workflow = workflows::inverted("ä 1.png", "inverted");
+        workflow["3"] = json!({"class_type": "GateProbeSleep", "inputs": {"image": ["2", 0], "steps": 4 + number, "tick_ms": 100, "preview": false}});
+        workflow["9"]["inputs"]["images"] = json!(["3", 0]);
+        prompts.push((acme.submit(workflow.clone()).await, bravo.submit(workflow).await));
+    }
+    let (red, blue) = (plain(acme, 40, 24, 0x00_ffff).await, plain(acme, 24, 40, 0xff_ff00).await);
+    for (mine, theirs) in prompts {
+        assert_eq!(pixels_of(acme, &mine).await, red);
+        assert_eq!(pixels_of(bravo, &theirs).await, blue);
+    }
+    let scaled = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "inverted_00001_.png [output]"}},
+        "2": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], "upscale_method": "bilinear", "width": 80, "height": 0, "crop": "disabled"}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "scaled"}},
+    });
+    let prompt = acme.submit(scaled).await;
+    assert_eq!(pixels_of(acme, &prompt).await, plain(acme, 80, 48, 0x00_ffff).await);
+}
+
+async fn masks_are_put_into_own_pictures(acme: &Client, bravo: &Client) {
+    let reference = json!({"filename": "ä 1.png", "type": "input"}).to_string();
+    let fields = [("subfolder", "clipspace"), ("overwrite", "true"), ("original_ref", reference.as_str())];
+    let mask = pictures::png_with_alpha(40, 24, [9, 9, 9], 55);
+    acme.upload("/upload/mask", &fields, "clipspace-mask-1.png", &mask).await.expect(200);
+    bravo.upload("/upload/mask", &fields, "clipspace-mask-1.png", &mask).await.expect(400);
+    let workflow = json!({
+        "1": {"class_type": "LoadImageMask", "inputs": {"image": "clipspace/clipspace-mask-1.png [input]", "channel": "alpha"}},
+        "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 0]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mask"}},
+    });
+    let prompt = acme.submit(workflow.clone()).await;
+    assert_eq!(pixels_of(acme, &prompt).await, plain(acme, 40, 24, 0xc8_c8c8).await);
+    bravo.post("/prompt", &json!({"prompt": workflow})).await.expect(403);
 }
 
 async fn the_catalogue_of_attempts_is_refused(gateway: &Gateway, client: &Client) {

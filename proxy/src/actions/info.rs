@@ -241,6 +241,7 @@ pub(super) fn ca_certificate(call: &Call<'_>) -> Result<Answer, Rejection> {
 pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let queue = call.services.ledger.queue_remaining(&call.scope()?).await?;
+    let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
     let limits = &caller.tenant.limits;
     let body = json!({
@@ -257,7 +258,9 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "prompt_rate_per_second": limits.prompt_rate.per_second,
             "prompt_rate_burst": limits.prompt_rate.burst,
             "active_jobs_max": limits.active_jobs_max,
+            "storage_bytes_max": limits.storage_bytes_max,
         },
+        "uploaded_bytes": uploaded,
         "queue_remaining": queue,
     });
     Ok(Answer::json(StatusCode::OK, &body))

@@ -20,7 +20,7 @@ pub(super) async fn jobs(call: &Call<'_>) -> Result<Answer, Rejection> {
         Err(text) => return Ok(Answer::json(StatusCode::BAD_REQUEST, &json!({"error": text}))),
     };
     let _room = large_answer(call).await?;
-    let all = call.services.ledger.jobs(&call.scope()?).await?;
+    let all = call.services.ledger.jobs(&call.scope()?, wanted.wants_ended()).await?;
     // The newest first: where not all are looked at, the oldest are not.
     let named = |prompt: OwnedPrompt| wanted.wants(prompt.job().state).map(|status| (prompt, status));
     let mut jobs: Vec<(OwnedPrompt, Status)> = all.into_iter().rev().filter_map(named).collect();

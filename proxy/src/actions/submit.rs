@@ -27,7 +27,10 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let caller = call.caller()?;
     call.services.room()?;
     let idempotency_key = idempotency_key(call)?;
-    let Inspected { parsed, workflow, pins } = inspected(call, caller).await?;
+    let began = call.services.clock.monotonic();
+    let inspected = inspected(call, caller).await;
+    call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
+    let Inspected { parsed, workflow, pins } = inspected?;
     runnable(call, &workflow)?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
@@ -86,10 +89,9 @@ struct Inspected {
 
 /// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds. In between, the names of files are looked up.
 async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Rejection> {
-    let (services, inspector, body) = (call.services, call.services.inspector(), call.body.clone());
-    let began = services.clock.monotonic();
+    let (inspector, body) = (call.services.inspector(), call.body.clone());
     let ended = |error: tokio::task::JoinError| Rejection::internal(format!("inspection ended: {error}"));
-    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(services), Arc::clone(&caller.tenant));
+    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(call.services), Arc::clone(&caller.tenant));
     let parsed = tokio::task::spawn_blocking(move || {
         let parsed = parsing.parse(&body)?;
         let catalogue = parts.catalogue_for(&tenant, &parsed);
@@ -107,9 +109,7 @@ async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Reject
         let workflow = inspector.decide(&parsed, &tenant, &catalogue, &known)?;
         Ok::<_, InspectError>((parsed, workflow))
     });
-    let decided = decided.await.map_err(ended)?;
-    services.metrics.prompt_decided(services.clock.monotonic().saturating_duration_since(began));
-    let (parsed, workflow) = decided?;
+    let (parsed, workflow) = decided.await.map_err(ended)??;
     Ok(Inspected { parsed, workflow, pins })
 }
 

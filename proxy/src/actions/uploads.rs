@@ -10,6 +10,7 @@ use crate::dispatch::push::{self, PushError, Pushed};
 use crate::ids::FileId;
 use crate::inspect::contents::{self, ContentFacts, ContentFamily, ContentKind};
 use crate::inspect::files;
+use crate::record::audit::UploadedLine;
 use crate::record::blobs::BlobWriter;
 use crate::record::ledger::uploads::NewUpload;
 use crate::record::ledger::{Directory, FileRow};
@@ -23,8 +24,10 @@ use std::time::Duration;
 
 /// Pixels of a picture that gets a mask: a backend decodes it on the event loop that serves everybody there, 4096 × 8192 in about two seconds.
 const MASKED_PIXELS_MAX: u64 = 1 << 25;
-/// What a PNG of four channels has at most beside its pixels: chunks, and the workflow in its metadata.
-const PNG_OVERHEAD_BYTES: u64 = 16 << 20;
+/// What a PNG of four channels has at most beside its pixels and the texts of its original: chunks, row filters.
+const PNG_OVERHEAD_BYTES: u64 = 1 << 20;
+/// From the turn at a backend to the picture in the spool.
+const MASK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
 
@@ -49,16 +52,22 @@ pub(super) async fn mask(call: &Call<'_>, form: Option<ReceivedForm>) -> Result<
     // Content and length are not known before it is made.
     let made = Pushed::new(FileId::new(), original.content, 0, &made_facts, &folder, &form.filename);
     let pixels = u64::from(original_facts.width) * u64::from(original_facts.height);
-    let writer = call.services.blobs.writer(pixels.saturating_mul(4).saturating_add(PNG_OVERHEAD_BYTES));
-    let mut writer = writer.map_err(UploadError::from)?;
-    let backend = masked(call, &original, &mut form, &made, &mut writer).await?;
+    let made_bytes_max = pixels.saturating_mul(4).saturating_add(original.bytes).saturating_add(PNG_OVERHEAD_BYTES);
+    // Before it is made: the backend keeps what it made, whatever becomes of it here.
+    form.slot.grow_to(made_bytes_max);
+    check_room(call, &form.slot).await?;
+    let mut writer = call.services.blobs.writer(made_bytes_max).map_err(UploadError::from)?;
+    let making = masked(call, &original, &mut form, &made, &mut writer);
+    let backend = tokio::time::timeout(MASK_TIMEOUT, making).await.map_err(|_| {
+        Rejection::unavailable("mask_failed", "the backends took too long for this mask: try again", NO_BACKEND_RETRY)
+    })??;
     let read =
         writer.read_back(|file, length| (contents::read(file, length), length)).await.map_err(UploadError::from)?;
     let (facts, length) = (read.0.map_err(UploadError::from)?, read.1);
     // The mask itself is of no more use.
     let ReceivedForm { directory, subfolder, overwrite, filename, content, mut slot, .. } = form;
     drop(content);
-    slot.grow_to(length);
+    slot.settle(length);
     let place = Place { id: made.id, directory, subfolder, filename, overwrite };
     let row = keep(call, &mut slot, writer, facts, place).await?;
     if row.id == made.id {
@@ -109,9 +118,7 @@ async fn keep(
     let Caller { principal, tenant } = call.caller()?;
     let (services, storage_bytes_max) = (call.services, tenant.limits.storage_bytes_max);
     // Before the content gets its name in the blobs: nothing takes it away from there if the ledger refuses it.
-    let arriving = slot.arriving();
-    let stored = services.ledger.uploaded_bytes(&tenant.id).await?;
-    UploadSlot::check_room(arriving, stored, storage_bytes_max)?;
+    check_room(call, slot).await?;
     let (content, bytes) = content.finish().await.map_err(UploadError::from)?;
     let Place { id, directory, subfolder, filename, overwrite } = place;
     let (owner, at) = (principal.owner.clone(), services.clock.wall());
@@ -128,7 +135,18 @@ async fn keep(
         storage_bytes_max,
         at,
     };
-    Ok(services.ledger.keep_upload(upload).await?)
+    let row = services.ledger.keep_upload(upload).await?;
+    let (request, owner, file, content, bytes) = (call.request, row.owner.clone(), row.id, row.content, row.bytes);
+    services.audit.uploaded(UploadedLine { request, owner, file, content, bytes });
+    Ok(row)
+}
+
+/// Whether the tenant has room for what is arriving.
+async fn check_room(call: &Call<'_>, slot: &UploadSlot) -> Result<(), Rejection> {
+    let tenant = &call.caller()?.tenant;
+    let arriving = slot.arriving();
+    let stored = call.services.ledger.uploaded_bytes(&tenant.id).await?;
+    Ok(UploadSlot::check_room(arriving, stored, tenant.limits.storage_bytes_max)?)
 }
 
 /// `original_ref`: `{"filename", "subfolder"?, "type"?}`; `type` is `output` when it is left out, and a suffix of the name beats it.

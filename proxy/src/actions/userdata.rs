@@ -5,7 +5,7 @@ use crate::deliver::answer::Answer;
 use crate::deliver::state::settings as settings_shape;
 use crate::deliver::state::userdata::{self as shape, Folder, ListForm, NoFolder};
 use crate::record::ledger::LedgerError;
-use crate::record::ledger::user_files::{SETTINGS_FILE, UserBounds, UserFile, UserPath, UserWrite};
+use crate::record::ledger::user_files::{SETTINGS_BYTES_MAX, SETTINGS_FILE, UserBounds, UserFile, UserPath, UserWrite};
 use crate::reject::Rejection;
 use bytes::Bytes;
 use http::StatusCode;
@@ -116,6 +116,10 @@ pub(super) async fn change_setting(call: &Call<'_>) -> Result<Answer, Rejection>
 async fn stored(call: &Call<'_>) -> Result<Map<String, Value>, Rejection> {
     let path = SETTINGS_FILE.parse().map_err(|_| Rejection::internal("the settings have no path"))?;
     match call.services.ledger.user_file(&call.scope()?, &path).await {
+        // It is a file that its owner may write as it likes; more than can be set is not read as settings either.
+        Ok((file, _)) if file.bytes > SETTINGS_BYTES_MAX => {
+            Err(LedgerError::Full { what: "the bytes of the settings", limit: SETTINGS_BYTES_MAX }.into())
+        }
         Ok((_, content)) => Ok(settings_shape::stored(&content)),
         Err(LedgerError::NotFound { .. }) => Ok(Map::new()),
         Err(error) => Err(error.into()),

@@ -5,12 +5,16 @@
 //! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
 //! | `GET /v1/keys` | | `[KeyView]` |
 //! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
+//! | `POST /v1/adopt` | `AdoptRequest` | `[Outcome]`, one a file |
+//! | `POST /v1/export/list` | `PageRequest` | `Page` |
+//! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
 //! Status, metrics and backups: [`state`](super::state).
 
+use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::ids::KeyId;
@@ -41,6 +45,7 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
         .with_state(Control { keys, services: Arc::clone(services), asks })
         .merge(super::state::router(services))
         .merge(super::tenants::router(services))
+        .merge(adoption_routes::router(services))
 }
 
 async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {

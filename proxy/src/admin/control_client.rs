@@ -1,5 +1,6 @@
 //! The command line's end of the control socket.
 
+use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
 use super::keys::{KeyRequest, KeyView};
 use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
 use super::tenants::TenantView;
@@ -24,6 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A successor reads its configuration, and perhaps brings the ledger up to date.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(300);
+/// It copies files of whatever size from one disk to another.
+const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Speaks to a running gateway.
 #[derive(Debug)]
@@ -141,6 +144,34 @@ impl ControlClient {
         }
     }
 
+    /// Lets the gateway adopt some files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<Vec<Outcome>, ControlError> {
+        let answer = self.call_within(Method::POST, "/v1/adopt", written(request)?, COPY_TIMEOUT).await?;
+        read(&answer.1)
+    }
+
+    /// A page of an owner's files.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn owned(&self, request: &PageRequest) -> Result<Page, ControlError> {
+        self.call(Method::POST, "/v1/export/list", written(request)?).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// The content of a file of userdata; `None`: it is not there any more.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn user_content(&self, request: &ContentRequest) -> Result<Option<Bytes>, ControlError> {
+        match self.call(Method::POST, "/v1/export/content", written(request)?).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, content) => Ok(Some(content)),
+        }
+    }
+
     /// A success, or 404.
     pub(super) async fn call(
         &self,
@@ -148,12 +179,23 @@ impl ControlClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ControlError> {
-        match self.exchange(method, path, body, TIMEOUT).await? {
+        self.call_within(method, path, body, TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
+        match self.exchange(method, path, body, timeout).await? {
             (status, body) if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
             (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
         }
     }
 
+    /// Any answer, whole.
     async fn exchange(
         &self,
         method: Method,
@@ -198,6 +240,10 @@ impl ControlClient {
     pub(super) fn no_gateway(&self, reason: String) -> ControlError {
         ControlError::NoGateway { path: self.socket.display().to_string(), reason }
     }
+}
+
+fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))
 }
 
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {

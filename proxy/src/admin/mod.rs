@@ -2,6 +2,8 @@
 //!
 //! Both are axum on Pingora listeners, so that they take part in a stop. On the metrics listener there is nothing that changes anything.
 
+pub mod adoption;
+mod adoption_routes;
 pub mod control;
 pub mod control_client;
 pub mod keys;

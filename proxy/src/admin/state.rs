@@ -187,6 +187,11 @@ async fn metrics(State(looks): State<Looks>) -> Response {
     }
 }
 
+fn not_made(error: &str) -> Response {
+    tracing::error!(error, "no backup was made");
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_owned()).into_response()
+}
+
 /// The archive while it is made. If it breaks off, so does the answer: it has no last chunk, and no manifest.
 async fn backup(State(looks): State<Looks>) -> Response {
     let Ok(turn) = Arc::clone(&looks.backups).try_acquire_owned() else {
@@ -194,12 +199,16 @@ async fn backup(State(looks): State<Looks>) -> Response {
     };
     let services = looks.services;
     let state = services.config().state_dir.clone();
-    let rows = match make::rows(&state, &*services.ledger, services.clock.wall()).await {
-        Ok(rows) => rows,
-        Err(error) => {
-            tracing::error!(%error, "no backup was made");
-            return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response();
-        }
+    // A task of its own: if the caller goes away, the copy goes on to its end, and the next backup waits for that.
+    let (copied, place) = (Arc::clone(&services), state.clone());
+    let copying = tokio::spawn(async move {
+        let rows = make::rows(&place, &*copied.ledger, copied.clock.wall()).await;
+        (rows, turn)
+    });
+    let (rows, turn) = match copying.await {
+        Ok((Ok(rows), turn)) => (rows, turn),
+        Ok((Err(error), _)) => return not_made(&error.to_string()),
+        Err(error) => return not_made(&error.to_string()),
     };
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(pieces::PIECES_MAX);
     tokio::task::spawn_blocking(move || {

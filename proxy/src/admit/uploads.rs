@@ -66,6 +66,15 @@ impl UploadSlot {
         self.bytes = self.bytes.max(bytes);
     }
 
+    /// Books exactly so many bytes: what comes to be stored, once that is known.
+    pub fn settle(&mut self, bytes: u64) {
+        let mut arriving = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = arriving.tenants.get_mut(&self.tenant) {
+            share.bytes = share.bytes.saturating_sub(self.bytes).saturating_add(bytes);
+        }
+        self.bytes = bytes;
+    }
+
     /// Bytes of the tenant's uploads that are on their way, this one's among them.
     ///
     /// INVARIANT: whoever adds them to what the ledger has stored reads this first. An upload leaves here only after it is stored, so it is counted in one of the two at least.
@@ -135,6 +144,8 @@ mod tests {
         first.grow_to(30);
         second.grow_to(5);
         assert_eq!((first.arriving(), second.arriving()), (35, 35));
+        first.settle(20);
+        assert_eq!(second.arriving(), 25);
         drop(first);
         assert_eq!(second.arriving(), 5);
         assert!(UploadSlot::check_room(5, 95, 100).is_ok());

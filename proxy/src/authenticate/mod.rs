@@ -9,7 +9,7 @@
 //! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
 //!
 //! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet. A verified client certificate is a
-//! credential of its connection ([`certificate`]); one beside another credential is two.
+//! credential of its connection ([`certificate`]): beside a header's credential it is refused, beside a cookie it counts.
 
 pub mod api_key;
 pub mod browsers;

@@ -1,6 +1,6 @@
 //! `comfygate backup`: the state of a running gateway, through its control socket, or of one that is stopped.
 
-use super::{ConfigArgument, Exit};
+use super::{ConfigArgument, Exit, ledger};
 use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
 use crate::clock::Clock;
@@ -10,9 +10,6 @@ use crate::record::backup::pieces::{PIECES_MAX, PieceReader, PieceWriter};
 use crate::record::backup::verify::{Source, verify};
 use crate::record::backup::{Manifest, make};
 use crate::record::durable::{self, FILE_MODE};
-use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::record::state_dir;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use std::ffi::OsString;
@@ -64,16 +61,11 @@ fn produce(config: &Config, pieces: SyncSender<io::Result<Bytes>>) -> anyhow::Re
     if !config.state_dir.is_dir() {
         bail!("there is no state directory `{}`", config.state_dir.display());
     }
-    state_dir::take(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let ledger = match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            Ok(ledger) => ledger,
-            Err(LedgerError::Held { .. }) => {
-                let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
-                return Ok(gateway.backup(&pieces).await?);
-            }
-            Err(error) => return Err(error).context("the ledger can't be opened"),
+        let Some(ledger) = ledger(config)? else {
+            let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
+            return Ok(gateway.backup(&pieces).await?);
         };
         let rows = make::rows(&config.state_dir, &ledger, Clock::system().wall()).await?;
         let send = |piece| pieces.send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into());

@@ -1,6 +1,6 @@
 //! `comfygate key create|list|revoke`: through the control socket of a running gateway, else in the ledger itself.
 
-use super::{ConfigArgument, Exit};
+use super::{ConfigArgument, Exit, ledger};
 use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{KeyRequest, KeyService, KeyView};
 use crate::clock::{Clock, WallMillis};
@@ -9,11 +9,8 @@ use crate::config::{AuditConfig, Config};
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::audit::Audit;
-use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::record::state_dir;
 use crate::tenants::created::is_made_id;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,18 +108,12 @@ enum Keys {
 
 impl Keys {
     fn reach(config: &Config) -> anyhow::Result<Self> {
-        state_dir::take(&config.state_dir)?;
-        match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            Ok(ledger) => {
-                // Before anything is changed: what can't be audited is not done.
-                let audit = Audit::open(&audit_target(config), Clock::system())?;
-                Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()), audit))
-            }
-            Err(LedgerError::Held { .. }) => {
-                Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
-            }
-            Err(error) => Err(error).context("the ledger can't be opened"),
-        }
+        let Some(ledger) = ledger(config)? else {
+            return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
+        };
+        // Before anything is changed: what can't be audited is not done.
+        let audit = Audit::open(&audit_target(config), Clock::system())?;
+        Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()), audit))
     }
 
     async fn create(&self, create: &CreateArguments) -> anyhow::Result<(String, KeyView)> {
@@ -180,7 +171,7 @@ impl Keys {
 }
 
 /// Standard output is for the key alone.
-fn audit_target(config: &Config) -> AuditConfig {
+pub(super) fn audit_target(config: &Config) -> AuditConfig {
     match &config.audit {
         AuditConfig::StandardOutput => AuditConfig::StandardError,
         other => other.clone(),

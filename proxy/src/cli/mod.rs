@@ -1,10 +1,12 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
+pub mod adopt;
 pub mod backup;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod export;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
@@ -15,7 +17,14 @@ pub mod setup;
 pub mod status;
 pub mod support_bundle;
 
+use crate::admin::CONTROL_SOCKET;
+use crate::config::Config;
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::state_dir::{self, StateDirError};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -60,6 +69,8 @@ pub enum Command {
     SupportBundle(support_bundle::BundleArguments),
     /// Make a state directory from a backup, after checking every byte of it.
     Restore(restore::RestoreArguments),
+    /// Take workflows, settings, inputs and outputs of a ComfyUI over for a tenant.
+    Adopt(adopt::AdoptArguments),
 }
 
 /// Which configuration to use.
@@ -77,6 +88,26 @@ pub enum Exit {
     Good,
     /// Done, and the answer is no.
     No,
+}
+
+/// The ledger of a state directory that nobody has open; `None`: a running gateway has it, to be asked through its control socket.
+///
+/// # Errors
+/// The directory is another user's and no gateway runs there, or the ledger can't be opened.
+pub(crate) fn ledger(config: &Config) -> anyhow::Result<Option<RedbLedger>> {
+    match state_dir::take(&config.state_dir) {
+        Ok(()) => {}
+        // Root may speak to anybody's gateway. Files that it made there could not be read by that gateway.
+        Err(StateDirError::Foreign { .. }) if UnixStream::connect(config.state_dir.join(CONTROL_SOCKET)).is_ok() => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
+        Ok(ledger) => Ok(Some(ledger)),
+        Err(LedgerError::Held { .. }) => Ok(None),
+        Err(error) => Err(error).context("the ledger can't be opened"),
+    }
 }
 
 /// Runs a command.
@@ -97,6 +128,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::SupportBundle(arguments) => support_bundle::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
     };
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,

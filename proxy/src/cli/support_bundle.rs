@@ -59,21 +59,20 @@ pub struct BundleArguments {
 /// When the archive can't be written.
 pub fn run(arguments: &BundleArguments) -> anyhow::Result<Exit> {
     let mut bundle = Bundle { entries: vec![("README.txt", README.as_bytes().to_vec())], missing: Vec::new() };
-    let mut faults = json!({"errors": [], "warnings": []});
-    match Config::load(arguments.which.config.as_deref()) {
+    let (errors, warnings) = match Config::load(arguments.which.config.as_deref()) {
         Ok(loaded) => {
-            faults["warnings"] = positions(&loaded.warnings);
             bundle.files(loaded.config.file.as_deref(), loaded.config.tenants_file.as_deref());
             bundle.audit(&loaded.config.audit, arguments.lines)?;
             bundle.gateway(&loaded.config)?;
+            (Vec::new(), loaded.warnings)
         }
         Err(found) => {
-            faults["errors"] = positions(&found.errors);
-            faults["warnings"] = positions(&found.warnings);
             bundle.files(arguments.which.config.as_deref(), None);
             bundle.missing.push("status.json, metrics.txt, audit.jsonl: the configuration has faults");
+            (found.errors, found.warnings)
         }
-    }
+    };
+    let faults = json!({"errors": positions(&errors), "warnings": positions(&warnings)});
     bundle.about(&faults);
     bundle.write(&arguments.to)?;
     println!("{}", arguments.to.display());

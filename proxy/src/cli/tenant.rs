@@ -1,15 +1,17 @@
 //! `comfygate tenant list|disable|enable`: through the control socket of a running gateway, else in the ledger itself.
 
-use super::{ConfigArgument, Exit};
+use super::key::audit_target;
+use super::{ConfigArgument, Exit, export};
 use crate::admin::control_client::ControlClient;
 use crate::admin::tenants::{TenantSource, TenantView, views};
-use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
+use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
+use crate::record::state_dir;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
@@ -39,6 +41,8 @@ enum TenantCommand {
         /// The tenant's id
         id: TenantId,
     },
+    /// Write workflows, settings, inputs and outputs into a directory, as a ComfyUI has them
+    Export(export::ExportArguments),
 }
 
 /// Runs `comfygate tenant …`.
@@ -46,21 +50,23 @@ enum TenantCommand {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
+    let wanted = match &arguments.command {
+        TenantCommand::Export(wanted) => return export::run(wanted, &arguments.which, arguments.json),
+        TenantCommand::List => None,
+        TenantCommand::Disable { id } => Some((id, true)),
+        TenantCommand::Enable { id } => Some((id, false)),
+    };
     let loaded = Config::load(arguments.which.config.as_deref())
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let reached = Reached::reach(&config)?;
-        let (id, disabled) = match &arguments.command {
-            TenantCommand::List => {
-                for view in reached.list(&config).await? {
-                    print(&view, arguments.json);
-                }
-                return Ok(Exit::Good);
+        let Some((id, disabled)) = wanted else {
+            for view in reached.list(&config).await? {
+                print(&view, arguments.json);
             }
-            TenantCommand::Disable { id } => (id, true),
-            TenantCommand::Enable { id } => (id, false),
+            return Ok(Exit::Good);
         };
         match reached.set_disabled(id, disabled).await? {
             Some(view) => {
@@ -82,14 +88,15 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
 /// The running gateway, or its ledger while it does not run: whoever has the lock.
 enum Reached {
     Gateway(ControlClient),
-    Ledger(RedbLedger),
+    Ledger(RedbLedger, Audit),
 }
 
 impl Reached {
     fn reach(config: &Config) -> anyhow::Result<Self> {
-        app::make_private_directory(&config.state_dir)?;
+        state_dir::take(&config.state_dir)?;
         match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            Ok(ledger) => Ok(Self::Ledger(ledger)),
+            // Before anything is changed: what can't be audited is not done.
+            Ok(ledger) => Ok(Self::Ledger(ledger, Audit::open(&audit_target(config), Clock::system())?)),
             Err(LedgerError::Held { .. }) => {
                 Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
             }
@@ -100,18 +107,24 @@ impl Reached {
     async fn list(&self, config: &Config) -> anyhow::Result<Vec<TenantView>> {
         Ok(match self {
             Self::Gateway(client) => client.tenants().await?,
-            Self::Ledger(ledger) => views(&config.tenants, ledger.created_tenants().await?),
+            Self::Ledger(ledger, _) => views(&config.tenants, ledger.created_tenants().await?),
         })
     }
 
     async fn set_disabled(&self, id: &TenantId, disabled: bool) -> anyhow::Result<Option<TenantView>> {
         Ok(match self {
             Self::Gateway(client) => client.disable_tenant(id, disabled).await?,
-            Self::Ledger(ledger) => match ledger.disable_tenant(id, disabled.then(|| Clock::system().wall())).await {
-                Ok(row) => Some(row.into()),
-                Err(LedgerError::NotFound { .. }) => None,
-                Err(error) => return Err(error.into()),
-            },
+            Self::Ledger(ledger, audit) => {
+                match ledger.disable_tenant(id, disabled.then(|| Clock::system().wall())).await {
+                    Ok(row) => {
+                        audit.tenant_disabled(&row.id, disabled);
+                        audit.written();
+                        Some(row.into())
+                    }
+                    Err(LedgerError::NotFound { .. }) => None,
+                    Err(error) => return Err(error.into()),
+                }
+            }
         })
     }
 }

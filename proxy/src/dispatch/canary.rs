@@ -6,6 +6,7 @@
 
 use super::backend::Backend;
 use super::comfyui::{ComfyUi, ComfyUiError, Listing};
+use super::health::{Cause, Standing};
 use crate::ids::{UpstreamClientId, UpstreamPromptId};
 use comfygate_policy::Agreement;
 use serde_json::{Value, json};
@@ -139,7 +140,7 @@ impl<'a> Canary<'a> {
         let mut wait = LOOK_INTERVAL.0;
         let mut counted = Duration::ZERO;
         let mut looked = sent;
-        let mut absent = 0;
+        let (mut absent, mut told) = (0, false);
         loop {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LOOK_INTERVAL.1);
@@ -157,7 +158,12 @@ impl<'a> Canary<'a> {
             match (self.sight(&listing, is_followed), patience) {
                 (Sight::Absent, _) => absent += 1,
                 (Sight::BehindOthers, Patience::Yield) => return Verdict::Busy,
-                (Sight::BehindOthers, Patience::WaitForOthers) => absent = 0,
+                (Sight::BehindOthers, Patience::WaitForOthers) => {
+                    absent = 0;
+                    if sent.elapsed() >= deadline && !std::mem::replace(&mut told, true) {
+                        self.tell_it_waits();
+                    }
+                }
                 (Sight::Alone, _) => {
                     absent = 0;
                     counted = counted.saturating_add(now.saturating_duration_since(looked));
@@ -170,6 +176,14 @@ impl<'a> Canary<'a> {
             if counted >= deadline {
                 return Verdict::NotRun;
             }
+        }
+    }
+
+    /// For operators: nothing says whether what is in front of it is long work or a dead worker's last prompt.
+    fn tell_it_waits(&self) {
+        if self.backend.standing() != Standing::Down(Cause::WorkerDead) {
+            let reason = "its canary waits behind work that is not ours; if that gets nowhere, restart the process";
+            self.backend.still_down(Cause::Stalled, reason);
         }
     }
 

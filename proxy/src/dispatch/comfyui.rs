@@ -19,6 +19,8 @@ const OBJECT_INFO_BYTES_MAX: usize = 64 << 20;
 const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
 /// `/queue` holds at most our one graph and whatever others submitted behind our back.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// The log's last 300 pieces, most of them a word long.
+const LOG_BYTES_MAX: usize = 4 << 20;
 /// Lists of models, translations and templates of packs, and a template's picture.
 const PAGE_FILE_BYTES_MAX: usize = 16 << 20;
 /// Answers that carry a few numbers.
@@ -209,6 +211,16 @@ impl ComfyUi {
             (false, true) => QueuePlace::Pending,
             (false, false) => QueuePlace::Absent,
         })
+    }
+
+    /// `GET /internal/logs/raw`: whether the worker thread's end is in the newest lines, as Python writes it when an exception ends a thread. A node can
+    /// print the same: a hint, not a proof.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`]; `Status` where the log is not served.
+    pub async fn worker_ended_in_log(&self) -> Result<bool, ComfyUiError> {
+        let log = off_the_loop(self.get("/internal/logs/raw", LOG_BYTES_MAX).await?).await?;
+        Ok(worker_ended(&log))
     }
 
     /// `GET /queue`: everything in it.
@@ -450,6 +462,14 @@ async fn bounded(body: Incoming, bytes_max: usize) -> Result<Bytes, ComfyUiError
     }
 }
 
+/// Python's words at the end of a thread, of ComfyUI's worker (`main.py` of 0.8.0 names its function).
+fn worker_ended(log: &Value) -> bool {
+    let entries = log.get("entries").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    // A line comes in pieces.
+    let text: String = entries.iter().filter_map(|entry| entry.get("m").and_then(Value::as_str)).collect();
+    text.lines().any(|line| line.starts_with("Exception in thread ") && line.ends_with("(prompt_worker):"))
+}
+
 /// Megabytes of graphs and outputs: not parsed on a thread that carries everybody's events.
 async fn off_the_loop(bytes: Bytes) -> Result<Value, ComfyUiError> {
     let whole = tokio::task::spawn_blocking(move || parsed(&bytes)).await;
@@ -513,6 +533,28 @@ mod tests {
         let read = parsed(br#"{"a": NaN, "b": [-Infinity, Infinity, 1], "c": "NaN \" Infinity", "d\\": NaN}"#).unwrap();
         assert_eq!(read, json!({"a": null, "b": [null, null, 1], "c": "NaN \" Infinity", "d\\": null}));
         assert!(parsed(b"{\"a\": nan}").is_err());
+    }
+
+    #[test]
+    fn the_end_of_the_worker_is_found_in_the_log_however_it_is_cut() {
+        let log = |pieces: &[&str]| {
+            let entries: Vec<_> = pieces.iter().map(|piece| json!({"t": "2026-01-01T00:00:00", "m": piece})).collect();
+            json!({"entries": entries, "size": {"cols": 80, "rows": 24}})
+        };
+        assert!(worker_ended(&log(&[
+            "got prompt\n",
+            "Exception in thread ",
+            "Thread-1 (prompt_worker)",
+            ":\nTraceback"
+        ])));
+        for other in [
+            log(&["Exception in thread Thread-2 (watcher):\n"]),
+            log(&["a node says: Exception in thread Thread-1 (prompt_worker):\n"]),
+            log(&[]),
+            json!([]),
+        ] {
+            assert!(!worker_ended(&other), "{other}");
+        }
     }
 
     #[test]

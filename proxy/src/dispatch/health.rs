@@ -95,6 +95,7 @@ pub struct Health {
     process_gone: bool,
     incarnation: u64,
     proven_at: Option<Instant>,
+    log_read_at: Option<Instant>,
     down_since: Instant,
 }
 
@@ -109,6 +110,7 @@ impl Health {
             process_gone: false,
             incarnation: 0,
             proven_at: None,
+            log_read_at: None,
             down_since: now,
         }
     }
@@ -211,6 +213,18 @@ impl Health {
     pub fn canary_due(&self, interval: Duration, now: Instant) -> bool {
         let rested = self.proven_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
         !interval.is_zero() && self.standing.takes_jobs() && rested
+    }
+}
+
+impl Health {
+    /// Whether it is time to read its log, since something has been there for `interval` and nothing has run to its end. Asked once, it is not for another.
+    pub fn log_due(&mut self, interval: Duration, now: Instant) -> bool {
+        let read_lately = self.log_read_at.is_some_and(|at| now.saturating_duration_since(at) < interval);
+        let is_due = self.canary_due(interval, now) && !read_lately;
+        if is_due {
+            self.log_read_at = Some(now);
+        }
+        is_due
     }
 }
 
@@ -341,6 +355,17 @@ mod tests {
         assert!(!health.canary_due(SECOND, now + SECOND), "a job is a proof too");
         health.eject(Cause::Hung, now);
         assert!(!health.canary_due(SECOND, now + SECOND * 100));
+    }
+
+    #[test]
+    fn the_log_is_read_at_most_once_in_an_interval_without_proof() {
+        let now = Instant::now();
+        let mut health = up(now);
+        health.proven(now);
+        assert!(!health.log_due(SECOND, now + SECOND / 2));
+        assert!(health.log_due(SECOND, now + SECOND));
+        assert!(!health.log_due(SECOND, now + SECOND * 3 / 2));
+        assert!(health.log_due(SECOND, now + SECOND * 2));
     }
 
     #[test]

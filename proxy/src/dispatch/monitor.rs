@@ -1,15 +1,17 @@
 //! Watches one backend: is it there, does it mean by its classes what the catalogue says, do its events arrive, does its worker run.
 //!
-//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed. One that
-//! was in service before is also swept of what nobody knows any more, and has to run a canary. It is ejected at once when a connection is refused
-//! (nobody listens), after [`super::health::MISSES_MAX`] other failures in a row, and when a canary is not run. What follows from what is [`super::health`].
+//! A backend is down until `GET /prompt` and `GET /object_info` answered and our socket is connected, so that no event of the first job is missed, and it was
+//! swept of what nobody knows any more. One that was in service before also has to run a canary. It is ejected at once when a connection is refused
+//! (nobody listens), after [`super::health::MISSES_MAX`] other failures in a row, and when a canary is not run. A canary is only sent to a backend that has
+//! nothing to do; where something is in its queue and nothing has run to its end for as long, its log is asked whether the worker thread has ended.
+//! What follows from what is [`super::health`].
 
 use super::backend::Backend;
 use super::canary::{self, Patience, Verdict};
 use super::comfyui::ComfyUiError;
 use super::dispatcher::{Command, DispatchHandle};
 use super::facts::BackendFacts;
-use super::health::Cause;
+use super::health::{Cause, Health};
 use super::sweep;
 use crate::config::{DispatchConfig, GpuName};
 use crate::record::metrics::CanaryEnd;
@@ -33,8 +35,16 @@ pub async fn watch(
     dispatch: DispatchHandle,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let told_unprovable = AtomicBool::new(false);
-    let mut monitor = Monitor { services, backend, socket_connected, dispatch, was_asked: false, told_unprovable };
+    let mut monitor = Monitor {
+        services,
+        backend,
+        socket_connected,
+        dispatch,
+        was_asked: false,
+        told_unprovable: AtomicBool::new(false),
+        log_lies: AtomicBool::new(false),
+        ejected_for: String::new(),
+    };
     tokio::select! {
         () = monitor.watching() => {}
         () = async { drop(shutdown.wait_for(|down| *down).await) } => {}
@@ -49,6 +59,10 @@ struct Monitor {
     was_asked: bool,
     /// That its worker can't be tested is said once.
     told_unprovable: AtomicBool,
+    /// Its log tells of a dead worker that lives: a node printed it.
+    log_lies: AtomicBool,
+    /// What it was last taken out of service for.
+    ejected_for: String,
 }
 
 impl Monitor {
@@ -60,6 +74,7 @@ impl Monitor {
             self.tell_state();
             self.dispatch.send(Command::BackendUp(self.backend.id.clone(), how)).await;
             self.failed(&agreement).await;
+            self.ejected_for = self.backend.reason();
             self.tell_down().await;
         }
     }
@@ -144,17 +159,17 @@ impl Monitor {
         self.learn_facts().await;
         let now = self.services.clock.monotonic();
         let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
+        match sweep::sweep(&self.backend, &*self.services.ledger).await {
+            Ok(0) => {}
+            Ok(prompts) => tracing::debug!(backend = %self.backend.id, prompts, "leftovers of ours were swept"),
+            Err(error) => tracing::warn!(backend = %self.backend.id, %error, "leftovers could not be swept"),
+        }
         if !must_prove {
             return Ok((Arc::new(agreement), String::new()));
         }
-        match sweep::sweep(&self.backend, &*self.services.ledger).await {
-            Ok(0) => {}
-            Ok(prompts) => tracing::info!(backend = %self.backend.id, prompts, "leftovers of ours were swept"),
-            Err(error) => tracing::warn!(backend = %self.backend.id, %error, "leftovers could not be swept"),
-        }
-        let was = self.backend.reason();
         let proof = self.proof(&agreement).await?;
-        Ok((Arc::new(agreement), format!("back after {} s ({was}); {proof}", down_for.as_secs())))
+        let was = &self.ejected_for;
+        Ok((Arc::new(agreement), format!("back after {} s out of service ({was}); {proof}", down_for.as_secs())))
     }
 
     /// The proof that one who failed has to give before it is used again.
@@ -164,7 +179,12 @@ impl Monitor {
             return Ok("it answers".into());
         }
         match self.canary(agreement, settings.canary_deadline, Patience::WaitForOthers).await {
-            Verdict::Proven(took) => Ok(format!("it ran a canary within {} ms", took.as_millis())),
+            Verdict::Proven(took) => {
+                // It ran, whatever is written there: the log of this process is not asked again.
+                let lies = self.backend.comfyui.worker_ended_in_log().await.unwrap_or(false);
+                self.log_lies.store(lies, Ordering::Relaxed);
+                Ok(format!("it ran a canary within {} ms", took.as_millis()))
+            }
             Verdict::Unprovable(why) => Ok(format!("it answers; its worker could not be tested: {why}")),
             Verdict::NotRun => Err((Cause::WorkerDead, not_run(settings.canary_deadline))),
             Verdict::Busy => Err((Cause::Stalled, "others' work runs there".into())),
@@ -220,12 +240,13 @@ impl Monitor {
         match self.backend.comfyui.queue_remaining().await {
             Ok(remaining) => {
                 let (interval, now) = (self.settings().canary_interval, self.services.clock.monotonic());
-                let is_due = self.backend.health(|health| {
-                    health.answered();
-                    health.canary_due(interval, now)
-                });
-                if is_due && remaining == 0 && self.backend.outstanding() == 0 {
-                    self.idle_canary(agreement).await;
+                self.backend.health(Health::answered);
+                if remaining == 0 && self.backend.outstanding() == 0 {
+                    if self.backend.health(|health| health.canary_due(interval, now)) {
+                        self.idle_canary(agreement).await;
+                    }
+                } else if self.backend.health(|health| health.log_due(interval, now)) {
+                    self.look_into_the_log().await;
                 }
             }
             Err(error) => {
@@ -244,6 +265,14 @@ impl Monitor {
             Verdict::Refused(reason) => self.backend.eject(Cause::Refused, reason),
             // What does not answer is asked again in a moment, and counted there.
             Verdict::Proven(_) | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
+        }
+    }
+
+    /// A canary would wait behind what is there; the end of a worker by somebody's prompt, which stays in `/queue` as if it ran, is found in the log.
+    async fn look_into_the_log(&self) {
+        let lies = self.log_lies.load(Ordering::Relaxed);
+        if !lies && self.backend.comfyui.worker_ended_in_log().await.unwrap_or(false) {
+            self.backend.eject(Cause::WorkerDead, "its log tells of the end of its worker thread; restart it");
         }
     }
 

@@ -29,8 +29,9 @@ use uuid::Uuid;
 const PRESENT_MAX: usize = 100_000;
 /// In which a file is read and sent.
 const PIECE_BYTES: usize = 64 << 10;
-/// A backend may take this long for a file: 1 GiB at 2 MiB a second, while its event loop serves others.
-const PUSH_TIMEOUT: Duration = Duration::from_secs(600);
+/// A backend may take this long for a file of no bytes, since its event loop can stall (facts §2.6), and a second more for each of these.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
+const PUSH_BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// What a backend was given since it came up. It may have lost it all the same: ComfyUI says so when it validates a workflow, and then it is given again.
 #[derive(Debug, Default)]
@@ -181,7 +182,8 @@ async fn upload(
             .map(|piece| piece.map(Frame::data)),
     );
     let content_type = format!("multipart/form-data; boundary={boundary}");
-    let answer = comfyui.post_form(route, &content_type, length, Box::pin(body), PUSH_TIMEOUT).await;
+    let within = PUSH_TIMEOUT + Duration::from_secs(bytes / PUSH_BYTES_PER_SECOND);
+    let answer = comfyui.post_form(route, &content_type, length, Box::pin(body), within).await;
     match answer {
         Ok(answer) if answer == *answer_for(file) => Ok(()),
         Ok(answer) => Err(ComfyUiError::Malformed(format!("an upload was answered with {answer}")).into()),

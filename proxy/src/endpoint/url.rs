@@ -12,11 +12,11 @@ const PREFIX_BYTES_MAX: usize = 256;
 /// Why a text is no backend address, or an address no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// None of the three forms, or an impossible host or port. The text is not repeated: a password may be in it.
+    /// None of the three forms, or an impossible host or port. Of a text with an `@` nothing is repeated: a password may be in it.
     #[error(
-        "this is no backend URL: write `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`, such as `http://127.0.0.1:8188`"
+        "`{0}` is no backend URL: write `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`, such as `http://127.0.0.1:8188`"
     )]
-    Malformed,
+    Malformed(String),
     /// Something that has no meaning for a backend.
     #[error("a backend URL has no {0}")]
     Extra(&'static str),
@@ -64,13 +64,14 @@ impl BackendUrl {
     /// # Errors
     /// [`EndpointError`] says which part is wrong.
     pub fn parse(url: &str) -> Result<Self, EndpointError> {
+        let malformed = || EndpointError::Malformed(shown(url));
         if let Some(path) = url.strip_prefix("unix:") {
             return Self::unix(path);
         }
         let (https, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
-            _ => return Err(EndpointError::Malformed),
+            _ => return Err(malformed()),
         };
         for (mark, what) in [('@', "user name"), ('?', "query"), ('#', "fragment")] {
             if rest.contains(mark) {
@@ -78,7 +79,7 @@ impl BackendUrl {
             }
         }
         let (authority, prefix) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let (host, port) = split_authority(authority)?;
+        let (host, port) = split_authority(authority).ok_or_else(malformed)?;
         let port = port.unwrap_or(if https { 443 } else { 80 });
         Ok(Self { https, address: Address::Tcp { host, port }, prefix: checked_prefix(prefix)? })
     }
@@ -146,16 +147,21 @@ impl BackendUrl {
     }
 }
 
+/// A faulty URL as an error may repeat it.
+fn shown(url: &str) -> String {
+    if url.contains('@') { "that".to_owned() } else { url.chars().take(80).collect() }
+}
+
 /// Host in lower case without brackets, and the port if there is one.
-fn split_authority(authority: &str) -> Result<(String, Option<u16>), EndpointError> {
+fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (address, after) = rest.split_once(']').ok_or(EndpointError::Malformed)?;
-            address.parse::<Ipv6Addr>().map_err(|_| EndpointError::Malformed)?;
+            let (address, after) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
             let port = match after.strip_prefix(':') {
                 Some(port) => Some(port),
                 None if after.is_empty() => None,
-                None => return Err(EndpointError::Malformed),
+                None => return None,
             };
             (address, port)
         }
@@ -163,13 +169,16 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), EndpointErr
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
     if host.is_empty() || host.len() > 253 || !host.bytes().all(plain) {
-        return Err(EndpointError::Malformed);
+        return None;
     }
     let port = port.map(|text| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|port| digits && *port != 0).ok_or(EndpointError::Malformed)
+        text.parse().ok().filter(|port| digits && *port != 0)
     });
-    Ok((host.to_ascii_lowercase(), port.transpose()?))
+    match port {
+        Some(None) => None,
+        port => Some((host.to_ascii_lowercase(), port.flatten())),
+    }
 }
 
 fn checked_prefix(text: &str) -> Result<String, EndpointError> {
@@ -218,10 +227,10 @@ mod tests {
     #[test]
     fn what_is_no_backend_url_is_refused_with_the_reason() {
         for url in ["", "127.0.0.1:8188", "ftp://x:1", "http://", "http://x:0", "http://x:99999", "http://x:"] {
-            assert_eq!(BackendUrl::parse(url), Err(EndpointError::Malformed), "{url}");
+            assert_eq!(BackendUrl::parse(url), Err(EndpointError::Malformed(url.to_owned())), "{url}");
         }
         for url in ["http://x:+1", "http://a b", "http://[::1", "http://[x]", "http://[::1]8", "http://x:1:2"] {
-            assert_eq!(BackendUrl::parse(url), Err(EndpointError::Malformed), "{url}");
+            assert_eq!(BackendUrl::parse(url), Err(EndpointError::Malformed(url.to_owned())), "{url}");
         }
         for (url, what) in [("http://u:p@x", "user name"), ("http://x?y", "query"), ("http://x/y#z", "fragment")] {
             assert_eq!(BackendUrl::parse(url), Err(EndpointError::Extra(what)));
@@ -251,8 +260,10 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_not_repeated() {
-        let error = BackendUrl::parse("http://u:hunter2@x").unwrap_err().to_string();
-        assert!(!error.contains("hunter2"), "{error}");
+        for url in ["http://u:hunter2@x", "u:hunter2@x"] {
+            let error = BackendUrl::parse(url).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
+use crate::ids::{BackendId, FileId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::record::ledger::tenants::CreatedTenant;
@@ -70,6 +70,21 @@ pub struct AcceptedLine {
     pub catalogue: Digest,
     /// The graph as the backend gets it.
     pub submission: Digest,
+}
+
+/// A file that its owner has uploaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct UploadedLine {
+    /// The request that brought it.
+    pub request: RequestId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it became.
+    pub file: FileId,
+    /// Its content.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
 }
 
 /// A request that was refused.
@@ -141,6 +156,7 @@ enum Event {
         method: String,
         path: String,
     },
+    Uploaded(UploadedLine),
     Refused(RefusedLine),
     /// How many refusals beyond the first ones of a second got no line of their own.
     RefusedMany {
@@ -182,6 +198,12 @@ enum Event {
     TenantDisabled {
         tenant: TenantId,
         disabled: bool,
+    },
+    /// Files of a ComfyUI's folders became an owner's.
+    Adopted {
+        owner: Owner,
+        place: &'static str,
+        files: usize,
     },
     /// A browser got a session.
     LoggedIn {
@@ -363,6 +385,11 @@ impl Audit {
         self.tell(Event::Accepted(line.clone()));
     }
 
+    /// A file was uploaded.
+    pub fn uploaded(&self, line: UploadedLine) {
+        self.tell(Event::Uploaded(line));
+    }
+
     /// A request was refused. Many equal ones in one second become one line.
     pub fn refused(&self, refusal: &Refusal<'_>) {
         let flood = Flood::of(refusal);
@@ -419,6 +446,11 @@ impl Audit {
     /// An operator closed or opened a made tenant.
     pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
         self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
+    }
+
+    /// An operator took files of a ComfyUI's folder over for an owner.
+    pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
+        self.tell(Event::Adopted { owner: owner.clone(), place, files });
     }
 
     /// A browser got a session for a key.

@@ -226,7 +226,7 @@ const SMALL_JSON: u64 = 64 * 1024;
 /// `prompt` 2 MiB and `extra_pnginfo` 8 MiB (design §6.1).
 const PROMPT_JSON: u64 = 10 * 1024 * 1024;
 /// All settings of the stock page together are some 10 KiB.
-const SETTINGS_JSON: u64 = 1024 * 1024;
+const SETTINGS_JSON: u64 = crate::record::ledger::user_files::SETTINGS_BYTES_MAX;
 
 /// One key of 49 characters, and what a password manager adds.
 const LOGIN_FORM: u64 = 4 * 1024;

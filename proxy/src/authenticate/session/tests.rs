@@ -133,9 +133,9 @@ fn the_cookie_is_bound_to_host_and_https_and_hidden_from_scripts() {
 
 #[test]
 fn below_a_path_prefix_the_cookie_is_bound_to_that_path() {
-    let below = SessionCookie { name: "__Secure-comfygate-x".into(), path: "/comfy".into() };
-    let clear = below.clear().unwrap();
-    assert!(clear.to_str().unwrap().starts_with("__Secure-comfygate-x=; Path=/comfy; "), "{clear:?}");
+    let clear = cookie(Some("https://images.example/comfy")).clear().unwrap();
+    assert!(clear.to_str().unwrap().starts_with("__Secure-comfygate-abcdef01=; Path=/comfy; "), "{clear:?}");
+    assert_eq!(prefix(Some(&"https://images.example/comfy".parse().unwrap())), "/comfy");
     assert_eq!(prefix(Some(&"https://images.example:444/".parse().unwrap())), "");
     assert_eq!(prefix(None), "");
 }

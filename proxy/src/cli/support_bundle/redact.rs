@@ -52,6 +52,12 @@ const KEYS: &[(&str, Shape)] = &[
     ("listen[].redirect", Shape::Plain),
     ("listen[].tls.certificate", Shape::Hidden),
     ("listen[].tls.key", Shape::Hidden),
+    ("listen[].plain", Shape::Plain),
+    ("listen[].behind_tls_terminator", Shape::Plain),
+    ("listen[].proxy_protocol", Shape::Plain),
+    ("listen[].trusted_proxies", Shape::Hidden),
+    ("listen[].client_ca", Shape::Hidden),
+    ("listen[].client_certificates", Shape::Word(&["optional", "required"])),
     ("metrics.address", Shape::Address),
     ("state.dir", Shape::Hidden),
     ("state.free_space_min", Shape::Size),
@@ -72,12 +78,22 @@ const KEYS: &[(&str, Shape)] = &[
     ("views.lifetime", Shape::Duration),
     ("limits.prompt_bytes_max", Shape::Size),
     ("limits.upload_bytes_max", Shape::Size),
+    ("limits.userdata_bytes_max", Shape::Size),
+    ("limits.userdata_total_bytes_max", Shape::Size),
+    ("limits.upload_deadline", Shape::Duration),
     ("limits.bodies_bytes_max", Shape::Size),
     ("limits.head_deadline", Shape::Duration),
     ("limits.body_deadline", Shape::Duration),
     ("limits.connections_max", Shape::Plain),
     ("limits.websockets_max", Shape::Plain),
     ("limits.failed_logins_per_minute", Shape::Plain),
+    ("sessions.idle_timeout", Shape::Duration),
+    ("sessions.lifetime", Shape::Duration),
+    ("sessions.per_owner_max", Shape::Plain),
+    ("sessions.total_max", Shape::Plain),
+    ("dispatch.canary_interval", Shape::Duration),
+    ("dispatch.canary_deadline", Shape::Duration),
+    ("dispatch.stall_timeout", Shape::Duration),
     ("dispatch.attempts_max", Shape::Plain),
     ("dispatch.poll_interval", Shape::Duration),
     ("dispatch.results", Shape::Word(&["copy", "leave"])),
@@ -93,6 +109,9 @@ const KEYS: &[(&str, Shape)] = &[
     ("plan[].requests.burst", Shape::Plain),
     ("plan[].active_jobs_max", Shape::Plain),
     ("plan[].websockets_max", Shape::Plain),
+    ("plan[].storage_bytes_max", Shape::Size),
+    ("plan[].pace.pages", Shape::Duration),
+    ("plan[].pace.programs", Shape::Duration),
     ("plan[].weight", Shape::Plain),
     ("tenant[].id", Shape::Hidden),
     ("tenant[].plan", Shape::Hidden),
@@ -106,6 +125,9 @@ const KEYS: &[(&str, Shape)] = &[
     ("tenant[].requests.burst", Shape::Plain),
     ("tenant[].active_jobs_max", Shape::Plain),
     ("tenant[].websockets_max", Shape::Plain),
+    ("tenant[].storage_bytes_max", Shape::Size),
+    ("tenant[].pace.pages", Shape::Duration),
+    ("tenant[].pace.programs", Shape::Duration),
     ("tenant[].weight", Shape::Plain),
 ];
 
@@ -169,10 +191,8 @@ pub fn place(url: &str) -> String {
         Some("https") => "https",
         _ => return HIDDEN.to_owned(),
     };
-    let host = match uri.host() {
-        Some(host @ ("127.0.0.1" | "localhost" | "[::1]")) => host,
-        _ => "(host)",
-    };
+    let this_machine = |host: &&str| ["127.0.0.1", "localhost", "[::1]"].contains(host);
+    let host = uri.host().filter(this_machine).unwrap_or("(host)");
     let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{scheme}://{host}{port}")
 }

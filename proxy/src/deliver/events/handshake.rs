@@ -135,9 +135,12 @@ pub fn check_our_page(headers: &HeaderMap, host: Option<&str>, site: Site<'_>) -
 /// Whether a request that reads may be one of another site's page, by the browser's own word: then a cookie does not count, unless somebody followed a link. `SameSite=Lax` keeps the
 /// cookie from other sites; this keeps it from other hosts of the same site too.
 pub fn is_foreign_reading(headers: &HeaderMap) -> bool {
-    let is =
-        |name: &HeaderName, values: &[&str]| headers.get(name).is_some_and(|found| values.iter().any(|v| found == v));
-    is(&SEC_FETCH_SITE, &["cross-site", "same-site"]) && !is(&SEC_FETCH_MODE, &["navigate"])
+    is_of_another_site(headers) && headers.get(SEC_FETCH_MODE).is_none_or(|mode| mode != "navigate")
+}
+
+/// Whether the browser says that another site's page, or its link, caused the request.
+pub fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get_all(SEC_FETCH_SITE).iter().any(|site| site == "cross-site" || site == "same-site")
 }
 
 /// `localhost`, or an address of loopback, with or without port.
@@ -272,7 +275,10 @@ mod tests {
         };
         assert!(foreign("cross-site", "no-cors") && foreign("same-site", "cors"));
         assert!(!foreign("same-origin", "cors") && !foreign("none", "navigate") && !foreign("cross-site", "navigate"));
-        assert!(!is_foreign_reading(&HeaderMap::new()));
+        assert!(!is_foreign_reading(&HeaderMap::new()) && !is_of_another_site(&HeaderMap::new()));
+        let followed = [(SEC_FETCH_SITE, "cross-site"), (SEC_FETCH_MODE, "navigate")];
+        let followed = followed.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
+        assert!(is_of_another_site(&followed) && !is_foreign_reading(&followed));
     }
 
     #[test]

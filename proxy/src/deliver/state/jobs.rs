@@ -118,6 +118,12 @@ impl JobsQuery {
         named.is_none_or(|named| named.contains(&status)).then_some(status)
     }
 
+    /// Whether it wants any job that has ended: a page asks for the others whenever its queue changes.
+    pub fn wants_ended(&self) -> bool {
+        let ended = |status: &Status| !matches!(status, Status::Pending | Status::InProgress);
+        self.statuses.as_deref().is_none_or(|named| named.iter().any(ended))
+    }
+
     /// Which of `total` sorted jobs are on the page.
     pub fn page(&self, total: usize) -> std::ops::Range<usize> {
         let first = self.offset.min(total);
@@ -348,6 +354,8 @@ mod tests {
         assert_eq!(query("").unwrap().wants(stopped), Some(Status::Failed));
         assert_eq!(query("status=completed").unwrap().wants(stopped), None);
         assert_eq!(query("status=pending").unwrap().wants(JobState::Held), Some(Status::Pending));
+        assert!(!query("status=pending,in_progress").unwrap().wants_ended());
+        assert!(query("status=pending,failed").unwrap().wants_ended() && query("").unwrap().wants_ended());
         assert_eq!(query("status=in_progress").unwrap().wants(JobState::Assigned), Some(Status::InProgress));
     }
 

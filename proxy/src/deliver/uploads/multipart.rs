@@ -52,7 +52,7 @@ pub enum FormError {
     #[error("the headers of a part are malformed or longer than {HEAD_BYTES_MAX} bytes")]
     Head,
     /// A header that a part may not have, or has twice.
-    #[error("a part may have one `Content-Disposition` and one `Content-Type`, and nothing else")]
+    #[error("a part may have one `Content-Disposition`, one `Content-Type` and one `Content-Length`, and nothing else")]
     HeaderRefused,
     /// Not `form-data` with a name and perhaps a file name, each once and quoted.
     #[error(
@@ -62,6 +62,9 @@ pub enum FormError {
     /// A type that is read in more than one way.
     #[error("a part can't be multipart, nor of another charset than UTF-8")]
     PartType,
+    /// Another length than a part announced.
+    #[error("a part has another length than its `Content-Length` says")]
+    Length,
     /// Too many parts.
     #[error("the form has more than {PARTS_MAX} parts")]
     TooManyParts,
@@ -93,6 +96,8 @@ pub struct FormReader {
     finder: Finder<'static>,
     state: State,
     parts: usize,
+    /// What is left of the part, if it said how long it is: OkHttp does.
+    left: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +125,7 @@ impl FormReader {
     pub fn new(boundary: &str) -> Self {
         let delimiter = format!("\r\n--{boundary}").into_bytes();
         let finder = Finder::new(&delimiter).into_owned();
-        Self { buffer: BytesMut::new(), delimiter, finder, state: State::Start, parts: 0 }
+        Self { buffer: BytesMut::new(), delimiter, finder, state: State::Start, parts: 0, left: None }
     }
 
     /// Takes more of the body.
@@ -163,7 +168,7 @@ impl FormReader {
                     Some(_) => return Err(FormError::Boundary),
                 },
                 State::Head => return self.head(),
-                State::Content => return Ok(self.content()),
+                State::Content => return self.content(),
                 State::Over => {
                     let end = b"\r\n";
                     let fine = self.buffer.len() <= end.len() && end.starts_with(&self.buffer);
@@ -191,26 +196,42 @@ impl FormReader {
         // The empty line: an empty content's delimiter shares no line end with it (RFC 2046 §5.1.1).
         self.buffer.advance(4);
         self.state = State::Content;
-        Ok(Some(FormEvent::Part(part_head(&head)?)))
+        let (head, length) = part_head(&head)?;
+        self.left = length;
+        Ok(Some(FormEvent::Part(head)))
     }
 
     /// What surely is content; at the delimiter, moves on.
-    fn content(&mut self) -> Option<FormEvent> {
+    fn content(&mut self) -> Result<Option<FormEvent>, FormError> {
         if let Some(at) = self.finder.find(&self.buffer) {
             let content = self.buffer.split_to(at).freeze();
             self.buffer.advance(self.delimiter.len());
             self.state = State::AfterBoundary;
-            return Some(FormEvent::Content(content));
+            self.count(&content)?;
+            let whole = self.left.is_none_or(|left| left == 0);
+            return if whole { Ok(Some(FormEvent::Content(content))) } else { Err(FormError::Length) };
         }
         // The end of what is there may be the start of the delimiter.
-        let sure = self.buffer.len().checked_sub(self.delimiter.len() - 1).filter(|sure| *sure > 0)?;
-        Some(FormEvent::Content(self.buffer.split_to(sure).freeze()))
+        let Some(sure) = self.buffer.len().checked_sub(self.delimiter.len() - 1).filter(|sure| *sure > 0) else {
+            return Ok(None);
+        };
+        let content = self.buffer.split_to(sure).freeze();
+        self.count(&content)?;
+        Ok(Some(FormEvent::Content(content)))
+    }
+
+    fn count(&mut self, content: &[u8]) -> Result<(), FormError> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(content.len() as u64).ok_or(FormError::Length)?;
+        }
+        Ok(())
     }
 }
 
-fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
+/// What the headers say, and the length if they say it.
+fn part_head(head: &[u8]) -> Result<(PartHead, Option<u64>), FormError> {
     let text = std::str::from_utf8(head).map_err(|_| FormError::Head)?;
-    let (mut disposition, mut kind) = (None, None);
+    let (mut disposition, mut kind, mut length) = (None, None, None);
     for line in text.split("\r\n") {
         if line.chars().any(|c| c.is_control() && c != '\t') || line.starts_with([' ', '\t']) {
             return Err(FormError::Head);
@@ -219,6 +240,7 @@ fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
         let known = match name.to_ascii_lowercase().as_str() {
             "content-disposition" => &mut disposition,
             "content-type" => &mut kind,
+            "content-length" => &mut length,
             _ => return Err(FormError::HeaderRefused),
         };
         if known.replace(value.trim()).is_some() {
@@ -226,7 +248,11 @@ fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
         }
     }
     check_part_type(kind.unwrap_or_default())?;
-    part_disposition(disposition.ok_or(FormError::Disposition)?)
+    let length = length.map(|text| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u64>().map_err(|_| FormError::Head),
+        false => Err(FormError::Head),
+    });
+    Ok((part_disposition(disposition.ok_or(FormError::Disposition)?)?, length.transpose()?))
 }
 
 fn check_part_type(kind: &str) -> Result<(), FormError> {
@@ -413,6 +439,21 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_length_is_that_of_the_part() {
+        for step in [1, 3, 1000] {
+            let read = |length: &str| read(&form(&format!("{IMAGE}\r\nContent-Length: {length}"), "content"), step);
+            assert_eq!(read("7").unwrap()[0].1, b"content");
+            for other in ["6", "8", "0"] {
+                assert_eq!(read(other), Err(FormError::Length), "{other}");
+            }
+            for odd in ["", "+7", "7 7", "99999999999999999999"] {
+                assert_eq!(read(odd), Err(FormError::Head), "{odd}");
+            }
+        }
+        assert_eq!(fault(&format!("{IMAGE}\r\nContent-Length: 1\r\nContent-Length: 1")), FormError::HeaderRefused);
+    }
+
+    #[test]
     fn heads_and_parts_are_bounded() {
         let head = |bytes: usize| {
             let head = "Content-Disposition: form-data; name=\"\"";
@@ -436,6 +477,30 @@ mod tests {
             reader.feed(&[b'\r'; 4096]);
             while reader.next_event().unwrap().is_some() {}
             assert!(reader.buffer.len() < 8);
+        }
+    }
+
+    #[test]
+    fn a_changed_form_is_read_alike_in_pieces_and_as_a_whole() {
+        let seed = form(&format!("{IMAGE}\r\nContent-Type: image/png"), "con--b0tent\r\n--b0\r\n\r\n");
+        let mut state: u64 = 0x2545_f491_4f6c_dd1d;
+        let mut number = |most: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % most as u64).unwrap()
+        };
+        for _ in 0..5_000 {
+            let mut body = seed.clone();
+            for _ in 0..=number(3) {
+                let (at, byte) = (number(body.len()), b"-b0\r\n:;=\"\0x"[number(11)]);
+                match number(3) {
+                    0 => drop(body.remove(at)),
+                    1 => body.insert(at, byte),
+                    _ => body[at] = byte,
+                }
+            }
+            assert_eq!(read(&body, 1), read(&body, body.len()), "{:?}", String::from_utf8_lossy(&body));
         }
     }
 }

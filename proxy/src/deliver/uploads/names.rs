@@ -2,7 +2,7 @@
 //!
 //! They never reach a backend's disk; they are rules of the owner's own namespace, so that a name means one file, can be used in a workflow, and can be shown anywhere.
 
-/// Bytes of a file's name: leaves room for ` (1000)` within the 255 that file systems and Python take.
+/// Bytes of a file's name: leaves room for ` (200)` within the 255 that file systems and Python take.
 const NAME_BYTES_MAX: usize = 200;
 /// Folders of a subfolder.
 const FOLDERS_MAX: usize = 8;

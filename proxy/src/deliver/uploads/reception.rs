@@ -145,7 +145,7 @@ impl Reception {
     ///
     /// # Errors
     /// [`UploadError`]; nothing of the upload stays.
-    pub async fn finish(self, slot: UploadSlot) -> Result<ReceivedForm, UploadError> {
+    pub async fn finish(self, mut slot: UploadSlot) -> Result<ReceivedForm, UploadError> {
         self.reader.finish()?;
         let field = |wanted: &str| {
             let found = self.fields.iter().find(|(name, _)| *name == wanted);
@@ -164,7 +164,9 @@ impl Reception {
         let overwrite = matches!(field("overwrite").transpose()?.as_deref(), Some("true" | "1"));
         let original = field("original_ref").transpose()?;
         let (filename, mut content) = self.file.ok_or(UploadError::NoFile)?;
-        let facts = content.read_back(|file, length| contents::read(file, length)).await??;
+        let read = content.read_back(|file, length| (contents::read(file, length), length)).await?;
+        let facts = read.0?;
+        slot.settle(read.1);
         Ok(ReceivedForm { directory, subfolder, overwrite, original, filename, content, facts, slot })
     }
 }

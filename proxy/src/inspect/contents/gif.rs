@@ -85,7 +85,7 @@ fn sub_block<R: Read + Seek>(bytes: &mut Bytes<R>) -> Result<Option<[u8; 11]>, C
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::facts;
 
     fn screen(width: u16, height: u16) -> Vec<u8> {
@@ -100,6 +100,11 @@ mod tests {
 
     fn looping() -> Vec<u8> {
         [b"!\xff\x0bNETSCAPE2.0".as_slice(), &[3, 1, 0, 0, 0]].concat()
+    }
+
+    /// A file with one of each part.
+    pub(in super::super) fn sample() -> Vec<u8> {
+        [screen(64, 48), looping(), frame(0, 64, 48), frame(4, 64, 50), vec![b';']].concat()
     }
 
     #[test]

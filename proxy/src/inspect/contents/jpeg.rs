@@ -74,7 +74,7 @@ fn past<R: Read + Seek>(bytes: &mut Bytes<R>, count: u64) -> Result<(), ContentE
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::facts;
 
     fn segment(marker: u8, data: &[u8]) -> Vec<u8> {
@@ -94,6 +94,11 @@ mod tests {
 
     fn scan() -> Vec<u8> {
         segment(0xda, &[0; 10])
+    }
+
+    /// A file with one of each part.
+    pub(in super::super) fn sample() -> Vec<u8> {
+        jpeg(&[segment(0xdb, &[0; 65]), segment(0xfe, b"a comment"), frame(8, 8), scan()])
     }
 
     #[test]

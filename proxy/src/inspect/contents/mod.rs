@@ -2,7 +2,7 @@
 //!
 //! A picture's width, height and frames must hold for the library that opens it at the backend (Pillow), whatever the bytes behind the header say. So
 //! each reader takes a stricter form than Pillow does, and refuses the file where the two could differ (facts §11, 48, 61, 93): a size that is given twice, blocks that are
-//! skipped, and bytes that another of Pillow's readers would take when the first one gives up ([`lookalikes`]).
+//! skipped, and bytes that another of Pillow's readers would take when the first one gives up (`lookalikes.rs`).
 //!
 //! Sound and video are told by their containers only. Their sizes count as unbounded, so a policy that caps sizes refuses them where sizes matter.
 
@@ -177,6 +177,9 @@ pub fn read(content: &mut (impl Read + Seek), length: u64) -> Result<ContentFact
     Ok(ContentFacts { kind, width, height, frames })
 }
 
+/// Major brands of pictures in an ISO base media file.
+const PICTURE_BRANDS: [&[u8; 4]; 8] = [b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"miaf"];
+
 /// Enough to tell every type by.
 const HEAD_BYTES: usize = 64;
 
@@ -196,6 +199,8 @@ fn kind_of(head: &[u8]) -> Option<ContentKind> {
         _ if at(0, b"OggS") => ContentKind::Ogg,
         _ if at(4, b"ftypqt  ") => ContentKind::Mov,
         _ if at(4, b"ftypM4A ") => ContentKind::M4a,
+        // AVIF and HEIF are pictures in the same box; their sizes are not read here.
+        _ if PICTURE_BRANDS.iter().any(|brand| at(8, brand.as_slice()) && at(4, b"ftyp")) => return None,
         _ if at(4, b"ftyp") => ContentKind::Mp4,
         _ if at(0, b"\x1a\x45\xdf\xa3") && has(b"webm") => ContentKind::Webm,
         _ if at(0, b"\x1a\x45\xdf\xa3") && has(b"matroska") => ContentKind::Mkv,
@@ -291,6 +296,8 @@ mod tests {
             "PK\u{3}\u{4}",
             "BM",
             "II*\0",
+            "\0\0\0\u{1c}ftypavif",
+            "\0\0\0\u{1c}ftypheic",
         ] {
             assert!(matches!(read(&mut Cursor::new(text), text.len() as u64), Err(ContentError::Unknown)), "{text}");
         }
@@ -302,5 +309,39 @@ mod tests {
         assert_eq!(facts(&png::tests::picture(side, side)).unwrap(), (side, side, 1));
         assert!(facts(&png::tests::picture(side, side + 1)).unwrap_err().contains("13377 × 13378"));
         assert!(facts(&png::tests::picture(60_000, 60_000)).unwrap_err().contains("60000 × 60000"));
+    }
+
+    /// A generator of numbers below `most`, the same ones in every run.
+    fn numbers() -> impl FnMut(usize) -> usize {
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        move |most| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % most.max(1) as u64).unwrap()
+        }
+    }
+
+    #[test]
+    fn no_content_makes_a_reader_panic_or_tell_a_size_of_nothing() {
+        let seeds = [png::tests::picture(8, 8), jpeg::tests::sample(), webp::tests::sample(), gif::tests::sample()];
+        let mut number = numbers();
+        let mut read = 0;
+        for round in 0..20_000 {
+            let mut bytes = seeds[round % seeds.len()].clone();
+            for _ in 0..=number(3) {
+                let at = number(bytes.len());
+                match number(4) {
+                    0 => bytes.truncate(at + 1),
+                    1 => bytes.insert(at, u8::try_from(number(256)).unwrap()),
+                    _ => bytes[at] = u8::try_from(number(256)).unwrap(),
+                }
+            }
+            if let Ok((width, height, frames)) = facts(&bytes) {
+                assert!(width > 0 && height > 0 && frames > 0, "{bytes:?}");
+                read += 1;
+            }
+        }
+        assert!(read > 1000, "the changes are small enough to be read: {read}");
     }
 }

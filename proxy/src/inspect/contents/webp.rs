@@ -87,7 +87,7 @@ fn chunk<R: Read + Seek>(bytes: &mut Bytes<R>) -> Result<Option<([u8; 4], u32)>,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::facts;
 
     fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
@@ -103,6 +103,11 @@ mod tests {
     fn extended(width: u32, height: u32) -> Vec<u8> {
         let side = |side: u32| (side - 1).to_le_bytes()[..3].to_vec();
         chunk(b"VP8X", &[vec![2, 0, 0, 0], side(width), side(height)].concat())
+    }
+
+    /// A file with one of each part.
+    pub(in super::super) fn sample() -> Vec<u8> {
+        webp(&[extended(64, 64), chunk(b"ANIM", &[0; 6]), chunk(b"ANMF", &[0; 17]), chunk(b"ANMF", &[0; 17])])
     }
 
     #[test]

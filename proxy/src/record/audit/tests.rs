@@ -57,6 +57,13 @@ fn every_event_is_one_object_on_one_line_with_its_time() {
         catalogue: Digest::of(b"catalogue"),
         submission: Digest::of(b"graph"),
     });
+    audit.uploaded(UploadedLine {
+        request: RequestId::new(),
+        owner: owner(),
+        file: FileId::new(),
+        content: Digest::of(b"picture"),
+        bytes: 7,
+    });
     audit.refused(&refusal("no"));
     audit.backend(&"gpu-1".parse().unwrap(), false, "refused the connection");
     audit.key_created(&key, &owner());
@@ -64,15 +71,19 @@ fn every_event_is_one_object_on_one_line_with_its_time() {
     audit.stopped();
     let lines = lines(&path);
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-    assert_eq!(events, ["started", "accepted", "refused", "backend", "key_created", "key_revoked", "stopped"]);
+    assert_eq!(
+        events,
+        ["started", "accepted", "uploaded", "refused", "backend", "key_created", "key_revoked", "stopped"]
+    );
     assert!(lines.iter().all(|line| line["time"] == "2024-12-31T23:59:59.001Z"));
     assert_eq!(lines[1]["submission"], Digest::of(b"graph").to_string());
     assert_eq!((&lines[1]["job"], &lines[1]["owner"]["tenant"]), (&job.to_string().into(), &"acme".into()));
-    assert_eq!(lines[2]["client"], "192.0.2.1");
-    assert_eq!((&lines[2]["code"], &lines[2]["status"]), (&"scope".into(), &403.into()));
-    assert_eq!((&lines[2]["method"], &lines[2]["route"]), (&"POST".into(), &"/prompt".into()));
-    assert_eq!((&lines[3]["backend"], &lines[3]["up"]), (&"gpu-1".into(), &false.into()));
-    assert_eq!(lines[4]["key"], "abcdefghij01");
+    assert_eq!((&lines[2]["content"], &lines[2]["bytes"]), (&Digest::of(b"picture").to_string().into(), &7.into()));
+    assert_eq!(lines[3]["client"], "192.0.2.1");
+    assert_eq!((&lines[3]["code"], &lines[3]["status"]), (&"scope".into(), &403.into()));
+    assert_eq!((&lines[3]["method"], &lines[3]["route"]), (&"POST".into(), &"/prompt".into()));
+    assert_eq!((&lines[4]["backend"], &lines[4]["up"]), (&"gpu-1".into(), &false.into()));
+    assert_eq!(lines[5]["key"], "abcdefghij01");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::record::state_dir::RESTORING;
 use comfygate_policy::Digest;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 /// Reads the backup `from` (a file or a directory) into the state directory `to`, which must be empty or not there.
@@ -20,12 +20,18 @@ use std::path::Path;
 /// # Errors
 /// [`BackupError`]; then `to` is empty again.
 pub fn restore(from: &Path, to: &Path) -> Result<Manifest, BackupError> {
-    private_dir(to).map_err(BackupError::file(to))?;
-    let mut there = std::fs::read_dir(to).map_err(BackupError::file(to))?;
-    if there.next().is_some() {
-        let hint = "a backup is restored into an empty state directory: move the old one away";
-        return Err(BackupError::NotEmpty { path: to.to_owned(), hint });
+    // Looked at before it is touched: it may be anybody's.
+    match std::fs::read_dir(to) {
+        Ok(mut there) => {
+            if there.next().is_some() {
+                let hint = "a backup is restored into an empty state directory: move the old one away";
+                return Err(BackupError::NotEmpty { path: to.to_owned(), hint });
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(BackupError::File { path: to.to_owned(), source }),
     }
+    private_dir(to).map_err(BackupError::file(to))?;
     let done = staged(from, to).and_then(|manifest| moved(to).map(|()| manifest));
     if done.is_err() {
         clear(to);

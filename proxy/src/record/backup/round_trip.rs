@@ -192,8 +192,10 @@ async fn a_state_directory_that_is_not_empty_is_left_as_it_is() {
     std::fs::write(&file, archive).unwrap();
     std::fs::create_dir(&state).unwrap();
     std::fs::write(state.join("ledger.redb"), "somebody's").unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
     assert!(matches!(restore(&file, &state), Err(BackupError::NotEmpty { .. })));
     assert_eq!(std::fs::read_to_string(state.join("ledger.redb")).unwrap(), "somebody's");
+    assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o755);
 }
 
 #[tokio::test]

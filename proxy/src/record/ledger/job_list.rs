@@ -7,9 +7,9 @@ use async_trait::async_trait;
 /// The part of the ledger that lists jobs.
 #[async_trait]
 pub trait JobList: Send + Sync {
-    /// The scope's jobs of one moment: those that have not ended and those with a history entry, in the order of their numbers.
+    /// The scope's jobs of one moment: those that have not ended and, if `ended`, those with a history entry, in the order of their numbers.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn jobs(&self, scope: &OwnerScope) -> Result<Vec<OwnedPrompt>, LedgerError>;
+    async fn jobs(&self, scope: &OwnerScope, ended: bool) -> Result<Vec<OwnedPrompt>, LedgerError>;
 }

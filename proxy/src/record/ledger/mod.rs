@@ -287,6 +287,12 @@ impl Approval {
         &self.output_nodes
     }
 
+    /// For tests of the ledger: on these files.
+    #[cfg(test)]
+    pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
+        Self { output_nodes: Vec::new(), pins }
+    }
+
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
@@ -366,9 +372,9 @@ pub enum LedgerError {
         limit: u64,
     },
     /// The tenant's uploads have as many bytes as they may.
-    #[error("{used} bytes are uploaded, {limit} are allowed")]
+    #[error("{used} bytes would be uploaded, {limit} are allowed")]
     NoRoom {
-        /// How many there are.
+        /// How many there would be.
         used: u64,
         /// How many there may be.
         limit: u64,

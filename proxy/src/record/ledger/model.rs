@@ -160,9 +160,12 @@ impl Model {
         known.shown = (outcome != Outcome::Cancelled).then_some(at);
         let job = moved(known, JobState::Ended(outcome));
         self.ends.push(id);
-        let ended = self.ended(&job.owner.scope());
-        if ended.len() > self.ended_jobs_max {
-            self.remove(ended[0].job.id);
+        // Those with a history entry and those without push out only their own.
+        let shown = outcome != Outcome::Cancelled;
+        let mut alike = self.ended(&job.owner.scope());
+        alike.retain(|known| known.shown.is_some() == shown);
+        if alike.len() > self.ended_jobs_max {
+            self.remove(alike[0].job.id);
         }
         job
     }

@@ -1,5 +1,6 @@
 //! What every form of the ledger must do, whatever it stands on.
 
+use super::user_files::{Adopted, AdoptedFile, Adoption, Place, UserBounds, UserPath, UserWrite};
 use super::*;
 use crate::owner::Scopes;
 
@@ -194,6 +195,33 @@ pub(super) async fn beyond_the_most_ended_jobs_the_oldest_is_forgotten(ledger: &
     assert_eq!(ledger.file(files[0]).await.unwrap().job, Some(oldest.job().id));
     let again = Acceptance { idempotency_key: Some("p".into()), ..submission("a", "p", "[]") };
     assert!(matches!(ledger.accept(again).await.unwrap(), Accepted::New(_)));
+}
+
+/// On a ledger that remembers two ended jobs a scope.
+pub(super) async fn deleted_jobs_push_no_other_out_of_the_history_and_are_no_more_than_it_may_hold(
+    ledger: &impl Ledger,
+) {
+    for name in ["p", "q"] {
+        let job = accepted(ledger, "a", name).await;
+        ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(5)).await.unwrap();
+    }
+    let mut deleted = Vec::new();
+    for name in ["x", "y", "z"] {
+        let job = accepted(ledger, "a", name).await;
+        deleted.push(ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(6)).await.unwrap());
+    }
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
+    let scope = owner("a").scope();
+    assert!(matches!(ledger.owned_prompt(&scope, &deleted[0].prompt_id).await, Err(LedgerError::NotFound { .. })));
+    for job in &deleted[1..] {
+        assert_eq!(ledger.owned_prompt(&scope, &job.prompt_id).await.unwrap().job(), job);
+    }
+    // One that is forgotten makes room among its own.
+    ledger.forget(&ledger.owned_prompt(&scope, &deleted[1].prompt_id).await.unwrap()).await.unwrap();
+    let job = accepted(ledger, "a", "w").await;
+    ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(7)).await.unwrap();
+    assert!(ledger.owned_prompt(&scope, &deleted[2].prompt_id).await.is_ok());
+    assert_eq!(remembered(ledger, "a").await, ["p", "q"]);
 }
 
 /// On a ledger that remembers two ended jobs a scope.
@@ -442,4 +470,196 @@ fn a_page_of_none_or_fewer_or_from_beyond_the_end_is_empty() {
         assert_eq!(cut(None, Some(offset), 5), 5..5);
         assert_eq!(cut(Some(2), Some(offset), 5), 5..5);
     }
+}
+
+fn path(text: &str) -> UserPath {
+    text.parse().unwrap()
+}
+
+fn write(at: &str, content: &'static str) -> UserWrite {
+    let bounds = UserBounds { file_bytes_max: 8, tenant_bytes_max: 12 };
+    UserWrite {
+        path: path(at),
+        content: Bytes::from_static(content.as_bytes()),
+        replace: true,
+        bounds,
+        at: WallMillis(1),
+    }
+}
+
+async fn paths(ledger: &impl Ledger, scope: &OwnerScope) -> Vec<String> {
+    ledger.user_files(scope).await.unwrap().into_iter().map(|(path, _)| path.into()).collect()
+}
+
+pub(super) async fn userdata_is_its_scopes_alone(ledger: &impl Ledger) {
+    let own = owner("a").scope();
+    let others = [owner("b").scope(), OwnerScope { user: Some("u".parse().unwrap()), ..own.clone() }];
+    ledger.write_user_file(&own, write("w/a.json", "1")).await.unwrap();
+    for other in &others {
+        assert!(matches!(ledger.user_file(other, &path("w/a.json")).await, Err(LedgerError::NotFound { .. })));
+        let deleted = ledger.delete_user_file(other, &path("w/a.json")).await;
+        assert!(matches!(deleted, Err(LedgerError::NotFound { .. })));
+        let moved = ledger.move_user_file(other, &path("w/a.json"), &path("b"), true).await;
+        assert!(matches!(moved, Err(LedgerError::NotFound { .. })));
+        assert!(paths(ledger, other).await.is_empty());
+        ledger.write_user_file(other, write("w/a.json", "2")).await.unwrap();
+    }
+    let (file, content) = ledger.user_file(&own, &path("w/a.json")).await.unwrap();
+    assert_eq!((file.bytes, content), (1, Bytes::from_static(b"1")));
+}
+
+pub(super) async fn a_user_file_is_replaced_only_if_that_is_asked_for(ledger: &impl Ledger) {
+    let own = owner("a").scope();
+    ledger.write_user_file(&own, write("a", "1")).await.unwrap();
+    let kept = ledger.write_user_file(&own, UserWrite { replace: false, ..write("a", "2") }).await;
+    assert!(matches!(kept, Err(LedgerError::Exists { .. })));
+    let later = UserWrite { at: WallMillis(5), ..write("a", "22") };
+    let file = ledger.write_user_file(&own, later).await.unwrap();
+    assert_eq!((file.created_at, file.modified_at, file.bytes), (WallMillis(1), WallMillis(5), 2));
+    ledger.write_user_file(&own, write("b", "b")).await.unwrap();
+    assert!(matches!(
+        ledger.move_user_file(&own, &path("a"), &path("b"), false).await,
+        Err(LedgerError::Exists { .. })
+    ));
+    ledger.move_user_file(&own, &path("a"), &path("b"), true).await.unwrap();
+    ledger.move_user_file(&own, &path("b"), &path("b"), true).await.unwrap();
+    assert_eq!(ledger.user_file(&own, &path("b")).await.unwrap().1, "22");
+    assert_eq!(paths(ledger, &own).await, ["b"]);
+}
+
+pub(super) async fn no_user_file_is_a_folder_at_once(ledger: &impl Ledger) {
+    let own = owner("a").scope();
+    ledger.write_user_file(&own, write("a/b", "1")).await.unwrap();
+    for clash in ["a", "a/b/c", "a/b/c/d"] {
+        let refused = ledger.write_user_file(&own, write(clash, "2")).await;
+        assert!(matches!(refused, Err(LedgerError::NoPlace { .. })), "{clash}");
+    }
+    ledger.write_user_file(&own, write("ab", "2")).await.unwrap();
+    assert!(matches!(
+        ledger.move_user_file(&own, &path("ab"), &path("a"), true).await,
+        Err(LedgerError::NoPlace { .. })
+    ));
+    // What leaves is in nobody's way.
+    ledger.move_user_file(&own, &path("a/b"), &path("a"), true).await.unwrap();
+    ledger.move_user_file(&own, &path("a"), &path("a/b"), true).await.unwrap();
+    assert_eq!(paths(ledger, &own).await, ["a/b", "ab"]);
+}
+
+pub(super) async fn userdata_has_room_for_so_many_bytes_of_a_tenant(ledger: &impl Ledger) {
+    let own = owner("a").scope();
+    let user = OwnerScope { user: Some("u".parse().unwrap()), ..own.clone() };
+    ledger.write_user_file(&own, write("a", "12345678")).await.unwrap();
+    assert!(matches!(
+        ledger.write_user_file(&own, write("b", "123456789")).await,
+        Err(LedgerError::Full { limit: 8, .. })
+    ));
+    assert!(matches!(
+        ledger.write_user_file(&user, write("b", "12345")).await,
+        Err(LedgerError::Full { limit: 12, .. })
+    ));
+    ledger.write_user_file(&user, write("b", "1234")).await.unwrap();
+    ledger.write_user_file(&owner("b").scope(), write("b", "12345678")).await.unwrap();
+    // What is replaced, deleted or moved over takes no room any more.
+    ledger.write_user_file(&own, write("a", "1234")).await.unwrap();
+    ledger.write_user_file(&own, write("c", "1234")).await.unwrap();
+    assert!(matches!(ledger.write_user_file(&own, write("d", "1")).await, Err(LedgerError::Full { .. })));
+    ledger.move_user_file(&own, &path("a"), &path("c"), true).await.unwrap();
+    ledger.write_user_file(&own, write("d", "1234")).await.unwrap();
+    ledger.delete_user_file(&user, &path("b")).await.unwrap();
+    ledger.write_user_file(&own, write("e", "1234")).await.unwrap();
+}
+
+pub(super) async fn settings_are_merged_and_a_damaged_file_holds_none(ledger: &impl Ledger) {
+    let (own, bounds) = (owner("a").scope(), UserBounds { file_bytes_max: 60, tenant_bytes_max: 60 });
+    let set = async |changes: serde_json::Value| {
+        ledger.change_settings(&own, changes.as_object().unwrap().clone(), bounds, WallMillis(1)).await
+    };
+    let stored = async || {
+        let (_, content) = ledger.user_file(&own, &path("comfy.settings.json")).await.unwrap();
+        String::from_utf8(content.to_vec()).unwrap()
+    };
+    set(serde_json::json!({"b": 1, "a": [null]})).await.unwrap();
+    set(serde_json::json!({"b": 2})).await.unwrap();
+    assert_eq!(stored().await, "{\n    \"b\": 2,\n    \"a\": [\n        null\n    ]\n}");
+    assert!(matches!(set(serde_json::json!({"c": "x".repeat(60)})).await, Err(LedgerError::Full { .. })));
+    let damaged = UserWrite { bounds, ..write("comfy.settings.json", "{") };
+    ledger.write_user_file(&own, damaged).await.unwrap();
+    set(serde_json::json!({"c": 3})).await.unwrap();
+    assert_eq!(stored().await, "{\n    \"c\": 3\n}");
+}
+
+pub(super) async fn settings_are_at_most_a_mebibyte(ledger: &impl Ledger) {
+    let (own, bounds) = (owner("a").scope(), UserBounds { file_bytes_max: 4 << 20, tenant_bytes_max: 4 << 20 });
+    // As it is written: `{`, a line `    "a": "…"`, `}`.
+    let most = (1 << 20) - "{\n    \"a\": \"\"\n}".len();
+    let set = async |length: usize| {
+        let changes = serde_json::json!({"a": "x".repeat(length)});
+        ledger.change_settings(&own, changes.as_object().unwrap().clone(), bounds, WallMillis(1)).await
+    };
+    set(most).await.unwrap();
+    assert!(matches!(set(most + 1).await, Err(LedgerError::Full { .. })));
+    let large = Bytes::from(vec![b' '; (1 << 20) + 1]);
+    ledger
+        .write_user_file(&own, UserWrite { content: large, bounds, ..write("comfy.settings.json", "") })
+        .await
+        .unwrap();
+    assert!(matches!(set(1).await, Err(LedgerError::Full { .. })));
+}
+
+pub(super) async fn jobs_are_listed_by_number_without_those_that_were_deleted(ledger: &impl Ledger) {
+    let first = accepted(ledger, "a", "p").await;
+    let second = accepted(ledger, "a", "q").await;
+    ledger.end_held(first.id, first.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+    let third = accepted(ledger, "a", "r").await;
+    ledger.end_held(second.id, second.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
+    let listed = ledger.jobs(&owner("a").scope(), true).await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|prompt| prompt.job().id).collect();
+    assert_eq!(listed, [first.id, third.id]);
+    let waiting = ledger.jobs(&owner("a").scope(), false).await.unwrap();
+    assert_eq!(waiting.iter().map(|prompt| prompt.job().id).collect::<Vec<_>>(), [third.id]);
+    assert!(ledger.jobs(&owner("b").scope(), true).await.unwrap().is_empty());
+}
+
+pub(super) async fn names_are_paged_in_their_order_within_scope_and_directory(ledger: &impl Ledger) {
+    let own = owner("a");
+    for (directory, name) in [
+        (Directory::Output, "b.png"),
+        (Directory::Output, "a/c.png"),
+        (Directory::Output, "a.png"),
+        (Directory::Input, "d.png"),
+    ] {
+        let source = Adopted { content: Digest::of(name.as_bytes()), bytes: 1, modified_at: WallMillis(1) };
+        let content_type = "image/png".into();
+        let file = AdoptedFile { directory, path: path(name), source, content_type, facts: None, stored: true };
+        assert_eq!(ledger.adopt_file(&own, file).await.unwrap(), Adoption::New);
+    }
+    let scope = own.scope();
+    let page = async |after: Option<(&str, &str)>| {
+        let after = after.map(|(subfolder, name)| (subfolder.to_owned(), name.to_owned()));
+        let rows = ledger.files_in(&scope, Directory::Output, after, 2).await.unwrap();
+        rows.into_iter().map(|row| format!("{}/{}", row.subfolder, row.filename)).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None).await, ["/a.png", "/b.png"]);
+    assert_eq!(page(Some(("", "b.png"))).await, ["a/c.png"]);
+    assert!(page(Some(("a", "c.png"))).await.is_empty());
+    assert!(ledger.files_in(&owner("b").scope(), Directory::Output, None, 2).await.unwrap().is_empty());
+}
+
+pub(super) async fn a_content_that_is_not_stored_makes_no_file(ledger: &impl Ledger) {
+    let own = owner("a");
+    let source = Adopted { content: Digest::of(b"x"), bytes: 1, modified_at: WallMillis(1) };
+    let file = |stored| AdoptedFile {
+        directory: Directory::Input,
+        path: path("x.png"),
+        source,
+        content_type: "image/png".into(),
+        facts: None,
+        stored,
+    };
+    assert_eq!(ledger.adopt_file(&own, file(false)).await.unwrap(), Adoption::Kept);
+    let missing = ledger.owned_file(&own.scope(), Directory::Input, "", "x.png").await;
+    assert!(matches!(missing, Err(LedgerError::NotFound { .. })));
+    assert_eq!(ledger.adopted(&own.scope(), Place::Input, &path("x.png")).await.unwrap(), None);
+    assert_eq!(ledger.adopt_file(&own, file(true)).await.unwrap(), Adoption::New);
+    assert_eq!(ledger.adopted(&own.scope(), Place::Input, &path("x.png")).await.unwrap(), Some(source));
 }

@@ -1,5 +1,8 @@
 //! What the ledger knows of uploads: their names, how many bytes a tenant has, and which files a job has pinned.
 
+#[cfg(test)]
+pub(super) mod suite;
+
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
 use crate::ids::{FileId, JobId, TenantId};
@@ -70,7 +73,7 @@ pub struct Pin {
 }
 
 /// Copies of one name that are numbered before the owner has to choose another.
-pub const NAME_COPIES_MAX: u32 = 1000;
+pub const NAME_COPIES_MAX: u32 = 200;
 /// Files that one listing looks at.
 pub const LISTED_FILES_MAX: usize = 10_000;
 

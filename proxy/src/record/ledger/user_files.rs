@@ -5,6 +5,7 @@
 
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
+use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,8 @@ use std::str::FromStr;
 
 /// ComfyUI's name of the settings among the userdata (`app/app_settings.py`).
 pub const SETTINGS_FILE: &str = "comfy.settings.json";
+/// All settings of one owner; those of the stock page are some 10 KiB.
+pub const SETTINGS_BYTES_MAX: u64 = 1 << 20;
 /// Folders within folders, with the file itself.
 const SEGMENTS_MAX: usize = 16;
 /// The longest name that Linux takes, so that everything can be exported.
@@ -198,8 +201,8 @@ pub struct Adopted {
     pub modified_at: WallMillis,
 }
 
-/// A file of `input` or `output` whose content is in the blobs already.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file of `input` or `output`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdoptedFile {
     /// Input or output.
     pub directory: Directory,
@@ -209,6 +212,10 @@ pub struct AdoptedFile {
     pub source: Adopted,
     /// MIME type, from the allowlist of `deliver::views`.
     pub content_type: String,
+    /// What the content is, if it is of a type that uploads may have.
+    pub facts: Option<ContentFacts>,
+    /// Whether the content is in the blobs; without it nothing new is made, and the owner's own stays.
+    pub stored: bool,
 }
 
 /// What became of a file that was to be adopted.

@@ -74,8 +74,17 @@ pub struct Executor {
     suffixes: HashMap<(String, String), String>,
 }
 
-/// Takes prompts until the process or the worker ends. Runs on a thread of its own.
+/// Takes prompts until the process or the worker ends. Runs on a thread of its own; what Python writes when that ends is in the log.
 pub fn work(process: &Arc<Process>) {
+    work_on(process);
+    if !process.is_dead() {
+        process.log("Exception in thread ");
+        process.log("Thread-1 (prompt_worker)");
+        process.log(":\nTraceback (most recent call last):\n");
+    }
+}
+
+fn work_on(process: &Arc<Process>) {
     let mut executor = Executor::default();
     loop {
         let Next::Run(item, task) = process.queue.next(|| process.worker_ends()) else {

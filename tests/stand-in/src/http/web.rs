@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use super::Call;
 use super::answer::{Reply, set};
 use crate::events::Audience;
-use crate::json::Json;
+use crate::json::{Json, dict};
 use crate::packs;
 
 /// A file below the web root, `index.html` for the root itself; `None` without a web root.
@@ -22,6 +22,7 @@ pub(super) fn page_file(call: &Call, names: &[&str]) -> Option<Reply> {
         Ok(bytes) => Some(file(&path, bytes)),
         // The package of templates is another one than the page's: no templates are installed.
         Err(_) if names == ["templates", "index.json"] => Some(Reply::json(Json::List(Vec::new()))),
+        Err(_) if names == ["templates", "index_logo.json"] => Some(Reply::json(dict([]))),
         Err(_) => Some(Reply::NoStaticFile),
     }
 }

@@ -6,8 +6,10 @@ use super::storage::{self, Fault};
 use super::tables::{FILES, JOBS, JobRow, copy_all, corrupt, decoded, uncopied, unknown_table};
 use crate::record::ledger::backups::{Backups, Copied};
 use crate::record::ledger::{FileRow, LedgerError};
-use ::redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+use ::redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle};
 use async_trait::async_trait;
+use comfygate_policy::Digest;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,26 +63,37 @@ pub fn inspect(file: &Path) -> Result<Copied, LedgerError> {
 }
 
 fn named(snapshot: &ReadTransaction, schema: u64) -> Result<Copied, Fault> {
-    let mut copied = Copied { schema, graphs: BTreeSet::new(), blobs: BTreeSet::new() };
-    match snapshot.open_table(JOBS) {
-        Ok(jobs) => {
-            for row in jobs.iter()? {
-                copied.graphs.insert(decoded::<JobRow>(row?.1.value())?.job.submission);
+    Ok(Copied {
+        schema,
+        graphs: each(snapshot, JOBS, |row: JobRow| row.job.submission)?,
+        blobs: each(snapshot, FILES, |row: FileRow| row.content)?,
+    })
+}
+
+/// What the rows of a table name. A row that can't be read names nothing: it is copied as it is, and refused to whoever asks for it.
+fn each<T: DeserializeOwned>(
+    snapshot: &ReadTransaction,
+    table: TableDefinition<'static, u128, &'static [u8]>,
+    named: impl Fn(T) -> Digest,
+) -> Result<BTreeSet<Digest>, Fault> {
+    let rows = match snapshot.open_table(table) {
+        Ok(rows) => rows,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = BTreeSet::new();
+    for row in rows.iter()? {
+        let (id, bytes) = row?;
+        match decoded(bytes.value()) {
+            Ok(row) => {
+                found.insert(named(row));
+            }
+            Err(_) => {
+                tracing::error!(table = table.name(), id = %format_args!("{:032x}", id.value()), "a row can't be read")
             }
         }
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
     }
-    match snapshot.open_table(FILES) {
-        Ok(files) => {
-            for row in files.iter()? {
-                copied.blobs.insert(decoded::<FileRow>(row?.1.value())?.content);
-            }
-        }
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(copied)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -89,7 +102,6 @@ mod tests {
     use crate::record::ledger::redb::tables::{TABLE_NAMES, names};
     use crate::record::ledger::redb::{RedbOptions, storage::Storage};
     use crate::record::ledger::{Ledger, suite};
-    use ::redb::TableDefinition;
 
     fn ledger(dir: &Path) -> RedbLedger {
         RedbLedger::open(dir, RedbOptions::default()).unwrap()

@@ -1,10 +1,13 @@
 //! The schema's number, and the way from an older one to ours: one step a number, each in one transaction, after a copy of the file was kept.
 
 use super::storage::Fault;
-use super::tables::{META, TABLE_NAMES, Tables, names};
+use super::tables::{META, TABLE_NAMES, Tables, corrupt, decoded, encoded, names};
 use crate::record::durable::{self, FILE_MODE};
 use crate::record::ledger::LedgerError;
-use ::redb::{Database, ReadableDatabase, StorageBackend, TableError, WriteTransaction};
+use ::redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError, WriteTransaction,
+};
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,9 +22,33 @@ const STEPS: &[Step] = &[to_2];
 /// What this gateway writes.
 pub(super) const SCHEMA: u64 = STEPS.len() as u64 + 1;
 
-/// Schema 2 has more tables; the rows of schema 1 are read as they are, new fields have serde defaults. [`complete`] makes the tables.
-#[expect(clippy::unnecessary_wraps, reason = "the shape of a step")]
-fn to_2(_: &WriteTransaction) -> Result<(), Fault> {
+/// Schema 2 lists jobs that were deleted before they ran apart from those that have a history entry, so that they push none of these out. It has more
+/// tables besides, which [`complete`] makes; new fields of other rows have serde defaults.
+fn to_2(transaction: &WriteTransaction) -> Result<(), Fault> {
+    const ENDED: TableDefinition<'static, (&str, u64), (u128, bool)> = TableDefinition::new("ended");
+    const CANCELLED: TableDefinition<'static, (&str, u64), u128> = TableDefinition::new("cancelled");
+    const SCOPES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("scopes");
+    let (mut ended, mut cancelled) = (transaction.open_table(ENDED)?, transaction.open_table(CANCELLED)?);
+    let mut moved: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in ended.extract_if(|_, (_, shown)| !shown)? {
+        let (key, value) = entry?;
+        let (scope, place) = key.value();
+        cancelled.insert((scope, place), value.value().0)?;
+        *moved.entry(scope.to_owned()).or_default() += 1;
+    }
+    let mut scopes = transaction.open_table(SCOPES)?;
+    for (scope, count) in moved {
+        let Some(row) =
+            scopes.get(scope.as_str())?.map(|row| decoded::<serde_json::Map<_, _>>(row.value())).transpose()?
+        else {
+            return Err(corrupt("an ended job's scope has no counters"));
+        };
+        let mut row: serde_json::Map<String, serde_json::Value> = row;
+        let ended = row.get("ended").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        row.insert("ended".to_owned(), ended.saturating_sub(count).into());
+        row.insert("cancelled".to_owned(), count.into());
+        scopes.insert(scope.as_str(), encoded(&row)?.as_slice())?;
+    }
     Ok(())
 }
 
@@ -141,8 +168,7 @@ fn copy(backend: &dyn StorageBackend, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::record::ledger::redb::storage;
-    use crate::record::ledger::redb::tables::{TENANTS, corrupt};
-    use ::redb::ReadableTable;
+    use crate::record::ledger::redb::tables::{CANCELLED, ENDED, SCOPES, ScopeRow, TENANTS, row};
 
     /// A ledger file of a schema, with one row.
     fn file_of(dir: &Path, schema: u64) -> PathBuf {
@@ -263,5 +289,41 @@ mod tests {
         assert!(matches!(refused, Err(LedgerError::Unavailable { .. })), "{:?}", refused.err());
         let old = open_with(&[], &path).unwrap();
         assert_eq!((schema(&old).unwrap(), tenants(&old)), (Some(1), acme_alone()));
+    }
+
+    #[test]
+    fn schema_2_takes_deleted_jobs_out_of_the_history_and_counts_them_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), 1);
+        let database = storage::file(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut ended = transaction.open_table(ENDED).unwrap();
+            for (scope, place, shown) in
+                [("a", 0, true), ("a", 1, false), ("a", 2, false), ("a", 3, true), ("b", 0, true)]
+            {
+                ended.insert((scope, place), (u128::from(place), shown)).unwrap();
+            }
+            let mut scopes = transaction.open_table(SCOPES).unwrap();
+            for (scope, ended) in [("a", 4), ("b", 1)] {
+                let row = format!("{{\"next_number\":9,\"next_place\":4,\"ended\":{ended}}}");
+                scopes.insert(scope, row.as_bytes()).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+        drop(database);
+        let database = open_with(STEPS, &path).unwrap();
+        let snapshot = database.begin_read().unwrap();
+        let places = |scope: &str| {
+            let all = (scope, 0)..=(scope, u64::MAX);
+            let ended = snapshot.open_table(ENDED).unwrap();
+            let ended: Vec<u64> = ended.range(all.clone()).unwrap().map(|entry| entry.unwrap().0.value().1).collect();
+            let cancelled = snapshot.open_table(CANCELLED).unwrap();
+            let cancelled: Vec<u64> = cancelled.range(all).unwrap().map(|entry| entry.unwrap().0.value().1).collect();
+            let counters: ScopeRow = row(&snapshot.open_table(SCOPES).unwrap(), scope).unwrap().unwrap();
+            (ended, cancelled, counters.ended, counters.cancelled, counters.next_number)
+        };
+        assert_eq!(places("a"), (vec![0, 3], vec![1, 2], 2, 2, 9));
+        assert_eq!(places("b"), (vec![0], vec![], 1, 0, 9));
     }
 }

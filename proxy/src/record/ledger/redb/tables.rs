@@ -48,8 +48,10 @@ tables! {
     ACTIVE active: "active", u64 => u128;
     /// Scope, number → job, of those that have not ended.
     QUEUES queues: "queues", (&'static str, u64) => u128;
-    /// Scope, place → job and whether it has a history entry, of those that have ended.
+    /// Scope, place → job and `true`, of those that have ended and have a history entry.
     ENDED ended: "ended", (&'static str, u64) => (u128, bool);
+    /// Scope, place → job, of those that were deleted before they ran: they stand in no history, and push nothing out of it.
+    CANCELLED cancelled: "cancelled", (&'static str, u64) => u128;
     /// Scope, label → job.
     PROMPT_IDS prompt_ids: "prompt_ids", (&'static str, &'static str) => u128;
     /// Scope, idempotency key → job.
@@ -115,8 +117,11 @@ pub(super) struct ScopeRow {
     pub(super) next_number: u64,
     /// Place of the next job that ends.
     pub(super) next_place: u64,
-    /// How many ended jobs are remembered.
+    /// How many ended jobs are remembered that have a history entry.
     pub(super) ended: u64,
+    /// And how many that have none.
+    #[serde(default)]
+    pub(super) cancelled: u64,
 }
 
 /// Reads a JSON row. One that can't be read refuses this caller only: what it holds is not the neighbours' fault.

@@ -1,6 +1,7 @@
 //! The common suite on redb, and what only a file can do wrong.
 
 use super::*;
+use crate::record::ledger::Approval;
 use crate::record::ledger::model::Walk;
 use crate::record::ledger::suite;
 use std::collections::BTreeSet;
@@ -43,11 +44,21 @@ on_redb!(
     a_number_passes_over_a_name_that_stands_as_it_is,
     files_of_one_group_share_a_number_and_those_of_two_do_not,
     each_prefix_folder_directory_and_scope_has_numbers_of_its_own,
+    userdata_is_its_scopes_alone,
+    a_user_file_is_replaced_only_if_that_is_asked_for,
+    no_user_file_is_a_folder_at_once,
+    userdata_has_room_for_so_many_bytes_of_a_tenant,
+    settings_are_merged_and_a_damaged_file_holds_none,
+    settings_are_at_most_a_mebibyte,
+    jobs_are_listed_by_number_without_those_that_were_deleted,
+    names_are_paged_in_their_order_within_scope_and_directory,
+    a_content_that_is_not_stored_makes_no_file,
 );
 on_redb!(
     RedbOptions { ended_jobs_max: 2, ..RedbOptions::default() };
     beyond_the_most_ended_jobs_the_oldest_is_forgotten,
     a_forgotten_job_makes_room_for_another_ended_one,
+    deleted_jobs_push_no_other_out_of_the_history_and_are_no_more_than_it_may_hold,
 );
 
 #[tokio::test]
@@ -295,4 +306,57 @@ async fn on_a_full_disk_submissions_are_refused_reads_go_on_and_room_mends_it() 
     let _ = ledger.probe().await;
     ledger.accept(suite::submission("a", "q", "{}")).await.unwrap();
     assert_eq!(ledger.active_jobs().await.unwrap().len(), 2);
+}
+
+/// A disk without a free block while the flag is up: what is there can be written over, nothing can grow.
+#[derive(Debug)]
+struct CantGrow(::redb::backends::InMemoryBackend, Arc<AtomicBool>);
+
+impl StorageBackend for CantGrow {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) && len > self.0.len()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_can_t_grow_is_read_also_where_nothing_is_cached() {
+    let (dir, full) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
+    let backend = CantGrow(::redb::backends::InMemoryBackend::new(), Arc::clone(&full));
+    let options = RedbOptions { cache_bytes: 0, ..RedbOptions::default() };
+    let ledger = RedbLedger::open_on(dir.path(), Arc::new(backend), options).unwrap();
+    full.store(true, Ordering::SeqCst);
+    let mut accepted = 0;
+    let refused = loop {
+        // Long rows, so that it is soon full.
+        let approval = Approval::of_nodes(&[&"n".repeat(50_000)]);
+        let named = Acceptance { active_jobs_max: u32::MAX, approval, ..suite::submission("a", "p", "{}") };
+        match ledger.accept(Acceptance { prompt_id: None, ..named }).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 50_000, "it grew");
+    };
+    assert!(matches!(refused, LedgerError::Unavailable { .. }), "{refused:?}");
+    for _ in 0..3 {
+        assert_eq!(ledger.active_jobs().await.unwrap().len(), accepted);
+    }
+    full.store(false, Ordering::SeqCst);
+    let _ = ledger.probe().await;
+    suite::accepted(&ledger, "b", "with-room").await;
+    assert_eq!(ledger.active_jobs().await.unwrap().len(), accepted + 1);
 }

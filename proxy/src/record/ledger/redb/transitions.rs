@@ -182,13 +182,20 @@ pub(super) fn forget(tables: &mut Tables<'_>, id: JobId) -> Result<(), Fault> {
     }
     let scope = row.job.owner.scope().key();
     let mut counters = counters(tables, &scope)?;
-    counters.ended = counters.ended.saturating_sub(1);
+    let count = kept(&mut counters, row.job.state != JobState::Ended(Outcome::Cancelled));
+    *count = count.saturating_sub(1);
     let counters = encoded(&counters)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     remove(tables, &scope, &row)
 }
 
-/// Ends a job: out of the queue, into the ended ones, with its result if it has one. Forgets the oldest beyond `keep`.
+/// The counter of those that are shown in the history, or of the others.
+fn kept(counters: &mut ScopeRow, shown: bool) -> &mut u64 {
+    if shown { &mut counters.ended } else { &mut counters.cancelled }
+}
+
+/// Ends a job: out of the queue, into the ended ones, with its result if it has one. Beyond `keep` with a result, or as many without one, the oldest of
+/// its kind is forgotten.
 pub(super) fn end(
     tables: &mut Tables<'_>,
     mut row: JobRow,
@@ -200,13 +207,14 @@ pub(super) fn end(
     let scope = row.job.owner.scope().key();
     let (tenant, sequence, shown_number) = (row.job.owner.tenant.clone(), row.job.sequence, row.job.number);
     let mut counters = counters(tables, &scope)?;
-    let oldest = if counters.ended >= keep { oldest_ended(tables, &scope)? } else { None };
+    let shown = result.is_some();
+    let oldest = if *kept(&mut counters, shown) >= keep { oldest_ended(tables, &scope, shown)? } else { None };
     let result = result.map(encoded).transpose()?;
     let active = tables.tenants.get(tenant.as_str())?.map_or(0, |count| count.value()).saturating_sub(1);
     let place = counters.next_place;
     counters.next_place += 1;
     if oldest.is_none() {
-        counters.ended += 1;
+        *kept(&mut counters, shown) += 1;
     }
     row.job.state = JobState::Ended(outcome);
     row.place = Some(place);
@@ -217,7 +225,11 @@ pub(super) fn end(
     tables.active.remove(sequence)?;
     tables.pins.remove(key)?;
     tables.queues.remove((scope.as_str(), shown_number))?;
-    tables.ended.insert((scope.as_str(), place), (key, result.is_some()))?;
+    if shown {
+        tables.ended.insert((scope.as_str(), place), (key, true))?;
+    } else {
+        tables.cancelled.insert((scope.as_str(), place), key)?;
+    }
     if let Some(result) = result {
         tables.results.insert(key, result.as_slice())?;
     }
@@ -324,11 +336,14 @@ fn store(tables: &mut Tables<'_>, mut row: JobRow) -> Result<Job, Fault> {
     Ok(row.job)
 }
 
-fn oldest_ended(tables: &Tables<'_>, scope: &str) -> Result<Option<JobRow>, Fault> {
-    match tables.ended.range((scope, 0)..=(scope, u64::MAX))?.next() {
-        Some(entry) => Ok(Some(load(tables, entry?.1.value().0)?)),
-        None => Ok(None),
-    }
+fn oldest_ended(tables: &Tables<'_>, scope: &str, shown: bool) -> Result<Option<JobRow>, Fault> {
+    let all = (scope, 0)..=(scope, u64::MAX);
+    let oldest = if shown {
+        tables.ended.range(all)?.next().transpose()?.map(|(_, job)| job.value().0)
+    } else {
+        tables.cancelled.range(all)?.next().transpose()?.map(|(_, job)| job.value())
+    };
+    oldest.map(|id| load(tables, id)).transpose()
 }
 
 /// Removes an ended job with its result, label and idempotency key. Its files and its graph stay.
@@ -350,6 +365,7 @@ fn remove(tables: &mut Tables<'_>, scope: &str, row: &JobRow) -> Result<(), Faul
     }
     if let Some(place) = row.place {
         tables.ended.remove((scope, place))?;
+        tables.cancelled.remove((scope, place))?;
     }
     Ok(())
 }

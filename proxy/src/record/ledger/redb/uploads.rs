@@ -53,7 +53,7 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let used = tables.uploaded.get(tenant.as_str())?.map_or(0, |bytes| bytes.value());
     let total = used.saturating_add(upload.bytes);
     if total > upload.storage_bytes_max {
-        return Err(LedgerError::NoRoom { used, limit: upload.storage_bytes_max }.into());
+        return Err(LedgerError::NoRoom { used: total, limit: upload.storage_bytes_max }.into());
     }
     let row = FileRow {
         id: upload.id,
@@ -140,6 +140,25 @@ fn top(snapshot: &ReadTransaction, scope: &str, directory: Directory) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::ledger::redb::RedbOptions;
+    use crate::record::ledger::uploads::suite;
+
+    macro_rules! on_redb {
+        ($($test:ident),* $(,)?) => {$(
+            #[tokio::test]
+            async fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
+            }
+        )*};
+    }
+    on_redb!(
+        a_name_is_numbered_shared_or_taken_over,
+        uploads_have_their_room_to_the_byte,
+        an_upload_is_its_scopes_under_any_name,
+        pins_stay_until_their_job_has_ended,
+        copies_of_a_name_are_bounded,
+    );
 
     #[test]
     fn a_copy_is_numbered_before_its_extension() {

@@ -9,8 +9,8 @@ use crate::clock::WallMillis;
 use crate::ids::FileId;
 use crate::owner::{Owner, OwnerScope};
 use crate::record::ledger::user_files::{
-    Adopted, AdoptedFile, Adoption, Place, SETTINGS_FILE, USER_FILES_MAX, UserBounds, UserFile, UserFiles, UserPath,
-    UserWrite, series_of,
+    Adopted, AdoptedFile, Adoption, Place, SETTINGS_BYTES_MAX, SETTINGS_FILE, USER_FILES_MAX, UserBounds, UserFile,
+    UserFiles, UserPath, UserWrite, series_of,
 };
 use crate::record::ledger::{Directory, FileRow, JobList, LedgerError, OwnedPrompt};
 use ::redb::{ReadTransaction, ReadableTable};
@@ -36,9 +36,9 @@ impl RedbLedger {
 
 #[async_trait]
 impl JobList for RedbLedger {
-    async fn jobs(&self, scope: &OwnerScope) -> Result<Vec<OwnedPrompt>, LedgerError> {
+    async fn jobs(&self, scope: &OwnerScope, ended: bool) -> Result<Vec<OwnedPrompt>, LedgerError> {
         let scope = scope.key();
-        self.read("list jobs", move |snapshot| jobs(snapshot, &scope)).await
+        self.read("list jobs", move |snapshot| jobs(snapshot, &scope, ended)).await
     }
 }
 
@@ -123,10 +123,17 @@ impl UserFiles for RedbLedger {
         let scope = scope.clone();
         self.write("change settings", move |tables| {
             let path: UserPath = SETTINGS_FILE.parse().map_err(|_| corrupt("the settings have no path"))?;
+            // The one thread that writes reads no more of them than that.
+            if file(tables, &scope.key(), &path)?.is_some_and(|known| known.bytes > SETTINGS_BYTES_MAX) {
+                return Err(settings_full());
+            }
             let known = tables.user_contents.get((scope.key().as_str(), path.as_str()))?;
             let mut settings = known.map(|content| settings_of(content.value())).unwrap_or_default();
             settings.extend(changes);
             let content = settings_text(&settings)?;
+            if content.len() as u64 > SETTINGS_BYTES_MAX {
+                return Err(settings_full());
+            }
             put(tables, &scope, &path, &content, Digest::of(&content), bounds, at).map(drop)
         })
         .await
@@ -177,7 +184,7 @@ impl UserFiles for RedbLedger {
         count: usize,
     ) -> Result<Vec<FileRow>, LedgerError> {
         let scope = scope.key();
-        self.read("list files", move |snapshot| named_files(snapshot, &scope, directory, after, count)).await
+        self.read("list files", move |snapshot| files_in(snapshot, &scope, directory, after, count)).await
     }
 }
 
@@ -344,6 +351,10 @@ fn settings_of(content: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(content).unwrap_or_default()
 }
 
+fn settings_full() -> Fault {
+    LedgerError::Full { what: "the bytes of the settings", limit: SETTINGS_BYTES_MAX }.into()
+}
+
 /// As ComfyUI writes them: `json.dumps(settings, indent=4)`.
 fn settings_text(settings: &Map<String, Value>) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
@@ -392,7 +403,10 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
         None => None,
     };
     let owners = known.as_ref().map(|known| known.content);
-    let adoption = adoption(&adopted.source, before.as_ref(), owners.as_ref());
+    let adoption = match adoption(&adopted.source, before.as_ref(), owners.as_ref()) {
+        Adoption::New | Adoption::Updated if !adopted.stored => Adoption::Kept,
+        other => other,
+    };
     if matches!(adoption, Adoption::New | Adoption::Updated) {
         let new = FileRow {
             id: FileId::new(),
@@ -404,7 +418,7 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
             subfolder: subfolder.to_owned(),
             filename: filename.to_owned(),
             content_type: adopted.content_type.clone(),
-            facts: None,
+            facts: adopted.facts,
             created_at: adopted.source.modified_at,
         };
         let (id, stored) = (number(new.id.bytes()), encoded(&new)?);
@@ -429,7 +443,7 @@ fn count_on(tables: &mut Tables<'_>, scope: &str, subfolder: &str, filename: &st
     Ok(())
 }
 
-fn named_files(
+fn files_in(
     snapshot: &ReadTransaction,
     scope: &str,
     directory: Directory,
@@ -455,11 +469,13 @@ fn named_files(
     Ok(found)
 }
 
-fn jobs(snapshot: &ReadTransaction, scope: &str) -> Result<Vec<OwnedPrompt>, Fault> {
+fn jobs(snapshot: &ReadTransaction, scope: &str, ended: bool) -> Result<Vec<OwnedPrompt>, Fault> {
     let mut ids = Vec::new();
-    for entry in snapshot.open_table(ENDED)?.range((scope, 0)..=(scope, u64::MAX))? {
-        let (id, shown) = entry?.1.value();
-        ids.extend(shown.then_some(id));
+    if ended {
+        for entry in snapshot.open_table(ENDED)?.range((scope, 0)..=(scope, u64::MAX))? {
+            let (id, shown) = entry?.1.value();
+            ids.extend(shown.then_some(id));
+        }
     }
     for entry in snapshot.open_table(QUEUES)?.range((scope, 0)..=(scope, u64::MAX))? {
         ids.push(entry?.1.value());
