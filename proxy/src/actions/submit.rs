@@ -91,7 +91,7 @@ struct Inspected {
 async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Rejection> {
     let (inspector, body) = (call.services.inspector(), call.body.clone());
     let ended = |error: tokio::task::JoinError| Rejection::internal(format!("inspection ended: {error}"));
-    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(services), Arc::clone(&caller.tenant));
+    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(call.services), Arc::clone(&caller.tenant));
     let parsed = tokio::task::spawn_blocking(move || {
         let parsed = parsing.parse(&body)?;
         let catalogue = parts.catalogue_for(&tenant, &parsed);
