@@ -203,9 +203,8 @@ impl Gateway {
             Does::Change if by_cookie => handshake::check_our_page(&head.headers, host, site),
             Does::Change => handshake::check_origin(&head.headers, host, site),
             Does::Read if by_itself && handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            Does::RunPack if by_itself && handshake::is_of_another_site(&head.headers) => {
-                Err(HandshakeError::NotOurPage)
-            }
+            // Whatever the credential is: a password that a browser remembers for Basic is sent by itself too.
+            Does::RunPack if handshake::is_of_another_site(&head.headers) => Err(HandshakeError::NotOurPage),
             Does::Read | Does::RunPack => Ok(()),
         };
         checked.map_err(at(Stage::Authenticate))

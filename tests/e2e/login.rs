@@ -1,5 +1,7 @@
 //! Stage 3 for browsers: the login page, the session, and what a cookie may do.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use comfygate_tests::browser::post_login;
 use comfygate_tests::gateway::fast;
@@ -371,7 +373,12 @@ async fn a_packs_route_is_run_by_cookie_from_our_own_page_only() {
         browser.sending(foreign).post("/pack_2/hello", &json!({})).await.expect(403);
     }
     browser.sending(&[]).post("/pack_2/hello", &json!({})).await.expect(403);
+    // A password that a browser remembers is sent by itself as well as a cookie.
+    let basic = format!("Basic {}", STANDARD.encode(format!("anybody:{}", gateway.key("mine"))));
+    let remembered = |site| gateway.stranger().with_headers(&[("authorization", &basic), ("sec-fetch-site", site)]);
+    remembered("cross-site").get("/pack_2/hello").await.expect(403);
     assert_eq!(asked(), before, "the backend heard of it");
+    remembered("same-origin").get("/pack_2/hello").await.expect(200);
     browser.log_out().await;
     browser.page().get("/pack_2/hello").await.expect(401);
 }

@@ -139,8 +139,8 @@ pub struct ObjectInfos {
     kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Arc<Template>)>>,
 }
 
-/// Which backend's, under which policy, which path.
-type ObjectInfoKey = (BackendId, Digest, String);
+/// Which configuration's, which backend's, under which policy, which path. One that is being made while the configuration is read again is kept under the former.
+type ObjectInfoKey = (u64, BackendId, Digest, String);
 
 /// How many are kept: a handful of policies, or of classes.
 const OBJECT_INFOS_MAX: usize = 8;
@@ -171,9 +171,10 @@ impl ObjectInfos {
 
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
+    let generation = call.services.live().generation;
     for backend in call.services.backends_of(&tenant) {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
-        let key = (backend.id.clone(), tenant.policy.digest(), path.to_owned());
+        let key = (generation, backend.id.clone(), tenant.policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
         if let Some(template) = call.services.object_infos.find(&key, now) {
             return with_own_files(call, &template).await;

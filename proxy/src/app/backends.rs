@@ -126,8 +126,8 @@ impl Watchers {
 
     fn begun(&self, backend: &Arc<Backend>) -> Watch {
         let (socket, mut stopping) = watch::channel(false);
-        let (relayed, id) = (Arc::clone(&self.services), backend.id.clone());
-        let sink = move |event| relay::relay(&relayed, &id, event);
+        let (relayed, from) = (Arc::clone(&self.services), Arc::clone(backend));
+        let sink = move |event| relay::relay(&relayed, &from, event);
         let (handle, carrying) = Upstream::new(backend.endpoint.clone(), backend.client, sink, stopping.clone());
         let connected = handle.connected();
         backend.set_socket(handle);

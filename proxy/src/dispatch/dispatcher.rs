@@ -166,6 +166,8 @@ impl Dispatcher {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // A reconciliation may have found it in the ledger before this word came, and given it away already.
+            Command::Accepted(job, _) if self.outstanding.contains_key(&job.id) => {}
             Command::Accepted(job, workflow) => self.queue.insert(HeldJob { job: *job, workflow }),
             Command::Withdrawn(job) => {
                 self.queue.remove(job);

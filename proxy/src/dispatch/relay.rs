@@ -1,15 +1,17 @@
 //! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt.
 
 use super::attempt::Signal;
+use super::backend::Backend;
 use crate::deliver::events::codec::{PackEvent, ProgressKind, UpstreamEvent};
-use crate::ids::BackendId;
 use crate::services::Services;
 use serde_json::Value;
 
 /// Hands one event on. What belongs to no attempt of ours reaches nobody.
-pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
+///
+/// SECURITY: `backend` is whose socket it came by, never the one that has its name now: one that leaves finishes its jobs, and its name may be an owner's by then.
+pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
     let tracks = &services.tracks;
-    if let (UpstreamEvent::QueueChanged { remaining }, Some(backend)) = (&event, services.backends().get(backend)) {
+    if let UpstreamEvent::QueueChanged { remaining } = &event {
         // What is there beside ours was submitted behind our back, and counts as load.
         backend.set_foreign(remaining.saturating_sub(tracks.at(&backend.id)));
     }
@@ -20,15 +22,15 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
     let track = match event.prompt() {
         Some(prompt) => {
             match &event {
-                UpstreamEvent::Started { .. } => tracks.set_running(backend, Some(prompt)),
-                UpstreamEvent::Ended { .. } => tracks.set_running(backend, None),
+                UpstreamEvent::Started { .. } => tracks.set_running(&backend.id, Some(prompt)),
+                UpstreamEvent::Ended { .. } => tracks.set_running(&backend.id, None),
                 _ => {}
             }
             tracks.of(prompt)
         }
         // A plain preview or a progress text belongs to whatever runs there now (facts §6.4).
         None => match &event {
-            UpstreamEvent::Preview(_) | UpstreamEvent::Text(_) => tracks.running_at(backend),
+            UpstreamEvent::Preview(_) | UpstreamEvent::Text(_) => tracks.running_at(&backend.id),
             _ => None,
         },
     };
@@ -54,9 +56,10 @@ pub fn relay(services: &Services, backend: &BackendId, event: UpstreamEvent) {
 }
 
 /// What a node pack sends reaches the tenant whose own installation it is, and nobody else. With a prompt id, the sockets of that prompt's owner.
-fn relay_pack(services: &Services, backend: &BackendId, event: PackEvent) {
-    let backends = services.backends();
-    let Some(backend) = backends.get(backend).filter(|backend| backend.is_owned()) else { return };
+fn relay_pack(services: &Services, backend: &Backend, event: PackEvent) {
+    if !backend.is_owned() {
+        return;
+    }
     let tenants = services.tenants();
     let Some(tenant) = tenants.owner_of(&backend.pool) else { return };
     services.metrics.event("pack");

@@ -52,13 +52,20 @@ pub fn owner_route(method: &Method, raw_target: &str, table: &'static [Entry]) -
         let reserved = path.segments().first().is_none_or(|first| RESERVED.contains(&first.text()));
         // Another method on a path of the page's files is a pack's; on any other path of the table it stays 405.
         let free = fitting.iter().all(|entry| entry.handling == Handling::Forward);
-        return (free && !reserved).then(|| pack(path));
+        return (free && !reserved && !is_table_path_with_slash(raw_target, table)).then(|| pack(path));
     };
     match entry.in_owner {
         InOwner::Same => None,
         InOwner::Forward => Some(OwnerRoute { path, label: entry.path, bundle: None, known: true }),
         InOwner::Bundle(bundle) => Some(OwnerRoute { path, label: entry.path, bundle: Some(bundle), known: true }),
     }
+}
+
+/// Whether the path is one of the table but for a slash at its end. SECURITY: no entry fits it then, and ComfyUI has a route that takes anything at its end (`{filename:.*}`).
+fn is_table_path_with_slash(raw_target: &str, table: &'static [Entry]) -> bool {
+    let path = raw_target.split_once('?').map_or(raw_target, |(path, _)| path);
+    let Some(Ok(bare)) = path.strip_suffix('/').map(normalise) else { return false };
+    table.iter().any(|entry| entry.handling != Handling::Forward && entry.fits(&bare).is_some())
 }
 
 /// Whether a `/view` query names a file of the installation's own directories, outside the folders that the gateway gives out (`t/…`), in no odd way.
@@ -136,6 +143,22 @@ mod tests {
         ] {
             assert_eq!(led("POST", target), None, "{target}");
         }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_leads_no_path_of_the_table_round_it() {
+        for target in [
+            "/experiment/models/preview/loras/0/sub/",
+            "/api/experiment/models/preview/loras/0/sub/?x=1",
+            "/v2/manager/reboot/",
+            "/customnode/getlist/",
+            "/api/assets/x/",
+            "/internal/files/output/",
+            "/prompt/",
+        ] {
+            assert_eq!(led("GET", target), None, "{target}");
+        }
+        assert_eq!(led("GET", "/easyuse/save/?x=/"), Some(("{pack}", None, false)));
     }
 
     #[test]

@@ -110,3 +110,19 @@ fn when_a_successor_follows_nobody_carries_anything_when_the_dispatcher_ends() {
         tokio::time::timeout(Duration::from_secs(1), backend.vacant()).await.expect("its carrier has ended");
     });
 }
+
+#[test]
+fn a_job_at_a_backend_does_not_wait_again_when_the_word_of_its_acceptance_comes_late() {
+    let rig = Rig::new();
+    let (job, other) = (rig.accepted(), rig.accepted());
+    let mut dispatcher = rig.dispatcher();
+    let backend = rig.services.backends().values().next().unwrap().clone();
+    let inside = rig.core.enter();
+    dispatcher.carry(job.id, &backend, |_| std::future::pending());
+    drop(inside);
+    let (id, waits) = (job.id, other.id);
+    dispatcher.obey(Command::Accepted(Box::new(job), None));
+    dispatcher.obey(Command::Accepted(Box::new(other), None));
+    assert!(!dispatcher.queue.contains(id), "it would be given away a second time");
+    assert!(dispatcher.queue.contains(waits));
+}
