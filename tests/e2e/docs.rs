@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-const PAGES: [&str; 3] = ["docs/protect-my-comfyui.md", "docs/behind-a-cdn.md", "docs/operations.md"];
+/// Pages whose commands and configurations are tried.
+const PAGES: [&str; 4] =
+    ["docs/protect-my-comfyui.md", "docs/behind-a-cdn.md", "docs/operations.md", "config/README.md"];
 /// Pages whose links are looked at, too.
-const OTHER_PAGES: [&str; 8] = [
+const OTHER_PAGES: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    "config/README.md",
     "packaging/README.md",
     "docs/saas-quickstart.md",
 ];
