@@ -416,6 +416,7 @@ impl Gateway {
             client: ctx.client,
             plain: ctx.plain,
             host: host_of(head),
+            rates: &self.doors.rates,
             failed_logins: &self.doors.failed_logins,
         };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;

@@ -375,3 +375,15 @@ async fn a_packs_route_is_run_by_cookie_from_our_own_page_only() {
     browser.log_out().await;
     browser.page().get("/pack_2/hello").await.expect(401);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_with_a_good_key_count_in_the_tenants_rate() {
+    let plan = "policy = \"default\"\nrequests = { per_second = 0.001, burst = 3 }";
+    let gateway = Gateway::builder().stand_ins(1).plan(plan).start().await;
+    for _ in 0..3 {
+        post_login(&gateway.stranger(), "/gate/login", &gateway.key("acme")).await.expect(303);
+    }
+    let refused = post_login(&gateway.stranger(), "/gate/login", &gateway.key("acme")).await.expect(429);
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("<form"), "{}", refused.text());
+    post_login(&gateway.stranger(), "/gate/login", &gateway.key("bravo")).await.expect(303);
+}

@@ -38,6 +38,9 @@ pub(super) async fn login(call: &Call<'_>) -> Result<Answer, Rejection> {
         }
     };
     let (services, config) = (call.services, call.services.config());
+    // A login is a synced write: it counts as any other request of its tenant.
+    let tenant = services.tenants().tenant(&principal.owner.tenant);
+    call.rates.request(&*tenant.ok_or_else(|| Rejection::internal("a logged-in tenant is not in the registry"))?)?;
     let token = SessionToken::draw(&SystemRandom::new()).map_err(|error| Rejection::internal(error.to_string()))?;
     let row = token.row(principal.owner.clone(), principal.scopes, services.clock.wall());
     // Before the new one: who logs in again does not leave the old session behind.

@@ -15,7 +15,7 @@ pub use info::ObjectInfos;
 pub use lists::Lists;
 pub use login::refusal_page;
 
-use crate::admit::FailedLogins;
+use crate::admit::{Admission, FailedLogins};
 use crate::deliver::answer::Answer;
 use crate::deliver::uploads::ReceivedForm;
 use crate::dispatch::dispatcher::DispatchHandle;
@@ -57,6 +57,8 @@ pub struct Call<'a> {
     pub plain: bool,
     /// The host that the request names.
     pub host: Option<&'a str>,
+    /// Rates of tenants, for public routes that learn only by themselves whose a request is.
+    pub rates: &'a Admission,
     /// Who failed to log in lately.
     pub failed_logins: &'a FailedLogins,
 }

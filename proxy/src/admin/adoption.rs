@@ -284,6 +284,14 @@ impl AdoptionService {
         if bytes == expected { Ok(content) } else { Err(SourceError::Changed.into()) }
     }
 
+    /// Whether a token made that tenant; others are in the tenants file.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn has_made(&self, tenant: &TenantId) -> Result<bool, LedgerError> {
+        Ok(self.ledger.created_tenants().await?.iter().any(|made| made.id == *tenant))
+    }
+
     /// A page of an owner's files; all of its userdata is one page.
     ///
     /// # Errors

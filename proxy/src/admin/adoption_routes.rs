@@ -31,7 +31,7 @@ fn service(services: &Services) -> AdoptionService {
 }
 
 async fn adopt(State(services): State<Arc<Services>>, Json(request): Json<AdoptRequest>) -> Response {
-    if let Some(refusal) = unknown(&services, &request.tenant) {
+    if let Some(refusal) = unknown(&services, &request.tenant).await {
         return refusal;
     }
     match service(&services).adopt(&request).await {
@@ -52,7 +52,7 @@ async fn adopt(State(services): State<Arc<Services>>, Json(request): Json<AdoptR
 }
 
 async fn list(State(services): State<Arc<Services>>, Json(request): Json<PageRequest>) -> Response {
-    if let Some(refusal) = unknown(&services, &request.tenant) {
+    if let Some(refusal) = unknown(&services, &request.tenant).await {
         return refusal;
     }
     match service(&services).page(&request).await {
@@ -69,9 +69,14 @@ async fn content(State(services): State<Arc<Services>>, Json(request): Json<Cont
     }
 }
 
-fn unknown(services: &Services, tenant: &TenantId) -> Option<Response> {
+async fn unknown(services: &Services, tenant: &TenantId) -> Option<Response> {
     if services.tenants().tenant(tenant).is_some() {
         return None;
+    }
+    match service(services).has_made(tenant).await {
+        Ok(true) => return None,
+        Ok(false) => {}
+        Err(error) => return Some(failed(&error)),
     }
     let text = format!("the running gateway has no tenant `{tenant}`");
     Some((StatusCode::UNPROCESSABLE_ENTITY, text).into_response())

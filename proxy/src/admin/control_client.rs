@@ -195,6 +195,7 @@ impl ControlClient {
         }
     }
 
+    /// Any answer, whole.
     async fn exchange(
         &self,
         method: Method,

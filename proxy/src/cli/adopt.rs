@@ -68,9 +68,6 @@ pub struct AdoptArguments {
 pub fn run(arguments: &AdoptArguments) -> anyhow::Result<Exit> {
     let loaded = Config::load(arguments.which.config.as_deref())
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
-    if loaded.config.tenants.tenant(&arguments.tenant).is_none() {
-        bail!("there is no tenant `{}` in the configuration", arguments.tenant);
-    }
     let mut report = Report::default();
     let folders = folders(arguments)?;
     let mut found = Vec::new();
@@ -80,6 +77,7 @@ pub fn run(arguments: &AdoptArguments) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::reach(&loaded.config)?;
+        store.check_tenant(&loaded.config, &arguments.tenant).await?;
         let (files, bytes) = found.iter().fold((0, 0), |(files, bytes), found| {
             (files + found.files.len(), bytes + found.files.iter().map(|(_, bytes)| bytes).sum::<u64>())
         });
@@ -118,6 +116,16 @@ impl Store {
             }
             Err(error) => Err(error).context("the ledger can't be opened"),
         }
+    }
+
+    /// Refuses a tenant that there is not: its files would be nobody's.
+    pub(super) async fn check_tenant(&self, config: &Config, tenant: &TenantId) -> anyhow::Result<()> {
+        let known = match self {
+            // It looks for itself.
+            Self::Gateway(_) => true,
+            Self::Here(service) => config.tenants.tenant(tenant).is_some() || service.has_made(tenant).await?,
+        };
+        if known { Ok(()) } else { bail!("there is no tenant `{tenant}`") }
     }
 
     async fn adopt(&self, request: &AdoptRequest) -> anyhow::Result<Vec<Outcome>> {

@@ -44,16 +44,11 @@ pub fn run(arguments: &ExportArguments, which: &ConfigArgument, json: bool) -> a
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        if loaded.config.tenants.tenant(&arguments.tenant).is_none() {
-            bail!("there is no tenant `{}` in the configuration", arguments.tenant);
-        }
+        let store = Store::reach(&loaded.config)?;
+        store.check_tenant(&loaded.config, &arguments.tenant).await?;
         empty_directory(&arguments.to)?;
-        let export = Export {
-            store: Store::reach(&loaded.config)?,
-            arguments,
-            blobs: loaded.config.state_dir.join("blobs"),
-            to: arguments.to.canonicalize()?,
-        };
+        let export =
+            Export { store, arguments, blobs: loaded.config.state_dir.join("blobs"), to: arguments.to.canonicalize()? };
         let mut report = Report::default();
         for place in Place::ALL {
             export.place(place, &mut report).await?;

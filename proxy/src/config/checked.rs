@@ -218,7 +218,11 @@ impl Checker<'_> {
         let limits = LimitsConfig {
             prompt_bytes_max: or(&raw.prompt_bytes_max, base.prompt_bytes_max),
             upload_bytes_max: or(&raw.upload_bytes_max, base.upload_bytes_max),
-            userdata_bytes_max: or(&raw.userdata_bytes_max, base.userdata_bytes_max),
+            // A smaller budget of bodies lowers what nobody asked for, instead of refusing the whole.
+            userdata_bytes_max: or(
+                &raw.userdata_bytes_max,
+                base.userdata_bytes_max.min(or(&raw.bodies_bytes_max, base.bodies_bytes_max)),
+            ),
             userdata_total_bytes_max: or(&raw.userdata_total_bytes_max, base.userdata_total_bytes_max),
             bodies_bytes_max: or(&raw.bodies_bytes_max, base.bodies_bytes_max),
             head_deadline: raw.head_deadline.unwrap_or(base.head_deadline),

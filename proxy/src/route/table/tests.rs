@@ -63,12 +63,20 @@ fn every_entry_has_a_reason_and_methods() {
 }
 
 #[test]
-fn only_health_and_the_login_are_public_and_only_files_are_signed() {
+fn only_health_the_ca_and_the_login_are_public_and_only_files_are_signed() {
     let open: Vec<_> =
         TABLE.iter().filter(|entry| entry.access != Access::Credential).map(|entry| entry.path).collect();
     assert_eq!(
         open,
-        ["/gate/health", "/gate/files/{file_id}", "/gate/login", "/gate/login", "/gate/logout", "/gate/logout"]
+        [
+            "/gate/health",
+            "/gate/files/{file_id}",
+            "/gate/ca.crt",
+            "/gate/login",
+            "/gate/login",
+            "/gate/logout",
+            "/gate/logout"
+        ]
     );
 }
 
