@@ -16,6 +16,7 @@ mod cli;
 mod client_certificates;
 mod deliver;
 mod dispatch;
+mod docs;
 mod health;
 mod inspect;
 mod jwks;
