@@ -169,6 +169,22 @@ async fn what_was_adopted_is_exported_as_it_was_whether_the_gateway_runs_or_not(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gateway_keeps_on_its_backend_is_adopted_by_nobody() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let base = installation(&gateway);
+    for path in ["input/t/somebody/x.png", "output/t/somebody/job-1/y_00001_.png", "output/pets/t/z.png"] {
+        let path = base.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "a picture").unwrap();
+    }
+    report(&adopt(&gateway, &base, &[]));
+    let acme = gateway.client("acme");
+    acme.get("/view?filename=z.png&type=output&subfolder=pets/t").await.expect(200);
+    acme.get("/view?filename=x.png&type=input&subfolder=t/somebody").await.expect(404);
+    acme.get("/view?filename=y_00001_.png&type=output&subfolder=t/somebody/job-1").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_out_of_the_directory_is_not_followed_and_reported() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let acme = gateway.client("acme");

@@ -195,6 +195,9 @@ fn folders(arguments: &AdoptArguments) -> anyhow::Result<Vec<Folder>> {
     Ok(folders)
 }
 
+/// First segment of every folder that a gateway gives out on a backend.
+const OWN_FOLDER: &str = "t";
+
 /// What lies in a folder.
 struct Found {
     folder: Folder,
@@ -217,6 +220,7 @@ impl Found {
                 match Entry::of(&folder, &entry) {
                     Ok(Entry::Folder(path)) => waiting.push(path),
                     Ok(Entry::File(path, bytes)) => files.push((path, bytes)),
+                    Ok(Entry::OurOwn) => {}
                     Err(reason) => report.refuse(folder.place, &entry.path(), &folder.path, reason),
                 }
             }
@@ -229,6 +233,8 @@ impl Found {
 enum Entry {
     Folder(PathBuf),
     File(UserPath, u64),
+    /// The folder in which gateways keep what they push and what attempts save, of whomever: results there are their owners' already.
+    OurOwn,
 }
 
 impl Entry {
@@ -236,6 +242,10 @@ impl Entry {
         let path = entry.path();
         let kind = entry.file_type().map_err(|error| error.to_string())?;
         if kind.is_dir() {
+            let shared = matches!(folder.place, Place::Input | Place::Output);
+            if shared && path.parent() == Some(&folder.path) && entry.file_name() == OWN_FOLDER {
+                return Ok(Self::OurOwn);
+            }
             return Ok(Self::Folder(path));
         }
         // Of a link, what it leads to; whether that lies within the root is decided where it is opened.
