@@ -74,6 +74,8 @@ pub(super) async fn subscribe_logs(call: &Call<'_>) -> Result<Answer, Rejection>
     let wish: LogsWish = read(&call.body)?;
     let tenant = &call.caller()?.tenant;
     if tenant.is_owner() {
+        // One switch for all pages of the tenant: not for a key that only looks on.
+        crate::authenticate::require(&call.caller()?.principal, Scope::Submit)?;
         for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
             if let Err(error) = backend.comfyui.subscribe_logs(backend.client, wish.enabled).await {
                 tracing::warn!(backend = %backend.id, %error, "the log could not be subscribed");
