@@ -1,4 +1,4 @@
-//! `make bench`: what the gateway adds to three calls, against the same calls made directly to the same stand-in ComfyUI; and its memory.
+//! `make bench`: what the gateway adds to five calls, against the same calls made directly to the same stand-in ComfyUI; and its memory.
 //!
 //! Pairs are interleaved (A B, B A, …) in one run, so that whatever else the machine does falls on both. Printed are medians, their difference and
 //! their ratio; nothing is asserted, since figures of a shared machine prove nothing alone. Directly means plain HTTP/1.1, through the gateway
@@ -17,7 +17,7 @@ mod figures;
 mod side;
 
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Gateway, workflows};
+use comfygate_tests::{Gateway, pictures, workflows};
 use figures::Pairs;
 use serde_json::Value;
 use side::Side;
@@ -43,6 +43,8 @@ async fn main() {
     let prompt = prompts(&mut directly, &mut through, pairs).await;
     let view = views(&mut directly, &mut through, pairs).await;
     let event = events(&mut directly, &mut through, pairs).await;
+    let upload = uploads(&mut directly, &mut through, pairs).await;
+    let setting = settings(&mut directly, &mut through, pairs).await;
     let after = figures::resident_megabytes(gateway.process_id().expect("it runs"));
 
     println!("{pairs} interleaved pairs each, medians in ms, {} cores", std::thread::available_parallelism().unwrap());
@@ -50,6 +52,8 @@ async fn main() {
     prompt.print("POST /prompt, fsynced before 200");
     view.print("GET of a result, signed URL");
     event.print("submit to first progress event");
+    upload.print("POST /upload/image, 1 MB, fsynced");
+    setting.print("POST /settings/{id}, fsynced");
     println!("{:<34} {idle:>9.1} MB (aim: {IDLE_MEMORY_AIM_MB:.0} MB at most)", "resident memory, idle after start");
     println!("{:<34} {after:>9.1} MB", "resident memory, after this run");
 }
@@ -103,6 +107,41 @@ async fn events(directly: &mut Side, through: &mut Side, pairs: u32) -> Pairs {
             let (side, time) = if of_gateway { (&mut *through, &mut gated) } else { (&mut *directly, &mut direct) };
             // One tick of a millisecond: the stand-in reports progress as soon as it can.
             *time = side.first_progress(&varied(workflows::slow("bench-event", 1, 1, false), round)).await;
+        }
+        taken.add(round >= WARM_UP, direct, gated);
+    }
+    taken
+}
+
+/// A picture of about a megabyte, another one each round: hashed, read, synced and named before its answer.
+async fn uploads(directly: &mut Side, through: &mut Side, pairs: u32) -> Pairs {
+    let mut taken = Pairs::default();
+    for round in 0..WARM_UP + pairs {
+        let [_, high, middle, low] = round.to_be_bytes();
+        let picture = pictures::png(600, 580, [high, middle, low]);
+        let form = pictures::form(&[("type", "input")], &format!("bench-{round}.png"), &picture);
+        let (mut direct, mut gated) = (Duration::ZERO, Duration::ZERO);
+        for of_gateway in order(round) {
+            let (side, time) = if of_gateway { (&mut *through, &mut gated) } else { (&mut *directly, &mut direct) };
+            *time = side.post("/upload/image", &form_type(), form.clone().into()).await;
+        }
+        taken.add(round >= WARM_UP, direct, gated);
+    }
+    taken
+}
+
+fn form_type() -> String {
+    format!("multipart/form-data; boundary={}", pictures::BOUNDARY)
+}
+
+/// A setting as the page writes it at each click: ComfyUI writes a file, the gateway commits a transaction.
+async fn settings(directly: &mut Side, through: &mut Side, pairs: u32) -> Pairs {
+    let mut taken = Pairs::default();
+    for round in 0..WARM_UP + pairs {
+        let (mut direct, mut gated) = (Duration::ZERO, Duration::ZERO);
+        for of_gateway in order(round) {
+            let (side, time) = if of_gateway { (&mut *through, &mut gated) } else { (&mut *directly, &mut direct) };
+            *time = side.post("/settings/Bench.Round", "text/plain", round.to_string().into()).await;
         }
         taken.add(round >= WARM_UP, direct, gated);
     }

@@ -65,6 +65,11 @@ impl Side {
         elapsed
     }
 
+    /// Posts a body of this type; gives how long the answer took.
+    pub(crate) async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> Duration {
+        self.call_as("POST", path, content_type, body).await.1
+    }
+
     /// Fetches a file, whole.
     pub(crate) async fn fetch(&mut self, path: &str) -> Duration {
         let (body, elapsed) = self.call("GET", path, Bytes::new()).await;
@@ -108,6 +113,10 @@ impl Side {
 
     /// One call on the kept connection, timed from sending to the last byte of the answer.
     async fn call(&mut self, method: &str, path: &str, body: Bytes) -> (Bytes, Duration) {
+        self.call_as(method, path, "application/json", body).await
+    }
+
+    async fn call_as(&mut self, method: &str, path: &str, content_type: &str, body: Bytes) -> (Bytes, Duration) {
         // Whoever keeps connections closes one now and then; opening the next is not what is measured.
         if self.sender.ready().await.is_err() {
             self.sender = sender(self.address, self.gate.as_ref()).await;
@@ -119,7 +128,7 @@ impl Side {
             }
         }
         if !body.is_empty() {
-            request = request.header("content-type", "application/json");
+            request = request.header("content-type", content_type);
         }
         let request = request.body(Full::new(body)).unwrap();
         let start = Instant::now();
