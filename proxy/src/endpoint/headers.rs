@@ -48,7 +48,7 @@ pub enum HeaderError {
     /// No header name at all.
     #[error("this is no name of a header")]
     Name,
-    /// See [`RESERVED`].
+    /// One of those that frame a request or that the gateway writes itself.
     #[error("`{0}` is a header that the gateway writes itself, or that changes how a request is read")]
     Reserved(String),
     /// Named twice, in whatever case.
