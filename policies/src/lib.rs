@@ -10,6 +10,7 @@ mod bounds;
 mod checks;
 mod prune;
 mod rewrite;
+pub mod suggest;
 pub mod verdict;
 
 #[cfg(feature = "fuzzing")]
@@ -26,6 +27,7 @@ pub use submission::{
     BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
     PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
 };
+pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};
 pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
 pub use workflow::json::NUMBER_CHARS_MAX;

@@ -82,10 +82,21 @@ fn at(node: &Node, input: &str, code: &'static str, kind: ViolationKind, message
 /// A violation of a node.
 fn of(node: &Node, code: &'static str, kind: ViolationKind, message: String) -> Violation {
     let (id, class) = (Some(node.id.clone()), Some(node.class.clone()));
-    Violation { code, kind, node: id, class, input: None, bound: None, limit: None, chain: None, message }
+    Violation { code, kind, node: id, class, input: None, bound: None, limit: None, key: None, chain: None, message }
 }
 
 /// A violation of the whole.
 fn whole(code: &'static str, kind: ViolationKind, message: String) -> Violation {
-    Violation { code, kind, node: None, class: None, input: None, bound: None, limit: None, chain: None, message }
+    Violation {
+        code,
+        kind,
+        node: None,
+        class: None,
+        input: None,
+        bound: None,
+        limit: None,
+        key: None,
+        chain: None,
+        message,
+    }
 }
