@@ -8,13 +8,14 @@ use super::{Facts, Value, number, sigmas_in_text};
 use crate::catalogue::{ClassSignature, InputKind};
 use crate::verdict::Cost;
 use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Pixels of one SDXL image.
 const UNIT_PIXELS: f64 = 1024.0 * 1024.0;
 
 /// The inputs of `node` that hold a value of `kind`.
 fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -> Vec<(&'a str, Value, bool)> {
-    let of = |(name, input): &'a (String, Input)| {
+    let of = |(name, input): &'a (Text, Input)| {
         (class.input_kind(node, name) == Some(kind)).then_some((
             name.as_str(),
             Value::Unknown,
