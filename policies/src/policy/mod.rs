@@ -125,6 +125,26 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
+    /// No cap at all; the factors are those that fit every model.
+    fn none() -> Self {
+        Self {
+            steps: None,
+            steps_total: None,
+            width: None,
+            height: None,
+            pixels: None,
+            pixels_total: None,
+            batch: None,
+            frames: None,
+            seconds: None,
+            denoise_min: None,
+            nodes: None,
+            outputs: None,
+            upscale_model_factor: UPSCALE_MODEL_FACTOR_MAX,
+            vae_scale: VAE_SCALE_MAX,
+        }
+    }
+
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
         [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
@@ -200,6 +220,12 @@ impl Policy {
     /// Whether this class is taken on trust: ComfyUI judges its inputs, not we. Its own classes are judged in either posture.
     pub(crate) fn trusts(&self, class: &ClassSignature) -> bool {
         self.posture == Posture::Owner && !class.is_core()
+    }
+
+    /// The same policy without caps on what is made; what it says of the models stays.
+    pub(crate) fn without_caps(&self) -> Policy {
+        let Caps { upscale_model_factor, vae_scale, .. } = self.caps;
+        Policy { caps: Caps { upscale_model_factor, vae_scale, ..Caps::none() }, ..self.clone() }
     }
 
     /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.
