@@ -23,9 +23,27 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 SizeFault::OverCap { what, bound, limit } => {
                     let message = format!("may make {what} of {bound}, and {limit} is allowed");
                     let (bound, limit) = (Some(bound.to_string()), Some(limit.to_string()));
-                    Violation { bound, limit, ..of(node, "size_exceeded", ViolationKind::Denied, message) }
+                    Violation {
+                        bound,
+                        limit,
+                        key: cap_key(what),
+                        ..of(node, "size_exceeded", ViolationKind::Denied, message)
+                    }
                 }
             });
         }
     }
+}
+
+/// The key of the cap on this part of a size.
+fn cap_key(what: &str) -> Option<&'static str> {
+    Some(match what {
+        "width" => "caps.width",
+        "height" => "caps.height",
+        "pixels" => "caps.megapixels",
+        "pixels_total" => "caps.megapixels_total",
+        "batch" => "caps.batch",
+        "frames" => "caps.frames",
+        _ => return None,
+    })
 }

@@ -227,6 +227,17 @@ impl Policy {
         self.samplers.allows(name)
     }
 
+    /// The list that stands against a sampler or scheduler which the rule `code` refuses.
+    pub(crate) fn list_against(&self, code: &str, name: &str) -> Option<&'static str> {
+        match code {
+            "sampler_refused" if self.samplers.denies(name) => Some("samplers.deny"),
+            "sampler_refused" => Some("samplers.allow"),
+            "scheduler_refused" if self.schedulers.denies(name) => Some("schedulers.deny"),
+            "scheduler_refused" => Some("schedulers.allow"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn allows_scheduler(&self, name: &str) -> bool {
         self.schedulers.allows(name)
     }
