@@ -3,6 +3,7 @@
 //! In comes TOML as a person wrote it, out comes a [`Policy`] that is checked once and asked often, or [`PolicyErrors`]: every fault at once. What a policy does not
 //! mention is not allowed (classes) or not limited (caps); the rules of structure, links, files and save prefixes hold under every policy.
 
+mod bans;
 mod fault;
 mod raw;
 
@@ -72,6 +73,7 @@ pub struct Policy {
     samplers: Allowance,
     schedulers: Allowance,
     pub(crate) caps: Caps,
+    bans: bans::Bans,
 }
 
 /// Names that are allowed; a denial wins.
@@ -168,6 +170,8 @@ pub(crate) enum ClassRefusal {
     Denied,
     /// No pattern of `allow` names it.
     NotAllowed,
+    /// An operator banned it for everybody.
+    Banned,
 }
 
 impl Policy {
@@ -197,9 +201,9 @@ impl Policy {
         Self::from_toml(text).ok()
     }
 
-    /// SHA-256 of the document's text and of the rules that the engine adds.
+    /// SHA-256 of the document's text and of the rules that the engine adds, with the classes that are banned.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.banned_digest(self.digest)
     }
 
     /// The name that the document gives itself.
@@ -230,6 +234,9 @@ impl Policy {
 
     /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.
     pub(crate) fn class_refusal(&self, class: &ClassSignature) -> Option<ClassRefusal> {
+        if self.bans.has(class.name()) {
+            return Some(ClassRefusal::Banned);
+        }
         if self.classes.denies(class.name()) || self.packs.denies(class.module()) {
             return Some(ClassRefusal::Denied);
         }
