@@ -8,6 +8,7 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+pub mod cost;
 mod rewrite;
 pub mod suggest;
 pub mod verdict;
@@ -18,6 +19,7 @@ pub mod fuzzing;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
@@ -50,8 +52,9 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
         return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
     }
     violations.truncate(VIOLATIONS_MAX);
+    let cost = cost::cost(&subject.facts, policy.costs());
     let dependents = dependents(parsed, &subject.outputs, &violations);
-    Verdict::Deny(Violations::new(violations, dependents))
+    Verdict::Deny(Violations::new(violations, dependents, cost))
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.

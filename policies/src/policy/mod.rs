@@ -6,11 +6,14 @@
 mod fault;
 mod raw;
 
+use std::sync::Arc;
+
 use globset::GlobSet;
 
 pub use fault::{PolicyError, PolicyErrors};
 
 use crate::catalogue::ClassSignature;
+use crate::cost::CostModel;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
@@ -72,6 +75,7 @@ pub struct Policy {
     samplers: Allowance,
     schedulers: Allowance,
     pub(crate) caps: Caps,
+    costs: Arc<CostModel>,
 }
 
 /// Names that are allowed; a denial wins.
@@ -185,6 +189,19 @@ impl Policy {
     /// The name that the document gives itself.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// This policy with another table of what models cost.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Arc<CostModel>) -> Policy {
+        self.digest = Digest::of(format!("{}\n{}", self.digest, costs.digest()).as_bytes());
+        self.costs = costs;
+        self
+    }
+
+    /// What models cost.
+    pub(crate) fn costs(&self) -> &CostModel {
+        &self.costs
     }
 
     /// Who it is for.
