@@ -13,7 +13,7 @@ mod transfer;
 
 use std::collections::HashMap;
 
-pub(crate) use cost::{cost, sampling_steps};
+pub(crate) use cost::sampling_steps;
 pub(crate) use numbers::{Need, chain, limit, need, number, sigmas_in_text};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
