@@ -10,9 +10,9 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::bounds;
 use crate::catalogue::{ClassSignature, InputKind};
 use crate::checks::Subject;
+use crate::cost;
 use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
@@ -163,7 +163,7 @@ impl ApprovedWorkflow {
             omitted: BTreeSet::new(),
             dropped: Vec::new(),
             replaced: Vec::new(),
-            cost: bounds::cost(&subject.facts),
+            cost: cost::cost(&subject.facts, subject.policy.costs()),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
             pruned,
