@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real
+.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real differential
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -141,6 +141,14 @@ static: needs ## the same as one static binary (musl), for any Linux of this pro
 	ls -l "$(TARGET_DIR)/$$target/release/comfygate"
 	# "statically linked", or the libraries that are left.
 	ldd "$(TARGET_DIR)/$$target/release/comfygate" || true
+
+differential: needs ## the policy engine against a real ComfyUI on generated graphs: COMFYUI_URLS=http://… DIFFERENTIAL_GRAPHS=2000
+	@if [ -z "$${COMFYUI_URLS:-}" ]; then
+		echo 'skipped: the engine against a real ComfyUI on generated graphs: set COMFYUI_URLS to one of release 0.8.0 that is started with --extra-model-paths-config FILE,'
+		echo "         where FILE says: differential: {custom_nodes: '$(abspath tests/differential)'}"
+		exit 0
+	fi
+	cargo test -p comfygate-tests --locked --test differential -- --nocapture --test-threads 1
 
 real: needs ## conformance and end-to-end tests on a real ComfyUI: COMFYUI_URL=http://… COMFYUI_URLS=http://…,http://…
 	@if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then
