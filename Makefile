@@ -20,7 +20,7 @@ BROWSER := $(TARGET_DIR)/browser
 TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' $(PAGES)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 needs:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.90 or later from https://rustup.rs' >&2; exit 1; }

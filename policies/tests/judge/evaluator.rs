@@ -1047,7 +1047,6 @@ fn schedules(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         "KarrasScheduler"
         | "ExponentialScheduler"
         | "PolyexponentialScheduler"
-        | "LaplaceScheduler"
         | "VPScheduler"
         | "LTXVScheduler"
         | "Flux2Scheduler" => one(a.int("steps")? + 1),
