@@ -8,7 +8,9 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+mod prune;
 mod rewrite;
+pub mod suggest;
 pub mod verdict;
 
 #[cfg(feature = "fuzzing")]
@@ -25,12 +27,12 @@ pub use submission::{
     BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
     PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
 };
+pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};
 pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
 pub use workflow::json::NUMBER_CHARS_MAX;
 pub use workflow::node::{NodeClass, NodeId};
 
-use bounds::Facts;
 use checks::Subject;
 use workflow::graph::{NodeIndex, links};
 
@@ -39,17 +41,26 @@ pub const VIOLATIONS_MAX: usize = 1000;
 
 /// Whether a submission may run under a policy: with every reason if not, in its rewritten form if so. `files` are those that this caller may name, of
 /// [`Parsed::file_references`].
+///
+/// A broken rule of the policy refuses the whole. Where nodes are only invalid, the outputs that do not depend on them run, as in ComfyUI ([`ApprovedWorkflow::pruned`]).
 pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
-    let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
-    let outputs = running_outputs(parsed, catalogue);
-    let subject = Subject { parsed, policy, files, facts, outputs };
+    let subject = Subject::of(parsed, policy, catalogue, files);
     let mut violations = checks::all(&subject);
     if violations.is_empty() {
-        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
+        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, None)));
     }
+    let rest = prune::rest(&subject, &violations);
     violations.truncate(VIOLATIONS_MAX);
     let dependents = dependents(parsed, &subject.outputs, &violations);
-    Verdict::Deny(Violations::new(violations, dependents))
+    let violations = Violations::new(violations, dependents);
+    if let Some(rest) = rest {
+        // SECURITY: what is left is judged from the beginning: nothing that was found out about the whole counts for it.
+        let subject = Subject::of(&rest, policy, catalogue, files);
+        if checks::all(&subject).is_empty() {
+            return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, Some(violations))));
+        }
+    }
+    Verdict::Deny(violations)
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
-use crate::workflow::graph::{GraphFault, Workflow};
+use crate::workflow::graph::{GraphFault, NodeIndex, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
 use crate::workflow::node::{NodeClass, NodeId};
 
@@ -56,6 +56,9 @@ const EXTRA_LIMITS: Limits = Limits {
 };
 const ENVELOPE_LIMITS: Limits =
     Limits { depth_max: 8, string_bytes_max: ENVELOPE_BYTES_MAX, values_max: 4096, bytes_max: ENVELOPE_BYTES_MAX };
+
+/// What is told to whoever sends the web page's own file of a workflow.
+const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run; export it for programs with \"Workflow → Export (API)\" in the page's menu";
 
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
@@ -122,6 +125,11 @@ fn read_envelope(text: &str) -> Result<RawSubmission, Fault> {
             "prompt_id" => raw.prompt_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "client_id" => raw.client_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "partial_execution_targets" => raw.targets = Some(reader.part(ENVELOPE_LIMITS)?),
+            // The page's own form, sent as it is: its list of nodes may be long.
+            "nodes" if raw.prompt.is_none() && reader.at_list() => {
+                reader.part(EXTRA_LIMITS)?;
+                return Err(reader.fault("page_format", PAGE_FORMAT));
+            }
             _ => drop(reader.part(ENVELOPE_LIMITS)?),
         }
         Ok(())
@@ -135,6 +143,10 @@ impl RawSubmission {
         let Some(prompt) = &self.prompt else {
             return Err(ParseError::of("no_prompt", None, "no prompt provided".to_owned()));
         };
+        // No node is a list, so this is no graph that anybody could run.
+        if matches!(prompt.get("nodes"), Some(Json::List(_))) {
+            return Err(ParseError::of("page_format", Some(pointer(&["prompt"])), PAGE_FORMAT.to_owned()));
+        }
         let extra = self.extra_data.unwrap_or(Json::Null);
         if !matches!(extra, Json::Null | Json::Object(_)) {
             return Err(wrong_type(&["extra_data"], "an object", &extra));
@@ -236,6 +248,14 @@ fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError>
 }
 
 impl Parsed {
+    /// The same without these nodes and without targets among them. None if another node links to one of them.
+    pub(crate) fn without(&self, gone: &HashSet<NodeIndex>) -> Option<Self> {
+        let workflow = self.workflow.without(gone)?;
+        let left = |targets: &Vec<NodeId>| targets.iter().filter(|id| workflow.find(id).is_some()).cloned().collect();
+        let targets = self.targets.as_ref().map(left);
+        Some(Self { workflow, targets, ..self.clone() })
+    }
+
     /// The classes of its nodes, in the caller's order, repeats included.
     pub fn classes(&self) -> impl Iterator<Item = &NodeClass> {
         self.workflow.nodes().iter().map(|node| &node.class)
@@ -352,6 +372,15 @@ impl ParseError {
         self.kind
     }
 
+    /// The fault in the form of a violation, for a program: `{code, node, class, input, pointer, bound, limit, because}`.
+    pub fn to_json(&self) -> Value {
+        let none = Value::Null;
+        json!({
+            "code": self.code, "node": none, "class": none, "input": none,
+            "pointer": self.pointer.as_deref().unwrap_or_default(), "bound": none, "limit": none, "because": self.to_string(),
+        })
+    }
+
     /// The fault in the shape of ComfyUI's own answers, with an empty `node_errors`. Codes that ComfyUI knows as error types keep their name.
     pub fn to_comfyui(&self) -> Value {
         let known =
@@ -395,6 +424,18 @@ mod tests {
         assert!(parse(with(&format!(r#""client_id":"{}""#, "a".repeat(128))).as_bytes()).is_ok());
         assert_eq!(code(&with(&format!(r#""client_id":"{}""#, "a".repeat(129)))), "invalid_id");
         assert_eq!(code(&with(r#""client_id":"a b""#)), "invalid_id");
+    }
+
+    #[test]
+    fn the_page_s_own_format_is_recognised_wherever_it_stands() {
+        let page = r#"{"last_node_id":2,"nodes":[{"id":1,"type":"KSampler"}],"links":[],"version":0.4}"#;
+        assert_eq!(code(page), "page_format");
+        assert_eq!(code(&format!(r#"{{"prompt":{page}}}"#)), "page_format");
+        let error = parse(page.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("Export (API)"), "{error}");
+        // A node may be named so.
+        assert!(parse(br#"{"prompt":{"nodes":{"class_type":"A","inputs":{}}},"links":[]}"#).is_ok());
+        assert_eq!(code(r#"{"nodes":{}}"#), "no_prompt");
     }
 
     #[test]

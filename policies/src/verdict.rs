@@ -54,6 +54,8 @@ pub struct Violation {
     pub bound: Option<String>,
     /// The limit that it breaks.
     pub limit: Option<String>,
+    /// The key of the policy document that says so, such as `caps.width`; none where no document can allow it, and for classes, whose lists are known by the code.
+    pub key: Option<&'static str>,
     /// Where a linked value comes from, such as `linked from 7 (PrimitiveInt.value)`.
     pub chain: Option<String>,
     /// For people, whole.
@@ -73,6 +75,22 @@ impl Violation {
             }
         }
         out
+    }
+
+    /// Why, in words: the message, and the chain of nodes that led to the bound.
+    pub fn because(&self) -> String {
+        match &self.chain {
+            Some(chain) if !self.message.contains(chain.as_str()) => format!("{}: {chain}", self.message),
+            _ => self.message.clone(),
+        }
+    }
+
+    /// For a program: `{code, node, class, input, pointer, bound, limit, because}`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "code": self.code, "node": self.node, "class": self.class, "input": self.input, "pointer": self.pointer(),
+            "bound": self.bound, "limit": self.limit, "because": self.because(),
+        })
     }
 
     /// ComfyUI's own name for this error, where it has one; the stock page shows unknown ones as they are.
@@ -152,18 +170,30 @@ impl Violations {
     /// ComfyUI's own form of a refusal, by which the stock page marks the nodes: `{"error": E, "node_errors": {id: {"errors": [E], "dependent_outputs": [id],
     /// "class_type": …}}}` with E = `{type, message, details, extra_info}` (ComfyUI 0.8.0, `server.py` `post_prompt`).
     pub fn to_comfyui(&self) -> Value {
+        json!({ "error": self.headline(), "node_errors": self.node_errors(|_| true) })
+    }
+
+    /// The `node_errors` of nodes that an output depends on: ComfyUI does not look at others.
+    pub(crate) fn reached_node_errors(&self) -> Value {
+        self.node_errors(|outputs| !outputs.is_empty())
+    }
+
+    fn node_errors(&self, wanted: impl Fn(&[NodeId]) -> bool) -> Value {
         let mut nodes: Map<String, Value> = Map::new();
         for violation in &self.list {
             let Some(node) = &violation.node else { continue };
-            let entry = nodes.entry(node.to_string()).or_insert_with(|| {
-                let outputs = self.dependents.get(node).cloned().unwrap_or_default();
-                json!({ "errors": [], "dependent_outputs": outputs, "class_type": violation.class })
-            });
+            let outputs = self.dependents.get(node).map(Vec::as_slice).unwrap_or_default();
+            if !wanted(outputs) {
+                continue;
+            }
+            let entry = nodes.entry(node.to_string()).or_insert_with(
+                || json!({ "errors": [], "dependent_outputs": outputs, "class_type": violation.class }),
+            );
             if let Some(errors) = entry.get_mut("errors").and_then(Value::as_array_mut) {
                 errors.push(violation.to_comfyui());
             }
         }
-        json!({ "error": self.headline(), "node_errors": nodes })
+        Value::Object(nodes)
     }
 
     fn headline(&self) -> Value {
@@ -185,16 +215,9 @@ impl Violations {
         })
     }
 
-    /// All violations for a program: `[{code, node, class, input, pointer, bound, limit, chain, message}]`.
+    /// All violations for a program: `[{code, node, class, input, pointer, bound, limit, because}]`.
     pub fn to_json(&self) -> Value {
-        let one = |violation: &Violation| {
-            json!({
-                "code": violation.code, "node": violation.node, "class": violation.class, "input": violation.input,
-                "pointer": violation.pointer(), "bound": violation.bound, "limit": violation.limit,
-                "chain": violation.chain, "message": violation.message,
-            })
-        };
-        Value::Array(self.list.iter().map(one).collect())
+        Value::Array(self.list.iter().map(Violation::to_json).collect())
     }
 }
 

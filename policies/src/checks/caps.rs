@@ -3,6 +3,7 @@
 use super::{Subject, at, of};
 use crate::bounds::{Need, Value, chain, need, number, sampling_steps, sigmas_in_text};
 use crate::catalogue::{DeclaredType, InputKind, InputSignature};
+use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node};
 
@@ -51,9 +52,13 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     };
     // ComfyUI checks the declared range of literals only; for those the inputs rule speaks.
     let max = max.filter(|max| linked && hi > *max);
-    let least = limit.filter(|limit| hi > *limit).or(max);
-    if let Some(limit) = least {
-        return Some(over(subject, node, name, hi, limit));
+    if let Some(limit) = limit.filter(|limit| hi > *limit) {
+        let key = cap_key(kind, &subject.policy.caps);
+        return Some(Violation { key, ..over(subject, node, name, hi, limit) });
+    }
+    // No policy allows more than the class takes.
+    if let Some(max) = max {
+        return Some(over(subject, node, name, hi, max));
     }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
@@ -61,6 +66,26 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     let message = format!("{name} ≥ {lo}, and at least {min} is declared: {}", chain.as_deref().unwrap_or("a literal"));
     let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
     Some(Violation { bound, limit, chain, ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message) })
+}
+
+/// The key whose limit [`limit`](crate::bounds::limit) is, the lesser of two.
+fn cap_key(kind: InputKind, caps: &Caps) -> Option<&'static str> {
+    let lesser = |a: (Option<i128>, &'static str), b: (Option<i128>, &'static str)| match (a.0, b.0) {
+        (Some(first), Some(second)) if second < first => b.1,
+        (None, Some(_)) => b.1,
+        _ => a.1,
+    };
+    Some(match kind {
+        InputKind::Steps => lesser((caps.steps, "caps.steps"), (caps.steps_total, "caps.steps_total")),
+        InputKind::Width => "caps.width",
+        InputKind::Height => "caps.height",
+        InputKind::Side => lesser((caps.width, "caps.width"), (caps.height, "caps.height")),
+        InputKind::Megapixels => "caps.megapixels",
+        InputKind::Batch => "caps.batch",
+        InputKind::Frames => "caps.frames",
+        InputKind::Seconds => "caps.seconds",
+        _ => return None,
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "compared with caps below 2^53; beyond, both sides round alike")]
@@ -112,9 +137,10 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
     };
     let steps = i128::try_from(sigmas_in_text(text)).unwrap_or(i128::MAX);
     let limit = caps.steps.into_iter().chain(caps.steps_total).min().filter(|limit| steps > *limit)?;
+    let key = cap_key(InputKind::Steps, caps);
     let message = format!("{name} holds {steps} numbers, each a step, and {limit} are allowed");
     let (bound, limit) = (Some(steps.to_string()), Some(limit.to_string()));
-    Some(Violation { bound, limit, ..at(node, name, "cap_exceeded", ViolationKind::Denied, message) })
+    Some(Violation { bound, limit, key, ..at(node, name, "cap_exceeded", ViolationKind::Denied, message) })
 }
 
 /// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
@@ -129,7 +155,8 @@ fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &Input
     let chain = chain(&subject.facts, node, &name);
     let message = format!("{name} may be {lo}, and {floor} is the least that is allowed apart from 0");
     let (bound, limit) = (Some(lo.to_string()), Some(floor.to_string()));
-    Some(Violation { bound, limit, chain, ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message) })
+    let key = Some("caps.denoise_min");
+    Some(Violation { bound, limit, key, chain, ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message) })
 }
 
 /// Steps as they run: stretched schedules, and the sum over all samplers.
@@ -162,7 +189,7 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     let message = format!("runs up to {steps} steps, and {cap} are allowed");
                     let (bound, limit) = (Some(steps.to_string()), Some(cap.to_string()));
                     let violation = of(node, "cap_exceeded", ViolationKind::Denied, message);
-                    out.push(Violation { bound, limit, ..violation });
+                    out.push(Violation { bound, limit, key: Some("caps.steps"), ..violation });
                 }
             }
         }
@@ -171,6 +198,6 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         let message = format!("all samplers together run up to {total} steps, and {cap} are allowed");
         let (bound, limit) = (Some(total.to_string()), Some(cap.to_string()));
         let violation = super::whole("steps_total_exceeded", ViolationKind::Denied, message);
-        out.push(Violation { bound, limit, ..violation });
+        out.push(Violation { bound, limit, key: Some("caps.steps_total"), ..violation });
     }
 }

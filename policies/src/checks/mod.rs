@@ -5,17 +5,19 @@
 
 mod caps;
 mod classes;
+mod crash;
 mod files;
 mod inputs;
 mod links;
 pub(crate) mod paths;
+mod regex;
 mod samplers;
 mod sizes;
 mod texts;
 mod whole;
 
 use crate::bounds::Facts;
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{Catalogue, ClassSignature};
 use crate::files::FileFacts;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
@@ -34,6 +36,13 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
+    /// A submission with everything that is known about it.
+    pub(crate) fn of(parsed: &'a Parsed, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
+        let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
+        let outputs = crate::running_outputs(parsed, catalogue);
+        Self { parsed, policy, files, facts, outputs }
+    }
+
     /// Whether the whole installation is trusted.
     fn owner(&self) -> bool {
         self.policy.posture() == Posture::Owner
@@ -61,6 +70,8 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         samplers::check,
         sizes::check,
         texts::check,
+        crash::check,
+        regex::check,
     ] {
         rule(subject, &mut out);
     }
@@ -75,10 +86,21 @@ fn at(node: &Node, input: &str, code: &'static str, kind: ViolationKind, message
 /// A violation of a node.
 fn of(node: &Node, code: &'static str, kind: ViolationKind, message: String) -> Violation {
     let (id, class) = (Some(node.id.clone()), Some(node.class.clone()));
-    Violation { code, kind, node: id, class, input: None, bound: None, limit: None, chain: None, message }
+    Violation { code, kind, node: id, class, input: None, bound: None, limit: None, key: None, chain: None, message }
 }
 
 /// A violation of the whole.
 fn whole(code: &'static str, kind: ViolationKind, message: String) -> Violation {
-    Violation { code, kind, node: None, class: None, input: None, bound: None, limit: None, chain: None, message }
+    Violation {
+        code,
+        kind,
+        node: None,
+        class: None,
+        input: None,
+        bound: None,
+        limit: None,
+        key: None,
+        chain: None,
+        message,
+    }
 }

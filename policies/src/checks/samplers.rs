@@ -18,7 +18,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let unbounded = subject.policy.caps.limits_steps() && text == "dpm_adaptive";
             if unbounded || !allowed(subject.policy, text) {
                 let message = format!("the policy does not allow `{}` here", shown(text));
-                out.push(at(node, name, code, ViolationKind::Denied, message));
+                // No list allows what has no number of steps while steps are capped.
+                let key = if unbounded { None } else { subject.policy.list_against(code, text) };
+                let bound = Some(text.to_owned());
+                out.push(Violation { bound, key, ..at(node, name, code, ViolationKind::Denied, message) });
             }
         }
     }

@@ -20,15 +20,16 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         ));
     }
     let counts = [
-        ("too_many_nodes", "nodes", subject.parsed.workflow.nodes().len(), caps.nodes),
-        ("too_many_outputs", "output nodes", subject.outputs.len(), caps.outputs),
+        ("too_many_nodes", "caps.nodes", "nodes", subject.parsed.workflow.nodes().len(), caps.nodes),
+        ("too_many_outputs", "caps.outputs", "output nodes", subject.outputs.len(), caps.outputs),
     ];
-    for (code, what, count, cap) in counts {
+    for (code, key, what, count, cap) in counts {
         let count = i128::try_from(count).unwrap_or(i128::MAX);
         if let Some(cap) = cap.filter(|cap| count > *cap) {
             let message = format!("{count} {what}, and the policy allows {cap}");
             let (bound, limit) = (Some(count.to_string()), Some(cap.to_string()));
-            out.push(Violation { bound, limit, ..whole(code, ViolationKind::Denied, message) });
+            let key = Some(key);
+            out.push(Violation { bound, limit, key, ..whole(code, ViolationKind::Denied, message) });
         }
     }
 }

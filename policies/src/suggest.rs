@@ -1,0 +1,175 @@
+//! What would have to stand in a policy for a violation not to arise.
+//!
+//! In comes a [`Violation`], out comes the one change of the document that answers it, or nothing where no document can: files of others, crash rules, closed classes and faults of form hold under
+//! every policy. A suggestion is a statement of fact, not advice: whether to write it is the operator's to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::verdict::Violation;
+
+/// How a key of a policy document changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The cap becomes this number: the smallest at which the violation is gone.
+    Raise(f64),
+    /// The floor becomes this number: the largest at which the violation is gone.
+    Lower(f64),
+    /// The list gets this name besides what it holds.
+    Add(String),
+    /// The list loses every pattern that matches this name; no line that is added helps, for a denial wins.
+    Remove(String),
+    /// The key becomes this TOML value.
+    Set(String),
+}
+
+/// A change of one key of a policy document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Suggestion {
+    /// The key with its section, such as `caps.width` or `classes.allow`.
+    pub key: String,
+    /// What becomes of it.
+    pub change: Change,
+}
+
+/// The change of the document that would have let this violation not arise; none where no policy allows it. Several violations may need several: see [`lines`].
+///
+/// ```
+/// use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, decide, parse, suggestion};
+/// let body = br#"{"prompt": {"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+///     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}}"#;
+/// let policy = Policy::from_toml("name = \"p\"\n[classes]\nallow = [\"PreviewImage\"]").unwrap();
+/// let Verdict::Deny(violations) = decide(&parse(body).unwrap(), &policy, Catalogue::builtin(), &FileFacts::none()) else { panic!() };
+/// let found = violations.iter().find_map(suggestion).unwrap();
+/// assert_eq!(found.to_string(), "classes.allow: add \"EmptyImage\"");
+/// ```
+pub fn suggestion(violation: &Violation) -> Option<Suggestion> {
+    let made = |key: &str, change: Change| Some(Suggestion { key: key.to_owned(), change });
+    let class = || violation.class.as_ref().map(|class| class.as_str().to_owned());
+    match violation.code {
+        "class_not_allowed" => made("classes.allow", Change::Add(class()?)),
+        "class_denied" => made("classes.deny", Change::Remove(class()?)),
+        _ => {
+            let key = violation.key?;
+            let change = match (key, key.rsplit('.').next()?) {
+                ("caps.denoise_min", _) => Change::Lower(number(violation)?),
+                ("caps.megapixels" | "caps.megapixels_total" | "caps.seconds" | "cost_limit", _) => {
+                    Change::Raise(up_to_tenths(number(violation)?))
+                }
+                (_, "allow") => Change::Add(violation.bound.clone()?),
+                (_, "deny") => Change::Remove(violation.bound.clone()?),
+                _ => Change::Raise(number(violation)?.ceil()),
+            };
+            made(key, change)
+        }
+    }
+}
+
+/// The bound of a violation as the number that its key is written in. Beyond 2^53 nobody means it: such a bound says "without end".
+fn number(violation: &Violation) -> Option<f64> {
+    let bound: f64 = violation.bound.as_deref()?.parse().ok()?;
+    // Sizes are told in pixels, and their caps are written in millions of them.
+    let number = match violation.key {
+        // At an input the unit is ComfyUI's: 1024² pixels.
+        Some("caps.megapixels") if violation.code == "cap_exceeded" => bound * 1.048_576,
+        Some("caps.megapixels" | "caps.megapixels_total") => bound / 1_000_000.0,
+        _ => bound,
+    };
+    (number.is_finite() && number > 0.0 && number < 9_007_199_254_740_992.0).then_some(number)
+}
+
+/// Rounded up to a tenth, so that people can read it.
+fn up_to_tenths(number: f64) -> f64 {
+    (number * 10.0).ceil() / 10.0
+}
+
+impl Suggestion {
+    /// The section that the key stands in; empty at the top.
+    pub fn section(&self) -> &str {
+        self.key.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The key within its section.
+    pub fn name(&self) -> &str {
+        self.key.rsplit_once('.').map_or(self.key.as_str(), |(_, name)| name)
+    }
+}
+
+impl fmt::Display for Suggestion {
+    /// In one line, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            Change::Raise(to) => write!(f, "{}: at least {to}", self.key),
+            Change::Lower(to) => write!(f, "{}: at most {to}", self.key),
+            Change::Add(name) => write!(f, "{}: add {}", self.key, quoted(name)),
+            Change::Remove(name) => write!(f, "{}: take out what matches {}", self.key, quoted(name)),
+            Change::Set(value) => write!(f, "{} = {value}", self.key),
+        }
+    }
+}
+
+/// A text as TOML writes it.
+pub(crate) fn quoted(text: &str) -> String {
+    // The escapes of JSON are escapes of TOML, which wants one character more escaped.
+    serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
+}
+
+/// The lines of a document that answer all of these violations together, section by section: the largest of several caps, every name once, in a stable order. In a document with `extends`
+/// they may stand as they are; elsewhere they are to be merged by hand. Empty if no policy allows any of it. What has to be taken out stands there as a comment.
+pub fn lines<'a>(violations: impl IntoIterator<Item = &'a Violation>) -> String {
+    let mut keys: BTreeMap<(String, String), Merged> = BTreeMap::new();
+    for found in violations.into_iter().filter_map(suggestion) {
+        keys.entry((found.section().to_owned(), found.name().to_owned())).or_default().add(found.change);
+    }
+    let mut out = String::new();
+    let mut section = None;
+    for ((of, name), merged) in &keys {
+        if section != Some(of) && !of.is_empty() {
+            out.push_str(if out.is_empty() { "" } else { "\n" });
+            out.push_str(&format!("[{of}]\n"));
+        }
+        section = Some(of);
+        merged.write(name, &mut out);
+    }
+    out
+}
+
+/// What all changes of one key come to.
+#[derive(Default)]
+struct Merged {
+    number: Option<f64>,
+    value: Option<String>,
+    add: BTreeSet<String>,
+    remove: BTreeSet<String>,
+}
+
+impl Merged {
+    fn add(&mut self, change: Change) {
+        match change {
+            Change::Raise(to) => self.number = Some(self.number.map_or(to, |known| known.max(to))),
+            Change::Lower(to) => self.number = Some(self.number.map_or(to, |known| known.min(to))),
+            Change::Set(value) => self.value = Some(value),
+            Change::Add(name) => drop(self.add.insert(name)),
+            Change::Remove(name) => drop(self.remove.insert(name)),
+        }
+    }
+
+    fn write(&self, name: &str, out: &mut String) {
+        for known in &self.remove {
+            out.push_str(&format!("# take out of `{name}`: what matches {}\n", quoted(known)));
+        }
+        if let Some(number) = self.number {
+            out.push_str(&format!("{name} = {number}\n"));
+        }
+        if let Some(value) = &self.value {
+            out.push_str(&format!("{name} = {value}\n"));
+        }
+        if !self.add.is_empty() {
+            let names: Vec<String> = self.add.iter().map(|name| quoted(name)).collect();
+            out.push_str(&format!("{name} = [{}]\n", names.join(", ")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
