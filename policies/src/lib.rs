@@ -9,6 +9,7 @@ pub mod policy;
 mod bounds;
 mod checks;
 pub mod cost;
+mod prune;
 mod rewrite;
 pub mod suggest;
 pub mod verdict;
@@ -34,7 +35,6 @@ pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
 pub use workflow::json::NUMBER_CHARS_MAX;
 pub use workflow::node::{NodeClass, NodeId};
 
-use bounds::Facts;
 use checks::Subject;
 use workflow::graph::{NodeIndex, links};
 
@@ -43,18 +43,27 @@ pub const VIOLATIONS_MAX: usize = 1000;
 
 /// Whether a submission may run under a policy: with every reason if not, in its rewritten form if so. `files` are those that this caller may name, of
 /// [`Parsed::file_references`].
+///
+/// A broken rule of the policy refuses the whole. Where nodes are only invalid, the outputs that do not depend on them run, as in ComfyUI ([`ApprovedWorkflow::pruned`]).
 pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
-    let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
-    let outputs = running_outputs(parsed, catalogue);
-    let subject = Subject { parsed, policy, files, facts, outputs };
+    let subject = Subject::of(parsed, policy, catalogue, files);
     let mut violations = checks::all(&subject);
     if violations.is_empty() {
-        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject)));
+        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, None)));
     }
+    let rest = prune::rest(&subject, &violations);
     violations.truncate(VIOLATIONS_MAX);
     let cost = cost::cost(&subject.facts, policy.costs());
     let dependents = dependents(parsed, &subject.outputs, &violations);
-    Verdict::Deny(Violations::new(violations, dependents, cost))
+    let violations = Violations::new(violations, dependents, cost);
+    if let Some(rest) = rest {
+        // SECURITY: what is left is judged from the beginning: nothing that was found out about the whole counts for it.
+        let subject = Subject::of(&rest, policy, catalogue, files);
+        if checks::all(&subject).is_empty() {
+            return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, Some(violations))));
+        }
+    }
+    Verdict::Deny(violations)
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.

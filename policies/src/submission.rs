@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
-use crate::workflow::graph::{GraphFault, Workflow};
+use crate::workflow::graph::{GraphFault, NodeIndex, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
 use crate::workflow::node::{NodeClass, NodeId};
 
@@ -248,6 +248,14 @@ fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError>
 }
 
 impl Parsed {
+    /// The same without these nodes and without targets among them. None if another node links to one of them.
+    pub(crate) fn without(&self, gone: &HashSet<NodeIndex>) -> Option<Self> {
+        let workflow = self.workflow.without(gone)?;
+        let left = |targets: &Vec<NodeId>| targets.iter().filter(|id| workflow.find(id).is_some()).cloned().collect();
+        let targets = self.targets.as_ref().map(left);
+        Some(Self { workflow, targets, ..self.clone() })
+    }
+
     /// The classes of its nodes, in the caller's order, repeats included.
     pub fn classes(&self) -> impl Iterator<Item = &NodeClass> {
         self.workflow.nodes().iter().map(|node| &node.class)

@@ -176,18 +176,30 @@ impl Violations {
     /// ComfyUI's own form of a refusal, by which the stock page marks the nodes: `{"error": E, "node_errors": {id: {"errors": [E], "dependent_outputs": [id],
     /// "class_type": …}}}` with E = `{type, message, details, extra_info}` (ComfyUI 0.8.0, `server.py` `post_prompt`).
     pub fn to_comfyui(&self) -> Value {
+        json!({ "error": self.headline(), "node_errors": self.node_errors(|_| true) })
+    }
+
+    /// The `node_errors` of nodes that an output depends on: ComfyUI does not look at others.
+    pub(crate) fn reached_node_errors(&self) -> Value {
+        self.node_errors(|outputs| !outputs.is_empty())
+    }
+
+    fn node_errors(&self, wanted: impl Fn(&[NodeId]) -> bool) -> Value {
         let mut nodes: Map<String, Value> = Map::new();
         for violation in &self.list {
             let Some(node) = &violation.node else { continue };
-            let entry = nodes.entry(node.to_string()).or_insert_with(|| {
-                let outputs = self.dependents.get(node).cloned().unwrap_or_default();
-                json!({ "errors": [], "dependent_outputs": outputs, "class_type": violation.class })
-            });
+            let outputs = self.dependents.get(node).map(Vec::as_slice).unwrap_or_default();
+            if !wanted(outputs) {
+                continue;
+            }
+            let entry = nodes.entry(node.to_string()).or_insert_with(
+                || json!({ "errors": [], "dependent_outputs": outputs, "class_type": violation.class }),
+            );
             if let Some(errors) = entry.get_mut("errors").and_then(Value::as_array_mut) {
                 errors.push(violation.to_comfyui());
             }
         }
-        json!({ "error": self.headline(), "node_errors": nodes })
+        Value::Object(nodes)
     }
 
     fn headline(&self) -> Value {

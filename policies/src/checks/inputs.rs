@@ -6,7 +6,7 @@
 use super::{Subject, at};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
-use crate::rewrite::{SALT_INPUT, is_droppable};
+use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
@@ -40,8 +40,9 @@ fn undeclared(
     (name, input): (&str, &Input),
 ) -> Option<Violation> {
     if name == SALT_INPUT {
-        let message = format!("`{SALT_INPUT}` is reserved for the gateway");
-        return Some(at(node, name, "reserved_input", ViolationKind::Denied, message));
+        // A saved picture carries it. It is never passed on, so whose it is does not matter.
+        let message = format!("`{SALT_INPUT}` is reserved for the gateway, and this is no value of its own");
+        return (!is_own_salt(input)).then(|| at(node, name, "reserved_input", ViolationKind::Denied, message));
     }
     // Packs read inputs that they do not declare, on purpose (facts §13): a link leads to a node of this workflow, which parsing made sure of.
     if is_droppable(subject.policy, class, name, input) || subject.policy.trusts(class) {

@@ -15,7 +15,7 @@ mod texts;
 mod whole;
 
 use crate::bounds::Facts;
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{Catalogue, ClassSignature};
 use crate::files::FileFacts;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
@@ -34,6 +34,13 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
+    /// A submission with everything that is known about it.
+    pub(crate) fn of(parsed: &'a Parsed, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
+        let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
+        let outputs = crate::running_outputs(parsed, catalogue);
+        Self { parsed, policy, files, facts, outputs }
+    }
+
     /// Whether the whole installation is trusted.
     fn owner(&self) -> bool {
         self.policy.posture() == Posture::Owner

@@ -17,13 +17,14 @@ use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
-use crate::verdict::Cost;
+use crate::verdict::{Cost, Violations};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node, NodeClass, NodeId};
 use prefix::SavePrefix;
 
-/// The input by which an owner's cache is kept apart: undeclared, so ComfyUI puts it into the cache key and hands it to nothing (facts §13). Refused from callers.
+/// The input by which an owner's cache is kept apart: undeclared, so ComfyUI puts it into the cache key and hands it to nothing (facts §13). What a caller sends
+/// under this name, as a saved picture carries it, is left out.
 pub const SALT_INPUT: &str = "comfygate_salt";
 /// Characters of folder, ids and salt.
 const SCOPE_CHARS_MAX: usize = 200;
@@ -59,9 +60,7 @@ impl OutputScope {
         if folder.len() > SCOPE_CHARS_MAX || !folder.split('/').all(good) {
             return Err(ScopeError::Folder);
         }
-        let id_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        let id = |text: &str| (1..=SCOPE_CHARS_MAX).contains(&text.len()) && text.bytes().all(id_byte);
-        if ![prompt_id, client_id, salt].into_iter().all(id) {
+        if ![prompt_id, client_id, salt].into_iter().all(is_id) {
             return Err(ScopeError::Id);
         }
         let [folder, prompt_id, client_id, salt] = [folder, prompt_id, client_id, salt].map(str::to_owned);
@@ -82,7 +81,7 @@ pub struct SaveTarget {
     pub base_name: String,
 }
 
-/// An undeclared input that was left out: something the stock page leaves behind.
+/// An undeclared input that was left out: something that the stock page leaves behind, or the salt of an earlier run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     /// The node.
@@ -93,7 +92,7 @@ pub struct Dropped {
 
 impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: `{}` is page residue and not sent", self.node, self.input)
+        write!(f, "{}: `{}` is not declared and not sent", self.node, self.input)
     }
 }
 
@@ -126,6 +125,18 @@ pub struct ApprovedWorkflow {
     cost: Cost,
     policy_digest: Digest,
     catalogue_digest: Digest,
+    pruned: Option<Violations>,
+}
+
+/// Whether this is a salt as we write it into what is sent, and as it comes back with a saved picture.
+pub(crate) fn is_own_salt(input: &Input) -> bool {
+    matches!(input, Input::Literal(Json::Text(text)) if is_id(text))
+}
+
+/// 1 to 200 of `0-9A-Za-z_-`.
+fn is_id(text: &str) -> bool {
+    let id_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=SCOPE_CHARS_MAX).contains(&text.len()) && text.bytes().all(id_byte)
 }
 
 /// Whether an undeclared input may be left out without loss. ComfyUI's own classes never see an undeclared literal; whether it was the page that left it there or a
@@ -136,8 +147,8 @@ pub(crate) fn is_droppable(policy: &Policy, class: &ClassSignature, name: &str, 
 }
 
 impl ApprovedWorkflow {
-    /// INVARIANT: called only for a subject without violations.
-    pub(crate) fn of(subject: &Subject<'_>) -> Self {
+    /// INVARIANT: called only for a subject without violations. `pruned` is what stood against nodes that are not part of it any more.
+    pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>) -> Self {
         let workflow = &subject.parsed.workflow;
         let ids =
             |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
@@ -155,6 +166,7 @@ impl ApprovedWorkflow {
             cost: cost::cost(&subject.facts, subject.policy.costs()),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
+            pruned,
         };
         for (place, node) in workflow.indexed() {
             let Some(class) = subject.facts.class_at(place) else {
@@ -183,7 +195,7 @@ impl ApprovedWorkflow {
         let key = (place, name.clone());
         let kind = class.input(node, name).map(|signature| signature.kind());
         match (kind, input) {
-            (None, _) if subject.policy.trusts(class) => {}
+            (None, _) if subject.policy.trusts(class) && name != SALT_INPUT => {}
             (None, _) => {
                 self.omitted.insert(key);
                 self.dropped.push(Dropped { node: node.id.clone(), input: name.clone() });
@@ -306,6 +318,16 @@ impl ApprovedWorkflow {
     /// File names and save prefixes that were changed; the attempt's folder itself is not listed.
     pub fn replaced(&self) -> &[Replaced] {
         &self.replaced
+    }
+
+    /// What stood against the nodes that were left out because they are invalid, or fed by such; none if all of the workflow runs.
+    pub fn pruned(&self) -> Option<&Violations> {
+        self.pruned.as_ref()
+    }
+
+    /// What ComfyUI answers beside an accepted prompt: the invalid nodes of outputs that do not run, `{}` if all do.
+    pub fn node_errors(&self) -> Value {
+        self.pruned.as_ref().map_or_else(|| json!({}), Violations::reached_node_errors)
     }
 
     /// The policy that was asked.

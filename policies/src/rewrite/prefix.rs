@@ -36,7 +36,8 @@ pub(crate) enum PrefixFault {
 }
 
 impl SavePrefix {
-    /// Reads `a/b/name`. Segments that are empty or `.` are left out, a missing name becomes `ComfyUI`.
+    /// Reads `a/b/name`. Segments that are empty or `.` are left out, a missing name becomes `ComfyUI`. The folder of an earlier attempt, as a saved picture carries it, goes first: whose
+    /// it was does not matter, since every file is saved below the folder of the attempt that saves it.
     pub(crate) fn read(text: &str) -> Result<Self, PrefixFault> {
         if text.chars().any(char::is_control) {
             return Err(PrefixFault::Control);
@@ -54,6 +55,7 @@ impl SavePrefix {
         if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "")).contains('%') {
             return Err(PrefixFault::Substitution);
         }
+        let text = without_attempts(text);
         let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
         let folders: Vec<&str> = folder.split('/').filter(|segment| is_named(segment)).collect();
         let name = if is_named(name) { name } else { FALLBACK_NAME };
@@ -101,6 +103,43 @@ impl SavePrefix {
     }
 }
 
+/// Characters of `<opaque owner>`: 80 bits in base 32.
+const OWNER_CHARS: usize = 16;
+/// Characters of a UUID with hyphens.
+const UUID_CHARS: usize = 36;
+
+/// What comes after the folders of attempts: `t/<opaque owner>/<job>-<n>/` as often as it stands at the front.
+fn without_attempts(text: &str) -> &str {
+    let mut rest = text;
+    while let Some(inner) = below_attempt(rest) {
+        rest = inner;
+    }
+    rest
+}
+
+fn below_attempt(text: &str) -> Option<&str> {
+    let (owner, rest) = text.strip_prefix("t/")?.split_once('/')?;
+    let (attempt, rest) = rest.split_once('/')?;
+    let (job, number) = attempt.split_at_checked(UUID_CHARS)?;
+    let number = number.strip_prefix('-')?;
+    let base32 = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'2'..=b'7');
+    let good = owner.len() == OWNER_CHARS
+        && owner.bytes().all(base32)
+        && is_uuid(job)
+        && (1..=10).contains(&number.len())
+        && number.bytes().all(|byte| byte.is_ascii_digit());
+    good.then_some(rest)
+}
+
+/// Hexadecimal in lower case with hyphens in their places.
+fn is_uuid(text: &str) -> bool {
+    text.len() == UUID_CHARS
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
 /// Not empty, and not `.`, which ComfyUI's `normpath` would take away.
 fn is_named(segment: &str) -> bool {
     !matches!(segment.trim(), "" | ".")
@@ -135,6 +174,44 @@ mod tests {
         assert_eq!(below("video/%year%-%month%/x"), "t/x/j-1/video/%year%-%month%/x");
         assert_eq!(below("t/x/j-1/a/n"), "t/x/j-1/a/n");
         assert_eq!(below("t/x/j-12/n"), "t/x/j-1/t/x/j-12/n");
+    }
+
+    const ATTEMPT: &str = "t/abcdefgh23456777/0190a7c4-8f5e-7cc1-b7a3-0123456789ab-1";
+
+    #[test]
+    fn the_folder_of_an_earlier_attempt_is_left_out_however_often() {
+        assert_eq!(below(&format!("{ATTEMPT}/a/n")), "t/x/j-1/a/n");
+        assert_eq!(below(&format!("{ATTEMPT}/{ATTEMPT}/n")), "t/x/j-1/n");
+        let prefix = SavePrefix::read(&format!("{ATTEMPT}/a/n")).unwrap();
+        assert_eq!((prefix.shown_folder.as_str(), prefix.shown_name.as_str()), ("a", "n"));
+        let again = SavePrefix::read(&SavePrefix::read("a/n").unwrap().below(ATTEMPT)).unwrap();
+        assert_eq!(again, SavePrefix::read("a/n").unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_is_nearly_one_of_an_attempt_is_the_callers_own() {
+        let near = [
+            ATTEMPT.to_uppercase().replacen('T', "t", 1),
+            ATTEMPT.replace("-1", ""),
+            ATTEMPT.replace("23456777", "2345677"),
+            ATTEMPT.replace("23456777", "23456771"),
+            ATTEMPT.replace("0190a7c4-", "0190a7c4"),
+            ATTEMPT.replacen("t/", "u/", 1),
+            format!("{ATTEMPT}x"),
+        ];
+        for folder in near {
+            assert_eq!(below(&format!("{folder}/n")), format!("t/x/j-1/{folder}/n"));
+        }
+        assert_eq!(below(ATTEMPT), format!("t/x/j-1/{ATTEMPT}"), "a name, and no folder");
+    }
+
+    #[test]
+    fn lengths_count_without_the_folder_of_an_attempt() {
+        let long = format!("{}/{}/{}/{}", "a".repeat(99), "b".repeat(99), "c".repeat(99), "d".repeat(100));
+        assert_eq!(long.len(), PREFIX_BYTES_MAX);
+        let prefix = SavePrefix::read(&long).unwrap();
+        assert_eq!(SavePrefix::read(&prefix.below(ATTEMPT)), Ok(prefix));
+        assert_eq!(SavePrefix::read(&format!("{long}e")), Err(PrefixFault::TooLong));
     }
 
     #[test]

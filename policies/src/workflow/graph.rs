@@ -109,6 +109,34 @@ impl Workflow {
         found
     }
 
+    /// The graph without the nodes `gone`. None if a node that stays links to one of them.
+    pub(crate) fn without(&self, gone: &HashSet<NodeIndex>) -> Option<Self> {
+        let stays = |place: &NodeIndex| !gone.contains(place);
+        let moved: HashMap<NodeIndex, NodeIndex> = self
+            .indexed()
+            .map(|(place, _)| place)
+            .filter(stays)
+            .enumerate()
+            .map(|(new, old)| (old, NodeIndex(new)))
+            .collect();
+        let input = |(name, input): &(String, Input)| {
+            let input = match input {
+                Input::Link(link) => Input::Link(Link { target: *moved.get(&link.target)?, slot: link.slot }),
+                Input::Literal(value) => Input::Literal(value.clone()),
+            };
+            Some((name.clone(), input))
+        };
+        let node = |node: &Node| {
+            let inputs = node.inputs.iter().map(input).collect::<Option<_>>()?;
+            Some(Node { id: node.id.clone(), class: node.class.clone(), title: node.title.clone(), inputs })
+        };
+        let kept = self.indexed().filter(|(place, _)| stays(place));
+        let nodes = kept.map(|(_, kept)| node(kept)).collect::<Option<Vec<_>>>()?;
+        let index = nodes.iter().enumerate().map(|(place, node)| (node.id.clone(), NodeIndex(place))).collect();
+        let order = self.order.iter().filter_map(|place| moved.get(place).copied()).collect();
+        Some(Self { nodes, index, order })
+    }
+
     /// The graph as ComfyUI takes it, in the caller's order.
     pub fn to_value(&self) -> Value {
         self.to_value_with(|_, node| {

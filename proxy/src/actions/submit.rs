@@ -22,7 +22,8 @@ const KEPT_GRAPH_BYTES_MAX: usize = 256 << 10;
 /// A backend with other node packs may come up.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(60);
 
-/// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6).
+/// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6). `node_errors` tells, as ComfyUI does, of outputs that do not run because something that they
+/// depend on is invalid.
 pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     call.services.room()?;
@@ -51,6 +52,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
     };
+    let node_errors = workflow.node_errors();
     let small = acceptance.graph.len() <= KEPT_GRAPH_BYTES_MAX;
     let job = match call.services.ledger.accept(acceptance).await? {
         // Its first answer may have been lost together with the word to the dispatcher; that finds it in the ledger by itself.
@@ -64,7 +66,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
             job
         }
     };
-    let body = json!({"prompt_id": job.prompt_id, "number": job.number, "node_errors": {}});
+    let body = json!({"prompt_id": job.prompt_id, "number": job.number, "node_errors": node_errors});
     Ok(Answer::json(StatusCode::OK, &body))
 }
 

@@ -10,7 +10,7 @@
 )]
 use comfygate_policy::{
     Catalogue, Directory, FileFact, FileFacts, NODES_MAX, OutputScope, PROMPT_STRING_BYTES_MAX, Policy, Verdict,
-    decide, parse,
+    Violation, Violations, decide, parse,
 };
 use serde_json::{Value, json};
 
@@ -66,13 +66,16 @@ fn open_policy() -> Policy {
     Policy::from_toml("name = \"open\"\n[classes]\nallow = [\"*\"]\n").unwrap()
 }
 
+fn told(violations: &Violations) -> Vec<(String, &'static str)> {
+    let node = |violation: &Violation| violation.node.as_ref().map(ToString::to_string).unwrap_or_default();
+    violations.iter().map(|violation| (node(violation), violation.code)).collect()
+}
+
 fn denials(policy: &Policy, nodes: Value) -> Vec<(String, &'static str)> {
     match verdict_under(policy, &json!({"prompt": prompt(nodes)})) {
-        Verdict::Allow(_) => Vec::new(),
-        Verdict::Deny(violations) => violations
-            .iter()
-            .map(|violation| (violation.node.as_ref().map(ToString::to_string).unwrap_or_default(), violation.code))
-            .collect(),
+        // What is invalid is left out, and what is left runs.
+        Verdict::Allow(approved) => approved.pruned().map(told).unwrap_or_default(),
+        Verdict::Deny(violations) => told(&violations),
     }
 }
 
@@ -748,8 +751,14 @@ fn bypass_069_another_owner_s_cache() {
     };
     let body = |salt: &str| approved.upstream_body(&OutputScope::new("t/q/j-1", "p", "c", salt).unwrap());
     assert_ne!(body("a"), body("b"));
-    let reserved = json!({"show": node("PreviewImage", json!({"images": ["image", 0], "comfygate_salt": "b"}))});
-    assert_refused_always(reserved, "show", "reserved_input");
+    // A salt of anybody's is never passed on; what is no salt is refused.
+    let salted =
+        |salt: Value| json!({"show": node("PreviewImage", json!({"images": ["image", 0], "comfygate_salt": salt}))});
+    let sent = upstream(&json!({"prompt": prompt(salted(json!("salt-b")))}));
+    assert_eq!(sent["prompt"]["show"]["inputs"]["comfygate_salt"], "salt-a");
+    for salt in [json!(""), json!("a b"), json!(1), json!(["image", 0]), json!({"a": "b"}), json!("x".repeat(201))] {
+        assert_refused_always(salted(salt), "show", "reserved_input");
+    }
 }
 
 fn save(prefix: Value) -> Value {
