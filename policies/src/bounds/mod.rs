@@ -9,6 +9,7 @@ mod cost;
 mod expression;
 pub(crate) mod interval;
 mod numbers;
+mod operands;
 mod shape;
 mod text;
 mod transfer;
@@ -16,7 +17,9 @@ mod transfer;
 use std::collections::HashMap;
 
 pub(crate) use cost::sampling_steps;
+pub(crate) use expression::Dialect;
 pub(crate) use numbers::{Need, chain, limit, need, number, sigmas_in_text};
+pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 

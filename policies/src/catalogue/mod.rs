@@ -16,7 +16,9 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
-pub(crate) use rules::{Amount, Film, Formula, ListRule, Made, SizeRule, SoundRule, Switch, ValueRule};
+pub(crate) use rules::{
+    Amount, Convert, Expression, Film, Formula, Gives, Made, Side, SizeRule, SoundRule, Switch, ValueRule,
+};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
 use crate::digest::Digest;
