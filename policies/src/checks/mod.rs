@@ -6,6 +6,7 @@
 mod caps;
 mod classes;
 mod crash;
+mod dynamic;
 mod expressions;
 mod files;
 mod inputs;
