@@ -15,14 +15,16 @@ fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -
             matches!(input, Input::Link(_)),
         ))
     };
+    if !class.may_have(kind) {
+        return Vec::new();
+    }
     node.inputs.iter().filter_map(of).collect()
 }
 
 /// The declared number of steps of a node, at most; doubled for `ddim_uniform`, whose stride `T // steps` rounds down: it makes fewer than twice as many (ComfyUI 0.8.0, `samplers.py` `ddim_scheduler`).
 fn declared_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<i128> {
-    let (name, signature) =
-        class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
-    let steps = match number(facts, node, &name, signature.declared()) {
+    let (name, signature) = class.input_of_kind(node, InputKind::Steps)?;
+    let steps = match number(facts, node, name, signature.declared()) {
         Value::Int(steps) => steps.hi.max(0),
         _ => return None,
     };
@@ -58,7 +60,7 @@ pub(crate) fn sampling_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignat
         // A scheduler has steps, but its schedule is run by a sampler, perhaps by several.
         _ if class.outputs().iter().any(|output| output.type_name() == "SIGMAS") => None,
         _ => {
-            let has_steps = class.inputs_of(node).iter().any(|(_, input)| input.kind() == Some(InputKind::Steps));
+            let has_steps = class.input_of_kind(node, InputKind::Steps).is_some();
             has_steps.then(|| declared_steps(facts, node, class))
         }
     }

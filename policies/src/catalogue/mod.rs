@@ -10,6 +10,7 @@ mod annotations;
 mod read;
 mod rules;
 mod signature;
+mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -105,7 +106,8 @@ impl Catalogue {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
-        Self { classes: classes.into_values().collect(), places, digest: Digest::of(text.as_bytes()) }
+        let classes = classes.into_values().map(ClassSignature::with_tables).collect();
+        Self { classes, places, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.

@@ -6,9 +6,9 @@ use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for node in subject.parsed.workflow.nodes() {
+    for (place, node) in subject.parsed.workflow.indexed() {
         let name = shown(node.class.as_str());
-        let Some(class) = subject.facts.catalogue.class(node.class.as_str()) else {
+        let Some(class) = subject.facts.class_at(place) else {
             out.push(of(
                 node,
                 "class_unknown",
