@@ -7,11 +7,14 @@ mod bans;
 mod fault;
 mod raw;
 
+use std::sync::Arc;
+
 use globset::GlobSet;
 
 pub use fault::{PolicyError, PolicyErrors};
 
 use crate::catalogue::ClassSignature;
+use crate::cost::CostModel;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
@@ -74,6 +77,7 @@ pub struct Policy {
     schedulers: Allowance,
     pub(crate) caps: Caps,
     bans: bans::Bans,
+    costs: Arc<CostModel>,
 }
 
 /// Names that are allowed; a denial wins.
@@ -209,6 +213,19 @@ impl Policy {
     /// The name that the document gives itself.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// This policy with another table of what models cost.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Arc<CostModel>) -> Policy {
+        self.digest = Digest::of(format!("{}\n{}", self.digest, costs.digest()).as_bytes());
+        self.costs = costs;
+        self
+    }
+
+    /// What models cost.
+    pub(crate) fn costs(&self) -> &CostModel {
+        &self.costs
     }
 
     /// Who it is for.
