@@ -3,6 +3,7 @@
 //! In comes TOML as a person wrote it, out comes a [`Policy`] that is checked once and asked often, or [`PolicyErrors`]: every fault at once. What a policy does not
 //! mention is not allowed (classes) or not limited (caps); the rules of structure, links, files and save prefixes hold under every policy.
 
+mod bans;
 mod fault;
 mod raw;
 
@@ -76,6 +77,7 @@ pub struct Policy {
     schedulers: Allowance,
     pub(crate) caps: Caps,
     costs: Arc<CostModel>,
+    bans: bans::Bans,
 }
 
 /// Names that are allowed; a denial wins.
@@ -129,6 +131,26 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
+    /// No cap at all; the factors are those that fit every model.
+    fn none() -> Self {
+        Self {
+            steps: None,
+            steps_total: None,
+            width: None,
+            height: None,
+            pixels: None,
+            pixels_total: None,
+            batch: None,
+            frames: None,
+            seconds: None,
+            denoise_min: None,
+            nodes: None,
+            outputs: None,
+            upscale_model_factor: UPSCALE_MODEL_FACTOR_MAX,
+            vae_scale: VAE_SCALE_MAX,
+        }
+    }
+
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
         [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
@@ -152,6 +174,8 @@ pub(crate) enum ClassRefusal {
     Denied,
     /// No pattern of `allow` names it.
     NotAllowed,
+    /// An operator banned it for everybody.
+    Banned,
 }
 
 impl Policy {
@@ -181,9 +205,9 @@ impl Policy {
         Self::from_toml(text).ok()
     }
 
-    /// SHA-256 of the document's text and of the rules that the engine adds.
+    /// SHA-256 of the document's text and of the rules that the engine adds, with the classes that are banned.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.banned_digest(self.digest)
     }
 
     /// The name that the document gives itself.
@@ -219,8 +243,17 @@ impl Policy {
         self.posture == Posture::Owner && !class.is_core()
     }
 
+    /// The same policy without caps on what is made; what it says of the models stays.
+    pub(crate) fn without_caps(&self) -> Policy {
+        let Caps { upscale_model_factor, vae_scale, .. } = self.caps;
+        Policy { caps: Caps { upscale_model_factor, vae_scale, ..Caps::none() }, ..self.clone() }
+    }
+
     /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.
     pub(crate) fn class_refusal(&self, class: &ClassSignature) -> Option<ClassRefusal> {
+        if self.bans.has(class.name()) {
+            return Some(ClassRefusal::Banned);
+        }
         if self.classes.denies(class.name()) || self.packs.denies(class.module()) {
             return Some(ClassRefusal::Denied);
         }

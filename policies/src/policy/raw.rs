@@ -6,6 +6,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bans::Bans;
 use super::fault::{PolicyError, PolicyErrors, nearest};
 use super::{Allowance, Caps, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX};
 use crate::cost::CostModel;
@@ -98,6 +99,7 @@ impl DocumentReader<'_> {
             schedulers,
             caps,
             costs: CostModel::builtin(),
+            bans: Bans::default(),
         }
     }
 

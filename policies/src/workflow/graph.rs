@@ -98,6 +98,40 @@ impl Workflow {
         self.index.get(id).copied()
     }
 
+    /// The inputs of all ancestors of each node and its own, added up over all nodes: what a walk from each node reads that keeps nothing from the walks before. One set of bits a node.
+    pub(crate) fn signature_inputs(&self) -> u64 {
+        let words = self.nodes.len().div_ceil(64);
+        let mut ancestors: Vec<Vec<u64>> = vec![vec![0; words]; self.nodes.len()];
+        let count = |place: usize| {
+            self.nodes
+                .get(place)
+                .map_or(0, |node| u64::try_from(node.inputs.len()).unwrap_or(u64::MAX).saturating_add(1))
+        };
+        let mut total: u64 = 0;
+        for (NodeIndex(place), node) in self.sources_first() {
+            let mut bits = vec![0_u64; words];
+            if let Some(word) = bits.get_mut(place / 64) {
+                *word |= 1 << (place % 64);
+            }
+            let targets: HashSet<usize> = links(node).map(|link| link.target.0).collect();
+            for above in targets.iter().filter_map(|target| ancestors.get(*target)) {
+                bits.iter_mut().zip(above).for_each(|(to, from)| *to |= from);
+            }
+            for (index, word) in bits.iter().enumerate() {
+                let mut left = *word;
+                while left != 0 {
+                    let bit = usize::try_from(left.trailing_zeros()).unwrap_or(0);
+                    total = total.saturating_add(count(index * 64 + bit));
+                    left &= left - 1;
+                }
+            }
+            if let Some(own) = ancestors.get_mut(place) {
+                *own = bits;
+            }
+        }
+        total
+    }
+
     /// Each node that leads into one of `roots`, the roots included.
     pub fn reaching(&self, roots: &[NodeIndex]) -> HashSet<NodeIndex> {
         let mut found: HashSet<NodeIndex> = roots.iter().copied().collect();
