@@ -10,6 +10,7 @@ mod bounds;
 mod checks;
 pub mod cost;
 pub mod explain;
+pub mod learn;
 mod prune;
 mod rewrite;
 pub mod suggest;
