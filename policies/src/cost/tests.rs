@@ -13,7 +13,7 @@ fn cost_of(prompt: &Value) -> f64 {
     let parsed = parse(json!({ "prompt": prompt }).to_string().as_bytes()).unwrap();
     match decide(&parsed, &policy, Catalogue::builtin(), &FileFacts::none()) {
         Verdict::Allow(approved) => approved.cost().units(),
-        // More than any ComfyUI survives; it has a cost all the same.
+        // What would take all memory is refused under every policy, and has a cost all the same.
         Verdict::Deny(violations) if violations.iter().all(|violation| violation.code == "memory_exceeded") => {
             violations.cost().units()
         }

@@ -16,9 +16,15 @@ impl Observations {
             out.push_str(text);
             out.push('\n');
         };
-        line(&format!("# Learned from {samples} workflow{}: it accepts them and their like. Correct it by hand as you like, and try it with `comfygate policy check`.", if samples == 1 { "" } else { "s" }));
+        line(&format!(
+            "# Learned from {samples} workflow{}: it accepts them and their like. Correct it by hand as you like, and try it with `comfygate policy check`.",
+            if samples == 1 { "" } else { "s" }
+        ));
         if options.caps {
-            line(&format!("# Caps stand {} times above the largest value that was found, rounded up.", options.headroom));
+            line(&format!(
+                "# Caps stand {} times above the largest value that was found, rounded up.",
+                options.headroom
+            ));
         }
         line(&format!("name = {}", quoted(&options.name)));
         line(&format!("description = \"Learned from {samples} workflows\""));
@@ -32,7 +38,7 @@ impl Observations {
             }
         }
         self.write_caps(options, &mut out);
-        self.write_models(&mut out);
+        // self.write_models(&mut out);
         out
     }
 
@@ -85,7 +91,21 @@ impl Observations {
             for cap in ["batch", "frames", "nodes", "outputs"] {
                 write_cap(out, cap, of(cap).map(|most| count(most, options.headroom)));
             }
-            let known = ["steps", "steps_total", "side", "width", "height", "megapixels", "megapixels_total", "batch", "frames", "nodes", "outputs", "denoise_min", "cost_limit"];
+            let known = [
+                "steps",
+                "steps_total",
+                "side",
+                "width",
+                "height",
+                "megapixels",
+                "megapixels_total",
+                "batch",
+                "frames",
+                "nodes",
+                "outputs",
+                "denoise_min",
+                "cost_limit",
+            ];
             for (cap, most) in self.caps.iter().filter(|(cap, _)| !known.contains(&cap.as_str())) {
                 write_cap(out, cap, Some((most * options.headroom).ceil()));
             }

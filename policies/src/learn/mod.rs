@@ -9,13 +9,13 @@ mod observe;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::Catalogue;
+use crate::decide;
 use crate::digest::Digest;
 use crate::files::FileFacts;
 use crate::policy::Policy;
 use crate::submission::Parsed;
 use crate::suggest::{Change, suggestion};
 use crate::verdict::{Verdict, Violation};
-use crate::decide;
 
 /// Documents that are tried at most: each answers what still stood against some workflow under the one before.
 const ROUNDS_MAX: usize = 16;
@@ -114,7 +114,9 @@ pub fn learn(samples: &[Sample], catalogue: &Catalogue, options: &LearnOptions) 
     let mut kept: BTreeMap<Digest, &Sample> = BTreeMap::new();
     for sample in samples {
         match decide(&sample.parsed, &permissive, catalogue, &sample.files) {
-            Verdict::Allow(approved) if approved.pruned().is_none() => drop(kept.insert(sample.parsed.digest(), sample)),
+            Verdict::Allow(approved) if approved.pruned().is_none() => {
+                drop(kept.insert(sample.parsed.digest(), sample))
+            }
             Verdict::Allow(approved) => left_out.push(left(sample, approved.pruned().into_iter().flatten())),
             Verdict::Deny(violations) => left_out.push(left(sample, violations.iter())),
         }

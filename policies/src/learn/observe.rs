@@ -80,8 +80,7 @@ impl Observations {
 
     fn add_sizes(&mut self, facts: &Facts<'_>, place: NodeIndex, class: &ClassSignature) {
         let slots = 0..class.outputs().len();
-        let shapes: Vec<Shape> =
-            slots.filter_map(|slot| facts.slot(Link { target: place, slot })?.shape).collect();
+        let shapes: Vec<Shape> = slots.filter_map(|slot| facts.slot(Link { target: place, slot })?.shape).collect();
         for shape in shapes {
             self.raise("side", float(shape.width.hi.max(shape.height.hi)));
             self.raise("megapixels", float(shape.area) / 1_000_000.0);

@@ -37,7 +37,10 @@ fn against(document: &str, prompt: &Value) -> Vec<&'static str> {
 
 #[test]
 fn the_document_accepts_its_samples_and_their_like_and_nothing_beyond_its_headroom() {
-    let samples = [sample("a", &prompt("a.safetensors", 512, 20, "euler")), sample("b", &prompt("b.safetensors", 1024, 28, "heun"))];
+    let samples = [
+        sample("a", &prompt("a.safetensors", 512, 20, "euler")),
+        sample("b", &prompt("b.safetensors", 1024, 28, "heun")),
+    ];
     let Learned { document, samples: count, left_out } = learned(&samples);
     assert!(left_out.is_empty(), "{left_out:?}");
     assert_eq!(count, 2);
@@ -73,7 +76,15 @@ fn the_same_samples_in_any_order_and_number_give_the_same_bytes() {
 #[test]
 fn a_document_is_as_a_person_would_write_it() {
     let document = learned(&[sample("a", &prompt("SDXL\\a [x].safetensors", 1024, 20, "euler"))]).document;
-    for wanted in ["    # nodes\n    \"CLIPTextEncode\",\n", "[samplers]\nallow = [\"euler\"]\n", "steps = 25\n", "width = 1280\n", "height = 1280\n", "batch = 1\n", "denoise_min = 0.4\n"] {
+    for wanted in [
+        "    # nodes\n    \"CLIPTextEncode\",\n",
+        "[samplers]\nallow = [\"euler\"]\n",
+        "steps = 25\n",
+        "width = 1280\n",
+        "height = 1280\n",
+        "batch = 1\n",
+        "denoise_min = 0.4\n",
+    ] {
         assert!(document.contains(wanted), "{wanted}\n{document}");
     }
 }
@@ -93,7 +104,10 @@ fn what_no_policy_allows_is_left_out_and_named() {
 
 #[test]
 fn what_has_no_bound_is_learned_only_without_caps() {
-    let adaptive = [sample("a", &prompt("a.safetensors", 512, 20, "dpm_adaptive")), sample("b", &prompt("a.safetensors", 512, 20, "euler"))];
+    let adaptive = [
+        sample("a", &prompt("a.safetensors", 512, 20, "dpm_adaptive")),
+        sample("b", &prompt("a.safetensors", 512, 20, "euler")),
+    ];
     let capped = learned(&adaptive);
     assert_eq!(capped.left_out.iter().map(|left| left.name.as_str()).collect::<Vec<_>>(), ["a"]);
     let options = LearnOptions { caps: false, ..LearnOptions::default() };

@@ -98,8 +98,8 @@ impl DocumentReader<'_> {
             samplers,
             schedulers,
             caps,
-            costs: CostModel::builtin(),
             bans: Bans::default(),
+            costs: CostModel::builtin(),
         }
     }
 

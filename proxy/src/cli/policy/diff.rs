@@ -55,7 +55,11 @@ pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<Exit> {
         }
         Ok(())
     })?;
-    if arguments.json { println!("{}", summary.to_json()) } else { summary.print(arguments) }
+    if arguments.json {
+        println!("{}", summary.to_json())
+    } else {
+        summary.print(arguments)
+    }
     Ok(if summary.changed == 0 { Exit::Good } else { Exit::No })
 }
 

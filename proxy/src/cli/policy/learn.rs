@@ -1,7 +1,7 @@
 //! `comfygate policy learn`: a policy from workflows that ran somewhere.
 
 use super::workflows::{self, Submission};
-use super::{Surroundings, assumed};
+use super::{Surroundings, assumed, shown};
 use crate::cli::Exit;
 use crate::dispatch::comfyui::ComfyUi;
 use crate::endpoint::BackendEndpoint;
@@ -10,6 +10,8 @@ use clap::Args;
 use comfygate_policy::learn::{LearnOptions, Learned, LeftOut, Sample, learn};
 use comfygate_policy::{Catalogue, Policy, Verdict, decide};
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Entries of a backend's history that are read; ComfyUI keeps ten thousand.
@@ -31,6 +33,9 @@ pub(super) struct LearnArguments {
     /// Write no caps on steps and sizes, and learn what has no bounds as well
     #[arg(long)]
     without_caps: bool,
+    /// Write the policy to this file, which must not be there, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Keep this part of the workflows aside, and tell how many of them the policy accepts that was learned from the rest
     #[arg(long, value_name = "PART", num_args = 0..=1, default_missing_value = "0.3")]
     check: Option<f64>,
@@ -69,7 +74,14 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
         }
         Err(error) => return Err(error.into()),
     };
-    print!("{}", learned.document);
+    match &arguments.output {
+        None => print!("{}", learned.document),
+        Some(path) => {
+            let created = OpenOptions::new().write(true).create_new(true).open(path);
+            let mut file = created.with_context(|| format!("can't write `{}`", shown(path)))?;
+            file.write_all(learned.document.as_bytes()).with_context(|| format!("can't write `{}`", shown(path)))?;
+        }
+    }
     tell_left_out(&learned);
     if arguments.check.is_some() {
         tell_aside(&learned, &aside, &catalogue)?;

@@ -143,9 +143,8 @@ fn exif(tiff: &[u8]) -> Option<Vec<u8>> {
         b"II*\0" => false,
         _ => return None,
     };
-    let long = |bytes: [u8; 4]| {
-        usize::try_from(if big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }).ok()
-    };
+    let long =
+        |bytes: [u8; 4]| usize::try_from(if big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }).ok();
     let short = |bytes: [u8; 2]| usize::from(if big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) });
     let directory = long(Cursor(tiff.get(4..)?).array()?)?;
     let mut rest = Cursor(tiff.get(directory..)?);

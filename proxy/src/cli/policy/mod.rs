@@ -75,7 +75,8 @@ impl Surroundings {
         let policy = policy(name)?;
         let Some(path) = &self.costs else { return Ok(policy) };
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read `{}`", path.display()))?;
-        let costs = CostModel::from_toml(&text).with_context(|| format!("`{}` is no table of costs", path.display()))?;
+        let costs =
+            CostModel::from_toml(&text).with_context(|| format!("`{}` is no table of costs", path.display()))?;
         Ok(policy.with_costs(Arc::new(costs)))
     }
 }

@@ -101,14 +101,21 @@ fn wrapped(bytes: Cow<'_, [u8]>) -> Vec<u8> {
 ///
 /// # Errors
 /// A path that can't be read, too many files, or what `each` says.
-pub(super) fn for_each(paths: &[PathBuf], mut each: impl FnMut(Submission) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn for_each(
+    paths: &[PathBuf],
+    mut each: impl FnMut(Submission) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     for path in paths {
         if path.as_os_str() == STDIN {
             each(Submission::of_bytes(STDIN.to_owned(), bounded(io::stdin().lock(), STDIN)?))?;
             continue;
         }
         let mut files = Vec::new();
-        if path.is_dir() { collect(path, &mut files, 0)? } else { files.push(path.clone()) }
+        if path.is_dir() {
+            collect(path, &mut files, 0)?
+        } else {
+            files.push(path.clone())
+        }
         for file in files {
             let name = super::shown(&file);
             let opened = File::open(&file).with_context(|| format!("can't read `{name}`"))?;
