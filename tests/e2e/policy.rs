@@ -1,10 +1,12 @@
 //! `comfygate policy …` by the real binary: verdicts on files of every kind, their account, what another policy changes, and policies learned from what ran.
 
 use comfygate_tests::gateway::{fast, run_in, said};
-use comfygate_tests::{StandIn, workflows};
+use comfygate_tests::{RawConnection, StandIn, eventually, workflows};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::future::ready;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
@@ -83,7 +85,8 @@ fn a_line_of_json_has_the_same_members_whatever_the_answer_is() {
     }
     for (line, wanted) in found[3..].iter().zip(["cap_exceeded", "unexpected_end", "page_format", "no_workflow"]) {
         assert_eq!((line["verdict"].as_str(), &line["workflow"]), (Some("deny"), &Value::Null));
-        let codes: Vec<&str> = line["violations"].as_array().unwrap().iter().filter_map(|one| one["code"].as_str()).collect();
+        let codes: Vec<&str> =
+            line["violations"].as_array().unwrap().iter().filter_map(|one| one["code"].as_str()).collect();
         assert!(codes.contains(&wanted) || wanted == "unexpected_end" && codes.len() == 1, "{line}");
     }
     assert!(found[5]["violations"][0]["because"].as_str().unwrap().contains("Export (API)"), "{}", found[5]);
@@ -163,7 +166,10 @@ fn diff_tells_only_what_another_policy_changes() {
     let directory = directory(&[
         ("small.json", workflows::picture("x", 64, 64).to_string().as_bytes()),
         ("wide.json", workflows::picture("x", 900, 64).to_string().as_bytes()),
-        ("narrow.toml", b"name = \"narrow\"\n[classes]\nallow = [\"EmptyImage\", \"SaveImage\"]\n[caps]\nwidth = 512\n"),
+        (
+            "narrow.toml",
+            b"name = \"narrow\"\n[classes]\nallow = [\"EmptyImage\", \"SaveImage\"]\n[caps]\nwidth = 512\n",
+        ),
         ("wider.toml", b"name = \"wider\"\n[classes]\nallow = [\"EmptyImage\", \"SaveImage\"]\n[caps]\nwidth = 1024\n"),
     ]);
     let diff = |arguments: &[&str]| run_in(directory.path(), &[&["policy", "diff"], arguments].concat());
@@ -218,13 +224,21 @@ async fn a_policy_is_learned_from_what_a_backend_ran() {
     let stand_in = StandIn::start(fast()).await.unwrap();
     let directory = directory(&[]);
     let address = stand_in.url();
-    let learn = |address: String| {
-        let path = directory.path().to_owned();
-        tokio::task::spawn_blocking(move || run_in(&path, &["policy", "learn", "--from-backend", &address]))
-    };
-    assert_eq!(code(&learn(address.clone()).await.unwrap()), 1, "it ran nothing yet");
-    comfygate_tests::submit_to(&address, &workflows::quick("x")).await;
-    let learned = learn(address).await.unwrap();
-    assert_eq!(code(&learned), 0, "{}", said(&learned));
-    assert!(stdout(&learned).contains("\"EmptyImage\"") && !stdout(&learned).contains("KSampler"), "{}", stdout(&learned));
+    let learn = || run_in(directory.path(), &["policy", "learn", "--from-backend", &address]);
+    assert_eq!(code(&learn()), 1, "it ran nothing yet");
+    let body = json!({"prompt": workflows::quick("x")}).to_string();
+    let request = format!(
+        "POST /prompt HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        stand_in.addr(),
+        body.len()
+    );
+    let mut connection = RawConnection::plain(stand_in.addr(), Ipv4Addr::LOCALHOST).await;
+    connection.write(request.as_bytes()).await;
+    assert_eq!(connection.response().await.unwrap().status, 200);
+    let learned = eventually("it is in the history", || {
+        let learned = learn();
+        ready((code(&learned) == 0).then_some(learned))
+    });
+    let document = stdout(&learned.await);
+    assert!(document.contains("\"EmptyImage\"") && !document.contains("KSampler"), "{document}");
 }
