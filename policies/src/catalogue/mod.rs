@@ -16,7 +16,10 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
-pub(crate) use rules::{Amount, Film, Formula, Made, SizeRule, SoundRule, Switch, ValueRule};
+pub(crate) use rules::{
+    Amount, Concat, CutToBatch, Film, First, Formula, ListRule, Made, Rebatch, Sampled, SizeRule, SoundRule, Switch,
+    ValueRule,
+};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
 use foldhash::fast::RandomState;
