@@ -176,6 +176,7 @@ fn fits_exactly(slot: &Slot<'_>, declared: &DeclaredType) -> bool {
 
 /// Pictures, films and latents that no memory holds. A policy with caps has found larger ones than its caps already, and cut them.
 fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
         let too_large = |slot: &Slot<'_>| {
             let latent = slot.types.iter().all(|name| *name == "LATENT");
@@ -192,7 +193,7 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
-    if subject.facts.size_faults.is_empty() || !subject.policy.caps.limits_sizes() {
+    if within_caps || !subject.policy.caps.limits_sizes() {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.

@@ -21,7 +21,29 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 }
 
 /// Below it the gateway keeps what it pushes and what attempts save, a folder an owner.
-const OWN_FOLDERS: &str = "t/";
+const OWN_FOLDER: &str = "t";
+
+/// Whether a name leads into our own folders, in any spelling that some system takes for the same.
+fn is_in_own_folders(name: &str) -> bool {
+    let first = name.split(['/', '\\']).map(str::trim).find(|segment| !matches!(*segment, "" | "."));
+    first.is_some_and(|segment| segment.eq_ignore_ascii_case(OWN_FOLDER))
+}
+
+/// Whether Windows takes a segment of the name for a device, or for a stream of a file: reading one may never end (facts K7).
+fn is_device(name: &str) -> bool {
+    let is_one = |segment: &str| {
+        let stem = segment.split('.').next().unwrap_or_default().trim().to_ascii_uppercase();
+        let numbered = |prefix: &str| {
+            stem.strip_prefix(prefix).is_some_and(|rest| {
+                matches!(rest, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³")
+            })
+        };
+        matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
+            || numbered("COM")
+            || numbered("LPT")
+    };
+    name.contains(':') || name.split(['/', '\\']).any(is_one)
+}
 
 fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> Option<Violation> {
     let text = match input {
@@ -45,7 +67,10 @@ fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> 
     let (code, message) = match annotated_name(text) {
         Ok((file, directory)) if subject.files.get(file, directory).is_some() => return None,
         // What lies in an owner's own directories from before the gateway is the owner's. Our own folders stay each user's.
-        Ok((file, _)) if subject.owner() && !file.starts_with(OWN_FOLDERS) => return None,
+        Ok((file, _)) if subject.owner() && is_device(file) => {
+            ("path_refused", format!("`{name_shown}` is no file, but a device or a stream of one"))
+        }
+        Ok((file, _)) if subject.owner() && !is_in_own_folders(file) => return None,
         Ok(_) => ("file_not_found", format!("no such file: `{name_shown}`")),
         Err(NameFault::Path) => ("path_refused", format!("`{name_shown}` is no name of an uploaded file, but a path")),
         Err(NameFault::Suffix) => {

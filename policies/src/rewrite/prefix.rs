@@ -52,7 +52,8 @@ impl SavePrefix {
         if text.split('/').any(|segment| segment.trim() == "..") {
             return Err(PrefixFault::Parent);
         }
-        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "")).contains('%') {
+        // Something has to stand in a token's place, or what is around it would become one.
+        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "\0")).contains('%') {
             return Err(PrefixFault::Substitution);
         }
         let text = without_attempts(text);
