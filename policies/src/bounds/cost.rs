@@ -4,10 +4,11 @@ use super::interval::Interval;
 use super::{Facts, Value, number, sigmas_in_text};
 use crate::catalogue::{ClassSignature, InputKind};
 use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// The inputs of `node` that hold a value of `kind`.
 fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -> Vec<(&'a str, Value, bool)> {
-    let of = |(name, input): &'a (String, Input)| {
+    let of = |(name, input): &'a (Text, Input)| {
         (class.input_kind(node, name) == Some(kind)).then_some((
             name.as_str(),
             Value::Unknown,

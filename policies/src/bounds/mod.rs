@@ -4,7 +4,9 @@
 //! a value that occurs at run time lies within what is said here, whichever branch a switch takes. What is not known is [`Value::Unknown`] or no shape, and a rule
 //! that needs it refuses. Values are cut to the caps after a rule has recorded the excess, so that one fault is not told once for every node below it.
 
+mod arithmetic;
 mod cost;
+mod expression;
 pub(crate) mod interval;
 mod numbers;
 mod shape;

@@ -13,6 +13,10 @@ fn cost_of(prompt: &Value) -> f64 {
     let parsed = parse(json!({ "prompt": prompt }).to_string().as_bytes()).unwrap();
     match decide(&parsed, &policy, Catalogue::builtin(), &FileFacts::none()) {
         Verdict::Allow(approved) => approved.cost().units(),
+        // What would take all memory is refused under every policy, and has a cost all the same.
+        Verdict::Deny(violations) if violations.iter().all(|violation| violation.code == "memory_exceeded") => {
+            violations.cost().units()
+        }
         Verdict::Deny(violations) => panic!("{}", violations.to_json()),
     }
 }

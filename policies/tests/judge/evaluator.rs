@@ -1047,10 +1047,11 @@ fn schedules(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         "KarrasScheduler"
         | "ExponentialScheduler"
         | "PolyexponentialScheduler"
-        | "LaplaceScheduler"
         | "VPScheduler"
         | "LTXVScheduler"
         | "Flux2Scheduler" => one(a.int("steps")? + 1),
+        // The one that appends no zero.
+        "LaplaceScheduler" => one(a.int("steps")?),
         "AlignYourStepsScheduler" | "OptimalStepsScheduler" | "GITSScheduler" => {
             let (steps, denoise) = (a.int("steps")?, a.float("denoise").unwrap_or(1.0));
             if denoise <= 0.0 {
