@@ -27,6 +27,7 @@ mod owner;
 mod pacing;
 mod record;
 mod reload;
+mod reopened;
 mod route;
 mod setup;
 mod state;

@@ -1,5 +1,6 @@
 //! Files: a literal name, strictly read, of a file that the caller may use. A foreign file and one that does not exist have the same answer.
 
+use super::crash::is_only_shown;
 use super::{Subject, at};
 use crate::catalogue::InputKind;
 use crate::files::{NameFault, annotated_name};
@@ -11,6 +12,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
             if subject.policy.trusts(class) && !matches!(input, Input::Literal(Json::Text(_))) {
+                continue;
+            }
+            // What is only shown is never opened: its rule is that of shown values.
+            if matches!(input, Input::Link(_)) && is_only_shown(class, name) {
                 continue;
             }
             if class.input_kind(node, name) == Some(InputKind::File) {

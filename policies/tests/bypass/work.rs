@@ -1,11 +1,11 @@
 //! Entries 57 to 64 and 67 to 69: work that adds up, memory, lists, unknown classes, patterns and caches.
 
-use comfygate_policy::{Catalogue, OutputScope, Verdict, decide, parse};
+use comfygate_policy::{Catalogue, OutputScope, Policy, Verdict, decide, parse};
 use serde_json::{Value, json};
 
 use super::{
     allowed, custom, denials, euler, files, node, prompt, refused, refused_always, refused_everywhere, sampler,
-    shipped, steps_policy, switch, upstream, with,
+    shipped, switch, upstream, with,
 };
 
 #[test]
@@ -198,20 +198,25 @@ fn bypass_061_files_that_unfold() {
 
 #[test]
 fn bypass_062_list_outputs() {
-    for nodes in [
-        json!({"r": node("RebatchImages", json!({"images": ["image", 0], "batch_size": 1}))}),
-        json!({"r": node("RebatchLatents", json!({"latents": ["empty", 0], "batch_size": 1}))}),
-    ] {
-        // One item of a list is as harmless as what it was made of; what multiplies is refused.
-        let found = denials(&steps_policy(), nodes.clone());
-        assert!(found.is_empty() || found.contains(&("r".to_owned(), "list_output")), "{found:?}");
-    }
-    let many = json!({
-        "many": node("EmptyLatentImage", json!({"width": 64, "height": 64, "batch_size": 101})),
-        "r": node("RebatchLatents", json!({"latents": ["many", 0], "batch_size": 1})),
-        "s": sampler(json!({"latent_image": ["r", 0], "steps": 100})),
-    });
-    assert!(!denials(&steps_policy(), many).is_empty(), "101 times 100 steps");
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps_total = 100\n").unwrap();
+    let folder = json!({"r": node("LoadImageDataSetFromFolder", json!({"folder": "x"}))});
+    assert!(denials(&policy, folder).contains(&("r".to_owned(), "list_output")));
+    // Each item of a list is sampled on its own.
+    let listed = |amount: u32| {
+        json!({
+            "m": node("RepeatLatentBatch", json!({"samples": ["empty", 0], "amount": amount})),
+            "r": node("RebatchLatents", json!({"latents": ["m", 0], "batch_size": 1})),
+            "s": sampler(json!({"latent_image": ["r", 0], "steps": 20})),
+        })
+    };
+    assert!(denials(&policy, listed(64)).iter().any(|(_, code)| *code == "steps_total_exceeded"));
+    assert!(denials(&policy, listed(6)).iter().any(|(_, code)| *code == "steps_total_exceeded"));
+    assert_eq!(denials(&policy, listed(5)), []);
+    // Through what merely passes a list on, too.
+    let mut passed = listed(6);
+    passed["w"] = super::switch("r", "r", json!(true));
+    passed["s"]["inputs"]["latent_image"] = json!(["w", 0]);
+    assert!(!denials(&policy, passed).is_empty());
 }
 
 #[test]
