@@ -10,6 +10,7 @@ mod expression;
 pub(crate) mod interval;
 mod lists;
 mod numbers;
+mod operands;
 mod samplers;
 mod shape;
 mod text;
@@ -18,7 +19,9 @@ mod transfer;
 use std::collections::HashMap;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
+pub(crate) use expression::Dialect;
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 

@@ -1,3 +1,4 @@
+use super::shipped::{ANNOTATIONS_0_8_0, COMFYUI_0_8_0};
 use super::*;
 
 const LIVE: &[u8] = COMFYUI_0_8_0.as_bytes();
