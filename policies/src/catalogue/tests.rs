@@ -1,3 +1,4 @@
+use super::annotations::Annotations;
 use super::shipped::{ANNOTATIONS_0_8_0, COMFYUI_0_8_0};
 use super::*;
 
