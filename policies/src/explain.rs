@@ -79,7 +79,7 @@ pub struct OutputAccount {
 pub fn explain(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Explanation {
     let verdict = decide(parsed, policy, catalogue, files);
     let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
-    let running = parsed.workflow.reaching(&running_outputs(parsed, catalogue));
+    let running = parsed.workflow.reaching(&running_outputs(parsed, &facts));
     let costs = cost::of_nodes(&facts, policy.costs());
     let nodes = parsed.workflow.indexed().map(|(place, node)| {
         let cost = costs.iter().find(|cost| cost.place == place);
