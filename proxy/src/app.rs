@@ -33,6 +33,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
 use crate::inspect::Inspector;
+use crate::inspect::bans::BannedClasses;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
@@ -163,6 +164,7 @@ impl App {
         let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
+        let banned = core.block_on(ledger.bans())?;
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
@@ -196,6 +198,9 @@ impl App {
             created,
             browsers,
             held: Arc::default(),
+            banned: BannedClasses::new(banned),
+            ban_turn: tokio::sync::Mutex::default(),
+            rules: watch::channel(0).0,
             lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();

@@ -26,6 +26,7 @@ mod login;
 mod owner;
 mod pacing;
 mod record;
+mod refusals;
 mod reload;
 mod route;
 mod setup;

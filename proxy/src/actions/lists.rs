@@ -197,7 +197,7 @@ fn allowed_packs(call: &Call<'_>) -> Result<BTreeSet<String>, Rejection> {
 }
 
 fn allowed(call: &Call<'_>, name: impl Fn(&str, &str) -> String) -> Result<BTreeSet<String>, Rejection> {
-    let policy = &call.caller()?.tenant.policy;
+    let policy = call.services.policy_of(&call.caller()?.tenant);
     let inspector = call.services.inspector();
     let classes = inspector.catalogue().classes().filter(|class| policy.allows_class(class));
     let of_packs = classes.filter_map(|class| Some(name(class.name(), class.module().strip_prefix("custom_nodes.")?)));
@@ -273,7 +273,7 @@ fn first_up(call: &Call<'_>) -> Option<Arc<Backend>> {
 
 fn key(call: &Call<'_>, backend: &Backend, path: &str) -> Result<Key, Rejection> {
     let generation = call.services.live().generation;
-    Ok((generation, backend.id.clone(), call.caller()?.tenant.policy.digest(), path.to_owned()))
+    Ok((generation, backend.id.clone(), call.services.policy_of(&call.caller()?.tenant).digest(), path.to_owned()))
 }
 
 fn no_backend() -> Rejection {

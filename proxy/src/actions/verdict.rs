@@ -8,7 +8,7 @@ use crate::record::ledger::refusals::{RefusalBounds, RefusalRow, RefusedRule};
 use crate::record::ledger::uploads::Pin;
 use crate::reject::Rejection;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, Parsed, Policy};
+use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, Parsed, Policy, Violations};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -76,11 +76,9 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
         Err(error) => return Err(Rejection::from(error).into()),
     };
     let judge = Arc::clone(&policy);
-    let decided = tokio::task::spawn_blocking(move || {
-        match inspector.decide(&parsed, &judge, &catalogue, &known) {
-            Ok(workflow) => Ok((parsed, workflow)),
-            Err(error) => Err((error, parsed.canonical())),
-        }
+    let decided = tokio::task::spawn_blocking(move || match inspector.decide(&parsed, &judge, &catalogue, &known) {
+        Ok(workflow) => Ok((parsed, workflow)),
+        Err(error) => Err((error, parsed.canonical())),
     });
     let decided = decided.await.map_err(ended)?;
     let (parsed, workflow) = decided.map_err(|(error, graph)| refused(error, read_by, Some(graph)))?;
@@ -136,6 +134,7 @@ fn allowed(workflow: &ApprovedWorkflow) -> Value {
     let dropped: Vec<String> = workflow.dropped().iter().map(ToString::to_string).collect();
     json!({
         "verdict": "allow", "cost": workflow.cost().units(), "violations": [], "dropped": dropped,
+        "pruned": workflow.pruned().map_or_else(|| json!([]), Violations::to_json),
         "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
     })
 }
@@ -152,6 +151,6 @@ fn denied(refused: &Refused, row: &RefusalRow) -> Value {
 fn violation(rule: &RefusedRule) -> Value {
     json!({
         "code": rule.code, "node": rule.node, "class": rule.class, "input": rule.input, "pointer": rule.pointer,
-        "bound": rule.bound, "limit": rule.limit, "because": rule.because, "message": rule.message,
+        "bound": rule.bound, "limit": rule.limit, "because": rule.because,
     })
 }

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod refusals;
 pub mod state;
 pub mod state_client;
 pub mod tenants;

@@ -153,6 +153,7 @@ impl Reloader {
         services.object_infos.clear();
         services.lists.clear();
         services.reloaded.send_replace(generation);
+        services.rules_changed();
         self.watchers.follow();
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod backup;
+pub mod ban;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -10,6 +11,7 @@ pub mod export;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
+pub mod refusals;
 pub mod restore;
 pub mod serve;
 pub mod tenant;
@@ -61,6 +63,8 @@ pub enum Command {
     Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Show what the policy refused, by which rule, and which lines of it would allow it.
+    Refusals(refusals::RefusalsArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
@@ -124,6 +128,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Refusals(arguments) => refusals::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),

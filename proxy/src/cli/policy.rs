@@ -1,6 +1,6 @@
 //! `comfygate policy check`: the engine's verdict on workflow files, without a gateway.
 
-use super::Exit;
+use super::{Exit, ban};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, Violations};
@@ -19,6 +19,12 @@ pub struct PolicyArguments {
 enum PolicyCommand {
     /// Say of each workflow whether the policy accepts it, and if not, everything that is wrong with it.
     Check(CheckArguments),
+    /// Deny a node class at once, for every tenant, over every policy; jobs that wait with it are failed
+    Ban(ban::BanArguments),
+    /// Lift the ban of a node class
+    Unban(ban::UnbanArguments),
+    /// List the banned node classes
+    Bans(ban::BansArguments),
 }
 
 #[derive(Debug, Args)]
@@ -42,7 +48,12 @@ struct CheckArguments {
 /// # Errors
 /// When a file can't be read or the policy has faults.
 pub fn run(arguments: &PolicyArguments) -> anyhow::Result<Exit> {
-    let PolicyCommand::Check(arguments) = &arguments.command;
+    let arguments = match &arguments.command {
+        PolicyCommand::Check(arguments) => arguments,
+        PolicyCommand::Ban(arguments) => return ban::ban(arguments),
+        PolicyCommand::Unban(arguments) => return ban::unban(arguments),
+        PolicyCommand::Bans(arguments) => return ban::bans(arguments),
+    };
     let policy = policy(&arguments.policy)?;
     let read;
     let catalogue = match &arguments.object_info {

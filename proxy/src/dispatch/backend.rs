@@ -150,9 +150,11 @@ impl Backend {
         self.installed.load_full()
     }
 
-    /// Remembers what is installed there.
-    pub fn set_installed(&self, catalogue: Catalogue) {
-        self.installed.store(Some(Arc::new(catalogue)));
+    /// Remembers what is installed there. Says whether it is another installation than before.
+    pub fn set_installed(&self, catalogue: Catalogue) -> bool {
+        let digest = catalogue.digest();
+        let former = self.installed.swap(Some(Arc::new(catalogue)));
+        former.is_none_or(|former| former.digest() != digest)
     }
 
     /// Where it stands: up, half open, or down and why.

@@ -149,8 +149,10 @@ impl Monitor {
             .map_err(|error| error.to_string())
             .and_then(|compared: Result<_, CatalogueError>| compared.map_err(|error| error.to_string()))
             .map_err(|error| (Cause::Hung, error))?;
-        if let Some(installed) = installed {
-            self.backend.set_installed(installed);
+        if let Some(installed) = installed
+            && self.backend.set_installed(installed)
+        {
+            self.services.rules_changed();
         }
         let connecting = async { self.socket_connected.wait_for(|connected| *connected).await.is_ok() };
         if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {

@@ -5,16 +5,17 @@
 //! allow (403, every violation at once). *Answers the attack*: the bypass catalogue, entries 1-13 and 23-82 (facts §11). *Leaves to others*: how the
 //! verdict is reached (the crate `comfygate-policy`, which knows no tenant, file or clock).
 
+pub mod bans;
 pub mod contents;
 pub mod files;
 pub mod media;
+pub mod refused;
 
-use crate::tenants::Tenant;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ParseError, Parsed, Verdict, Violations};
+use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ParseError, Parsed, Policy, Verdict, Violations};
 use std::sync::Arc;
 
 /// Why a submission was turned away.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum InspectError {
     /// Not a submission at all.
     #[error("malformed submission: {0}")]
@@ -68,25 +69,25 @@ impl Inspector {
         Ok(comfygate_policy::parse(body)?)
     }
 
-    /// Decides for a tenant, by the catalogue that holds for it, whose workflow may name these files; any other name is refused as one that does not exist.
+    /// Decides by a tenant's policy with what is banned in it, by the catalogue that holds for it, for a workflow that may name these files; any other name is refused as one that does not exist.
     ///
     /// # Errors
     /// [`InspectError::Denied`].
     pub fn decide(
         &self,
         parsed: &Parsed,
-        tenant: &Tenant,
+        policy: &Policy,
         catalogue: &Catalogue,
         files: &FileFacts,
     ) -> Result<ApprovedWorkflow, InspectError> {
-        match comfygate_policy::decide(parsed, &tenant.policy, catalogue, files) {
+        match comfygate_policy::decide(parsed, policy, catalogue, files) {
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }
     }
 
     /// Whether an earlier approval still stands: same policy, same catalogue.
-    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant, catalogue: &Catalogue) -> bool {
-        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == catalogue.digest()
+    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, policy: &Policy, catalogue: &Catalogue) -> bool {
+        workflow.policy_digest() == policy.digest() && workflow.catalogue_digest() == catalogue.digest()
     }
 }
