@@ -4,7 +4,9 @@
 //! a value that occurs at run time lies within what is said here, whichever branch a switch takes. What is not known is [`Value::Unknown`] or no shape, and a rule
 //! that needs it refuses. Values are cut to the caps after a rule has recorded the excess, so that one fault is not told once for every node below it.
 
+mod arithmetic;
 mod cost;
+mod expression;
 pub(crate) mod interval;
 mod numbers;
 mod shape;
@@ -13,17 +15,18 @@ mod transfer;
 
 use std::collections::HashMap;
 
-pub(crate) use cost::{cost, sampling_steps};
+pub(crate) use cost::sampling_steps;
 pub(crate) use numbers::{Need, chain, limit, need, number, sigmas_in_text};
-pub(crate) use shape::Shape;
+pub(crate) use shape::{Shape, Sound};
+pub(crate) use text::input_bytes as input_text_bytes;
 
 use crate::catalogue::{Catalogue, ClassSignature, DeclaredType};
 use crate::files::FileFacts;
-use crate::policy::{Caps, Policy};
+use crate::policy::{Caps, Policy, Posture};
 use crate::workflow::graph::{NodeIndex, Workflow};
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
-use interval::{FloatInterval, Interval};
+use interval::{FloatInterval, Interval, ceil};
 
 /// A number as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +45,9 @@ pub(crate) struct Slot<'a> {
     pub(crate) types: Vec<&'a str>,
     pub(crate) value: Value,
     pub(crate) shape: Option<Shape>,
+    pub(crate) sound: Option<Sound>,
+    /// It has a type whose size is followed, but no size that could be.
+    sizeless: bool,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
     /// How many bytes a text has at most.
@@ -51,8 +57,8 @@ pub(crate) struct Slot<'a> {
 /// A fault of size that only this pass can see.
 #[derive(Debug, Clone)]
 pub(crate) enum SizeFault {
-    /// The class is not in the table of transfer functions.
-    UnknownClass,
+    /// The class has no rule for sizes, or one that says why there is none.
+    Unbounded { because: Option<String> },
     /// More than a cap: which one, how much, and the cap.
     OverCap { what: &'static str, bound: i128, limit: i128 },
 }
@@ -63,12 +69,14 @@ pub(crate) struct Facts<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) caps: &'a Caps,
     files: &'a FileFacts,
+    /// What a text of unknown length counts as; none: as unknown.
+    assumed_text_bytes: Option<i128>,
     slots: HashMap<NodeIndex, Vec<Slot<'a>>>,
     pub(crate) size_faults: Vec<(NodeIndex, SizeFault)>,
 }
 
 /// Types whose size is followed.
-const SHAPED: [&str; 4] = ["IMAGE", "LATENT", "MASK", "VIDEO"];
+const SHAPED: [&str; 6] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "*"];
 
 impl<'a> Facts<'a> {
     /// Looks at every node once.
@@ -78,8 +86,9 @@ impl<'a> Facts<'a> {
         catalogue: &'a Catalogue,
         files: &'a FileFacts,
     ) -> Self {
-        let mut facts =
-            Self { workflow, catalogue, caps: &policy.caps, files, slots: HashMap::new(), size_faults: Vec::new() };
+        let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
+        let (caps, slots, size_faults) = (&policy.caps, HashMap::new(), Vec::new());
+        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, slots, size_faults };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = catalogue.class(node.class.as_str()) {
                 let slots = facts.slots_of(place, node, class);
@@ -99,6 +108,11 @@ impl<'a> Facts<'a> {
         self.slots.get(&place)?.first()?.text_bytes
     }
 
+    /// Every output of the node at `place`.
+    pub(crate) fn slots_at(&self, place: NodeIndex) -> &[Slot<'a>] {
+        self.slots.get(&place).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The signature of the node at `place`.
     pub(crate) fn class_at(&self, place: NodeIndex) -> Option<&'a ClassSignature> {
         self.catalogue.class(self.workflow.node(place)?.class.as_str())
@@ -113,29 +127,50 @@ impl<'a> Facts<'a> {
     }
 
     fn slots_of(&mut self, place: NodeIndex, node: &'a Node, class: &'a ClassSignature) -> Vec<Slot<'a>> {
-        let shaped = |slot: &Slot<'a>| slot.types.iter().any(|name| SHAPED.contains(name) || *name == "*");
         let mut slots: Vec<Slot<'a>> = (0..class.outputs().len())
             .map(|slot| Slot {
                 types: self.types(node, class, slot),
                 value: numbers::value(self, node, class, slot),
                 shape: None,
+                sound: None,
+                sizeless: false,
                 sigmas: cost::sigmas(self, node, class, slot),
                 text_bytes: text::text_bytes(self, node, class, slot),
             })
             .collect();
-        let mut unknown = false;
-        for (place_of_slot, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| shaped(slot)) {
-            match transfer::shape(self, node, class, place_of_slot) {
-                transfer::Outcome::Known(shape) => slot.shape = Some(self.within_caps(place, shape)),
+        let mut gap = None;
+        for (place_of_slot, slot) in slots.iter_mut().enumerate() {
+            if !slot.types.iter().any(|name| SHAPED.contains(name)) {
+                continue;
+            }
+            let capped = slot.types.iter().any(|name| self.caps_apply_to(name));
+            match transfer::extent(self, node, class, place_of_slot) {
+                Ok(extent) => {
+                    slot.shape = extent.shape.map(|shape| self.within_caps(place, shape));
+                    slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
+                    slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
+                }
                 // The reason is told where it arose.
-                transfer::Outcome::Inherited => {}
-                transfer::Outcome::Unknown => unknown = true,
+                Err(transfer::Gap::Inherited) => {}
+                Err(_) if !capped => {}
+                Err(transfer::Gap::Unknown) => gap = gap.or(Some(None)),
+                Err(transfer::Gap::Unbounded(because)) => gap = Some(Some(because)),
             }
         }
-        if unknown {
-            self.size_faults.push((place, SizeFault::UnknownClass));
+        if let Some(because) = gap {
+            self.size_faults.push((place, SizeFault::Unbounded { because }));
         }
         slots
+    }
+
+    /// Whether a cap asks for the size of what has this type. A latent is one of pictures or of sound, a film has both.
+    fn caps_apply_to(&self, type_name: &str) -> bool {
+        let (sizes, seconds) = (self.caps.limits_sizes(), self.caps.seconds.is_some());
+        match type_name {
+            "IMAGE" | "MASK" => sizes,
+            "AUDIO" => seconds,
+            _ => sizes || seconds,
+        }
     }
 
     /// The types that an output may have: the declared one, or for a match-anything output those of the inputs of its template.
@@ -173,15 +208,36 @@ impl<'a> Facts<'a> {
         ];
         for (what, bound, limit) in found {
             if let Some(limit) = limit.filter(|limit| bound > *limit) {
-                let known = |(at, fault): &(NodeIndex, SizeFault)| {
-                    *at == place && matches!(fault, SizeFault::OverCap { what: known, .. } if *known == what)
-                };
-                if !self.size_faults.iter().any(known) {
-                    self.size_faults.push((place, SizeFault::OverCap { what, bound, limit }));
-                }
+                self.over_cap(place, what, bound, limit);
             }
         }
         shape.cut_to(caps)
+    }
+
+    /// The same for sound.
+    fn within_seconds(&mut self, place: NodeIndex, sound: Sound) -> Sound {
+        let (seconds, batch) = (self.caps.seconds, self.caps.batch);
+        if let Some(limit) = batch.filter(|limit| sound.batch > *limit) {
+            self.over_cap(place, "batch", sound.batch, limit);
+        }
+        match seconds.filter(|limit| sound.seconds > *limit) {
+            Some(limit) => {
+                self.over_cap(place, "seconds", ceil(sound.seconds), ceil(limit));
+                Sound { seconds: limit, ..sound }
+            }
+            None => sound,
+        }
+    }
+
+    /// One fault for each cap of a node, however many of its outputs are beyond it.
+    fn over_cap(&mut self, place: NodeIndex, what: &'static str, bound: i128, limit: i128) {
+        let known = |(at, fault): &(NodeIndex, SizeFault)| {
+            *at == place && matches!(fault, SizeFault::OverCap { what: known, .. } if *known == what)
+        };
+        // Those of this node are the last.
+        if !self.size_faults.iter().rev().take_while(|(at, _)| *at == place).any(known) {
+            self.size_faults.push((place, SizeFault::OverCap { what, bound, limit }));
+        }
     }
 }
 

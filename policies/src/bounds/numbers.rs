@@ -1,8 +1,8 @@
 //! Numbers through links: literals, primitives, switches and measured sizes.
 
-use super::interval::{FloatInterval, Interval};
-use super::{Facts, Value};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use super::interval::{FloatInterval, Interval, ceil, floor};
+use super::{Facts, Shape, Value, transfer};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, OutputSignature, ValueRule};
 use crate::policy::Caps;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
@@ -42,6 +42,13 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
         InputKind::Factor | InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
+        InputKind::SampleRate | InputKind::Count | InputKind::Tile => {
+            if caps.limits_anything() {
+                Need::Bounded
+            } else {
+                Need::None
+            }
+        }
         InputKind::Sampler
         | InputKind::Scheduler
         | InputKind::SigmasText
@@ -51,7 +58,8 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         | InputKind::SavePrefix
         | InputKind::EvalText
         | InputKind::JsonText
-        | InputKind::PromptText => Need::None,
+        | InputKind::PromptText
+        | InputKind::Url => Need::None,
     }
 }
 
@@ -99,27 +107,43 @@ fn literal_value(literal: &Json, declared: &DeclaredType) -> Value {
     }
 }
 
-/// The transfer functions of numbers: what the output `slot` of `node` is. Every other class gives [`Value::Unknown`].
+/// What the output `slot` of `node` is, by the `values` of its class. Every other class gives [`Value::Unknown`].
 pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Value {
-    if !class.is_core() {
-        return Value::Unknown;
-    }
     let own = |name: &str| match class.input(node, name) {
         Some(input) => number(facts, node, name, input.declared()),
         None => Value::Unknown,
     };
-    match (class.name(), slot) {
-        ("PrimitiveInt" | "PrimitiveFloat" | "PrimitiveBoolean", 0) => own("value"),
-        ("ComfySwitchNode", 0) => {
-            switch(own("switch"), linked(facts, node, "on_true"), linked(facts, node, "on_false"))
+    let Some(rule) = class.value_rule(slot) else {
+        return Value::Unknown;
+    };
+    let of_shape = |input: &str, side: fn(Shape) -> Interval| match facts.shape(node, input) {
+        Some(shape) => Value::Int(side(shape)),
+        None => Value::Unknown,
+    };
+    match rule {
+        ValueRule::Input(input) => own(input),
+        ValueRule::Switch(by) => {
+            switch(own(&by.by), linked(facts, node, &by.on_true), linked(facts, node, &by.on_false))
         }
-        ("GetImageSize", 0..=2) => image_size(facts, node, slot),
-        ("StringLength", 0) => match node.input("string") {
+        ValueRule::WidthOf(input) => of_shape(input, |shape| shape.width),
+        ValueRule::HeightOf(input) => of_shape(input, |shape| shape.height),
+        ValueRule::CountOf(input) => of_shape(input, Shape::count),
+        ValueRule::LengthOf(input) => match node.input(input) {
             Some(Input::Literal(Json::Text(text))) => {
                 Value::Int(Interval::exactly(i128::try_from(text.chars().count()).unwrap_or(i128::MAX)))
             }
             _ => Value::Unknown,
         },
+        ValueRule::Range(lo, hi) => range(class, slot, *lo, *hi),
+        ValueRule::Amount(amount) => transfer::amount(facts, node, class, amount).map_or(Value::Unknown, Value::Int),
+    }
+}
+
+/// A declared range, as the output's type has it.
+fn range(class: &ClassSignature, slot: usize, lo: f64, hi: f64) -> Value {
+    match class.outputs().get(slot).map(OutputSignature::type_name) {
+        Some("INT") => Value::Int(Interval::between(floor(lo), ceil(hi))),
+        Some("FLOAT") => Value::Float(FloatInterval { lo, hi }),
         _ => Value::Unknown,
     }
 }
@@ -139,18 +163,6 @@ fn switch(switch: Value, on_true: Value, on_false: Value) -> Value {
         (_, Value::Bool(a), Value::Bool(b)) => Value::Bool(a.filter(|_| a == b)),
         _ => Value::Unknown,
     }
-}
-
-/// `GetImageSize`: width, height and the count of images.
-fn image_size(facts: &Facts<'_>, node: &Node, slot: usize) -> Value {
-    let Some(shape) = facts.shape(node, "image") else {
-        return Value::Unknown;
-    };
-    Value::Int(match slot {
-        0 => shape.width,
-        1 => shape.height,
-        _ => shape.count(),
-    })
 }
 
 /// Where a linked value comes from, hop by hop: `linked from 8 (ComfySwitchNode.on_true), from 7 (PrimitiveInt.value)`.

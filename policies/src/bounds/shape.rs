@@ -85,3 +85,24 @@ impl Shape {
 fn positive(interval: Interval) -> Interval {
     interval.max(Interval::exactly(1))
 }
+
+/// Bounds of a sound, or of its latent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sound {
+    /// How long at most; infinite where nobody knows.
+    pub(crate) seconds: f64,
+    /// How many at once.
+    pub(crate) batch: i128,
+}
+
+impl Sound {
+    /// One after the other.
+    pub(super) fn then(self, other: Self) -> Self {
+        Self { seconds: (self.seconds + other.seconds).next_up(), batch: self.batch.max(other.batch) }
+    }
+
+    /// As long as the longer one.
+    pub(super) fn beside(self, other: Self) -> Self {
+        Self { seconds: self.seconds.max(other.seconds), batch: self.batch.max(other.batch) }
+    }
+}

@@ -1,280 +1,381 @@
-//! What each class does to sizes: a table, and one small function for each kind of line in it.
+//! What each class does to sizes: the rules of its annotation, applied.
 //!
-//! A class that is not in the table and gives an IMAGE, LATENT, MASK or VIDEO has an unknown size. Under a policy that caps sizes that is refused *where it arises*
+//! A class without a rule that gives an IMAGE, LATENT, MASK or VIDEO has an unknown size. Under a policy that caps sizes that is refused *where it arises*
 //! (`size_unbounded`), whether or not something consumes it: the node itself may make too much. Sources: ComfyUI 0.8.0, `nodes.py` and `comfy_extras/`.
 //!
 //! Latents are followed in pixels of the picture they were declared for, with the pixels per cell. Decoding assumes the largest factor of any VAE installed
 //! (`caps.vae_scale`, 32 unless the policy says less), since ComfyUI gives an empty latent whatever channels the model wants, so that a latent of 8-pixel cells may end in a 32-pixel VAE. The
-//! temporal factor is taken as declared.
+//! temporal factor is taken as declared. Sound is followed in seconds; its latents are pictures to nobody, so that a rule for pictures that meets one gives no size.
+
+mod sides;
+
+use sides::{
+    cropped, decoded, encoded, kontext_scaled, largest_side, multiplied, padded, repeated, resized, scaled,
+    shortest_side, stitched, total_pixels, turned, upscaled,
+};
 
 use super::interval::{FloatInterval, Interval, ceil};
-use super::{Facts, Shape, Value, number};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use super::{Facts, Shape, Sound, Value, number};
+use crate::catalogue::{
+    Amount, ClassSignature, DeclaredType, Formula, InputKind, Made, Presence, SizeRule, SoundRule, Switch,
+};
 use crate::files::annotated_name;
 use crate::workflow::node::{Input, Node};
 
-/// What becomes of sizes in a class.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Rule {
-    /// Made from its own numbers (by kind), as a latent with so many pixels a cell, or an image (1).
-    Numbers(i128),
-    /// Like this input.
-    Same(&'static str),
-    /// Like this input or turned by 90 degrees.
-    Turned(&'static str),
-    /// The first that is linked gives the size, both the count.
-    LargerBatch(&'static str, &'static str),
-    /// A latent to an image.
-    Decode(&'static str),
-    /// An image to a latent.
-    Encode(&'static str),
-    /// To `width` and `height`, of which 0 means "keep the aspect ratio".
-    Resize(&'static str),
-    /// To `target_width` and `target_height`.
-    Target(&'static str),
-    /// Times the input `scale_by`.
-    ScaleBy(&'static str),
-    /// Times the factor of an upscale model.
-    UpscaleModel(&'static str),
-    /// To so many `megapixels`.
-    TotalPixels(&'static str),
-    /// The larger side to `largest_size`.
-    LargestSide(&'static str),
-    /// By `resize_type`.
-    ResizeAny(&'static str),
-    /// At most `width` and `height`, at most what there is.
-    Crop(&'static str),
-    /// Plus `left`, `right`, `top`, `bottom`.
-    Pad(&'static str),
-    /// Two images side by side.
-    Stitch,
-    /// One batch after the other, at the size of one of them.
-    Join(&'static str, &'static str),
-    /// All of an autogrow row in one batch.
-    JoinRow(&'static str),
-    /// So many times.
-    Repeat(&'static str, &'static str),
-    /// To one of FLUX Kontext's own sizes.
-    KontextScale(&'static str),
-    /// From a file of the caller's.
-    File(&'static str),
-}
-
-use Rule::{
-    Crop, Decode, Encode, File, Join, JoinRow, KontextScale, LargerBatch, LargestSide, Numbers, Pad, Repeat, Resize,
-    ResizeAny, Same, ScaleBy, Stitch, Target, TotalPixels, Turned, UpscaleModel,
-};
-
-/// Every class whose effect on sizes is known, grouped by what it does.
-#[rustfmt::skip]
-pub(super) const TABLE: &[(&str, Rule)] = &[
-    // Made from numbers.
-    ("EmptyImage", Numbers(1)), ("SolidMask", Numbers(1)),
-    ("EmptyLatentImage", Numbers(8)), ("EmptySD3LatentImage", Numbers(8)), ("EmptyFlux2LatentImage", Numbers(16)),
-    ("EmptyHunyuanImageLatent", Numbers(32)), ("EmptyQwenImageLayeredLatentImage", Numbers(8)),
-    ("EmptyChromaRadianceLatentImage", Numbers(1)),
-    // Stage B has cells of 4 pixels, stage C of `compression` (4 and more).
-    ("StableCascade_EmptyLatentImage", Numbers(4)),
-    ("EmptyHunyuanLatentVideo", Numbers(8)), ("EmptyHunyuanVideo15Latent", Numbers(16)), ("EmptyMochiLatentVideo", Numbers(8)),
-    ("EmptyCosmosLatentVideo", Numbers(8)), ("EmptyLTXVLatentVideo", Numbers(32)),
-    ("CosmosImageToVideoLatent", Numbers(8)), ("CosmosPredict2ImageToVideoLatent", Numbers(8)),
-    ("HunyuanImageToVideo", Numbers(8)), ("HunyuanVideo15ImageToVideo", Numbers(16)), ("Kandinsky5ImageToVideo", Numbers(8)),
-    ("LTXVImgToVideo", Numbers(32)), ("SVD_img2vid_Conditioning", Numbers(8)), ("SV3D_Conditioning", Numbers(8)),
-    ("StableZero123_Conditioning", Numbers(8)), ("Wan22ImageToVideoLatent", Numbers(16)), ("WanImageToVideo", Numbers(8)),
-    ("WanFunControlToVideo", Numbers(8)), ("Wan22FunControlToVideo", Numbers(8)), ("WanFunInpaintToVideo", Numbers(8)),
-    ("WanFirstLastFrameToVideo", Numbers(8)), ("WanCameraImageToVideo", Numbers(8)),
-    // Sampling keeps the latent's size.
-    ("KSampler", Same("latent_image")), ("KSamplerAdvanced", Same("latent_image")), ("SamplerCustom", Same("latent_image")),
-    ("SamplerCustomAdvanced", Same("latent_image")), ("AddNoise", Same("latent_image")),
-    // Latents.
-    ("VAEDecode", Decode("samples")), ("VAEDecodeTiled", Decode("samples")),
-    ("VAEEncode", Encode("pixels")), ("VAEEncodeTiled", Encode("pixels")), ("VAEEncodeForInpaint", Encode("pixels")),
-    ("InpaintModelConditioning", Encode("pixels")), ("InstructPixToPixConditioning", Encode("pixels")),
-    ("LatentUpscale", Resize("samples")), ("LatentUpscaleBy", ScaleBy("samples")), ("LatentCrop", Crop("samples")),
-    ("LatentFlip", Same("samples")), ("LatentRotate", Turned("samples")), ("LatentFromBatch", Same("samples")),
-    ("LatentComposite", Same("samples_to")), ("LatentCompositeMasked", Same("destination")), ("LatentBlend", Same("samples1")),
-    ("LatentAdd", Same("samples1")), ("LatentSubtract", Same("samples1")), ("LatentInterpolate", Same("samples1")),
-    ("LatentMultiply", Same("samples")), ("LatentBatchSeedBehavior", Same("samples")), ("LatentApplyOperation", Same("samples")),
-    ("SetLatentNoiseMask", Same("samples")), ("LatentCut", Same("samples")), ("TrimVideoLatent", Same("samples")),
-    ("LatentBatch", Join("samples1", "samples2")), ("BatchLatentsNode", JoinRow("latents")),
-    ("RepeatLatentBatch", Repeat("samples", "amount")),
-    // Images.
-    ("ImageScale", Resize("image")), ("ImageScaleBy", ScaleBy("image")), ("ImageScaleToTotalPixels", TotalPixels("image")),
-    ("ImageScaleToMaxDimension", LargestSide("image")), ("ImageUpscaleWithModel", UpscaleModel("image")),
-    ("ResizeAndPadImage", Target("image")), ("ResizeImageMaskNode", ResizeAny("input")), ("FluxKontextImageScale", KontextScale("image")),
-    ("ImageCrop", Crop("image")), ("ImagePadForOutpaint", Pad("image")), ("ImageStitch", Stitch),
-    ("ImageBatch", Join("image1", "image2")), ("BatchImagesNode", JoinRow("images")), ("RepeatImageBatch", Repeat("image", "amount")),
-    ("ImageFromBatch", Same("image")), ("ImageInvert", Same("image")), ("ImageBlur", Same("image")), ("ImageSharpen", Same("image")),
-    ("ImageQuantize", Same("image")), ("ImageFlip", Same("image")), ("ImageRotate", Turned("image")), ("ImageAddNoise", Same("image")),
-    ("ImageBlend", Same("image1")), ("ImageCompositeMasked", Same("destination")), ("ImageRGBToYUV", Same("image")),
-    ("Canny", Same("image")), ("Morphology", Same("image")), ("LTXVPreprocess", Same("image")),
-    ("SplitImageWithAlpha", Same("image")), ("JoinImageWithAlpha", LargerBatch("image", "alpha")),
-    // Masks.
-    ("ImageToMask", Same("image")), ("ImageColorToMask", Same("image")), ("MaskToImage", Same("mask")), ("InvertMask", Same("mask")),
-    ("GrowMask", Same("mask")), ("FeatherMask", Same("mask")), ("ThresholdMask", Same("mask")), ("CropMask", Crop("mask")),
-    ("MaskComposite", Same("destination")), ("BatchMasksNode", JoinRow("masks")),
-    // Files and video.
-    ("LoadImage", File("image")), ("LoadImageMask", File("image")), ("LoadImageOutput", File("image")), ("LoadVideo", File("file")),
-    ("CreateVideo", Same("images")), ("GetVideoComponents", Same("video")),
-    // Model-free test nodes.
-    ("GateProbeSleep", Same("image")), ("GateProbeFail", Same("image")),
-];
-
 /// A mask of a file without alpha has this many pixels a side.
 const NO_ALPHA_MASK_PIXELS: i128 = 64;
-/// FLUX Kontext's sizes have sides of 672 to 1568 pixels, and fewer pixels than this.
-const KONTEXT_SIDES: (i128, i128) = (672, 1568);
-const KONTEXT_AREA: i128 = 1_064_960;
-/// Rounding to whole cells or pixels moves a side by less than this; the largest cell is one of 32 pixels.
-const CELL_PIXELS_MAX: i128 = 32;
+/// Rules within rules; the shipped ones have three at most.
+const RULE_DEPTH_MAX: usize = 16;
 
-/// What is known of the size of one output.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Outcome {
-    /// So large at most.
-    Known(Shape),
-    /// Not known because something before is not known, where the fault is told.
+/// What is known of the size of one output: a picture's, a sound's, or of a film both.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Extent {
+    /// Pictures.
+    pub(super) shape: Option<Shape>,
+    /// Sound.
+    pub(super) sound: Option<Sound>,
+}
+
+/// Why there is no size.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Gap {
+    /// Something before is not known, or a number is refused by another rule, where the fault is told.
     Inherited,
-    /// Not known because of this class.
+    /// Because of this class.
     Unknown,
+    /// Because of this class, which says why.
+    Unbounded(String),
 }
 
 /// The size of the output `slot` of `node`.
-pub(super) fn shape(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Outcome {
-    if class.name() == "ComfySwitchNode" && class.is_core() {
-        return switched(facts, node);
-    }
-    // Only annotated classes: another pack's class of the same name is another class.
-    let rule = TABLE.iter().find(|(name, _)| *name == class.name()).filter(|_| class.is_annotated());
-    match rule {
-        None => Outcome::Unknown,
-        Some((_, rule)) => {
-            let step = Step { facts, node, class, slot };
-            step.apply(*rule).map_or(Outcome::Inherited, Outcome::Known)
-        }
-    }
+pub(super) fn extent(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Result<Extent, Gap> {
+    let rule = class.size_rule(slot).ok_or(Gap::Unknown)?;
+    Step { facts, node, class, slot, depth: 0 }.apply(rule)
 }
 
-/// Either branch; both must be known, since both may run.
-fn switched(facts: &Facts<'_>, node: &Node) -> Outcome {
-    match (facts.shape(node, "on_true"), facts.shape(node, "on_false")) {
-        (Some(a), Some(b)) => Outcome::Known(a.hull(b)),
-        _ => Outcome::Inherited,
-    }
+/// A whole number that a rule computes for `node`.
+pub(super) fn amount(facts: &Facts<'_>, node: &Node, class: &ClassSignature, amount: &Amount) -> Option<Interval> {
+    Step { facts, node, class, slot: 0, depth: 0 }.amount(amount).ok()
 }
 
+#[derive(Clone, Copy)]
 struct Step<'a, 'b> {
     facts: &'b Facts<'a>,
     node: &'b Node,
     class: &'b ClassSignature,
     slot: usize,
+    depth: usize,
+}
+
+fn picture(shape: Shape) -> Extent {
+    Extent { shape: Some(shape), sound: None }
+}
+
+fn sounding(sound: Sound) -> Extent {
+    Extent { shape: None, sound: Some(sound) }
+}
+
+impl Extent {
+    /// Either. What is a picture in one and none in the other has no size.
+    fn hull(self, other: Self) -> Result<Self, Gap> {
+        let shape = match (self.shape, other.shape) {
+            (Some(a), Some(b)) => Some(a.hull(b)),
+            (None, None) => None,
+            _ => return Err(Gap::Unknown),
+        };
+        let sound = match (self.sound, other.sound) {
+            (Some(a), Some(b)) => Some(a.beside(b)),
+            (a, b) => a.or(b),
+        };
+        Ok(Self { shape, sound })
+    }
 }
 
 impl Step<'_, '_> {
-    fn apply(&self, rule: Rule) -> Option<Shape> {
+    /// A rule within the rule.
+    fn inner(&self, rule: &SizeRule) -> Result<Extent, Gap> {
+        if self.depth >= RULE_DEPTH_MAX {
+            return Err(Gap::Unknown);
+        }
+        Step { depth: self.depth + 1, ..*self }.apply(rule)
+    }
+
+    fn apply(&self, rule: &SizeRule) -> Result<Extent, Gap> {
         match rule {
-            Numbers(cell) => self.own_numbers(cell),
-            Same(input) => self.shape(input),
-            Turned(input) => self.shape(input).map(turned),
-            LargerBatch(a, b) => {
-                let (a, b) = (self.shape(a)?, self.shape(b)?);
-                Some(Shape { batch: a.batch.max(b.batch), frames: a.frames.max(b.frames), ..a })
-            }
-            Decode(input) => self.shape(input).map(|latent| decoded(latent, self.facts.caps.vae_scale)),
-            Encode(input) => self.shape(input).map(encoded),
-            Resize(input) => Some(resized(self.shape(input)?, self.int("width")?, self.int("height")?)),
-            Target(input) => Some(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?)),
-            ScaleBy(input) => Some(scaled(self.shape(input)?, self.float("scale_by")?)),
-            UpscaleModel(input) => Some(upscaled(self.shape(input)?, self.facts.caps.upscale_model_factor)),
-            TotalPixels(input) => Some(total_pixels(self.shape(input)?, self.float("megapixels")?, self.rounding()?)),
-            LargestSide(input) => Some(largest_side(self.shape(input)?, self.int("largest_size")?)),
-            ResizeAny(input) => self.resize_any(self.shape(input)?),
-            Crop(input) => Some(cropped(self.shape(input)?, self.int("width")?, self.int("height")?)),
-            Pad(input) => Some(padded(self.shape(input)?, self.sum("left", "right")?, self.sum("top", "bottom")?)),
-            Stitch => self.stitched(),
-            Join(a, b) => Some(self.shape(a)?.joined(self.shape(b)?)),
-            JoinRow(prefix) => self.joined_row(prefix),
-            Repeat(input, amount) => {
-                let shape = self.shape(input)?;
-                Some(repeated(shape, self.int(amount)?))
-            }
-            KontextScale(input) => self.shape(input).map(kontext_scaled),
-            File(input) => self.file(input),
+            SizeRule::None => Ok(Extent::default()),
+            SizeRule::BySlot(_) => Err(Gap::Unknown),
+            SizeRule::Unbounded(because) => Err(Gap::Unbounded(because.clone())),
+            SizeRule::Same(input) => self.extent(input),
+            SizeRule::AnyOf(rules) => self.any_of(rules),
+            SizeRule::IfGiven(rule) => match self.node.input(&rule.input) {
+                Some(_) => self.inner(&rule.then),
+                None => self.inner(&rule.otherwise),
+            },
+            SizeRule::Switch(switch) => self.switched(switch),
+            SizeRule::PictureOf(input) => Ok(Extent { sound: None, ..self.extent(input)? }),
+            SizeRule::SoundOf(input) => Ok(Extent { shape: None, ..self.extent(input)? }),
+            SizeRule::Film(of) => self.film(of),
+            SizeRule::Sound(rule) => self.sound_made(rule).map(sounding),
+            SizeRule::SoundJoin(inputs) => self.sounds(inputs, Sound::then).map(sounding),
+            SizeRule::SoundLongest(inputs) => self.sounds(inputs, Sound::beside).map(sounding),
+            SizeRule::SoundFile(input) => self.sound_file(input),
+            _ => self.shape_by(rule).map(picture),
         }
     }
 
-    fn shape(&self, input: &str) -> Option<Shape> {
-        self.facts.shape(self.node, input)
+    fn shape_by(&self, rule: &SizeRule) -> Result<Shape, Gap> {
+        match rule {
+            SizeRule::Numbers(cell) => self.own_numbers(*cell),
+            SizeRule::Made(made) => self.made(made),
+            SizeRule::Turned(input) => self.shape(input).map(turned),
+            SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
+            SizeRule::Decode(input) => Ok(decoded(self.shape(input)?, self.facts.caps.vae_scale)),
+            SizeRule::Encode(input) => self.shape(input).map(encoded),
+            SizeRule::Resize(input) => Ok(resized(self.shape(input)?, self.int("width")?, self.int("height")?)),
+            SizeRule::Target(input) => {
+                Ok(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?))
+            }
+            SizeRule::ScaleBy(rule) => Ok(scaled(self.shape(&rule.of)?, self.float(&rule.by)?)),
+            SizeRule::UpscaleModel(input) => Ok(upscaled(self.shape(input)?, self.facts.caps.upscale_model_factor)),
+            SizeRule::TotalPixels(input) => {
+                Ok(total_pixels(self.shape(input)?, self.float("megapixels")?, self.rounding()?))
+            }
+            SizeRule::LargestSide(rule) => Ok(largest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
+            SizeRule::ShortestSide(rule) => Ok(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
+            SizeRule::ResizeAny(input) => self.resize_any(self.shape(input)?),
+            SizeRule::Crop(input) => Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?)),
+            SizeRule::Pad(input) => {
+                Ok(padded(self.shape(input)?, self.sum("left", "right")?, self.sum("top", "bottom")?))
+            }
+            SizeRule::Stitch => self.stitched(),
+            SizeRule::Join(inputs) => self.joined(inputs.iter().map(String::as_str)),
+            SizeRule::JoinRow(prefix) => self.joined_row(prefix),
+            SizeRule::Repeat(rule) => Ok(repeated(self.shape(&rule.of)?, self.amount(&rule.times)?)),
+            SizeRule::KontextScale(input) => self.shape(input).map(kontext_scaled),
+            SizeRule::File(input) => self.file(input),
+            SizeRule::Times(rule) => {
+                let of = self.inner(&rule.of)?.shape.ok_or(Gap::Unknown)?;
+                let factor = |amount: &Option<Amount>| match amount {
+                    Some(amount) => self.amount(amount),
+                    None => Ok(Interval::exactly(1)),
+                };
+                let sides = multiplied(of, factor(&rule.width)?, factor(&rule.height)?);
+                let frames = sides.frames.times(factor(&rule.frames)?);
+                Ok(Shape { batch: sides.batch.times(factor(&rule.batch)?), frames, ..sides })
+            }
+            _ => Err(Gap::Unknown),
+        }
     }
 
-    /// The value of a number input. A link that says nothing gives none where the caps rule refuses it, so that the fault is told once; elsewhere, and for an absent optional input, what
-    /// the declaration allows.
-    fn int(&self, name: &str) -> Option<Interval> {
-        let input = self.class.input(self.node, name)?;
+    /// What the link of an input brings. Whose absence ComfyUI refuses, and what has no size already, has its fault elsewhere.
+    fn extent(&self, input: &str) -> Result<Extent, Gap> {
+        match self.node.input(input) {
+            Some(Input::Link(link)) => {
+                let slot = self.facts.slot(*link).ok_or(Gap::Inherited)?;
+                if slot.shape.is_none() && slot.sound.is_none() {
+                    return Err(if slot.sizeless { Gap::Unknown } else { Gap::Inherited });
+                }
+                Ok(Extent { shape: slot.shape, sound: slot.sound })
+            }
+            // A literal where only a link fits is the inputs rule's.
+            Some(Input::Literal(_)) => Err(Gap::Inherited),
+            None => Err(self.absent(input)),
+        }
+    }
+
+    /// A required input that is missing is the inputs rule's; without an optional one the size is another, which the rule should have told.
+    fn absent(&self, input: &str) -> Gap {
+        match self.class.input(self.node, input) {
+            Some(signature) if signature.presence() == Presence::Required => Gap::Inherited,
+            _ => Gap::Unknown,
+        }
+    }
+
+    /// The pictures of an input. Sound where pictures belong gives no size.
+    fn shape(&self, input: &str) -> Result<Shape, Gap> {
+        self.extent(input)?.shape.ok_or(Gap::Unknown)
+    }
+
+    fn sound(&self, input: &str) -> Result<Sound, Gap> {
+        self.extent(input)?.sound.ok_or(Gap::Unknown)
+    }
+
+    /// The value of a number input. One that another rule refuses gives no size, so that the fault is told once; of an absent optional one the declaration's range counts.
+    fn int(&self, name: &str) -> Result<Interval, Gap> {
+        let input = self.class.input(self.node, name).ok_or(Gap::Unknown)?;
         let DeclaredType::Int { min, max, .. } = input.declared() else {
-            return None;
+            return Err(Gap::Unknown);
         };
         let declared = Interval::between(min.unwrap_or(0).max(0), max.unwrap_or(i128::MAX));
         let value = match number(self.facts, self.node, name, input.declared()) {
             // Below the declared minimum is possible by a link: ComfyUI checks literals only.
             Value::Int(value) => value.clamped(0, declared.hi),
-            _ if self.is_refused(name, input.kind()) => return None,
-            _ => declared,
+            _ => self.untold(name, input.kind()).map(|()| declared)?,
         };
         let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps)).map(ceil);
-        Some(cap.map_or(value, |cap| value.clamped(0, cap)))
+        Ok(cap.map_or(value, |cap| value.clamped(0, cap)))
     }
 
-    fn float(&self, name: &str) -> Option<FloatInterval> {
-        let input = self.class.input(self.node, name)?;
-        let DeclaredType::Float { min, max, .. } = input.declared() else {
-            return None;
-        };
-        let (min, max) = (min.unwrap_or(0.0).max(0.0), max.unwrap_or(f64::MAX));
-        Some(match number(self.facts, self.node, name, input.declared()) {
-            Value::Float(value) => value.clamped(0.0, max),
-            _ if self.is_refused(name, input.kind()) => return None,
-            _ => FloatInterval { lo: min, hi: max },
-        })
-    }
-
-    /// Whether the caps rule refuses an unknown value of this input.
-    fn is_refused(&self, name: &str, kind: Option<InputKind>) -> bool {
-        let needed = kind.is_some_and(|kind| super::need(kind, self.facts.caps) != super::Need::None);
-        needed && matches!(self.node.input(name), Some(Input::Link(_)))
-    }
-
-    fn sum(&self, a: &str, b: &str) -> Option<Interval> {
-        Some(self.int(a)?.plus(self.int(b)?))
-    }
-
-    /// `resolution_steps` of ImageScaleToTotalPixels: sides are rounded to its multiples.
-    fn rounding(&self) -> Option<i128> {
-        match self.class.input(self.node, "resolution_steps") {
-            Some(_) => self.int("resolution_steps").map(|steps| steps.hi.max(1)),
-            None => Some(1),
+    /// A number that can only make things smaller: what is not known of it does not matter.
+    fn hint(&self, name: &str) -> Result<Interval, Gap> {
+        match self.int(name) {
+            Err(Gap::Unknown) if self.class.input(self.node, name).is_some() => Ok(Interval::between(1, i128::MAX)),
+            other => other,
         }
     }
 
-    fn of_kind(&self, kind: InputKind) -> Option<Interval> {
+    fn float(&self, name: &str) -> Result<FloatInterval, Gap> {
+        let input = self.class.input(self.node, name).ok_or(Gap::Unknown)?;
+        let DeclaredType::Float { min, max, .. } = input.declared() else {
+            return Err(Gap::Unknown);
+        };
+        let (min, max) = (min.unwrap_or(0.0).max(0.0), max.unwrap_or(f64::MAX));
+        let value = match number(self.facts, self.node, name, input.declared()) {
+            Value::Float(value) => value.clamped(0.0, max),
+            _ => self.untold(name, input.kind()).map(|()| FloatInterval { lo: min, hi: max })?,
+        };
+        let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps));
+        Ok(cap.map_or(value, |cap| value.clamped(0.0, cap)))
+    }
+
+    /// Whether a number of which nothing is known is within its declared range, or why not: ComfyUI checks the range of literals only.
+    fn untold(&self, name: &str, kind: Option<InputKind>) -> Result<(), Gap> {
+        let needed = kind.is_some_and(|kind| super::need(kind, self.facts.caps) != super::Need::None);
+        match self.node.input(name) {
+            Some(Input::Link(_)) if needed => Err(Gap::Inherited),
+            Some(Input::Link(_)) => Err(Gap::Unknown),
+            Some(Input::Literal(_)) => Err(Gap::Inherited),
+            None => Ok(()),
+        }
+    }
+
+    fn sum(&self, a: &str, b: &str) -> Result<Interval, Gap> {
+        Ok(self.int(a)?.plus(self.int(b)?))
+    }
+
+    /// `resolution_steps` of ImageScaleToTotalPixels: sides are rounded to its multiples.
+    fn rounding(&self) -> Result<i128, Gap> {
+        match self.class.input(self.node, "resolution_steps") {
+            Some(_) => self.int("resolution_steps").map(|steps| steps.hi.max(1)),
+            None => Ok(1),
+        }
+    }
+
+    /// The value of the input of a kind, if the class has one.
+    fn of_kind(&self, kind: InputKind) -> Result<Option<Interval>, Gap> {
         let inputs = self.class.inputs_of(self.node);
-        let (name, _) = inputs.iter().find(|(_, input)| input.kind() == Some(kind))?;
-        self.int(name)
+        match inputs.iter().find(|(_, input)| input.kind() == Some(kind)) {
+            Some((name, _)) => self.int(name).map(Some),
+            None => Ok(None),
+        }
     }
 
-    fn own_numbers(&self, cell: i128) -> Option<Shape> {
-        let side = self.of_kind(InputKind::Side);
-        let width = self.of_kind(InputKind::Width).or(side)?;
-        let height = self.of_kind(InputKind::Height).or(side)?;
+    fn own_numbers(&self, cell: i128) -> Result<Shape, Gap> {
+        let side = self.of_kind(InputKind::Side)?;
+        let width = self.of_kind(InputKind::Width)?.or(side).ok_or(Gap::Unknown)?;
+        let height = self.of_kind(InputKind::Height)?.or(side).ok_or(Gap::Unknown)?;
         let one = Interval::exactly(1);
-        let batch = self.of_kind(InputKind::Batch).unwrap_or(one);
-        let frames = self.of_kind(InputKind::Frames).unwrap_or(one).max(one);
-        Some(Shape { batch, frames, cell, ..Shape::image(width, height) })
+        let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one).max(one);
+        let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one).max(one);
+        Ok(Shape { batch, frames, cell, ..Shape::image(width, height) })
     }
 
-    fn resize_any(&self, from: Shape) -> Option<Shape> {
+    fn made(&self, made: &Made) -> Result<Shape, Gap> {
+        let one = Interval::exactly(1);
+        let count = |amount: &Option<Amount>| match amount {
+            Some(amount) => self.amount(amount).map(|count| count.max(one)),
+            None => Ok(one),
+        };
+        let sides = Shape::image(self.amount(&made.width)?, self.amount(&made.height)?);
+        Ok(Shape { batch: count(&made.batch)?, frames: count(&made.frames)?, cell: made.cell, ..sides })
+    }
+
+    fn amount(&self, amount: &Amount) -> Result<Interval, Gap> {
+        match amount {
+            Amount::Exactly(value) => Ok(Interval::exactly(i128::from(*value))),
+            Amount::Input(name) => self.int(name),
+            Amount::Of(_) if self.depth >= RULE_DEPTH_MAX => Err(Gap::Unknown),
+            Amount::Of(formula) => Step { depth: self.depth + 1, ..*self }.formula(formula),
+        }
+    }
+
+    fn formula(&self, formula: &Formula) -> Result<Interval, Gap> {
+        let fold = |amounts: &[Amount], join: fn(Interval, Interval) -> Interval| {
+            let values = amounts.iter().map(|amount| self.amount(amount)).collect::<Result<Vec<_>, _>>()?;
+            values.into_iter().reduce(join).ok_or(Gap::Unknown)
+        };
+        match formula {
+            Formula::WidthOf(input) => Ok(self.shape(input)?.width),
+            Formula::HeightOf(input) => Ok(self.shape(input)?.height),
+            Formula::BatchOf(input) => Ok(self.shape(input)?.batch),
+            Formula::FramesOf(input) => Ok(self.shape(input)?.frames),
+            Formula::CountOf(input) => Ok(self.shape(input)?.count()),
+            Formula::Plus(amounts) => fold(amounts, Interval::plus),
+            Formula::Times(amounts) => fold(amounts, Interval::times),
+            Formula::Least(amounts) => fold(amounts, |a, b| Interval::between(a.lo.min(b.lo), a.hi.min(b.hi))),
+            Formula::Greatest(amounts) => fold(amounts, Interval::max),
+            Formula::Minus(pair) => {
+                let (a, b) = (self.amount(&pair.0)?, self.amount(&pair.1)?);
+                Ok(Interval::between(a.lo.saturating_sub(b.hi).max(0), a.hi.saturating_sub(b.lo).max(0)))
+            }
+            Formula::Over(pair) => {
+                let (a, b) = (self.amount(&pair.0)?, self.amount(&pair.1)?);
+                let over = |a: i128, b: i128| a.max(0).saturating_add(b.max(1) - 1).div_euclid(b.max(1));
+                Ok(Interval::between(over(a.lo, b.hi), over(a.hi, b.lo)))
+            }
+            Formula::Ceil(input) => {
+                let value = self.float(input)?;
+                Ok(Interval::between(ceil(value.lo), ceil(value.hi)))
+            }
+            Formula::IfGiven(choice) => match self.node.input(&choice.0) {
+                Some(_) => self.amount(&choice.1),
+                None => self.amount(&choice.2),
+            },
+            Formula::Given(prefix) => {
+                let given = self.node.inputs.iter().filter(|(name, _)| name.starts_with(prefix.as_str())).count();
+                Ok(Interval::exactly(i128::try_from(given).unwrap_or(i128::MAX)))
+            }
+        }
+    }
+
+    fn any_of(&self, rules: &[SizeRule]) -> Result<Extent, Gap> {
+        let mut all = rules.iter().map(|rule| self.inner(rule));
+        let first = all.next().ok_or(Gap::Unknown)??;
+        all.try_fold(first, |sum, extent| sum.hull(extent?))
+    }
+
+    /// The branch that runs, or either where that is not known.
+    fn switched(&self, switch: &Switch) -> Result<Extent, Gap> {
+        let known = self.class.input(self.node, &switch.by);
+        let by = known.map_or(Value::Unknown, |by| number(self.facts, self.node, &switch.by, by.declared()));
+        match by {
+            Value::Bool(Some(true)) => self.extent(&switch.on_true),
+            Value::Bool(Some(false)) => self.extent(&switch.on_false),
+            _ => self.extent(&switch.on_true)?.hull(self.extent(&switch.on_false)?),
+        }
+    }
+
+    fn film(&self, of: &crate::catalogue::Film) -> Result<Extent, Gap> {
+        let sound = match (&of.sound, of.sound.as_deref().and_then(|input| self.node.input(input))) {
+            (Some(input), Some(_)) => self.extent(input)?.sound,
+            _ => None,
+        };
+        Ok(Extent { shape: Some(self.shape(&of.pictures)?), sound })
+    }
+
+    fn larger_batch(&self, inputs: &[String]) -> Result<Shape, Gap> {
+        let mut shapes = inputs.iter().map(|input| self.shape(input));
+        let first = shapes.next().ok_or(Gap::Unknown)??;
+        shapes.try_fold(first, |sum, shape| {
+            let shape = shape?;
+            Ok(Shape { batch: sum.batch.max(shape.batch), frames: sum.frames.max(shape.frames), ..sum })
+        })
+    }
+
+    fn resize_any(&self, from: Shape) -> Result<Shape, Gap> {
         let dotted = |name: &str| format!("resize_type.{name}");
-        Some(match self.node.text("resize_type")? {
+        // A choice that is missing, linked or not in the list is refused elsewhere.
+        Ok(match self.node.text("resize_type").ok_or(Gap::Inherited)? {
             "scale by multiplier" => scaled(from, self.float(&dotted("multiplier"))?),
             "scale dimensions" => resized(from, self.int(&dotted("width"))?, self.int(&dotted("height"))?),
             "scale longer dimension" => largest_side(from, self.int(&dotted("longer_size"))?),
@@ -286,213 +387,95 @@ impl Step<'_, '_> {
                 let like = self.shape(&dotted("match"))?;
                 Shape { area: like.area, ratio: like.ratio, ..from.resized(like.width, like.height) }
             }
-            _ => return None,
+            _ => return Err(Gap::Unknown),
         })
     }
 
-    fn stitched(&self) -> Option<Shape> {
+    fn stitched(&self) -> Result<Shape, Gap> {
         let first = self.shape("image1")?;
         if self.node.input("image2").is_none() {
-            return Some(first);
+            return Ok(first);
         }
         let spacing = self.int("spacing_width")?;
-        Some(stitched(first, self.shape("image2")?, spacing, self.node.text("direction")))
+        Ok(stitched(first, self.shape("image2")?, spacing, self.node.text("direction")))
     }
 
-    fn joined_row(&self, prefix: &str) -> Option<Shape> {
+    fn joined_row(&self, prefix: &str) -> Result<Shape, Gap> {
         let start = format!("{prefix}.");
-        let mut row = self.node.inputs.iter().filter(|(name, _)| name.starts_with(&start));
-        let first = self.shape(&row.next()?.0)?;
-        row.try_fold(first, |sum, (name, _)| Some(sum.joined(self.shape(name)?)))
+        let names = self.node.inputs.iter().map(|(name, _)| name.as_str());
+        self.joined(names.filter(|name| name.starts_with(&start)))
     }
 
-    fn file(&self, input: &str) -> Option<Shape> {
-        let (name, directory) = annotated_name(self.node.text(input)?).ok()?;
-        let fact = self.facts.files.get(name, directory)?;
+    /// Those that are given, one after the other.
+    fn joined<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Shape, Gap> {
+        let mut sum: Option<Shape> = None;
+        let mut missing = Gap::Inherited;
+        for name in names {
+            if self.node.input(name).is_none() {
+                missing = self.absent(name);
+                continue;
+            }
+            let shape = self.shape(name)?;
+            sum = Some(sum.map_or(shape, |sum| sum.joined(shape)));
+        }
+        sum.ok_or(missing)
+    }
+
+    fn file(&self, input: &str) -> Result<Shape, Gap> {
+        // A name that is no literal, and a file that is not there, are refused by the files rule.
+        let text = self.node.text(input).ok_or(Gap::Inherited)?;
+        let (name, directory) = annotated_name(text).map_err(|_| Gap::Inherited)?;
+        let fact = self.facts.files.get(name, directory).ok_or(Gap::Inherited)?;
         let (width, height) = (i128::from(fact.width.max(1)), i128::from(fact.height.max(1)));
         let sides = Interval::between(width, height);
         let frames = Interval::between(1, i128::from(fact.frames.max(1)));
         let picture = Shape { area: width * height, frames, ..Shape::image(sides, sides) };
         let is_mask = self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK");
         let blank = Interval::exactly(NO_ALPHA_MASK_PIXELS);
-        Some(if is_mask { picture.hull(Shape { frames, ..Shape::image(blank, blank) }) } else { picture })
+        Ok(if is_mask { picture.hull(Shape { frames, ..Shape::image(blank, blank) }) } else { picture })
     }
-}
 
-fn turned(from: Shape) -> Shape {
-    let sides = from.width.hull(from.height);
-    Shape { area: from.area, ..from.resized(sides, sides) }
-}
-
-/// At most the declared picture, or as many times larger as the largest VAE's cells are; at least one pixel a cell.
-fn decoded(latent: Shape, vae_scale: i128) -> Shape {
-    let cell = latent.cell.max(1);
-    // Rounded up: 32 / 12 pixels a cell is less than 3.
-    let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
-    let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
-    let (width, height) = (side(latent.width), side(latent.height));
-    let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, ..latent }
-}
-
-/// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
-fn cell_ratio(shape: Shape, cell: i128) -> FloatInterval {
-    let slack = |side: Interval| {
-        let side: FloatInterval = Interval::between((side.lo - cell).max(1), side.hi.saturating_add(cell)).into();
-        FloatInterval { lo: side.lo.max(1.0), hi: side.hi }
-    };
-    // Tighter of two sound bounds would do; the wider one is enough when sides are exact.
-    let of_sides = slack(shape.width).over(slack(shape.height));
-    let drift = drift(shape, cell);
-    let of_ratio = FloatInterval { lo: shape.ratio.lo / drift, hi: shape.ratio.hi * drift };
-    FloatInterval { lo: of_sides.lo.max(of_ratio.lo), hi: of_sides.hi.min(of_ratio.hi) }
-}
-
-/// How much rounding both sides to cells can change their ratio, as a factor.
-#[expect(clippy::cast_precision_loss, reason = "sides are far below 2^53, and the factor is widened")]
-fn drift(shape: Shape, cell: i128) -> f64 {
-    let of = |side: Interval| 1.0 + cell as f64 / (side.lo - cell).max(1) as f64;
-    (of(shape.width) * of(shape.height)).next_up()
-}
-
-/// Cut to whole cells, never larger.
-fn encoded(image: Shape) -> Shape {
-    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
-    let ratio = cell_ratio(image, CELL_PIXELS_MAX);
-    // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
-    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, ..image }
-}
-
-/// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.
-fn resized(from: Shape, width: Interval, height: Interval) -> Shape {
-    let by_height = FloatInterval::from(height).times(from.ratio);
-    let by_width = FloatInterval::from(width).over(from.ratio);
-    let exact = from.resized(width, height);
-    let mut out = exact;
-    if width.lo <= 0 {
-        let follows = Interval::between(1, ceil(by_height.hi).max(CELL_PIXELS_MAX * 2));
-        out = out.hull(from.resized(follows, height));
+    fn sound_made(&self, rule: &SoundRule) -> Result<Sound, Gap> {
+        let seconds = match (&rule.seconds, &rule.frames) {
+            (Some(input), _) => self.seconds(input)?,
+            (None, Some(frames)) => {
+                let rate = self.number_of(rule.rate.as_deref().ok_or(Gap::Unknown)?)?;
+                // Fewer than one frame a second is none of ComfyUI's rates.
+                FloatInterval::from(self.int(frames)?).over(rate.clamped(1.0, f64::MAX)).hi
+            }
+            (None, None) => return Err(Gap::Unknown),
+        };
+        let batch = match &rule.batch {
+            Some(amount) => self.amount(amount)?.hi.max(1),
+            None => 1,
+        };
+        Ok(Sound { seconds, batch })
     }
-    if height.lo <= 0 {
-        let follows = Interval::between(1, ceil(by_width.hi).max(CELL_PIXELS_MAX * 2));
-        out = out.hull(from.resized(width, follows));
+
+    /// A number of seconds, which may be infinite where the policy does not cap them.
+    fn seconds(&self, input: &str) -> Result<f64, Gap> {
+        Ok(self.number_of(input)?.hi)
     }
-    if width.lo <= 0 && height.lo <= 0 {
-        out = out.hull(from);
+
+    fn number_of(&self, input: &str) -> Result<FloatInterval, Gap> {
+        match self.class.input(self.node, input).map(|input| input.declared()) {
+            Some(DeclaredType::Int { .. }) => self.int(input).map(FloatInterval::from),
+            _ => self.float(input),
+        }
     }
-    // Only with numbers that are certainly 0 do the other forms drop out.
-    if width.hi <= 0 && height.lo > 0 {
-        let follows = Interval::between(
-            (crate::bounds::interval::floor(by_height.lo)).max(1),
-            ceil(by_height.hi).max(CELL_PIXELS_MAX * 2),
-        );
-        return from.resized(follows, height);
+
+    fn sounds(&self, inputs: &[String], join: fn(Sound, Sound) -> Sound) -> Result<Sound, Gap> {
+        let all = inputs.iter().map(|input| self.sound(input)).collect::<Result<Vec<_>, _>>()?;
+        all.into_iter().reduce(join).ok_or(Gap::Unknown)
     }
-    if height.hi <= 0 && width.lo > 0 {
-        let follows = Interval::between(
-            (crate::bounds::interval::floor(by_width.lo)).max(1),
-            ceil(by_width.hi).max(CELL_PIXELS_MAX * 2),
-        );
-        return from.resized(width, follows);
+
+    fn sound_file(&self, input: &str) -> Result<Extent, Gap> {
+        let text = self.node.text(input).ok_or(Gap::Inherited)?;
+        let (name, directory) = annotated_name(text).map_err(|_| Gap::Inherited)?;
+        self.facts.files.get(name, directory).ok_or(Gap::Inherited)?;
+        // Nobody measures sound: how long a file may be is a matter of the bytes that may be uploaded.
+        Ok(sounding(Sound { seconds: self.facts.caps.seconds.unwrap_or(f64::MAX), batch: 1 }))
     }
-    out
-}
-
-fn scaled(from: Shape, factor: FloatInterval) -> Shape {
-    let (width, height) = (from.width.scaled(factor), from.height.scaled(factor));
-    let out = from.resized(width, height);
-    // Each side is rounded up by less than one pixel: (f·w + 1)(f·h + 1).
-    let square = factor.times(factor);
-    let grown = FloatInterval::from(Interval::exactly(from.area)).times(square).hi;
-    let area = ceil(grown).saturating_add(width.hi).saturating_add(height.hi).saturating_add(1);
-    Shape { area: area.min(out.area), ..out }
-}
-
-fn upscaled(from: Shape, factor: i128) -> Shape {
-    let times = |side: Interval| Interval::between(side.lo, side.hi.saturating_mul(factor));
-    let area = Interval::exactly(from.area).times(Interval::exactly(factor.saturating_mul(factor))).hi;
-    // Every model multiplies both sides alike.
-    Shape { area, ratio: from.ratio, ..from.resized(times(from.width), times(from.height)) }
-}
-
-/// `sqrt(total × ratio)` by `sqrt(total / ratio)`, each rounded to multiples of `rounding`.
-fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape {
-    let total = megapixels.times(FloatInterval::exactly(1_048_576.0));
-    let side = |square: FloatInterval| {
-        let side = square.sqrt();
-        let lo = crate::bounds::interval::floor(side.lo).saturating_sub(rounding).max(1);
-        Interval::between(lo, ceil(side.hi).saturating_add(rounding))
-    };
-    let width = side(total.times(from.ratio));
-    let height = side(total.over(from.ratio));
-    let out = from.resized(width, height);
-    let slack = Interval::exactly(rounding).times(width.plus(height).plus(Interval::exactly(rounding))).hi;
-    let area = ceil(total.hi).saturating_add(slack);
-    Shape { area: area.min(out.area), ..out }
-}
-
-/// The larger side becomes `largest`, the other follows.
-fn largest_side(from: Shape, largest: Interval) -> Shape {
-    let side = Interval::between(1, largest.hi.max(1));
-    let out = from.resized(side, side);
-    // 0 leaves the image as it is.
-    if largest.lo <= 0 { out.hull(from) } else { out }
-}
-
-/// The shorter side becomes `shortest`, the other follows from the ratio.
-fn shortest_side(from: Shape, shortest: Interval) -> Shape {
-    let of = |stretch: f64| {
-        let stretch = FloatInterval { lo: 1.0, hi: stretch.max(1.0) };
-        Interval::between(1, shortest.scaled(stretch).hi)
-    };
-    let out = from.resized(of(from.ratio.hi), of(1.0 / from.ratio.lo.max(f64::MIN_POSITIVE)));
-    if shortest.lo <= 0 { out.hull(from) } else { out }
-}
-
-fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
-    let side = |side: Interval, crop: Interval| Interval::between(1, side.hi.min(crop.hi));
-    let out = from.resized(side(from.width, width), side(from.height, height));
-    Shape { area: out.area.min(from.area), ..out }
-}
-
-fn padded(from: Shape, horizontal: Interval, vertical: Interval) -> Shape {
-    // After a decode the lower bounds may be far off; only the ratio uses them, and it is made anew here.
-    from.resized(from.width.plus(horizontal), from.height.plus(vertical))
-}
-
-/// Beside or above one another. With `match_image_size` the second takes the first one's height (or width), so both forms are allowed for.
-fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&str>) -> Shape {
-    let fitted_width = ceil(FloatInterval::from(first.height).times(second.ratio).hi).saturating_add(1);
-    let fitted_height = ceil(FloatInterval::from(first.width).over(second.ratio).hi).saturating_add(1);
-    let largest = |a: Interval, b: Interval| a.hi.max(b.hi);
-    // The spacing is made even.
-    let gap = spacing.hi.saturating_add(1);
-    let beside = (
-        first.width.hi.saturating_add(second.width.hi.max(fitted_width)).saturating_add(gap),
-        largest(first.height, second.height),
-    );
-    let above = (
-        largest(first.width, second.width),
-        first.height.hi.saturating_add(second.height.hi.max(fitted_height)).saturating_add(gap),
-    );
-    let (width, height) = match direction {
-        Some("right" | "left") => beside,
-        Some("down" | "up") => above,
-        _ => (beside.0.max(above.0), beside.1.max(above.1)),
-    };
-    // The first image is never made smaller.
-    let out = first.resized(Interval::between(first.width.lo, width), Interval::between(first.height.lo, height));
-    Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
-}
-
-fn repeated(from: Shape, amount: Interval) -> Shape {
-    let amount = amount.max(Interval::exactly(1));
-    Shape { batch: from.batch.times(amount), ..from }
-}
-
-fn kontext_scaled(from: Shape) -> Shape {
-    let side = Interval::between(KONTEXT_SIDES.0, KONTEXT_SIDES.1);
-    Shape { area: KONTEXT_AREA, ..from.resized(side, side) }
 }
 
 #[cfg(test)]

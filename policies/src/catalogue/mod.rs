@@ -8,12 +8,15 @@
 mod agreement;
 mod annotations;
 mod read;
+mod rules;
 mod signature;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
+pub use annotations::DynamicInput;
+pub(crate) use rules::{Amount, Film, Formula, ListRule, Made, SizeRule, SoundRule, Switch, ValueRule};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
 use crate::digest::Digest;

@@ -45,6 +45,8 @@ fn class(name: &str, value: &Value) -> Result<ClassSignature, CatalogueError> {
         name: name.to_owned(),
         module,
         output_node: value.get("output_node").and_then(Value::as_bool).unwrap_or(false),
+        // ComfyUI 0.8.0 does not tell; there the annotations do.
+        input_list: value.get("is_input_list").and_then(Value::as_bool).unwrap_or(false),
         inputs: inputs(name, groups, 0)?,
         outputs: outputs(name, value)?,
         annotation: Annotation::default(),

@@ -1,9 +1,12 @@
 //! The signature of a node class.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::annotations::ClassAnnotation;
+use super::annotations::{ClassAnnotation, DynamicInput};
+use super::rules::{ListRule, SizeRule, ValueRule};
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
@@ -39,6 +42,14 @@ pub enum InputKind {
     Frames,
     /// How many seconds of sound.
     Seconds,
+    /// How many numbers a second of sound has.
+    SampleRate,
+    /// How often something is done, or how many of something are made: bounded by its declared range, through links as well.
+    Count,
+    /// The size of a piece that work is cut into: small ones make many.
+    Tile,
+    /// An address that is fetched from.
+    Url,
     /// A size that a model is told, or a crop: allocates nothing.
     SizeHint,
     /// The name of a file of the caller's.
@@ -182,6 +193,8 @@ pub struct ClassSignature {
     pub(super) name: String,
     pub(super) module: String,
     pub(super) output_node: bool,
+    /// Takes whole lists, as newer releases tell.
+    pub(super) input_list: bool,
     pub(super) inputs: Vec<InputSignature>,
     pub(super) outputs: Vec<OutputSignature>,
     pub(super) annotation: Annotation,
@@ -196,7 +209,15 @@ pub(super) struct Annotation {
     model_loader: bool,
     unbounded_steps: bool,
     accepts_all_inputs: bool,
+    returns_expand: bool,
+    input_list: bool,
+    sampler_calls: Option<u32>,
+    unchecked: Vec<String>,
+    dynamic: Vec<DynamicInput>,
     pack: Option<String>,
+    sizes: Option<SizeRule>,
+    values: BTreeMap<usize, ValueRule>,
+    lists: BTreeMap<usize, ListRule>,
 }
 
 impl ClassSignature {
@@ -269,6 +290,48 @@ impl ClassSignature {
         self.annotation.accepts_all_inputs
     }
 
+    /// Replaces itself by a graph of its own when it runs.
+    pub fn returns_expand(&self) -> bool {
+        self.annotation.returns_expand
+    }
+
+    /// Takes whole lists, so that it runs once whatever it gets.
+    pub fn takes_lists(&self) -> bool {
+        self.input_list || self.annotation.input_list
+    }
+
+    /// Model calls a step of the sampler that it gives, where they do not depend on an input.
+    #[expect(dead_code, reason = "soon")]
+    pub(crate) fn sampler_calls(&self) -> Option<u32> {
+        self.annotation.sampler_calls
+    }
+
+    /// Whether ComfyUI leaves this literal unchecked.
+    pub fn is_unchecked(&self, input: &str) -> bool {
+        self.annotation.unchecked.iter().any(|name| name == input)
+    }
+
+    /// What it reads undeclared, on purpose.
+    pub fn dynamic_inputs(&self) -> &[DynamicInput] {
+        &self.annotation.dynamic
+    }
+
+    /// What it does to the size of the output `slot`, where that is known.
+    pub(crate) fn size_rule(&self, slot: usize) -> Option<&SizeRule> {
+        self.annotation.sizes.as_ref()?.of_slot(slot)
+    }
+
+    /// What is known of the number or text in the output `slot`.
+    pub(crate) fn value_rule(&self, slot: usize) -> Option<&ValueRule> {
+        self.annotation.values.get(&slot)
+    }
+
+    /// How many items the list output `slot` has.
+    #[expect(dead_code, reason = "soon")]
+    pub(crate) fn list_rule(&self, slot: usize) -> Option<&ListRule> {
+        self.annotation.lists.get(&slot)
+    }
+
     pub(crate) fn is_residue(&self, input: &str) -> bool {
         self.annotation.residue.iter().any(|name| name == input)
     }
@@ -310,7 +373,15 @@ impl ClassSignature {
             model_loader: annotation.model_loader,
             unbounded_steps: annotation.unbounded_steps,
             accepts_all_inputs: annotation.accepts_all_inputs,
+            returns_expand: annotation.returns_expand,
+            input_list: annotation.input_list,
+            sampler_calls: annotation.sampler_calls,
+            unchecked: annotation.unchecked.clone(),
+            dynamic: annotation.dynamic.clone(),
             pack: annotation.pack.clone(),
+            sizes: annotation.sizes.clone(),
+            values: annotation.values.clone(),
+            lists: annotation.lists.clone(),
         };
         self
     }

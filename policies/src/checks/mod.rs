@@ -5,10 +5,12 @@
 
 mod caps;
 mod classes;
+mod crash;
 mod files;
 mod inputs;
 mod links;
 pub(crate) mod paths;
+mod regex;
 mod samplers;
 mod sizes;
 mod texts;
@@ -68,6 +70,8 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         samplers::check,
         sizes::check,
         texts::check,
+        crash::check,
+        regex::check,
     ] {
         rule(subject, &mut out);
     }

@@ -5,7 +5,7 @@ use crate::bounds::SizeFault;
 use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    if !subject.policy.caps.limits_sizes() {
+    if !subject.policy.caps.limits_sizes() && subject.policy.caps.seconds.is_none() {
         return;
     }
     for (place, node, class) in subject.known() {
@@ -15,9 +15,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
         for (_, fault) in subject.facts.size_faults.iter().filter(|(at, _)| *at == place) {
             out.push(match fault {
-                SizeFault::UnknownClass if subject.policy.trusts(class) => continue,
-                SizeFault::UnknownClass => {
-                    let message = "size can't be bounded: nothing is known about what this class makes".to_owned();
+                SizeFault::Unbounded { .. } if subject.policy.trusts(class) => continue,
+                SizeFault::Unbounded { because } => {
+                    let because = because.as_deref().unwrap_or("nothing is known about what this class makes");
+                    let message = format!("size can't be bounded: {because}");
                     of(node, "size_unbounded", ViolationKind::Denied, message)
                 }
                 SizeFault::OverCap { what, bound, limit } => {

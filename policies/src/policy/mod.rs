@@ -7,11 +7,14 @@ mod bans;
 mod fault;
 mod raw;
 
+use std::sync::Arc;
+
 use globset::GlobSet;
 
 pub use fault::{PolicyError, PolicyErrors};
 
 use crate::catalogue::ClassSignature;
+use crate::cost::CostModel;
 use crate::digest::Digest;
 
 /// Documents that ship, by name.
@@ -74,6 +77,7 @@ pub struct Policy {
     schedulers: Allowance,
     pub(crate) caps: Caps,
     bans: bans::Bans,
+    costs: Arc<CostModel>,
 }
 
 /// Names that are allowed; a denial wins.
@@ -127,6 +131,26 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
+    /// No cap at all; the factors are those that fit every model.
+    fn none() -> Self {
+        Self {
+            steps: None,
+            steps_total: None,
+            width: None,
+            height: None,
+            pixels: None,
+            pixels_total: None,
+            batch: None,
+            frames: None,
+            seconds: None,
+            denoise_min: None,
+            nodes: None,
+            outputs: None,
+            upscale_model_factor: UPSCALE_MODEL_FACTOR_MAX,
+            vae_scale: VAE_SCALE_MAX,
+        }
+    }
+
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
         [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
@@ -191,6 +215,19 @@ impl Policy {
         &self.name
     }
 
+    /// This policy with another table of what models cost.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Arc<CostModel>) -> Policy {
+        self.digest = Digest::of(format!("{}\n{}", self.digest, costs.digest()).as_bytes());
+        self.costs = costs;
+        self
+    }
+
+    /// What models cost.
+    pub(crate) fn costs(&self) -> &CostModel {
+        &self.costs
+    }
+
     /// Who it is for.
     pub fn posture(&self) -> Posture {
         self.posture
@@ -204,6 +241,12 @@ impl Policy {
     /// Whether this class is taken on trust: ComfyUI judges its inputs, not we. Its own classes are judged in either posture.
     pub(crate) fn trusts(&self, class: &ClassSignature) -> bool {
         self.posture == Posture::Owner && !class.is_core()
+    }
+
+    /// The same policy without caps on what is made; what it says of the models stays.
+    pub(crate) fn without_caps(&self) -> Policy {
+        let Caps { upscale_model_factor, vae_scale, .. } = self.caps;
+        Policy { caps: Caps { upscale_model_factor, vae_scale, ..Caps::none() }, ..self.clone() }
     }
 
     /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.

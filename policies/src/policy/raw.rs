@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::bans::Bans;
 use super::fault::{PolicyError, PolicyErrors, nearest};
 use super::{Allowance, Caps, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX};
+use crate::cost::CostModel;
 use crate::digest::Digest;
 use crate::workflow::json::position;
 
@@ -87,7 +88,19 @@ impl DocumentReader<'_> {
         let schedulers = self.allowance(table, "schedulers", Absent::Everything);
         let caps = self.caps(table);
         let digest = Digest::of(format!("{RULES_VERSION}\n{}", self.text).as_bytes());
-        Policy { name, digest, posture, routes, classes, packs, samplers, schedulers, caps, bans: Bans::default() }
+        Policy {
+            name,
+            digest,
+            posture,
+            routes,
+            classes,
+            packs,
+            samplers,
+            schedulers,
+            caps,
+            bans: Bans::default(),
+            costs: CostModel::builtin(),
+        }
     }
 
     fn known_keys(&mut self, table: &DeTable<'_>, prefix: &str, known: &[&str]) {

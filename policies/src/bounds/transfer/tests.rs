@@ -198,43 +198,156 @@ fn batches_add_and_multiply() {
     assert_eq!(repeated(two, Interval::exactly(64)).pixels_total(), 128 * 64 * 64);
 }
 
+/// Every rule of the shipped annotations, those within rules too.
+fn shipped_rules() -> Vec<(&'static ClassSignature, &'static SizeRule)> {
+    let mut open: Vec<(&ClassSignature, &SizeRule)> = Vec::new();
+    for class in crate::Catalogue::builtin().classes() {
+        let mut seen: Vec<&SizeRule> = Vec::new();
+        for rule in (0..class.outputs().len()).filter_map(|slot| class.size_rule(slot)) {
+            if !seen.contains(&rule) {
+                seen.push(rule);
+                open.push((class, rule));
+            }
+        }
+    }
+    let mut all = Vec::new();
+    while let Some((class, rule)) = open.pop() {
+        all.push((class, rule));
+        match rule {
+            SizeRule::AnyOf(rules) => open.extend(rules.iter().map(|rule| (class, rule))),
+            SizeRule::IfGiven(rule) => open.extend([(class, &rule.then), (class, &rule.otherwise)]),
+            SizeRule::Times(rule) => open.push((class, &rule.of)),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The numbers that a rule reads: a link to one that nobody knows must be refused, or the size is none.
+fn amounts(amount: &Amount, out: &mut (Vec<String>, Vec<String>)) {
+    match amount {
+        Amount::Exactly(_) => {}
+        Amount::Input(name) => out.0.push(name.clone()),
+        Amount::Of(formula) => match formula.as_ref() {
+            Formula::WidthOf(name)
+            | Formula::HeightOf(name)
+            | Formula::BatchOf(name)
+            | Formula::FramesOf(name)
+            | Formula::CountOf(name) => out.1.push(name.clone()),
+            Formula::Plus(all) | Formula::Times(all) | Formula::Least(all) | Formula::Greatest(all) => {
+                all.iter().for_each(|amount| amounts(amount, out));
+            }
+            Formula::Minus(pair) | Formula::Over(pair) => {
+                amounts(&pair.0, out);
+                amounts(&pair.1, out);
+            }
+            Formula::Ceil(name) => out.0.push(name.clone()),
+            Formula::IfGiven(choice) => {
+                amounts(&choice.1, out);
+                amounts(&choice.2, out);
+            }
+            Formula::Given(_) => {}
+        },
+    }
+}
+
+/// The inputs that a rule names: numbers, and things with a size.
+fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
+    let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut out = (Vec::new(), Vec::new());
+    match rule {
+        SizeRule::None
+        | SizeRule::Unbounded(_)
+        | SizeRule::Numbers(_)
+        | SizeRule::BySlot(_)
+        | SizeRule::AnyOf(_)
+        | SizeRule::File(_)
+        | SizeRule::SoundFile(_) => {}
+        SizeRule::Same(a)
+        | SizeRule::Turned(a)
+        | SizeRule::Decode(a)
+        | SizeRule::Encode(a)
+        | SizeRule::UpscaleModel(a)
+        | SizeRule::KontextScale(a)
+        | SizeRule::ResizeAny(a)
+        | SizeRule::Crop(a)
+        | SizeRule::JoinRow(a)
+        | SizeRule::PictureOf(a)
+        | SizeRule::SoundOf(a) => out.1.push(a.clone()),
+        SizeRule::LargerBatch(all) | SizeRule::Join(all) | SizeRule::SoundJoin(all) | SizeRule::SoundLongest(all) => {
+            out.1.extend(all.iter().cloned())
+        }
+        SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
+        SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
+        SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
+        SizeRule::TotalPixels(a) => out = (strings(&["megapixels"]), strings(&[a])),
+        SizeRule::LargestSide(rule) | SizeRule::ShortestSide(rule) => {
+            out = (strings(&[&rule.to]), strings(&[&rule.of]));
+        }
+        SizeRule::Pad(a) => out = (strings(&["left", "right", "top", "bottom"]), strings(&[a])),
+        SizeRule::Stitch => out = (strings(&["spacing_width"]), strings(&["image1", "image2", "direction"])),
+        SizeRule::Repeat(rule) => {
+            out.1.push(rule.of.clone());
+            amounts(&rule.times, &mut out);
+        }
+        SizeRule::Made(made) => {
+            amounts(&made.width, &mut out);
+            amounts(&made.height, &mut out);
+            made.batch.iter().chain(&made.frames).for_each(|amount| amounts(amount, &mut out));
+        }
+        SizeRule::Times(rule) => {
+            let all = [&rule.width, &rule.height, &rule.batch, &rule.frames];
+            all.into_iter().flatten().for_each(|amount| amounts(amount, &mut out));
+        }
+        SizeRule::IfGiven(rule) => out.1.push(rule.input.clone()),
+        SizeRule::Switch(switch) => out.1 = strings(&[&switch.by, &switch.on_true, &switch.on_false]),
+        SizeRule::Film(film) => {
+            out.1.push(film.pictures.clone());
+            out.1.extend(film.sound.clone());
+        }
+        SizeRule::Sound(rule) => {
+            out.0 = [&rule.seconds, &rule.frames, &rule.rate].into_iter().flatten().cloned().collect();
+            rule.batch.iter().for_each(|amount| amounts(amount, &mut out));
+        }
+    }
+    out
+}
+
 #[test]
-fn every_class_of_the_table_exists_once_and_makes_something_with_a_size() {
-    let catalogue = crate::Catalogue::builtin();
-    for (place, (name, _)) in TABLE.iter().enumerate() {
-        let class = catalogue.class(name).unwrap_or_else(|| panic!("{name}"));
+fn every_rule_is_of_a_class_that_makes_something_with_a_size() {
+    for (class, rule) in shipped_rules() {
         let shaped = |output: &crate::catalogue::OutputSignature| {
             super::super::SHAPED.contains(&output.type_name()) || output.template().is_some()
         };
-        assert!(class.outputs().iter().any(shaped), "{name}");
-        assert!(TABLE[..place].iter().all(|(other, _)| other != name), "{name} is there twice");
+        assert!(class.outputs().iter().any(shaped), "{}", class.name());
+        assert!(!matches!(rule, SizeRule::BySlot(_)), "{}: by_slot stands at the top only", class.name());
+        if let SizeRule::Numbers(_) = rule {
+            let has = |kind| class.inputs().iter().any(|input| input.kind() == Some(kind));
+            let sides = has(InputKind::Width) && has(InputKind::Height);
+            assert!(sides || has(InputKind::Side), "{}", class.name());
+        }
     }
 }
 
 #[test]
-fn every_input_that_the_table_names_is_declared() {
-    let catalogue = crate::Catalogue::builtin();
-    for (name, rule) in TABLE {
-        let class = catalogue.class(name).unwrap();
-        let named: Vec<&str> = match rule {
-            Numbers(_) => vec![],
-            Same(a) | Turned(a) | Decode(a) | Encode(a) | UpscaleModel(a) | ResizeAny(a) | KontextScale(a)
-            | File(a) | JoinRow(a) => vec![a],
-            LargerBatch(a, b) | Join(a, b) | Repeat(a, b) => vec![a, b],
-            Resize(a) | Crop(a) => vec![a, "width", "height"],
-            Target(a) => vec![a, "target_width", "target_height"],
-            ScaleBy(a) => vec![a, "scale_by"],
-            TotalPixels(a) => vec![a, "megapixels"],
-            LargestSide(a) => vec![a, "largest_size"],
-            Pad(a) => vec![a, "left", "right", "top", "bottom"],
-            Stitch => vec!["image1", "image2", "spacing_width", "direction"],
-        };
-        for input in named {
-            assert!(class.inputs().iter().any(|known| known.name() == input), "{name}.{input}");
+fn every_input_that_a_rule_names_is_declared() {
+    for (class, rule) in shipped_rules() {
+        let (numbers, others) = named(rule);
+        for input in numbers.iter().chain(&others) {
+            assert!(class.inputs().iter().any(|known| known.name() == input), "{}.{input}", class.name());
         }
-        if let Numbers(_) = rule {
-            let has = |kind| class.inputs().iter().any(|input| input.kind() == Some(kind));
-            assert!(has(InputKind::Width) && has(InputKind::Height), "{name}");
+    }
+}
+
+/// ComfyUI does not check the range of a linked number, so a rule may only read those whose links the caps rule judges.
+#[test]
+fn every_number_that_a_rule_reads_is_judged_when_it_is_linked() {
+    let policy = crate::Policy::from_toml("name = \"x\"\n[caps]\nwidth = 1\nseconds = 1").unwrap();
+    for (class, rule) in shipped_rules() {
+        for name in named(rule).0 {
+            let input = class.inputs().iter().find(|input| input.name() == name).unwrap();
+            let need = input.kind().map(|kind| crate::bounds::need(kind, &policy.caps));
+            assert!(need.is_some_and(|need| need != crate::bounds::Need::None), "{}.{name}", class.name());
         }
     }
 }

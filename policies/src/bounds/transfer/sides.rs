@@ -1,0 +1,186 @@
+//! The arithmetic of sizes: one function for each way in which ComfyUI changes a picture.
+
+use crate::bounds::Shape;
+use crate::bounds::interval::{FloatInterval, Interval, ceil, floor};
+
+/// FLUX Kontext's sizes have sides of 672 to 1568 pixels, and fewer pixels than this.
+const KONTEXT_SIDES: (i128, i128) = (672, 1568);
+const KONTEXT_AREA: i128 = 1_064_960;
+/// Rounding to whole cells or pixels moves a side by less than this; the largest cell is one of 32 pixels.
+const CELL_PIXELS_MAX: i128 = 32;
+
+pub(super) fn turned(from: Shape) -> Shape {
+    let sides = from.width.hull(from.height);
+    Shape { area: from.area, ..from.resized(sides, sides) }
+}
+
+/// At most the declared picture, or as many times larger as the largest VAE's cells are; at least one pixel a cell.
+pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
+    let cell = latent.cell.max(1);
+    // Rounded up: 32 / 12 pixels a cell is less than 3.
+    let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
+    let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
+    let (width, height) = (side(latent.width), side(latent.height));
+    let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, ..latent }
+}
+
+/// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
+fn cell_ratio(shape: Shape, cell: i128) -> FloatInterval {
+    let slack = |side: Interval| {
+        let side: FloatInterval = Interval::between((side.lo - cell).max(1), side.hi.saturating_add(cell)).into();
+        FloatInterval { lo: side.lo.max(1.0), hi: side.hi }
+    };
+    // Tighter of two sound bounds would do; the wider one is enough when sides are exact.
+    let of_sides = slack(shape.width).over(slack(shape.height));
+    let drift = drift(shape, cell);
+    let of_ratio = FloatInterval { lo: shape.ratio.lo / drift, hi: shape.ratio.hi * drift };
+    FloatInterval { lo: of_sides.lo.max(of_ratio.lo), hi: of_sides.hi.min(of_ratio.hi) }
+}
+
+/// How much rounding both sides to cells can change their ratio, as a factor.
+#[expect(clippy::cast_precision_loss, reason = "sides are far below 2^53, and the factor is widened")]
+fn drift(shape: Shape, cell: i128) -> f64 {
+    let of = |side: Interval| 1.0 + cell as f64 / (side.lo - cell).max(1) as f64;
+    (of(shape.width) * of(shape.height)).next_up()
+}
+
+/// Cut to whole cells, never larger.
+pub(super) fn encoded(image: Shape) -> Shape {
+    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
+    let ratio = cell_ratio(image, CELL_PIXELS_MAX);
+    // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
+    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, ..image }
+}
+
+/// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.
+pub(super) fn resized(from: Shape, width: Interval, height: Interval) -> Shape {
+    let by_height = FloatInterval::from(height).times(from.ratio);
+    let by_width = FloatInterval::from(width).over(from.ratio);
+    let exact = from.resized(width, height);
+    let mut out = exact;
+    if width.lo <= 0 {
+        let follows = Interval::between(1, ceil(by_height.hi).max(CELL_PIXELS_MAX * 2));
+        out = out.hull(from.resized(follows, height));
+    }
+    if height.lo <= 0 {
+        let follows = Interval::between(1, ceil(by_width.hi).max(CELL_PIXELS_MAX * 2));
+        out = out.hull(from.resized(width, follows));
+    }
+    if width.lo <= 0 && height.lo <= 0 {
+        out = out.hull(from);
+    }
+    // Only with numbers that are certainly 0 do the other forms drop out.
+    if width.hi <= 0 && height.lo > 0 {
+        let follows = Interval::between((floor(by_height.lo)).max(1), ceil(by_height.hi).max(CELL_PIXELS_MAX * 2));
+        return from.resized(follows, height);
+    }
+    if height.hi <= 0 && width.lo > 0 {
+        let follows = Interval::between((floor(by_width.lo)).max(1), ceil(by_width.hi).max(CELL_PIXELS_MAX * 2));
+        return from.resized(width, follows);
+    }
+    out
+}
+
+pub(super) fn scaled(from: Shape, factor: FloatInterval) -> Shape {
+    let (width, height) = (from.width.scaled(factor), from.height.scaled(factor));
+    let out = from.resized(width, height);
+    // Each side is rounded up by less than one pixel: (f·w + 1)(f·h + 1).
+    let square = factor.times(factor);
+    let grown = FloatInterval::from(Interval::exactly(from.area)).times(square).hi;
+    let area = ceil(grown).saturating_add(width.hi).saturating_add(height.hi).saturating_add(1);
+    Shape { area: area.min(out.area), ..out }
+}
+
+pub(super) fn upscaled(from: Shape, factor: i128) -> Shape {
+    let times = |side: Interval| Interval::between(side.lo, side.hi.saturating_mul(factor));
+    let area = Interval::exactly(from.area).times(Interval::exactly(factor.saturating_mul(factor))).hi;
+    // Every model multiplies both sides alike.
+    Shape { area, ratio: from.ratio, ..from.resized(times(from.width), times(from.height)) }
+}
+
+/// `sqrt(total × ratio)` by `sqrt(total / ratio)`, each rounded to multiples of `rounding`.
+pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape {
+    let total = megapixels.times(FloatInterval::exactly(1_048_576.0));
+    let side = |square: FloatInterval| {
+        let side = square.sqrt();
+        let lo = floor(side.lo).saturating_sub(rounding).max(1);
+        Interval::between(lo, ceil(side.hi).saturating_add(rounding))
+    };
+    let width = side(total.times(from.ratio));
+    let height = side(total.over(from.ratio));
+    let out = from.resized(width, height);
+    let slack = Interval::exactly(rounding).times(width.plus(height).plus(Interval::exactly(rounding))).hi;
+    let area = ceil(total.hi).saturating_add(slack);
+    Shape { area: area.min(out.area), ..out }
+}
+
+/// The larger side becomes `largest`, the other follows.
+pub(super) fn largest_side(from: Shape, largest: Interval) -> Shape {
+    let side = Interval::between(1, largest.hi.max(1));
+    let out = from.resized(side, side);
+    // 0 leaves the image as it is.
+    if largest.lo <= 0 { out.hull(from) } else { out }
+}
+
+/// The shorter side becomes `shortest`, the other follows from the ratio.
+pub(super) fn shortest_side(from: Shape, shortest: Interval) -> Shape {
+    let of = |stretch: f64| {
+        let stretch = FloatInterval { lo: 1.0, hi: stretch.max(1.0) };
+        Interval::between(1, shortest.scaled(stretch).hi)
+    };
+    let out = from.resized(of(from.ratio.hi), of(1.0 / from.ratio.lo.max(f64::MIN_POSITIVE)));
+    if shortest.lo <= 0 { out.hull(from) } else { out }
+}
+
+pub(super) fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
+    let side = |side: Interval, crop: Interval| Interval::between(1, side.hi.min(crop.hi));
+    let out = from.resized(side(from.width, width), side(from.height, height));
+    Shape { area: out.area.min(from.area), ..out }
+}
+
+pub(super) fn padded(from: Shape, horizontal: Interval, vertical: Interval) -> Shape {
+    // After a decode the lower bounds may be far off; only the ratio uses them, and it is made anew here.
+    from.resized(from.width.plus(horizontal), from.height.plus(vertical))
+}
+
+/// Beside or above one another. With `match_image_size` the second takes the first one's height (or width), so both forms are allowed for.
+pub(super) fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&str>) -> Shape {
+    let fitted_width = ceil(FloatInterval::from(first.height).times(second.ratio).hi).saturating_add(1);
+    let fitted_height = ceil(FloatInterval::from(first.width).over(second.ratio).hi).saturating_add(1);
+    let largest = |a: Interval, b: Interval| a.hi.max(b.hi);
+    // The spacing is made even.
+    let gap = spacing.hi.saturating_add(1);
+    let beside = (
+        first.width.hi.saturating_add(second.width.hi.max(fitted_width)).saturating_add(gap),
+        largest(first.height, second.height),
+    );
+    let above = (
+        largest(first.width, second.width),
+        first.height.hi.saturating_add(second.height.hi.max(fitted_height)).saturating_add(gap),
+    );
+    let (width, height) = match direction {
+        Some("right" | "left") => beside,
+        Some("down" | "up") => above,
+        _ => (beside.0.max(above.0), beside.1.max(above.1)),
+    };
+    // The first image is never made smaller.
+    let out = first.resized(Interval::between(first.width.lo, width), Interval::between(first.height.lo, height));
+    Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
+}
+
+pub(super) fn repeated(from: Shape, amount: Interval) -> Shape {
+    let amount = amount.max(Interval::exactly(1));
+    Shape { batch: from.batch.times(amount), ..from }
+}
+
+pub(super) fn kontext_scaled(from: Shape) -> Shape {
+    let side = Interval::between(KONTEXT_SIDES.0, KONTEXT_SIDES.1);
+    Shape { area: KONTEXT_AREA, ..from.resized(side, side) }
+}
+
+/// Both sides times their factor.
+pub(super) fn multiplied(from: Shape, width: Interval, height: Interval) -> Shape {
+    let (width, height) = (width.max(Interval::exactly(1)), height.max(Interval::exactly(1)));
+    from.resized(from.width.times(width), from.height.times(height))
+}

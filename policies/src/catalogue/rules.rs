@@ -1,0 +1,278 @@
+//! What a class does to sizes and numbers, as annotation files say it: `sizes` and `values` of a class.
+//!
+//! A rule is data; `bounds/transfer.rs` and `bounds/numbers.rs` apply it. It is one JSON value with the rule's name outside, such as `{"same": "image"}`, `{"numbers": 8}` or `"none"`.
+//! Inputs are named in full, dotted for dynamic ones.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// What becomes of the size of pictures, latents, masks, films and sounds. Sizes are pixels; a latent's are pixels of the picture that it was declared for.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum SizeRule {
+    /// `{"by_slot": {"0": RULE, "2": RULE}}`: one for each output by its slot. At the top only.
+    BySlot(BTreeMap<usize, SizeRule>),
+    /// `"none"`: what comes out has no size of its own that matters, or is too small to count.
+    None,
+    /// `{"unbounded": "the number of frames comes from a file"}`: the size can't be told, and why. Refused under caps.
+    Unbounded(String),
+    /// `{"numbers": 8}`: made from its own inputs by their kind (width, height or side; batch; frames), as a latent with so many pixels a cell, or a picture (1).
+    Numbers(i128),
+    /// `{"made": {…}}`: computed.
+    Made(Made),
+    /// `{"same": "image"}`: like this input.
+    Same(String),
+    /// Like this input or turned by 90 degrees.
+    Turned(String),
+    /// `{"larger_batch": ["image", "alpha"]}`: the first gives the size, both the count.
+    LargerBatch(Vec<String>),
+    /// A latent to an image.
+    Decode(String),
+    /// An image to a latent.
+    Encode(String),
+    /// To `width` and `height`, of which 0 means "keep the aspect ratio".
+    Resize(String),
+    /// To `target_width` and `target_height`.
+    Target(String),
+    /// `{"scale_by": {"of": "image", "by": "scale_by"}}`
+    ScaleBy(ScaleBy),
+    /// Times the factor of an upscale model.
+    UpscaleModel(String),
+    /// To so many `megapixels`, sides rounded to multiples of `resolution_steps` where that is an input.
+    TotalPixels(String),
+    /// `{"largest_side": {"of": "image", "to": "largest_size"}}`: the larger side to this many pixels, 0 keeps it.
+    LargestSide(ToSide),
+    /// `{"shortest_side": {"of": "image", "to": "shorter_edge"}}`: the shorter side to this many pixels.
+    ShortestSide(ToSide),
+    /// By `resize_type`, as ResizeImageMaskNode does it.
+    ResizeAny(String),
+    /// At most `width` and `height`, at most what there is.
+    Crop(String),
+    /// Plus `left`, `right`, `top`, `bottom`.
+    Pad(String),
+    /// `"stitch"`: `image1` and `image2` side by side, as ImageStitch does it.
+    Stitch,
+    /// `{"join": ["image1", "image2"]}`: one batch after the other, at the size of one of them. Absent ones don't count.
+    Join(Vec<String>),
+    /// `{"join_row": "images"}`: all of an autogrow row in one batch, or all inputs whose names begin so.
+    JoinRow(String),
+    /// `{"repeat": {"of": "samples", "times": "amount"}}`
+    Repeat(Repeat),
+    /// To one of FLUX Kontext's own sizes.
+    KontextScale(String),
+    /// From a file of the caller's.
+    File(String),
+    /// `{"any_of": [RULE, RULE]}`: whichever; all must be bounded.
+    AnyOf(Vec<SizeRule>),
+    /// `{"if_given": {"input": "start_image", "then": RULE, "else": RULE}}`
+    IfGiven(Box<IfGiven>),
+    /// `{"switch": {"by": "switch", "on_true": "on_true", "on_false": "on_false"}}`: one of two inputs, or both where the switch is not known.
+    Switch(Switch),
+    /// `{"times": {"of": RULE, "width": 2, "height": 2}}`: a multiple of what the rule says.
+    Times(Box<Times>),
+    /// `{"sound": {"seconds": "duration"}}`: sound, or its latent.
+    Sound(SoundRule),
+    /// `{"picture_of": "video"}`: the pictures of an input that may have sound too.
+    PictureOf(String),
+    /// `{"sound_of": "video"}`: the sound of an input that may have pictures too.
+    SoundOf(String),
+    /// `{"film": {"pictures": "images", "sound": "audio"}}`: both in one.
+    Film(Film),
+    /// `{"sound_join": ["audio1", "audio2"]}`: one after the other.
+    SoundJoin(Vec<String>),
+    /// `{"sound_longest": ["audio1", "audio2"]}`: as long as the longer one.
+    SoundLongest(Vec<String>),
+    /// `{"sound_file": "audio"}`: from a file of the caller's.
+    SoundFile(String),
+}
+
+impl SizeRule {
+    /// The rule of the output `slot`.
+    pub(crate) fn of_slot(&self, slot: usize) -> Option<&SizeRule> {
+        match self {
+            Self::BySlot(rules) => rules.get(&slot),
+            rule => Some(rule),
+        }
+    }
+}
+
+/// A size that is computed from inputs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Made {
+    /// Pixels.
+    pub(crate) width: Amount,
+    /// Pixels.
+    pub(crate) height: Amount,
+    /// Pictures or latents; 1 unless said.
+    pub(crate) batch: Option<Amount>,
+    /// Frames of each; 1 unless said.
+    pub(crate) frames: Option<Amount>,
+    /// Pixels a cell of a latent; 1 (a picture) unless said.
+    #[serde(default = "one")]
+    pub(crate) cell: i128,
+}
+
+fn one() -> i128 {
+    1
+}
+
+/// A whole number that a rule computes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Amount {
+    /// `64`
+    Exactly(i64),
+    /// `"length"`: the value of this INT input.
+    Input(String),
+    /// `{"plus": ["length", 4]}` and the like.
+    Of(Box<Formula>),
+}
+
+/// How a number is computed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Formula {
+    /// Pixels.
+    WidthOf(String),
+    /// Pixels.
+    HeightOf(String),
+    /// Pictures in the batch.
+    BatchOf(String),
+    /// Frames of each.
+    FramesOf(String),
+    /// Pictures in all: batch × frames.
+    CountOf(String),
+    /// The sum.
+    Plus(Vec<Amount>),
+    /// The first less the second, at least 0.
+    Minus(Box<(Amount, Amount)>),
+    /// The product.
+    Times(Vec<Amount>),
+    /// The first divided by the second, rounded up.
+    Over(Box<(Amount, Amount)>),
+    /// The smallest.
+    Least(Vec<Amount>),
+    /// The largest.
+    Greatest(Vec<Amount>),
+    /// A FLOAT input, rounded up.
+    Ceil(String),
+    /// `{"if_given": ["reference_image", 1, 0]}`: the second where the input is there, the third where it is not.
+    IfGiven(Box<(String, Amount, Amount)>),
+    /// How many inputs have names that begin so.
+    Given(String),
+}
+
+/// See [`SizeRule::ScaleBy`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScaleBy {
+    pub(crate) of: String,
+    /// A FLOAT input.
+    pub(crate) by: String,
+}
+
+/// See [`SizeRule::LargestSide`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToSide {
+    pub(crate) of: String,
+    /// An INT input.
+    pub(crate) to: String,
+}
+
+/// See [`SizeRule::Repeat`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Repeat {
+    pub(crate) of: String,
+    /// An INT input or a number.
+    pub(crate) times: Amount,
+}
+
+/// See [`SizeRule::IfGiven`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IfGiven {
+    pub(crate) input: String,
+    pub(crate) then: SizeRule,
+    #[serde(rename = "else")]
+    pub(crate) otherwise: SizeRule,
+}
+
+/// One of two inputs, as a BOOLEAN says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Switch {
+    pub(crate) by: String,
+    pub(crate) on_true: String,
+    pub(crate) on_false: String,
+}
+
+/// See [`SizeRule::Times`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Times {
+    pub(crate) of: SizeRule,
+    pub(crate) width: Option<Amount>,
+    pub(crate) height: Option<Amount>,
+    pub(crate) batch: Option<Amount>,
+    pub(crate) frames: Option<Amount>,
+}
+
+/// See [`SizeRule::Sound`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SoundRule {
+    /// A FLOAT or INT input, in seconds.
+    pub(crate) seconds: Option<String>,
+    /// Frames divided by the input `rate`, in frames a second.
+    pub(crate) frames: Option<String>,
+    pub(crate) rate: Option<String>,
+    /// How many; 1 unless said.
+    pub(crate) batch: Option<Amount>,
+}
+
+/// What is known of an INT, FLOAT, BOOLEAN or STRING output.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ValueRule {
+    /// `{"input": "value"}`: the value of this input, literal or linked.
+    Input(String),
+    /// Pixels.
+    WidthOf(String),
+    /// Pixels.
+    HeightOf(String),
+    /// Pictures in all: batch × frames.
+    CountOf(String),
+    /// Characters of this text.
+    LengthOf(String),
+    /// `{"range": [0, 100]}`
+    Range(f64, f64),
+    /// One of two inputs.
+    Switch(Switch),
+    /// A computed whole number.
+    Amount(Amount),
+}
+
+/// See [`SizeRule::Film`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Film {
+    pub(crate) pictures: String,
+    /// An optional input.
+    pub(crate) sound: Option<String>,
+}
+
+/// How many items a list output has in one run of the node.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ListRule {
+    /// `{"at_most": AMOUNT}`
+    AtMost(Amount),
+    /// `{"items_of": ["images"]}`: as many as all of these inputs bring together. For a class that takes whole lists.
+    ItemsOf(Vec<String>),
+    /// `{"unbounded": "as many as the folder holds"}`
+    Unbounded(String),
+}
