@@ -109,7 +109,7 @@ impl fmt::Display for Suggestion {
 }
 
 /// A text as TOML writes it.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     // The escapes of JSON are escapes of TOML, which wants one character more escaped.
     serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -113,3 +113,51 @@ async fn a_ban_made_while_the_gateway_is_down_fails_what_waited() {
     let ended = acme.finished(&waiting).await;
     assert!(ended.to_string().contains("is banned"), "no backend is needed to say so: {ended}");
 }
+
+/// A gateway whose tenants have a policy of their own, in a file.
+async fn with_own_policy(text: &str) -> (Gateway, Client) {
+    let plan = "policy = \"own.toml\"\nrate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\n";
+    let gateway = Gateway::builder().stand_ins(1).plan(plan).file("own.toml", text).start().await;
+    let acme = gateway.client("acme");
+    (gateway, acme)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn allow_shows_the_difference_writes_it_once_confirmed_and_keeps_comments() {
+    let own = "# Ours\nname = \"own\"\n\n[classes]\nallow = [\n    \"PreviewImage\", # looks\n]\n\n[caps]\nwidth = 100 # small\nheight = 100\n";
+    let (gateway, acme) = with_own_policy(own).await;
+    let mut workflow = workflows::picture("wide", 120, 8);
+    workflow["3"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}});
+    let refused = acme.post("/prompt", &json!({"prompt": workflow})).await.expect(403);
+    let request = refused.header("x-request-id").unwrap().to_owned();
+    let file = gateway.directory().join("own.toml");
+    let asked = gateway.command(&["policy", "allow", "--request", &request]);
+    let text = said(&asked);
+    assert_eq!(asked.status.code(), Some(1), "nobody confirmed it: {text}");
+    for line in ["-width = 100 # small", "+width = 120 # small", "+    \"EmptyImage\",", "+    \"SaveImage\",", "@@ "] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    assert!(text.contains("with this change the submission is accepted"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), own, "nothing was written");
+    let done = gateway.command(&["policy", "allow", "--request", &request, "--yes"]);
+    assert!(done.status.success(), "{}", said(&done));
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.starts_with("# Ours\n") && written.contains("\"PreviewImage\", # looks\n"), "{written}");
+    acme.submit(workflow).await;
+    acme.post("/prompt", &json!({"prompt": workflows::picture("wider", 121, 8)})).await.expect(403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn allow_says_what_no_policy_allows_and_does_not_change_what_ships() {
+    let (gateway, acme) = gateway().await;
+    let id = |answer: &comfygate_tests::Response| answer.header("x-request-id").unwrap().to_owned();
+    let unknown = json!({"prompt": {"1": {"class_type": "NoSuchClass", "inputs": {}}}});
+    let refused = id(&acme.post("/prompt", &unknown).await);
+    let told = gateway.command(&["policy", "allow", "--request", &refused, "--yes"]);
+    assert_eq!(told.status.code(), Some(1));
+    assert!(said(&told).contains("no line of a policy allows"), "{}", said(&told));
+    let refused = id(&acme.post("/prompt", &too_wide()).await);
+    let told = gateway.command(&["policy", "allow", "--request", &refused, "--yes"]);
+    assert_eq!(told.status.code(), Some(1));
+    assert!(said(&told).contains("extends = \"default\"") && said(&told).contains("width = 4097"), "{}", said(&told));
+}

@@ -1,6 +1,7 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
 pub mod adopt;
+pub mod allow;
 pub mod backup;
 pub mod ban;
 pub mod check;

@@ -1,6 +1,6 @@
 //! `comfygate policy check`: the engine's verdict on workflow files, without a gateway.
 
-use super::{Exit, ban};
+use super::{Exit, allow, ban};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, Violations};
@@ -19,6 +19,8 @@ pub struct PolicyArguments {
 enum PolicyCommand {
     /// Say of each workflow whether the policy accepts it, and if not, everything that is wrong with it.
     Check(CheckArguments),
+    /// Show what change of the policy would let a refused request through, and make it
+    Allow(allow::AllowArguments),
     /// Deny a node class at once, for every tenant, over every policy; jobs that wait with it are failed
     Ban(ban::BanArguments),
     /// Lift the ban of a node class
@@ -50,6 +52,7 @@ struct CheckArguments {
 pub fn run(arguments: &PolicyArguments) -> anyhow::Result<Exit> {
     let arguments = match &arguments.command {
         PolicyCommand::Check(arguments) => arguments,
+        PolicyCommand::Allow(arguments) => return allow::run(arguments),
         PolicyCommand::Ban(arguments) => return ban::ban(arguments),
         PolicyCommand::Unban(arguments) => return ban::unban(arguments),
         PolicyCommand::Bans(arguments) => return ban::bans(arguments),
