@@ -11,13 +11,18 @@ mod read;
 mod rules;
 mod signature;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
-pub(crate) use rules::{Amount, Film, Formula, ListRule, Made, SizeRule, SoundRule, Switch, ValueRule};
+pub(crate) use rules::{
+    Amount, Concat, CutToBatch, Film, First, Formula, ListRule, Made, Rebatch, Sampled, SizeRule, SoundRule, Switch,
+    ValueRule,
+};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+
+use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 use annotations::Annotations;
@@ -32,7 +37,10 @@ pub const CLASSES_MAX: usize = 20_000;
 /// All node classes that a pool of backends is pinned to.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    classes: BTreeMap<String, ClassSignature>,
+    /// By name.
+    classes: Vec<ClassSignature>,
+    /// The places of the classes: each node of each workflow is looked up.
+    places: HashMap<Box<str>, usize, RandomState>,
     digest: Digest,
 }
 
@@ -99,17 +107,18 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
-        Self { classes, digest: Digest::of(text.as_bytes()) }
+        let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
+        Self { classes: classes.into_values().collect(), places, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.
     pub fn class(&self, name: &str) -> Option<&ClassSignature> {
-        self.classes.get(name)
+        self.classes.get(*self.places.get(name)?)
     }
 
     /// All classes by name.
     pub fn classes(&self) -> impl Iterator<Item = &ClassSignature> {
-        self.classes.values()
+        self.classes.iter()
     }
 
     /// SHA-256 over all signatures and annotations.

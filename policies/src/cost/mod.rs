@@ -17,6 +17,7 @@ use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Pixels of one SDXL image.
 const UNIT_PIXELS: f64 = 1024.0 * 1024.0;
@@ -161,7 +162,7 @@ impl<'a, 'm> Worker<'a, 'm> {
     /// The family of the model that this node loads: the costliest that its literals may name.
     fn loaded(&self) -> Option<&'m Family> {
         let name = self.class.name();
-        let text = |(input, value): &'a (crate::workflow::text::Text, Input)| match value {
+        let text = |(input, value): &'a (Text, Input)| match value {
             Input::Literal(Json::Text(text)) if text.len() <= MODEL_NAME_BYTES_MAX => {
                 let named = self.class.input_kind(self.node, input) == Some(InputKind::ModelFile);
                 (named || !self.class.is_annotated()).then_some(text.as_str())
