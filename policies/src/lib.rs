@@ -19,7 +19,7 @@ pub mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
 pub use files::{Directory, FileFact, FileFacts, FileReference};

@@ -30,7 +30,7 @@ use crate::reject::Rejection;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
-use comfygate_policy::{Catalogue, Parsed, Policy};
+use comfygate_policy::{ApprovedWorkflow, Catalogue, Parsed, Policy};
 use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -175,10 +175,23 @@ impl Services {
         self.rules.send_modify(|times| *times = times.wrapping_add(1));
     }
 
+    /// Whether a workflow should go to this backend: it has its classes, and its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
+    /// backend's own word: lists of models are older than the models.
+    pub fn suits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
+        if !backend.can_run(workflow) {
+            return false;
+        }
+        let elsewhere = || {
+            let backends = self.backends();
+            backends.values().any(|other| other.pool == backend.pool && other.may_have_models(workflow))
+        };
+        backend.may_have_models(workflow) || !elsewhere()
+    }
+
     /// What a tenant's workflows are judged by at one backend: what is installed there if the installation is the tenant's own, else the pinned catalogue. `None`: not known
     /// yet.
     pub fn catalogue_at(&self, tenant: &Tenant, backend: &Backend) -> Option<Arc<Catalogue>> {
-        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_arc()) }
+        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_of(&tenant.pool)) }
     }
 
     /// Every catalogue that a tenant's workflows may be judged by now.
@@ -186,7 +199,7 @@ impl Services {
         if tenant.is_owner() {
             self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect()
         } else {
-            vec![self.inspector().catalogue_arc()]
+            vec![self.inspector().catalogue_of(&tenant.pool)]
         }
     }
 
@@ -194,7 +207,7 @@ impl Services {
     /// answered yet.
     pub fn catalogue_for(&self, tenant: &Tenant, parsed: &Parsed) -> Option<Arc<Catalogue>> {
         if !tenant.is_owner() {
-            return Some(self.inspector().catalogue_arc());
+            return Some(self.inspector().catalogue_of(&tenant.pool));
         }
         let installed: Vec<_> = self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect();
         let whole =

@@ -1,6 +1,6 @@
 //! Operating the policy: what was refused is kept, a check costs no job, a ban holds at once.
 
-use comfygate_tests::gateway::said;
+use comfygate_tests::gateway::{fast, said};
 use comfygate_tests::{Client, Gateway, workflows};
 use serde_json::{Value, json};
 
@@ -160,4 +160,71 @@ async fn allow_says_what_no_policy_allows_and_does_not_change_what_ships() {
     let told = gateway.command(&["policy", "allow", "--request", &refused, "--yes"]);
     assert_eq!(told.status.code(), Some(1));
     assert!(said(&told).contains("extends = \"default\"") && said(&told).contains("width = 4097"), "{}", said(&told));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_goes_where_its_models_are_and_one_without_any_is_refused_at_once() {
+    let rare = "rare.safetensors";
+    let mut options = [fast(), fast()];
+    options[1].models.entry("checkpoints".into()).or_default().push(rare.into());
+    let gateway = Gateway::builder().stand_ins_with(options.to_vec()).start().await;
+    let acme = gateway.client("acme");
+    let naming = |model: &str| {
+        let mut workflow = workflows::text_to_image("models");
+        workflow["4"]["inputs"]["ckpt_name"] = json!(model);
+        workflow
+    };
+    for _ in 0..2 {
+        let prompt = acme.submit(naming(rare)).await;
+        assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success");
+    }
+    assert_eq!(gateway.stand_ins().iter().map(|one| one.submissions().len()).collect::<Vec<_>>(), [0, 2]);
+    let answer = acme.post("/prompt", &json!({"prompt": naming("nowhere.safetensors")})).await.expect(400);
+    let error = &answer.json()["node_errors"]["4"]["errors"][0];
+    assert_eq!(
+        (&error["type"], &error["extra_info"]["input_name"]),
+        (&json!("value_not_in_list"), &json!("ckpt_name"))
+    );
+    assert!(answer.text().contains("nowhere.safetensors"), "{}", answer.text());
+    let answer = acme.post("/gate/check", &json!({"prompt": naming("nowhere.safetensors")})).await.expect(200).json();
+    assert_eq!((&answer["verdict"], &answer["missing_models"]), (&json!("allow"), &json!(["nowhere.safetensors"])));
+    let mut two = naming("nowhere.safetensors");
+    two["20"] = workflows::quick("other")["1"].clone();
+    two["21"] = json!({"class_type": "SaveImage", "inputs": {"images": ["20", 0], "filename_prefix": "other"}});
+    let prompt = acme.submit(two).await;
+    let ended = acme.finished(&prompt).await;
+    assert_eq!(ended["status"]["status_str"], "success", "the output that needs no model runs, as in ComfyUI: {ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classes_of_packs_are_closed_until_an_operator_accepts_them() {
+    let own = "name = \"own\"\n[classes]\nallow = [\"EmptyImage\", \"SaveImage\", \"Pack1Say\"]\n";
+    let plan = "policy = \"own.toml\"\nrate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\n";
+    let options = comfygate_tests::Options { packs: 1, ..fast() };
+    let builder = Gateway::builder().stand_ins_with(vec![options]).plan(plan).file("own.toml", own);
+    let mut gateway = builder.start().await;
+    let acme = gateway.client("acme");
+    let says = json!({"prompt": {"1": {"class_type": "Pack1Say", "inputs": {"text": "hello"}}}});
+    let answer = acme.post("/gate/check", &says).await.expect(200).json();
+    assert_eq!(answer["violations"][0]["code"], "class_unknown", "{answer}");
+    let diff = gateway.command(&["catalogue", "diff", "--json"]);
+    assert_eq!(diff.status.code(), Some(1), "{}", said(&diff));
+    let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
+    assert_eq!((&diff["pinned"], &diff["changed"], &diff["gone"]), (&json!(false), &json!([]), &json!([])), "{diff}");
+    assert!(diff["new"].as_array().unwrap().iter().any(|class| class["class"] == "Pack1Say"), "{diff}");
+    assert_eq!(gateway.command(&["catalogue", "accept"]).status.code(), Some(1), "nobody confirmed it");
+    let accepted = gateway.command(&["catalogue", "accept", "--yes"]);
+    assert!(accepted.status.success(), "{}", said(&accepted));
+    gateway.audited("the pin", |line| line["event"] == "catalogue_accepted").await;
+    gateway.backends_are_up().await;
+    let answer = acme.post("/gate/check", &says).await.expect(200).json();
+    assert!(!answer["violations"].to_string().contains("class_unknown"), "{answer}");
+    gateway.restart().await;
+    gateway.backends_are_up().await;
+    let answer = acme.post("/gate/check", &says).await.expect(200).json();
+    assert!(!answer["violations"].to_string().contains("class_unknown"), "the pin outlives a restart: {answer}");
+    let diff = gateway.command(&["catalogue", "diff"]);
+    assert!(diff.status.success() && said(&diff).contains("no difference"), "{}", said(&diff));
+    let unknown = gateway.command(&["catalogue", "diff", "--pool", "nowhere"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", said(&unknown));
 }

@@ -7,6 +7,7 @@
 
 mod agreement;
 mod annotations;
+mod options;
 mod read;
 mod rules;
 mod signature;
@@ -16,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
+pub use options::{ModelChoice, ModelOptions};
 pub(crate) use rules::{
     Amount, Concat, CutToBatch, Film, First, Formula, ListRule, Made, Rebatch, Sampled, SizeRule, SoundRule, Switch,
     ValueRule,

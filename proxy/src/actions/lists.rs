@@ -198,8 +198,8 @@ fn allowed_packs(call: &Call<'_>) -> Result<BTreeSet<String>, Rejection> {
 
 fn allowed(call: &Call<'_>, name: impl Fn(&str, &str) -> String) -> Result<BTreeSet<String>, Rejection> {
     let policy = call.services.policy_of(&call.caller()?.tenant);
-    let inspector = call.services.inspector();
-    let classes = inspector.catalogue().classes().filter(|class| policy.allows_class(class));
+    let catalogue = call.services.inspector().catalogue_of(&call.caller()?.tenant.pool);
+    let classes = catalogue.classes().filter(|class| policy.allows_class(class));
     let of_packs = classes.filter_map(|class| Some(name(class.name(), class.module().strip_prefix("custom_nodes.")?)));
     Ok(of_packs.collect())
 }

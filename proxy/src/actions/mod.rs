@@ -7,6 +7,7 @@ mod info;
 mod jobs;
 mod lists;
 mod login;
+mod models;
 mod submit;
 mod uploads;
 mod userdata;

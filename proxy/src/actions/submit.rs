@@ -1,7 +1,7 @@
 //! `POST /prompt`: inspect ([`verdict`](super::verdict)), accept, hand to dispatch.
 
 use super::verdict::{Inspected, NO_BACKEND_RETRY, Unapproved, inspected};
-use super::{Call, Caller};
+use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
@@ -33,6 +33,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
     };
     runnable(call, &workflow)?;
+    models::offered(call, &parsed, &workflow).await?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
         prompt_id: parsed

@@ -1,6 +1,6 @@
 //! From a body to the engine's verdict, for `POST /prompt` and `POST /gate/check`: both ask the same, by the same rules, of the same files.
 
-use super::{Call, Caller};
+use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::inspect::refused::{self, Understood};
 use crate::inspect::{InspectError, files};
@@ -8,9 +8,10 @@ use crate::record::ledger::refusals::{RefusalBounds, RefusalRow, RefusedRule};
 use crate::record::ledger::uploads::Pin;
 use crate::reject::Rejection;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, Parsed, Policy, Violations};
+use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violations};
 use http::StatusCode;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,19 +124,20 @@ impl Refused {
 pub(super) async fn check(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let body = match inspected(call, caller).await {
-        Ok(Inspected { workflow, .. }) => allowed(&workflow),
+        Ok(Inspected { workflow, .. }) => allowed(&workflow, &models::lacking(call, &workflow)?),
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
         Err(Unapproved::Refused(refused)) => denied(&refused, &refused.row(call, caller, "")),
     };
     Ok(Answer::json(StatusCode::OK, &body))
 }
 
-fn allowed(workflow: &ApprovedWorkflow) -> Value {
+fn allowed(workflow: &ApprovedWorkflow, lacking: &[ModelChoice]) -> Value {
+    let missing: BTreeSet<&str> = lacking.iter().map(|choice| choice.name.as_str()).collect();
     let dropped: Vec<String> = workflow.dropped().iter().map(ToString::to_string).collect();
     json!({
         "verdict": "allow", "cost": workflow.cost().units(), "violations": [], "dropped": dropped,
         "pruned": workflow.pruned().map_or_else(|| json!([]), Violations::to_json),
-        "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
+        "missing_models": missing, "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
     })
 }
 

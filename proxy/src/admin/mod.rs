@@ -4,6 +4,7 @@
 
 pub mod adoption;
 mod adoption_routes;
+pub mod catalogue;
 pub mod control;
 pub mod control_client;
 pub mod keys;

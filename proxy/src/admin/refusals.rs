@@ -12,7 +12,7 @@ use super::control_client::{ControlClient, ControlError, read};
 use crate::clock::WallMillis;
 use crate::ids::RequestId;
 use crate::record::audit::Audit;
-use crate::record::ledger::bans::BanRow;
+use crate::record::ledger::bans::{BANS_MAX, BanRow};
 use crate::record::ledger::refusals::{RefusalQuery, RefusalRow};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
@@ -93,7 +93,7 @@ pub async fn ban(
     at: WallMillis,
 ) -> Result<BanRow, LedgerError> {
     let row = BanRow { class: request.class.clone(), reason: request.reason.clone(), at };
-    let row = ledger.ban(row).await?;
+    let row = ledger.ban(row, BANS_MAX).await?;
     audit.class_banned(&row.class, true, row.reason.as_deref());
     Ok(row)
 }

@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod allow;
 pub mod backup;
 pub mod ban;
+pub mod catalogue;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -64,6 +65,8 @@ pub enum Command {
     Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Compare what is installed at the backends with what was accepted, and accept it.
+    Catalogue(catalogue::CatalogueArguments),
     /// Show what the policy refused, by which rule, and which lines of it would allow it.
     Refusals(refusals::RefusalsArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
@@ -129,6 +132,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),

@@ -100,8 +100,8 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
             return AttemptOver::JobEnded;
         }
     };
-    if !backend.can_run(&workflow) {
-        // Its classes are not all there: back to the queue, which now knows what it needs.
+    if !services.suits(backend, &workflow) {
+        // Its classes or models are not all there: back to the queue, which now knows what it needs.
         return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
     }
     let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {

@@ -243,7 +243,7 @@ impl Dispatcher {
                 (_, Some(backend)) if !serves(backend) => false,
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
                 (None, Some(backend)) => backend.is_up(),
-                (Some(workflow), Some(backend)) => backend.can_run(workflow),
+                (Some(workflow), Some(backend)) => self.services.suits(backend, workflow),
                 (_, None) => false,
             };
             if let Some(backend) = place::placed(&loads, can_run).cloned() {

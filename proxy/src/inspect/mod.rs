@@ -11,7 +11,11 @@ pub mod files;
 pub mod media;
 pub mod refused;
 
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ParseError, Parsed, Policy, Verdict, Violations};
+use crate::ids::PoolId;
+use comfygate_policy::{
+    ApprovedWorkflow, Catalogue, Digest, FileFacts, ParseError, Parsed, Policy, Verdict, Violations,
+};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why a submission was turned away.
@@ -43,22 +47,32 @@ pub enum InspectError {
 #[derive(Debug, Clone)]
 pub struct Inspector {
     catalogue: Arc<Catalogue>,
+    /// Of pools whose packs an operator has accepted.
+    pools: Arc<BTreeMap<PoolId, Arc<Catalogue>>>,
 }
 
 impl Inspector {
-    /// Decides by this catalogue.
-    pub fn new(catalogue: Arc<Catalogue>) -> Self {
-        Self { catalogue }
+    /// Decides by these catalogues where a pool has one of its own, else by this one.
+    pub fn new(catalogue: Arc<Catalogue>, pools: BTreeMap<PoolId, Arc<Catalogue>>) -> Self {
+        Self { catalogue, pools: Arc::new(pools) }
     }
 
-    /// The catalogue.
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
+    /// The catalogue that holds in a pool.
+    pub fn catalogue_of(&self, pool: &PoolId) -> Arc<Catalogue> {
+        Arc::clone(self.pools.get(pool).unwrap_or(&self.catalogue))
     }
 
-    /// The catalogue, to be shared.
-    pub fn catalogue_arc(&self) -> Arc<Catalogue> {
-        Arc::clone(&self.catalogue)
+    /// Whether the pool has a catalogue of its own.
+    pub fn is_pinned(&self, pool: &PoolId) -> bool {
+        self.pools.contains_key(pool)
+    }
+
+    /// Whether both decide by the same catalogues.
+    pub fn reads_like(&self, other: &Self) -> bool {
+        let pools = |inspector: &Self| -> Vec<(PoolId, Digest)> {
+            inspector.pools.iter().map(|(pool, catalogue)| (pool.clone(), catalogue.digest())).collect()
+        };
+        self.catalogue.digest() == other.catalogue.digest() && pools(self) == pools(other)
     }
 
     /// Reads a body. Pure work of up to some milliseconds for the largest bodies.
