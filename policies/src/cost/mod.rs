@@ -207,7 +207,9 @@ impl<'a, 'm> Worker<'a, 'm> {
             Some((units, family)) => (units, Some(family.name.as_str())),
             None => (0.0, None),
         };
-        let units = capped(sampling + self.other_work());
+        // A sampler's runs are among its model calls.
+        let runs = float(self.facts.runs(self.node, self.class).max(1));
+        let units = capped(sampling + runs * self.other_work());
         NodeCost { place: self.place, units, family }
     }
 
