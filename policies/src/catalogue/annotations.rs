@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::rules::{ListRule, SizeRule, ValueRule};
 use super::InputKind;
+use super::rules::{ListRule, SizeRule, ValueRule};
 
 /// The file as written. `release` or `pack` says whose classes these are.
 #[derive(Debug, Deserialize)]

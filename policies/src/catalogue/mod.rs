@@ -19,8 +19,8 @@ use std::sync::{Arc, LazyLock};
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub(crate) use rules::{
-    Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled, Side,
-    SizeRule, SoundRule, Switch, ValueRule,
+    Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
+    Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
@@ -67,7 +67,8 @@ static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     Catalogue::of(classes, false)
 });
 
-static COMFYUI_0_8_0: LazyLock<Arc<Catalogue>> = LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
+static COMFYUI_0_8_0: LazyLock<Arc<Catalogue>> =
+    LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
 
 impl Catalogue {
     /// ComfyUI's own classes as they ship, annotated: those of 0.8.0, and those that later releases added. For judging a workflow without an installation: nothing is known of packs.
@@ -149,9 +150,7 @@ fn annotated(live: ClassSignature) -> ClassSignature {
     match (shipped().same_as(&live), shipped().named(live.name())) {
         (Some(known), _) => live.annotated_like(known),
         (None, Some(known)) => live.with_kinds_of(known).closed("its signature differs from the annotated ones"),
-        (None, None) => {
-            live.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet")
-        }
+        (None, None) => live.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet"),
     }
 }
 

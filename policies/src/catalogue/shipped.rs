@@ -21,8 +21,7 @@ const LATER: &str = include_str!("../../catalogues/later.json");
 const ANNOTATIONS_LATER: &str = include_str!("../../catalogues/annotations-later.json");
 
 /// Annotations of node packs.
-const PACKS: &[&str] = &[
-];
+const PACKS: &[&str] = &[];
 
 /// All that ships.
 pub(super) struct Shipped {
@@ -111,7 +110,8 @@ impl Shipped {
     /// The annotations of a pack's class, if they are of that pack and fit its declaration.
     pub(super) fn of_pack(&self, live: &ClassSignature) -> Option<&ClassAnnotation> {
         let theirs = |pack: &&Pack| pack.modules.iter().any(|module| module.is_match(live.module()));
-        let mut annotations = self.packs.iter().filter(theirs).filter_map(|pack| pack.annotations.classes.get(live.name()));
+        let mut annotations =
+            self.packs.iter().filter(theirs).filter_map(|pack| pack.annotations.classes.get(live.name()));
         annotations.find(|annotation| live.fits(annotation))
     }
 }
