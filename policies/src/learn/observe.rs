@@ -43,7 +43,7 @@ impl Observations {
         }
         let count = |count: usize| float(i128::try_from(count).unwrap_or(i128::MAX));
         self.raise("nodes", count(sample.parsed.workflow.nodes().len()));
-        self.raise("outputs", count(crate::running_outputs(&sample.parsed, catalogue).len()));
+        self.raise("outputs", count(crate::running_outputs(&sample.parsed, &facts).len()));
     }
 
     fn add_literals(&mut self, node: &Node, class: &ClassSignature) {
