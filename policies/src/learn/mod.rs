@@ -115,7 +115,7 @@ pub fn learn(samples: &[Sample], catalogue: &Catalogue, options: &LearnOptions) 
     for sample in samples {
         match decide(&sample.parsed, &permissive, catalogue, &sample.files) {
             Verdict::Allow(approved) if approved.pruned().is_none() => {
-                drop(kept.insert(sample.parsed.digest(), sample))
+                kept.insert(sample.parsed.digest(), sample);
             }
             Verdict::Allow(approved) => left_out.push(left(sample, approved.pruned().into_iter().flatten())),
             Verdict::Deny(violations) => left_out.push(left(sample, violations.iter())),
