@@ -36,7 +36,9 @@ impl Observations {
             write_lists(section, patterns, &mut out);
         }
         self.write_caps(options, &mut out);
-        // self.write_models(&mut out);
+        if cfg!(any()) {
+            self.write_models(&mut out);
+        }
         out
     }
 
