@@ -18,6 +18,8 @@ mod transfer;
 use std::collections::HashMap;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
+#[cfg(feature = "fuzzing")]
+pub(crate) use expression::{Judged, judged as judged_expression};
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
