@@ -20,6 +20,8 @@ use std::rc::Rc;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
+#[cfg(feature = "fuzzing")]
+pub(crate) use expression::{Judged, judged as judged_expression};
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
