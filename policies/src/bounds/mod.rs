@@ -10,6 +10,7 @@ mod expression;
 pub(crate) mod interval;
 mod lists;
 mod numbers;
+mod operands;
 mod samplers;
 mod shape;
 mod text;
@@ -18,7 +19,9 @@ mod transfer;
 use std::rc::Rc;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
+pub(crate) use expression::Dialect;
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
@@ -53,6 +56,8 @@ pub(crate) struct Slot<'a> {
     sizeless: bool,
     /// How many items it has: more than one where a list is given, or where the node runs once for each item of one.
     pub(crate) items: i128,
+    /// How many times the memory of its shape the node takes while it works.
+    pub(crate) work: i128,
     pub(crate) sampler: Option<samplers::Sampler>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
@@ -163,6 +168,7 @@ impl<'a> Facts<'a> {
                 sound: None,
                 sizeless: false,
                 items: runs,
+                work: 1,
                 sampler: samplers::sampler(self, node, class, slot),
                 sigmas: cost::sigmas(self, node, class, slot),
                 text_bytes: text::text_bytes(self, node, class, slot),
@@ -182,6 +188,7 @@ impl<'a> Facts<'a> {
             match transfer::extent(self, node, class, place_of_slot) {
                 Ok(extent) => {
                     slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
+                    slot.work = extent.work;
                     slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
                     slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
                 }

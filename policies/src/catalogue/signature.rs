@@ -72,6 +72,39 @@ pub enum InputKind {
     PromptText,
 }
 
+impl InputKind {
+    /// Whether a value of this kind can have the declared type.
+    pub(super) fn suits(self, declared: &DeclaredType) -> bool {
+        let number = matches!(declared, DeclaredType::Int { .. } | DeclaredType::Float { .. });
+        let text = *declared == DeclaredType::Text;
+        let choice = matches!(declared, DeclaredType::Combo(_));
+        match self {
+            Self::Steps
+            | Self::Denoise
+            | Self::Width
+            | Self::Height
+            | Self::Side
+            | Self::Megapixels
+            | Self::Factor
+            | Self::Pad
+            | Self::Batch
+            | Self::Frames
+            | Self::Seconds
+            | Self::SampleRate
+            | Self::Count
+            | Self::Tile
+            | Self::Overlap
+            | Self::Repeats
+            | Self::Divisor
+            | Self::SizeHint => number,
+            Self::Sampler | Self::Scheduler | Self::File | Self::ModelFile => choice || text,
+            Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => {
+                text
+            }
+        }
+    }
+}
+
 /// Whether an input must be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -155,6 +188,11 @@ impl InputSignature {
     /// Must it be given?
     pub fn presence(&self) -> Presence {
         self.presence
+    }
+
+    /// Name, type and presence in one text.
+    pub(super) fn shape(&self) -> String {
+        inputs_shape(std::slice::from_ref(self))
     }
 
     /// Its type.
@@ -399,9 +437,14 @@ impl ClassSignature {
 
     /// The shape by which two releases of a class are compared: inputs' names, types and presence, outputs and whether it is an output node, in one text. Options and ranges do not count.
     pub(super) fn shape(&self) -> String {
+        format!("{} -> {}", inputs_shape(&self.inputs), self.outputs_shape())
+    }
+
+    /// The same of its outputs alone.
+    pub(super) fn outputs_shape(&self) -> String {
         let outputs: Vec<String> =
             self.outputs.iter().map(|output| format!("{}/{}", output.type_name, output.is_list)).collect();
-        format!("{} -> {:?} {}", inputs_shape(&self.inputs), outputs, self.output_node)
+        format!("{outputs:?} {}", self.output_node)
     }
 
     pub(super) fn closed(mut self, reason: &'static str) -> Self {
@@ -429,6 +472,34 @@ impl ClassSignature {
             lists: annotation.lists.clone(),
         };
         self
+    }
+
+    /// This live class of a pack with its annotations. What they do not name keeps the kind that its declaration shows: that can only make a rule stricter.
+    pub(super) fn annotated_over_declared(self, annotation: &ClassAnnotation) -> Self {
+        let declared = self.clone().with_declared_kinds();
+        let mut out = self.annotated(annotation);
+        for (input, declared) in out.inputs.iter_mut().zip(&declared.inputs) {
+            if !annotation.harmless.contains_key(&input.name) {
+                input.kind = input.kind.or(declared.kind);
+            }
+        }
+        out
+    }
+
+    /// Whether every input that the annotation names is declared, with a type that a value of that kind can have.
+    pub(super) fn fits(&self, annotation: &ClassAnnotation) -> bool {
+        let declared = |name: &str| declared_at(&self.inputs, name);
+        let kinds = annotation.inputs.iter().all(|(name, kind)| declared(name).is_some_and(|input| kind.suits(input)));
+        let numbers = annotation.harmless.keys().all(|name| {
+            declared(name).is_some_and(|input| matches!(input, DeclaredType::Int { .. } | DeclaredType::Float { .. }))
+        });
+        let slots = annotation.values.keys().chain(annotation.lists.keys()).all(|slot| *slot < self.outputs.len());
+        kinds && numbers && slots && annotation.unchecked.iter().all(|name| declared(name).is_some())
+    }
+
+    /// The entry for an undeclared input that the class reads on purpose.
+    pub(crate) fn dynamic_input(&self, name: &str) -> Option<&DynamicInput> {
+        self.annotation.dynamic.iter().find(|dynamic| dynamic.matches(name))
     }
 
     /// This live class with the kinds of `known`, whose shape is the same.
@@ -575,6 +646,22 @@ fn copy_kinds(inputs: &mut [InputSignature], known: &[InputSignature]) {
             (DeclaredType::Autogrow { item, .. }, DeclaredType::Autogrow { item: known, .. }) => item.kind = known.kind,
             _ => {}
         }
+    }
+}
+
+/// The type of an input by its full name; within a dynamic choice, of the first option that has it.
+fn declared_at<'a>(inputs: &'a [InputSignature], name: &str) -> Option<&'a DeclaredType> {
+    if let Some(input) = inputs.iter().find(|input| input.name == name) {
+        return match &input.declared {
+            DeclaredType::Autogrow { item, .. } => Some(&item.declared),
+            declared => Some(declared),
+        };
+    }
+    // Each round takes one part of the name.
+    let (first, rest) = name.split_once('.')?;
+    match &inputs.iter().find(|input| input.name == first)?.declared {
+        DeclaredType::DynamicCombo(options) => options.iter().find_map(|(_, nested)| declared_at(nested, rest)),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
 //! it must be all that there is.
 
-use super::{Subject, at};
+use super::{Subject, at, dynamic};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
 use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
@@ -45,6 +45,9 @@ fn undeclared(
     // Packs read inputs that they do not declare, on purpose (facts §13): a link leads to a node of this workflow, which parsing made sure of.
     if is_droppable(subject.policy, class, name, input) || subject.policy.trusts(class) {
         return None;
+    }
+    if let Some(known) = class.dynamic_input(name) {
+        return dynamic::fault(subject, node, name, known, input);
     }
     // SECURITY: ComfyUI follows undeclared links and hands them to the function (facts K2, K4, #37 to #39).
     let message = format!("`{}` is not an input of this class", shown(name));
@@ -162,7 +165,7 @@ fn choice(
     }
 }
 
-fn model_name(node: &Node, name: &str, text: &str) -> Option<Violation> {
+pub(super) fn model_name(node: &Node, name: &str, text: &str) -> Option<Violation> {
     let good = !is_path_trick(text) && text.len() <= MODEL_NAME_BYTES_MAX;
     let message = || format!("`{}` is a path out of the model folders", shown(text));
     (!good).then(|| at(node, name, "path_refused", ViolationKind::Denied, message()))

@@ -6,6 +6,8 @@
 mod caps;
 mod classes;
 mod crash;
+mod dynamic;
+mod expressions;
 mod files;
 mod inputs;
 mod links;
@@ -78,6 +80,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         sizes::check,
         texts::check,
         crash::check,
+        expressions::check,
         regex::check,
     ] {
         rule(subject, &mut out);
