@@ -28,6 +28,7 @@ mod pacing;
 mod policy;
 mod record;
 mod reload;
+mod reopened;
 mod route;
 mod setup;
 mod state;
