@@ -53,7 +53,8 @@ impl SavePrefix {
             return Err(PrefixFault::Parent);
         }
         // Something has to stand in a token's place, or what is around it would become one.
-        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "\0")).contains('%') {
+        let without_tokens = || TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "\0"));
+        if text.contains('%') && without_tokens().contains('%') {
             return Err(PrefixFault::Substitution);
         }
         let text = without_attempts(text);
