@@ -56,6 +56,8 @@ pub(crate) struct Slot<'a> {
     sizeless: bool,
     /// How many items it has: more than one where a list is given, or where the node runs once for each item of one.
     pub(crate) items: i128,
+    /// How many times the memory of its shape the node takes while it works.
+    pub(crate) work: i128,
     pub(crate) sampler: Option<samplers::Sampler>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
@@ -166,6 +168,7 @@ impl<'a> Facts<'a> {
                 sound: None,
                 sizeless: false,
                 items: runs,
+                work: 1,
                 sampler: samplers::sampler(self, node, class, slot),
                 sigmas: cost::sigmas(self, node, class, slot),
                 text_bytes: text::text_bytes(self, node, class, slot),
@@ -185,6 +188,7 @@ impl<'a> Facts<'a> {
             match transfer::extent(self, node, class, place_of_slot) {
                 Ok(extent) => {
                     slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
+                    slot.work = extent.work;
                     slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
                     slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
                 }

@@ -538,7 +538,12 @@ impl Step<'_, '_> {
             return Ok(first);
         }
         let spacing = self.int("spacing_width")?;
-        Ok(stitched(first, self.shape("image2")?, spacing, self.node.text("direction")))
+        let matched = match self.class.input(self.node, "match_image_size") {
+            Some(input) => number(self.facts, self.node, "match_image_size", input.declared()),
+            None => Value::Unknown,
+        };
+        let matched = if let Value::Bool(matched) = matched { matched } else { None };
+        Ok(stitched(first, self.shape("image2")?, spacing, self.node.text("direction"), matched))
     }
 
     fn joined_row(&self, prefix: &str) -> Result<Shape, Gap> {

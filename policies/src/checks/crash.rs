@@ -196,7 +196,9 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         let too_large = |slot: &Slot<'_>| {
             let latent = slot.types.iter().all(|name| *name == "LATENT");
             let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
-            slot.shape.map(|shape| (shape.pixels_total(), limit)).filter(|(pixels, limit)| pixels > limit)
+            // A list holds all of its items at once.
+            let at_once = |pixels: i128| pixels.saturating_mul(slot.items.max(slot.work));
+            slot.shape.map(|shape| (at_once(shape.pixels_total()), limit)).filter(|(pixels, limit)| pixels > limit)
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
