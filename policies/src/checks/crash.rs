@@ -168,8 +168,9 @@ fn shown_value(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &Cla
             || (class.is_output_node()
                 && *signature.declared() == DeclaredType::Text
                 && signature.kind() != Some(InputKind::SavePrefix));
-        let Some(slot) = subject.facts.slot(*link).filter(|_| shown) else { continue };
-        if !fits_exactly(slot, signature.declared()) {
+        // Nothing is known of a class that is not in the catalogue.
+        let fits = || subject.facts.slot(*link).is_some_and(|slot| fits_exactly(slot, signature.declared()));
+        if shown && !fits() {
             let message = "ComfyUI shows this value as it is, and ends if it is something else than what is declared: the type of what comes here is not known".to_owned();
             return Some(at(node, name, "type_unknown", ViolationKind::Denied, message));
         }
