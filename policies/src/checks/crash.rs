@@ -221,6 +221,9 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.
 fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    if subject.parsed.workflow.signature_inputs_at_most() <= SIGNATURE_INPUTS_MAX {
+        return;
+    }
     let inputs = subject.parsed.workflow.signature_inputs();
     if inputs > SIGNATURE_INPUTS_MAX {
         let message = format!(
