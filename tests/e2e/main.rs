@@ -29,6 +29,7 @@ mod policy;
 mod record;
 mod refusals;
 mod reload;
+mod reopened;
 mod route;
 mod setup;
 mod state;

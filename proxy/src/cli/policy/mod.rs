@@ -35,13 +35,13 @@ enum PolicyCommand {
     Diff(diff::DiffArguments),
     /// Write a policy that accepts given workflows and their like.
     Learn(learn::LearnArguments),
-    /// Show what change of the policy would let a refused request through, and make it.
+    /// Show what change of the policy would let a refused request through, and make it
     Allow(allow::AllowArguments),
-    /// Deny a node class at once, for every tenant, over every policy; jobs that wait with it are failed.
+    /// Deny a node class at once, for every tenant, over every policy; jobs that wait with it are failed
     Ban(ban::BanArguments),
-    /// Lift the ban of a node class.
+    /// Lift the ban of a node class
     Unban(ban::UnbanArguments),
-    /// List the banned node classes.
+    /// List the banned node classes
     Bans(ban::BansArguments),
 }
 
