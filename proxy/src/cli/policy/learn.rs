@@ -1,7 +1,7 @@
 //! `comfygate policy learn`: a policy from workflows that ran somewhere.
 
 use super::workflows::{self, Submission};
-use super::{Surroundings, assumed, shown};
+use super::{Surroundings, assumed, plain, shown};
 use crate::cli::Exit;
 use crate::dispatch::comfyui::ComfyUi;
 use crate::endpoint::BackendEndpoint;
@@ -139,7 +139,10 @@ fn set_aside(samples: &mut Vec<Sample>, part: f64) -> anyhow::Result<Vec<Sample>
 fn tell_left_out(learned: &Learned) {
     for LeftOut { name, violations } in &learned.left_out {
         eprintln!("left out: {name}");
-        violations.iter().take(TOLD_MAX).for_each(|violation| eprintln!("  {violation} [{}]", violation.code));
+        violations
+            .iter()
+            .take(TOLD_MAX)
+            .for_each(|violation| eprintln!("  {} [{}]", plain(&violation.to_string()), violation.code));
         if let Some(more @ 1..) = violations.len().checked_sub(TOLD_MAX) {
             eprintln!("  and {more} more");
         }
