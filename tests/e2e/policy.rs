@@ -1,7 +1,7 @@
 //! `comfygate policy …` by the real binary: verdicts on files of every kind, their account, what another policy changes, and policies learned from what ran.
 
 use comfygate_tests::gateway::{fast, run_in, said};
-use comfygate_tests::{RawConnection, StandIn, eventually, workflows};
+use comfygate_tests::{Gateway, RawConnection, StandIn, eventually, workflows};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -241,4 +241,15 @@ async fn a_policy_is_learned_from_what_a_backend_ran() {
     });
     let document = stdout(&learned.await);
     assert!(document.contains("\"EmptyImage\"") && !document.contains("KSampler"), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_in_the_pages_own_format_is_told_how_to_export_it() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    for body in [page(), json!({"prompt": page()})] {
+        let answer = acme.post("/prompt", &body).await.expect(400);
+        assert_eq!(answer.code(), "page_format", "{}", answer.text());
+        assert!(answer.text().contains("Export (API)"), "{}", answer.text());
+    }
 }
