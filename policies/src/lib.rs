@@ -22,7 +22,7 @@ pub mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};

@@ -135,7 +135,7 @@ impl fmt::Display for Suggestion {
 }
 
 /// A text as TOML writes it.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     // The escapes of JSON are escapes of TOML, which wants one character more escaped.
     serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
@@ -143,8 +143,13 @@ pub(crate) fn quoted(text: &str) -> String {
 /// The lines of a document that answer all of these violations together, section by section: the largest of several caps, every name once, in a stable order. In a document with `extends`
 /// they may stand as they are; elsewhere they are to be merged by hand. Empty if no policy allows any of it. What has to be taken out stands there as a comment.
 pub fn lines<'a>(violations: impl IntoIterator<Item = &'a Violation>) -> String {
+    lines_of(violations.into_iter().filter_map(suggestion))
+}
+
+/// The same for suggestions at hand.
+pub fn lines_of(suggestions: impl IntoIterator<Item = Suggestion>) -> String {
     let mut keys: BTreeMap<(String, String), Merged> = BTreeMap::new();
-    for found in violations.into_iter().filter_map(suggestion) {
+    for found in suggestions {
         keys.entry((found.section().to_owned(), found.name().to_owned())).or_default().add(found.change);
     }
     let mut out = String::new();

@@ -27,6 +27,7 @@ mod owner;
 mod pacing;
 mod policy;
 mod record;
+mod refusals;
 mod reload;
 mod reopened;
 mod route;

@@ -20,6 +20,8 @@ use std::rc::Rc;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
+#[cfg(feature = "fuzzing")]
+pub(crate) use expression::{Judged, judged as judged_expression};
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
@@ -84,6 +86,8 @@ pub(crate) struct Facts<'a> {
     files: &'a FileFacts,
     /// What a text of unknown length counts as; none: as unknown.
     assumed_text_bytes: Option<i128>,
+    /// Whether a VAE without cells may be about.
+    has_pixel_space: bool,
     pub(crate) resolved: Rc<Resolved<'a>>,
     /// By the nodes' places; none where the class is not known.
     slots: Vec<Vec<Slot<'a>>>,
@@ -118,7 +122,18 @@ impl<'a> Facts<'a> {
     ) -> Self {
         let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
         let (caps, slots, size_faults) = (&policy.caps, vec![Vec::new(); workflow.nodes().len()], Vec::new());
-        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, resolved, slots, size_faults };
+        let has_pixel_space = resolved.known().any(|(_, node, class)| transfer::may_be_pixel_space(node, class));
+        let mut facts = Self {
+            workflow,
+            catalogue,
+            caps,
+            files,
+            assumed_text_bytes,
+            has_pixel_space,
+            resolved,
+            slots,
+            size_faults,
+        };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = facts.resolved.class(place) {
                 let slots = facts.slots_of(place, node, class);

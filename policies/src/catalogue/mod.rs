@@ -8,6 +8,7 @@
 mod agreement;
 mod annotations;
 mod news;
+mod options;
 mod read;
 mod rules;
 mod shipped;
@@ -20,6 +21,7 @@ use std::sync::{Arc, LazyLock};
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
+pub use options::{ModelChoice, ModelOptions};
 pub(crate) use rules::{
     Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
     Side, SizeRule, SoundRule, Switch, ValueRule,

@@ -168,8 +168,9 @@ fn shown_value(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &Cla
             || (class.is_output_node()
                 && *signature.declared() == DeclaredType::Text
                 && signature.kind() != Some(InputKind::SavePrefix));
-        let Some(slot) = subject.facts.slot(*link).filter(|_| shown) else { continue };
-        if !fits_exactly(slot, signature.declared()) {
+        // Nothing is known of a class that is not in the catalogue.
+        let fits = || subject.facts.slot(*link).is_some_and(|slot| fits_exactly(slot, signature.declared()));
+        if shown && !fits() {
             let message = "ComfyUI shows this value as it is, and ends if it is something else than what is declared: the type of what comes here is not known".to_owned();
             return Some(at(node, name, "type_unknown", ViolationKind::Denied, message));
         }
@@ -220,6 +221,9 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.
 fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    if subject.parsed.workflow.signature_inputs_at_most() <= SIGNATURE_INPUTS_MAX {
+        return;
+    }
     let inputs = subject.parsed.workflow.signature_inputs();
     if inputs > SIGNATURE_INPUTS_MAX {
         let message = format!(

@@ -232,11 +232,18 @@ fn bypass_063_and_064_classes_that_are_not_in_the_catalogue() {
         "__class__",
         "ＫSampler",
     ] {
-        refused_everywhere(json!({"x": node(class, json!({}))}), "x", "class_unknown");
+        refused_always(json!({"x": node(class, json!({}))}), "x", "class_unknown");
         // Beside other things that are invalid, and with inputs of its own.
         let nodes = json!({"x": node(class, json!({"a": 1, "b": ["image", 0]})), "s": sampler(json!({"steps": "1"}))});
-        refused_everywhere(nodes, "x", "class_unknown");
+        refused_always(nodes, "x", "class_unknown");
     }
+    // An owner's packs are trusted where nobody knows what is installed; what they give is still not shown as it is.
+    let shown = json!({"x": node("NoSuchClass", json!({})), "p": node("Preview3D", json!({"model_file": ["x", 0]}))});
+    for policy in super::all_policies() {
+        assert!(!super::denials_or_left_out(&policy, shown.clone()).is_empty(), "{}", policy.name());
+    }
+    let found = denials(&shipped("owner"), shown);
+    assert!(found.contains(&("p".to_owned(), "type_unknown")), "{found:?}");
 }
 
 #[test]

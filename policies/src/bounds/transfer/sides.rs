@@ -8,6 +8,9 @@ const KONTEXT_SIDES: (i128, i128) = (672, 1568);
 const KONTEXT_AREA: i128 = 1_064_960;
 /// Rounding to whole cells or pixels moves a side by less than this; the largest cell is one of 32 pixels.
 const CELL_PIXELS_MAX: i128 = 32;
+/// What LatentUpscale takes a cell for, and the least that it makes of a side.
+const LATENT_CELL: i128 = 8;
+const LATENT_SIDE_MIN: i128 = 64;
 
 pub(super) fn turned(from: Shape) -> Shape {
     let sides = from.width.hull(from.height);
@@ -45,12 +48,25 @@ fn drift(shape: Shape, cell: i128) -> f64 {
     (of(shape.width) * of(shape.height)).next_up()
 }
 
-/// Cut to whole cells, never larger.
-pub(super) fn encoded(image: Shape) -> Shape {
+/// Cut to whole cells of at least `cell` pixels, never larger.
+pub(super) fn encoded(image: Shape, cell: i128) -> Shape {
     let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
-    // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
-    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, tempo: 1, ..image }
+    Shape { width: side(image.width), height: side(image.height), ratio, cell, tempo: 1, ..image }
+}
+
+/// A latent of `width // 8` × `height // 8` cells, whatever its cells stand for, and of at least eight; where one is 0 that side follows from the other, where both are it stays as it is (ComfyUI 0.8.0, `nodes.py`
+/// `LatentUpscale`).
+pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> Shape {
+    let least = |side: Interval| match (side.lo > 0, side.hi > 0) {
+        (true, _) => side.max(Interval::exactly(LATENT_SIDE_MIN)),
+        (false, true) => Interval::between(side.lo, side.hi.max(LATENT_SIDE_MIN)),
+        (false, false) => side,
+    };
+    let loose = Shape { ratio: cell_ratio(from, CELL_PIXELS_MAX), ..from };
+    let out = resized(loose, least(width), least(height));
+    let may_stay = width.lo <= 0 && height.lo <= 0;
+    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, ..out }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.

@@ -154,7 +154,7 @@ fn encoding_and_decoding_stays_within_bounds() {
         let shape = Shape::image(width, height);
         // Any VAE of cells of 8 to 32 pixels encodes, any up to `vae_scale` decodes.
         let vae = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
-        let latent = encoded(shape);
+        let latent = encoded(shape, 8);
         let cells = (w / vae, h / vae);
         assert_holds(latent, Picture { width: cells.0 * vae, height: cells.1 * vae }, "encode");
         let declared = Shape { cell: 8, ..shape };
@@ -187,6 +187,32 @@ fn stitching_stays_within_bounds() {
         assert_holds(known(Some("down"), Some(true)), above, "above, matched");
         for picture in [matched, padded, above] {
             assert_holds(known(None, None), picture, "in whatever way");
+        }
+    }
+}
+
+#[test]
+fn resizing_a_latent_stays_within_bounds_whatever_its_cells_are() {
+    let mut random = Random(8);
+    for _ in 0..20_000 {
+        let (width, w) = random.interval(64, 3000);
+        let (height, h) = random.interval(64, 3000);
+        let cell = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
+        let shape = Shape { cell, ..Shape::image(width, height) };
+        let zero = random.next() % 3;
+        let (to_width, tw) = if zero == 1 { (Interval::exactly(0), 0) } else { random.interval(1, 3000) };
+        let (to_height, th) = if zero == 2 { (Interval::exactly(0), 0) } else { random.interval(1, 3000) };
+        let (cells_w, cells_h) = ((w / cell) as f64, (h / cell) as f64);
+        let (tw, th) = match (tw, th) {
+            (0, th) => (round(cells_w * th.max(64) as f64 / cells_h).max(64), th.max(64)),
+            (tw, 0) => (tw.max(64), round(cells_h * tw.max(64) as f64 / cells_w).max(64)),
+            (tw, th) => (tw.max(64), th.max(64)),
+        };
+        let latent = latent_resized(shape, to_width, to_height);
+        for decoder in [8, 16, 32] {
+            let to = Picture { width: tw / 8 * decoder, height: th / 8 * decoder };
+            let out = decoded(latent, 32);
+            assert!(to.width <= out.width.hi && to.height <= out.height.hi, "{to:?} in {out:?} of {latent:?}");
         }
     }
 }
