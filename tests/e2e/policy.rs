@@ -253,3 +253,18 @@ async fn a_workflow_in_the_pages_own_format_is_told_how_to_export_it() {
         assert!(answer.text().contains("Export (API)"), "{}", answer.text());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_is_learned_from_what_the_gateway_refused() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    acme.post("/prompt", &json!({"prompt": workflows::picture("x", 5000, 64)})).await.expect(403);
+    let learned = eventually("the refusal is remembered", || {
+        let learned = gateway.command(&["policy", "learn", "--from-refusals", "--headroom", "1"]);
+        ready((code(&learned) == 0).then_some(learned))
+    });
+    let document = stdout(&learned.await);
+    // Rounded up to a multiple of 64.
+    assert!(document.contains("\"EmptyImage\"") && document.contains("width = 5056\n"), "{document}");
+    assert_eq!(code(&gateway.command(&["policy", "learn", "--from-shadow"])), 1, "nothing ran in shadow mode");
+}
