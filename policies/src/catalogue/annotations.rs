@@ -99,6 +99,13 @@ pub struct DynamicInput {
     pub models_at: Vec<String>,
 }
 
+impl ClassAnnotation {
+    /// One class of a policy document.
+    pub(super) fn from_json(json: serde_json::Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(json)
+    }
+}
+
 impl Annotations {
     pub(super) fn read(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)

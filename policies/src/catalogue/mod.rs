@@ -7,6 +7,7 @@
 
 mod agreement;
 mod annotations;
+mod overlay;
 mod read;
 mod rules;
 mod signature;
@@ -16,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
+pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
 pub(crate) use rules::{Amount, Film, Formula, ListRule, Made, SizeRule, SoundRule, Switch, ValueRule};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 

@@ -2,7 +2,7 @@
 
 use super::{Subject, at};
 use crate::catalogue::InputKind;
-use crate::files::{NameFault, annotated_name};
+use crate::files::{NameFault, OWN_FOLDERS, annotated_name};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
@@ -19,9 +19,6 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
     }
 }
-
-/// Below it the gateway keeps what it pushes and what attempts save, a folder an owner.
-const OWN_FOLDERS: &str = "t/";
 
 fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> Option<Violation> {
     let text = match input {

@@ -5,11 +5,19 @@
 
 mod caps;
 mod classes;
+mod cost;
+mod file_rules;
 mod files;
 mod inputs;
 mod links;
+mod models;
+mod network;
+mod paid;
 pub(crate) mod paths;
+mod possible_texts;
+mod prompts;
 mod samplers;
+pub(crate) mod shadow;
 mod sizes;
 mod texts;
 mod whole;
@@ -60,14 +68,20 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
     for rule in [
         whole::check,
         classes::check,
+        paid::check,
         inputs::check,
         links::check,
         files::check,
+        file_rules::check,
         paths::check,
+        network::check,
+        models::check,
         caps::check,
         samplers::check,
         sizes::check,
         texts::check,
+        prompts::check,
+        cost::check,
     ] {
         rule(subject, &mut out);
     }

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
-use crate::verdict::{Cost, Violations};
+use crate::verdict::{Cost, Violation, Violations};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node, NodeClass, NodeId};
@@ -126,6 +126,8 @@ pub struct ApprovedWorkflow {
     policy_digest: Digest,
     catalogue_digest: Digest,
     pruned: Option<Violations>,
+    shadowed: Vec<Violation>,
+    paid: bool,
 }
 
 /// Whether this is a salt as we write it into what is sent, and as it comes back with a saved picture.
@@ -146,9 +148,21 @@ pub(crate) fn is_droppable(policy: &Policy, class: &ClassSignature, name: &str, 
     residue && matches!(input, Input::Literal(_))
 }
 
+/// The work that it is. Where a cap was broken and let pass, the bounds end at the caps, and they are made anew without.
+fn cost(subject: &Subject<'_>, shadowed: &[Violation]) -> Cost {
+    if shadowed.is_empty() {
+        return bounds::cost(&subject.facts);
+    }
+    let open = subject.policy.without_caps();
+    let facts = bounds::Facts::of(&subject.parsed.workflow, &open, subject.facts.catalogue, subject.files);
+    bounds::cost(&facts)
+}
+
 impl ApprovedWorkflow {
     /// INVARIANT: called only for a subject without violations. `pruned` is what stood against nodes that are not part of it any more.
-    pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>) -> Self {
+    /// `shadowed` is what shadow mode let pass.
+    pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>, mut shadowed: Vec<Violation>) -> Self {
+        shadowed.truncate(crate::VIOLATIONS_MAX);
         let workflow = &subject.parsed.workflow;
         let ids =
             |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
@@ -163,10 +177,12 @@ impl ApprovedWorkflow {
             omitted: BTreeSet::new(),
             dropped: Vec::new(),
             replaced: Vec::new(),
-            cost: bounds::cost(&subject.facts),
+            cost: cost(subject, &shadowed),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
             pruned,
+            shadowed,
+            paid: false,
         };
         for (place, node) in workflow.indexed() {
             let Some(class) = subject.facts.class_at(place) else {
@@ -176,6 +192,7 @@ impl ApprovedWorkflow {
             if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
                 approved.salted.insert(place);
             }
+            approved.paid |= class.is_paid();
             approved.add_absent_prefixes(node, place, class);
             for (name, input) in &node.inputs {
                 approved.add_input(subject, place, node, class, (name, input));
@@ -303,6 +320,16 @@ impl ApprovedWorkflow {
     /// Where each save node was asked to save, in the caller's order.
     pub fn save_targets(&self) -> &[SaveTarget] {
         &self.save_targets
+    }
+
+    /// What a policy in shadow mode would have refused, in the order of its nodes; at most [`VIOLATIONS_MAX`](crate::VIOLATIONS_MAX).
+    pub fn shadowed(&self) -> &[Violation] {
+        &self.shadowed
+    }
+
+    /// Whether it holds a node that calls a paid service: then [`Policy::paid_nodes`](crate::Policy::paid_nodes) says who pays.
+    pub fn has_paid_nodes(&self) -> bool {
+        self.paid
     }
 
     /// The estimated work.

@@ -68,12 +68,17 @@ fn policy(name: &str) -> anyhow::Result<Policy> {
         return Ok(policy);
     }
     let text = std::fs::read_to_string(name).with_context(|| {
-        format!("`{name}` is neither a policy that ships (default, strict) nor a file that can be read")
+        let shipped: Vec<&str> = Policy::builtin_names().collect();
+        format!("`{name}` is neither a policy that ships ({}) nor a file that can be read", shipped.join(", "))
     })?;
-    Policy::from_toml(&text).map_err(|errors| {
-        let lines = errors
-            .iter()
-            .map(|error| format!("{name}:{}:{}: {}: {}", error.line, error.column, error.key, error.message));
+    // What it extends stands beside it.
+    let directory = Path::new(name).parent().unwrap_or(Path::new(""));
+    let files = |base: &str| std::fs::read_to_string(directory.join(base)).ok();
+    Policy::from_toml_with(&text, &files).map_err(|errors| {
+        let lines = errors.iter().map(|error| {
+            let document = error.document.as_deref().unwrap_or(name);
+            format!("{document}:{}:{}: {}: {}", error.line, error.column, error.key, error.message)
+        });
         anyhow::anyhow!("the policy has faults:\n{}", lines.collect::<Vec<_>>().join("\n"))
     })
 }
@@ -94,7 +99,7 @@ fn report(path: &Path, policy: &Policy, catalogue: &Catalogue) -> anyhow::Result
             return Ok(Report { accepted: false, json, lines: vec![error.to_string()] });
         }
     };
-    Ok(match comfygate_policy::decide(&parsed, policy, catalogue, &FileFacts::none()) {
+    Ok(match comfygate_policy::decide(&parsed, policy, catalogue, &FileFacts::assumed(policy)) {
         Verdict::Allow(workflow) => {
             let dropped: Vec<String> = workflow.dropped().iter().map(ToString::to_string).collect();
             let json = json!({"accepted": true, "cost": workflow.cost().units(), "dropped": dropped, "violations": []});
