@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real
+.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real differential
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -20,7 +20,7 @@ BROWSER := $(TARGET_DIR)/browser
 TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' $(PAGES)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 needs:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.90 or later from https://rustup.rs' >&2; exit 1; }
@@ -141,6 +141,14 @@ static: needs ## the same as one static binary (musl), for any Linux of this pro
 	ls -l "$(TARGET_DIR)/$$target/release/comfygate"
 	# "statically linked", or the libraries that are left.
 	ldd "$(TARGET_DIR)/$$target/release/comfygate" || true
+
+differential: needs ## the policy engine against a real ComfyUI on generated graphs: COMFYUI_URLS=http://… DIFFERENTIAL_GRAPHS=2000
+	@if [ -z "$${COMFYUI_URLS:-}" ]; then
+		echo 'skipped: the engine against a real ComfyUI on generated graphs: set COMFYUI_URLS to one of release 0.8.0 that is started with --extra-model-paths-config FILE,'
+		echo "         where FILE says: differential: {custom_nodes: '$(abspath tests/differential)'}"
+		exit 0
+	fi
+	cargo test -p comfygate-tests --locked --test differential -- --nocapture --test-threads 1
 
 real: needs ## conformance and end-to-end tests on a real ComfyUI: COMFYUI_URL=http://… COMFYUI_URLS=http://…,http://…
 	@if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then

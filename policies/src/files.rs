@@ -170,8 +170,8 @@ pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec
                 continue;
             }
             if let Ok((file, directory)) = annotated_name(text) {
-                let (name, input) = (file.to_owned(), name.clone());
-                out.push(FileReference { node: node.id.clone(), input, name, directory });
+                let (name, input) = (file.to_owned(), name.to_string());
+                out.push(FileReference { node: node.id.detached(), input, name, directory });
             }
         }
     }

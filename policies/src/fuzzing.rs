@@ -1,6 +1,11 @@
 //! Bodies of the fuzz targets, here so that they build on stable and their corpora replay in `cargo test`. Each panics when its property fails.
 
+pub mod generator;
+mod seen;
+
 use std::sync::LazyLock;
+
+pub use seen::{SeenShape, SeenSlot, SeenValue, bounds_of};
 
 use crate::{
     Catalogue, FileFact, FileFacts, OutputScope, Policy, SALT_INPUT, Verdict, decide, parse as parse_submission,

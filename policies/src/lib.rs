@@ -8,6 +8,7 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+pub mod cost;
 mod prune;
 mod rewrite;
 pub mod suggest;
@@ -19,6 +20,7 @@ pub mod fuzzing;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
@@ -55,8 +57,9 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
     }
     let rest = prune::rest(&subject, &violations);
     violations.truncate(VIOLATIONS_MAX);
+    let cost = cost::cost(&subject.facts, policy.costs());
     let dependents = dependents(parsed, &subject.outputs, &violations);
-    let violations = Violations::new(violations, dependents);
+    let violations = Violations::new(violations, dependents, cost);
     if let Some(rest) = rest {
         // SECURITY: what is left is judged from the beginning: nothing that was found out about the whole counts for it.
         let subject = Subject::of(&rest, policy, catalogue, files);

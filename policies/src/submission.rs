@@ -6,6 +6,7 @@
 //! ComfyUI 0.8.0, `server.py` `post_prompt`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -16,6 +17,8 @@ use crate::policy::Policy;
 use crate::workflow::graph::{GraphFault, NodeIndex, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
 use crate::workflow::node::{NodeClass, NodeId};
+use crate::workflow::text::Text;
+use crate::workflow::write;
 
 /// Bytes of `prompt`: the largest of 588 published workflows has 0.2 MB.
 pub const PROMPT_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -64,17 +67,17 @@ const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, whic
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
 
-/// A submission whose form is sound. What its nodes mean is decided by [`decide`](crate::decide).
+/// A submission whose form is sound. What its nodes mean is decided by [`decide`](crate::decide). It holds one copy of the body, which its strings are pieces of.
 #[derive(Debug, Clone)]
 pub struct Parsed {
     pub(crate) workflow: Workflow,
     /// Own node ids, distinct, in the caller's order.
     pub(crate) targets: Option<Vec<NodeId>>,
-    /// `extra_pnginfo.workflow`, always an object.
-    page_workflow: Option<Json>,
+    /// `extra_pnginfo.workflow`, always an object: the caller's own text of it, which is strict JSON without white space between values.
+    page_workflow: Option<Text>,
     preview_method: Option<&'static str>,
-    prompt_id: Option<String>,
-    client_id: Option<String>,
+    prompt_id: Option<Text>,
+    client_id: Option<Text>,
 }
 
 /// Reads the body of a `POST /prompt`.
@@ -97,7 +100,8 @@ pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
     if text.starts_with('\u{feff}') {
         return Err(ParseError::of("byte_order_mark", None, "the body begins with a byte order mark".to_owned()));
     }
-    read_envelope(text).map_err(|fault| ParseError::of_json(text, fault))?.check()
+    let text: Arc<str> = Arc::from(text);
+    read_envelope(&text).map_err(|fault| ParseError::of_json(&text, fault))?.check()
 }
 
 /// The envelope as written; only the fields that we look at.
@@ -106,32 +110,46 @@ struct RawSubmission {
     prompt: Option<Json>,
     prompt_id: Option<Json>,
     client_id: Option<Json>,
-    extra_data: Option<Json>,
+    extra_data: RawExtraData,
     targets: Option<Json>,
 }
 
-fn read_envelope(text: &str) -> Result<RawSubmission, Fault> {
+/// `extra_data` as written; only the fields that we look at.
+#[derive(Default)]
+struct RawExtraData {
+    /// All of it, if it is no object.
+    other: Option<Json>,
+    client_id: Option<Json>,
+    preview_method: Option<Json>,
+    /// `extra_pnginfo`, if it is no object.
+    other_info: Option<Json>,
+    /// `extra_pnginfo.workflow`, if it is no object.
+    other_workflow: Option<Json>,
+    workflow: Option<Text>,
+}
+
+fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Fault> {
     let mut raw = RawSubmission::default();
     let mut reader = Reader::new(text, ENVELOPE_LIMITS);
     reader.skip_space();
     if !reader.at_object() {
         // Read it all the same: a broken text should be told where it breaks.
-        reader.part(ENVELOPE_LIMITS)?;
+        reader.skip(ENVELOPE_LIMITS)?;
         return Err(reader.fault("invalid_body", "the body must be an object"));
     }
     reader.members(&mut |reader, key| {
         match key {
             "prompt" => raw.prompt = Some(reader.part(PROMPT_LIMITS)?),
-            "extra_data" => raw.extra_data = Some(reader.part(EXTRA_LIMITS)?),
+            "extra_data" => raw.extra_data = reader.bounded(EXTRA_LIMITS, read_extra_data)?,
             "prompt_id" => raw.prompt_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "client_id" => raw.client_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "partial_execution_targets" => raw.targets = Some(reader.part(ENVELOPE_LIMITS)?),
             // The page's own form, sent as it is: its list of nodes may be long.
             "nodes" if raw.prompt.is_none() && reader.at_list() => {
-                reader.part(EXTRA_LIMITS)?;
+                reader.skip(EXTRA_LIMITS)?;
                 return Err(reader.fault("page_format", PAGE_FORMAT));
             }
-            _ => drop(reader.part(ENVELOPE_LIMITS)?),
+            _ => reader.skip(ENVELOPE_LIMITS)?,
         }
         Ok(())
     })?;
@@ -139,33 +157,72 @@ fn read_envelope(text: &str) -> Result<RawSubmission, Fault> {
     Ok(raw)
 }
 
+/// Reads `extra_data`. The page's own form of the graph may be four times the graph, and goes into saved pictures as it is: it is checked, and kept as text.
+fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Fault> {
+    let mut raw = RawExtraData::default();
+    if !reader.at_object() {
+        raw.other = Some(reader.inner(0)?);
+        return Ok(raw);
+    }
+    reader.count_value()?;
+    reader.members(&mut |reader, key| {
+        match key {
+            "client_id" => raw.client_id = Some(reader.inner(1)?),
+            "preview_method" => raw.preview_method = Some(reader.inner(1)?),
+            "extra_pnginfo" if reader.at_object() => {
+                reader.count_value()?;
+                reader.members(&mut |reader, key| read_info_member(reader, key, &mut raw))?;
+            }
+            "extra_pnginfo" => raw.other_info = Some(reader.inner(1)?),
+            _ => reader.skip_inner(1)?,
+        }
+        Ok(())
+    })?;
+    Ok(raw)
+}
+
+fn read_info_member(reader: &mut Reader<'_>, key: &str, raw: &mut RawExtraData) -> Result<(), Fault> {
+    match key {
+        "workflow" if reader.at_object() => raw.workflow = Some(reader.checked(2)?),
+        "workflow" => raw.other_workflow = Some(reader.inner(2)?),
+        _ => reader.skip_inner(2)?,
+    }
+    Ok(())
+}
+
 impl RawSubmission {
     fn check(self) -> Result<Parsed, ParseError> {
-        let Some(prompt) = &self.prompt else {
+        let Some(prompt) = self.prompt else {
             return Err(ParseError::of("no_prompt", None, "no prompt provided".to_owned()));
         };
         // No node is a list, so this is no graph that anybody could run.
         if matches!(prompt.get("nodes"), Some(Json::List(_))) {
             return Err(ParseError::of("page_format", Some(pointer(&["prompt"])), PAGE_FORMAT.to_owned()));
         }
-        let extra = self.extra_data.unwrap_or(Json::Null);
-        if !matches!(extra, Json::Null | Json::Object(_)) {
-            return Err(wrong_type(&["extra_data"], "an object", &extra));
-        }
-        let client_id = match own_id(&["client_id"], self.client_id.as_ref(), CLIENT_ID_CHARS_MAX, client_id_char)? {
-            Some(id) => {
-                // The nested one is overruled, but a malformed one is still refused: it kills a ComfyUI (facts K1).
-                own_id(&["extra_data", "client_id"], extra.get("client_id"), CLIENT_ID_CHARS_MAX, client_id_char)?;
-                Some(id)
-            }
-            None => own_id(&["extra_data", "client_id"], extra.get("client_id"), CLIENT_ID_CHARS_MAX, client_id_char)?,
+        let extra = self.extra_data;
+        object_or_nothing(&["extra_data"], extra.other.as_ref())?;
+        let nested = own_id(&["extra_data", "client_id"], extra.client_id, CLIENT_ID_CHARS_MAX, client_id_char);
+        let client_id = match own_id(&["client_id"], self.client_id, CLIENT_ID_CHARS_MAX, client_id_char)? {
+            // The nested one is overruled, but a malformed one is still refused: it kills a ComfyUI (facts K1).
+            Some(id) => nested.map(|_| Some(id))?,
+            None => nested?,
         };
-        let prompt_id = own_id(&["prompt_id"], self.prompt_id.as_ref(), PROMPT_ID_CHARS_MAX, prompt_id_char)?;
+        let prompt_id = own_id(&["prompt_id"], self.prompt_id, PROMPT_ID_CHARS_MAX, prompt_id_char)?;
         let workflow = Workflow::read(prompt).map_err(ParseError::of_graph)?;
         let targets = read_targets(self.targets.as_ref(), &workflow)?;
-        let page_workflow = read_page_workflow(&extra)?;
-        let preview_method = read_preview_method(&extra)?;
-        Ok(Parsed { workflow, targets, page_workflow, preview_method, prompt_id, client_id })
+        object_or_nothing(&["extra_data", "extra_pnginfo"], extra.other_info.as_ref())?;
+        // `null` is dropped rather than passed on: ComfyUI's `/api/jobs` fails for everybody on it (facts K11).
+        object_or_nothing(&["extra_data", "extra_pnginfo", "workflow"], extra.other_workflow.as_ref())?;
+        let preview_method = read_preview_method(extra.preview_method.as_ref())?;
+        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id })
+    }
+}
+
+/// Refuses what stands in an object's place, apart from `null`.
+fn object_or_nothing(path: &[&str], other: Option<&Json>) -> Result<(), ParseError> {
+    match other {
+        None | Some(Json::Null) => Ok(()),
+        Some(other) => Err(wrong_type(path, "an object", other)),
     }
 }
 
@@ -183,17 +240,17 @@ fn client_id_char(byte: u8) -> bool {
 }
 
 /// An id of the caller's own; `null` is as good as absent.
-fn own_id(path: &[&str], value: Option<&Json>, max: usize, good: fn(u8) -> bool) -> Result<Option<String>, ParseError> {
+fn own_id(path: &[&str], value: Option<Json>, max: usize, good: fn(u8) -> bool) -> Result<Option<Text>, ParseError> {
     match value {
         None | Some(Json::Null) => Ok(None),
-        Some(Json::Text(text)) if (1..=max).contains(&text.len()) && text.bytes().all(good) => Ok(Some(text.clone())),
+        Some(Json::Text(text)) if (1..=max).contains(&text.len()) && text.bytes().all(good) => Ok(Some(text)),
         Some(Json::Text(_)) => {
             let alphabet = if good(b'!') { "printable ASCII without spaces" } else { "`0-9A-Za-z_-`" };
             let name = path.last().copied().unwrap_or_default();
             let message = format!("`{name}` must be 1 to {max} of {alphabet}");
             Err(ParseError::of("invalid_id", Some(pointer(path)), message))
         }
-        Some(other) => Err(wrong_type(path, "a string", other)),
+        Some(other) => Err(wrong_type(path, "a string", &other)),
     }
 }
 
@@ -222,26 +279,12 @@ fn read_targets(value: Option<&Json>, workflow: &Workflow) -> Result<Option<Vec<
     Ok(Some(targets))
 }
 
-/// `extra_pnginfo.workflow`. `null` is dropped rather than passed on: ComfyUI's `/api/jobs` fails for everybody on it (facts K11).
-fn read_page_workflow(extra: &Json) -> Result<Option<Json>, ParseError> {
-    let info = match extra.get("extra_pnginfo") {
-        None | Some(Json::Null) => return Ok(None),
-        Some(info @ Json::Object(_)) => info,
-        Some(other) => return Err(wrong_type(&["extra_data", "extra_pnginfo"], "an object", other)),
-    };
-    match info.get("workflow") {
-        None | Some(Json::Null) => Ok(None),
-        Some(workflow @ Json::Object(_)) => Ok(Some(workflow.clone())),
-        Some(other) => Err(wrong_type(&["extra_data", "extra_pnginfo", "workflow"], "an object", other)),
-    }
-}
-
-fn read_preview_method(extra: &Json) -> Result<Option<&'static str>, ParseError> {
-    let value = match extra.get("preview_method") {
+fn read_preview_method(value: Option<&Json>) -> Result<Option<&'static str>, ParseError> {
+    let value = match value {
         None | Some(Json::Null) => return Ok(None),
         Some(value) => value,
     };
-    let known = PREVIEW_METHODS.into_iter().find(|method| *value == Json::Text((*method).to_owned()));
+    let known = PREVIEW_METHODS.into_iter().find(|method| matches!(value, Json::Text(text) if text == method));
     known.map(Some).ok_or_else(|| {
         let message = format!("`preview_method` must be one of {}", PREVIEW_METHODS.join(", "));
         ParseError::of("invalid_preview_method", Some(pointer(&["extra_data", "preview_method"])), message)
@@ -279,11 +322,49 @@ impl Parsed {
 
     /// The kept part as JSON: `{"prompt": …, "extra_data": {…}, "partial_execution_targets": […]?}`, without the caller's ids. Parsing it again gives the same graph and digest.
     pub fn canonical(&self) -> Vec<u8> {
-        let mut out = json!({ "prompt": self.prompt(), "extra_data": self.extra_data() });
-        if let (Some(targets), Some(members)) = (&self.targets, out.as_object_mut()) {
-            members.insert("partial_execution_targets".to_owned(), json!(targets));
+        let mut out = Vec::with_capacity(self.text_bytes());
+        out.extend_from_slice(b"{\"prompt\":");
+        self.workflow.write(&mut out, |out, _, node| {
+            for (place, (name, input)) in node.inputs.iter().enumerate() {
+                write::separate(out, place);
+                write::text(out, name);
+                out.push(b':');
+                self.workflow.write_input(out, input);
+            }
+        });
+        out.extend_from_slice(b",\"extra_data\":{");
+        self.write_extra_data(&mut out);
+        out.push(b'}');
+        self.write_targets(&mut out);
+        out.push(b'}');
+        out
+    }
+
+    /// About how many bytes its text has: never much less, so that memory is taken once.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.page_workflow.as_ref().map_or(0, |text| text.len()) + 256 * self.workflow.nodes().len()
+    }
+
+    /// The members of the kept part of `extra_data`, without braces.
+    pub(crate) fn write_extra_data(&self, out: &mut Vec<u8>) {
+        if let Some(workflow) = &self.page_workflow {
+            out.extend_from_slice(b"\"extra_pnginfo\":{\"workflow\":");
+            out.extend_from_slice(workflow.as_bytes());
+            out.push(b'}');
         }
-        out.to_string().into_bytes()
+        if let Some(method) = self.preview_method {
+            write::separate(out, usize::from(self.page_workflow.is_some()));
+            out.extend_from_slice(b"\"preview_method\":");
+            write::string(out, method);
+        }
+    }
+
+    /// The member `partial_execution_targets` with a comma before it, if there is one.
+    pub(crate) fn write_targets(&self, out: &mut Vec<u8>) {
+        if let Some(targets) = &self.targets {
+            out.extend_from_slice(b",\"partial_execution_targets\":");
+            write::list(out, targets, |out, id| write::string(out, id.as_str()));
+        }
     }
 
     /// The caller's own graph as kept, in the caller's node order.
@@ -295,7 +376,8 @@ impl Parsed {
     pub fn extra_data(&self) -> Value {
         let mut out = Map::new();
         if let Some(workflow) = &self.page_workflow {
-            out.insert("extra_pnginfo".to_owned(), json!({ "workflow": workflow.to_value() }));
+            let workflow: Value = serde_json::from_str(workflow).unwrap_or_default();
+            out.insert("extra_pnginfo".to_owned(), json!({ "workflow": workflow }));
         }
         if let Some(method) = self.preview_method {
             out.insert("preview_method".to_owned(), json!(method));
@@ -467,7 +549,7 @@ mod tests {
         let text = String::from_utf8(canonical).unwrap();
         assert_eq!(
             text,
-            r#"{"prompt":{"1":{"class_type":"A","inputs":{}}},"extra_data":{"extra_pnginfo":{"workflow":{"b":1.5,"a":18446744073709551615}},"preview_method":"auto"},"partial_execution_targets":["1"]}"#
+            r#"{"prompt":{"1":{"class_type":"A","inputs":{}}},"extra_data":{"extra_pnginfo":{"workflow":{"b":1.50,"a":18446744073709551615}},"preview_method":"auto"},"partial_execution_targets":["1"]}"#
         );
     }
 

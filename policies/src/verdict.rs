@@ -139,17 +139,23 @@ pub struct Violations {
     list: Vec<Violation>,
     /// For each node at fault the output nodes that it feeds.
     dependents: BTreeMap<NodeId, Vec<NodeId>>,
+    cost: Cost,
 }
 
 impl Violations {
     /// `list` is not empty: whoever has none makes an [`ApprovedWorkflow`].
-    pub(crate) fn new(list: Vec<Violation>, dependents: BTreeMap<NodeId, Vec<NodeId>>) -> Self {
-        Self { list, dependents }
+    pub(crate) fn new(list: Vec<Violation>, dependents: BTreeMap<NodeId, Vec<NodeId>>, cost: Cost) -> Self {
+        Self { list, dependents, cost }
     }
 
     /// The violations.
     pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
         self.list.iter()
+    }
+
+    /// What the workflow would have cost, as far as its sizes are within the caps.
+    pub fn cost(&self) -> Cost {
+        self.cost
     }
 
     /// How many.

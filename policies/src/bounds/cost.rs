@@ -1,20 +1,14 @@
-//! How much sampling a workflow is.
-//!
-//! Cost = Σ over sampling nodes of steps × area × images, in units of one SDXL step at 1024 × 1024. Coarse on purpose: samplers with two model calls per step, guidance and decoding are left
-//! out in this form, and a size that is not known counts as one megapixel. Caps, not the cost, are what bounds work.
+//! How many steps a schedule has and a sampler runs.
 
 use super::interval::Interval;
 use super::{Facts, Value, number, sigmas_in_text};
 use crate::catalogue::{ClassSignature, InputKind};
-use crate::verdict::Cost;
 use crate::workflow::node::{Input, Node};
-
-/// Pixels of one SDXL image.
-const UNIT_PIXELS: f64 = 1024.0 * 1024.0;
+use crate::workflow::text::Text;
 
 /// The inputs of `node` that hold a value of `kind`.
 fn inputs_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -> Vec<(&'a str, Value, bool)> {
-    let of = |(name, input): &'a (String, Input)| {
+    let of = |(name, input): &'a (Text, Input)| {
         (class.input_kind(node, name) == Some(kind)).then_some((
             name.as_str(),
             Value::Unknown,
@@ -68,19 +62,4 @@ pub(crate) fn sampling_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignat
             has_steps.then(|| declared_steps(facts, node, class))
         }
     }
-}
-
-/// The cost of a workflow.
-pub(crate) fn cost(facts: &Facts<'_>) -> Cost {
-    let one = |node: &Node| {
-        let class = facts.catalogue.class(node.class.as_str())?;
-        let steps = sampling_steps(facts, node, class)?.unwrap_or(1);
-        let shape = ["latent_image", "image", "samples"].iter().find_map(|name| facts.shape(node, name));
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let area = shape.map_or(1.0, |shape| shape.pixels_total() as f64 / UNIT_PIXELS);
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        Some(steps as f64 * area)
-    };
-    // Not `sum`, whose empty sum is −0.
-    Cost(facts.workflow.nodes().iter().filter_map(one).fold(0.0, |sum, part| sum + part))
 }

@@ -4,7 +4,9 @@
 //! a value that occurs at run time lies within what is said here, whichever branch a switch takes. What is not known is [`Value::Unknown`] or no shape, and a rule
 //! that needs it refuses. Values are cut to the caps after a rule has recorded the excess, so that one fault is not told once for every node below it.
 
+mod arithmetic;
 mod cost;
+mod expression;
 pub(crate) mod interval;
 mod numbers;
 mod shape;
@@ -13,13 +15,14 @@ mod transfer;
 
 use std::collections::HashMap;
 
-pub(crate) use cost::{cost, sampling_steps};
+pub(crate) use cost::sampling_steps;
 pub(crate) use numbers::{Need, chain, limit, need, number, sigmas_in_text};
 pub(crate) use shape::{Shape, Sound};
+pub(crate) use text::input_bytes as input_text_bytes;
 
 use crate::catalogue::{Catalogue, ClassSignature, DeclaredType};
 use crate::files::FileFacts;
-use crate::policy::{Caps, Policy};
+use crate::policy::{Caps, Policy, Posture};
 use crate::workflow::graph::{NodeIndex, Workflow};
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
@@ -66,6 +69,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) caps: &'a Caps,
     files: &'a FileFacts,
+    /// What a text of unknown length counts as; none: as unknown.
+    assumed_text_bytes: Option<i128>,
     slots: HashMap<NodeIndex, Vec<Slot<'a>>>,
     pub(crate) size_faults: Vec<(NodeIndex, SizeFault)>,
 }
@@ -81,8 +86,9 @@ impl<'a> Facts<'a> {
         catalogue: &'a Catalogue,
         files: &'a FileFacts,
     ) -> Self {
-        let mut facts =
-            Self { workflow, catalogue, caps: &policy.caps, files, slots: HashMap::new(), size_faults: Vec::new() };
+        let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
+        let (caps, slots, size_faults) = (&policy.caps, HashMap::new(), Vec::new());
+        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, slots, size_faults };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = catalogue.class(node.class.as_str()) {
                 let slots = facts.slots_of(place, node, class);
@@ -100,6 +106,11 @@ impl<'a> Facts<'a> {
     /// How many bytes the first output of the node at `place` has at most, if it is a text.
     pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
         self.slots.get(&place)?.first()?.text_bytes
+    }
+
+    /// Every output of the node at `place`.
+    pub(crate) fn slots_at(&self, place: NodeIndex) -> &[Slot<'a>] {
+        self.slots.get(&place).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The signature of the node at `place`.

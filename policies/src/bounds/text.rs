@@ -20,19 +20,35 @@ pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
         "StringTrim" | "StringSubstring" => own("string")?,
         // One character becomes three at most when its case changes.
         "CaseConverter" => own("string")?.times(Interval::exactly(3)),
+        // Each match once, with a line break, and no group of it is longer.
+        "RegexExtract" => own("string")?.times(Interval::exactly(2)).plus(Interval::exactly(1)),
+        "RegexReplace" => regex_replaced(own("string")?, own("replace")?, node.text("replace")),
         "ComfySwitchNode" => own("on_true")?.max(own("on_false")?),
         _ => return None,
     };
     Some(bytes.hi)
 }
 
-fn input_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
+/// Bytes of the text at the input `name` at most. In the owner posture a text that a pack gives, which nobody knows the length of, counts as one of [`ASSUMED_TEXT_BYTES`].
+pub(crate) fn input_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
     match node.input(name) {
         None => Some(0),
         Some(Input::Literal(Json::Text(text))) => i128::try_from(text.len()).ok(),
         Some(Input::Literal(_)) => None,
-        Some(Input::Link(link)) => facts.slot(*link)?.text_bytes,
+        Some(Input::Link(link)) => facts.slot(*link)?.text_bytes.or(facts.assumed_text_bytes),
     }
+}
+
+/// What an owner's own packs give, such as the caption of a picture.
+pub(super) const ASSUMED_TEXT_BYTES: i128 = 4096;
+
+/// `re.sub`: at each place at most one match, whose replacement may hold each group, of at most the whole text, once for each backslash.
+fn regex_replaced(text: Interval, replace: Interval, literal: Option<&str>) -> Interval {
+    let groups = literal.map_or(replace.hi, |literal| {
+        i128::try_from(literal.bytes().filter(|byte| *byte == b'\\').count()).unwrap_or(i128::MAX)
+    });
+    let each = replace.plus(text.times(Interval::exactly(groups)));
+    text.plus(text.plus(Interval::exactly(1)).times(each))
 }
 
 /// `text.replace(find, replace)`. An empty `find` puts `replace` before each character and at the end; another is found at most once in each of its own lengths.

@@ -31,6 +31,11 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 let message = format!("the policy does not allow the node class `{name}`");
                 out.push(of(node, "class_not_allowed", ViolationKind::Denied, message));
             }
+            Some(ClassRefusal::Banned) => {
+                let reason = subject.policy.ban_reason(node.class.as_str()).unwrap_or("no reason was given");
+                let message = format!("the node class `{name}` is banned on this gateway: {reason}");
+                out.push(of(node, "class_banned", ViolationKind::Denied, message));
+            }
             None => {}
         }
         // A list runs whatever consumes it once per item, which no cap on numbers sees.

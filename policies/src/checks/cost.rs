@@ -1,12 +1,12 @@
 //! The cost of the whole: an upper bound of its work, in units of one SDXL step at 1024 × 1024.
 
 use super::{Subject, whole};
-use crate::bounds;
+use crate::cost;
 use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let Some(limit) = subject.policy.caps.cost else { return };
-    let cost = bounds::cost(&subject.facts).units();
+    let cost = cost::cost(&subject.facts, subject.policy.costs()).units();
     // Not `>`: what is no number is not within the limit.
     if cost <= limit {
         return;

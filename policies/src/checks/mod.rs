@@ -7,6 +7,7 @@ mod caps;
 mod classes;
 mod cost;
 mod file_rules;
+mod crash;
 mod files;
 mod inputs;
 mod links;
@@ -16,6 +17,7 @@ mod paid;
 pub(crate) mod paths;
 mod possible_texts;
 mod prompts;
+mod regex;
 mod samplers;
 pub(crate) mod shadow;
 mod sizes;
@@ -47,6 +49,11 @@ impl<'a> Subject<'a> {
         let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
         let outputs = crate::running_outputs(parsed, catalogue);
         Self { parsed, policy, files, facts, outputs }
+    }
+
+    /// Whether any node calls a paid service.
+    pub(crate) fn has_paid_nodes(&self) -> bool {
+        self.known().any(|(_, _, class)| class.is_paid())
     }
 
     /// Whether the whole installation is trusted.
@@ -82,6 +89,8 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         texts::check,
         prompts::check,
         cost::check,
+        crash::check,
+        regex::check,
     ] {
         rule(subject, &mut out);
     }

@@ -7,6 +7,7 @@ use crate::policy::ModelRefusal;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Endings of files that hold models. A choice of a pack's with such a name is one, whatever its input is called.
 const ENDINGS: [&str; 13] = [
@@ -76,8 +77,9 @@ fn dynamic<'a>(class: &'a ClassSignature, name: &str) -> impl Iterator<Item = &'
     class.dynamic_inputs().iter().filter(move |dynamic| matches(&dynamic.pattern)).collect::<Vec<_>>().into_iter()
 }
 
-fn models_of<'m>(shape: &DynamicInput, members: &'m [(String, Json)]) -> Vec<(&'m String, &'m Json)> {
-    members.iter().filter(|(name, _)| shape.models_at.contains(name)).map(|(name, value)| (name, value)).collect()
+fn models_of<'m>(shape: &DynamicInput, members: &'m [(Text, Json)]) -> Vec<(&'m Text, &'m Json)> {
+    let names_models = |name: &Text| shape.models_at.iter().any(|at| at.as_str() == name.as_str());
+    members.iter().filter(|(name, _)| names_models(name)).map(|(name, value)| (name, value)).collect()
 }
 
 /// `asked`: the name by which rules know the input, and whether it is known to name models.

@@ -37,7 +37,7 @@ impl<'a> PossibleTexts<'a> {
     /// The texts that the input may have; `None`: nobody knows, or it is no text.
     pub(super) fn at(&self, node: &Node, input: &str) -> Option<Rc<Vec<String>>> {
         match node.input(input)? {
-            Input::Literal(Json::Text(text)) => Some(Rc::new(vec![text.clone()])),
+            Input::Literal(Json::Text(text)) => Some(Rc::new(vec![text.to_string()])),
             Input::Literal(_) => None,
             Input::Link(link) if link.slot == 0 => self.of_node.get(&link.target).cloned(),
             Input::Link(_) => None,

@@ -3,6 +3,7 @@
 //! In comes TOML as a person wrote it, out comes a [`Policy`] that is checked once and asked often, or [`PolicyErrors`]: every fault at once. What a policy does not
 //! mention is not allowed (classes) or not limited (caps); the rules of structure, links, files and save prefixes hold under every policy.
 
+mod bans;
 mod fault;
 mod raw;
 mod rules;
@@ -14,6 +15,7 @@ pub(crate) use rules::{Address, FileRules, ModelRefusal, TextRules};
 pub use rules::{AssumedUpload, Mode, PaidNodes};
 
 use crate::catalogue::{Catalogue, ClassSignature, PolicyAnnotations};
+use crate::cost::CostModel;
 use crate::digest::Digest;
 use rules::{Allowance, ModelRule};
 
@@ -86,6 +88,8 @@ pub struct Policy {
     pub(crate) files: FileRules,
     pub(crate) caps: Caps,
     annotations: Arc<PolicyAnnotations>,
+    bans: bans::Bans,
+    costs: Arc<CostModel>,
 }
 
 /// Limits by meaning; an absent one does not limit.
@@ -173,6 +177,8 @@ pub(crate) enum ClassRefusal {
     Denied,
     /// No pattern of `allow` names it.
     NotAllowed,
+    /// An operator banned it for everybody.
+    Banned,
 }
 
 impl Policy {
@@ -227,14 +233,27 @@ impl Policy {
         Self::from_toml(text).ok()
     }
 
-    /// SHA-256 of the document's text and of the rules that the engine adds.
+    /// SHA-256 of the document's text and of the rules that the engine adds, with the classes that are banned.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.banned_digest(self.digest)
     }
 
     /// The name that the document gives itself.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// This policy with another table of what models cost.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Arc<CostModel>) -> Policy {
+        self.digest = Digest::of(format!("{}\n{}", self.digest, costs.digest()).as_bytes());
+        self.costs = costs;
+        self
+    }
+
+    /// What models cost.
+    pub(crate) fn costs(&self) -> &CostModel {
+        &self.costs
     }
 
     /// Who it is for.
@@ -311,6 +330,9 @@ impl Policy {
 
     /// Whether the class may be used. Classes, modules and packs may each allow; a denial of either wins.
     pub(crate) fn class_refusal(&self, class: &ClassSignature) -> Option<ClassRefusal> {
+        if self.bans.has(class.name()) {
+            return Some(ClassRefusal::Banned);
+        }
         let pack = class.own_pack();
         let pack_denied = self.packs.denies(class.module()) || pack.is_some_and(|pack| self.packs.denies(pack));
         if self.classes.denies(class.name()) || pack_denied {

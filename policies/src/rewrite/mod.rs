@@ -5,22 +5,22 @@
 
 pub(crate) mod prefix;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::bounds;
 use crate::catalogue::{ClassSignature, InputKind};
 use crate::checks::Subject;
+use crate::cost;
 use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
-use crate::submission::Parsed;
 use crate::verdict::{Cost, Violation, Violations};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node, NodeClass, NodeId};
+use crate::workflow::text::Text;
+use crate::workflow::write;
 use prefix::SavePrefix;
 
 /// The input by which an owner's cache is kept apart: undeclared, so ComfyUI puts it into the cache key and hands it to nothing (facts §13). What a caller sends
@@ -109,17 +109,18 @@ pub struct Replaced {
     pub to: String,
 }
 
-/// A workflow that the policy allows. Only [`decide`](crate::decide) makes one.
+/// A workflow that the policy allows. Only [`decide`](crate::decide) makes one. It holds what is sent, written once, with holes for what an attempt decides; nothing of the submission
+/// that it was made from.
 #[derive(Debug, Clone)]
 pub struct ApprovedWorkflow {
-    parsed: Parsed,
+    /// The body for a backend without what stands in the holes.
+    text: Vec<u8>,
+    /// In the order of the text.
+    holes: Vec<Hole>,
     output_nodes: Vec<NodeId>,
-    classes: BTreeSet<NodeClass>,
+    /// In order, each once.
+    classes: Vec<NodeClass>,
     save_targets: Vec<SaveTarget>,
-    prefixes: BTreeMap<(NodeIndex, String), SavePrefix>,
-    files: BTreeMap<(NodeIndex, String), String>,
-    salted: BTreeSet<NodeIndex>,
-    omitted: BTreeSet<(NodeIndex, String)>,
     dropped: Vec<Dropped>,
     replaced: Vec<Replaced>,
     cost: Cost,
@@ -128,6 +129,23 @@ pub struct ApprovedWorkflow {
     pruned: Option<Violations>,
     shadowed: Vec<Violation>,
     paid: bool,
+}
+
+/// A place in the text where something of an [`OutputScope`] goes. Its parts are of alphabets that JSON writes as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hole {
+    /// Byte offset in the text.
+    offset: usize,
+    part: Part,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The attempt's folder and a slash, before a save prefix whose own folder has so many bytes.
+    Folder(usize),
+    PromptId,
+    ClientId,
+    Salt,
 }
 
 /// Whether this is a salt as we write it into what is sent, and as it comes back with a saved picture.
@@ -149,13 +167,13 @@ pub(crate) fn is_droppable(policy: &Policy, class: &ClassSignature, name: &str, 
 }
 
 /// The work that it is. Where a cap was broken and let pass, the bounds end at the caps, and they are made anew without.
-fn cost(subject: &Subject<'_>, shadowed: &[Violation]) -> Cost {
+fn cost_of(subject: &Subject<'_>, shadowed: &[Violation]) -> Cost {
     if shadowed.is_empty() {
-        return bounds::cost(&subject.facts);
+        return cost::cost(&subject.facts, subject.policy.costs());
     }
     let open = subject.policy.without_caps();
-    let facts = bounds::Facts::of(&subject.parsed.workflow, &open, subject.facts.catalogue, subject.files);
-    bounds::cost(&facts)
+    let facts = crate::bounds::Facts::of(&subject.parsed.workflow, &open, subject.facts.catalogue, subject.files);
+    cost::cost(&facts, subject.policy.costs())
 }
 
 impl ApprovedWorkflow {
@@ -163,148 +181,154 @@ impl ApprovedWorkflow {
     /// `shadowed` is what shadow mode let pass.
     pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>, mut shadowed: Vec<Violation>) -> Self {
         shadowed.truncate(crate::VIOLATIONS_MAX);
-        let workflow = &subject.parsed.workflow;
-        let ids =
-            |places: &[NodeIndex]| places.iter().filter_map(|place| Some(workflow.node(*place)?.id.clone())).collect();
+        let (parsed, workflow) = (subject.parsed, &subject.parsed.workflow);
+        let id = |place: &NodeIndex| Some(workflow.node(*place)?.id.detached());
+        let mut classes: Vec<&NodeClass> = workflow.nodes().iter().map(|node| &node.class).collect();
+        classes.sort_unstable();
+        classes.dedup();
         let mut approved = Self {
-            parsed: subject.parsed.clone(),
-            output_nodes: ids(&subject.outputs),
-            classes: workflow.nodes().iter().map(|node| node.class.clone()).collect(),
+            text: Vec::new(),
+            holes: Vec::new(),
+            output_nodes: subject.outputs.iter().filter_map(id).collect(),
+            classes: classes.into_iter().map(NodeClass::detached).collect(),
             save_targets: Vec::new(),
-            prefixes: BTreeMap::new(),
-            files: BTreeMap::new(),
-            salted: BTreeSet::new(),
-            omitted: BTreeSet::new(),
             dropped: Vec::new(),
             replaced: Vec::new(),
-            cost: cost(subject, &shadowed),
+            cost: cost_of(subject, &shadowed),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
             pruned,
             shadowed,
-            paid: false,
+            paid: subject.has_paid_nodes(),
         };
-        for (place, node) in workflow.indexed() {
-            let Some(class) = subject.facts.class_at(place) else {
-                continue;
-            };
-            // A pack's class may read whatever it is given.
-            if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
-                approved.salted.insert(place);
-            }
-            approved.paid |= class.is_paid();
-            approved.add_absent_prefixes(node, place, class);
-            for (name, input) in &node.inputs {
-                approved.add_input(subject, place, node, class, (name, input));
-            }
-        }
+        let mut out = Vec::with_capacity(parsed.text_bytes());
+        out.extend_from_slice(b"{\"prompt\":");
+        workflow.write(&mut out, |out, place, node| approved.write_inputs(out, subject, place, node));
+        out.extend_from_slice(b",\"prompt_id\":\"");
+        approved.hole(&out, Part::PromptId);
+        out.extend_from_slice(b"\",\"client_id\":\"");
+        approved.hole(&out, Part::ClientId);
+        out.extend_from_slice(b"\",\"extra_data\":{");
+        let before = out.len();
+        parsed.write_extra_data(&mut out);
+        let written = out.len() - before;
+        write::separate(&mut out, written);
+        out.extend_from_slice(b"\"client_id\":\"");
+        approved.hole(&out, Part::ClientId);
+        out.extend_from_slice(b"\"}");
+        parsed.write_targets(&mut out);
+        out.push(b'}');
+        out.shrink_to_fit();
+        approved.text = out;
         approved
     }
 
-    fn add_input(
-        &mut self,
-        subject: &Subject<'_>,
-        place: NodeIndex,
-        node: &Node,
-        class: &ClassSignature,
-        (name, input): (&String, &Input),
-    ) {
-        let key = (place, name.clone());
-        let kind = class.input(node, name).map(|signature| signature.kind());
-        match (kind, input) {
-            (None, _) if subject.policy.trusts(class) && name != SALT_INPUT => {}
-            (None, _) => {
-                self.omitted.insert(key);
-                self.dropped.push(Dropped { node: node.id.clone(), input: name.clone() });
+    fn hole(&mut self, out: &[u8], part: Part) {
+        self.holes.push(Hole { offset: out.len(), part });
+    }
+
+    /// The members of a node's `inputs`: what was given, then save prefixes that were not, then the salt.
+    fn write_inputs(&mut self, out: &mut Vec<u8>, subject: &Subject<'_>, place: NodeIndex, node: &Node) {
+        let members = Members { start: out.len() };
+        let Some(class) = subject.facts.class_at(place) else {
+            for (name, input) in &node.inputs {
+                members.next(out, name);
+                subject.parsed.workflow.write_input(out, input);
             }
-            (Some(Some(InputKind::SavePrefix)), Input::Literal(Json::Text(text))) => {
-                let Ok(prefix) = SavePrefix::read(text) else { return };
-                self.note_replacement(node, name, &prefix.shown(), &prefix.replaced());
-                self.save_targets.push(SaveTarget {
-                    node: node.id.clone(),
-                    input: name.clone(),
-                    folder: prefix.shown_folder.clone(),
-                    base_name: prefix.shown_name.clone(),
-                });
-                self.prefixes.insert(key, prefix);
-            }
-            (Some(Some(InputKind::File)), Input::Literal(Json::Text(text))) => {
-                let Ok((file, directory)) = annotated_name(text) else {
-                    return;
-                };
-                let Some(fact) = subject.files.get(file, directory) else {
-                    return;
-                };
-                self.note_replacement(node, name, text, &fact.canonical_name);
-                self.files.insert(key, fact.canonical_name.clone());
-            }
-            _ => {}
+            return;
+        };
+        for (name, input) in &node.inputs {
+            self.write_member(out, &members, subject, (node, class), (name, input));
+        }
+        self.write_absent_prefixes(out, &members, node, class);
+        // A pack's class may read whatever it is given.
+        if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
+            members.next(out, &Text::from(SALT_INPUT));
+            out.push(b'"');
+            self.hole(out, Part::Salt);
+            out.push(b'"');
         }
     }
 
+    fn write_member(
+        &mut self,
+        out: &mut Vec<u8>,
+        members: &Members,
+        subject: &Subject<'_>,
+        (node, class): (&Node, &ClassSignature),
+        (name, input): (&Text, &Input),
+    ) {
+        let signature = class.input(node, name);
+        if signature.is_none() && (!subject.policy.trusts(class) || name == SALT_INPUT) {
+            self.dropped.push(Dropped { node: node.id.detached(), input: name.to_string() });
+            return;
+        }
+        members.next(out, name);
+        match (signature.and_then(|signature| signature.kind()), input) {
+            (Some(InputKind::SavePrefix), Input::Literal(Json::Text(text))) => {
+                if let Ok(prefix) = SavePrefix::read(text) {
+                    self.note_replacement(node, name, &prefix.shown(), &prefix.replaced());
+                    return self.write_prefix(out, node, name, &prefix);
+                }
+            }
+            (Some(InputKind::File), Input::Literal(Json::Text(text))) => {
+                let named = annotated_name(text).ok();
+                if let Some(fact) = named.and_then(|(file, directory)| subject.files.get(file, directory)) {
+                    self.note_replacement(node, name, text, &fact.canonical_name);
+                    return write::string(out, &fact.canonical_name);
+                }
+            }
+            _ => {}
+        }
+        subject.parsed.workflow.write_input(out, input);
+    }
+
     /// An optional save prefix that is absent would fall back to the class's own default, outside the attempt's folder.
-    fn add_absent_prefixes(&mut self, node: &Node, place: NodeIndex, class: &ClassSignature) {
+    fn write_absent_prefixes(&mut self, out: &mut Vec<u8>, members: &Members, node: &Node, class: &ClassSignature) {
         for (name, signature) in class.inputs_of(node) {
             let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(&name).is_none();
             if let (true, Ok(prefix)) = (wanted, SavePrefix::read("")) {
-                self.save_targets.push(SaveTarget {
-                    node: node.id.clone(),
-                    input: name.clone(),
-                    folder: prefix.shown_folder.clone(),
-                    base_name: prefix.shown_name.clone(),
-                });
-                self.prefixes.insert((place, name), prefix);
+                members.next(out, &Text::from(name.as_str()));
+                self.write_prefix(out, node, &name, &prefix);
             }
         }
+    }
+
+    fn write_prefix(&mut self, out: &mut Vec<u8>, node: &Node, name: &str, prefix: &SavePrefix) {
+        self.save_targets.push(SaveTarget {
+            node: node.id.detached(),
+            input: name.to_owned(),
+            folder: prefix.shown_folder.clone(),
+            base_name: prefix.shown_name.clone(),
+        });
+        out.push(b'"');
+        self.hole(out, Part::Folder(prefix.folder.len()));
+        // INVARIANT: of the safe set, which JSON writes as it is.
+        out.extend_from_slice(prefix.replaced().as_bytes());
+        out.push(b'"');
     }
 
     fn note_replacement(&mut self, node: &Node, input: &str, from: &str, to: &str) {
         if from != to {
             let (from, to) = (from.to_owned(), to.to_owned());
-            self.replaced.push(Replaced { node: node.id.clone(), input: input.to_owned(), from, to });
+            self.replaced.push(Replaced { node: node.id.detached(), input: input.to_owned(), from, to });
         }
     }
 
     /// The body that is POSTed to a backend: `{"prompt", "prompt_id", "client_id", "extra_data": {…, "client_id"}, "partial_execution_targets"?}`.
     pub fn upstream_body(&self, scope: &OutputScope) -> Vec<u8> {
-        let workflow = &self.parsed.workflow;
-        let prompt = workflow.to_value_with(|place, node| {
-            let mut inputs = Map::new();
-            for (name, input) in &node.inputs {
-                let key = (place, name.clone());
-                if self.omitted.contains(&key) {
-                    continue;
-                }
-                let value = match (self.prefixes.get(&key), self.files.get(&key)) {
-                    (Some(prefix), _) => json!(prefix.below(&scope.folder)),
-                    (None, Some(file)) => json!(file),
-                    (None, None) => workflow.input_value(input),
-                };
-                inputs.insert(name.clone(), value);
-            }
-            for ((_, name), prefix) in
-                self.prefixes.range((place, String::new())..).take_while(|((at, _), _)| *at == place)
-            {
-                if node.input(name).is_none() {
-                    inputs.insert(name.clone(), json!(prefix.below(&scope.folder)));
-                }
-            }
-            if self.salted.contains(&place) {
-                inputs.insert(SALT_INPUT.to_owned(), json!(scope.salt));
-            }
-            inputs
-        });
-        let mut extra_data = self.parsed.extra_data();
-        if let Some(members) = extra_data.as_object_mut() {
-            members.insert("client_id".to_owned(), json!(scope.client_id));
+        let filled: usize = self.holes.iter().map(|hole| hole.filling(&self.text, scope).0.len() + 1).sum();
+        let mut out = Vec::with_capacity(self.text.len() + filled);
+        let mut written = 0;
+        for hole in &self.holes {
+            out.extend_from_slice(self.text.get(written..hole.offset).unwrap_or_default());
+            let (filling, after) = hole.filling(&self.text, scope);
+            out.extend_from_slice(filling.as_bytes());
+            out.extend_from_slice(after);
+            written = hole.offset;
         }
-        let mut body = json!({
-            "prompt": prompt, "prompt_id": scope.prompt_id, "client_id": scope.client_id, "extra_data": extra_data,
-        });
-        if let (Some(targets), Some(members)) = (&self.parsed.targets, body.as_object_mut()) {
-            members.insert("partial_execution_targets".to_owned(), json!(targets));
-        }
-        Value::to_string(&body).into_bytes()
+        out.extend_from_slice(self.text.get(written..).unwrap_or_default());
+        out
     }
 
     /// The output nodes that run, in the caller's order; restricted by `partial_execution_targets`.
@@ -365,6 +389,40 @@ impl ApprovedWorkflow {
     /// The catalogue that was asked.
     pub fn catalogue_digest(&self) -> Digest {
         self.catalogue_digest
+    }
+}
+
+impl Hole {
+    /// What goes here, and what comes after it. A save prefix that is below the folder already stays: rewriting twice equals once.
+    fn filling<'a>(&self, text: &[u8], scope: &'a OutputScope) -> (&'a str, &'static [u8]) {
+        match self.part {
+            Part::PromptId => (&scope.prompt_id, b""),
+            Part::ClientId => (&scope.client_id, b""),
+            Part::Salt => (&scope.salt, b""),
+            Part::Folder(bytes) => {
+                let own = text.get(self.offset..self.offset + bytes).unwrap_or_default();
+                let rest = own.strip_prefix(scope.folder.as_bytes());
+                match rest {
+                    Some([] | [b'/', ..]) => ("", b""),
+                    _ => (&scope.folder, b"/"),
+                }
+            }
+        }
+    }
+}
+
+/// The members of an object that is being written.
+struct Members {
+    /// Where the first one begins.
+    start: usize,
+}
+
+impl Members {
+    /// Begins the next member, up to its value.
+    fn next(&self, out: &mut Vec<u8>, name: &Text) {
+        write::separate(out, out.len() - self.start);
+        write::text(out, name);
+        out.push(b':');
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use serde_json::{Map, Value, json};
 
 use super::json::{Json, pointer, shown};
 use super::link::Link;
-use super::node::{Input, Node, NodeClass, NodeId};
+use super::node::{Input, Node, NodeClass, NodeId, holds_control};
+use super::text::Text;
+use super::write;
+
+/// The nodes by id.
+type Index = HashMap<NodeId, NodeIndex, RandomState>;
 
 /// Nodes in one workflow. Of 588 published workflows the largest has 153; ComfyUI's cache signatures cost the square of the count.
 pub const NODES_MAX: usize = 500;
@@ -42,7 +48,7 @@ pub struct GraphFault {
 #[derive(Debug, Clone)]
 pub struct Workflow {
     nodes: Vec<Node>,
-    index: HashMap<NodeId, NodeIndex>,
+    index: Index,
     /// Every node after all nodes that it links to.
     order: Vec<NodeIndex>,
 }
@@ -52,7 +58,7 @@ impl Workflow {
     ///
     /// # Errors
     /// The first fault of shape found, in the order of the text.
-    pub fn read(prompt: &Json) -> Result<Self, GraphFault> {
+    pub fn read(prompt: Json) -> Result<Self, GraphFault> {
         let Json::Object(members) = prompt else {
             return Err(fault(
                 "invalid_prompt",
@@ -67,8 +73,9 @@ impl Workflow {
             let message = format!("{} nodes, more than {NODES_MAX}", members.len());
             return Err(GraphFault { too_large: true, ..fault("too_many_nodes", &[], message) });
         }
-        let index = read_ids(members)?;
-        let nodes = members.iter().map(|(id, node)| read_node(id, node, &index)).collect::<Result<Vec<_>, _>>()?;
+        let index = read_ids(&members)?;
+        let nodes =
+            members.into_iter().map(|(id, node)| read_node(&id, node, &index)).collect::<Result<Vec<_>, _>>()?;
         let order = order(&nodes)?;
         Ok(Self { nodes, index, order })
     }
@@ -98,6 +105,40 @@ impl Workflow {
         self.index.get(id).copied()
     }
 
+    /// The inputs of all ancestors of each node and its own, added up over all nodes: what a walk from each node reads that keeps nothing from the walks before. One set of bits a node.
+    pub(crate) fn signature_inputs(&self) -> u64 {
+        let words = self.nodes.len().div_ceil(64);
+        let mut ancestors: Vec<Vec<u64>> = vec![vec![0; words]; self.nodes.len()];
+        let count = |place: usize| {
+            self.nodes
+                .get(place)
+                .map_or(0, |node| u64::try_from(node.inputs.len()).unwrap_or(u64::MAX).saturating_add(1))
+        };
+        let mut total: u64 = 0;
+        for (NodeIndex(place), node) in self.sources_first() {
+            let mut bits = vec![0_u64; words];
+            if let Some(word) = bits.get_mut(place / 64) {
+                *word |= 1 << (place % 64);
+            }
+            let targets: HashSet<usize> = links(node).map(|link| link.target.0).collect();
+            for above in targets.iter().filter_map(|target| ancestors.get(*target)) {
+                bits.iter_mut().zip(above).for_each(|(to, from)| *to |= from);
+            }
+            for (index, word) in bits.iter().enumerate() {
+                let mut left = *word;
+                while left != 0 {
+                    let bit = usize::try_from(left.trailing_zeros()).unwrap_or(0);
+                    total = total.saturating_add(count(index * 64 + bit));
+                    left &= left - 1;
+                }
+            }
+            if let Some(own) = ancestors.get_mut(place) {
+                *own = bits;
+            }
+        }
+        total
+    }
+
     /// Each node that leads into one of `roots`, the roots included.
     pub fn reaching(&self, roots: &[NodeIndex]) -> HashSet<NodeIndex> {
         let mut found: HashSet<NodeIndex> = roots.iter().copied().collect();
@@ -119,7 +160,7 @@ impl Workflow {
             .enumerate()
             .map(|(new, old)| (old, NodeIndex(new)))
             .collect();
-        let input = |(name, input): &(String, Input)| {
+        let input = |(name, input): &(Text, Input)| {
             let input = match input {
                 Input::Link(link) => Input::Link(Link { target: *moved.get(&link.target)?, slot: link.slot }),
                 Input::Literal(value) => Input::Literal(value.clone()),
@@ -128,7 +169,7 @@ impl Workflow {
         };
         let node = |node: &Node| {
             let inputs = node.inputs.iter().map(input).collect::<Option<_>>()?;
-            Some(Node { id: node.id.clone(), class: node.class.clone(), title: node.title.clone(), inputs })
+            Some(Node::new(node.id.clone(), node.class.clone(), node.title.clone(), inputs))
         };
         let kept = self.indexed().filter(|(place, _)| stays(place));
         let nodes = kept.map(|(_, kept)| node(kept)).collect::<Option<Vec<_>>>()?;
@@ -139,23 +180,55 @@ impl Workflow {
 
     /// The graph as ComfyUI takes it, in the caller's order.
     pub fn to_value(&self) -> Value {
-        self.to_value_with(|_, node| {
-            node.inputs.iter().map(|(name, input)| (name.clone(), self.input_value(input))).collect()
-        })
-    }
-
-    /// The graph with the inputs that `inputs` gives for each node.
-    pub(crate) fn to_value_with(&self, inputs: impl Fn(NodeIndex, &Node) -> Map<String, Value>) -> Value {
-        let nodes = self.indexed().map(|(place, node)| {
+        let node = |node: &Node| {
+            let inputs = node.inputs.iter().map(|(name, input)| (name.to_string(), self.input_value(input)));
             let mut out = Map::new();
             out.insert("class_type".to_owned(), json!(node.class));
-            out.insert("inputs".to_owned(), Value::Object(inputs(place, node)));
+            out.insert("inputs".to_owned(), Value::Object(inputs.collect()));
             if let Some(title) = &node.title {
-                out.insert("_meta".to_owned(), json!({ "title": title }));
+                out.insert("_meta".to_owned(), json!({ "title": title.as_str() }));
             }
             (node.id.to_string(), Value::Object(out))
-        });
-        Value::Object(nodes.collect())
+        };
+        Value::Object(self.nodes.iter().map(node).collect())
+    }
+
+    /// Writes the graph as ComfyUI takes it, in the caller's order, with the inputs that `inputs` writes for each node: members without their braces.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, mut inputs: impl FnMut(&mut Vec<u8>, NodeIndex, &Node)) {
+        out.push(b'{');
+        for (place, node) in self.indexed() {
+            write::separate(out, place.0);
+            write::string(out, node.id.as_str());
+            out.extend_from_slice(b":{\"class_type\":");
+            write::text(out, node.class.text());
+            out.extend_from_slice(b",\"inputs\":{");
+            inputs(out, place, node);
+            out.push(b'}');
+            if let Some(title) = &node.title {
+                out.extend_from_slice(b",\"_meta\":{\"title\":");
+                write::text(out, title);
+                out.push(b'}');
+            }
+            out.push(b'}');
+        }
+        out.push(b'}');
+    }
+
+    /// Writes an input as ComfyUI takes it.
+    pub(crate) fn write_input(&self, out: &mut Vec<u8>, input: &Input) {
+        match input {
+            Input::Literal(value) => write::json(out, value),
+            Input::Link(link) => match self.node(link.target) {
+                Some(node) => {
+                    out.push(b'[');
+                    write::string(out, node.id.as_str());
+                    out.push(b',');
+                    write::integer(out, i128::try_from(link.slot).unwrap_or(0));
+                    out.push(b']');
+                }
+                None => out.extend_from_slice(b"null"),
+            },
+        }
     }
 
     /// An input as ComfyUI takes it.
@@ -184,34 +257,59 @@ fn fault(code: &'static str, path: &[&str], message: String) -> GraphFault {
     GraphFault { code, message, pointer: pointer(&whole), too_large: false }
 }
 
-fn read_ids(members: &[(String, Json)]) -> Result<HashMap<NodeId, NodeIndex>, GraphFault> {
-    let mut index = HashMap::new();
+fn read_ids(members: &[(Text, Json)]) -> Result<Index, GraphFault> {
+    let mut index = Index::with_capacity_and_hasher(members.len(), RandomState::default());
     for (place, (text, _)) in members.iter().enumerate() {
-        let id: NodeId =
-            text.parse().map_err(|error| fault("invalid_node_id", &[text], format!("`{}`: {error}", shown(text))))?;
+        let id = NodeId::read(text.clone())
+            .map_err(|error| fault("invalid_node_id", &[text], format!("`{}`: {error}", shown(text))))?;
         index.insert(id, NodeIndex(place));
     }
     Ok(index)
 }
 
 /// Reads one node: `class_type`, `inputs` and `_meta.title`. Any other key is dropped, above all `is_changed`, with which a caller would choose the node's fingerprint.
-fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Result<Node, GraphFault> {
-    if !matches!(node, Json::Object(_)) {
-        return Err(fault("invalid_node", &[id], format!("node `{id}` must be an object, not {}", node.type_name())));
-    }
-    let class = match node.get("class_type") {
-        Some(Json::Text(text)) => text
-            .parse::<NodeClass>()
-            .map_err(|error| fault("invalid_class_type", &[id, "class_type"], error.to_string()))?,
-        Some(other) => {
-            let message = format!("`class_type` must be a string, not {}", other.type_name());
-            return Err(fault("invalid_class_type", &[id, "class_type"], message));
-        }
-        None => {
-            return Err(fault("invalid_class_type", &[id], format!("node `{id}` has no `class_type`")));
+fn read_node(id: &Text, node: Json, index: &Index) -> Result<Node, GraphFault> {
+    let members = match node {
+        Json::Object(members) => members,
+        other => {
+            let message = format!("node `{id}` must be an object, not {}", other.type_name());
+            return Err(fault("invalid_node", &[id], message));
         }
     };
-    let members = match node.get("inputs") {
+    let (mut class, mut inputs, mut meta) = (None, None, None);
+    for (key, value) in members {
+        match key.as_str() {
+            "class_type" => class = Some(value),
+            "inputs" => inputs = Some(value),
+            "_meta" => meta = Some(value),
+            _ => {}
+        }
+    }
+    let class = read_class(id, class)?;
+    let inputs = read_inputs(id, inputs, index)?;
+    let title = match meta.as_ref().and_then(|meta| meta.get("title")) {
+        Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
+        _ => None,
+    };
+    let id = NodeId::read(id.clone()).map_err(|error| fault("invalid_node_id", &[id], error.to_string()))?;
+    Ok(Node::new(id, class, title, inputs))
+}
+
+fn read_class(id: &str, class: Option<Json>) -> Result<NodeClass, GraphFault> {
+    match class {
+        Some(Json::Text(text)) => {
+            NodeClass::read(text).map_err(|error| fault("invalid_class_type", &[id, "class_type"], error.to_string()))
+        }
+        Some(other) => {
+            let message = format!("`class_type` must be a string, not {}", other.type_name());
+            Err(fault("invalid_class_type", &[id, "class_type"], message))
+        }
+        None => Err(fault("invalid_class_type", &[id], format!("node `{id}` has no `class_type`"))),
+    }
+}
+
+fn read_inputs(id: &str, inputs: Option<Json>, index: &Index) -> Result<Vec<(Text, Input)>, GraphFault> {
+    let members = match inputs {
         Some(Json::Object(members)) => members,
         // SECURITY: ComfyUI's worker dies of such a node, even an unreachable one (facts K3).
         Some(other) => {
@@ -224,40 +322,28 @@ fn read_node(id: &str, node: &Json, index: &HashMap<NodeId, NodeIndex>) -> Resul
         let message = format!("{} inputs, more than {INPUTS_MAX}", members.len());
         return Err(GraphFault { too_large: true, ..fault("too_many_inputs", &[id, "inputs"], message) });
     }
-    let inputs = members.iter().map(|(name, value)| read_input(id, name, value, index)).collect::<Result<_, _>>()?;
-    let title = match node.get("_meta").and_then(|meta| meta.get("title")) {
-        Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
-        _ => None,
-    };
-    let id =
-        id.parse().map_err(|error: super::node::NodeIdError| fault("invalid_node_id", &[id], error.to_string()))?;
-    Ok(Node { id, class, title, inputs })
+    members.into_iter().map(|(name, value)| read_input(id, name, value, index)).collect()
 }
 
-fn read_input(
-    id: &str,
-    name: &str,
-    value: &Json,
-    index: &HashMap<NodeId, NodeIndex>,
-) -> Result<(String, Input), GraphFault> {
-    let path = [id, "inputs", name];
-    if name.is_empty() || name.len() > INPUT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+fn read_input(id: &str, name: Text, value: Json, index: &Index) -> Result<(Text, Input), GraphFault> {
+    let path = [id, "inputs", name.as_str()];
+    if name.is_empty() || name.len() > INPUT_NAME_BYTES_MAX || holds_control(&name) {
         let message = format!("an input's name is 1 to {INPUT_NAME_BYTES_MAX} bytes without control characters");
         return Err(fault("invalid_input_name", &path, message));
     }
     let input = match value {
-        Json::List(items) => Input::Link(read_link(&path, items, index)?),
-        other if holds_wrapper(other) => {
+        Json::List(items) => Input::Link(read_link(&path, &items, index)?),
+        other if holds_wrapper(&other) => {
             // SECURITY: ComfyUI unwraps `__value__`, and a list inside becomes a link that no walker of plain links sees.
             let message = "an object with `__value__` or `__type__` is not accepted".to_owned();
             return Err(fault("wrapped_value", &path, message));
         }
-        other => Input::Literal(other.clone()),
+        other => Input::Literal(other),
     };
-    Ok((name.to_owned(), input))
+    Ok((name, input))
 }
 
-fn read_link(path: &[&str], items: &[Json], index: &HashMap<NodeId, NodeIndex>) -> Result<Link, GraphFault> {
+fn read_link(path: &[&str], items: &[Json], index: &Index) -> Result<Link, GraphFault> {
     let bad = |message: String| Err(fault("bad_linked_input", path, message));
     let [Json::Text(target), Json::Int(slot)] = items else {
         return bad("a list must be a link: [\"<node id>\", <slot>]".to_owned());
@@ -265,7 +351,7 @@ fn read_link(path: &[&str], items: &[Json], index: &HashMap<NodeId, NodeIndex>) 
     if !(0..=SLOT_MAX).contains(slot) {
         return bad(format!("the slot {slot} is not between 0 and {SLOT_MAX}"));
     }
-    let found = target.parse::<NodeId>().ok().and_then(|id| index.get(&id).copied());
+    let found = index.get(target.as_str()).copied();
     match (found, usize::try_from(*slot)) {
         (Some(target), Ok(slot)) => Ok(Link { target, slot }),
         // SECURITY: even an undeclared link to nowhere kills ComfyUI's worker (facts K2).
@@ -289,16 +375,28 @@ fn holds_wrapper(value: &Json) -> bool {
 /// # Errors
 /// `dependency_cycle` with a node of the cycle, `path_too_long` with the node that ends the path.
 fn order(nodes: &[Node]) -> Result<Vec<NodeIndex>, GraphFault> {
-    let mut open: Vec<usize> = vec![0; nodes.len()];
-    let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
-    for (place, node) in nodes.iter().enumerate() {
-        let targets: HashSet<usize> = links(node).map(|link| link.target.0).collect();
-        if let Some(count) = open.get_mut(place) {
-            *count = targets.len();
+    // How many links of each node still lead to a node that is not in order, and how many lead to each node. A link that is there twice counts twice.
+    let mut open: Vec<usize> = nodes.iter().map(|node| links(node).count()).collect();
+    let mut first: Vec<usize> = vec![0; nodes.len() + 1];
+    let targets = |node| links(node).map(|link: Link| link.target.0);
+    for count in nodes.iter().flat_map(targets) {
+        if let Some(count) = first.get_mut(count) {
+            *count += 1;
         }
-        for target in targets {
-            if let Some(list) = consumers.get_mut(target) {
-                list.push(place);
+    }
+    // The consumers of all nodes in one list; those of node `n` end where those of `n + 1` begin, and are filled in from their end.
+    let mut sum = 0;
+    for count in &mut first {
+        sum += *count;
+        *count = sum;
+    }
+    let mut consumers: Vec<usize> = vec![0; sum];
+    for (place, node) in nodes.iter().enumerate() {
+        for target in targets(node) {
+            let Some(end) = first.get_mut(target) else { continue };
+            *end = end.saturating_sub(1);
+            if let Some(consumer) = consumers.get_mut(*end) {
+                *consumer = place;
             }
         }
     }
@@ -308,7 +406,8 @@ fn order(nodes: &[Node]) -> Result<Vec<NodeIndex>, GraphFault> {
     while let Some(place) = ready.pop() {
         order.push(NodeIndex(place));
         let below = depth.get(place).map_or(1, |depth| depth + 1);
-        for consumer in consumers.get(place).into_iter().flatten() {
+        let range = first.get(place).zip(first.get(place + 1)).map(|(from, to)| *from..*to);
+        for consumer in range.and_then(|range| consumers.get(range)).into_iter().flatten() {
             if let Some(depth) = depth.get_mut(*consumer) {
                 *depth = below.max(*depth);
             }

@@ -3,9 +3,15 @@
 //! `serde_json` and Python's `json` disagree on what a text means: Python takes `NaN`, lone surrogates and duplicate keys (the last one wins), so a filter
 //! that reads otherwise than ComfyUI can be walked around. This reader takes RFC 8259 only, and refuses what RFC 8259 leaves open: duplicate keys (compared
 //! after unescaping), lone surrogates, a byte order mark, numbers that are not finite or not exact. Nesting, strings, numbers and the count of values are bounded
-//! while reading, so a refused body costs no more than its bytes.
+//! while reading, so a refused body costs no more than its bytes. What only has to be sound is checked and left where it is ([`Reader::checked`]).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::text::Text;
 
 /// A JSON value as it was written: integers exact, objects in the order of the text.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,11 +25,11 @@ pub enum Json {
     /// Any other number; always finite.
     Float(f64),
     /// A string without lone surrogates.
-    Text(String),
+    Text(Text),
     /// An array.
     List(Vec<Json>),
     /// An object; its keys are distinct.
-    Object(Vec<(String, Json)>),
+    Object(Vec<(Text, Json)>),
 }
 
 impl Json {
@@ -49,7 +55,7 @@ impl Json {
             Json::Text(value) => Value::from(value.as_str()),
             Json::List(items) => Value::Array(items.iter().map(Json::to_value).collect()),
             Json::Object(members) => {
-                Value::Object(members.iter().map(|(key, value)| (key.clone(), value.to_value())).collect())
+                Value::Object(members.iter().map(|(key, value)| (key.to_string(), value.to_value())).collect())
             }
         }
     }
@@ -83,6 +89,8 @@ pub struct Limits {
 
 /// Characters in one number. A double needs 25 at most and an exact integer of ours 20; ComfyUI's Python fails from 4301 digits on.
 pub const NUMBER_CHARS_MAX: usize = 64;
+/// Keys of an object that are compared one by one; more go into a set. Its hash has a seed of the process, so that nobody sends keys that all fall into one place.
+const COMPARED_KEYS_MAX: usize = 16;
 
 /// Why a text is not JSON that we take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,25 +107,164 @@ pub struct Fault {
     pub too_large: bool,
 }
 
+/// Where in the text the inside of a string is.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: usize,
+    end: usize,
+    /// Holds an escape.
+    escaped: bool,
+}
+
+/// A step of the way from the whole text to the value that is being read.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Key(Span),
+    Item(usize),
+}
+
 /// Reads one JSON text from front to back.
 pub struct Reader<'a> {
-    text: &'a str,
+    text: &'a Arc<str>,
     offset: usize,
-    path: Vec<String>,
+    path: Vec<Step>,
+    /// The keys of all objects that are open, the innermost last.
+    keys: Vec<Span>,
     values_left: usize,
     limits: Limits,
+    /// Whether white space between values was met, as opposed to within strings.
+    spaced: bool,
+}
+
+/// What a reader does with a value once it is found sound.
+trait Shape: Sized {
+    fn null() -> Self;
+    fn bool(value: bool) -> Self;
+    fn int(value: i128) -> Self;
+    fn float(value: f64) -> Self;
+    fn text(reader: &Reader<'_>, span: Span) -> Self;
+    fn list() -> Self;
+    fn push(&mut self, item: Self);
+    fn object() -> Self;
+    fn insert(&mut self, reader: &Reader<'_>, key: Span, value: Self);
+    fn end(&mut self) {}
+}
+
+impl Shape for Json {
+    fn null() -> Self {
+        Json::Null
+    }
+
+    fn bool(value: bool) -> Self {
+        Json::Bool(value)
+    }
+
+    fn int(value: i128) -> Self {
+        Json::Int(value)
+    }
+
+    fn float(value: f64) -> Self {
+        Json::Float(value)
+    }
+
+    fn text(reader: &Reader<'_>, span: Span) -> Self {
+        Json::Text(reader.text_of(span))
+    }
+
+    fn list() -> Self {
+        // Nearly every list is a link.
+        Json::List(Vec::with_capacity(2))
+    }
+
+    fn push(&mut self, item: Self) {
+        if let Json::List(items) = self {
+            items.push(item);
+        }
+    }
+
+    fn object() -> Self {
+        Json::Object(Vec::new())
+    }
+
+    fn insert(&mut self, reader: &Reader<'_>, key: Span, value: Self) {
+        if let Json::Object(members) = self {
+            members.push((reader.text_of(key), value));
+        }
+    }
+
+    fn end(&mut self) {
+        // What grew by doubling would keep up to twice its memory.
+        match self {
+            Json::List(items) => items.shrink_to_fit(),
+            Json::Object(members) => members.shrink_to_fit(),
+            _ => {}
+        }
+    }
+}
+
+/// Of a value that only has to be sound nothing is kept.
+struct Checked;
+
+impl Shape for Checked {
+    fn null() -> Self {
+        Checked
+    }
+
+    fn bool(_: bool) -> Self {
+        Checked
+    }
+
+    fn int(_: i128) -> Self {
+        Checked
+    }
+
+    fn float(_: f64) -> Self {
+        Checked
+    }
+
+    fn text(_: &Reader<'_>, _: Span) -> Self {
+        Checked
+    }
+
+    fn list() -> Self {
+        Checked
+    }
+
+    fn push(&mut self, _: Self) {}
+
+    fn object() -> Self {
+        Checked
+    }
+
+    fn insert(&mut self, _: &Reader<'_>, _: Span, _: Self) {}
+}
+
+/// The keys of one object, to find one that comes twice.
+struct Keys<'a> {
+    /// Where in the reader's list of keys those of this object begin.
+    base: usize,
+    /// All of them, once there are many.
+    many: Option<HashSet<Cow<'a, str>, RandomState>>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader over `text` that starts under `limits`.
-    pub fn new(text: &'a str, limits: Limits) -> Self {
-        Self { text, offset: 0, path: Vec::new(), values_left: limits.values_max, limits }
+    pub fn new(text: &'a Arc<str>, limits: Limits) -> Self {
+        let (path, keys, values_left) = (Vec::new(), Vec::new(), limits.values_max);
+        Self { text, offset: 0, path, keys, values_left, limits, spaced: false }
     }
 
     /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value.
     pub fn members(&mut self, each: &mut dyn FnMut(&mut Self, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.each_member(|reader, key| {
+            let key = reader.text_of(key);
+            each(reader, &key)
+        })
+    }
+
+    fn each_member(&mut self, mut each: impl FnMut(&mut Self, Span) -> Result<(), Fault>) -> Result<(), Fault> {
         self.expect_byte(b'{', "an object")?;
-        let mut seen = HashSet::new();
+        let mut keys = Keys { base: self.keys.len(), many: None };
         self.skip_space();
         if self.take(b'}') {
             return Ok(());
@@ -129,35 +276,106 @@ impl<'a> Reader<'a> {
                 return Err(self.syntax("expected a key in double quotes"));
             }
             let key = self.string()?;
-            self.path.push(key.clone());
-            if !seen.insert(key.clone()) {
-                return Err(self.fault_at(start, "duplicate_key", format!("the key `{}` is there twice", shown(&key))));
+            self.path.push(Step::Key(key));
+            if !self.is_new_key(&mut keys, key) {
+                let message = format!("the key `{}` is there twice", shown(&self.unescaped(key)));
+                return Err(self.fault_at(start, "duplicate_key", message));
             }
             self.skip_space();
             self.expect_byte(b':', "`:`")?;
             self.skip_space();
-            each(self, &key)?;
+            each(self, key)?;
             self.path.pop();
             self.skip_space();
             if self.take(b'}') {
+                self.keys.truncate(keys.base);
                 return Ok(());
             }
             self.expect_byte(b',', "`,` or `}`")?;
         }
     }
 
+    /// Notes a key of an object; not if it is there already.
+    fn is_new_key(&mut self, keys: &mut Keys<'a>, key: Span) -> bool {
+        if let Some(many) = &mut keys.many {
+            return many.insert(unescaped(self.text, key));
+        }
+        let known = self.keys.get(keys.base..).unwrap_or_default();
+        if known.iter().any(|other| self.same_text(*other, key)) {
+            return false;
+        }
+        if known.len() < COMPARED_KEYS_MAX {
+            self.keys.push(key);
+            return true;
+        }
+        let mut many: HashSet<_, _> = known.iter().map(|known| unescaped(self.text, *known)).collect();
+        many.insert(unescaped(self.text, key));
+        keys.many = Some(many);
+        self.keys.truncate(keys.base);
+        true
+    }
+
+    fn same_text(&self, a: Span, b: Span) -> bool {
+        if a.escaped || b.escaped { self.unescaped(a) == self.unescaped(b) } else { self.raw(a) == self.raw(b) }
+    }
+
     /// Reads one value under its own `limits`, counted apart from what surrounds it.
     pub fn part(&mut self, limits: Limits) -> Result<Json, Fault> {
+        self.bounded(limits, |reader| reader.value::<Json>(0))
+    }
+
+    /// Reads one value like [`part`](Self::part), and keeps nothing of it.
+    pub fn skip(&mut self, limits: Limits) -> Result<(), Fault> {
+        self.bounded(limits, |reader| reader.value::<Checked>(0)).map(drop)
+    }
+
+    /// Reads one value like [`part`](Self::part) and gives its own text, without white space between values: sound JSON, in which nothing is doubted and nothing is written anew.
+    /// Under the limits that hold already; `depth` levels are open around it.
+    pub fn checked(&mut self, depth: usize) -> Result<Text, Fault> {
+        self.skip_space();
+        let (outer, start) = (std::mem::replace(&mut self.spaced, false), self.offset);
+        self.value::<Checked>(depth)?;
+        let text = match std::mem::replace(&mut self.spaced, outer) {
+            false => Text::piece(self.text, start, self.offset - start),
+            true => self.text.get(start..self.offset).map(|spaced| Text::from(without_space(spaced))),
+        };
+        text.ok_or_else(|| self.fault("invalid_json", "the text ends where a value should be"))
+    }
+
+    /// Runs `read` under `limits`, counted apart from what surrounds it.
+    pub fn bounded<T>(&mut self, limits: Limits, read: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         let outer = (self.limits, self.values_left);
         self.limits = limits;
         self.values_left = limits.values_max;
         let start = self.offset;
-        let value = self.value(0)?;
+        let value = read(self)?;
         if self.offset - start > limits.bytes_max {
             return Err(self.too_large(start, "part_too_large", format!("more than {} bytes", limits.bytes_max)));
         }
         (self.limits, self.values_left) = outer;
         Ok(value)
+    }
+
+    /// Reads a value that stands `depth` levels deep in the part that is being read.
+    pub fn inner(&mut self, depth: usize) -> Result<Json, Fault> {
+        self.value(depth)
+    }
+
+    /// Reads a value like [`inner`](Self::inner), and keeps nothing of it.
+    pub fn skip_inner(&mut self, depth: usize) -> Result<(), Fault> {
+        self.value::<Checked>(depth).map(drop)
+    }
+
+    /// Counts a value whose members are read one by one by [`members`](Self::members).
+    pub fn count_value(&mut self) -> Result<(), Fault> {
+        match self.values_left.checked_sub(1) {
+            Some(left) => self.values_left = left,
+            None => {
+                let message = format!("more than {} values", self.limits.values_max);
+                return Err(self.too_large(self.offset, "too_many_values", message));
+            }
+        }
+        Ok(())
     }
 
     /// The next byte, if it begins an object.
@@ -175,6 +393,7 @@ impl<'a> Reader<'a> {
     pub fn skip_space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.offset += 1;
+            self.spaced = true;
         }
     }
 
@@ -187,23 +406,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Json, Fault> {
-        match self.values_left.checked_sub(1) {
-            Some(left) => self.values_left = left,
-            None => {
-                let message = format!("more than {} values", self.limits.values_max);
-                return Err(self.too_large(self.offset, "too_many_values", message));
-            }
-        }
+    fn value<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
+        self.count_value()?;
         self.skip_space();
         match self.peek() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.list(depth),
-            Some(b'"') => self.string().map(Json::Text),
+            Some(b'"') => self.string().map(|span| S::text(self, span)),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word("true", Json::Bool(true)),
-            Some(b'f') => self.word("false", Json::Bool(false)),
-            Some(b'n') => self.word("null", Json::Null),
+            Some(b't') => self.word("true", S::bool(true)),
+            Some(b'f') => self.word("false", S::bool(false)),
+            Some(b'n') => self.word("null", S::null()),
             Some(b'N' | b'I') => {
                 Err(self.fault_at(self.offset, "not_finite", "`NaN` and `Infinity` are not JSON".to_owned()))
             }
@@ -220,59 +433,67 @@ impl<'a> Reader<'a> {
         Ok(depth + 1)
     }
 
-    fn object(&mut self, depth: usize) -> Result<Json, Fault> {
+    fn object<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
         let depth = self.deeper(depth)?;
-        let mut members = Vec::new();
-        self.members(&mut |reader, key| {
-            members.push((key.to_owned(), reader.value(depth)?));
+        let mut object = S::object();
+        self.each_member(|reader, key| {
+            let value = reader.value(depth)?;
+            object.insert(reader, key, value);
             Ok(())
         })?;
-        Ok(Json::Object(members))
+        object.end();
+        Ok(object)
     }
 
-    fn list(&mut self, depth: usize) -> Result<Json, Fault> {
+    fn list<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
         let depth = self.deeper(depth)?;
         self.offset += 1;
-        let mut items = Vec::new();
+        let mut list = S::list();
         self.skip_space();
         if self.take(b']') {
-            return Ok(Json::List(items));
+            return Ok(list);
         }
-        loop {
-            self.path.push(items.len().to_string());
-            items.push(self.value(depth)?);
+        for place in 0.. {
+            self.path.push(Step::Item(place));
+            list.push(self.value(depth)?);
             self.path.pop();
             self.skip_space();
             if self.take(b']') {
-                return Ok(Json::List(items));
+                break;
             }
             self.expect_byte(b',', "`,` or `]`")?;
         }
+        list.end();
+        Ok(list)
     }
 
-    fn word(&mut self, word: &str, value: Json) -> Result<Json, Fault> {
-        if self.rest().starts_with(word) {
+    fn word<S>(&mut self, word: &str, value: S) -> Result<S, Fault> {
+        if self.rest().starts_with(word.as_bytes()) {
             self.offset += word.len();
             return Ok(value);
         }
         Err(self.syntax("expected a value"))
     }
 
-    fn number(&mut self) -> Result<Json, Fault> {
+    fn number<S: Shape>(&mut self) -> Result<S, Fault> {
         let start = self.offset;
         let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-        let length = self.rest().bytes().take_while(is_number).count();
+        let length = self.rest().iter().take_while(|byte| is_number(byte)).count();
         if length > NUMBER_CHARS_MAX {
             let message = format!("a number of more than {NUMBER_CHARS_MAX} characters");
             return Err(self.too_large(start, "number_too_long", message));
         }
-        let text = self.rest().get(..length).unwrap_or_default();
+        let text = self.text.get(start..start + length).unwrap_or_default();
+        if let Some(value) = small_integer(text) {
+            self.offset += length;
+            return Ok(S::int(value));
+        }
         match number_form(text) {
             None => Err(self.syntax("not a JSON number")),
             Some(NumberForm::Integer) => match text.parse::<i128>() {
                 Ok(value) if value >= i128::from(i64::MIN) && value <= i128::from(u64::MAX) => {
                     self.offset += length;
-                    Ok(Json::Int(value))
+                    Ok(S::int(value))
                 }
                 _ => {
                     let message = "an integer outside −2^63 ..= 2^64 − 1".to_owned();
@@ -282,85 +503,84 @@ impl<'a> Reader<'a> {
             Some(NumberForm::Decimal) => match text.parse::<f64>() {
                 Ok(value) if value.is_finite() => {
                     self.offset += length;
-                    Ok(Json::Float(value))
+                    Ok(S::float(value))
                 }
                 _ => Err(self.fault_at(start, "not_finite", "a number too large to be finite".to_owned())),
             },
         }
     }
 
-    fn string(&mut self) -> Result<String, Fault> {
-        let start = self.offset;
+    /// Reads a string up to and with its closing quote.
+    fn string(&mut self) -> Result<Span, Fault> {
+        let quote = self.offset;
         self.offset += 1;
-        let mut out = String::new();
+        let start = self.offset;
+        // Bytes that the escapes so far take more than what they stand for.
+        let mut shorter = 0;
+        let mut escaped = false;
         loop {
-            let rest = self.rest();
-            let plain = rest.find(|c: char| c == '"' || c == '\\' || c < ' ').unwrap_or(rest.len());
-            if out.len() + plain > self.limits.string_bytes_max {
+            self.offset += plain_bytes(self.rest());
+            if self.offset - start - shorter > self.limits.string_bytes_max {
                 let message = format!("a string of more than {} bytes", self.limits.string_bytes_max);
-                return Err(self.too_large(start, "string_too_long", message));
+                return Err(self.too_large(quote, "string_too_long", message));
             }
-            out.push_str(rest.get(..plain).unwrap_or_default());
-            self.offset += plain;
             match self.peek() {
                 Some(b'"') => {
+                    let end = self.offset;
                     self.offset += 1;
-                    return Ok(out);
+                    return Ok(Span { start, end, escaped });
                 }
-                Some(b'\\') => out.push(self.escape()?),
+                Some(b'\\') => {
+                    let before = self.offset;
+                    let stands_for = self.escape()?;
+                    shorter += (self.offset - before).saturating_sub(stands_for.len_utf8());
+                    escaped = true;
+                }
                 Some(_) => return Err(self.syntax("a control character in a string must be escaped")),
-                None => return Err(self.fault_at(start, "invalid_json", "the string does not end".to_owned())),
+                None => return Err(self.fault_at(quote, "invalid_json", "the string does not end".to_owned())),
             }
         }
     }
 
     fn escape(&mut self) -> Result<char, Fault> {
-        self.offset += 1;
-        let letter = self.peek();
-        self.offset += usize::from(letter.is_some_and(|byte| byte.is_ascii()));
-        match letter {
-            Some(b'"') => Ok('"'),
-            Some(b'\\') => Ok('\\'),
-            Some(b'/') => Ok('/'),
-            Some(b'b') => Ok('\u{8}'),
-            Some(b'f') => Ok('\u{c}'),
-            Some(b'n') => Ok('\n'),
-            Some(b'r') => Ok('\r'),
-            Some(b't') => Ok('\t'),
-            Some(b'u') => self.unicode_escape(),
-            _ => Err(self.syntax("an unknown escape in a string")),
+        match escape(self.rest()) {
+            Ok((stands_for, bytes)) => {
+                self.offset += bytes;
+                Ok(stands_for)
+            }
+            Err(EscapeFault::Unknown) => {
+                self.offset += 1 + usize::from(self.rest().get(1).is_some_and(u8::is_ascii));
+                Err(self.syntax("an unknown escape in a string"))
+            }
+            Err(EscapeFault::Digits(bytes)) => {
+                self.offset += bytes;
+                Err(self.syntax("`\\u` needs four hexadecimal digits"))
+            }
+            Err(EscapeFault::Surrogate) => {
+                Err(self.fault_at(self.offset + 2, "lone_surrogate", "half of a surrogate pair in a string".to_owned()))
+            }
         }
     }
 
-    fn unicode_escape(&mut self) -> Result<char, Fault> {
-        let start = self.offset;
-        let first = self.hex4()?;
-        let code = match first {
-            0xD800..=0xDBFF if self.rest().starts_with("\\u") => {
-                self.offset += 2;
-                match self.hex4()? {
-                    second @ 0xDC00..=0xDFFF => 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00),
-                    _ => return Err(self.lone_surrogate(start)),
-                }
-            }
-            code => code,
-        };
-        char::from_u32(code).ok_or_else(|| self.lone_surrogate(start))
+    fn raw(&self, span: Span) -> &'a str {
+        self.text.get(span.start..span.end).unwrap_or_default()
     }
 
-    fn hex4(&mut self) -> Result<u32, Fault> {
-        let digits = self.rest().get(..4).filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match digits.and_then(|text| u32::from_str_radix(text, 16).ok()) {
-            Some(code) => {
-                self.offset += 4;
-                Ok(code)
-            }
-            None => Err(self.syntax("`\\u` needs four hexadecimal digits")),
+    fn unescaped(&self, span: Span) -> Cow<'a, str> {
+        unescaped(self.text, span)
+    }
+
+    fn text_of(&self, span: Span) -> Text {
+        if !span.escaped
+            && let Some(piece) = Text::piece(self.text, span.start, span.end - span.start)
+        {
+            return piece;
         }
+        Text::from(&*self.unescaped(span))
     }
 
-    fn rest(&self) -> &'a str {
-        self.text.get(self.offset..).unwrap_or_default()
+    fn rest(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.offset..).unwrap_or_default()
     }
 
     fn peek(&self) -> Option<u8> {
@@ -383,7 +603,12 @@ impl<'a> Reader<'a> {
     }
 
     fn fault_at(&self, offset: usize, code: &'static str, message: String) -> Fault {
-        Fault { code, message, offset, pointer: pointer(&self.path), too_large: false }
+        let step = |step: &Step| match step {
+            Step::Key(key) => self.unescaped(*key),
+            Step::Item(place) => Cow::Owned(place.to_string()),
+        };
+        let path: Vec<Cow<'_, str>> = self.path.iter().map(step).collect();
+        Fault { code, message, offset, pointer: pointer(&path), too_large: false }
     }
 
     fn too_large(&self, offset: usize, code: &'static str, message: String) -> Fault {
@@ -393,10 +618,111 @@ impl<'a> Reader<'a> {
     fn syntax(&self, message: &str) -> Fault {
         self.fault_at(self.offset, "invalid_json", message.to_owned())
     }
+}
 
-    fn lone_surrogate(&self, offset: usize) -> Fault {
-        self.fault_at(offset, "lone_surrogate", "half of a surrogate pair in a string".to_owned())
+/// How many bytes at the front of `bytes` stand in a string for themselves: neither quote, backslash nor control character. Eight at a time, since texts are most of a large body.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (place, chunk) in chunks.iter().enumerate() {
+        let word = u64::from_le_bytes(*chunk);
+        // A byte's high bit says that it is less than what is subtracted; a borrow can only reach bytes after the first such, and the first is all that counts.
+        let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let found = (zero(word ^ (ONES * 0x22)) | zero(word ^ (ONES * 0x5c)) | control) & HIGH;
+        if found != 0 {
+            return place * 8 + (found.trailing_zeros() / 8) as usize;
+        }
     }
+    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
+    bytes.len() - rest.len() + rest.iter().take_while(|byte| is_plain(byte)).count()
+}
+
+enum EscapeFault {
+    Unknown,
+    /// After so many bytes.
+    Digits(usize),
+    Surrogate,
+}
+
+/// What the escape at the front of `bytes` stands for, and its length.
+fn escape(bytes: &[u8]) -> Result<(char, usize), EscapeFault> {
+    let plain = match bytes.get(1) {
+        Some(b'"') => '"',
+        Some(b'\\') => '\\',
+        Some(b'/') => '/',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'u') => return unicode_escape(bytes),
+        _ => return Err(EscapeFault::Unknown),
+    };
+    Ok((plain, 2))
+}
+
+fn unicode_escape(bytes: &[u8]) -> Result<(char, usize), EscapeFault> {
+    let hex4 = |at: usize| {
+        let digits = bytes.get(at..at + 4).ok_or(EscapeFault::Digits(at))?;
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        digits.iter().try_fold(0, |code, byte| Some(code << 4 | digit(byte)?)).ok_or(EscapeFault::Digits(at))
+    };
+    let first: u32 = hex4(2)?;
+    let pair = matches!(first, 0xD800..=0xDBFF) && bytes.get(6..8) == Some(b"\\u");
+    let (code, length) = match pair {
+        false => (first, 6),
+        true => match hex4(8)? {
+            second @ 0xDC00..=0xDFFF => (0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00), 12),
+            _ => return Err(EscapeFault::Surrogate),
+        },
+    };
+    char::from_u32(code).map(|code| (code, length)).ok_or(EscapeFault::Surrogate)
+}
+
+/// What a string that was found sound stands for.
+fn unescaped(text: &str, span: Span) -> Cow<'_, str> {
+    let raw = text.get(span.start..span.end).unwrap_or_default();
+    if !span.escaped {
+        return Cow::Borrowed(raw);
+    }
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((before, _)) = rest.split_once('\\') {
+        out.push_str(before);
+        let Some(Ok((stands_for, bytes))) = rest.get(before.len()..).map(|at| escape(at.as_bytes())) else { break };
+        out.push(stands_for);
+        rest = rest.get(before.len() + bytes..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// Sound JSON without the white space outside of its strings.
+fn without_space(text: &str) -> String {
+    let (mut inside, mut after_backslash) = (false, false);
+    let keep = |c: &char| {
+        match (inside, *c) {
+            (true, _) if after_backslash => after_backslash = false,
+            (true, '\\') => after_backslash = true,
+            (_, '"') => inside = !inside,
+            _ => {}
+        }
+        inside || !matches!(c, ' ' | '\t' | '\n' | '\r')
+    };
+    text.chars().filter(keep).collect()
+}
+
+/// A number of at most 18 digits without sign, fraction, exponent or leading zero: nearly every one.
+fn small_integer(text: &str) -> Option<i128> {
+    let small = match text.as_bytes() {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] => rest.len() < 18 && rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let digit = |value: i64, byte: u8| value * 10 + i64::from(byte - b'0');
+    small.then(|| i128::from(text.bytes().fold(0, digit)))
 }
 
 enum NumberForm {
@@ -464,10 +790,62 @@ mod tests {
     const LIMITS: Limits = Limits { depth_max: 4, string_bytes_max: 8, values_max: 20, bytes_max: 200 };
 
     fn read(text: &str) -> Result<Json, Fault> {
-        let mut reader = Reader::new(text, LIMITS);
-        let value = reader.part(LIMITS)?;
+        let text = Arc::from(text);
+        let mut reader = Reader::new(&text, LIMITS);
+        let value = reader.part(LIMITS);
+        // Keeping a value or not makes no difference to what is sound.
+        let mut skipping = Reader::new(&text, LIMITS);
+        assert_eq!(skipping.skip(LIMITS).err(), value.as_ref().err().cloned());
+        let value = value?;
         reader.end()?;
         Ok(value)
+    }
+
+    fn checked(text: &str) -> Text {
+        let text = Arc::from(format!("[{text}"));
+        let mut reader = Reader::new(&text, LIMITS);
+        assert!(reader.take(b'['));
+        reader.checked(0).unwrap()
+    }
+
+    #[test]
+    fn a_checked_value_is_its_own_text_without_white_space_between_values() {
+        assert_eq!(checked(r#"{"a":1.50}"#), r#"{"a":1.50}"#);
+        assert_eq!(checked("{ \"a \\\" b\" :\n[ 1 ,\t2 ] }"), r#"{"a \" b":[1,2]}"#);
+        assert_eq!(checked(r#" {"\\": "\\\\ "} "#), r#"{"\\":"\\\\ "}"#);
+    }
+
+    #[test]
+    fn plain_bytes_end_at_what_a_string_may_not_hold_as_it_is() {
+        for end in ["\"", "\\", "\u{1f}", "\n", "\0"] {
+            for before in 0..20 {
+                let text = format!(
+                    "{}{end}{}",
+                    "é ~\u{7f}!#[]".chars().cycle().take(before).collect::<String>(),
+                    "\"x".repeat(9)
+                );
+                let plain = text.find(end).unwrap();
+                assert_eq!(plain_bytes(text.as_bytes()), plain, "{text:?}");
+            }
+        }
+        assert_eq!(plain_bytes("äöü ÿ\u{ff}\u{80}abcdefgh".as_bytes()), "äöü ÿ\u{ff}\u{80}abcdefgh".len());
+    }
+
+    #[test]
+    fn an_object_of_many_keys_has_each_once() {
+        let limits = Limits { values_max: 1000, bytes_max: 10_000, ..LIMITS };
+        let object = |keys: usize, last: &str| {
+            let keys: String = (0..keys).map(|n| format!("\"k{n}\":{{\"a\":0}},")).collect();
+            let text: Arc<str> = Arc::from(format!("{{{keys}{last}:1}}"));
+            Reader::new(&text, limits).part(limits).map_err(|fault| (fault.code, fault.pointer))
+        };
+        for keys in [1, 15, 16, 17, 18, 100] {
+            assert!(object(keys, "\"k\"").is_ok());
+            let twice = Err(("duplicate_key", format!("/k{}", keys - 1)));
+            assert_eq!(object(keys, &format!("\"k{}\"", keys - 1)), twice);
+            assert_eq!(object(keys, &format!("\"\\u006b{}\"", keys - 1)), twice);
+            assert_eq!(object(keys, "\"k0\""), Err(("duplicate_key", "/k0".to_owned())));
+        }
     }
 
     fn code(text: &str) -> &'static str {

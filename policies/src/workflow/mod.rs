@@ -8,3 +8,5 @@ pub mod graph;
 pub mod json;
 pub mod link;
 pub mod node;
+pub mod text;
+pub(crate) mod write;

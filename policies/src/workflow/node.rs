@@ -1,5 +1,6 @@
 //! A node of a workflow: its id, class and inputs.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::json::Json;
 use super::link::Link;
+use super::text::Text;
 
 /// Characters of a node id. The stock page makes ids such as `12` and `12:34`; ComfyUI's own expansions use dots, which we refuse.
 pub const NODE_ID_CHARS_MAX: usize = 64;
@@ -15,11 +17,31 @@ pub const CLASS_BYTES_MAX: usize = 256;
 
 /// The id of a node: 1 to 64 of `[0-9A-Za-z_:-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(String);
+pub struct NodeId(Text);
 
 impl NodeId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads an id that a body holds.
+    pub(crate) fn read(text: Text) -> Result<Self, NodeIdError> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
+        if text.is_empty() || text.len() > NODE_ID_CHARS_MAX || !text.bytes().all(good) {
+            return Err(NodeIdError);
+        }
+        Ok(Self(text))
+    }
+
+    /// The same id, which keeps no body alive.
+    pub(crate) fn detached(&self) -> Self {
+        Self(self.0.detached())
+    }
+}
+
+impl Borrow<str> for NodeId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -33,11 +55,7 @@ impl FromStr for NodeId {
     type Err = NodeIdError;
 
     fn from_str(text: &str) -> Result<Self, NodeIdError> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
-        if text.is_empty() || text.len() > NODE_ID_CHARS_MAX || !text.bytes().all(good) {
-            return Err(NodeIdError);
-        }
-        Ok(Self(text.to_owned()))
+        Self::read(Text::from(text))
     }
 }
 
@@ -55,13 +73,38 @@ impl Serialize for NodeId {
 
 /// The name of a node class (`class_type`): 1 to 256 bytes without control characters. Whether the class exists is the catalogue's question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeClass(String);
+pub struct NodeClass(Text);
 
 impl NodeClass {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Reads a name that a body holds.
+    pub(crate) fn read(text: Text) -> Result<Self, NodeClassError> {
+        if text.is_empty() || text.len() > CLASS_BYTES_MAX || holds_control(&text) {
+            return Err(NodeClassError);
+        }
+        Ok(Self(text))
+    }
+
+    /// The text of the name.
+    pub(crate) fn text(&self) -> &Text {
+        &self.0
+    }
+
+    /// The same name, which keeps no body alive.
+    pub(crate) fn detached(&self) -> Self {
+        Self(self.0.detached())
+    }
+}
+
+/// Whether a text holds a control character, of ASCII or of Latin 1.
+pub(crate) fn holds_control(text: &str) -> bool {
+    // Plain ASCII at one look a byte; the rest is rare.
+    let graphic = |byte: &u8| matches!(byte, b' '..=b'~');
+    !text.as_bytes().iter().all(graphic) && text.chars().any(char::is_control)
 }
 
 /// The text is empty, too long or holds control characters.
@@ -73,10 +116,7 @@ impl FromStr for NodeClass {
     type Err = NodeClassError;
 
     fn from_str(text: &str) -> Result<Self, NodeClassError> {
-        if text.is_empty() || text.len() > CLASS_BYTES_MAX || text.chars().any(char::is_control) {
-            return Err(NodeClassError);
-        }
-        Ok(Self(text.to_owned()))
+        Self::read(Text::from(text))
     }
 }
 
@@ -101,20 +141,41 @@ pub enum Input {
     Literal(Json),
 }
 
+/// Inputs of a node that are looked at one by one; of more there is an order by name.
+const SEARCHED_INPUTS_MAX: usize = 16;
+
 /// One node, inputs in the caller's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub(crate) id: NodeId,
     pub(crate) class: NodeClass,
     /// `_meta.title`; shown in error texts of newer ComfyUI.
-    pub(crate) title: Option<String>,
-    pub(crate) inputs: Vec<(String, Input)>,
+    pub(crate) title: Option<Text>,
+    pub(crate) inputs: Vec<(Text, Input)>,
+    /// The places of the inputs by name; empty for few.
+    by_name: Vec<u16>,
 }
 
 impl Node {
+    /// A node. Input names are distinct and at most 65535.
+    pub(crate) fn new(id: NodeId, class: NodeClass, title: Option<Text>, inputs: Vec<(Text, Input)>) -> Self {
+        let mut by_name: Vec<u16> = Vec::new();
+        if inputs.len() > SEARCHED_INPUTS_MAX {
+            by_name.extend((0..=u16::MAX).take(inputs.len()));
+            by_name.sort_by_key(|place| inputs.get(usize::from(*place)).map(|(name, _)| name));
+        }
+        Self { id, class, title, inputs, by_name }
+    }
+
     /// What the input `name` was given, if anything.
     pub(crate) fn input(&self, name: &str) -> Option<&Input> {
-        self.inputs.iter().find(|(key, _)| key == name).map(|(_, input)| input)
+        if self.by_name.is_empty() {
+            return self.inputs.iter().find(|(key, _)| key == name).map(|(_, input)| input);
+        }
+        let at = |place: &u16| self.inputs.get(usize::from(*place));
+        let found = self.by_name.binary_search_by(|place| at(place).map(|(key, _)| key.as_str()).cmp(&Some(name)));
+        let (_, input) = self.by_name.get(found.ok()?).and_then(at)?;
+        Some(input)
     }
 
     /// The string literal of the input `name`.
@@ -137,6 +198,20 @@ mod tests {
         }
         for text in ["", "a.b", "a b", "é", "a/b", &"x".repeat(65)] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_input_is_found_by_its_name_among_few_and_many() {
+        for count in [0, 1, 16, 17, 256] {
+            let inputs = (0..count).map(|n| (Text::from(format!("in{n}")), Input::Literal(Json::Int(n)))).collect();
+            let node = Node::new("1".parse().unwrap(), "A".parse().unwrap(), None, inputs);
+            for n in 0..count {
+                assert_eq!(node.input(&format!("in{n}")), Some(&Input::Literal(Json::Int(n))));
+            }
+            for name in ["", "in", "in256", "zz"] {
+                assert_eq!(node.input(name), None);
+            }
         }
     }
 

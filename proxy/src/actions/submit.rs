@@ -97,7 +97,10 @@ async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Reject
     let parsed = tokio::task::spawn_blocking(move || {
         let parsed = parsing.parse(&body)?;
         let catalogue = parts.catalogue_for(&tenant, &parsed);
-        let references = catalogue.as_deref().map(|catalogue| parsed.file_references(catalogue)).unwrap_or_default();
+        let references = catalogue
+            .as_deref()
+            .map(|catalogue| parsed.file_references_under(&tenant.policy, catalogue))
+            .unwrap_or_default();
         Ok::<_, InspectError>((parsed, catalogue, references))
     });
     let (parsed, catalogue, references) = parsed.await.map_err(ended)??;

@@ -4,8 +4,10 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::sections::PATTERNS_MAX;
 use crate::catalogue::PolicyAnnotations;
+use crate::cost::CostModel;
 use crate::digest::Digest;
 use crate::files::Directory;
+use crate::policy::bans::Bans;
 use crate::policy::rules::{Allowance, FileRules, ModelRule, TextRules};
 use crate::policy::{
     AssumedUpload, Caps, Mode, PaidNodes, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX,
@@ -175,6 +177,8 @@ impl Draft {
             files,
             caps: Caps { cost: self.cost_limit, ..self.caps.compiled() },
             annotations: std::sync::Arc::new(self.annotations),
+            bans: Bans::default(),
+            costs: CostModel::builtin(),
         })
     }
 }

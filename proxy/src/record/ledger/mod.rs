@@ -5,8 +5,10 @@
 //! beside the rows, written and synced before the row that names it.
 
 pub mod backups;
+pub mod bans;
 pub mod closing;
 pub mod redb;
+pub mod refusals;
 pub mod sessions;
 pub mod tenants;
 pub mod uploads;
@@ -19,6 +21,8 @@ mod model;
 pub(in crate::record) mod suite;
 
 use self::backups::Backups;
+use self::bans::Bans;
+use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
@@ -445,7 +449,18 @@ pub enum LedgerError {
 /// The store behind everything that is remembered.
 #[async_trait]
 pub trait Ledger:
-    Backups + closing::Closing + Sessions + tenants::Tenants + Uploads + UserFiles + JobList + Send + Sync + 'static
+    Backups
+    + Bans
+    + closing::Closing
+    + Refusals
+    + Sessions
+    + tenants::Tenants
+    + Uploads
+    + UserFiles
+    + JobList
+    + Send
+    + Sync
+    + 'static
 {
     /// Takes a job into the queue: durable when this resolves. After `Unavailable` it may be there or not (the disk failed under the last sync);
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.

@@ -8,11 +8,13 @@
 //! some 20 µs, little beside the request it serves.
 
 mod backups;
+mod bans;
 mod closing;
 mod commit;
 mod graphs;
 mod migration;
 mod readings;
+mod refusals;
 mod sessions;
 mod storage;
 mod tables;

@@ -94,6 +94,16 @@ tables! {
     USER_USAGE user_usage: "user_usage", &'static str => (u64, u64);
     /// Scope, place, path → `Adopted`.
     ADOPTED adopted: "adopted", (&'static str, &'static str, &'static str) => &'static [u8];
+    /// Order of coming → `RefusalRow`.
+    REFUSALS refusals: "refusals", u64 => &'static [u8];
+    /// Tenant, order of coming, of those rows.
+    TENANT_REFUSALS tenant_refusals: "tenant_refusals", (&'static str, u64) => ();
+    /// Request → order of coming.
+    REFUSED_REQUESTS refused_requests: "refused_requests", u128 => u64;
+    /// Order of coming → the canonical submission, of the newest.
+    REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
+    /// Class → `BanRow`.
+    BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }

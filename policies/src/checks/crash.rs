@@ -1,0 +1,226 @@
+//! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
+//! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
+
+use super::{Subject, at, of};
+use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::graph::{NodeIndex, links};
+use crate::workflow::node::{Input, Node};
+
+/// Entries of a sampling schedule, `steps / denoise` of them (facts K9). ComfyUI's own range of steps ends at 10,000.
+const SCHEDULE_MAX: f64 = 1_000_000.0;
+/// Pixels of one batch or film in memory, as red, green and blue in 32 bits: 51 GB (facts K10).
+const PIXELS_MAX: i128 = 1 << 32;
+/// Pixels that a latent stands for: it takes an eighth of their memory or less.
+const LATENT_PIXELS_MAX: i128 = PIXELS_MAX * 8;
+/// Seconds of sound; in two channels of 192 kHz as large as [`PIXELS_MAX`] (facts K10).
+const SECONDS_MAX: f64 = 36_000.0;
+/// Bytes of a text that nodes put together (facts K10).
+const TEXT_BYTES_MAX: i128 = 16 * 1024 * 1024;
+/// Inputs that ComfyUI reads to make the cache keys of all nodes, since it reads those of all its ancestors for each node again (facts K13). The largest published workflow has 0.1 million.
+const SIGNATURE_INPUTS_MAX: u64 = 2_000_000;
+/// Full stops in a row in a text of numbers: the pattern that looks for numbers in it takes their square (facts K8).
+const STOPS_MAX: usize = 64;
+/// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
+const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
+
+/// Classes of ComfyUI 0.8.0 whose text may be longer than each of their inputs.
+const GROWING_TEXTS: [&str; 5] =
+    ["StringConcatenate", "StringReplace", "CaseConverter", "RegexReplace", "RegexExtract"];
+/// Inputs whose value ComfyUI sends to pages and keeps in its history as it is (`comfy_extras/nodes_load_3d.py`).
+const SHOWN_AS_THEY_ARE: [(&str, &str); 2] = [("Preview3D", "model_file"), ("Preview3D", "camera_info")];
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    for (place, node, class) in subject.known() {
+        out.extend(shown_value(subject, node, class));
+        if subject.policy.trusts(class) {
+            continue;
+        }
+        out.extend(schedule(subject, node, class));
+        out.extend(sound(subject, node, class));
+        out.extend(text(subject, place, node, class));
+        out.extend(sigmas_text(subject, node, class));
+    }
+    memory(subject, out);
+    signatures(subject, out);
+}
+
+/// The largest that a number may be, whole or not; none if nothing is known, or it is no number.
+#[expect(clippy::cast_precision_loss, reason = "compared with bounds far below 2^53")]
+fn ends(value: Value) -> Option<(f64, f64)> {
+    match value {
+        Value::Int(value) => Some((value.lo as f64, value.hi as f64)),
+        Value::Float(value) => Some((value.lo, value.hi)),
+        Value::Bool(_) | Value::Unknown => None,
+    }
+}
+
+/// What is known of the node's input of that kind, with its name.
+fn of_kind(subject: &Subject<'_>, node: &Node, class: &ClassSignature, kind: InputKind) -> Option<(String, f64, f64)> {
+    let (name, signature) = class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(kind))?;
+    let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
+    Some((name, lo, hi))
+}
+
+fn over(
+    subject: &Subject<'_>,
+    node: &Node,
+    name: &str,
+    code: &'static str,
+    what: &str,
+    (bound, limit): (f64, f64),
+) -> Violation {
+    let chain = chain(&subject.facts, node, name);
+    let from = chain.as_deref().map(|chain| format!(": {chain}")).unwrap_or_default();
+    let message = format!("{what} {bound:.0}, and no more than {limit:.0} leave a ComfyUI running{from}");
+    let violation = at(node, name, code, ViolationKind::Denied, message);
+    Violation { bound: Some(format!("{bound:.0}")), limit: Some(format!("{limit:.0}")), chain, ..violation }
+}
+
+/// ComfyUI makes a schedule of `steps / denoise` entries, one after the other. A denoise of 0 makes none.
+fn schedule(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    let (name, _, steps) = of_kind(subject, node, class, InputKind::Steps)?;
+    if steps > SCHEDULE_MAX {
+        return Some(over(subject, node, &name, "schedule_too_long", "makes a schedule of", (steps, SCHEDULE_MAX)));
+    }
+    let (name, lo, hi) = of_kind(subject, node, class, InputKind::Denoise)?;
+    if hi <= 0.0 {
+        return None;
+    }
+    // From 0 on, everything above it is possible.
+    let entries = if lo > 0.0 { steps.max(0.0) / lo } else { f64::INFINITY };
+    let exactly_none = lo <= 0.0 && !matches!(node.input(&name), Some(Input::Link(_)));
+    (entries > SCHEDULE_MAX && !exactly_none)
+        .then(|| over(subject, node, &name, "schedule_too_long", "may make a schedule of", (entries, SCHEDULE_MAX)))
+}
+
+fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    let (name, _, seconds) = of_kind(subject, node, class, InputKind::Seconds)?;
+    (seconds > SECONDS_MAX)
+        .then(|| over(subject, node, &name, "memory_exceeded", "makes sound for seconds", (seconds, SECONDS_MAX)))
+}
+
+fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    if !GROWING_TEXTS.contains(&class.name()) || !class.is_core() {
+        return None;
+    }
+    match subject.facts.text_bytes(place) {
+        Some(bytes) if bytes <= TEXT_BYTES_MAX => None,
+        Some(bytes) => {
+            let message =
+                format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
+            let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
+            Some(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) })
+        }
+        // Where numbers are capped, the rule of texts says so.
+        None if subject.policy.caps.limits_anything() => None,
+        None => {
+            let message = "the length of its text can't be bounded".to_owned();
+            Some(of(node, "text_unbounded", ViolationKind::Denied, message))
+        }
+    }
+}
+
+fn sigmas_text(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    let inputs = class.inputs_of(node);
+    let (name, _) = inputs.into_iter().find(|(_, input)| input.kind() == Some(InputKind::SigmasText))?;
+    let refused = |message: String| Some(at(node, &name, "regex_refused", ViolationKind::Denied, message));
+    match (node.text(&name), node.input(&name)) {
+        (Some(text), _) if longest_run_of_stops(text) > STOPS_MAX => refused(format!(
+            "more than {STOPS_MAX} full stops in a row are no numbers, and looking for some in them takes ComfyUI minutes"
+        )),
+        (None, Some(Input::Link(_))) => match input_text_bytes(&subject.facts, node, &name) {
+            Some(bytes) if bytes <= LINKED_SIGMAS_BYTES_MAX => None,
+            _ => refused(format!("a text of numbers that comes by a link has at most {LINKED_SIGMAS_BYTES_MAX} bytes")),
+        },
+        _ => None,
+    }
+}
+
+fn longest_run_of_stops(text: &str) -> usize {
+    text.split(|character| character != '.').map(str::len).max().unwrap_or_default()
+}
+
+/// K14: a Python object in the place of a text ends the process, or the history of all. So nothing may come here whose type nobody knows.
+fn shown_value(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    if subject.policy.trusts(class) {
+        return None;
+    }
+    for (name, input) in &node.inputs {
+        let (Input::Link(link), Some(signature)) = (input, class.input(node, name)) else { continue };
+        let shown = SHOWN_AS_THEY_ARE.contains(&(class.name(), name))
+            // A later release may show other texts. Its own folder is no text of the caller's.
+            || (class.is_output_node()
+                && *signature.declared() == DeclaredType::Text
+                && signature.kind() != Some(InputKind::SavePrefix));
+        let Some(slot) = subject.facts.slot(*link).filter(|_| shown) else { continue };
+        if !fits_exactly(slot, signature.declared()) {
+            let message = "ComfyUI shows this value as it is, and ends if it is something else than what is declared: the type of what comes here is not known".to_owned();
+            return Some(at(node, name, "type_unknown", ViolationKind::Denied, message));
+        }
+    }
+    None
+}
+
+/// Whether every type that may come is one that is declared, and there is at least one.
+fn fits_exactly(slot: &Slot<'_>, declared: &DeclaredType) -> bool {
+    let fits = |offered: &&str| match declared {
+        DeclaredType::Text => *offered == "STRING",
+        DeclaredType::Socket(types) => types.iter().any(|name| name == offered && name != "*"),
+        DeclaredType::Any => true,
+        _ => false,
+    };
+    !slot.types.is_empty() && slot.types.iter().all(fits)
+}
+
+/// Pictures, films and latents that no memory holds. A policy with caps has found larger ones than its caps already, and cut them.
+fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let mut told = |facts: &Facts<'_>| {
+        let too_large = |slot: &Slot<'_>| {
+            let latent = slot.types.iter().all(|name| *name == "LATENT");
+            let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
+            slot.shape.map(|shape| (shape.pixels_total(), limit)).filter(|(pixels, limit)| pixels > limit)
+        };
+        let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
+        for (place, node) in facts.workflow.indexed() {
+            // Told where it arises.
+            let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
+            let Some((pixels, limit)) = worst(place).filter(|_| !from_above) else { continue };
+            let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
+            let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
+            out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
+        }
+    };
+    if subject.facts.size_faults.is_empty() || !subject.policy.caps.limits_sizes() {
+        return told(&subject.facts);
+    }
+    // What was cut to a cap is looked at uncut: shadow mode lets it through.
+    let uncapped = subject.policy.without_caps();
+    told(&Facts::of(&subject.parsed.workflow, &uncapped, subject.facts.catalogue, subject.files));
+}
+
+/// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.
+fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let inputs = subject.parsed.workflow.signature_inputs();
+    if inputs > SIGNATURE_INPUTS_MAX {
+        let message = format!(
+            "ComfyUI would read {inputs} inputs to make the cache keys of this workflow, and no more than {SIGNATURE_INPUTS_MAX} are taken: link fewer nodes to each other"
+        );
+        let (bound, limit) = (Some(inputs.to_string()), Some(SIGNATURE_INPUTS_MAX.to_string()));
+        let violation = super::whole("too_densely_linked", ViolationKind::Denied, message);
+        out.push(Violation { bound, limit, ..violation });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_in_a_row_are_counted() {
+        for (text, run) in [("", 0), ("1, 0.5", 1), ("..1...", 3), ("....", 4), ("．．.", 1)] {
+            assert_eq!(longest_run_of_stops(text), run, "{text:?}");
+        }
+    }
+}

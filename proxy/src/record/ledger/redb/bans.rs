@@ -1,0 +1,69 @@
+//! [`Bans`] on redb: one table, JSON rows.
+
+use super::RedbLedger;
+use super::readings::not_found;
+use super::storage::Fault;
+use super::tables::{BANNED_CLASSES, Tables, decoded, encoded, row};
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::bans::{BANS_MAX, BanRow, Bans};
+use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use async_trait::async_trait;
+
+#[async_trait]
+impl Bans for RedbLedger {
+    async fn ban(&self, row: BanRow) -> Result<BanRow, LedgerError> {
+        self.write("ban a class", move |tables| ban(tables, row)).await
+    }
+
+    async fn unban(&self, class: &str) -> Result<(), LedgerError> {
+        let class = class.to_owned();
+        self.write("lift a ban", move |tables| match tables.banned_classes.remove(class.as_str())? {
+            Some(_) => Ok(()),
+            None => Err(not_found("ban")),
+        })
+        .await
+    }
+
+    async fn bans(&self) -> Result<Vec<BanRow>, LedgerError> {
+        self.read("list bans", list).await
+    }
+}
+
+fn ban(tables: &mut Tables<'_>, mut new: BanRow) -> Result<BanRow, Fault> {
+    match row::<_, BanRow>(&tables.banned_classes, new.class.as_str())? {
+        Some(known) => new.at = known.at,
+        None if tables.banned_classes.len()? >= BANS_MAX => {
+            return Err(LedgerError::Full { what: "banned classes", limit: BANS_MAX }.into());
+        }
+        None => {}
+    }
+    let stored = encoded(&new)?;
+    tables.banned_classes.insert(new.class.as_str(), stored.as_slice())?;
+    Ok(new)
+}
+
+fn list(snapshot: &ReadTransaction) -> Result<Vec<BanRow>, Fault> {
+    let mut found = Vec::new();
+    for entry in snapshot.open_table(BANNED_CLASSES)?.iter()? {
+        found.push(decoded(entry?.1.value())?);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RedbOptions;
+    use super::*;
+    use crate::record::ledger::bans::suite;
+
+    macro_rules! on_redb {
+        ($($test:ident),* $(,)?) => {$(
+            #[tokio::test]
+            async fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
+            }
+        )*};
+    }
+    on_redb!(a_ban_stands_until_it_is_lifted, there_are_a_thousand_bans_and_no_more);
+}
