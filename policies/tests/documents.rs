@@ -365,7 +365,9 @@ fn many_joined_texts_are_bounded() {
 fn files_are_named_where_the_policy_allows_it_only() {
     let load = |name: &str| with(image_of(64), "3", node("LoadImage", json!({"image": name})));
     let mask = |name: &str| with(image_of(64), "3", node("LoadImageMask", json!({"image": name, "channel": "red"})));
-    let own = open("[files]\nassumed_upload = { width = 64, height = 64, frames = 1, seconds = 1 }\ndirectories = [\"input\"]\ninputs = { deny = [\"LoadImageMask.image\"] }\n");
+    let own = open(
+        "[files]\nassumed_upload = { width = 64, height = 64, frames = 1, seconds = 1 }\ndirectories = [\"input\"]\ninputs = { deny = [\"LoadImageMask.image\"] }\n",
+    );
     assert!(codes(&own, &load("a.png")).is_empty());
     assert_eq!(codes(&own, &load("a.png [output]")), ["file_refused"]);
     assert_eq!(codes(&own, &mask("a.png")), ["file_refused"]);

@@ -36,6 +36,7 @@ pub const CLASSES_MAX: usize = 20_000;
 pub struct Catalogue {
     classes: BTreeMap<String, ClassSignature>,
     digest: Digest,
+    partial: bool,
 }
 
 /// Why an `object_info` is not usable.
@@ -101,7 +102,20 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
-        Self { classes, digest: Digest::of(text.as_bytes()) }
+        Self { classes, digest: Digest::of(text.as_bytes()), partial: false }
+    }
+
+    /// The same classes, of an installation about which no more is known: in the owner posture a class that is not here may be installed all the same, and is taken on trust. For checks of
+    /// workflows on their own; a gateway knows what its backends have.
+    #[must_use]
+    pub fn partial(&self) -> Catalogue {
+        let digest = Digest::of(format!("partial {}", self.digest).as_bytes());
+        Catalogue { partial: true, digest, ..self.clone() }
+    }
+
+    /// Whether classes may be installed that are not here.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     /// The class of this name.
