@@ -70,9 +70,8 @@ pub struct FileFacts {
     others: Option<AssumedUpload>,
 }
 
-/// What an upload is taken for where the policy says nothing about it: without bounds, so that a cap on sizes refuses it.
-const UNBOUNDED_UPLOAD: AssumedUpload =
-    AssumedUpload { width: u32::MAX, height: u32::MAX, frames: u32::MAX, seconds: u32::MAX };
+/// What an upload is taken for where the policy says nothing about it: as the documents that ship say.
+const ASSUMED_UPLOAD: AssumedUpload = AssumedUpload { width: 1024, height: 1024, frames: 60, seconds: 60 };
 
 impl FileFacts {
     /// No files at all.
@@ -83,7 +82,7 @@ impl FileFacts {
     /// For callers who know no uploads, such as a check of a workflow on its own: a plain relative name counts as an upload of the size that the policy assumes (`files.assumed_upload`).
     /// Absolute, dotted and otherwise odd names are no uploads, nor is what lies in the folders of a gateway.
     pub fn assumed(policy: &Policy) -> Self {
-        Self { known: HashMap::new(), others: Some(policy.assumed_upload().unwrap_or(UNBOUNDED_UPLOAD)) }
+        Self { known: HashMap::new(), others: Some(policy.assumed_upload().unwrap_or(ASSUMED_UPLOAD)) }
     }
 
     /// Adds a file under the name (without suffix) by which the caller may use it.
@@ -96,6 +95,7 @@ impl FileFacts {
             return Some(Cow::Borrowed(known));
         }
         let AssumedUpload { width, height, frames, .. } = self.others.filter(|_| is_plain(name))?;
+        let frames = if is_still(name) { 1 } else { frames };
         let suffix = if directory == Directory::Input { String::new() } else { format!(" [{}]", directory.name()) };
         Some(Cow::Owned(FileFact { canonical_name: format!("{name}{suffix}"), width, height, frames }))
     }
@@ -104,6 +104,14 @@ impl FileFacts {
     pub(crate) fn assumed_seconds(&self) -> Option<u32> {
         self.others.map(|assumed| assumed.seconds)
     }
+}
+
+/// Endings of pictures that are taken for one picture where nobody measures; others may be films or animations.
+const STILLS: [&str; 6] = [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"];
+
+fn is_still(name: &str) -> bool {
+    let name = name.to_lowercase();
+    STILLS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Below it a gateway keeps what it pushes and what attempts save, a folder an owner.
@@ -202,7 +210,10 @@ mod tests {
         let facts = FileFacts::assumed(&policy);
         for name in ["a.png", "clipspace/clipspace-mask-1.5.png", "Ünï (1).png", "pasted/image 2.png"] {
             let fact = facts.get(name, Directory::Input).unwrap();
-            assert_eq!((fact.canonical_name.as_str(), fact.width, fact.frames), (name, 64, 2));
+            assert_eq!((fact.canonical_name.as_str(), fact.width, fact.frames), (name, 64, 1));
+        }
+        for name in ["a.mp4", "a.webp", "a.GIF", "a"] {
+            assert_eq!(facts.get(name, Directory::Input).unwrap().frames, 2, "{name}");
         }
         assert_eq!(facts.get("a.png", Directory::Output).unwrap().canonical_name, "a.png [output]");
         for name in [
@@ -229,9 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn an_assumed_upload_of_a_policy_that_says_nothing_is_without_bounds() {
+    fn an_assumed_upload_of_a_policy_that_says_nothing_is_as_in_the_documents_that_ship() {
         let facts = FileFacts::assumed(&Policy::from_toml("name = \"x\"\n").unwrap());
-        assert_eq!(facts.get("a.png", Directory::Input).unwrap().width, u32::MAX);
+        assert_eq!(facts.get("a.png", Directory::Input).unwrap().width, 1024);
+        assert_eq!(Policy::builtin("generous").unwrap().assumed_upload(), Some(ASSUMED_UPLOAD));
     }
 
     #[test]

@@ -319,6 +319,8 @@ fn a_text_that_comes_by_links_is_put_together_and_read() {
     assert_eq!(codes(&own, &prompt("sec", "ret")), ["text_denied"]);
     let mut unknown = text_to_image("a", &json!(["j", 0]), 5);
     unknown["j"] = node("StringReplace", json!({"string": "secXret", "find": "X", "replace": ""}));
+    assert_eq!(codes(&own, &unknown), ["text_denied"]);
+    unknown["j"] = node("CaseConverter", json!({"string": "SECRET", "mode": "lowercase"}));
     assert_eq!(codes(&own, &unknown), ["text_unknown"]);
     assert!(codes(&open(""), &unknown).is_empty());
 }
@@ -386,7 +388,7 @@ fn an_assumed_upload_has_the_size_that_the_policy_says() {
     assert!(codes(&own(512), &prompt).is_empty(), "{:?}", codes(&own(512), &prompt));
     assert!(codes(&own(513), &prompt).contains(&"size_exceeded"));
     let silent = open("[caps]\nwidth = 512\n");
-    assert!(codes(&silent, &prompt).contains(&"size_exceeded"), "what is not assumed has no bound");
+    assert!(codes(&silent, &prompt).contains(&"size_exceeded"), "1024 pixels are assumed");
 }
 
 /// A pack with every sort of input that documents speak of.

@@ -10,6 +10,9 @@ use crate::workflow::node::{Input, Node};
 /// Hops that a chain in a message shows.
 const CHAIN_HOPS_MAX: usize = 8;
 
+/// Times that a slow thing is done to a whole picture: GrowMask takes up to 16,384, each as long as it takes to look at all pixels, and no mask needs more than this.
+pub(crate) const REPEATS_MAX: f64 = 1024.0;
+
 /// Whether a rule must know the value of an input of this kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Need {
@@ -43,12 +46,9 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         InputKind::Factor => limit(kind, caps).map_or(sizes, Need::AtMost),
         InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
-        InputKind::SampleRate | InputKind::Count | InputKind::Tile => {
-            if caps.limits_anything() {
-                Need::Bounded
-            } else {
-                Need::None
-            }
+        InputKind::Repeats => limit(kind, caps).map_or(Need::None, Need::AtMost),
+        InputKind::SampleRate | InputKind::Count | InputKind::Tile | InputKind::Overlap | InputKind::Divisor => {
+            if caps.limits_anything() { Need::Bounded } else { Need::None }
         }
         InputKind::Sampler
         | InputKind::Scheduler
@@ -82,6 +82,7 @@ pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
         InputKind::Frames => caps.frames.map(|cap| cap as f64),
         InputKind::Seconds => caps.seconds,
         InputKind::Factor => caps.upscale,
+        InputKind::Repeats => caps.limits_anything().then_some(REPEATS_MAX),
         _ => None,
     }
 }

@@ -7,19 +7,25 @@
 
 mod agreement;
 mod annotations;
+mod later_inputs;
 mod overlay;
 mod read;
 mod rules;
 mod signature;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
-pub(crate) use rules::{Amount, Film, Formula, ListRule, Made, SizeRule, SoundRule, Switch, ValueRule};
+pub(crate) use rules::{
+    Amount, Concat, CutToBatch, Film, First, Formula, ListRule, Made, Rebatch, Sampled, SizeRule, SoundRule, Switch,
+    ValueRule,
+};
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+
+use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 use annotations::Annotations;
@@ -34,7 +40,10 @@ pub const CLASSES_MAX: usize = 20_000;
 /// All node classes that a pool of backends is pinned to.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    classes: BTreeMap<String, ClassSignature>,
+    /// By name.
+    classes: Vec<ClassSignature>,
+    /// The places of the classes: each node of each workflow is looked up.
+    places: HashMap<Box<str>, usize, RandomState>,
     digest: Digest,
     partial: bool,
 }
@@ -102,7 +111,13 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{classes:?}");
-        Self { classes, digest: Digest::of(text.as_bytes()), partial: false }
+        Self::holding(classes, Digest::of(text.as_bytes()))
+    }
+
+    /// Exactly these classes under a digest that covers them.
+    fn holding(classes: BTreeMap<String, ClassSignature>, digest: Digest) -> Self {
+        let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
+        Self { classes: classes.into_values().collect(), places, digest, partial: false }
     }
 
     /// The same classes, of an installation about which no more is known: in the owner posture a class that is not here may be installed all the same, and is taken on trust. For checks of
@@ -120,12 +135,12 @@ impl Catalogue {
 
     /// The class of this name.
     pub fn class(&self, name: &str) -> Option<&ClassSignature> {
-        self.classes.get(name)
+        self.classes.get(*self.places.get(name)?)
     }
 
     /// All classes by name.
     pub fn classes(&self) -> impl Iterator<Item = &ClassSignature> {
-        self.classes.values()
+        self.classes.iter()
     }
 
     /// SHA-256 over all signatures and annotations.

@@ -62,7 +62,7 @@ impl Catalogue {
             };
             out.insert(name.to_owned(), class);
         }
-        any.then(|| Catalogue { classes: out, digest: self.digest, partial: self.partial })
+        any.then(|| Catalogue { partial: self.partial, ..Catalogue::holding(out, self.digest) })
     }
 }
 

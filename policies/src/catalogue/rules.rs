@@ -63,6 +63,22 @@ pub(crate) enum SizeRule {
     KontextScale(String),
     /// From a file of the caller's.
     File(String),
+    /// `{"sampled": {"of": "latent_image", "sampler": "sampler"}}`: like this input, unless the sampler enlarges it.
+    Sampled(Sampled),
+    /// `{"concat": {"first": "samples1", "second": "samples2", "along": "dim"}}`: two latents beside, above or after one another, as LatentConcat does it.
+    Concat(Concat),
+    /// `{"cut_to_batch": {"of": "samples", "along": "dim", "size": "slice_size"}}`: slices of a latent as a batch, as LatentCutToBatch does it.
+    CutToBatch(CutToBatch),
+    /// `{"rebatch": {"of": "images", "size": "batch_size"}}`: all that comes in, in batches of this size.
+    Rebatch(Rebatch),
+    /// `{"first": {"of": "image", "length": "length"}}`: a part of a batch, of so many at most.
+    First(First),
+    /// `{"working": {"of": RULE, "times": AMOUNT}}`: like the rule says; but while the node works it takes as many times the memory.
+    Working(Box<Working>),
+    /// `{"film_file": "file"}`: from a film of the caller's, with its sound.
+    FilmFile(String),
+    /// `{"as_latent": {"of": RULE, "cell": 4}}`: a latent of cells of so many pixels, of the size that the rule says.
+    AsLatent(Box<AsLatent>),
     /// `{"any_of": [RULE, RULE]}`: whichever; all must be bounded.
     AnyOf(Vec<SizeRule>),
     /// `{"if_given": {"input": "start_image", "then": RULE, "else": RULE}}`
@@ -83,6 +99,8 @@ pub(crate) enum SizeRule {
     SoundJoin(Vec<String>),
     /// `{"sound_longest": ["audio1", "audio2"]}`: as long as the longer one.
     SoundLongest(Vec<String>),
+    /// `{"sound_at_most": {"of": "audio", "seconds": "duration"}}`: as long as this input, and no longer than the number.
+    SoundAtMost(SoundAtMost),
     /// `{"sound_file": "audio"}`: from a file of the caller's.
     SoundFile(String),
 }
@@ -112,6 +130,9 @@ pub(crate) struct Made {
     /// Pixels a cell of a latent; 1 (a picture) unless said.
     #[serde(default = "one")]
     pub(crate) cell: i128,
+    /// Frames that one cell of a film's latent stands for, at least; 1 unless said.
+    #[serde(default = "one")]
+    pub(crate) tempo: i128,
 }
 
 fn one() -> i128 {
@@ -162,6 +183,16 @@ pub(crate) enum Formula {
     IfGiven(Box<(String, Amount, Amount)>),
     /// How many inputs have names that begin so.
     Given(String),
+    /// Anything between the smallest and the largest.
+    Between(Vec<Amount>),
+    /// Cells of a latent across.
+    CellsAcross(String),
+    /// Cells of a latent from top to bottom.
+    CellsDown(String),
+    /// Items of the list that this input brings.
+    ItemsOf(String),
+    /// How many JSON objects this text can hold.
+    ObjectsIn(String),
 }
 
 /// See [`SizeRule::ScaleBy`].
@@ -189,6 +220,77 @@ pub(crate) struct Repeat {
     pub(crate) of: String,
     /// An INT input or a number.
     pub(crate) times: Amount,
+}
+
+/// See [`SizeRule::Sampled`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sampled {
+    pub(crate) of: String,
+    /// A SAMPLER input.
+    pub(crate) sampler: String,
+}
+
+/// See [`SizeRule::Concat`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Concat {
+    pub(crate) first: String,
+    pub(crate) second: String,
+    /// A choice: `x`, `y` or `t`, with or without a minus.
+    pub(crate) along: String,
+}
+
+/// See [`SizeRule::CutToBatch`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CutToBatch {
+    pub(crate) of: String,
+    /// A choice: `x`, `y` or `t`.
+    pub(crate) along: String,
+    /// Cells of one slice.
+    pub(crate) size: Amount,
+}
+
+/// See [`SizeRule::Rebatch`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rebatch {
+    pub(crate) of: String,
+    pub(crate) size: Amount,
+}
+
+/// See [`SizeRule::First`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct First {
+    pub(crate) of: String,
+    /// An INT input.
+    pub(crate) length: String,
+}
+
+/// See [`SizeRule::Working`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Working {
+    pub(crate) of: SizeRule,
+    pub(crate) times: Amount,
+}
+
+/// See [`SizeRule::AsLatent`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AsLatent {
+    pub(crate) of: SizeRule,
+    pub(crate) cell: i128,
+}
+
+/// See [`SizeRule::SoundAtMost`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SoundAtMost {
+    pub(crate) of: String,
+    pub(crate) seconds: String,
 }
 
 /// See [`SizeRule::IfGiven`].
@@ -275,4 +377,6 @@ pub(crate) enum ListRule {
     ItemsOf(Vec<String>),
     /// `{"unbounded": "as many as the folder holds"}`
     Unbounded(String),
+    /// `{"rebatch": {"of": "images", "size": "batch_size"}}`
+    Rebatch(Rebatch),
 }

@@ -61,6 +61,11 @@ impl<'a> Subject<'a> {
         self.policy.posture() == Posture::Owner
     }
 
+    /// Whether an owner's own installation runs it, about which nothing is known: then other releases and packs may be there.
+    fn owner_of_unknown(&self) -> bool {
+        self.owner() && self.facts.catalogue.is_partial()
+    }
+
     /// The nodes whose class is known, with their class, in the caller's order.
     fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
         let catalogue = self.facts.catalogue;

@@ -63,6 +63,7 @@ impl<'a> PossibleTexts<'a> {
             "PrimitiveString" | "PrimitiveStringMultiline" => self.at(node, "value"),
             "ComfySwitchNode" => one_of(self, "on_true", "on_false"),
             "StringConcatenate" => self.joined(node),
+            "StringReplace" => self.replaced(node),
             _ => None,
         }
     }
@@ -87,6 +88,25 @@ impl<'a> PossibleTexts<'a> {
             }
         }
         self.bounded(texts)
+    }
+
+    /// As Python's `str.replace`, which treats an empty `find` as Rust's does: it stands before every character and at the end.
+    fn replaced(&mut self, node: &Node) -> Option<Rc<Vec<String>>> {
+        let [string, find, replace] = ["string", "find", "replace"].map(|input| self.at(node, input));
+        let (string, find, replace) = (string?, find?, replace?);
+        let ([string], [find], [replace]) = (string.as_slice(), find.as_slice(), replace.as_slice()) else {
+            return None;
+        };
+        let grown = string.matches(find.as_str()).count().checked_mul(replace.len())?;
+        if string.len().checked_add(grown)? > self.bytes_left {
+            return None;
+        }
+        self.bounded(vec![string.replace(find.as_str(), replace)])
+    }
+
+    /// How long the text of a node is at most, where it is known word for word.
+    pub(super) fn bytes_of(&self, place: NodeIndex) -> Option<usize> {
+        self.of_node.get(&place)?.iter().map(String::len).max()
     }
 
     fn bounded(&mut self, mut texts: Vec<String>) -> Option<Rc<Vec<String>>> {

@@ -178,7 +178,7 @@ pub struct AssumedUpload {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// Frames.
+    /// Frames of a film or of an animated picture; a name that ends like a still picture's has one.
     pub frames: u32,
     /// Seconds of sound, rounded up.
     pub seconds: u32,

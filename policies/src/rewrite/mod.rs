@@ -241,6 +241,9 @@ impl ApprovedWorkflow {
             self.write_member(out, &members, subject, (node, class), (name, input));
         }
         self.write_absent_prefixes(out, &members, node, class);
+        if !subject.policy.trusts(class) {
+            self.write_later_inputs(out, &members, node, class);
+        }
         // A pack's class may read whatever it is given.
         if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
             members.next(out, &Text::from(SALT_INPUT));
@@ -291,6 +294,16 @@ impl ApprovedWorkflow {
                 members.next(out, &Text::from(name.as_str()));
                 self.write_prefix(out, node, &name, &prefix);
             }
+        }
+    }
+
+    /// What older workflows lack is filled in, so that what is sent says what runs.
+    fn write_later_inputs(&mut self, out: &mut Vec<u8>, members: &Members, node: &Node, class: &ClassSignature) {
+        for (name, value) in class.later_inputs().filter(|(name, _)| node.input(name).is_none()) {
+            let value = value.to_string();
+            members.next(out, &Text::from(name));
+            out.extend_from_slice(value.as_bytes());
+            self.note_replacement(node, name, "", &value);
         }
     }
 
