@@ -62,7 +62,7 @@ impl Catalogue {
             };
             out.insert(name.to_owned(), class);
         }
-        any.then(|| Catalogue { partial: self.partial, ..Catalogue::holding(out, self.digest) })
+        any.then(|| Catalogue::holding(out, self.complete, self.digest))
     }
 }
 

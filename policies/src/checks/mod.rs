@@ -8,6 +8,8 @@ mod classes;
 mod cost;
 mod file_rules;
 mod crash;
+mod dynamic;
+mod expressions;
 mod files;
 mod inputs;
 mod links;
@@ -25,13 +27,14 @@ mod texts;
 mod whole;
 
 use crate::bounds::Facts;
-use crate::catalogue::{Catalogue, ClassSignature};
+use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
 use crate::files::FileFacts;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::NodeIndex;
-use crate::workflow::node::Node;
+use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Everything that a rule may look at.
 pub(crate) struct Subject<'a> {
@@ -47,7 +50,7 @@ impl<'a> Subject<'a> {
     /// A submission with everything that is known about it.
     pub(crate) fn of(parsed: &'a Parsed, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
         let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
-        let outputs = crate::running_outputs(parsed, catalogue);
+        let outputs = crate::running_outputs(parsed, &facts);
         Self { parsed, policy, files, facts, outputs }
     }
 
@@ -63,14 +66,20 @@ impl<'a> Subject<'a> {
 
     /// Whether an owner's own installation runs it, about which nothing is known: then other releases and packs may be there.
     fn owner_of_unknown(&self) -> bool {
-        self.owner() && self.facts.catalogue.is_partial()
+        self.owner() && !self.facts.catalogue.is_complete()
     }
 
     /// The nodes whose class is known, with their class, in the caller's order.
     fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
-        let catalogue = self.facts.catalogue;
-        let of = move |(place, node): (NodeIndex, &'a Node)| Some((place, node, catalogue.class(node.class.as_str())?));
-        self.parsed.workflow.indexed().filter_map(of)
+        self.facts.resolved.known()
+    }
+
+    /// The inputs of a node as given, each with its declaration.
+    pub(crate) fn given(
+        &self,
+        place: NodeIndex,
+    ) -> impl Iterator<Item = (&'a Text, &'a Input, Option<&'a InputSignature>)> {
+        self.facts.resolved.given(place)
     }
 }
 
@@ -95,6 +104,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         prompts::check,
         cost::check,
         crash::check,
+        expressions::check,
         regex::check,
     ] {
         rule(subject, &mut out);

@@ -88,8 +88,8 @@ pub struct Policy {
     pub(crate) files: FileRules,
     pub(crate) caps: Caps,
     annotations: Arc<PolicyAnnotations>,
-    bans: bans::Bans,
     costs: Arc<CostModel>,
+    bans: bans::Bans,
 }
 
 /// Limits by meaning; an absent one does not limit.
