@@ -370,4 +370,6 @@ impl Policy {
 }
 
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;

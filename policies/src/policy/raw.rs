@@ -4,7 +4,7 @@
 //! earlier ones, lists are added to. The draft becomes the policy.
 
 mod draft;
-mod sections;
+pub(super) mod sections;
 
 use std::ops::Range;
 
