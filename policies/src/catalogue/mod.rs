@@ -9,6 +9,8 @@ mod agreement;
 mod annotations;
 mod later_inputs;
 mod overlay;
+mod news;
+mod options;
 mod read;
 mod rules;
 mod shipped;
@@ -20,6 +22,8 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
+pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
+pub use options::{ModelChoice, ModelOptions};
 pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
 pub(crate) use rules::{
     Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
@@ -136,6 +140,14 @@ impl Catalogue {
     /// Whether there is no class at all.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty()
+    }
+
+    /// What a newer `object_info` has that this catalogue does not.
+    ///
+    /// # Errors
+    /// The text is not an `object_info`.
+    pub fn news(&self, object_info: &[u8]) -> Result<News, CatalogueError> {
+        Ok(News::between(self, &read::classes(object_info)?))
     }
 
     /// Compares this catalogue with what a live backend says. Option lists and defaults do not count: they change with the models installed.

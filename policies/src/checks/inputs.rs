@@ -22,7 +22,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
                 (Some(signature), Input::Literal(value)) => {
                     let fault = literal(node, name, signature, value);
-                    out.extend(fault.filter(|fault| !is_of_another_release(subject, signature, fault, value)));
+                    out.extend(fault.filter(|fault| !is_of_another_release(subject, fault, value)));
                 }
                 (Some(_), Input::Link(_)) => {}
                 (None, input) => out.extend(undeclared(subject, node, class, (name, input))),
@@ -34,12 +34,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     }
 }
 
-/// Options differ from release to release: where no installation was asked, a choice that no rule of ours looks at may be any name that names no other place. The ComfyUI that runs it has its own list.
-fn is_of_another_release(subject: &Subject<'_>, signature: &InputSignature, fault: &Violation, value: &Json) -> bool {
+/// Options differ from release to release: where nobody asked the owner's installation, a choice may be any name that names no other place. The ComfyUI that runs it has its own list.
+fn is_of_another_release(subject: &Subject<'_>, fault: &Violation, value: &Json) -> bool {
     let name = matches!(value, Json::Text(text) if !is_path_trick(text));
-    let plain =
-        matches!(signature.declared(), DeclaredType::Combo(_)) && (signature.kind().is_none() || subject.owner());
-    fault.code == "value_not_in_list" && name && plain && !subject.facts.catalogue.is_complete()
+    fault.code == "value_not_in_list" && name && subject.owner_of_unknown()
 }
 
 fn undeclared(

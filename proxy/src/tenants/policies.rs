@@ -4,7 +4,7 @@ use crate::config::faults::{Place, Report, SourceFile};
 use comfygate_policy::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The policy of that name: a built-in one, else a file relative to `directory`. Faults are noted in `report`: those of a document each at its own place.
@@ -46,6 +46,20 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
             None
         }
     }
+}
+
+/// The file that a policy of that name is read from; none for one that ships.
+pub fn file(name: &str, directory: &Path) -> Option<PathBuf> {
+    Policy::builtin(name).is_none().then(|| directory.join(name))
+}
+
+/// Compiles a document that stands, or would stand, in that directory, beside those that it extends. Every fault is a line.
+///
+/// # Errors
+/// The faults.
+pub fn compiled(text: &str, directory: &Path) -> Result<Policy, Vec<String>> {
+    let base = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
+    Policy::from_toml_with(text, &base).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]
