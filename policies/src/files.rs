@@ -1,8 +1,10 @@
 //! Names of files in a workflow, and what the caller of the engine knows about them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::catalogue::{Catalogue, InputKind};
+use crate::policy::{AssumedUpload, Policy};
 use crate::workflow::graph::Workflow;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, NodeId};
@@ -16,6 +18,21 @@ pub enum Directory {
     Output,
     /// Previews: the suffix ` [temp]`.
     Temp,
+}
+
+impl Directory {
+    /// Every directory, by the name that suffixes and documents use.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("input", Self::Input), ("output", Self::Output), ("temp", Self::Temp)];
+
+    /// As suffixes and documents write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+            Self::Temp => "temp",
+        }
+    }
 }
 
 /// A file that a node's literal names.
@@ -47,7 +64,14 @@ pub struct FileFact {
 
 /// The files that this caller may name. What is not here does not exist, whether it is somebody else's or nobody's.
 #[derive(Debug, Clone, Default)]
-pub struct FileFacts(HashMap<(String, Directory), FileFact>);
+pub struct FileFacts {
+    known: HashMap<(String, Directory), FileFact>,
+    /// What every other plain name stands for; `None`: nothing.
+    others: Option<AssumedUpload>,
+}
+
+/// What an upload is taken for where the policy says nothing about it: as the documents that ship say.
+const ASSUMED_UPLOAD: AssumedUpload = AssumedUpload { width: 1024, height: 1024, frames: 60, seconds: 60 };
 
 impl FileFacts {
     /// No files at all.
@@ -55,14 +79,50 @@ impl FileFacts {
         Self::default()
     }
 
-    /// Adds a file under the name (without suffix) by which the caller may use it.
-    pub fn insert(&mut self, name: impl Into<String>, directory: Directory, fact: FileFact) {
-        self.0.insert((name.into(), directory), fact);
+    /// For callers who know no uploads, such as a check of a workflow on its own: a plain relative name counts as an upload of the size that the policy assumes (`files.assumed_upload`).
+    /// Absolute, dotted and otherwise odd names are no uploads, nor is what lies in the folders of a gateway.
+    pub fn assumed(policy: &Policy) -> Self {
+        Self { known: HashMap::new(), others: Some(policy.assumed_upload().unwrap_or(ASSUMED_UPLOAD)) }
     }
 
-    pub(crate) fn get(&self, name: &str, directory: Directory) -> Option<&FileFact> {
-        self.0.get(&(name.to_owned(), directory))
+    /// Adds a file under the name (without suffix) by which the caller may use it.
+    pub fn insert(&mut self, name: impl Into<String>, directory: Directory, fact: FileFact) {
+        self.known.insert((name.into(), directory), fact);
     }
+
+    pub(crate) fn get(&self, name: &str, directory: Directory) -> Option<Cow<'_, FileFact>> {
+        if let Some(known) = self.known.get(&(name.to_owned(), directory)) {
+            return Some(Cow::Borrowed(known));
+        }
+        let AssumedUpload { width, height, frames, .. } = self.others.filter(|_| is_plain(name))?;
+        let frames = if is_still(name) { 1 } else { frames };
+        let suffix = if directory == Directory::Input { String::new() } else { format!(" [{}]", directory.name()) };
+        Some(Cow::Owned(FileFact { canonical_name: format!("{name}{suffix}"), width, height, frames }))
+    }
+
+    /// Seconds of sound in a file that is only assumed.
+    pub(crate) fn assumed_seconds(&self) -> Option<u32> {
+        self.others.map(|assumed| assumed.seconds)
+    }
+}
+
+/// Endings of pictures that are taken for one picture where nobody measures; others may be films or animations.
+const STILLS: [&str; 6] = [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"];
+
+fn is_still(name: &str) -> bool {
+    let name = name.to_lowercase();
+    STILLS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Below it a gateway keeps what it pushes and what attempts save, a folder an owner.
+pub(crate) const OWN_FOLDERS: &str = "t/";
+
+/// Whether a name is one that an upload may have on every system: folders and a name, nothing hidden, no device, no address.
+fn is_plain(name: &str) -> bool {
+    let odd = |c: char| c.is_control() || matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
+    let plain =
+        |segment: &str| !segment.is_empty() && !segment.starts_with(['.', '~', ' ']) && !segment.ends_with(['.', ' ']);
+    !name.starts_with(OWN_FOLDERS) && !name.contains(odd) && name.split('/').all(plain)
 }
 
 /// Bytes of a file's name.
@@ -142,6 +202,51 @@ mod tests {
         for text in ["x.png[temp]", "x.pngZ[input]", "x [output] [temp]", "x[input] [output]", "x [temp] "] {
             assert_eq!(annotated_name(text), Err(NameFault::Suffix), "{text}");
         }
+    }
+
+    #[test]
+    fn only_plain_names_are_assumed_to_be_uploads() {
+        let policy = Policy::from_toml(
+            "name = \"x\"\n[files]\nassumed_upload = { width = 64, height = 32, frames = 2, seconds = 3 }\n",
+        )
+        .unwrap();
+        let facts = FileFacts::assumed(&policy);
+        for name in ["a.png", "clipspace/clipspace-mask-1.5.png", "Ünï (1).png", "pasted/image 2.png"] {
+            let fact = facts.get(name, Directory::Input).unwrap();
+            assert_eq!((fact.canonical_name.as_str(), fact.width, fact.frames), (name, 64, 1));
+        }
+        for name in ["a.mp4", "a.webp", "a.GIF", "a"] {
+            assert_eq!(facts.get(name, Directory::Input).unwrap().frames, 2, "{name}");
+        }
+        assert_eq!(facts.get("a.png", Directory::Output).unwrap().canonical_name, "a.png [output]");
+        for name in [
+            "/etc/passwd",
+            "../a.png",
+            "a/../b",
+            "a/./b",
+            ".hidden",
+            "a//b",
+            "C:a.png",
+            "a\\b.png",
+            "https://x.org/a.png",
+            "t/q7/a.png",
+            "~/a.png",
+            "a.png ",
+            "a?.png",
+            "",
+            "a/",
+            "con.",
+        ] {
+            assert!(facts.get(name, Directory::Input).is_none(), "{name}");
+        }
+        assert!(FileFacts::none().get("a.png", Directory::Input).is_none());
+    }
+
+    #[test]
+    fn an_assumed_upload_of_a_policy_that_says_nothing_is_as_in_the_documents_that_ship() {
+        let facts = FileFacts::assumed(&Policy::from_toml("name = \"x\"\n").unwrap());
+        assert_eq!(facts.get("a.png", Directory::Input).unwrap().width, 1024);
+        assert_eq!(Policy::builtin("generous").unwrap().assumed_upload(), Some(ASSUMED_UPLOAD));
     }
 
     #[test]

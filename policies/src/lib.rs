@@ -28,7 +28,7 @@ pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
-pub use policy::{Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
+pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
     BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
@@ -51,11 +51,15 @@ pub const VIOLATIONS_MAX: usize = 1000;
 /// [`Parsed::file_references`].
 ///
 /// A broken rule of the policy refuses the whole. Where nodes are only invalid, the outputs that do not depend on them run, as in ComfyUI ([`ApprovedWorkflow::pruned`]).
+///
+/// In [`Mode::Shadow`] what breaks a rule of classes, caps, models or texts runs, and [`ApprovedWorkflow::shadowed`] says what would have been refused.
 pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Verdict {
+    let own = policy.annotated(catalogue, parsed.classes().map(NodeClass::as_str));
+    let catalogue = own.as_ref().unwrap_or(catalogue);
     let subject = Subject::of(parsed, policy, catalogue, files);
-    let mut violations = checks::all(&subject);
+    let (mut violations, shadowed) = judged(&subject);
     if violations.is_empty() {
-        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, None)));
+        return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, None, shadowed)));
     }
     let rest = prune::rest(&subject, &violations);
     shorten(&mut violations);
@@ -65,8 +69,9 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
     if let Some(rest) = rest {
         // SECURITY: what is left is judged from the beginning: nothing that was found out about the whole counts for it.
         let subject = Subject::of(&rest, policy, catalogue, files);
-        if checks::all(&subject).is_empty() {
-            return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, Some(violations))));
+        let (broken, shadowed) = judged(&subject);
+        if broken.is_empty() {
+            return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, Some(violations), shadowed)));
         }
     }
     Verdict::Deny(violations)
@@ -80,6 +85,15 @@ fn shorten(violations: &mut Vec<Violation>) {
     }
     violations.truncate(VIOLATIONS_MAX);
     violations.shrink_to_fit();
+}
+
+/// What refuses, and what is only told because the policy is in shadow mode.
+fn judged(subject: &Subject<'_>) -> (Vec<Violation>, Vec<Violation>) {
+    let violations = checks::all(subject);
+    match subject.policy.mode() {
+        Mode::Enforce => (violations, Vec::new()),
+        Mode::Shadow => checks::shadow::split(violations),
+    }
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.

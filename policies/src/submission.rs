@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
+use crate::policy::Policy;
 use crate::workflow::graph::{GraphFault, NodeIndex, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
 use crate::workflow::node::{NodeClass, NodeId};
@@ -387,6 +388,12 @@ impl Parsed {
     /// The files which the workflow's literals name, of all nodes, reachable or not: ComfyUI fingerprints them all. Malformed names are left out; `decide` refuses them.
     pub fn file_references(&self, catalogue: &Catalogue) -> Vec<FileReference> {
         file_references(&self.workflow, catalogue)
+    }
+
+    /// The same under a policy that may say of the classes of packs which of their inputs name files.
+    pub fn file_references_under(&self, policy: &Policy, catalogue: &Catalogue) -> Vec<FileReference> {
+        let own = policy.annotated(catalogue, self.classes().map(NodeClass::as_str));
+        file_references(&self.workflow, own.as_ref().unwrap_or(catalogue))
     }
 }
 

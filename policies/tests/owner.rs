@@ -171,3 +171,16 @@ fn a_bundle_of_routes_is_opened_by_name_and_for_owners_only() {
     assert!(read(document("owner", "\"managers\"")).is_err());
     assert!(read(document("owners", "")).is_err());
 }
+
+#[test]
+fn a_class_of_an_installation_that_nobody_asked_is_taken_on_trust_for_its_owner_only() {
+    let mut graph = prompt(&json!({"image": ["1", 0], "mode": "a", "slider": 1}));
+    graph["2"]["class_type"] = json!("NobodyKnows");
+    let parsed = parse(json!({ "prompt": graph }).to_string().as_bytes()).unwrap();
+    let refused = |policy: &Policy, catalogue: &Catalogue| {
+        matches!(decide(&parsed, policy, catalogue, &FileFacts::none()), Verdict::Deny(_))
+    };
+    assert!(!refused(&owner(), Catalogue::builtin()));
+    assert!(refused(&owner(), &installed()));
+    assert!(refused(&tenants(), Catalogue::builtin()));
+}

@@ -43,7 +43,8 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         | InputKind::Megapixels
         | InputKind::Batch
         | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
-        InputKind::Factor | InputKind::Pad => sizes,
+        InputKind::Factor => limit(kind, caps).map_or(sizes, Need::AtMost),
+        InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
         InputKind::Repeats => limit(kind, caps).map_or(Need::None, Need::AtMost),
         InputKind::SampleRate | InputKind::Count | InputKind::Tile | InputKind::Overlap | InputKind::Divisor => {
@@ -80,6 +81,7 @@ pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
         InputKind::Batch => caps.batch.map(|cap| cap as f64),
         InputKind::Frames => caps.frames.map(|cap| cap as f64),
         InputKind::Seconds => caps.seconds,
+        InputKind::Factor => caps.upscale,
         InputKind::Repeats => caps.limits_anything().then_some(REPEATS_MAX),
         _ => None,
     }

@@ -35,7 +35,7 @@ pub(crate) fn input_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<
         None => Some(0),
         Some(Input::Literal(Json::Text(text))) => i128::try_from(text.len()).ok(),
         Some(Input::Literal(_)) => None,
-        Some(Input::Link(link)) => facts.slot(*link)?.text_bytes.or(facts.assumed_text_bytes),
+        Some(Input::Link(link)) => facts.slot(*link).and_then(|slot| slot.text_bytes).or(facts.assumed_text_bytes),
     }
 }
 

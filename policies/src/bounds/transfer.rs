@@ -693,8 +693,10 @@ impl Step<'_, '_> {
         let text = self.node.text(input).ok_or(Gap::Inherited)?;
         let (name, directory) = annotated_name(text).map_err(|_| Gap::Inherited)?;
         self.facts.files.get(name, directory).ok_or(Gap::Inherited)?;
-        // Nobody measures sound: how long a file may be is a matter of the bytes that may be uploaded.
-        Ok(sounding(Sound { seconds: self.facts.caps.seconds.unwrap_or(f64::MAX), batch: 1 }))
+        // Nobody measures sound: how long a file may be is a matter of the bytes that may be uploaded. One that is only assumed is as long as the policy says.
+        let uploaded = self.facts.caps.seconds.unwrap_or(f64::MAX);
+        let seconds = self.facts.files.assumed_seconds().map_or(uploaded, f64::from);
+        Ok(sounding(Sound { seconds, batch: 1 }))
     }
 }
 

@@ -101,6 +101,13 @@ pub struct DynamicInput {
     pub models_at: Vec<String>,
 }
 
+impl ClassAnnotation {
+    /// One class of a policy document.
+    pub(super) fn from_json(json: serde_json::Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(json)
+    }
+}
+
 impl DynamicInput {
     /// Whether an input of this name is meant: the pattern's `*` stands for anything.
     pub fn matches(&self, name: &str) -> bool {

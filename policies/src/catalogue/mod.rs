@@ -7,6 +7,8 @@
 
 mod agreement;
 mod annotations;
+mod later_inputs;
+mod overlay;
 mod news;
 mod options;
 mod read;
@@ -22,6 +24,7 @@ pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
 pub use options::{ModelChoice, ModelOptions};
+pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
 pub(crate) use rules::{
     Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
     Side, SizeRule, SoundRule, Switch, ValueRule,
@@ -104,9 +107,14 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>, complete: bool) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{complete} {classes:?}");
+        Self::holding(classes, complete, Digest::of(text.as_bytes()))
+    }
+
+    /// Exactly these classes under a digest that covers them.
+    fn holding(classes: BTreeMap<String, ClassSignature>, complete: bool, digest: Digest) -> Self {
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
         let classes = classes.into_values().map(ClassSignature::with_tables).collect();
-        Self { classes, places, complete, digest: Digest::of(text.as_bytes()) }
+        Self { classes, places, complete, digest }
     }
 
     /// The class of this name.

@@ -291,6 +291,11 @@ impl ClassSignature {
         }
     }
 
+    /// The pack by which a policy may name the class. A pack that calls itself as ComfyUI's own parts are called has none.
+    pub(crate) fn own_pack(&self) -> Option<&str> {
+        Some(self.pack()).filter(|pack| self.is_core() || !matches!(*pack, "core" | "comfy_api_nodes"))
+    }
+
     /// Whether ComfyUI runs the graph for this node's sake.
     pub fn is_output_node(&self) -> bool {
         self.output_node
@@ -474,6 +479,27 @@ impl ClassSignature {
         self
     }
 
+    /// This class with what a policy says of it besides: kinds and rules that are given take the place of those that were known, everything else stays.
+    pub(super) fn also_annotated(mut self, annotation: &ClassAnnotation) -> Self {
+        annotate_also(&mut self.inputs, "", annotation);
+        let own = &mut self.annotation;
+        own.annotated = true;
+        own.residue.extend(annotation.residue.iter().cloned());
+        own.unchecked.extend(annotation.unchecked.iter().cloned());
+        own.dynamic.extend(annotation.dynamic.iter().cloned());
+        own.model_loader |= annotation.model_loader;
+        own.unbounded_steps |= annotation.unbounded_steps;
+        own.accepts_all_inputs |= annotation.accepts_all_inputs;
+        own.returns_expand |= annotation.returns_expand;
+        own.input_list |= annotation.input_list;
+        own.sampler_calls = annotation.sampler_calls.or(own.sampler_calls);
+        own.pack = annotation.pack.clone().or(own.pack.take());
+        own.sizes = annotation.sizes.clone().or(own.sizes.take());
+        own.values.extend(annotation.values.iter().map(|(slot, rule)| (*slot, rule.clone())));
+        own.lists.extend(annotation.lists.iter().map(|(slot, rule)| (*slot, rule.clone())));
+        self
+    }
+
     /// This live class of a pack with its annotations. What they do not name keeps the kind that its declaration shows: that can only make a rule stricter.
     pub(super) fn annotated_over_declared(self, annotation: &ClassAnnotation) -> Self {
         let declared = self.clone().with_declared_kinds();
@@ -623,6 +649,27 @@ fn annotate(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnot
             }
             DeclaredType::Autogrow { item, .. } => {
                 item.kind = annotation.inputs.get(&full).copied();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Only the inputs that the annotation names.
+fn annotate_also(inputs: &mut [InputSignature], prefix: &str, annotation: &ClassAnnotation) {
+    for input in inputs {
+        let full = format!("{prefix}{}", input.name);
+        input.kind = annotation.inputs.get(&full).copied().or(input.kind);
+        match &mut input.declared {
+            DeclaredType::DynamicCombo(options) => {
+                for (_, nested) in options {
+                    annotate_also(nested, &format!("{full}."), annotation);
+                }
+            }
+            // Written for the row, or for one of its items, which then holds for all.
+            DeclaredType::Autogrow { names, item, .. } => {
+                let of_items = names.iter().find_map(|name| annotation.inputs.get(&format!("{full}.{name}")));
+                item.kind = annotation.inputs.get(&full).or(of_items).copied().or(item.kind);
             }
             _ => {}
         }

@@ -103,6 +103,7 @@ fn cap_key(kind: InputKind, caps: &Caps) -> Option<&'static str> {
         InputKind::Batch => "caps.batch",
         InputKind::Frames => "caps.frames",
         InputKind::Seconds => "caps.seconds",
+        InputKind::Factor => "caps.upscale",
         _ => return None,
     })
 }

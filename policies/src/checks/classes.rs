@@ -10,7 +10,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         let name = || shown(node.class.as_str());
         let Some(class) = subject.facts.class_at(place) else {
             // An owner's packs are trusted. What is installed is only known where the catalogue is that of an installation.
-            if subject.owner() && !subject.facts.catalogue.is_complete() {
+            if subject.owner_of_unknown() {
                 continue;
             }
             out.push(of(

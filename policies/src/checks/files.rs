@@ -47,6 +47,8 @@ fn is_device(name: &str) -> bool {
             || numbered("COM")
             || numbered("LPT")
     };
+    // An address of the web is the name of nothing, there as here; some packs read it, and ComfyUI refuses it.
+    let name = ["https://", "http://"].iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
     name.contains(':') || name.split(['/', '\\']).any(is_one)
 }
 

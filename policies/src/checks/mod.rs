@@ -5,15 +5,23 @@
 
 mod caps;
 mod classes;
+mod cost;
+mod file_rules;
 mod crash;
 mod dynamic;
 mod expressions;
 mod files;
 mod inputs;
 mod links;
+mod models;
+mod network;
+mod paid;
 pub(crate) mod paths;
+mod possible_texts;
+mod prompts;
 mod regex;
 mod samplers;
+pub(crate) mod shadow;
 mod sizes;
 mod texts;
 mod whole;
@@ -47,9 +55,19 @@ impl<'a> Subject<'a> {
         Self { parsed, policy, files, facts, outputs }
     }
 
+    /// Whether any node calls a paid service.
+    pub(crate) fn has_paid_nodes(&self) -> bool {
+        self.known().any(|(_, _, class)| class.is_paid())
+    }
+
     /// Whether the whole installation is trusted.
     fn owner(&self) -> bool {
         self.policy.posture() == Posture::Owner
+    }
+
+    /// Whether an owner's own installation runs it, about which nothing is known: then other releases and packs may be there.
+    fn owner_of_unknown(&self) -> bool {
+        self.owner() && !self.facts.catalogue.is_complete()
     }
 
     /// The nodes whose class is known, with their class, in the caller's order.
@@ -72,14 +90,20 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
     for rule in [
         whole::check,
         classes::check,
+        paid::check,
         inputs::check,
         links::check,
         files::check,
+        file_rules::check,
         paths::check,
+        network::check,
+        models::check,
         caps::check,
         samplers::check,
         sizes::check,
         texts::check,
+        prompts::check,
+        cost::check,
         crash::check,
         expressions::check,
         regex::check,

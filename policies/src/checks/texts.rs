@@ -1,5 +1,6 @@
 //! Texts: nodes that make a longer text of others keep within a bound, so that no chain of them fills the memory.
 
+use super::possible_texts::PossibleTexts;
 use super::{Subject, of};
 use crate::verdict::{Violation, ViolationKind};
 
@@ -13,8 +14,16 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.caps.limits_anything() {
         return;
     }
+    // Made only where a bound on lengths is too coarse: texts that are known word for word have one length.
+    let mut exact: Option<PossibleTexts<'_>> = None;
     for (place, node, _) in subject.known().filter(|(_, _, class)| GROWING.contains(&class.name())) {
-        match subject.facts.text_bytes(place) {
+        let bytes = subject.facts.text_bytes(place);
+        if bytes.is_some_and(|bytes| bytes <= TEXT_BYTES_MAX) {
+            continue;
+        }
+        let texts = exact.get_or_insert_with(|| PossibleTexts::of(subject));
+        let known = texts.bytes_of(place).and_then(|bytes| i128::try_from(bytes).ok());
+        match known.or(bytes) {
             Some(bytes) if bytes <= TEXT_BYTES_MAX => {}
             Some(bytes) => {
                 let message = format!("may make a text of {bytes} bytes, and {TEXT_BYTES_MAX} are allowed");

@@ -36,9 +36,7 @@ impl Observations {
             write_lists(section, patterns, &mut out);
         }
         self.write_caps(options, &mut out);
-        if cfg!(any()) {
-            self.write_models(&mut out);
-        }
+        self.write_models(&mut out);
         out
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 /// One fault of a policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyError {
+    /// The document that holds it, by the name under which another extends it; none: the one that was read.
+    pub document: Option<String>,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
@@ -17,6 +19,9 @@ pub struct PolicyError {
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(document) = &self.document {
+            write!(f, "in `{document}`: ")?;
+        }
         write!(f, "line {}, column {}: ", self.line, self.column)?;
         if !self.key.is_empty() {
             write!(f, "`{}`: ", self.key)?;
@@ -25,7 +30,7 @@ impl fmt::Display for PolicyError {
     }
 }
 
-/// Every fault of a policy document, in the order of its lines.
+/// Every fault of a policy document, those of the document itself first, in the order of its lines, then those of the ones it extends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyErrors(pub(super) Vec<PolicyError>);
 

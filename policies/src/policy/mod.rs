@@ -6,20 +6,23 @@
 mod bans;
 mod fault;
 mod raw;
+mod rules;
 
 use std::sync::Arc;
 
-use globset::GlobSet;
-
 pub use fault::{PolicyError, PolicyErrors};
+pub(crate) use rules::{Address, FileRules, ModelRefusal, TextRules};
+pub use rules::{AssumedUpload, Mode, PaidNodes};
 
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{Catalogue, ClassSignature, PolicyAnnotations};
 use crate::cost::CostModel;
 use crate::digest::Digest;
+use rules::{Allowance, ModelRule};
 
 /// Documents that ship, by name.
-const DOCUMENTS: [(&str, &str); 3] = [
+const DOCUMENTS: [(&str, &str); 4] = [
     ("default", include_str!("../../documents/default.toml")),
+    ("generous", include_str!("../../documents/generous.toml")),
     ("owner", include_str!("../../documents/owner.toml")),
     ("strict", include_str!("../../documents/strict.toml")),
 ];
@@ -69,32 +72,24 @@ const UPSCALE_MODEL_FACTOR_MAX: i128 = 8;
 pub struct Policy {
     name: String,
     digest: Digest,
+    /// The documents that it extends, the nearest first.
+    extended: Vec<String>,
     posture: Posture,
+    mode: Mode,
     routes: Vec<RouteBundle>,
+    paid_nodes: PaidNodes,
     classes: Allowance,
     packs: Allowance,
     samplers: Allowance,
     schedulers: Allowance,
+    network: Allowance,
+    models: Vec<ModelRule>,
+    pub(crate) texts: TextRules,
+    pub(crate) files: FileRules,
     pub(crate) caps: Caps,
+    annotations: Arc<PolicyAnnotations>,
     costs: Arc<CostModel>,
     bans: bans::Bans,
-}
-
-/// Names that are allowed; a denial wins.
-#[derive(Debug, Clone)]
-pub(crate) struct Allowance {
-    allow: GlobSet,
-    deny: GlobSet,
-}
-
-impl Allowance {
-    fn allows(&self, name: &str) -> bool {
-        self.allow.is_match(name) && !self.denies(name)
-    }
-
-    fn denies(&self, name: &str) -> bool {
-        self.deny.is_match(name)
-    }
 }
 
 /// Limits by meaning; an absent one does not limit.
@@ -124,6 +119,10 @@ pub(crate) struct Caps {
     pub(crate) nodes: Option<i128>,
     /// Output nodes of a workflow.
     pub(crate) outputs: Option<i128>,
+    /// Cost of the whole, in units of one SDXL step at 1024 × 1024.
+    pub(crate) cost: Option<f64>,
+    /// How much a node that scales by a number multiplies width and height at most.
+    pub(crate) upscale: Option<f64>,
     /// How much an upscale model multiplies width and height at most.
     pub(crate) upscale_model_factor: i128,
     /// How many pixels a latent cell becomes at most, over all VAEs installed.
@@ -146,6 +145,8 @@ impl Caps {
             denoise_min: None,
             nodes: None,
             outputs: None,
+            cost: None,
+            upscale: None,
             upscale_model_factor: UPSCALE_MODEL_FACTOR_MAX,
             vae_scale: VAE_SCALE_MAX,
         }
@@ -153,12 +154,14 @@ impl Caps {
 
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
-        [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames].iter().any(Option::is_some)
+        let sizes = [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames];
+        sizes.iter().any(Option::is_some) || self.upscale.is_some() || self.cost.is_some()
     }
 
     /// Whether the number of steps is limited in any way.
     pub(crate) fn limits_steps(&self) -> bool {
-        self.steps.is_some() || self.steps_total.is_some()
+        // The cost of what can't be bounded can't be either.
+        self.steps.is_some() || self.steps_total.is_some() || self.cost.is_some()
     }
 
     /// Whether any rule here depends on numbers.
@@ -193,12 +196,37 @@ impl Policy {
     /// ```
     ///
     /// # Errors
-    /// Every fault, each with line, column and key.
+    /// Every fault, each with line, column and key. A document that extends a file is one: see [`from_toml_with`](Self::from_toml_with).
     pub fn from_toml(text: &str) -> Result<Policy, PolicyErrors> {
-        raw::read(text)
+        raw::read(text, &|_| None)
     }
 
-    /// A policy that ships: `default` (strangers on shared GPUs), `owner` (an installation that is trusted) or `strict` (text to image only).
+    /// Reads a policy document that may extend others: those that ship by their names, which no file takes the place of, and files as `files` gives their text. A base that extends a file names
+    /// it to the same `files`.
+    ///
+    /// ```
+    /// let bases = |name: &str| (name == "team.toml").then(|| "name = \"team\"\nextends = \"strict\"\n".to_owned());
+    /// let policy = comfygate_policy::Policy::from_toml_with("name = \"mine\"\nextends = \"team.toml\"\n", &bases).unwrap();
+    /// assert_eq!(policy.extended(), ["team.toml", "strict"]);
+    /// ```
+    ///
+    /// # Errors
+    /// Every fault of all the documents; a base that is missing, that extends itself, or that stands too far down.
+    pub fn from_toml_with(text: &str, files: &dyn Fn(&str) -> Option<String>) -> Result<Policy, PolicyErrors> {
+        raw::read(text, files)
+    }
+
+    /// The documents that it extends, the nearest first, by the names that are written.
+    pub fn extended(&self) -> &[String] {
+        &self.extended
+    }
+
+    /// Names of the policies that ship.
+    pub fn builtin_names() -> impl Iterator<Item = &'static str> {
+        DOCUMENTS.into_iter().map(|(name, _)| name)
+    }
+
+    /// A policy that ships: `default` (strangers on shared GPUs), `generous` (callers who are known, on all of ComfyUI's own classes), `owner` (an installation that is trusted) or `strict` (text to image only).
     pub fn builtin(name: &str) -> Option<Policy> {
         let (_, text) = DOCUMENTS.iter().find(|(known, _)| *known == name)?;
         // All are read in a test.
@@ -243,27 +271,82 @@ impl Policy {
         self.posture == Posture::Owner && !class.is_core()
     }
 
+    /// Whether its own rules refuse or only tell.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Who pays for the nodes of comfy.org's services.
+    pub fn paid_nodes(&self) -> PaidNodes {
+        self.paid_nodes
+    }
+
     /// The same policy without caps on what is made; what it says of the models stays.
     pub(crate) fn without_caps(&self) -> Policy {
         let Caps { upscale_model_factor, vae_scale, .. } = self.caps;
         Policy { caps: Caps { upscale_model_factor, vae_scale, ..Caps::none() }, ..self.clone() }
     }
 
-    /// Whether the class may be used. Classes and modules may both allow; a denial of either wins.
+    /// The classes of a workflow with this policy's own annotations, where it has any for them; the digest is that of `catalogue`. `None`: the catalogue is right as it is.
+    pub(crate) fn annotated<'n>(
+        &self,
+        catalogue: &Catalogue,
+        classes: impl Iterator<Item = &'n str>,
+    ) -> Option<Catalogue> {
+        catalogue.annotated_by(&self.annotations, classes)
+    }
+
+    /// Whether there is any rule about models.
+    pub(crate) fn has_model_rules(&self) -> bool {
+        !self.models.is_empty()
+    }
+
+    /// What stands for an upload that nobody has measured; none: such an upload is without bounds.
+    pub fn assumed_upload(&self) -> Option<AssumedUpload> {
+        self.files.assumed()
+    }
+
+    /// Whether a rule is about the models of this input. `names_models`: it is known to name one.
+    pub(crate) fn has_model_rule(&self, class: &str, input: &str, names_models: bool) -> bool {
+        rules::speaks_of(&self.models, class, input, names_models)
+    }
+
+    /// What stands against the model `name` at an input.
+    pub(crate) fn model_refusal(
+        &self,
+        class: &str,
+        input: &str,
+        names_models: bool,
+        name: &str,
+    ) -> Option<ModelRefusal> {
+        rules::model_refusal(&self.models, class, input, names_models, name)
+    }
+
+    /// Whether nodes may fetch from this address: by its host, or by the whole where a pattern has a scheme.
+    pub(crate) fn allows_address(&self, address: &Address) -> bool {
+        let denied = self.network.denies(&address.host) || self.network.denies(&address.whole);
+        !denied && (self.network.allows(&address.host) || self.network.allows(&address.whole))
+    }
+
+    /// Whether the class may be used. Classes, modules and packs may each allow; a denial of either wins.
     pub(crate) fn class_refusal(&self, class: &ClassSignature) -> Option<ClassRefusal> {
         if self.bans.has(class.name()) {
             return Some(ClassRefusal::Banned);
         }
-        if self.classes.denies(class.name()) || self.packs.denies(class.module()) {
+        let pack = class.own_pack();
+        let pack_denied = self.packs.denies(class.module()) || pack.is_some_and(|pack| self.packs.denies(pack));
+        if self.classes.denies(class.name()) || pack_denied {
             return Some(ClassRefusal::Denied);
         }
-        let allowed = self.classes.allows(class.name()) || self.packs.allows(class.module());
+        let pack_allowed = self.packs.allows(class.module()) || pack.is_some_and(|pack| self.packs.allows(pack));
+        let allowed = self.classes.allows(class.name()) || pack_allowed;
         (!allowed).then_some(ClassRefusal::NotAllowed)
     }
 
     /// Whether a caller may use the class at all: what a filtered `/object_info` shows.
     pub fn allows_class(&self, class: &ClassSignature) -> bool {
-        self.class_refusal(class).is_none()
+        let paid = class.is_paid() && self.paid_nodes == PaidNodes::Deny;
+        !paid && (self.mode == Mode::Shadow || self.class_refusal(class).is_none())
     }
 
     pub(crate) fn allows_sampler(&self, name: &str) -> bool {
@@ -286,5 +369,7 @@ impl Policy {
     }
 }
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;

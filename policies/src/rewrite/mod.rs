@@ -15,7 +15,7 @@ use crate::cost;
 use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
-use crate::verdict::{Cost, Violations};
+use crate::verdict::{Cost, Violation, Violations};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node, NodeClass, NodeId};
@@ -128,6 +128,8 @@ pub struct ApprovedWorkflow {
     policy_digest: Digest,
     catalogue_digest: Digest,
     pruned: Option<Violations>,
+    shadowed: Vec<Violation>,
+    paid: bool,
 }
 
 /// A place in the text where something of an [`OutputScope`] goes. Its parts are of alphabets that JSON writes as they are.
@@ -165,9 +167,21 @@ pub(crate) fn is_droppable(policy: &Policy, class: &ClassSignature, name: &str, 
     residue && matches!(input, Input::Literal(_))
 }
 
+/// The work that it is. Where a cap was broken and let pass, the bounds end at the caps, and they are made anew without.
+fn cost_of(subject: &Subject<'_>, shadowed: &[Violation]) -> Cost {
+    if shadowed.is_empty() {
+        return cost::cost(&subject.facts, subject.policy.costs());
+    }
+    let open = subject.policy.without_caps();
+    let facts = crate::bounds::Facts::of(&subject.parsed.workflow, &open, subject.facts.catalogue, subject.files);
+    cost::cost(&facts, subject.policy.costs())
+}
+
 impl ApprovedWorkflow {
     /// INVARIANT: called only for a subject without violations. `pruned` is what stood against nodes that are not part of it any more.
-    pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>) -> Self {
+    /// `shadowed` is what shadow mode let pass.
+    pub(crate) fn of(subject: &Subject<'_>, pruned: Option<Violations>, mut shadowed: Vec<Violation>) -> Self {
+        shadowed.truncate(crate::VIOLATIONS_MAX);
         let (parsed, workflow) = (subject.parsed, &subject.parsed.workflow);
         let id = |place: &NodeIndex| Some(workflow.node(*place)?.id.detached());
         let mut classes: Vec<&NodeClass> = workflow.nodes().iter().map(|node| &node.class).collect();
@@ -182,10 +196,12 @@ impl ApprovedWorkflow {
             dropped: Vec::new(),
             replaced: Vec::new(),
             models: Vec::new(),
-            cost: cost::cost(&subject.facts, subject.policy.costs()),
+            cost: cost_of(subject, &shadowed),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
             pruned,
+            shadowed,
+            paid: subject.has_paid_nodes(),
         };
         let mut out = Vec::with_capacity(parsed.text_bytes());
         out.extend_from_slice(b"{\"prompt\":");
@@ -227,6 +243,9 @@ impl ApprovedWorkflow {
             self.write_member(out, &members, subject, (node, class), given);
         }
         self.write_absent_prefixes(out, &members, node, class);
+        if !subject.policy.trusts(class) {
+            self.write_later_inputs(out, &members, node, class);
+        }
         // A pack's class may read whatever it is given.
         if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
             members.next(out, &Text::from(SALT_INPUT));
@@ -288,6 +307,16 @@ impl ApprovedWorkflow {
         }
     }
 
+    /// What older workflows lack is filled in, so that what is sent says what runs.
+    fn write_later_inputs(&mut self, out: &mut Vec<u8>, members: &Members, node: &Node, class: &ClassSignature) {
+        for (name, value) in class.later_inputs().filter(|(name, _)| node.input(name).is_none()) {
+            let value = value.to_string();
+            members.next(out, &Text::from(name));
+            out.extend_from_slice(value.as_bytes());
+            self.note_replacement(node, name, "", &value);
+        }
+    }
+
     fn write_prefix(&mut self, out: &mut Vec<u8>, node: &Node, name: &str, prefix: &SavePrefix) {
         self.save_targets.push(SaveTarget {
             node: node.id.detached(),
@@ -338,6 +367,16 @@ impl ApprovedWorkflow {
     /// Where each save node was asked to save, in the caller's order.
     pub fn save_targets(&self) -> &[SaveTarget] {
         &self.save_targets
+    }
+
+    /// What a policy in shadow mode would have refused, in the order of its nodes; at most [`VIOLATIONS_MAX`](crate::VIOLATIONS_MAX).
+    pub fn shadowed(&self) -> &[Violation] {
+        &self.shadowed
+    }
+
+    /// Whether it holds a node that calls a paid service: then [`Policy::paid_nodes`](crate::Policy::paid_nodes) says who pays.
+    pub fn has_paid_nodes(&self) -> bool {
+        self.paid
     }
 
     /// The models that it names, in the order of its nodes.

@@ -15,7 +15,7 @@ pub const NODE_ID_CHARS_MAX: usize = 64;
 /// Bytes of a class name; the longest of ComfyUI 0.8.0 has 46.
 pub const CLASS_BYTES_MAX: usize = 256;
 
-/// The id of a node: 1 to 64 of `[0-9A-Za-z_:-]`.
+/// The id of a node: 1 to 64 of `[0-9A-Za-z_:() -]`, without a space at either end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(Text);
 
@@ -27,8 +27,10 @@ impl NodeId {
 
     /// Reads an id that a body holds.
     pub(crate) fn read(text: Text) -> Result<Self, NodeIdError> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
-        if text.is_empty() || text.len() > NODE_ID_CHARS_MAX || !text.bytes().all(good) {
+        // Scripts name nodes by their titles (`VAE Decode`, `Solid (Black)`).
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-' | b' ' | b'(' | b')');
+        let ends = text.starts_with(' ') || text.ends_with(' ');
+        if text.is_empty() || ends || text.len() > NODE_ID_CHARS_MAX || !text.bytes().all(good) {
             return Err(NodeIdError);
         }
         Ok(Self(text))
@@ -46,9 +48,9 @@ impl Borrow<str> for NodeId {
     }
 }
 
-/// The text is not 1 to 64 of `[0-9A-Za-z_:-]`.
+/// The text is not 1 to 64 of `[0-9A-Za-z_:() -]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a node id is 1 to {NODE_ID_CHARS_MAX} of `0-9A-Za-z_:-`")]
+#[error("a node id is 1 to {NODE_ID_CHARS_MAX} of `0-9A-Za-z_:()-`, with spaces between at most")]
 pub struct NodeIdError;
 
 impl FromStr for NodeId {
@@ -196,7 +198,7 @@ mod tests {
         for text in ["1", "12:34", "a_b-C", &"x".repeat(64)] {
             assert!(text.parse::<NodeId>().is_ok(), "{text}");
         }
-        for text in ["", "a.b", "a b", "é", "a/b", &"x".repeat(65)] {
+        for text in ["", "a.b", " a", "a ", "a\nb", "é", "a/b", &"x".repeat(65)] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
         }
     }

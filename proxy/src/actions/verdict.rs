@@ -59,10 +59,12 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
         Unapproved::Refused(Box::new(Refused { error, policy, catalogue, graph }))
     };
     let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(call.services), Arc::clone(&caller.tenant));
+    let reading = Arc::clone(&policy);
     let parsed = tokio::task::spawn_blocking(move || {
         let parsed = parsing.parse(&body)?;
         let catalogue = parts.catalogue_for(&tenant, &parsed);
-        let references = catalogue.as_deref().map(|catalogue| parsed.file_references(catalogue)).unwrap_or_default();
+        let references =
+            catalogue.as_deref().map(|catalogue| parsed.file_references_under(&reading, catalogue)).unwrap_or_default();
         Ok::<_, InspectError>((parsed, catalogue, references))
     });
     let (parsed, catalogue, references) = parsed.await.map_err(ended)?.map_err(|error| refused(error, None, None))?;

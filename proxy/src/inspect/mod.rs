@@ -27,6 +27,11 @@ pub enum InspectError {
     /// A submission that the policy does not allow.
     #[error("the policy refuses {} thing(s)", .0.iter().count())]
     Denied(Violations),
+    /// The policy lets nodes of comfy.org's services run, and the gateway has no credential for them.
+    #[error(
+        "nodes of comfy.org's services need a credential, which this gateway neither has nor passes on: take them out of the workflow"
+    )]
+    PaidNodes,
     /// More files than one workflow may name.
     #[error("the workflow names {found} files, {} are allowed", files::FILES_MAX)]
     TooManyFiles {
@@ -95,6 +100,8 @@ impl Inspector {
         files: &FileFacts,
     ) -> Result<ApprovedWorkflow, InspectError> {
         match comfygate_policy::decide(parsed, policy, catalogue, files) {
+            // Whoever pays, the credential would have to wait with the job: it is neither kept nor passed on here.
+            Verdict::Allow(workflow) if workflow.has_paid_nodes() => Err(InspectError::PaidNodes),
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }

@@ -68,7 +68,7 @@ fn rules(error: &InspectError, code: &str) -> Vec<RefusedRule> {
             because: error.to_string(),
             ..RefusedRule::default()
         }],
-        InspectError::TooManyFiles { .. } | InspectError::FileUnusable { .. } => {
+        InspectError::PaidNodes | InspectError::TooManyFiles { .. } | InspectError::FileUnusable { .. } => {
             vec![RefusedRule { code: code.to_owned(), because: error.to_string(), ..RefusedRule::default() }]
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::config::faults::{Place, Report, SourceFile};
 use comfygate_policy::Policy;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,17 +14,29 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
     }
     // A bare word is a misspelt built-in policy rather than a file: files are told by a separator or an extension.
     if !name.contains(['/', '\\', '.']) {
-        let hint = "`default`, `owner`, `strict`, or the path of a policy file such as `config/policy.toml`";
-        report.error(named_at, format!("no built-in policy has the name `{name}`"), hint);
+        let shipped: Vec<String> = Policy::builtin_names().map(|name| format!("`{name}`")).collect();
+        let hint = format!("{}, or the path of a policy file such as `config/policy.toml`", shipped.join(", "));
+        report.error(named_at, format!("no built-in policy has the name `{name}`"), &hint);
         return None;
     }
     let source = SourceFile::read(directory.join(name), named_at, report)?;
-    match Policy::from_toml(&source.text) {
+    // What a document extends stands beside it, and is watched like it.
+    let beside = source.path.parent().unwrap_or(Path::new(""));
+    let bases: RefCell<BTreeMap<String, SourceFile>> = RefCell::default();
+    let base = |name: &str| {
+        let file = SourceFile::read(beside.join(name), named_at, report)?;
+        let text = file.text.clone();
+        bases.borrow_mut().insert(name.to_owned(), file);
+        Some(text)
+    };
+    match Policy::from_toml_with(&source.text, &base) {
         Ok(policy) => Some(Arc::new(policy)),
         Err(faults) => {
+            let bases = bases.borrow();
             for fault in faults.iter() {
+                let base = fault.document.as_ref().and_then(|document| bases.get(document));
                 let place = Place {
-                    file: Arc::clone(&source.path),
+                    file: Arc::clone(base.map_or(&source.path, |base| &base.path)),
                     line: fault.line,
                     column: fault.column,
                     key: fault.key.clone(),
@@ -39,12 +53,13 @@ pub fn file(name: &str, directory: &Path) -> Option<PathBuf> {
     Policy::builtin(name).is_none().then(|| directory.join(name))
 }
 
-/// Compiles a document that stands, or would stand, in that directory. Every fault is a line.
+/// Compiles a document that stands, or would stand, in that directory, beside those that it extends. Every fault is a line.
 ///
 /// # Errors
 /// The faults.
-pub fn compiled(text: &str, _directory: &Path) -> Result<Policy, Vec<String>> {
-    Policy::from_toml(text).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+pub fn compiled(text: &str, directory: &Path) -> Result<Policy, Vec<String>> {
+    let base = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
+    Policy::from_toml_with(text, &base).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]
@@ -53,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_named_document_ships_and_no_other_does() {
-        for name in ["default", "owner", "strict"] {
+        for name in ["default", "generous", "owner", "strict"] {
             assert!(Policy::builtin(name).is_some(), "{name}");
         }
         assert!(Policy::builtin("no-such").is_none());

@@ -1,10 +1,10 @@
 //! `comfygate policy check`: yes or no to each workflow, with every reason.
 
 use super::workflows::{self, NoWorkflow, Submission};
-use super::{Surroundings, assumed, plain};
+use super::{Surroundings, plain};
 use crate::cli::Exit;
 use clap::Args;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, OutputScope, Policy, Verdict, Violations, decide};
+use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, OutputScope, Policy, Verdict, Violations, decide};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ impl Judged {
             Ok(parsed) => parsed,
             Err(fault) => return Self::Unread(fault),
         };
-        match decide(&parsed, policy, catalogue, &assumed(&parsed, catalogue)) {
+        match decide(&parsed, policy, catalogue, &FileFacts::assumed(policy)) {
             Verdict::Allow(approved) => Self::Allowed(approved),
             Verdict::Deny(violations) => Self::Refused(violations),
         }

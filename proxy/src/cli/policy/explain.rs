@@ -1,10 +1,10 @@
 //! `comfygate policy explain`: all about a decision.
 
+use super::Surroundings;
 use super::workflows;
-use super::{Surroundings, assumed};
 use crate::cli::Exit;
 use clap::Args;
-use comfygate_policy::{Verdict, explain};
+use comfygate_policy::{FileFacts, Verdict, explain};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &ExplainArguments) -> anyhow::Result<Exit> {
                 }
             }
             Ok(parsed) => {
-                let explained = explain(&parsed, &policy, &catalogue, &assumed(&parsed, &catalogue));
+                let explained = explain(&parsed, &policy, &catalogue, &FileFacts::assumed(&policy));
                 all_allowed &= matches!(explained.verdict(), Verdict::Allow(_));
                 if arguments.json {
                     let mut account = explained.to_json();

@@ -1,7 +1,7 @@
 //! `comfygate policy learn`: a policy from workflows that ran somewhere.
 
 use super::workflows::{self, Submission};
-use super::{Surroundings, assumed, plain, shown};
+use super::{Surroundings, plain, shown};
 use crate::cli::refusals::Reached;
 use crate::cli::{ConfigArgument, Exit};
 use crate::config::Config;
@@ -11,7 +11,7 @@ use crate::record::ledger::refusals::RefusalQuery;
 use anyhow::{Context, bail};
 use clap::Args;
 use comfygate_policy::learn::{LearnOptions, Learned, LeftOut, Sample, learn};
-use comfygate_policy::{Catalogue, Policy, Verdict, decide};
+use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, decide};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
         vae_scale: arguments.vae_scale,
         upscale_model_factor: arguments.upscale_model_factor,
     };
-    let mut samples = gathered(arguments, &catalogue)?;
+    let mut samples = gathered(arguments)?;
     let aside = match arguments.check {
         None => Vec::new(),
         Some(part) => set_aside(&mut samples, part)?,
@@ -104,13 +104,14 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
 }
 
 /// All workflows that can be read; what can't is told.
-fn gathered(arguments: &LearnArguments, catalogue: &Catalogue) -> anyhow::Result<Vec<Sample>> {
+fn gathered(arguments: &LearnArguments) -> anyhow::Result<Vec<Sample>> {
+    // Nobody knows yet what the policy will assume of uploads: what a document without a word about it does.
+    let files = FileFacts::assumed(&Policy::from_toml("name = \"learned\"")?);
     let mut samples = Vec::new();
     let mut add = |submission: Submission| {
         match submission.parsed() {
             Ok(parsed) => {
-                let files = assumed(&parsed, catalogue);
-                samples.push(Sample { name: submission.file, parsed, files });
+                samples.push(Sample { name: submission.file, parsed, files: files.clone() });
             }
             Err(fault) => eprintln!("left out: {}: {fault}", submission.file),
         }

@@ -13,7 +13,7 @@ mod workflows;
 use super::{Exit, allow, ban};
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use comfygate_policy::{Catalogue, CostModel, FileFact, FileFacts, Parsed, Policy};
+use comfygate_policy::{Catalogue, CostModel, Policy};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,40 +98,19 @@ fn policy(name: &str) -> anyhow::Result<Policy> {
         return Ok(policy);
     }
     let text = std::fs::read_to_string(name).with_context(|| {
-        format!("`{name}` is neither a policy that ships (default, owner, strict) nor a file that can be read")
+        let shipped: Vec<&str> = Policy::builtin_names().collect();
+        format!("`{name}` is neither a policy that ships ({}) nor a file that can be read", shipped.join(", "))
     })?;
-    Policy::from_toml(&text).map_err(|errors| {
-        let lines = errors
-            .iter()
-            .map(|error| format!("{name}:{}:{}: {}: {}", error.line, error.column, error.key, error.message));
+    // What it extends stands beside it.
+    let directory = Path::new(name).parent().unwrap_or(Path::new(""));
+    let files = |base: &str| std::fs::read_to_string(directory.join(base)).ok();
+    Policy::from_toml_with(&text, &files).map_err(|errors| {
+        let lines = errors.iter().map(|error| {
+            let document = error.document.as_deref().unwrap_or(name);
+            format!("{document}:{}:{}: {}: {}", error.line, error.column, error.key, error.message)
+        });
         anyhow::anyhow!("the policy has faults:\n{}", lines.collect::<Vec<_>>().join("\n"))
     })
-}
-
-/// Pixels of a side of an upload that nobody has measured.
-const ASSUMED_SIDE: u32 = 4096;
-
-/// Every file that a workflow names by a plain relative name, as an upload that is there: there is no ledger to ask here.
-fn assumed(parsed: &Parsed, catalogue: &Catalogue) -> FileFacts {
-    let mut facts = FileFacts::none();
-    for reference in parsed.file_references(catalogue) {
-        if is_plain(&reference.name) {
-            let fact = FileFact {
-                canonical_name: reference.name.clone(),
-                width: ASSUMED_SIDE,
-                height: ASSUMED_SIDE,
-                frames: 1,
-            };
-            facts.insert(reference.name, reference.directory, fact);
-        }
-    }
-    facts
-}
-
-/// A relative name as uploads have them: no address, no hidden file, no dots as a folder, nothing before or after it.
-fn is_plain(name: &str) -> bool {
-    let good = |part: &str| !part.is_empty() && !part.starts_with('.') && part.trim() == part;
-    !name.contains([':', '\\', '~']) && name.split('/').all(good)
 }
 
 /// A path as it is shown.

@@ -1,0 +1,129 @@
+//! Models by name: the rules of `[[models]]`, for every input that names one.
+
+use super::possible_texts::PossibleTexts;
+use super::{Subject, at};
+use crate::catalogue::{ClassSignature, DeclaredType, DynamicInput, InputKind};
+use crate::policy::ModelRefusal;
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::{Json, shown};
+use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
+
+/// Endings of files that hold models. A choice of a pack's with such a name is one, whatever its input is called.
+const ENDINGS: [&str; 13] = [
+    ".safetensors",
+    ".sft",
+    ".ckpt",
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".bin",
+    ".gguf",
+    ".onnx",
+    ".pkl",
+    ".engine",
+    ".npz",
+    ".msgpack",
+];
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    if !subject.policy.has_model_rules() {
+        return;
+    }
+    let texts = PossibleTexts::of(subject);
+    for (_, node, class) in subject.known() {
+        for (name, input) in &node.inputs {
+            match input {
+                Input::Literal(Json::Text(text)) => {
+                    let names_models = names_models(class, node, name, text);
+                    out.extend(fault(subject, node, name, (name, names_models), text));
+                }
+                Input::Literal(Json::Object(members)) => {
+                    for (member, value) in dynamic(class, name).flat_map(|shape| models_of(shape, members)) {
+                        let violation = match value {
+                            Json::Text(text) => fault(subject, node, name, (member, true), text),
+                            _ => None,
+                        };
+                        out.extend(violation);
+                    }
+                }
+                Input::Literal(_) => {}
+                Input::Link(_) => out.extend(linked(subject, &texts, node, class, name)),
+            }
+        }
+    }
+}
+
+/// Whether the input is known to name a model: as it is annotated, or by the ending of what is chosen.
+fn names_models(class: &ClassSignature, node: &Node, name: &str, text: &str) -> bool {
+    let Some(signature) = class.input(node, name) else { return false };
+    match signature.kind() {
+        Some(kind) => kind == InputKind::ModelFile,
+        None => matches!(signature.declared(), DeclaredType::Combo(_)) && ends_like_a_model(text),
+    }
+}
+
+fn ends_like_a_model(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ENDINGS.iter().any(|ending| text.ends_with(ending))
+}
+
+/// The annotations of undeclared inputs that this one falls under.
+fn dynamic<'a>(class: &'a ClassSignature, name: &str) -> impl Iterator<Item = &'a DynamicInput> {
+    let matches = |pattern: &str| match pattern.split_once('*') {
+        Some((start, end)) => name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end),
+        None => name == pattern,
+    };
+    class.dynamic_inputs().iter().filter(move |dynamic| matches(&dynamic.pattern)).collect::<Vec<_>>().into_iter()
+}
+
+fn models_of<'m>(shape: &DynamicInput, members: &'m [(Text, Json)]) -> Vec<(&'m Text, &'m Json)> {
+    let names_models = |name: &Text| shape.models_at.iter().any(|at| at.as_str() == name.as_str());
+    members.iter().filter(|(name, _)| names_models(name)).map(|(name, value)| (name, value)).collect()
+}
+
+/// `asked`: the name by which rules know the input, and whether it is known to name models.
+fn fault(subject: &Subject<'_>, node: &Node, input: &str, asked: (&str, bool), text: &str) -> Option<Violation> {
+    let (name, names_models) = asked;
+    // Many packs write it for "no model".
+    if text == "None" {
+        return None;
+    }
+    let refusal = subject.policy.model_refusal(node.class.as_str(), name, names_models, text)?;
+    let (code, key, message) = match refusal {
+        ModelRefusal::Denied => {
+            ("model_denied", "models.deny", format!("the policy denies the model `{}`", shown(text)))
+        }
+        ModelRefusal::NotAllowed => {
+            ("model_not_allowed", "models.allow", format!("the policy does not allow the model `{}` here", shown(text)))
+        }
+    };
+    let bound = Some(text.to_owned());
+    Some(Violation { bound, key: Some(key), ..at(node, input, code, ViolationKind::Denied, message) })
+}
+
+/// A name that comes by a link is one of those that it may be, each of which must be allowed.
+fn linked(
+    subject: &Subject<'_>,
+    texts: &PossibleTexts<'_>,
+    node: &Node,
+    class: &ClassSignature,
+    name: &str,
+) -> Option<Violation> {
+    let known = class.input_kind(node, name) == Some(InputKind::ModelFile);
+    let text_like = class.input(node, name).is_some_and(|signature| {
+        matches!(signature.declared(), DeclaredType::Combo(_) | DeclaredType::Text | DeclaredType::Any)
+    });
+    if !text_like || !subject.policy.has_model_rule(node.class.as_str(), name, known) {
+        return None;
+    }
+    let chain = texts.chain(node, name);
+    let violation = match texts.at(node, name) {
+        Some(possible) => possible.iter().find_map(|text| fault(subject, node, name, (name, known), text))?,
+        None => {
+            let message = "the policy has rules about models, and this name is made by nodes that can't be followed";
+            at(node, name, "model_unknown", ViolationKind::Denied, message.to_owned())
+        }
+    };
+    Some(Violation { chain, ..violation })
+}

@@ -1,0 +1,51 @@
+//! Addresses: a node fetches only from where `[network]` allows. Nothing is allowed unless the document says so.
+
+use super::possible_texts::PossibleTexts;
+use super::{Subject, at};
+use crate::catalogue::InputKind;
+use crate::policy::Address;
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::json::shown;
+use crate::workflow::node::{Input, Node};
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let fetching = subject.known().filter(|(_, _, class)| !subject.policy.trusts(class));
+    let fetching: Vec<_> = fetching
+        .flat_map(|(_, node, class)| node.inputs.iter().map(move |(name, input)| (node, class, name, input)))
+        .filter(|(node, class, name, _)| class.input_kind(node, name) == Some(InputKind::Url))
+        .collect();
+    if fetching.is_empty() {
+        return;
+    }
+    let texts = PossibleTexts::of(subject);
+    for (node, _, name, input) in fetching {
+        match texts.at(node, name) {
+            Some(possible) => out.extend(possible.iter().find_map(|text| address_fault(subject, node, name, text))),
+            None => {
+                let message = match input {
+                    Input::Link(_) => "an address that can't be followed to a literal is not fetched from",
+                    Input::Literal(_) => "must be an address, given as a string",
+                };
+                let chain = texts.chain(node, name);
+                let violation = at(node, name, "address_refused", ViolationKind::Denied, message.to_owned());
+                out.push(Violation { chain, ..violation });
+            }
+        }
+    }
+}
+
+fn address_fault(subject: &Subject<'_>, node: &Node, name: &str, text: &str) -> Option<Violation> {
+    // Nothing is fetched from nowhere.
+    if text.is_empty() {
+        return None;
+    }
+    let refused = |message: String| at(node, name, "address_refused", ViolationKind::Denied, message);
+    let Some(address) = Address::read(text) else {
+        return Some(refused(format!("`{}` is no plain http or https address", shown(text))));
+    };
+    if subject.policy.allows_address(&address) {
+        return None;
+    }
+    let message = format!("the policy does not allow to fetch from `{}`", shown(&address.host));
+    Some(Violation { bound: Some(address.host), key: Some("network.allow"), ..refused(message) })
+}
