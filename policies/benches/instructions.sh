@@ -18,5 +18,5 @@ find "$out" -name 'counts.*' | sort -V | xargs awk '/^desc: Trigger: --dump-afte
 echo '| case | bytes | instructions | per byte | of serde_json | ratio | peak memory | × bytes | of serde_json |'
 echo '|---|--:|--:|--:|--:|--:|--:|--:|--:|'
 paste "$out/cases.tsv" "$out/totals.tsv" | awk -F '\t' '{
-    printf "| %s | %d | %d | %.1f | %d | %.2f | %d | %.1f | %.1f |\n", $1, $2, $5, $5 / $2, $6, $5 / $6, $3, $3 / $2, $4 / $2
+    printf "| %s | %.0f | %.0f | %.1f | %.0f | %.2f | %.0f | %.1f | %.1f |\n", $1, $2, $5, $5 / $2, $6, $5 / $6, $3, $3 / $2, $4 / $2
 }'

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::rules::{ListRule, SizeRule, ValueRule};
 use super::InputKind;
+use super::rules::{ListRule, SizeRule, ValueRule};
 
 /// The file as written. `release` or `pack` says whose classes these are.
 #[derive(Debug, Deserialize)]
@@ -33,7 +33,6 @@ pub(super) struct Annotations {
     pub(super) pack: Option<String>,
     /// Globs of the Python modules that the pack's classes come from.
     #[serde(default)]
-    #[expect(dead_code, reason = "ComfyUI's own classes are known by their names")]
     pub(super) modules: Vec<String>,
     /// Where the classes were read.
     #[serde(default)]

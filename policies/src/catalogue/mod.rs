@@ -12,7 +12,7 @@ mod rules;
 mod shipped;
 mod signature;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
@@ -21,6 +21,8 @@ pub(crate) use rules::{
     Amount, Convert, Expression, Film, Formula, Gives, Made, Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+
+use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 use shipped::shipped;
@@ -31,7 +33,10 @@ pub const CLASSES_MAX: usize = 20_000;
 /// All node classes that a pool of backends is pinned to.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    classes: BTreeMap<String, ClassSignature>,
+    /// By name.
+    classes: Vec<ClassSignature>,
+    /// The places of the classes: each node of each workflow is looked up.
+    places: HashMap<Box<str>, usize, RandomState>,
     complete: bool,
     digest: Digest,
 }
@@ -60,7 +65,8 @@ static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     Catalogue::of(classes, false)
 });
 
-static COMFYUI_0_8_0: LazyLock<Arc<Catalogue>> = LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
+static INSTALLATION_0_8_0: LazyLock<Arc<Catalogue>> =
+    LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
 
 impl Catalogue {
     /// ComfyUI's own classes as they ship, annotated: those of 0.8.0, and those that later releases added. For judging a workflow without an installation: nothing is known of packs.
@@ -70,7 +76,7 @@ impl Catalogue {
 
     /// The classes of an installation of ComfyUI 0.8.0 without packs, to be shared.
     pub fn builtin_arc() -> Arc<Catalogue> {
-        Arc::clone(&COMFYUI_0_8_0)
+        Arc::clone(&INSTALLATION_0_8_0)
     }
 
     /// Whether a class that is not in it does not exist. It may otherwise be one of a pack that nobody described here.
@@ -92,17 +98,18 @@ impl Catalogue {
     fn of(classes: BTreeMap<String, ClassSignature>, complete: bool) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{complete} {classes:?}");
-        Self { classes, complete, digest: Digest::of(text.as_bytes()) }
+        let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
+        Self { classes: classes.into_values().collect(), places, complete, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.
     pub fn class(&self, name: &str) -> Option<&ClassSignature> {
-        self.classes.get(name)
+        self.classes.get(*self.places.get(name)?)
     }
 
     /// All classes by name.
     pub fn classes(&self) -> impl Iterator<Item = &ClassSignature> {
-        self.classes.values()
+        self.classes.iter()
     }
 
     /// SHA-256 over all signatures and annotations.
@@ -140,9 +147,7 @@ fn annotated(live: ClassSignature) -> ClassSignature {
     match (shipped().same_as(&live), shipped().named(live.name())) {
         (Some(known), _) => live.annotated_like(known),
         (None, Some(known)) => live.with_kinds_of(known).closed("its signature differs from the annotated ones"),
-        (None, None) => {
-            live.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet")
-        }
+        (None, None) => live.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet"),
     }
 }
 

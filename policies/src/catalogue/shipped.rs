@@ -14,15 +14,14 @@ use super::annotations::{Annotations, ClassAnnotation};
 use super::{ClassSignature, read};
 
 /// ComfyUI 0.8.0's own classes.
-const COMFYUI_0_8_0: &str = include_str!("../../catalogues/comfyui-0.8.0.json");
-const ANNOTATIONS_0_8_0: &str = include_str!("../../catalogues/annotations-0.8.0.json");
+pub(super) const COMFYUI_0_8_0: &str = include_str!("../../catalogues/comfyui-0.8.0.json");
+pub(super) const ANNOTATIONS_0_8_0: &str = include_str!("../../catalogues/annotations-0.8.0.json");
 /// What later releases added or changed, as far as it is annotated: a list of releases, the one that counts first where nothing is known of an installation.
 const LATER: &str = include_str!("../../catalogues/later.json");
 const ANNOTATIONS_LATER: &str = include_str!("../../catalogues/annotations-later.json");
 
 /// Annotations of node packs.
-const PACKS: &[&str] = &[
-];
+const PACKS: &[&str] = &[];
 
 /// All that ships.
 pub(super) struct Shipped {
@@ -111,7 +110,8 @@ impl Shipped {
     /// The annotations of a pack's class, if they are of that pack and fit its declaration.
     pub(super) fn of_pack(&self, live: &ClassSignature) -> Option<&ClassAnnotation> {
         let theirs = |pack: &&Pack| pack.modules.iter().any(|module| module.is_match(live.module()));
-        let mut annotations = self.packs.iter().filter(theirs).filter_map(|pack| pack.annotations.classes.get(live.name()));
+        let mut annotations =
+            self.packs.iter().filter(theirs).filter_map(|pack| pack.annotations.classes.get(live.name()));
         annotations.find(|annotation| live.fits(annotation))
     }
 }

@@ -89,7 +89,9 @@ impl InputKind {
             | Self::Tile
             | Self::SizeHint => number,
             Self::Sampler | Self::Scheduler | Self::File | Self::ModelFile => choice || text,
-            Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => text,
+            Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => {
+                text
+            }
         }
     }
 }
