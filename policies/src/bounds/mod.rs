@@ -8,22 +8,24 @@ mod arithmetic;
 mod cost;
 mod expression;
 pub(crate) mod interval;
+mod lists;
 mod numbers;
 mod operands;
+mod samplers;
 mod shape;
 mod text;
 mod transfer;
 
 use std::collections::HashMap;
 
-pub(crate) use cost::sampling_steps;
+pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
-pub(crate) use numbers::{Need, chain, limit, need, number, sigmas_in_text};
+pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
-use crate::catalogue::{Catalogue, ClassSignature, DeclaredType};
+use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature};
 use crate::files::FileFacts;
 use crate::policy::{Caps, Policy, Posture};
 use crate::workflow::graph::{NodeIndex, Workflow};
@@ -51,6 +53,9 @@ pub(crate) struct Slot<'a> {
     pub(crate) sound: Option<Sound>,
     /// It has a type whose size is followed, but no size that could be.
     sizeless: bool,
+    /// How many items it has: more than one where a list is given, or where the node runs once for each item of one.
+    pub(crate) items: i128,
+    pub(crate) sampler: Option<samplers::Sampler>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
     /// How many bytes a text has at most.
@@ -64,6 +69,8 @@ pub(crate) enum SizeFault {
     Unbounded { because: Option<String> },
     /// More than a cap: which one, how much, and the cap.
     OverCap { what: &'static str, bound: i128, limit: i128 },
+    /// It gives a list, and nobody knows of how many items.
+    List { because: Option<String> },
 }
 
 /// Everything known about a workflow.
@@ -78,8 +85,11 @@ pub(crate) struct Facts<'a> {
     pub(crate) size_faults: Vec<(NodeIndex, SizeFault)>,
 }
 
+/// Items of a list under any cap: each runs all nodes after it once.
+pub(crate) const ITEMS_MAX: i128 = 4096;
+
 /// Types whose size is followed.
-const SHAPED: [&str; 6] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "*"];
+const SHAPED: [&str; 7] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "TRACKS", "*"];
 
 impl<'a> Facts<'a> {
     /// Looks at every node once.
@@ -130,6 +140,7 @@ impl<'a> Facts<'a> {
     }
 
     fn slots_of(&mut self, place: NodeIndex, node: &'a Node, class: &'a ClassSignature) -> Vec<Slot<'a>> {
+        let runs = self.runs(node, class);
         let mut slots: Vec<Slot<'a>> = (0..class.outputs().len())
             .map(|slot| Slot {
                 types: self.types(node, class, slot),
@@ -137,10 +148,17 @@ impl<'a> Facts<'a> {
                 shape: None,
                 sound: None,
                 sizeless: false,
+                items: runs,
+                sampler: samplers::sampler(self, node, class, slot),
                 sigmas: cost::sigmas(self, node, class, slot),
                 text_bytes: text::text_bytes(self, node, class, slot),
             })
             .collect();
+        for (number, slot) in slots.iter_mut().enumerate() {
+            if class.outputs().get(number).is_some_and(OutputSignature::is_list) {
+                slot.items = self.list_items(place, node, class, number, runs);
+            }
+        }
         let mut gap = None;
         for (place_of_slot, slot) in slots.iter_mut().enumerate() {
             if !slot.types.iter().any(|name| SHAPED.contains(name)) {
@@ -149,7 +167,7 @@ impl<'a> Facts<'a> {
             let capped = slot.types.iter().any(|name| self.caps_apply_to(name));
             match transfer::extent(self, node, class, place_of_slot) {
                 Ok(extent) => {
-                    slot.shape = extent.shape.map(|shape| self.within_caps(place, shape));
+                    slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
                     slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
                     slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
                 }
@@ -166,11 +184,48 @@ impl<'a> Facts<'a> {
         slots
     }
 
+    /// How often a node runs: once for each item of the longest list among its inputs, unless it takes lists whole (ComfyUI 0.8.0, `execution.py`).
+    pub(crate) fn runs(&self, node: &Node, class: &ClassSignature) -> i128 {
+        if class.takes_lists() {
+            return 1;
+        }
+        self.items_of(node.inputs.iter().map(|(_, input)| input)).max().unwrap_or(1)
+    }
+
+    /// Items that each of these inputs brings; one where it is a literal.
+    fn items_of<'i>(&self, inputs: impl Iterator<Item = &'i Input>) -> impl Iterator<Item = i128> {
+        inputs.map(|input| match input {
+            Input::Link(link) => self.slot(*link).map_or(1, |slot| slot.items),
+            Input::Literal(_) => 1,
+        })
+    }
+
+    /// Items of the list in output `slot`, over all runs.
+    fn list_items(&mut self, place: NodeIndex, node: &Node, class: &ClassSignature, slot: usize, runs: i128) -> i128 {
+        match lists::items(self, node, class, slot) {
+            Ok(items) => {
+                let items = Interval::exactly(items).times(Interval::exactly(runs)).hi;
+                if items > ITEMS_MAX && self.caps.limits_anything() {
+                    self.over_cap(place, "items", items, ITEMS_MAX);
+                }
+                items.clamp(1, ITEMS_MAX)
+            }
+            Err(because) => {
+                let told =
+                    |(at, fault): &(NodeIndex, SizeFault)| *at == place && matches!(fault, SizeFault::List { .. });
+                if !self.size_faults.iter().rev().take_while(|(at, _)| *at == place).any(told) {
+                    self.size_faults.push((place, SizeFault::List { because }));
+                }
+                1
+            }
+        }
+    }
+
     /// Whether a cap asks for the size of what has this type. A latent is one of pictures or of sound, a film has both.
     fn caps_apply_to(&self, type_name: &str) -> bool {
         let (sizes, seconds) = (self.caps.limits_sizes(), self.caps.seconds.is_some());
         match type_name {
-            "IMAGE" | "MASK" => sizes,
+            "IMAGE" | "MASK" | "TRACKS" => sizes,
             "AUDIO" => seconds,
             _ => sizes || seconds,
         }
@@ -199,15 +254,24 @@ impl<'a> Facts<'a> {
     }
 
     /// Records what is beyond a cap, and cuts the shape to the caps.
-    fn within_caps(&mut self, place: NodeIndex, shape: Shape) -> Shape {
+    fn within_caps(&mut self, place: NodeIndex, shape: Shape, items: i128, work: i128) -> Shape {
         let caps = self.caps;
+        let times_items = |value: i128| Interval::exactly(value).times(Interval::exactly(items)).hi;
+        let working = Interval::exactly(shape.pixels_total()).times(Interval::exactly(work)).hi;
+        let (all, count) = (times_items(shape.pixels_total()).max(working), times_items(shape.count().hi));
         let found = [
             ("width", shape.width.hi, caps.width),
             ("height", shape.height.hi, caps.height),
             ("pixels", shape.area, caps.pixels),
             ("batch", shape.batch.hi, caps.batch),
             ("frames", shape.frames.hi, caps.frames),
-            ("pixels_total", shape.pixels_total(), caps.pixels_total),
+            ("pixels_total", all, caps.pixels_total),
+            // A list of batches is as much as one batch of all.
+            (
+                "batch",
+                count,
+                caps.batch.zip(caps.frames).filter(|_| items > 1).map(|(batch, frames)| batch.saturating_mul(frames)),
+            ),
         ];
         for (what, bound, limit) in found {
             if let Some(limit) = limit.filter(|limit| bound > *limit) {

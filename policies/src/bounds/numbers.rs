@@ -10,6 +10,9 @@ use crate::workflow::node::{Input, Node};
 /// Hops that a chain in a message shows.
 const CHAIN_HOPS_MAX: usize = 8;
 
+/// Times that a slow thing is done to a whole picture: GrowMask takes up to 16,384, each as long as it takes to look at all pixels, and no mask needs more than this.
+pub(crate) const REPEATS_MAX: f64 = 1024.0;
+
 /// Whether a rule must know the value of an input of this kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Need {
@@ -42,12 +45,9 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         | InputKind::Frames => limit(kind, caps).map_or(sizes, Need::AtMost),
         InputKind::Factor | InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
-        InputKind::SampleRate | InputKind::Count | InputKind::Tile => {
-            if caps.limits_anything() {
-                Need::Bounded
-            } else {
-                Need::None
-            }
+        InputKind::Repeats => limit(kind, caps).map_or(Need::None, Need::AtMost),
+        InputKind::SampleRate | InputKind::Count | InputKind::Tile | InputKind::Overlap | InputKind::Divisor => {
+            if caps.limits_anything() { Need::Bounded } else { Need::None }
         }
         InputKind::Sampler
         | InputKind::Scheduler
@@ -80,6 +80,7 @@ pub(crate) fn limit(kind: InputKind, caps: &Caps) -> Option<f64> {
         InputKind::Batch => caps.batch.map(|cap| cap as f64),
         InputKind::Frames => caps.frames.map(|cap| cap as f64),
         InputKind::Seconds => caps.seconds,
+        InputKind::Repeats => caps.limits_anything().then_some(REPEATS_MAX),
         _ => None,
     }
 }
@@ -143,13 +144,17 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
         ValueRule::Expression(rule) => operands::expression(facts, node, rule),
         ValueRule::Convert(rule) => operands::converted(facts, node, rule),
         ValueRule::Resolution(side) => operands::resolution(facts, node, class, *side),
-        ValueRule::Choice(rule) => match node.text(&rule.by).map(|chosen| rule.of.get(chosen)) {
-            Some(Some(value)) => Value::Int(Interval::exactly(i128::from(*value))),
-            Some(None) => rule.otherwise.as_deref().map_or(Value::Unknown, own),
-            None => Value::Unknown,
-        },
+        ValueRule::Choice(rule) => operands::chosen(facts, node, class, rule),
+        ValueRule::OwnWidth(slot) => own_size(facts, node, class, *slot, |shape| shape.width),
+        ValueRule::OwnHeight(slot) => own_size(facts, node, class, *slot, |shape| shape.height),
         ValueRule::Amount(amount) => transfer::amount(facts, node, class, amount).map_or(Value::Unknown, Value::Int),
     }
+}
+
+/// A side of what the node itself makes.
+fn own_size(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize, side: fn(Shape) -> Interval) -> Value {
+    let shape = transfer::extent(facts, node, class, slot).ok().and_then(|extent| extent.shape);
+    shape.map_or(Value::Unknown, |shape| Value::Int(side(shape)))
 }
 
 /// A declared range, as the output's type has it.

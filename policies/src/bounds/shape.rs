@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) frames: Interval,
     /// Pixels that one cell of a latent stands for, at least; 1 for what is no latent.
     pub(crate) cell: i128,
+    /// Frames that one cell of a film's latent stands for, at least; 1 for what is no such latent.
+    pub(crate) tempo: i128,
 }
 
 impl Shape {
@@ -28,12 +30,18 @@ impl Shape {
         let (width, height) = (positive(width), positive(height));
         let one = Interval::exactly(1);
         let ratio = FloatInterval::from(width).over(height.into());
-        Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1 }
+        Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1, tempo: 1 }
     }
 
     /// The same images with another size.
     pub(crate) fn resized(self, width: Interval, height: Interval) -> Self {
-        Self { batch: self.batch, frames: self.frames, cell: self.cell, ..Self::image(width, height) }
+        Self {
+            batch: self.batch,
+            frames: self.frames,
+            cell: self.cell,
+            tempo: self.tempo,
+            ..Self::image(width, height)
+        }
     }
 
     /// Images of either size, batch and frames as given here.
@@ -46,6 +54,7 @@ impl Shape {
             batch: self.batch.hull(other.batch),
             frames: self.frames.hull(other.frames),
             cell: self.cell.min(other.cell),
+            tempo: self.tempo.min(other.tempo),
         }
     }
 

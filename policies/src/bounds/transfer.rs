@@ -7,6 +7,7 @@
 //! (`caps.vae_scale`, 32 unless the policy says less), since ComfyUI gives an empty latent whatever channels the model wants, so that a latent of 8-pixel cells may end in a 32-pixel VAE. The
 //! temporal factor is taken as declared. Sound is followed in seconds; its latents are pictures to nobody, so that a rule for pictures that meets one gives no size.
 
+mod fit;
 mod sides;
 
 use sides::{
@@ -17,23 +18,28 @@ use sides::{
 use super::interval::{FloatInterval, Interval, ceil};
 use super::{Facts, Shape, Sound, Value, number};
 use crate::catalogue::{
-    Amount, ClassSignature, DeclaredType, Formula, InputKind, Made, Presence, SizeRule, SoundRule, Switch,
+    Amount, ByChoice, ClassSignature, Concat, CutToBatch, DeclaredType, First, Formula, InputKind, Made, Presence,
+    Rebatch, Sampled, SizeRule, SoundRule, Switch,
 };
 use crate::files::annotated_name;
 use crate::workflow::node::{Input, Node};
 
 /// A mask of a file without alpha has this many pixels a side.
 const NO_ALPHA_MASK_PIXELS: i128 = 64;
+/// Frames that a cell of a film's latent becomes at most, but for the first (LTXV, Cosmos).
+const FRAMES_OF_A_CELL_MAX: i128 = 8;
 /// Rules within rules; the shipped ones have three at most.
 const RULE_DEPTH_MAX: usize = 16;
 
 /// What is known of the size of one output: a picture's, a sound's, or of a film both.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Extent {
     /// Pictures.
     pub(super) shape: Option<Shape>,
     /// Sound.
     pub(super) sound: Option<Sound>,
+    /// How many times its memory the node takes while it works.
+    pub(super) work: i128,
 }
 
 /// Why there is no size.
@@ -67,12 +73,26 @@ struct Step<'a, 'b> {
     depth: usize,
 }
 
+/// How many cells a side of a latent has at most.
+fn cells(side: Interval, cell: i128) -> Interval {
+    let of = |pixels: i128| pixels.max(1).saturating_add(cell.max(1) - 1).div_euclid(cell.max(1));
+    Interval::between(of(side.lo).min(of(side.hi)) - 1, of(side.hi)).max(Interval::exactly(1))
+}
+
+/// No larger, and perhaps much smaller.
+fn narrowed(from: Shape) -> Shape {
+    let side = |side: Interval| Interval::between(1, side.hi);
+    Shape { area: from.area, ..from.resized(side(from.width), side(from.height)) }
+}
+
+const NOTHING: Extent = Extent { shape: None, sound: None, work: 1 };
+
 fn picture(shape: Shape) -> Extent {
-    Extent { shape: Some(shape), sound: None }
+    Extent { shape: Some(shape), ..NOTHING }
 }
 
 fn sounding(sound: Sound) -> Extent {
-    Extent { shape: None, sound: Some(sound) }
+    Extent { sound: Some(sound), ..NOTHING }
 }
 
 impl Extent {
@@ -87,7 +107,7 @@ impl Extent {
             (Some(a), Some(b)) => Some(a.beside(b)),
             (a, b) => a.or(b),
         };
-        Ok(Self { shape, sound })
+        Ok(Self { shape, sound, work: self.work.max(other.work) })
     }
 }
 
@@ -102,11 +122,20 @@ impl Step<'_, '_> {
 
     fn apply(&self, rule: &SizeRule) -> Result<Extent, Gap> {
         match rule {
-            SizeRule::None => Ok(Extent::default()),
+            SizeRule::None => Ok(NOTHING),
             SizeRule::BySlot(_) => Err(Gap::Unknown),
             SizeRule::Unbounded(because) => Err(Gap::Unbounded(because.clone())),
             SizeRule::Same(input) => self.extent(input),
+            SizeRule::Sampled(rule) => self.sampled(rule),
+            SizeRule::Working(rule) => {
+                let times = self.amount(&rule.times)?.hi.max(1);
+                Ok(Extent { work: times, ..self.inner(&rule.of)? })
+            }
+            SizeRule::FilmFile(input) => Ok(Extent { shape: Some(self.file(input)?), ..self.sound_file(input)? }),
             SizeRule::AnyOf(rules) => self.any_of(rules),
+            SizeRule::Fit(rule) => self.fit(rule),
+            SizeRule::JoinCounted(rule) => self.join_counted(rule),
+            SizeRule::ByChoice(rule) => self.by_choice(rule),
             SizeRule::IfGiven(rule) => match self.node.input(&rule.input) {
                 Some(_) => self.inner(&rule.then),
                 None => self.inner(&rule.otherwise),
@@ -119,6 +148,12 @@ impl Step<'_, '_> {
             SizeRule::SoundJoin(inputs) => self.sounds(inputs, Sound::then).map(sounding),
             SizeRule::SoundLongest(inputs) => self.sounds(inputs, Sound::beside).map(sounding),
             SizeRule::SoundFile(input) => self.sound_file(input),
+            SizeRule::SoundAtMost(rule) => {
+                let sound = self.sound(&rule.of)?;
+                // A number that nobody knows makes it no longer than it is.
+                let cut = self.seconds(&rule.seconds).unwrap_or(f64::INFINITY).max(0.0);
+                Ok(sounding(Sound { seconds: sound.seconds.min(cut), ..sound }))
+            }
             _ => self.shape_by(rule).map(picture),
         }
     }
@@ -153,6 +188,14 @@ impl Step<'_, '_> {
             SizeRule::Repeat(rule) => Ok(repeated(self.shape(&rule.of)?, self.amount(&rule.times)?)),
             SizeRule::KontextScale(input) => self.shape(input).map(kontext_scaled),
             SizeRule::File(input) => self.file(input),
+            SizeRule::First(rule) => self.first(rule),
+            SizeRule::Concat(rule) => self.concatenated(rule),
+            SizeRule::CutToBatch(rule) => self.cut_to_batch(rule),
+            SizeRule::Rebatch(rule) => self.rebatched(rule),
+            SizeRule::AsLatent(rule) => {
+                let of = self.inner(&rule.of)?.shape.ok_or(Gap::Unknown)?;
+                Ok(Shape { cell: rule.cell, tempo: 1, ..of })
+            }
             SizeRule::Times(rule) => {
                 let of = self.inner(&rule.of)?.shape.ok_or(Gap::Unknown)?;
                 let factor = |amount: &Option<Amount>| match amount {
@@ -175,7 +218,7 @@ impl Step<'_, '_> {
                 if slot.shape.is_none() && slot.sound.is_none() {
                     return Err(if slot.sizeless { Gap::Unknown } else { Gap::Inherited });
                 }
-                Ok(Extent { shape: slot.shape, sound: slot.sound })
+                Ok(Extent { shape: slot.shape, sound: slot.sound, ..NOTHING })
             }
             // A literal where only a link fits is the inputs rule's.
             Some(Input::Literal(_)) => Err(Gap::Inherited),
@@ -277,7 +320,12 @@ impl Step<'_, '_> {
         let one = Interval::exactly(1);
         let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one).max(one);
         let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one).max(one);
-        Ok(Shape { batch, frames, cell, ..Shape::image(width, height) })
+        // A latent has whole cells.
+        let whole = |side: Interval| {
+            let of = |pixels: i128| pixels.div_euclid(cell.max(1)).saturating_mul(cell.max(1));
+            Interval::between(of(side.lo), of(side.hi))
+        };
+        Ok(Shape { batch, frames, cell, ..Shape::image(whole(width), whole(height)) })
     }
 
     fn made(&self, made: &Made) -> Result<Shape, Gap> {
@@ -287,7 +335,8 @@ impl Step<'_, '_> {
             None => Ok(one),
         };
         let sides = Shape::image(self.amount(&made.width)?, self.amount(&made.height)?);
-        Ok(Shape { batch: count(&made.batch)?, frames: count(&made.frames)?, cell: made.cell, ..sides })
+        let (cell, tempo) = (made.cell, made.tempo);
+        Ok(Shape { batch: count(&made.batch)?, frames: count(&made.frames)?, cell, tempo, ..sides })
     }
 
     fn amount(&self, amount: &Amount) -> Result<Interval, Gap> {
@@ -331,6 +380,17 @@ impl Step<'_, '_> {
                 Some(_) => self.amount(&choice.1),
                 None => self.amount(&choice.2),
             },
+            Formula::Between(amounts) => fold(amounts, Interval::hull),
+            Formula::CellsAcross(input) => self.shape(input).map(|shape| cells(shape.width, shape.cell)),
+            Formula::CellsDown(input) => self.shape(input).map(|shape| cells(shape.height, shape.cell)),
+            Formula::ItemsOf(input) => match self.node.input(input) {
+                Some(Input::Link(link)) => {
+                    let items = self.facts.slot(*link).map_or(1, |slot| slot.items);
+                    Ok(Interval::between(1, items))
+                }
+                _ => Ok(Interval::exactly(1)),
+            },
+            Formula::ObjectsIn(input) => self.objects_in(input),
             Formula::Given(prefix) => {
                 let given = self.node.inputs.iter().filter(|(name, _)| name.starts_with(prefix.as_str())).count();
                 Ok(Interval::exactly(i128::try_from(given).unwrap_or(i128::MAX)))
@@ -344,6 +404,17 @@ impl Step<'_, '_> {
         all.try_fold(first, |sum, extent| sum.hull(extent?))
     }
 
+    /// What the choice says, or all that it could say.
+    fn by_choice(&self, rule: &ByChoice) -> Result<Extent, Gap> {
+        match self.node.text(&rule.by) {
+            Some(chosen) => self.inner(rule.of.get(chosen).unwrap_or(&rule.otherwise)),
+            None => {
+                let otherwise = self.inner(&rule.otherwise)?;
+                rule.of.values().try_fold(otherwise, |sum, rule| sum.hull(self.inner(rule)?))
+            }
+        }
+    }
+
     /// The branch that runs, or either where that is not known.
     fn switched(&self, switch: &Switch) -> Result<Extent, Gap> {
         let known = self.class.input(self.node, &switch.by);
@@ -355,12 +426,98 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Each begins with a brace.
+    fn objects_in(&self, input: &str) -> Result<Interval, Gap> {
+        let most = match self.node.text(input) {
+            Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == b'{').count()).unwrap_or(i128::MAX),
+            None => super::text::input_bytes(self.facts, self.node, input).ok_or(Gap::Unknown)?,
+        };
+        Ok(Interval::between(0, most))
+    }
+
+    fn sampled(&self, rule: &Sampled) -> Result<Extent, Gap> {
+        let extent = self.extent(&rule.of)?;
+        // A sampler that nobody knows is refused by the caps on steps, but may enlarge as well.
+        let sampler = super::samplers::linked(self.facts, self.node, &rule.sampler);
+        let scale = match sampler {
+            Some(sampler) => sampler.scale,
+            None => return Err(self.unknown_sampler(&rule.sampler)),
+        };
+        let grown = |shape: Shape| match scale > 1.0 {
+            true => scaled(shape, FloatInterval { lo: 1.0, hi: scale }),
+            false => shape,
+        };
+        Ok(Extent { shape: extent.shape.map(grown), ..extent })
+    }
+
+    /// `dpm_adaptive` is refused for its steps, and changes no size.
+    fn unknown_sampler(&self, input: &str) -> Gap {
+        let source = match self.node.input(input) {
+            Some(Input::Link(link)) => self.facts.class_at(link.target),
+            _ => return Gap::Inherited,
+        };
+        if source.is_none() { Gap::Inherited } else { Gap::Unknown }
+    }
+
+    fn concatenated(&self, rule: &Concat) -> Result<Shape, Gap> {
+        let (a, b) = (self.shape(&rule.first)?, self.shape(&rule.second)?);
+        let both = Shape { batch: a.batch, ..a.hull(b) };
+        let along = self.node.text(&rule.along).ok_or(Gap::Inherited)?;
+        Ok(match along.trim_start_matches('-') {
+            "x" => Shape { batch: a.batch, ..both.resized(a.width.plus(b.width), both.height) },
+            "y" => Shape { batch: a.batch, ..both.resized(both.width, a.height.plus(b.height)) },
+            // Of a latent without frames it is the channels that add up: more bytes all the same.
+            _ => Shape { frames: a.frames.plus(b.frames), ..both },
+        })
+    }
+
+    fn cut_to_batch(&self, rule: &CutToBatch) -> Result<Shape, Gap> {
+        let from = self.shape(&rule.of)?;
+        let size = self.amount(&rule.size)?.max(Interval::exactly(1));
+        let slices = |cells: Interval| Interval::between(1, cells.hi.div_euclid(size.lo).max(1));
+        Ok(match self.node.text(&rule.along).ok_or(Gap::Inherited)? {
+            "x" => Shape { batch: from.batch.times(slices(cells(from.width, from.cell))), ..narrowed(from) },
+            "y" => Shape { batch: from.batch.times(slices(cells(from.height, from.cell))), ..narrowed(from) },
+            _ => {
+                // The first cell of a film is one frame, each other one at most eight.
+                let frames = (size.hi - 1).saturating_mul(FRAMES_OF_A_CELL_MAX).saturating_add(1).min(from.frames.hi);
+                let moments = from.frames.hi.saturating_add(from.tempo - 1).div_euclid(from.tempo.max(1));
+                let batch = from.batch.times(slices(Interval::between(1, moments)));
+                Shape { batch, frames: Interval::between(1, frames), ..from }
+            }
+        })
+    }
+
+    /// An IMAGE has its frames in one row with the batch.
+    fn first(&self, rule: &First) -> Result<Shape, Gap> {
+        let shape = self.shape(&rule.of)?;
+        let length = self.hint(&rule.length)?.hi.max(1);
+        let cut = |count: Interval| Interval::between(1, count.hi.min(length));
+        Ok(match (shape.frames.hi > 1, shape.cell > 1) {
+            (true, false) => Shape { batch: Interval::exactly(1), frames: cut(shape.count()), ..shape },
+            _ => Shape { batch: cut(shape.batch), ..shape },
+        })
+    }
+
+    /// A list item holds no more than the whole of what came in.
+    fn rebatched(&self, rule: &Rebatch) -> Result<Shape, Gap> {
+        let shape = self.shape(&rule.of)?;
+        let items = self.formula(&Formula::ItemsOf(rule.of.clone()))?;
+        let size = self.amount(&rule.size)?.max(Interval::exactly(1));
+        let at_most = |count: Interval| Interval::between(1, count.times(items).hi.min(size.hi));
+        // What has frames has them in one row with the batch, or in each latent.
+        Ok(match (shape.frames.hi > 1, shape.cell > 1) {
+            (true, false) => Shape { batch: Interval::exactly(1), frames: at_most(shape.count()), ..shape },
+            _ => Shape { batch: at_most(shape.batch), ..shape },
+        })
+    }
+
     fn film(&self, of: &crate::catalogue::Film) -> Result<Extent, Gap> {
         let sound = match (&of.sound, of.sound.as_deref().and_then(|input| self.node.input(input))) {
-            (Some(input), Some(_)) => self.extent(input)?.sound,
+            (Some(input), Some(_)) => Some(self.sound(input)?),
             _ => None,
         };
-        Ok(Extent { shape: Some(self.shape(&of.pictures)?), sound })
+        Ok(Extent { shape: Some(self.shape(&of.pictures)?), sound, ..NOTHING })
     }
 
     fn larger_batch(&self, inputs: &[String]) -> Result<Shape, Gap> {

@@ -18,7 +18,8 @@ use std::sync::{Arc, LazyLock};
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub(crate) use rules::{
-    Amount, Convert, Expression, Film, Formula, Gives, Made, Side, SizeRule, SoundRule, Switch, ValueRule,
+    Amount, ByChoice, Choice, Concat, Convert, CutToBatch, Expression, Film, First, Fit, Formula, Gives, How,
+    JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
@@ -138,7 +139,7 @@ impl Catalogue {
 
 /// A live class with what ships about it.
 fn annotated(live: ClassSignature) -> ClassSignature {
-    if !live.is_core() {
+    if !live.is_core() && shipped().same_as(&live).is_none() {
         return match shipped().of_pack(&live) {
             Some(annotation) => live.annotated_over_declared(annotation),
             None => live.with_declared_kinds(),

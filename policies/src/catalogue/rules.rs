@@ -65,8 +65,30 @@ pub(crate) enum SizeRule {
     KontextScale(String),
     /// From a file of the caller's.
     File(String),
+    /// `{"sampled": {"of": "latent_image", "sampler": "sampler"}}`: like this input, unless the sampler enlarges it.
+    Sampled(Sampled),
+    /// `{"concat": {"first": "samples1", "second": "samples2", "along": "dim"}}`: two latents beside, above or after one another, as LatentConcat does it.
+    Concat(Concat),
+    /// `{"cut_to_batch": {"of": "samples", "along": "dim", "size": "slice_size"}}`: slices of a latent as a batch, as LatentCutToBatch does it.
+    CutToBatch(CutToBatch),
+    /// `{"rebatch": {"of": "images", "size": "batch_size"}}`: all that comes in, in batches of this size.
+    Rebatch(Rebatch),
+    /// `{"first": {"of": "image", "length": "length"}}`: a part of a batch, of so many at most.
+    First(First),
+    /// `{"working": {"of": RULE, "times": AMOUNT}}`: like the rule says; but while the node works it takes as many times the memory.
+    Working(Box<Working>),
+    /// `{"film_file": "file"}`: from a film of the caller's, with its sound.
+    FilmFile(String),
+    /// `{"as_latent": {"of": RULE, "cell": 4}}`: a latent of cells of so many pixels, of the size that the rule says.
+    AsLatent(Box<AsLatent>),
     /// `{"any_of": [RULE, RULE]}`: whichever; all must be bounded.
     AnyOf(Vec<SizeRule>),
+    /// `{"fit": {"of": "image", "width": "width", "height": "height", "multiple": "multiple_of", "how": "within"}}`: to a width and height, as packs do it.
+    Fit(Fit),
+    /// `{"join_counted": {"row": "image_", "count": "inputcount", "first": "image_1"}}`: all inputs whose names begin so in one batch, and so many blank ones that there are as many as the number says.
+    JoinCounted(JoinCounted),
+    /// `{"by_choice": {"by": "method", "of": {"stretch": RULE}, "otherwise": RULE}}`: as a literal choice says; all of them where it is none.
+    ByChoice(Box<ByChoice>),
     /// `{"if_given": {"input": "start_image", "then": RULE, "else": RULE}}`
     IfGiven(Box<IfGiven>),
     /// `{"switch": {"by": "switch", "on_true": "on_true", "on_false": "on_false"}}`: one of two inputs, or both where the switch is not known.
@@ -85,6 +107,8 @@ pub(crate) enum SizeRule {
     SoundJoin(Vec<String>),
     /// `{"sound_longest": ["audio1", "audio2"]}`: as long as the longer one.
     SoundLongest(Vec<String>),
+    /// `{"sound_at_most": {"of": "audio", "seconds": "duration"}}`: as long as this input, and no longer than the number.
+    SoundAtMost(SoundAtMost),
     /// `{"sound_file": "audio"}`: from a file of the caller's.
     SoundFile(String),
 }
@@ -114,6 +138,9 @@ pub(crate) struct Made {
     /// Pixels a cell of a latent; 1 (a picture) unless said.
     #[serde(default = "one")]
     pub(crate) cell: i128,
+    /// Frames that one cell of a film's latent stands for, at least; 1 unless said.
+    #[serde(default = "one")]
+    pub(crate) tempo: i128,
 }
 
 fn one() -> i128 {
@@ -164,6 +191,16 @@ pub(crate) enum Formula {
     IfGiven(Box<(String, Amount, Amount)>),
     /// How many inputs have names that begin so.
     Given(String),
+    /// Anything between the smallest and the largest.
+    Between(Vec<Amount>),
+    /// Cells of a latent across.
+    CellsAcross(String),
+    /// Cells of a latent from top to bottom.
+    CellsDown(String),
+    /// Items of the list that this input brings.
+    ItemsOf(String),
+    /// How many JSON objects this text can hold.
+    ObjectsIn(String),
 }
 
 /// See [`SizeRule::ScaleBy`].
@@ -191,6 +228,127 @@ pub(crate) struct Repeat {
     pub(crate) of: String,
     /// An INT input or a number.
     pub(crate) times: Amount,
+}
+
+/// See [`SizeRule::Sampled`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sampled {
+    pub(crate) of: String,
+    /// A SAMPLER input.
+    pub(crate) sampler: String,
+}
+
+/// See [`SizeRule::Concat`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Concat {
+    pub(crate) first: String,
+    pub(crate) second: String,
+    /// A choice: `x`, `y` or `t`, with or without a minus.
+    pub(crate) along: String,
+}
+
+/// See [`SizeRule::CutToBatch`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CutToBatch {
+    pub(crate) of: String,
+    /// A choice: `x`, `y` or `t`.
+    pub(crate) along: String,
+    /// Cells of one slice.
+    pub(crate) size: Amount,
+}
+
+/// See [`SizeRule::Rebatch`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rebatch {
+    pub(crate) of: String,
+    pub(crate) size: Amount,
+}
+
+/// See [`SizeRule::First`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct First {
+    pub(crate) of: String,
+    /// An INT input.
+    pub(crate) length: String,
+}
+
+/// See [`SizeRule::Working`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Working {
+    pub(crate) of: SizeRule,
+    pub(crate) times: Amount,
+}
+
+/// See [`SizeRule::AsLatent`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AsLatent {
+    pub(crate) of: SizeRule,
+    pub(crate) cell: i128,
+}
+
+/// See [`SizeRule::SoundAtMost`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SoundAtMost {
+    pub(crate) of: String,
+    pub(crate) seconds: String,
+}
+
+/// See [`SizeRule::Fit`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fit {
+    pub(crate) of: String,
+    /// INT inputs; 0 is none.
+    pub(crate) width: String,
+    pub(crate) height: String,
+    /// An INT input: sides are cut to its multiples.
+    pub(crate) multiple: Option<String>,
+    pub(crate) how: How,
+}
+
+/// What is done where the ratio is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// The picture is stretched; a side of 0 is the picture's own.
+    Stretch,
+    /// The picture fits into it; a side of 0 follows from the other.
+    Within,
+    /// And is padded.
+    Pad,
+    /// It is scaled until it covers all, and cut.
+    Cover,
+    /// It gets as many pixels as width times height.
+    Pixels,
+}
+
+/// See [`SizeRule::JoinCounted`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinCounted {
+    pub(crate) row: String,
+    /// An INT input.
+    pub(crate) count: String,
+    pub(crate) first: String,
+}
+
+/// See [`SizeRule::ByChoice`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ByChoice {
+    /// The input that chooses.
+    pub(crate) by: String,
+    pub(crate) of: BTreeMap<String, SizeRule>,
+    /// For a choice that is none of these.
+    pub(crate) otherwise: SizeRule,
 }
 
 /// See [`SizeRule::IfGiven`].
@@ -250,6 +408,10 @@ pub(crate) enum ValueRule {
     CountOf(String),
     /// Characters of this text.
     LengthOf(String),
+    /// Pixels across what the output of this slot is.
+    OwnWidth(usize),
+    /// Pixels from top to bottom.
+    OwnHeight(usize),
     /// `{"range": [0, 100]}`
     Range(f64, f64),
     /// One of two inputs.
@@ -262,7 +424,7 @@ pub(crate) enum ValueRule {
     Convert(Convert),
     /// `{"resolution": "width"}`: as `ResolutionSelector` computes it from `aspect_ratio`, `megapixels` and `multiple`.
     Resolution(Side),
-    /// `{"choice": {"by": "aspect_ratio", "of": {"1:1 square 512x512": 512}, "otherwise": "width"}}`: what a choice stands for.
+    /// `{"choice": {"by": "aspect_ratio", "of": {"portrait 512x768": [512, 768]}, "otherwise": ["width", "height"], "times": "prescale_factor"}}`: what a choice stands for, one of these numbers.
     Choice(Choice),
 }
 
@@ -323,9 +485,12 @@ pub(crate) struct Choice {
     /// The input that chooses.
     pub(crate) by: String,
     /// Whole numbers by choice.
-    pub(crate) of: BTreeMap<String, i64>,
-    /// The input that counts where the choice is none of these.
-    pub(crate) otherwise: Option<String>,
+    pub(crate) of: BTreeMap<String, Vec<i64>>,
+    /// INT inputs, one of which counts where the choice is none of these.
+    #[serde(default)]
+    pub(crate) otherwise: Vec<String>,
+    /// A FLOAT input that it is multiplied by, and rounded down.
+    pub(crate) times: Option<String>,
 }
 
 /// See [`SizeRule::Film`].
@@ -347,4 +512,6 @@ pub(crate) enum ListRule {
     ItemsOf(Vec<String>),
     /// `{"unbounded": "as many as the folder holds"}`
     Unbounded(String),
+    /// `{"rebatch": {"of": "images", "size": "batch_size"}}`
+    Rebatch(Rebatch),
 }

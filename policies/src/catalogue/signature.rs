@@ -48,6 +48,12 @@ pub enum InputKind {
     Count,
     /// The size of a piece that work is cut into: small ones make many.
     Tile,
+    /// How far pieces overlap: at most half of the [`Tile`](Self::Tile) that is declared before it, or there are too many.
+    Overlap,
+    /// How often a slow thing is done to a whole picture, in either direction.
+    Repeats,
+    /// A divisor of sizes within the model: below 1 it enlarges.
+    Divisor,
     /// An address that is fetched from.
     Url,
     /// A size that a model is told, or a crop: allocates nothing.
@@ -87,6 +93,9 @@ impl InputKind {
             | Self::SampleRate
             | Self::Count
             | Self::Tile
+            | Self::Overlap
+            | Self::Repeats
+            | Self::Divisor
             | Self::SizeHint => number,
             Self::Sampler | Self::Scheduler | Self::File | Self::ModelFile => choice || text,
             Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => {
@@ -331,7 +340,6 @@ impl ClassSignature {
     }
 
     /// Model calls a step of the sampler that it gives, where they do not depend on an input.
-    #[expect(dead_code, reason = "soon")]
     pub(crate) fn sampler_calls(&self) -> Option<u32> {
         self.annotation.sampler_calls
     }
@@ -357,7 +365,6 @@ impl ClassSignature {
     }
 
     /// How many items the list output `slot` has.
-    #[expect(dead_code, reason = "soon")]
     pub(crate) fn list_rule(&self, slot: usize) -> Option<&ListRule> {
         self.annotation.lists.get(&slot)
     }

@@ -1,14 +1,22 @@
 //! Caps: every input whose value *means* steps, a size or a count is bounded, through links as well.
 
+use std::collections::HashSet;
+
 use super::{Subject, at, of};
-use crate::bounds::{Need, Value, chain, need, number, sampling_steps, sigmas_in_text};
+use crate::bounds::{Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text};
 use crate::catalogue::{DeclaredType, InputKind, InputSignature};
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
-use crate::workflow::node::{Input, Node};
+use crate::workflow::node::{Input, Node, NodeId};
 
 /// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
 const DENOISE_FLOOR: f64 = 0.001;
+
+/// Numbers a second that sound is recorded with.
+const SAMPLE_RATES: [f64; 13] = [
+    8000.0, 11025.0, 12000.0, 16000.0, 22050.0, 24000.0, 32000.0, 44100.0, 48000.0, 88200.0, 96000.0, 176_400.0,
+    192_000.0,
+];
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (_, node, class) in subject.known() {
@@ -25,6 +33,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let message = "the number of steps can't be bounded in this class".to_owned();
             out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
         }
+        out.extend(overlap_faults(subject, node, &class.inputs_of(node)));
         out.extend(denoise_fault(subject, node, class.inputs_of(node)));
     }
     steps(subject, out);
@@ -60,12 +69,22 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     if let Some(max) = max {
         return Some(over(subject, node, name, hi, max));
     }
+    // Small pieces are many pieces.
+    if let (InputKind::Tile, Some(least)) = (kind, min.filter(|min| linked && lo < *min)) {
+        return Some(under(subject, node, name, lo, least));
+    }
+    if kind == InputKind::Repeats && lo < -REPEATS_MAX {
+        return Some(under(subject, node, name, lo, -REPEATS_MAX));
+    }
+    if kind == InputKind::Divisor && lo < 1.0 {
+        return Some(under(subject, node, name, lo, 1.0));
+    }
+    if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.contains(&lo)) {
+        return Some(odd_rate(node, name));
+    }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
-    let chain = chain(&subject.facts, node, name);
-    let message = format!("{name} ≥ {lo}, and at least {min} is declared: {}", chain.as_deref().unwrap_or("a literal"));
-    let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
-    Some(Violation { bound, limit, chain, ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message) })
+    Some(under(subject, node, name, lo, min))
 }
 
 /// The key whose limit [`limit`](crate::bounds::limit) is, the lesser of two.
@@ -116,6 +135,49 @@ fn over(subject: &Subject<'_>, node: &Node, name: &str, hi: f64, limit: f64) -> 
     Violation { bound, limit, chain, ..at(node, name, "cap_exceeded", ViolationKind::Denied, message) }
 }
 
+fn under(subject: &Subject<'_>, node: &Node, name: &str, lo: f64, min: f64) -> Violation {
+    let chain = chain(&subject.facts, node, name);
+    let message = format!("{name} ≥ {lo}, and at least {min} is allowed: {}", chain.as_deref().unwrap_or("a literal"));
+    let (bound, limit) = (Some(lo.to_string()), Some(min.to_string()));
+    Violation { bound, limit, chain, ..at(node, name, "value_smaller_than_min", ViolationKind::Denied, message) }
+}
+
+/// Pieces that overlap by nearly their whole size are as many as there are pixels, or frames.
+fn overlap_faults(subject: &Subject<'_>, node: &Node, inputs: &[(String, &InputSignature)]) -> Vec<Violation> {
+    if !subject.policy.caps.limits_anything() {
+        return Vec::new();
+    }
+    let mut tile = None;
+    let mut out = Vec::new();
+    for (name, signature) in inputs {
+        let value = || ends(number(&subject.facts, node, name, signature.declared()));
+        match signature.kind() {
+            Some(InputKind::Tile) => tile = value(),
+            Some(InputKind::Overlap) => {
+                let (Some((least, _)), Some((_, most))) = (tile, value()) else { continue };
+                if most * 2.0 > least {
+                    let limit = (least / 2.0).floor();
+                    let message = format!("{name} may be {most}, and {limit} is allowed: half of what it overlaps");
+                    let (bound, limit) = (Some(most.to_string()), Some(limit.to_string()));
+                    out.push(Violation {
+                        bound,
+                        limit,
+                        ..at(node, name, "overlap_too_large", ViolationKind::Denied, message)
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
+fn odd_rate(node: &Node, name: &str) -> Violation {
+    let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
+    at(node, name, "sample_rate_refused", ViolationKind::Denied, message)
+}
+
 fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {
     let chain = chain(&subject.facts, node, name);
     let limit = match wanted {
@@ -159,45 +221,58 @@ fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &Input
     Some(Violation { bound, limit, key, chain, ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message) })
 }
 
-/// Steps as they run: stretched schedules, and the sum over all samplers.
+/// Model calls as they are made: stretched schedules, samplers that call twice in a step, nodes that run for each item of a list; and the sum of all.
 fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let caps = &subject.policy.caps;
     if !caps.limits_steps() {
         return;
     }
+    let told: HashSet<NodeId> =
+        out.iter().filter(|known| tells_of_steps(known)).filter_map(|known| known.node.clone()).collect();
     let mut total: i128 = 0;
     for (_, node, class) in subject.known() {
-        match sampling_steps(&subject.facts, node, class) {
+        match sampling(&subject.facts, node, class) {
             None => {}
-            Some(None) => {
-                // Its own linked number has a violation already; here it is the schedule.
-                let own = class.inputs_of(node).iter().any(|(_, input)| input.kind() == Some(InputKind::Steps));
-                let linked = node.input("sigmas").is_some();
-                if !own && linked {
-                    let message = "the number of steps of its schedule can't be bounded".to_owned();
-                    out.push(at(node, "sigmas", "steps_unbounded", ViolationKind::Denied, message));
-                }
+            Some(Err(_)) if subject.policy.trusts(class) => {}
+            // Its own linked number has a violation already.
+            Some(Err(Unsampled::Number)) => {}
+            Some(Err(Unsampled::Schedule)) => {
+                let message = "the number of steps of its schedule can't be bounded".to_owned();
+                out.push(at(node, "sigmas", "steps_unbounded", ViolationKind::Denied, message));
             }
-            Some(Some(steps)) => {
-                total = total.saturating_add(steps);
-                let told = out.iter().any(|known| {
-                    known.node.as_ref() == Some(&node.id)
-                        && known.code == "cap_exceeded"
-                        && known.input.as_deref() == Some("steps")
-                });
-                if let Some(cap) = caps.steps.filter(|cap| steps > *cap && !told) {
-                    let message = format!("runs up to {steps} steps, and {cap} are allowed");
-                    let (bound, limit) = (Some(steps.to_string()), Some(cap.to_string()));
-                    let violation = of(node, "cap_exceeded", ViolationKind::Denied, message);
-                    out.push(Violation { bound, limit, key: Some("caps.steps"), ..violation });
-                }
+            Some(Err(Unsampled::Sampler)) => {
+                let message = "how often its sampler calls the model can't be bounded".to_owned();
+                out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
+            }
+            Some(Ok(sampling)) => {
+                total = total.saturating_add(sampling.total());
+                out.extend(too_many_steps(node, &sampling, caps.steps).filter(|_| !told.contains(&node.id)));
             }
         }
     }
     if let Some(cap) = caps.steps_total.filter(|cap| total > *cap) {
-        let message = format!("all samplers together run up to {total} steps, and {cap} are allowed");
+        let message = format!("all samplers together make up to {total} model calls, and {cap} are allowed");
         let (bound, limit) = (Some(total.to_string()), Some(cap.to_string()));
         let violation = super::whole("steps_total_exceeded", ViolationKind::Denied, message);
         out.push(Violation { bound, limit, key: Some("caps.steps_total"), ..violation });
     }
+}
+
+fn tells_of_steps(violation: &Violation) -> bool {
+    violation.code == "cap_exceeded" && violation.input.as_deref() == Some("steps")
+}
+
+/// A sampler beyond the cap: `runs up to 60 steps: 30 × 2 model calls (heun)`.
+fn too_many_steps(node: &Node, sampling: &Sampling, cap: Option<i128>) -> Option<Violation> {
+    let steps = sampling.steps.saturating_mul(sampling.calls);
+    let cap = cap.filter(|cap| steps > *cap)?;
+    let how = match (sampling.calls, &sampling.sampler) {
+        (1, _) => String::new(),
+        (calls, Some(sampler)) => format!(": {} × {calls} model calls ({sampler})", sampling.steps),
+        (calls, None) => format!(": {} × {calls} model calls", sampling.steps),
+    };
+    let message = format!("runs up to {steps} steps, and {cap} are allowed{how}");
+    let (bound, limit) = (Some(steps.to_string()), Some(cap.to_string()));
+    let violation = of(node, "cap_exceeded", ViolationKind::Denied, message);
+    Some(Violation { bound, limit, key: Some("caps.steps"), ..violation })
 }

@@ -5,7 +5,7 @@ use crate::bounds::SizeFault;
 use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    if !subject.policy.caps.limits_sizes() && subject.policy.caps.seconds.is_none() {
+    if !subject.policy.caps.limits_anything() {
         return;
     }
     for (place, node, class) in subject.known() {
@@ -20,6 +20,12 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     let because = because.as_deref().unwrap_or("nothing is known about what this class makes");
                     let message = format!("size can't be bounded: {because}");
                     of(node, "size_unbounded", ViolationKind::Denied, message)
+                }
+                SizeFault::List { .. } if subject.policy.trusts(class) => continue,
+                SizeFault::List { because } => {
+                    let because = because.as_deref().unwrap_or("nothing is known about how long it is");
+                    let message = format!("gives a list, which multiplies the work of all nodes after it: {because}");
+                    of(node, "list_output", ViolationKind::Denied, message)
                 }
                 SizeFault::OverCap { what, bound, limit } => {
                     let message = format!("may make {what} of {bound}, and {limit} is allowed");

@@ -543,7 +543,10 @@ fn bypass_054b_steps_inserted_into_a_schedule() {
     );
     let mut nodes = nodes;
     nodes["h"] = node("KarrasScheduler", json!({"steps": 20, "sigma_max": 14.0, "sigma_min": 0.03, "rho": 7.0}));
-    assert_refused(nodes, "g", "steps_unbounded");
+    // Each of the 20 steps becomes a hundred.
+    assert_refused(nodes.clone(), "c", "cap_exceeded");
+    nodes["g"]["inputs"]["steps"] = json!(8);
+    assert_refused(nodes, "c", "cap_exceeded");
 }
 
 #[test]
@@ -567,8 +570,11 @@ fn bypass_055_samplers_that_ignore_steps() {
 #[test]
 fn bypass_056_a_schedule_that_is_longer_than_its_steps() {
     let nodes = |steps: u32| json!({"s": sampler(json!({"steps": steps, "scheduler": "ddim_uniform"}))});
-    assert_allowed(nodes(75));
-    assert_refused(nodes(76), "s", "cap_exceeded");
+    // 1000 // 141 is 7, and 999 steps of 7 are 143; 1000 // 143 is 6.
+    assert_allowed(nodes(141));
+    assert_refused(nodes(142), "s", "cap_exceeded");
+    // With a `denoise` below 1 the end of a longer schedule is taken, of exactly so many steps.
+    assert_allowed(json!({"s": sampler(json!({"steps": 150, "scheduler": "ddim_uniform", "denoise": 0.9}))}));
 }
 
 #[test]
@@ -692,9 +698,19 @@ fn bypass_061_files_that_unfold() {
 
 #[test]
 fn bypass_062_list_outputs() {
-    let nodes = json!({"r": node("RebatchImages", json!({"images": ["image", 0], "batch_size": 1}))});
-    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps = 100\n").unwrap();
-    assert!(denials(&policy, nodes).contains(&("r".to_owned(), "list_output")));
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps_total = 100\n").unwrap();
+    let folder = json!({"r": node("LoadImageDataSetFromFolder", json!({"folder": "x"}))});
+    assert!(denials(&policy, folder).contains(&("r".to_owned(), "list_output")));
+    // Each item of a list is sampled on its own.
+    let listed = |amount: u32| {
+        json!({
+            "m": node("RepeatLatentBatch", json!({"samples": ["latent", 0], "amount": amount})),
+            "r": node("RebatchLatents", json!({"latents": ["m", 0], "batch_size": 1})),
+            "s": sampler(json!({"latent_image": ["r", 0], "steps": 20})),
+        })
+    };
+    assert!(denials(&policy, listed(64)).iter().any(|(_, code)| *code == "steps_total_exceeded"));
+    assert!(denials(&policy, listed(4)).is_empty());
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, ..latent }
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, ..latent }
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -50,7 +50,7 @@ pub(super) fn encoded(image: Shape) -> Shape {
     let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
     // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
-    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, ..image }
+    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, tempo: 1, ..image }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.

@@ -217,6 +217,8 @@ fn shipped_rules() -> Vec<(&'static ClassSignature, &'static SizeRule)> {
             SizeRule::AnyOf(rules) => open.extend(rules.iter().map(|rule| (class, rule))),
             SizeRule::IfGiven(rule) => open.extend([(class, &rule.then), (class, &rule.otherwise)]),
             SizeRule::Times(rule) => open.push((class, &rule.of)),
+            SizeRule::AsLatent(rule) => open.push((class, &rule.of)),
+            SizeRule::Working(rule) => open.push((class, &rule.of)),
             _ => {}
         }
     }
@@ -233,8 +235,16 @@ fn amounts(amount: &Amount, out: &mut (Vec<String>, Vec<String>)) {
             | Formula::HeightOf(name)
             | Formula::BatchOf(name)
             | Formula::FramesOf(name)
-            | Formula::CountOf(name) => out.1.push(name.clone()),
-            Formula::Plus(all) | Formula::Times(all) | Formula::Least(all) | Formula::Greatest(all) => {
+            | Formula::CountOf(name)
+            | Formula::CellsAcross(name)
+            | Formula::CellsDown(name)
+            | Formula::ObjectsIn(name)
+            | Formula::ItemsOf(name) => out.1.push(name.clone()),
+            Formula::Plus(all)
+            | Formula::Times(all)
+            | Formula::Least(all)
+            | Formula::Greatest(all)
+            | Formula::Between(all) => {
                 all.iter().for_each(|amount| amounts(amount, out));
             }
             Formula::Minus(pair) | Formula::Over(pair) => {
@@ -261,7 +271,10 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         | SizeRule::Numbers(_)
         | SizeRule::BySlot(_)
         | SizeRule::AnyOf(_)
+        | SizeRule::AsLatent(_)
+        | SizeRule::ByChoice(_)
         | SizeRule::File(_)
+        | SizeRule::FilmFile(_)
         | SizeRule::SoundFile(_) => {}
         SizeRule::Same(a)
         | SizeRule::Turned(a)
@@ -277,6 +290,8 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         SizeRule::LargerBatch(all) | SizeRule::Join(all) | SizeRule::SoundJoin(all) | SizeRule::SoundLongest(all) => {
             out.1.extend(all.iter().cloned())
         }
+        SizeRule::Fit(rule) => out = (strings(&[&rule.width, &rule.height]), strings(&[&rule.of])),
+        SizeRule::JoinCounted(rule) => out = (strings(&[&rule.count]), strings(&[&rule.first])),
         SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
         SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
         SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
@@ -299,6 +314,19 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
             let all = [&rule.width, &rule.height, &rule.batch, &rule.frames];
             all.into_iter().flatten().for_each(|amount| amounts(amount, &mut out));
         }
+        SizeRule::First(rule) => out.1 = strings(&[&rule.of, &rule.length]),
+        SizeRule::Working(rule) => amounts(&rule.times, &mut out),
+        SizeRule::Sampled(rule) => out.1 = strings(&[&rule.of, &rule.sampler]),
+        SizeRule::Concat(rule) => out.1 = strings(&[&rule.first, &rule.second, &rule.along]),
+        SizeRule::CutToBatch(rule) => {
+            out.1 = strings(&[&rule.of, &rule.along]);
+            amounts(&rule.size, &mut out);
+        }
+        SizeRule::Rebatch(rule) => {
+            out.1.push(rule.of.clone());
+            amounts(&rule.size, &mut out);
+        }
+        SizeRule::SoundAtMost(rule) => out.1 = strings(&[&rule.of, &rule.seconds]),
         SizeRule::IfGiven(rule) => out.1.push(rule.input.clone()),
         SizeRule::Switch(switch) => out.1 = strings(&[&switch.by, &switch.on_true, &switch.on_false]),
         SizeRule::Film(film) => {
