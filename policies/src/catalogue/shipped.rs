@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use globset::{Glob, GlobMatcher};
+use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -118,7 +118,11 @@ fn annotated(classes: &str, files: &[&Annotations]) -> BTreeMap<String, ClassSig
 fn pack(text: &str) -> Pack {
     let annotations = annotations(text);
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
-    let matcher = |glob: &String| Glob::new(glob).expect("the shipped patterns are good").compile_matcher();
+    let matcher = |glob: &String| {
+        // The folder has whatever name it was given: by the repository or by the registry.
+        let glob = GlobBuilder::new(glob).case_insensitive(true).build();
+        glob.expect("the shipped patterns are good").compile_matcher()
+    };
     Pack { modules: annotations.modules.iter().map(matcher).collect(), annotations }
 }
 

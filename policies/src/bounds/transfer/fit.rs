@@ -74,12 +74,12 @@ fn within(from: Shape, width: Interval, height: Interval) -> Shape {
     Shape { ratio: FloatInterval { lo: ratio.lo / 2.0, hi: ratio.hi * 2.0 }, ..from.resized(width, height) }
 }
 
-/// Scaled until both sides are as long as asked for, and then cut: the scaled picture is what takes the memory.
+/// Scaled until both sides are as long as asked for, and then cut: the scaled picture is what takes the memory. Rounding to the nearest never goes beyond rounding up.
 fn cover(from: Shape, width: Interval, height: Interval) -> Shape {
     let by_height = FloatInterval::from(height).times(from.ratio);
     let by_width = FloatInterval::from(width).over(from.ratio);
-    let wide = width.hi.max(ceil(by_height.hi).saturating_add(1));
-    let high = height.hi.max(ceil(by_width.hi).saturating_add(1));
+    let wide = width.hi.max(ceil(by_height.hi));
+    let high = height.hi.max(ceil(by_width.hi));
     let out = from.resized(Interval::between(width.lo, wide), Interval::between(height.lo, high));
     // Only one of the two sides is longer than asked for.
     let area = Interval::exactly(wide).times(height).hi.max(Interval::exactly(high).times(width).hi);
