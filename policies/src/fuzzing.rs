@@ -1,18 +1,45 @@
 //! Bodies of the fuzz targets, here so that they build on stable and their corpora replay in `cargo test`. Each panics when its property fails.
+//! Beside them what property tests and runs against a real ComfyUI share with them: [`generator`], [`check`], [`bounds_of`].
 
 pub mod generator;
+mod properties;
 mod seen;
 
 use std::sync::LazyLock;
 
+pub use properties::check;
 pub use seen::{SeenShape, SeenSlot, SeenValue, bounds_of};
 
-use crate::{
-    Catalogue, FileFact, FileFacts, OutputScope, Policy, SALT_INPUT, Verdict, decide, parse as parse_submission,
-};
+use crate::{Catalogue, ClassSignature, Policy, parse as parse_submission};
+use generator::{Choices, Profile};
 
-/// Compiled once: a fuzzer runs millions of times.
-static POLICY: LazyLock<Option<Policy>> = LazyLock::new(|| Policy::builtin("default"));
+/// Compiled once: a fuzzer runs millions of times. The shipped policies, and one with caps so narrow that generated graphs meet them.
+static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
+    let shipped = ["default", "strict", "generous", "owner"].into_iter().filter_map(Policy::builtin);
+    let narrow = "name = \"narrow\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps = 30\nsteps_total = 60\nwidth = 512\nheight = 512\n\
+        megapixels = 0.2\nmegapixels_total = 1\nbatch = 4\nframes = 16\nseconds = 10\nnodes = 40\noutputs = 8";
+    shipped.chain(Policy::from_toml(narrow)).collect()
+});
+
+/// Every class of the shipped catalogue that is not closed, in its order.
+static CLASSES: LazyLock<Vec<&'static ClassSignature>> =
+    LazyLock::new(|| Catalogue::builtin().classes().filter(|class| class.closed_because().is_none()).collect());
+
+/// Names of files and models, good and bad.
+const NAMES: [&str; 8] = [
+    "picture.png",
+    "a/b.png [output]",
+    "x.png [temp]",
+    "../x.png",
+    "/etc/passwd",
+    "x.png[input]",
+    "C:x.png",
+    "ä 中.webp",
+];
+
+fn policy(choices: &mut Choices<'_>) -> Option<&'static Policy> {
+    POLICIES.get(choices.below(POLICIES.len()))
+}
 
 /// Parsing never panics, and the canonical form parses to itself.
 pub fn parse(data: &[u8]) {
@@ -23,44 +50,71 @@ pub fn parse(data: &[u8]) {
     assert_eq!(again.ok().map(|again| again.canonical()), Some(canonical), "the canonical form is a fixed point");
 }
 
-/// Deciding never panics; every refusal has a reason; what is allowed is allowed again in its rewritten form, which does not change any more.
+/// The properties of [`check`] on any bytes, under the default policy.
 pub fn decide_and_rewrite(data: &[u8]) {
-    let Ok(parsed) = parse_submission(data) else { return };
-    let catalogue = Catalogue::builtin();
-    let Some(policy) = &*POLICY else { return };
-    let mut files = FileFacts::none();
-    for reference in parsed.file_references(catalogue) {
-        let fact = FileFact { canonical_name: reference.name.clone(), width: 640, height: 480, frames: 2 };
-        files.insert(reference.name.clone(), crate::Directory::Input, fact.clone());
-        files.insert(reference.name, reference.directory, fact);
-    }
-    let approved = match decide(&parsed, policy, catalogue, &files) {
-        Verdict::Allow(approved) => approved,
-        Verdict::Deny(violations) => {
-            assert!(!violations.is_empty() && violations.iter().all(|violation| !violation.message.is_empty()));
-            assert!(violations.to_comfyui().get("error").is_some());
-            return;
-        }
-    };
-    let Ok(scope) = OutputScope::new("t/q/j-1", "p", "c", "s") else {
-        return;
-    };
-    let once = approved.upstream_body(&scope);
-    let again = parse_submission(&without_salt(&once));
-    match again.map(|again| decide(&again, policy, catalogue, &files)) {
-        Ok(Verdict::Allow(approved)) => assert_eq!(approved.upstream_body(&scope), once, "rewriting twice equals once"),
-        other => assert!(other.is_err_and(|_| false), "the rewritten form passes its own policy"),
+    if let Some(policy) = POLICIES.first() {
+        check(data, policy, Catalogue::builtin());
     }
 }
 
-fn without_salt(body: &[u8]) -> Vec<u8> {
-    let mut value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let nodes = value.get_mut("prompt").and_then(serde_json::Value::as_object_mut);
-    for node in nodes.into_iter().flat_map(|nodes| nodes.values_mut()) {
-        if let Some(inputs) = node.get_mut("inputs").and_then(serde_json::Value::as_object_mut) {
-            // Keeps the order of what stays.
-            inputs.shift_remove(SALT_INPUT);
+/// The properties of [`check`] on typed graphs over all classes of the catalogue, some inputs of them broken, under every shipped policy and a narrow one.
+pub fn inspect(data: &[u8]) {
+    let mut choices = Choices::from_bytes(data);
+    let Some(policy) = policy(&mut choices) else { return };
+    let broken = if choices.below(2) == 1 { 12 } else { 0 };
+    let profile = Profile {
+        catalogue: Catalogue::builtin(),
+        classes: CLASSES.clone(),
+        nodes_max: 12,
+        side_max: 1200,
+        count_max: 20,
+        edges: 8,
+        broken,
+        files: &NAMES,
+        models: &NAMES,
+        fixed: &[],
+    };
+    let graph = generator::graph(&mut choices, &profile);
+    check(&graph.body(), policy, Catalogue::builtin());
+}
+
+/// Rewriting is idempotent and keeps what it should, whatever a save prefix and a file name are: the bytes after the first two are the text of both.
+pub fn rewrite(data: &[u8]) {
+    let (choice, text) = data.split_at(data.len().min(2));
+    let mut choices = Choices::from_bytes(choice);
+    let Some(policy) = policy(&mut choices) else { return };
+    let text = String::from_utf8_lossy(text);
+    let (prefix, file) = text.split_once('\n').unwrap_or((&text, &text));
+    let class =
+        choices.one(&["SaveImage", "SaveAnimatedWEBP", "SaveVideo", "SaveAudio", "PreviewImage", "MaskPreview"]);
+    let body = serde_json::json!({ "prompt": {
+        "1": { "class_type": "LoadImage", "inputs": { "image": file } },
+        "2": { "class_type": class, "inputs": { "images": ["1", 0], "filename_prefix": prefix, "image": file } },
+        "3": { "class_type": "SaveImage", "inputs": { "images": ["1", 0], "filename_prefix": prefix } },
+        "4": { "class_type": "SaveImage", "inputs": { "images": ["1", 0], "filename_prefix": file }, "_meta": { "title": prefix } },
+    }, "extra_data": { "extra_pnginfo": { "workflow": { "title": file } } } });
+    check(body.to_string().as_bytes(), policy, Catalogue::builtin());
+}
+
+/// Reading a policy never panics; every fault has its place in the text; what reads, reads again the same and decides something.
+pub fn policy_document(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Policy::from_toml(text) {
+        Ok(policy) => {
+            let again = Policy::from_toml(text).ok();
+            assert_eq!(again.map(|again| again.digest()), Some(policy.digest()), "the same text has the same digest");
+            let body = br#"{"prompt":{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":64,"batch_size":1,"color":0}},
+                "2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"x"}}}}"#;
+            check(body, &policy, Catalogue::builtin());
+        }
+        Err(errors) => {
+            assert!(errors.iter().next().is_some(), "a refusal without a reason");
+            // A fault at the end of the text may be told for the line after it.
+            let lines = text.lines().count() + 1;
+            for error in errors.iter() {
+                assert!((1..=lines).contains(&error.line) && error.column > 0, "a fault outside the text: {error}");
+                assert!(!error.message.is_empty(), "a fault without a word: {error}");
+            }
         }
     }
-    value.to_string().into_bytes()
 }

@@ -12,6 +12,11 @@
 
 use std::path::Path;
 
+use comfygate_policy::fuzzing;
+
+/// Files of one corpus: small enough to replay with every test run.
+const FILES_MAX: usize = 200;
+
 fn replay(target: &str, body: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let mut count = 0;
@@ -20,14 +25,30 @@ fn replay(target: &str, body: fn(&[u8])) {
         count += 1;
     }
     assert!(count > 0, "{target} has seeds");
+    assert!(count <= FILES_MAX, "{target} has {count} files: minimise it (cargo fuzz cmin {target})");
 }
 
 #[test]
 fn the_corpus_of_parse_replays() {
-    replay("parse", comfygate_policy::fuzzing::parse);
+    replay("parse", fuzzing::parse);
 }
 
 #[test]
 fn the_corpus_of_decide_and_rewrite_replays() {
-    replay("decide_and_rewrite", comfygate_policy::fuzzing::decide_and_rewrite);
+    replay("decide_and_rewrite", fuzzing::decide_and_rewrite);
+}
+
+#[test]
+fn the_corpus_of_inspect_replays() {
+    replay("inspect", fuzzing::inspect);
+}
+
+#[test]
+fn the_corpus_of_rewrite_replays() {
+    replay("rewrite", fuzzing::rewrite);
+}
+
+#[test]
+fn the_corpus_of_policy_document_replays() {
+    replay("policy_document", fuzzing::policy_document);
 }

@@ -306,8 +306,7 @@ impl Step<'_, '_> {
 
     /// The value of the input of a kind, if the class has one.
     fn of_kind(&self, kind: InputKind) -> Result<Option<Interval>, Gap> {
-        let inputs = self.class.inputs_of(self.node);
-        match inputs.iter().find(|(_, input)| input.kind() == Some(kind)) {
+        match self.class.input_of_kind(self.node, kind) {
             Some((name, _)) => self.int(name).map(Some),
             None => Ok(None),
         }

@@ -44,7 +44,7 @@ pub(super) struct Annotations {
     licence_note: Option<String>,
     /// Reasons that `harmless` names by a short key.
     #[serde(default)]
-    #[expect(dead_code, reason = "for the reader of the file, and a test")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reader of the file, and a test"))]
     pub(super) reasons: BTreeMap<String, String>,
     pub(super) classes: BTreeMap<String, ClassAnnotation>,
 }

@@ -11,6 +11,7 @@ mod read;
 mod rules;
 mod shipped;
 mod signature;
+mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -100,7 +101,8 @@ impl Catalogue {
         // The digest covers all that a verdict may depend on, annotations included.
         let text = format!("{complete} {classes:?}");
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
-        Self { classes: classes.into_values().collect(), places, complete, digest: Digest::of(text.as_bytes()) }
+        let classes = classes.into_values().map(ClassSignature::with_tables).collect();
+        Self { classes, places, complete, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.

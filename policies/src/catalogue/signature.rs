@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::annotations::{ClassAnnotation, DynamicInput};
 use super::rules::{ListRule, SizeRule, ValueRule};
-use crate::workflow::json::Json;
-use crate::workflow::node::{Input, Node};
+use super::tables::Tables;
+use crate::workflow::node::Node;
 
 /// What an input's value means, whatever its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -174,6 +174,9 @@ pub struct InputSignature {
     pub(super) kind: Option<InputKind>,
     /// The declaration says that files are uploaded here.
     pub(super) uploads: bool,
+    /// The name with what stands before its dots, and of a row the names of its items so; made with the catalogue.
+    pub(super) full: String,
+    pub(super) row: Vec<String>,
 }
 
 impl InputSignature {
@@ -231,12 +234,15 @@ impl OutputSignature {
 pub struct ClassSignature {
     pub(super) name: String,
     pub(super) module: String,
+    /// By the module: ComfyUI's own.
+    pub(super) core: bool,
     pub(super) output_node: bool,
     /// Takes whole lists, as newer releases tell.
     pub(super) input_list: bool,
     pub(super) inputs: Vec<InputSignature>,
     pub(super) outputs: Vec<OutputSignature>,
     pub(super) annotation: Annotation,
+    pub(super) tables: Tables,
 }
 
 /// What we add to what `object_info` says.
@@ -307,7 +313,11 @@ impl ClassSignature {
 
     /// ComfyUI's own, paid nodes included.
     pub fn is_core(&self) -> bool {
-        let first = self.module.split('.').next().unwrap_or_default();
+        self.core
+    }
+
+    pub(super) fn is_core_module(module: &str) -> bool {
+        let first = module.split('.').next().unwrap_or_default();
         matches!(first, "nodes" | "comfy_extras" | "comfy_api_nodes")
     }
 
@@ -374,15 +384,46 @@ impl ClassSignature {
     }
 
     /// The inputs that `node` may have, with their full names: those of a dynamic choice by what the node chose.
-    pub(crate) fn inputs_of<'a>(&'a self, node: &Node) -> Vec<(String, &'a InputSignature)> {
-        let mut out = Vec::new();
-        collect(&self.inputs, "", node, &mut out);
+    pub(crate) fn inputs_of<'a>(&'a self, node: &Node) -> Vec<(&'a str, &'a InputSignature)> {
+        let mut out = Vec::with_capacity(self.inputs.len());
+        collect(&self.inputs, node, &mut out);
         out
+    }
+
+    /// The first input of `node` that is of this kind, with its full name.
+    pub(crate) fn input_of_kind<'a>(&'a self, node: &Node, kind: InputKind) -> Option<(&'a str, &'a InputSignature)> {
+        if !self.may_have(kind) {
+            return None;
+        }
+        let is_wanted = |input: &InputSignature| input.kind == Some(kind);
+        if self.tables.are_plain() {
+            return self.inputs.iter().find(|input| is_wanted(input)).map(|input| (input.full.as_str(), input));
+        }
+        self.inputs_of(node).into_iter().find(|(_, input)| is_wanted(input))
+    }
+
+    /// Whether some node of this class may have an input of this kind: a quick look before a slow one.
+    pub(crate) fn may_have(&self, kind: InputKind) -> bool {
+        self.tables.may_have(kind)
     }
 
     /// The declaration of one input of `node`, by its full name.
     pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
-        resolve(&self.inputs, "", name, node)
+        if let Some(input) = self.tables.find(&self.inputs, name) {
+            // A row itself is no input, only its items are.
+            return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+        }
+        if self.tables.are_plain() {
+            return None;
+        }
+        let (first, inner) = name.split_once('.')?;
+        nested(self.tables.find(&self.inputs, first)?, inner, node)
+    }
+
+    /// The class as a catalogue holds it.
+    pub(super) fn with_tables(mut self) -> Self {
+        self.tables = Tables::of(&mut self.inputs);
+        self
     }
 
     pub(crate) fn input_kind(&self, node: &Node, name: &str) -> Option<InputKind> {
@@ -473,46 +514,54 @@ impl ClassSignature {
 }
 
 /// Options of a dynamic choice may nest; deeper is refused by being undeclared.
-fn collect<'a>(inputs: &'a [InputSignature], prefix: &str, node: &Node, out: &mut Vec<(String, &'a InputSignature)>) {
+fn collect<'a>(inputs: &'a [InputSignature], node: &Node, out: &mut Vec<(&'a str, &'a InputSignature)>) {
     for input in inputs {
-        let full = format!("{prefix}{}", input.name);
         match &input.declared {
             DeclaredType::DynamicCombo(options) => {
-                out.push((full.clone(), input));
-                let chosen = match node.input(&full) {
-                    Some(Input::Literal(Json::Text(text))) => options.iter().find(|(key, _)| key == text),
-                    _ => None,
-                };
-                if let Some((_, nested)) = chosen {
-                    collect(nested, &format!("{full}."), node, out);
+                out.push((&input.full, input));
+                if let Some(nested) = chosen(&input.full, options, node) {
+                    collect(nested, node, out);
                 }
             }
-            DeclaredType::Autogrow { names, item, .. } => {
-                out.extend(names.iter().map(|name| (format!("{full}.{name}"), item.as_ref())));
+            DeclaredType::Autogrow { item, .. } => {
+                out.extend(input.row.iter().map(|name| (name.as_str(), item.as_ref())));
             }
-            _ => out.push((full, input)),
+            _ => out.push((&input.full, input)),
         }
     }
 }
 
-/// One input by its full name, without making the names of all: a body may ask for many.
-fn resolve<'a>(inputs: &'a [InputSignature], before: &str, rest: &str, node: &Node) -> Option<&'a InputSignature> {
-    if let Some(input) = inputs.iter().find(|input| input.name == rest) {
-        // A row itself is no input, only its items are.
-        return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
-    }
-    let (first, inner) = rest.split_once('.')?;
-    let input = inputs.iter().find(|input| input.name == first)?;
-    match &input.declared {
-        DeclaredType::Autogrow { names, item, .. } => names.iter().any(|name| name == inner).then_some(item.as_ref()),
-        DeclaredType::DynamicCombo(options) => {
-            let full = format!("{before}{first}");
-            let chosen = node.text(&full)?;
-            let (_, nested) = options.iter().find(|(key, _)| key == chosen)?;
-            resolve(nested, &format!("{full}."), inner, node)
+/// The inputs that the node's choice brings.
+fn chosen<'a>(full: &str, options: &'a [(String, Vec<InputSignature>)], node: &Node) -> Option<&'a [InputSignature]> {
+    let chosen = node.text(full)?;
+    options.iter().find(|(key, _)| key == chosen).map(|(_, nested)| nested.as_slice())
+}
+
+/// One input within another by the rest of its name, without making the names of all: a body may ask for many. Each turn takes one dot off the name, and choices nest four deep.
+fn nested<'a>(outer: &'a InputSignature, rest: &str, node: &Node) -> Option<&'a InputSignature> {
+    let (mut outer, mut rest) = (outer, rest);
+    loop {
+        match &outer.declared {
+            DeclaredType::Autogrow { names, item, .. } => return row_has(names, rest).then_some(item.as_ref()),
+            DeclaredType::DynamicCombo(options) => {
+                let inputs = chosen(&outer.full, options, node)?;
+                if let Some(input) = inputs.iter().find(|input| input.name == rest) {
+                    return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+                }
+                let (first, inner) = rest.split_once('.')?;
+                outer = inputs.iter().find(|input| input.name == first)?;
+                rest = inner;
+            }
+            _ => return None,
         }
-        _ => None,
     }
+}
+
+/// Whether a row has an item of this name. Items are mostly numbered, so the number says where to look first.
+fn row_has(names: &[String], name: &str) -> bool {
+    let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let there = number.parse::<usize>().ok().and_then(|place| names.get(place));
+    there.is_some_and(|there| there == name) || names.iter().any(|known| known == name)
 }
 
 fn inputs_shape(inputs: &[InputSignature]) -> String {

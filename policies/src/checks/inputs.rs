@@ -17,9 +17,7 @@ const MODEL_NAME_BYTES_MAX: usize = 1024;
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let running = subject.parsed.workflow.reaching(&subject.outputs);
     for (place, node, class) in subject.known() {
-        let declared = class.inputs_of(node);
-        for (name, input) in &node.inputs {
-            let signature = class.input(node, name);
+        for (name, input, signature) in subject.given(place) {
             match (signature, input) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
                 (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
@@ -28,7 +26,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             }
         }
         if running.contains(&place) && !subject.policy.trusts(class) {
-            missing(node, class, &declared, out);
+            missing(node, class, out);
         }
     }
 }
@@ -56,15 +54,16 @@ fn undeclared(
     Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
 }
 
-fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSignature)], out: &mut Vec<Violation>) {
+fn missing(node: &Node, class: &ClassSignature, out: &mut Vec<Violation>) {
     let absent = |name: &str| node.input(name).is_none();
     let mut report = |name: &str| {
         let message = format!("required input is missing: {name}");
         out.push(at(node, name, "required_input_missing", ViolationKind::Invalid, message));
     };
-    for (name, signature) in declared {
+    for (name, signature) in class.inputs_of(node) {
         let in_row = class.inputs().iter().any(|input| {
-            matches!(input.declared(), DeclaredType::Autogrow { .. }) && name.starts_with(&format!("{}.", input.name()))
+            let inner = || name.strip_prefix(input.name()).is_some_and(|rest| rest.starts_with('.'));
+            matches!(input.declared(), DeclaredType::Autogrow { .. }) && inner()
         });
         if signature.presence() == Presence::Required && !in_row && absent(name) {
             report(name);

@@ -704,7 +704,7 @@ fn bypass_062_list_outputs() {
     // Each item of a list is sampled on its own.
     let listed = |amount: u32| {
         json!({
-            "m": node("RepeatLatentBatch", json!({"samples": ["latent", 0], "amount": amount})),
+            "m": node("RepeatLatentBatch", json!({"samples": ["empty", 0], "amount": amount})),
             "r": node("RebatchLatents", json!({"latents": ["m", 0], "batch_size": 1})),
             "s": sampler(json!({"latent_image": ["r", 0], "steps": 20})),
         })

@@ -14,6 +14,7 @@
 #![cfg(feature = "fuzzing")]
 
 mod evaluator;
+mod mutations;
 mod within;
 
 use std::collections::{BTreeMap, HashMap};
