@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets, here so that they build on stable and their corpora replay in `cargo test`. Each panics when its property fails.
 //! Beside them what property tests and runs against a real ComfyUI share with them: [`generator`], [`check`], [`bounds_of`].
 
+mod expressions;
 pub mod generator;
 mod properties;
 mod seen;
@@ -94,6 +95,11 @@ pub fn rewrite(data: &[u8]) {
         "4": { "class_type": "SaveImage", "inputs": { "images": ["1", 0], "filename_prefix": file }, "_meta": { "title": prefix } },
     }, "extra_data": { "extra_pnginfo": { "workflow": { "title": file } } } });
     check(body.to_string().as_bytes(), policy, Catalogue::builtin());
+}
+
+/// Any text as an expression is evaluated or refused; a generated one gives, on values between the bounds of its variables, what lies within the bounds of its result.
+pub fn expression(data: &[u8]) {
+    expressions::check(data);
 }
 
 /// Reading a policy never panics; every fault has its place in the text; what reads, reads again the same and decides something.

@@ -52,3 +52,22 @@ fn the_corpus_of_rewrite_replays() {
 fn the_corpus_of_policy_document_replays() {
     replay("policy_document", fuzzing::policy_document);
 }
+
+#[test]
+fn the_corpus_of_expression_replays() {
+    replay("expression", fuzzing::expression);
+}
+
+/// More of what the target `expression` does, from fixed seeds: its inputs are short.
+#[test]
+fn generated_expressions_give_what_lies_within_their_bounds() {
+    let mut state: u64 = 7;
+    for _ in 0..60_000 {
+        let mut data = [0_u8; 64];
+        for byte in &mut data {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state >> 56) as u8;
+        }
+        fuzzing::expression(&data);
+    }
+}

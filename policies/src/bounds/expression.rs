@@ -560,5 +560,45 @@ fn binary(operator: Operator, left: Number, right: Number) -> Result<Number, Exp
     })
 }
 
+/// What the expression gives, for those who compare it with what it really gives: variables are whole numbers or doubles between two ends.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn judged(text: &str, variables: &[(String, bool, f64, f64)]) -> Option<Judged> {
+    let number = |whole: bool, lo: f64, hi: f64| match whole {
+        true => Number::int(Interval::between(super::interval::floor(lo), super::interval::ceil(hi))),
+        false => Number::float(super::interval::FloatInterval { lo, hi }),
+    };
+    let known: Vec<(String, Number)> =
+        variables.iter().map(|(name, whole, lo, hi)| (name.clone(), number(*whole, *lo, *hi))).collect();
+    // The other dialect must not panic either.
+    let _other = evaluate(text, Dialect::Essentials, &known);
+    evaluate(text, Dialect::Comfy, &known).ok().map(Judged)
+}
+
+/// A judged expression.
+#[cfg(feature = "fuzzing")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judged(Number);
+
+#[cfg(feature = "fuzzing")]
+impl Judged {
+    /// Whether it may be this whole number.
+    pub(crate) fn holds_int(self, value: i128) -> bool {
+        match self.0.int {
+            Part::Never => false,
+            Part::Within(bounds) => (bounds.lo..=bounds.hi).contains(&value),
+            Part::Any => true,
+        }
+    }
+
+    /// Whether it may be this double; an infinity or a NaN lies in no bounds.
+    pub(crate) fn holds_float(self, value: f64) -> bool {
+        match self.0.float {
+            Part::Never => false,
+            Part::Within(bounds) => (bounds.lo..=bounds.hi).contains(&value),
+            Part::Any => true,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@
 
 mod agreement;
 mod annotations;
+mod news;
+mod options;
 mod read;
 mod rules;
 mod shipped;
@@ -18,6 +20,8 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
+pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
+pub use options::{ModelChoice, ModelOptions};
 pub(crate) use rules::{
     Amount, ByChoice, Choice, Concat, Convert, CutToBatch, Expression, Film, First, Fit, Formula, Gives, How,
     JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
@@ -62,7 +66,10 @@ pub enum CatalogueError {
 static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     let mut classes = BTreeMap::new();
     for (name, class) in shipped().releases().flatten() {
-        classes.entry(name.clone()).or_insert_with(|| class.clone());
+        classes
+            .entry(name.clone())
+            .and_modify(|known: &mut ClassSignature| known.add_choices_of(class))
+            .or_insert_with(|| class.clone());
     }
     Catalogue::of(classes, false)
 });
@@ -128,6 +135,14 @@ impl Catalogue {
     /// Whether there is no class at all.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty()
+    }
+
+    /// What a newer `object_info` has that this catalogue does not.
+    ///
+    /// # Errors
+    /// The text is not an `object_info`.
+    pub fn news(&self, object_info: &[u8]) -> Result<News, CatalogueError> {
+        Ok(News::between(self, &read::classes(object_info)?))
     }
 
     /// Compares this catalogue with what a live backend says. Option lists and defaults do not count: they change with the models installed.

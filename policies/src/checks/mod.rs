@@ -51,6 +51,11 @@ impl<'a> Subject<'a> {
         self.policy.posture() == Posture::Owner
     }
 
+    /// Whether only the structure is judged: an owner's workflow, and no installation to hold it against. Which release and which packs are there nobody knows.
+    fn structure_only(&self) -> bool {
+        self.owner() && !self.facts.catalogue.is_complete()
+    }
+
     /// The nodes whose class is known, with their class, in the caller's order.
     fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
         self.facts.resolved.known()
