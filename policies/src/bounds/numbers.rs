@@ -146,13 +146,17 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
         ValueRule::Expression(rule) => operands::expression(facts, node, rule),
         ValueRule::Convert(rule) => operands::converted(facts, node, rule),
         ValueRule::Resolution(side) => operands::resolution(facts, node, class, *side),
-        ValueRule::Choice(rule) => match node.text(&rule.by).map(|chosen| rule.of.get(chosen)) {
-            Some(Some(value)) => Value::Int(Interval::exactly(i128::from(*value))),
-            Some(None) => rule.otherwise.as_deref().map_or(Value::Unknown, own),
-            None => Value::Unknown,
-        },
+        ValueRule::Choice(rule) => operands::chosen(facts, node, class, rule),
+        ValueRule::OwnWidth(slot) => own_size(facts, node, class, *slot, |shape| shape.width),
+        ValueRule::OwnHeight(slot) => own_size(facts, node, class, *slot, |shape| shape.height),
         ValueRule::Amount(amount) => transfer::amount(facts, node, class, amount).map_or(Value::Unknown, Value::Int),
     }
+}
+
+/// A side of what the node itself makes.
+fn own_size(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize, side: fn(Shape) -> Interval) -> Value {
+    let shape = transfer::extent(facts, node, class, slot).ok().and_then(|extent| extent.shape);
+    shape.map_or(Value::Unknown, |shape| Value::Int(side(shape)))
 }
 
 /// A declared range, as the output's type has it.

@@ -4,7 +4,7 @@ use super::arithmetic::{Number, Part};
 use super::expression::{ExpressionError, evaluate};
 use super::interval::{FloatInterval, Interval, ceil, floor};
 use super::{Facts, Value, number};
-use crate::catalogue::{ClassSignature, Convert, Expression, Gives, Side, ValueRule};
+use crate::catalogue::{Choice, ClassSignature, Convert, Expression, Gives, Side, ValueRule};
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
@@ -121,6 +121,28 @@ fn given(result: Number, gives: Gives) -> Value {
 /// `ComfyNumberConvert`.
 pub(super) fn converted(facts: &Facts<'_>, node: &Node, rule: &Convert) -> Value {
     given(operand(facts, node, &rule.of), rule.gives)
+}
+
+/// What a choice stands for, times a factor.
+pub(super) fn chosen(facts: &Facts<'_>, node: &Node, class: &ClassSignature, rule: &Choice) -> Value {
+    let Some(choice) = node.text(&rule.by) else {
+        return Value::Unknown;
+    };
+    let known = |name: &String| {
+        let input = class.input(node, name)?;
+        Some(of_value(number(facts, node, name, input.declared())))
+    };
+    let numbers: Option<Vec<Number>> = match rule.of.get(choice) {
+        Some(values) => Some(values.iter().map(|value| Number::int(Interval::exactly(i128::from(*value)))).collect()),
+        None => rule.otherwise.iter().map(known).collect(),
+    };
+    let all = numbers.and_then(|numbers| numbers.into_iter().reduce(Number::hull));
+    let factor = rule.times.as_ref().map(known);
+    match (all, factor) {
+        (Some(all), None) => given(all, Gives::Int),
+        (Some(all), Some(Some(factor))) => given(all.times(factor), Gives::Int),
+        _ => Value::Unknown,
+    }
 }
 
 /// `ResolutionSelector`: sides whose product is nearly `megapixels` × 1024², each rounded to a multiple.

@@ -1,7 +1,7 @@
 //! Lengths of texts: a chain of `StringConcatenate` that joins a text to itself doubles it at each node (facts K10).
 
-use super::Facts;
 use super::interval::Interval;
+use super::{Facts, Value, number};
 use crate::catalogue::ClassSignature;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
@@ -23,10 +23,26 @@ pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
         // Each match once, with a line break, and no group of it is longer.
         "RegexExtract" => own("string")?.times(Interval::exactly(2)).plus(Interval::exactly(1)),
         "RegexReplace" => regex_replaced(own("string")?, own("replace")?, node.text("replace")),
+        "SaveText" => own("text")?,
+        // Python writes a number or a list longer than JSON may: `1E9` becomes `1000000000.0`.
+        "JsonExtractString" => own("json_string")?.times(Interval::exactly(6)),
+        "TextGenerate" | "TextGenerateLTX2Prompt" => generated(facts, node, class)?,
         "ComfySwitchNode" => own("on_true")?.max(own("on_false")?),
         _ => return None,
     };
     Some(bytes.hi)
+}
+
+/// Bytes of a token at most; those of the tokenizers in use have far fewer.
+const TOKEN_BYTES_MAX: i128 = 256;
+
+/// So many tokens that a model writes.
+fn generated(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<Interval> {
+    let declared = class.input(node, "max_length")?.declared();
+    match number(facts, node, "max_length", declared) {
+        Value::Int(tokens) => Some(tokens.clamped(0, i128::MAX).times(Interval::exactly(TOKEN_BYTES_MAX))),
+        _ => None,
+    }
 }
 
 /// Bytes of the text at the input `name` at most. In the owner posture a text that a pack gives, which nobody knows the length of, counts as one of [`ASSUMED_TEXT_BYTES`].

@@ -7,6 +7,7 @@
 //! (`caps.vae_scale`, 32 unless the policy says less), since ComfyUI gives an empty latent whatever channels the model wants, so that a latent of 8-pixel cells may end in a 32-pixel VAE. The
 //! temporal factor is taken as declared. Sound is followed in seconds; its latents are pictures to nobody, so that a rule for pictures that meets one gives no size.
 
+mod fit;
 mod sides;
 
 use sides::{
@@ -17,8 +18,8 @@ use sides::{
 use super::interval::{FloatInterval, Interval, ceil};
 use super::{Facts, Shape, Sound, Value, number};
 use crate::catalogue::{
-    Amount, ClassSignature, Concat, CutToBatch, DeclaredType, First, Formula, InputKind, Made, Presence, Rebatch,
-    Sampled, SizeRule, SoundRule, Switch,
+    Amount, ByChoice, ClassSignature, Concat, CutToBatch, DeclaredType, First, Formula, InputKind, Made, Presence,
+    Rebatch, Sampled, SizeRule, SoundRule, Switch,
 };
 use crate::files::annotated_name;
 use crate::workflow::node::{Input, Node};
@@ -156,6 +157,9 @@ impl Step<'_, '_> {
             }
             SizeRule::FilmFile(input) => Ok(Extent { shape: Some(self.file(input)?), ..self.sound_file(input)? }),
             SizeRule::AnyOf(rules) => self.any_of(rules),
+            SizeRule::Fit(rule) => self.fit(rule),
+            SizeRule::JoinCounted(rule) => self.join_counted(rule),
+            SizeRule::ByChoice(rule) => self.by_choice(rule),
             SizeRule::IfGiven(rule) => match self.node.input(&rule.input) {
                 Some(_) => self.inner(&rule.then),
                 None => self.inner(&rule.otherwise),
@@ -471,6 +475,17 @@ impl Step<'_, '_> {
         let mut all = rules.iter().map(|rule| self.inner(rule));
         let first = all.next().ok_or(Gap::Unknown)??;
         all.try_fold(first, |sum, extent| sum.hull(extent?))
+    }
+
+    /// What the choice says, or all that it could say.
+    fn by_choice(&self, rule: &ByChoice) -> Result<Extent, Gap> {
+        match self.node.text(&rule.by) {
+            Some(chosen) => self.inner(rule.of.get(chosen).unwrap_or(&rule.otherwise)),
+            None => {
+                let otherwise = self.inner(&rule.otherwise)?;
+                rule.of.values().try_fold(otherwise, |sum, rule| sum.hull(self.inner(rule)?))
+            }
+        }
     }
 
     /// The branch that runs, or either where that is not known.

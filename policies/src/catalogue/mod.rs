@@ -26,8 +26,8 @@ pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
 pub use options::{ModelChoice, ModelOptions};
 pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
 pub(crate) use rules::{
-    Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
-    Side, SizeRule, SoundRule, Switch, ValueRule,
+    Amount, ByChoice, Choice, Concat, Convert, CutToBatch, Expression, Film, First, Fit, Formula, Gives, How,
+    JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
@@ -69,12 +69,15 @@ pub enum CatalogueError {
 static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
     let mut classes = BTreeMap::new();
     for (name, class) in shipped().releases().flatten() {
-        classes.entry(name.clone()).or_insert_with(|| class.clone());
+        classes
+            .entry(name.clone())
+            .and_modify(|known: &mut ClassSignature| known.add_choices_of(class))
+            .or_insert_with(|| class.clone());
     }
     Catalogue::of(classes, false)
 });
 
-static COMFYUI_0_8_0: LazyLock<Arc<Catalogue>> =
+static INSTALLATION_0_8_0: LazyLock<Arc<Catalogue>> =
     LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
 
 impl Catalogue {
@@ -85,7 +88,7 @@ impl Catalogue {
 
     /// The classes of an installation of ComfyUI 0.8.0 without packs, to be shared.
     pub fn builtin_arc() -> Arc<Catalogue> {
-        Arc::clone(&COMFYUI_0_8_0)
+        Arc::clone(&INSTALLATION_0_8_0)
     }
 
     /// Whether a class that is not in it does not exist. It may otherwise be one of a pack that nobody described here.
@@ -161,7 +164,7 @@ impl Catalogue {
 
 /// A live class with what ships about it.
 fn annotated(live: ClassSignature) -> ClassSignature {
-    if !live.is_core() {
+    if !live.is_core() && shipped().same_as(&live).is_none() {
         return match shipped().of_pack(&live) {
             Some(annotation) => live.annotated_over_declared(annotation),
             None => live.with_declared_kinds(),

@@ -85,6 +85,12 @@ pub(crate) enum SizeRule {
     AsLatent(Box<AsLatent>),
     /// `{"any_of": [RULE, RULE]}`: whichever; all must be bounded.
     AnyOf(Vec<SizeRule>),
+    /// `{"fit": {"of": "image", "width": "width", "height": "height", "multiple": "multiple_of", "how": "within"}}`: to a width and height, as packs do it.
+    Fit(Fit),
+    /// `{"join_counted": {"row": "image_", "count": "inputcount", "first": "image_1"}}`: all inputs whose names begin so in one batch, and so many blank ones that there are as many as the number says.
+    JoinCounted(JoinCounted),
+    /// `{"by_choice": {"by": "method", "of": {"stretch": RULE}, "otherwise": RULE}}`: as a literal choice says; all of them where it is none.
+    ByChoice(Box<ByChoice>),
     /// `{"if_given": {"input": "start_image", "then": RULE, "else": RULE}}`
     IfGiven(Box<IfGiven>),
     /// `{"switch": {"by": "switch", "on_true": "on_true", "on_false": "on_false"}}`: one of two inputs, or both where the switch is not known.
@@ -297,6 +303,56 @@ pub(crate) struct SoundAtMost {
     pub(crate) seconds: String,
 }
 
+/// See [`SizeRule::Fit`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fit {
+    pub(crate) of: String,
+    /// INT inputs; 0 is none.
+    pub(crate) width: String,
+    pub(crate) height: String,
+    /// An INT input: sides are cut to its multiples.
+    pub(crate) multiple: Option<String>,
+    pub(crate) how: How,
+}
+
+/// What is done where the ratio is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// The picture is stretched; a side of 0 is the picture's own.
+    Stretch,
+    /// The picture fits into it; a side of 0 follows from the other.
+    Within,
+    /// And is padded.
+    Pad,
+    /// It is scaled until it covers all, and cut.
+    Cover,
+    /// It gets as many pixels as width times height.
+    Pixels,
+}
+
+/// See [`SizeRule::JoinCounted`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinCounted {
+    pub(crate) row: String,
+    /// An INT input.
+    pub(crate) count: String,
+    pub(crate) first: String,
+}
+
+/// See [`SizeRule::ByChoice`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ByChoice {
+    /// The input that chooses.
+    pub(crate) by: String,
+    pub(crate) of: BTreeMap<String, SizeRule>,
+    /// For a choice that is none of these.
+    pub(crate) otherwise: SizeRule,
+}
+
 /// See [`SizeRule::IfGiven`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -354,6 +410,10 @@ pub(crate) enum ValueRule {
     CountOf(String),
     /// Characters of this text.
     LengthOf(String),
+    /// Pixels across what the output of this slot is.
+    OwnWidth(usize),
+    /// Pixels from top to bottom.
+    OwnHeight(usize),
     /// `{"range": [0, 100]}`
     Range(f64, f64),
     /// One of two inputs.
@@ -366,7 +426,7 @@ pub(crate) enum ValueRule {
     Convert(Convert),
     /// `{"resolution": "width"}`: as `ResolutionSelector` computes it from `aspect_ratio`, `megapixels` and `multiple`.
     Resolution(Side),
-    /// `{"choice": {"by": "aspect_ratio", "of": {"1:1 square 512x512": 512}, "otherwise": "width"}}`: what a choice stands for.
+    /// `{"choice": {"by": "aspect_ratio", "of": {"portrait 512x768": [512, 768]}, "otherwise": ["width", "height"], "times": "prescale_factor"}}`: what a choice stands for, one of these numbers.
     Choice(Choice),
 }
 
@@ -427,9 +487,12 @@ pub(crate) struct Choice {
     /// The input that chooses.
     pub(crate) by: String,
     /// Whole numbers by choice.
-    pub(crate) of: BTreeMap<String, i64>,
-    /// The input that counts where the choice is none of these.
-    pub(crate) otherwise: Option<String>,
+    pub(crate) of: BTreeMap<String, Vec<i64>>,
+    /// INT inputs, one of which counts where the choice is none of these.
+    #[serde(default)]
+    pub(crate) otherwise: Vec<String>,
+    /// A FLOAT input that it is multiplied by, and rounded down.
+    pub(crate) times: Option<String>,
 }
 
 /// See [`SizeRule::Film`].

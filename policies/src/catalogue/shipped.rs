@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use globset::{Glob, GlobMatcher};
+use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -21,7 +21,40 @@ const LATER: &str = include_str!("../../catalogues/later.json");
 const ANNOTATIONS_LATER: &str = include_str!("../../catalogues/annotations-later.json");
 
 /// Annotations of node packs.
-const PACKS: &[&str] = &[];
+const PACKS: &[&str] = &[
+    include_str!("../../packs/comfyui-advanced-controlnet.json"),
+    include_str!("../../packs/comfyui-advancedliveportrait.json"),
+    include_str!("../../packs/comfyui-animatediff-evolved.json"),
+    include_str!("../../packs/comfyui-bria_ai-rmbg.json"),
+    include_str!("../../packs/comfyui-custom-scripts.json"),
+    include_str!("../../packs/comfyui-depthanythingv2.json"),
+    include_str!("../../packs/comfyui-easy-use.json"),
+    include_str!("../../packs/comfyui-gguf.json"),
+    include_str!("../../packs/comfyui-ic-light-native.json"),
+    include_str!("../../packs/comfyui-impact-subpack.json"),
+    include_str!("../../packs/comfyui-kjnodes.json"),
+    include_str!("../../packs/comfyui-layerdiffuse.json"),
+    include_str!("../../packs/comfyui-logic.json"),
+    include_str!("../../packs/comfyui-pulid-flux.json"),
+    include_str!("../../packs/comfyui-reactor.json"),
+    include_str!("../../packs/comfyui-segment-anything-2.json"),
+    include_str!("../../packs/comfyui-tooling-nodes.json"),
+    include_str!("../../packs/comfyui-videohelpersuite.json"),
+    include_str!("../../packs/comfyui_birefnet_ll.json"),
+    include_str!("../../packs/comfyui_comfyroll_customnodes.json"),
+    include_str!("../../packs/comfyui_controlnet_aux.json"),
+    include_str!("../../packs/comfyui_essentials.json"),
+    include_str!("../../packs/comfyui_instantid.json"),
+    include_str!("../../packs/comfyui_ipadapter_plus.json"),
+    include_str!("../../packs/comfyui_patches_ll.json"),
+    include_str!("../../packs/comfyui_realtimenodes.json"),
+    include_str!("../../packs/comfyui_segment_anything.json"),
+    include_str!("../../packs/efficiency-nodes-comfyui.json"),
+    include_str!("../../packs/facerestore_cf.json"),
+    include_str!("../../packs/pulid_comfyui.json"),
+    include_str!("../../packs/rgthree-comfy.json"),
+    include_str!("../../packs/was-node-suite-comfyui.json"),
+];
 
 /// All that ships.
 pub(super) struct Shipped {
@@ -85,7 +118,11 @@ fn annotated(classes: &str, files: &[&Annotations]) -> BTreeMap<String, ClassSig
 fn pack(text: &str) -> Pack {
     let annotations = annotations(text);
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
-    let matcher = |glob: &String| Glob::new(glob).expect("the shipped patterns are good").compile_matcher();
+    let matcher = |glob: &String| {
+        // The folder has whatever name it was given: by the repository or by the registry.
+        let glob = GlobBuilder::new(glob).case_insensitive(true).build();
+        glob.expect("the shipped patterns are good").compile_matcher()
+    };
     Pack { modules: annotations.modules.iter().map(matcher).collect(), annotations }
 }
 

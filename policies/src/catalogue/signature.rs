@@ -512,6 +512,20 @@ impl ClassSignature {
         out
     }
 
+    /// Adds the choices of a later release of the same class: without an installation nobody knows which one runs.
+    pub(super) fn add_choices_of(&mut self, later: &ClassSignature) {
+        if self.shape() != later.shape() {
+            return;
+        }
+        for (input, later) in self.inputs.iter_mut().zip(&later.inputs) {
+            if let (true, DeclaredType::Combo(known), DeclaredType::Combo(more)) =
+                (input.name == later.name, &mut input.declared, &later.declared)
+            {
+                known.extend(more.iter().filter(|choice| !known.contains(choice)).cloned().collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// Whether every input that the annotation names is declared, with a type that a value of that kind can have.
     pub(super) fn fits(&self, annotation: &ClassAnnotation) -> bool {
         let declared = |name: &str| declared_at(&self.inputs, name);

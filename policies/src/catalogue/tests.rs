@@ -12,7 +12,7 @@ fn edited(edit: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
 
 #[test]
 fn the_shipped_snapshot_is_annotated() {
-    let catalogue = Catalogue::builtin();
+    let catalogue = Catalogue::builtin_arc();
     assert_eq!(catalogue.len(), 571);
     let sampler = catalogue.class("KSampler").unwrap();
     let kind = |name: &str| sampler.inputs().iter().find(|input| input.name() == name).unwrap().kind();
@@ -58,10 +58,10 @@ fn every_save_prefix_of_an_output_node_is_known_as_one() {
 fn a_catalogue_read_from_the_same_object_info_is_the_shipped_one() {
     let read = Catalogue::from_object_info(LIVE).unwrap();
     // The test nodes are no core classes, so they have their declared kinds only.
-    for class in Catalogue::builtin().classes() {
+    for class in Catalogue::builtin_arc().classes() {
         assert_eq!(read.class(class.name()), Some(class), "{}", class.name());
     }
-    assert_eq!(read.digest(), Catalogue::builtin().digest());
+    assert_eq!(read.digest(), Catalogue::builtin_arc().digest());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn agreement_ignores_option_lists_and_defaults_and_nothing_else() {
         value["SaveImage"]["output_node"] = serde_json::json!(false);
         value.as_object_mut().unwrap().remove("LoadImage");
     });
-    let agreement = Catalogue::builtin().agreement(&live).unwrap();
+    let agreement = Catalogue::builtin_arc().agreement(&live).unwrap();
     assert!(agreement.agrees("KSampler") && agreement.agrees("EmptyLatentImage"));
     assert_eq!(agreement.missing().collect::<Vec<_>>(), ["LoadImage"]);
     assert_eq!(agreement.differing().collect::<Vec<_>>(), ["SaveImage", "VAEDecode"]);

@@ -128,6 +128,8 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
         }
         // Where numbers are capped, the rule of texts says so.
         None if subject.policy.caps.limits_anything() => None,
+        // Nor is it known whether anything makes it longer.
+        None if subject.owner_of_unknown() => None,
         None => {
             let message = "the length of its text can't be bounded".to_owned();
             Some(of(node, "text_unbounded", ViolationKind::Denied, message))
@@ -204,7 +206,10 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         for (place, node) in facts.workflow.indexed() {
             // Told where it arises.
             let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
-            let Some((pixels, limit)) = worst(place).filter(|_| !from_above) else { continue };
+            // A film of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
+            let own_film =
+                subject.owner() && facts.class_at(place).is_some_and(|class| class.may_have(InputKind::File));
+            let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
             out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });

@@ -30,6 +30,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
                 out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
             }
+            None if subject.owner_of_unknown() => {}
             None => {
                 let message = "the length of its text can't be bounded".to_owned();
                 out.push(of(node, "text_unbounded", ViolationKind::Denied, message));

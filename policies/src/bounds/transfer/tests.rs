@@ -325,6 +325,7 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         | SizeRule::BySlot(_)
         | SizeRule::AnyOf(_)
         | SizeRule::AsLatent(_)
+        | SizeRule::ByChoice(_)
         | SizeRule::File(_)
         | SizeRule::FilmFile(_)
         | SizeRule::SoundFile(_) => {}
@@ -343,6 +344,8 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         SizeRule::LargerBatch(all) | SizeRule::Join(all) | SizeRule::SoundJoin(all) | SizeRule::SoundLongest(all) => {
             out.1.extend(all.iter().cloned())
         }
+        SizeRule::Fit(rule) => out = (strings(&[&rule.width, &rule.height]), strings(&[&rule.of])),
+        SizeRule::JoinCounted(rule) => out = (strings(&[&rule.count]), strings(&[&rule.first])),
         SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
         SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
         SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
