@@ -110,6 +110,9 @@ pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec
         let Some(signature) = catalogue.class(node.class.as_str()) else {
             continue;
         };
+        if !signature.may_have(InputKind::File) {
+            continue;
+        }
         for (name, input) in &node.inputs {
             let Input::Literal(Json::Text(text)) = input else {
                 continue;

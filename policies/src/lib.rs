@@ -9,7 +9,10 @@ pub mod policy;
 mod bounds;
 mod checks;
 pub mod cost;
+pub mod explain;
+pub mod learn;
 mod prune;
+mod resolve;
 mod rewrite;
 pub mod suggest;
 pub mod verdict;
@@ -22,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
 pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
+pub use explain::{Explanation, NodeAccount, OutputAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
@@ -35,6 +39,7 @@ pub use workflow::graph::{NODES_MAX, PATH_DEPTH_MAX};
 pub use workflow::json::NUMBER_CHARS_MAX;
 pub use workflow::node::{NodeClass, NodeId};
 
+use bounds::Facts;
 use checks::Subject;
 use workflow::graph::{NodeIndex, links};
 
@@ -67,11 +72,11 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.
-fn running_outputs(parsed: &Parsed, catalogue: &Catalogue) -> Vec<NodeIndex> {
-    let wanted = |id: &NodeId| parsed.targets.as_ref().is_none_or(|targets| targets.contains(id));
-    let is_output = |class: &NodeClass| catalogue.class(class.as_str()).is_some_and(|class| class.is_output_node());
-    let nodes = parsed.workflow.indexed();
-    nodes.filter(|(_, node)| wanted(&node.id) && is_output(&node.class)).map(|(place, _)| place).collect()
+fn running_outputs(parsed: &Parsed, facts: &Facts<'_>) -> Vec<NodeIndex> {
+    let targets: Option<BTreeSet<&NodeId>> = parsed.targets.as_ref().map(|targets| targets.iter().collect());
+    let wanted = |id: &NodeId| targets.as_ref().is_none_or(|targets| targets.contains(id));
+    let outputs = facts.resolved.known().filter(|(_, node, class)| class.is_output_node() && wanted(&node.id));
+    outputs.map(|(place, _, _)| place).collect()
 }
 
 /// For each node at fault the output nodes that it feeds, so that a page can mark them. One pass over the links: a body may have many of both.

@@ -181,8 +181,8 @@ fn policy_check_says_a_line_of_json_for_each_file() {
     assert_eq!(code(&checked), 1, "{}", said(&checked));
     let lines: Vec<Value> =
         String::from_utf8(checked.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let accepted: Vec<bool> = lines.iter().map(|line| line["accepted"].as_bool().unwrap()).collect();
-    assert_eq!(accepted, [true, false, true, false]);
+    let verdicts: Vec<&str> = lines.iter().map(|line| line["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["allow", "deny", "allow", "deny"]);
     for (line, file) in lines.iter().zip(files) {
         assert_eq!(line["file"], file);
     }

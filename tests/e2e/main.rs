@@ -25,6 +25,7 @@ mod listen;
 mod login;
 mod owner;
 mod pacing;
+mod policy;
 mod record;
 mod reload;
 mod route;

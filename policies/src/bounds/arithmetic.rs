@@ -56,7 +56,7 @@ pub(super) struct Number {
 
 /// Why an operation gives nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ArithmeticError {
+pub(crate) enum ArithmeticError {
     /// A power of whole numbers that may have millions of digits: computing it stops a ComfyUI.
     #[error("a power of whole numbers may be too large to be computed")]
     TooLargePower,
@@ -427,7 +427,6 @@ fn floor_quotient(a: i128, b: i128) -> Option<i128> {
 }
 
 /// A power of whole numbers: a whole number for exponents from 0 on, a fraction of 1 below.
-#[expect(clippy::type_complexity, reason = "both kinds of result, each in its bounds")]
 fn int_power(base: Interval, exponent: Interval) -> Result<(Part<Interval>, Part<FloatInterval>), ArithmeticError> {
     let fraction = if exponent.lo < 0 {
         // 0 has no such power, and of all others it is at most 1 in size.

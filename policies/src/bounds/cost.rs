@@ -46,12 +46,15 @@ pub(crate) enum Unsampled {
 
 /// The first input of a kind, with its value.
 fn of_kind(facts: &Facts<'_>, node: &Node, class: &ClassSignature, kind: InputKind) -> Option<Value> {
-    let (name, signature) = class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(kind))?;
-    Some(number(facts, node, &name, signature.declared()))
+    let (name, signature) = class.input_of_kind(node, kind)?;
+    Some(number(facts, node, name, signature.declared()))
 }
 
 /// The text of the first input of a kind: `Some(None)` where it is no literal.
 fn text_of_kind<'a>(node: &'a Node, class: &ClassSignature, kind: InputKind) -> Option<Option<&'a str>> {
+    if !class.may_have(kind) {
+        return None;
+    }
     let (_, input) = node.inputs.iter().find(|(name, _)| class.input_kind(node, name) == Some(kind))?;
     Some(match input {
         Input::Literal(Json::Text(text)) => Some(text),
@@ -170,7 +173,7 @@ pub(crate) fn sampling(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -
         // A scheduler has steps, but its schedule is run by a sampler, perhaps by several.
         _ if class.outputs().iter().any(|output| output.type_name() == "SIGMAS") => None,
         _ => {
-            class.inputs_of(node).iter().find(|(_, input)| input.kind() == Some(InputKind::Steps))?;
+            class.input_of_kind(node, InputKind::Steps)?;
             Some(own_sampling(facts, node, class, runs))
         }
     }

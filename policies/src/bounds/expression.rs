@@ -38,9 +38,19 @@ pub(crate) enum ExpressionError {
     /// A name that nothing is connected to.
     #[error("the expression names `{0}`, which is not given")]
     UnknownName(String),
+    /// It comes by a link.
+    #[error("the expression comes by a link, so that nobody can judge it: write it into the node itself")]
+    Linked,
     /// See [`ArithmeticError`].
     #[error("the expression {}", described(*.0))]
     Arithmetic(ArithmeticError),
+}
+
+impl ExpressionError {
+    /// Whether ComfyUI merely ends the run with an error.
+    pub(super) fn is_harmless(&self) -> bool {
+        matches!(self, Self::Arithmetic(ArithmeticError::NoResult) | Self::UnknownName(_))
+    }
 }
 
 fn described(error: ArithmeticError) -> &'static str {

@@ -10,23 +10,28 @@ mod expression;
 pub(crate) mod interval;
 mod lists;
 mod numbers;
+mod operands;
 mod samplers;
 mod shape;
 mod text;
 mod transfer;
 
-use std::collections::HashMap;
+use std::rc::Rc;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
+pub(crate) use expression::Dialect;
 #[cfg(feature = "fuzzing")]
 pub(crate) use expression::{Judged, judged as judged_expression};
+
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
 use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature};
 use crate::files::FileFacts;
 use crate::policy::{Caps, Policy, Posture};
+use crate::resolve::Resolved;
 use crate::workflow::graph::{NodeIndex, Workflow};
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
@@ -80,7 +85,9 @@ pub(crate) struct Facts<'a> {
     files: &'a FileFacts,
     /// What a text of unknown length counts as; none: as unknown.
     assumed_text_bytes: Option<i128>,
-    slots: HashMap<NodeIndex, Vec<Slot<'a>>>,
+    pub(crate) resolved: Rc<Resolved<'a>>,
+    /// By the nodes' places; none where the class is not known.
+    slots: Vec<Vec<Slot<'a>>>,
     pub(crate) size_faults: Vec<(NodeIndex, SizeFault)>,
 }
 
@@ -98,13 +105,27 @@ impl<'a> Facts<'a> {
         catalogue: &'a Catalogue,
         files: &'a FileFacts,
     ) -> Self {
+        let resolved = Rc::new(Resolved::of(workflow, catalogue));
+        Self::of_resolved(resolved, workflow, policy, catalogue, files)
+    }
+
+    /// The same under another policy, for a workflow whose classes and declarations were found already.
+    pub(crate) fn of_resolved(
+        resolved: Rc<Resolved<'a>>,
+        workflow: &'a Workflow,
+        policy: &'a Policy,
+        catalogue: &'a Catalogue,
+        files: &'a FileFacts,
+    ) -> Self {
         let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
-        let (caps, slots, size_faults) = (&policy.caps, HashMap::new(), Vec::new());
-        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, slots, size_faults };
+        let (caps, slots, size_faults) = (&policy.caps, vec![Vec::new(); workflow.nodes().len()], Vec::new());
+        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, resolved, slots, size_faults };
         for (place, node) in workflow.sources_first() {
-            if let Some(class) = catalogue.class(node.class.as_str()) {
+            if let Some(class) = facts.resolved.class(place) {
                 let slots = facts.slots_of(place, node, class);
-                facts.slots.insert(place, slots);
+                if let Some(at) = facts.slots.get_mut(place.number()) {
+                    *at = slots;
+                }
             }
         }
         facts
@@ -112,22 +133,22 @@ impl<'a> Facts<'a> {
 
     /// The output that a link names; none if the class is unknown or has no such slot.
     pub(crate) fn slot(&self, link: Link) -> Option<&Slot<'a>> {
-        self.slots.get(&link.target)?.get(link.slot)
+        self.slots.get(link.target.number())?.get(link.slot)
     }
 
     /// How many bytes the first output of the node at `place` has at most, if it is a text.
     pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
-        self.slots.get(&place)?.first()?.text_bytes
+        self.slots.get(place.number())?.first()?.text_bytes
     }
 
     /// Every output of the node at `place`.
     pub(crate) fn slots_at(&self, place: NodeIndex) -> &[Slot<'a>] {
-        self.slots.get(&place).map(Vec::as_slice).unwrap_or_default()
+        self.slots.get(place.number()).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The signature of the node at `place`.
     pub(crate) fn class_at(&self, place: NodeIndex) -> Option<&'a ClassSignature> {
-        self.catalogue.class(self.workflow.node(place)?.class.as_str())
+        self.resolved.class(place)
     }
 
     /// The size of what the input `name` is linked to.

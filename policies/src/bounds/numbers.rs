@@ -1,7 +1,7 @@
 //! Numbers through links: literals, primitives, switches and measured sizes.
 
 use super::interval::{FloatInterval, Interval, ceil, floor};
-use super::{Facts, Shape, Value, transfer};
+use super::{Facts, Shape, Value, operands, transfer};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, OutputSignature, ValueRule};
 use crate::policy::Caps;
 use crate::workflow::json::Json;
@@ -133,9 +133,22 @@ pub(super) fn value(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot
             Some(Input::Literal(Json::Text(text))) => {
                 Value::Int(Interval::exactly(i128::try_from(text.chars().count()).unwrap_or(i128::MAX)))
             }
+            // A character is a byte at least.
+            Some(Input::Link(link)) => match facts.slot(*link).and_then(|slot| slot.text_bytes) {
+                Some(bytes) => Value::Int(Interval::between(0, bytes)),
+                None => Value::Unknown,
+            },
             _ => Value::Unknown,
         },
         ValueRule::Range(lo, hi) => range(class, slot, *lo, *hi),
+        ValueRule::Expression(rule) => operands::expression(facts, node, rule),
+        ValueRule::Convert(rule) => operands::converted(facts, node, rule),
+        ValueRule::Resolution(side) => operands::resolution(facts, node, class, *side),
+        ValueRule::Choice(rule) => match node.text(&rule.by).map(|chosen| rule.of.get(chosen)) {
+            Some(Some(value)) => Value::Int(Interval::exactly(i128::from(*value))),
+            Some(None) => rule.otherwise.as_deref().map_or(Value::Unknown, own),
+            None => Value::Unknown,
+        },
         ValueRule::Amount(amount) => transfer::amount(facts, node, class, amount).map_or(Value::Unknown, Value::Int),
     }
 }

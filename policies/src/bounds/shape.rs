@@ -27,9 +27,11 @@ pub(crate) struct Shape {
 impl Shape {
     /// One image of this size.
     pub(crate) fn image(width: Interval, height: Interval) -> Self {
-        let (width, height) = (positive(width), positive(height));
+        // A crop beyond the edge and a size of 0 by a link leave no pixels: `GetImageSize` tells it, and nothing can be scaled from it, so that only the ratio needs a pixel.
+        let nothing = Interval::exactly(0);
+        let (width, height) = (width.max(nothing), height.max(nothing));
         let one = Interval::exactly(1);
-        let ratio = FloatInterval::from(width).over(height.into());
+        let ratio = FloatInterval::from(positive(width)).over(positive(height).into());
         Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1, tempo: 1 }
     }
 

@@ -10,8 +10,8 @@
 mod sides;
 
 use sides::{
-    cropped, decoded, encoded, kontext_scaled, largest_side, multiplied, padded, repeated, resized, scaled,
-    shortest_side, stitched, total_pixels, turned, upscaled,
+    cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, latent_scaled, multiplied,
+    padded, repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
 };
 
 use super::interval::{FloatInterval, Interval, ceil};
@@ -27,6 +27,10 @@ use crate::workflow::node::{Input, Node};
 const NO_ALPHA_MASK_PIXELS: i128 = 64;
 /// Frames that a cell of a film's latent becomes at most, but for the first (LTXV, Cosmos).
 const FRAMES_OF_A_CELL_MAX: i128 = 8;
+/// Frames that a cell of a film's latent stands for at least, but for the first (Hunyuan, Wan; Mochi has 6, LTXV and Cosmos 8).
+const LEAST_TEMPO: i128 = 4;
+/// Where a part of a batch begins (ImageFromBatch, LatentFromBatch).
+const FIRST_INDEX: &str = "batch_index";
 /// Rules within rules; the shipped ones have three at most.
 const RULE_DEPTH_MAX: usize = 16;
 
@@ -80,7 +84,7 @@ fn cells(side: Interval, cell: i128) -> Interval {
 
 /// No larger, and perhaps much smaller.
 fn narrowed(from: Shape) -> Shape {
-    let side = |side: Interval| Interval::between(1, side.hi);
+    let side = |side: Interval| Interval::between(0, side.hi);
     Shape { area: from.area, ..from.resized(side(from.width), side(from.height)) }
 }
 
@@ -159,6 +163,32 @@ impl Step<'_, '_> {
             SizeRule::Numbers(cell) => self.own_numbers(*cell),
             SizeRule::Made(made) => self.made(made),
             SizeRule::Turned(input) => self.shape(input).map(turned),
+            SizeRule::Fewer(rule) => {
+                let of = self.inner(rule)?.shape.ok_or(Gap::Unknown)?;
+                let some = |count: Interval| Interval::between(count.lo.min(1), count.hi);
+                Ok(Shape { batch: some(of.batch), frames: some(of.frames), ..of })
+            }
+            SizeRule::Part(input) => {
+                let from = self.shape(input)?;
+                let some = |count: Interval| Interval::between(0, count.hi);
+                let part = narrowed(from);
+                Ok(Shape { batch: some(from.batch), frames: some(from.frames), ..part })
+            }
+            SizeRule::TurnedLatent(input) => {
+                let from = self.shape(input)?;
+                if from.frames.hi > 1 || from.tempo > 1 {
+                    let why = "turning a film's latent changes time and height";
+                    return Err(Gap::Unbounded(why.to_owned()));
+                }
+                Ok(turned(from))
+            }
+            SizeRule::ResizeLatent(input) => {
+                Ok(latent_resized(self.shape(input)?, self.int("width")?, self.int("height")?))
+            }
+            SizeRule::CropLatent(input) => {
+                Ok(latent_cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?))
+            }
+            SizeRule::ScaleLatentBy(rule) => Ok(latent_scaled(self.shape(&rule.of)?, self.float(&rule.by)?)),
             SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
             SizeRule::Decode(input) => Ok(decoded(self.shape(input)?, self.facts.caps.vae_scale)),
             SizeRule::Encode(input) => self.shape(input).map(encoded),
@@ -174,7 +204,11 @@ impl Step<'_, '_> {
             SizeRule::LargestSide(rule) => Ok(largest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
             SizeRule::ShortestSide(rule) => Ok(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
             SizeRule::ResizeAny(input) => self.resize_any(self.shape(input)?),
-            SizeRule::Crop(input) => Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?)),
+            SizeRule::Crop(input) => {
+                // Masks are cut where the numbers say, pictures from within.
+                let beyond = self.gives_mask();
+                Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?, beyond))
+            }
             SizeRule::Pad(input) => {
                 Ok(padded(self.shape(input)?, self.sum("left", "right")?, self.sum("top", "bottom")?))
             }
@@ -257,10 +291,12 @@ impl Step<'_, '_> {
 
     /// A number that can only make things smaller: what is not known of it does not matter.
     fn hint(&self, name: &str) -> Result<Interval, Gap> {
-        match self.int(name) {
-            Err(Gap::Unknown) if self.class.input(self.node, name).is_some() => Ok(Interval::between(1, i128::MAX)),
-            other => other,
-        }
+        let input = self.class.input(self.node, name).ok_or(Gap::Unknown)?;
+        // By a link it may lie beyond its declared range, which ComfyUI checks in literals only; and a negative one counts from the end.
+        Ok(match number(self.facts, self.node, name, input.declared()) {
+            Value::Int(value) if value.lo >= 0 => value,
+            _ => Interval::between(0, i128::MAX),
+        })
     }
 
     fn float(&self, name: &str) -> Result<FloatInterval, Gap> {
@@ -302,8 +338,7 @@ impl Step<'_, '_> {
 
     /// The value of the input of a kind, if the class has one.
     fn of_kind(&self, kind: InputKind) -> Result<Option<Interval>, Gap> {
-        let inputs = self.class.inputs_of(self.node);
-        match inputs.iter().find(|(_, input)| input.kind() == Some(kind)) {
+        match self.class.input_of_kind(self.node, kind) {
             Some((name, _)) => self.int(name).map(Some),
             None => Ok(None),
         }
@@ -313,15 +348,19 @@ impl Step<'_, '_> {
         let side = self.of_kind(InputKind::Side)?;
         let width = self.of_kind(InputKind::Width)?.or(side).ok_or(Gap::Unknown)?;
         let height = self.of_kind(InputKind::Height)?.or(side).ok_or(Gap::Unknown)?;
-        let one = Interval::exactly(1);
-        let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one).max(one);
-        let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one).max(one);
+        let (none, one) = (Interval::exactly(0), Interval::exactly(1));
+        // By a link a batch may be empty.
+        let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one).max(none);
+        let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one).max(none);
         // A latent has whole cells.
         let whole = |side: Interval| {
             let of = |pixels: i128| pixels.div_euclid(cell.max(1)).saturating_mul(cell.max(1));
             Interval::between(of(side.lo), of(side.hi))
         };
-        Ok(Shape { batch, frames, cell, ..Shape::image(whole(width), whole(height)) })
+        // A film's latent has its frames in a dimension of their own, four a cell at least in every model that is made so.
+        let film = cell > 1 && self.class.input_of_kind(self.node, InputKind::Frames).is_some();
+        let tempo = if film { LEAST_TEMPO } else { 1 };
+        Ok(Shape { batch, frames, cell, tempo, ..Shape::image(whole(width), whole(height)) })
     }
 
     fn made(&self, made: &Made) -> Result<Shape, Gap> {
@@ -476,12 +515,22 @@ impl Step<'_, '_> {
     /// An IMAGE has its frames in one row with the batch.
     fn first(&self, rule: &First) -> Result<Shape, Gap> {
         let shape = self.shape(&rule.of)?;
-        let length = self.hint(&rule.length)?.hi.max(1);
-        let cut = |count: Interval| Interval::between(1, count.hi.min(length));
+        let length = self.hint(&rule.length)?;
+        // A length of 0 by a link leaves none.
+        let starts_within = self.class.input(self.node, FIRST_INDEX).is_none() || self.starts_within()?;
+        let least = if starts_within { length.lo.clamp(0, 1) } else { 0 };
+        let cut = |count: Interval| Interval::between(least.min(count.lo), count.hi.min(length.hi.max(0)));
         Ok(match (shape.frames.hi > 1, shape.cell > 1) {
             (true, false) => Shape { batch: Interval::exactly(1), frames: cut(shape.count()), ..shape },
             _ => Shape { batch: cut(shape.batch), ..shape },
         })
+    }
+
+    /// Whether the first item of a part is certainly one of the batch: a number below 0, by a link, may lie before all of them.
+    fn starts_within(&self) -> Result<bool, Gap> {
+        let input = self.class.input(self.node, FIRST_INDEX).ok_or(Gap::Unknown)?;
+        let value = number(self.facts, self.node, FIRST_INDEX, input.declared());
+        Ok(matches!(value, Value::Int(value) if value.lo >= 0))
     }
 
     /// A list item holds no more than the whole of what came in.
@@ -572,9 +621,13 @@ impl Step<'_, '_> {
         let sides = Interval::between(width, height);
         let frames = Interval::between(1, i128::from(fact.frames.max(1)));
         let picture = Shape { area: width * height, frames, ..Shape::image(sides, sides) };
-        let is_mask = self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK");
+        let is_mask = self.gives_mask();
         let blank = Interval::exactly(NO_ALPHA_MASK_PIXELS);
         Ok(if is_mask { picture.hull(Shape { frames, ..Shape::image(blank, blank) }) } else { picture })
+    }
+
+    fn gives_mask(&self) -> bool {
+        self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK")
     }
 
     fn sound_made(&self, rule: &SoundRule) -> Result<Sound, Gap> {

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::InputKind;
 use super::rules::{ListRule, SizeRule, ValueRule};
-use super::{ClassSignature, InputKind};
 
 /// The file as written. `release` or `pack` says whose classes these are.
 #[derive(Debug, Deserialize)]
@@ -45,7 +45,7 @@ pub(super) struct Annotations {
     licence_note: Option<String>,
     /// Reasons that `harmless` names by a short key.
     #[serde(default)]
-    #[expect(dead_code, reason = "for the reader of the file, and a test")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reader of the file, and a test"))]
     pub(super) reasons: BTreeMap<String, String>,
     pub(super) classes: BTreeMap<String, ClassAnnotation>,
 }
@@ -92,23 +92,31 @@ pub(super) struct ClassAnnotation {
 pub struct DynamicInput {
     /// A name in which `*` stands for anything.
     pub pattern: String,
-    /// Its members by name; a type with `?` may be absent or null.
+    /// Its members by name; a type with `?` may be absent or null. Of an input that is an object.
+    #[serde(default)]
     pub shape: BTreeMap<String, String>,
+    /// The type of what is linked to it, such as `IMAGE`. Of an input that is a link.
+    pub link: Option<String>,
     /// Members that name models.
     #[serde(default)]
     pub models_at: Vec<String>,
 }
 
+impl DynamicInput {
+    /// Whether an input of this name is meant: the pattern's `*` stands for anything.
+    pub fn matches(&self, name: &str) -> bool {
+        match self.pattern.split_once('*') {
+            Some((start, end)) => {
+                let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+                rest.is_some_and(|rest| !rest.is_empty())
+            }
+            None => self.pattern == name,
+        }
+    }
+}
+
 impl Annotations {
     pub(super) fn read(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
-    }
-
-    /// The class with its annotations; a class that is not in the file has none, which is an annotation too: nothing in it needs a cap.
-    pub(super) fn apply(&self, class: ClassSignature) -> ClassSignature {
-        match self.classes.get(class.name()) {
-            Some(annotation) => class.annotated(annotation),
-            None => class.annotated(&ClassAnnotation::default()),
-        }
     }
 }

@@ -9,7 +9,9 @@ mod agreement;
 mod annotations;
 mod read;
 mod rules;
+mod shipped;
 mod signature;
+mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -17,19 +19,15 @@ use std::sync::{Arc, LazyLock};
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
 pub(crate) use rules::{
-    Amount, Concat, CutToBatch, Film, First, Formula, ListRule, Made, Rebatch, Sampled, SizeRule, SoundRule, Switch,
-    ValueRule,
+    Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
+    Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
 
 use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
-use annotations::Annotations;
-
-/// ComfyUI 0.8.0's own classes.
-const COMFYUI_0_8_0: &str = include_str!("../../catalogues/comfyui-0.8.0.json");
-const ANNOTATIONS_0_8_0: &str = include_str!("../../catalogues/annotations-0.8.0.json");
+use shipped::shipped;
 
 /// Classes in one `object_info`; installations with hundreds of packs have about 8,000.
 pub const CLASSES_MAX: usize = 20_000;
@@ -41,6 +39,7 @@ pub struct Catalogue {
     classes: Vec<ClassSignature>,
     /// The places of the classes: each node of each workflow is looked up.
     places: HashMap<Box<str>, usize, RandomState>,
+    complete: bool,
     digest: Digest,
 }
 
@@ -60,55 +59,50 @@ pub enum CatalogueError {
     },
 }
 
-static BUILTIN: LazyLock<Arc<Catalogue>> = LazyLock::new(|| {
-    #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
-    let annotations = Annotations::read(ANNOTATIONS_0_8_0).expect("the shipped annotations are good");
-    #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
-    let classes = read::classes(COMFYUI_0_8_0.as_bytes()).expect("the shipped snapshot is good");
-    let classes = classes.into_iter().map(|(name, class)| (name, annotations.apply(class))).collect();
-    Arc::new(Catalogue::of(classes))
+static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
+    let mut classes = BTreeMap::new();
+    for (name, class) in shipped().releases().flatten() {
+        classes.entry(name.clone()).or_insert_with(|| class.clone());
+    }
+    Catalogue::of(classes, false)
 });
 
+static COMFYUI_0_8_0: LazyLock<Arc<Catalogue>> =
+    LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
+
 impl Catalogue {
-    /// The shipped snapshot of ComfyUI 0.8.0, annotated.
+    /// ComfyUI's own classes as they ship, annotated: those of 0.8.0, and those that later releases added. For judging a workflow without an installation: nothing is known of packs.
     pub fn builtin() -> &'static Catalogue {
         &BUILTIN
     }
 
-    /// The same, to be shared.
+    /// The classes of an installation of ComfyUI 0.8.0 without packs, to be shared.
     pub fn builtin_arc() -> Arc<Catalogue> {
-        Arc::clone(&BUILTIN)
+        Arc::clone(&COMFYUI_0_8_0)
     }
 
-    /// A catalogue from the `GET /object_info` of a backend, as saved in a pinned file. ComfyUI's own classes keep the shipped annotations; those whose signature differs from the shipped one, and
-    /// those that the shipped release does not have, are closed. Classes of other packs have the kinds which their declaration shows.
+    /// Whether a class that is not in it does not exist. It may otherwise be one of a pack that nobody described here.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// A catalogue from the `GET /object_info` of a backend, as saved in a pinned file. ComfyUI's own classes have the annotations of the shipped signature that is theirs; those whose signature
+    /// is none of the shipped ones are closed. Classes of packs have the shipped annotations where these fit, and the kinds which their declaration shows elsewhere.
     ///
     /// # Errors
     /// The text is not an `object_info`.
     pub fn from_object_info(json: &[u8]) -> Result<Catalogue, CatalogueError> {
-        let builtin = Self::builtin();
         let classes = read::classes(json)?;
-        let joined = classes.into_iter().map(|(name, class)| {
-            let class = match builtin.class(&name) {
-                Some(known) if known.shape() == class.shape() && known.module == class.module => {
-                    class.annotated_like(known)
-                }
-                Some(known) => class.with_kinds_of(known).closed("its signature differs from the annotated one"),
-                None if class.is_core() => {
-                    class.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet")
-                }
-                None => class.with_declared_kinds(),
-            };
-            (name, class)
-        });
-        Ok(Self::of(joined.collect()))
+        let joined = classes.into_iter().map(|(name, class)| (name, annotated(class)));
+        Ok(Self::of(joined.collect(), true))
     }
 
-    fn of(classes: BTreeMap<String, ClassSignature>) -> Self {
+    fn of(classes: BTreeMap<String, ClassSignature>, complete: bool) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
-        let text = format!("{classes:?}");
+        let text = format!("{complete} {classes:?}");
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
-        Self { classes: classes.into_values().collect(), places, digest: Digest::of(text.as_bytes()) }
+        let classes = classes.into_values().map(ClassSignature::with_tables).collect();
+        Self { classes, places, complete, digest: Digest::of(text.as_bytes()) }
     }
 
     /// The class of this name.
@@ -142,6 +136,21 @@ impl Catalogue {
     /// The text is not an `object_info`.
     pub fn agreement(&self, live_object_info: &[u8]) -> Result<Agreement, CatalogueError> {
         Ok(Agreement::between(self, &read::classes(live_object_info)?))
+    }
+}
+
+/// A live class with what ships about it.
+fn annotated(live: ClassSignature) -> ClassSignature {
+    if !live.is_core() {
+        return match shipped().of_pack(&live) {
+            Some(annotation) => live.annotated_over_declared(annotation),
+            None => live.with_declared_kinds(),
+        };
+    }
+    match (shipped().same_as(&live), shipped().named(live.name())) {
+        (Some(known), _) => live.annotated_like(known),
+        (None, Some(known)) => live.with_kinds_of(known).closed("its signature differs from the annotated ones"),
+        (None, None) => live.with_declared_kinds().closed("a class of a ComfyUI release that is not annotated yet"),
     }
 }
 

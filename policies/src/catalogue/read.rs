@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::signature::Annotation;
+use super::tables::Tables;
 use super::{CLASSES_MAX, CatalogueError, ClassSignature, DeclaredType, InputSignature, OutputSignature, Presence};
 
 /// Items of an autogrow row; ComfyUI's own limit is 100.
@@ -43,6 +44,8 @@ fn class(name: &str, value: &Value) -> Result<ClassSignature, CatalogueError> {
     let module = value.get("python_module").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(ClassSignature {
         name: name.to_owned(),
+        core: ClassSignature::is_core_module(&module),
+        tables: Tables::default(),
         module,
         output_node: value.get("output_node").and_then(Value::as_bool).unwrap_or(false),
         // ComfyUI 0.8.0 does not tell; there the annotations do.
@@ -89,7 +92,8 @@ fn input(
     };
     let upload_keys = ["image_upload", "video_upload", "audio_upload", "file_upload"];
     let uploads = upload_keys.iter().any(|key| options.get(key).and_then(Value::as_bool) == Some(true));
-    Ok(InputSignature { name: name.to_owned(), presence, declared, kind: None, uploads })
+    let (full, row) = (String::new(), Vec::new());
+    Ok(InputSignature { full, row, name: name.to_owned(), presence, declared, kind: None, uploads })
 }
 
 fn declared_type(class: &str, text: &str, options: &Value, depth: usize) -> Result<DeclaredType, CatalogueError> {

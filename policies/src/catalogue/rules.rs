@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::bounds::Dialect;
+
 /// What becomes of the size of pictures, latents, masks, films and sounds. Sizes are pixels; a latent's are pixels of the picture that it was declared for.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -25,6 +27,18 @@ pub(crate) enum SizeRule {
     Same(String),
     /// Like this input or turned by 90 degrees.
     Turned(String),
+    /// `{"fewer": RULE}`: like the rule says, but perhaps fewer of them.
+    Fewer(Box<SizeRule>),
+    /// Any part of this input.
+    Part(String),
+    /// A latent like this input or turned by 90 degrees; a film's latent would change time and height, which is refused.
+    TurnedLatent(String),
+    /// As LatentUpscale does it: to `width` and `height`, of which 0 means "keep the aspect ratio", with 8 pixels a cell.
+    ResizeLatent(String),
+    /// As LatentCrop does it: at most `width` and `height`, with 8 pixels a cell.
+    CropLatent(String),
+    /// As LatentUpscaleBy does it: sides are rounded in cells.
+    ScaleLatentBy(ScaleBy),
     /// `{"larger_batch": ["image", "alpha"]}`: the first gives the size, both the count.
     LargerBatch(Vec<String>),
     /// A latent to an image.
@@ -356,6 +370,76 @@ pub(crate) enum ValueRule {
     Switch(Switch),
     /// A computed whole number.
     Amount(Amount),
+    /// `{"expression": {"text": "expression", "row": "values", "gives": "int"}}`: arithmetic in a text.
+    Expression(Expression),
+    /// `{"convert": {"of": "value", "gives": "int"}}`: a number, truth value or text of digits as a number of another kind.
+    Convert(Convert),
+    /// `{"resolution": "width"}`: as `ResolutionSelector` computes it from `aspect_ratio`, `megapixels` and `multiple`.
+    Resolution(Side),
+    /// `{"choice": {"by": "aspect_ratio", "of": {"1:1 square 512x512": 512}, "otherwise": "width"}}`: what a choice stands for.
+    Choice(Choice),
+}
+
+/// See [`ValueRule::Expression`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Expression {
+    /// The input that holds the text.
+    pub(crate) text: String,
+    /// An autogrow row: the names after the dot are the variables.
+    pub(crate) row: Option<String>,
+    /// Inputs whose names are the variables.
+    #[serde(default)]
+    pub(crate) inputs: Vec<String>,
+    /// What a variable is that is not given; without it, a fault.
+    pub(crate) absent: Option<f64>,
+    /// Whose expressions they are.
+    #[serde(default)]
+    pub(crate) dialect: Dialect,
+    /// What is done with the result.
+    pub(crate) gives: Gives,
+}
+
+/// What an output makes of a Python number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Gives {
+    /// `float(x)`
+    Float,
+    /// `int(x)`
+    Int,
+    /// `round(x)`
+    Rounded,
+    /// `bool(x)`
+    Boolean,
+}
+
+/// See [`ValueRule::Convert`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Convert {
+    pub(crate) of: String,
+    pub(crate) gives: Gives,
+}
+
+/// See [`ValueRule::Resolution`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Side {
+    Width,
+    Height,
+}
+
+/// See [`ValueRule::Choice`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Choice {
+    /// The input that chooses.
+    pub(crate) by: String,
+    /// Whole numbers by choice.
+    pub(crate) of: BTreeMap<String, i64>,
+    /// The input that counts where the choice is none of these.
+    pub(crate) otherwise: Option<String>,
 }
 
 /// See [`SizeRule::Film`].

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::annotations::{ClassAnnotation, DynamicInput};
 use super::rules::{ListRule, SizeRule, ValueRule};
-use crate::workflow::json::Json;
-use crate::workflow::node::{Input, Node};
+use super::tables::Tables;
+use crate::workflow::node::Node;
 
 /// What an input's value means, whatever its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -70,6 +70,39 @@ pub enum InputKind {
     JsonText,
     /// Text for a text encoder.
     PromptText,
+}
+
+impl InputKind {
+    /// Whether a value of this kind can have the declared type.
+    pub(super) fn suits(self, declared: &DeclaredType) -> bool {
+        let number = matches!(declared, DeclaredType::Int { .. } | DeclaredType::Float { .. });
+        let text = *declared == DeclaredType::Text;
+        let choice = matches!(declared, DeclaredType::Combo(_));
+        match self {
+            Self::Steps
+            | Self::Denoise
+            | Self::Width
+            | Self::Height
+            | Self::Side
+            | Self::Megapixels
+            | Self::Factor
+            | Self::Pad
+            | Self::Batch
+            | Self::Frames
+            | Self::Seconds
+            | Self::SampleRate
+            | Self::Count
+            | Self::Tile
+            | Self::Overlap
+            | Self::Repeats
+            | Self::Divisor
+            | Self::SizeHint => number,
+            Self::Sampler | Self::Scheduler | Self::File | Self::ModelFile => choice || text,
+            Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => {
+                text
+            }
+        }
+    }
 }
 
 /// Whether an input must be given.
@@ -141,6 +174,9 @@ pub struct InputSignature {
     pub(super) kind: Option<InputKind>,
     /// The declaration says that files are uploaded here.
     pub(super) uploads: bool,
+    /// The name with what stands before its dots, and of a row the names of its items so; made with the catalogue.
+    pub(super) full: String,
+    pub(super) row: Vec<String>,
 }
 
 impl InputSignature {
@@ -198,12 +234,15 @@ impl OutputSignature {
 pub struct ClassSignature {
     pub(super) name: String,
     pub(super) module: String,
+    /// By the module: ComfyUI's own.
+    pub(super) core: bool,
     pub(super) output_node: bool,
     /// Takes whole lists, as newer releases tell.
     pub(super) input_list: bool,
     pub(super) inputs: Vec<InputSignature>,
     pub(super) outputs: Vec<OutputSignature>,
     pub(super) annotation: Annotation,
+    pub(super) tables: Tables,
 }
 
 /// What we add to what `object_info` says.
@@ -274,7 +313,11 @@ impl ClassSignature {
 
     /// ComfyUI's own, paid nodes included.
     pub fn is_core(&self) -> bool {
-        let first = self.module.split('.').next().unwrap_or_default();
+        self.core
+    }
+
+    pub(super) fn is_core_module(module: &str) -> bool {
+        let first = module.split('.').next().unwrap_or_default();
         matches!(first, "nodes" | "comfy_extras" | "comfy_api_nodes")
     }
 
@@ -341,15 +384,46 @@ impl ClassSignature {
     }
 
     /// The inputs that `node` may have, with their full names: those of a dynamic choice by what the node chose.
-    pub(crate) fn inputs_of<'a>(&'a self, node: &Node) -> Vec<(String, &'a InputSignature)> {
-        let mut out = Vec::new();
-        collect(&self.inputs, "", node, &mut out);
+    pub(crate) fn inputs_of<'a>(&'a self, node: &Node) -> Vec<(&'a str, &'a InputSignature)> {
+        let mut out = Vec::with_capacity(self.inputs.len());
+        collect(&self.inputs, node, &mut out);
         out
+    }
+
+    /// The first input of `node` that is of this kind, with its full name.
+    pub(crate) fn input_of_kind<'a>(&'a self, node: &Node, kind: InputKind) -> Option<(&'a str, &'a InputSignature)> {
+        if !self.may_have(kind) {
+            return None;
+        }
+        let is_wanted = |input: &InputSignature| input.kind == Some(kind);
+        if self.tables.are_plain() {
+            return self.inputs.iter().find(|input| is_wanted(input)).map(|input| (input.full.as_str(), input));
+        }
+        self.inputs_of(node).into_iter().find(|(_, input)| is_wanted(input))
+    }
+
+    /// Whether some node of this class may have an input of this kind: a quick look before a slow one.
+    pub(crate) fn may_have(&self, kind: InputKind) -> bool {
+        self.tables.may_have(kind)
     }
 
     /// The declaration of one input of `node`, by its full name.
     pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
-        resolve(&self.inputs, "", name, node)
+        if let Some(input) = self.tables.find(&self.inputs, name) {
+            // A row itself is no input, only its items are.
+            return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+        }
+        if self.tables.are_plain() {
+            return None;
+        }
+        let (first, inner) = name.split_once('.')?;
+        nested(self.tables.find(&self.inputs, first)?, inner, node)
+    }
+
+    /// The class as a catalogue holds it.
+    pub(super) fn with_tables(mut self) -> Self {
+        self.tables = Tables::of(&mut self.inputs);
+        self
     }
 
     pub(crate) fn input_kind(&self, node: &Node, name: &str) -> Option<InputKind> {
@@ -390,6 +464,34 @@ impl ClassSignature {
         self
     }
 
+    /// This live class of a pack with its annotations. What they do not name keeps the kind that its declaration shows: that can only make a rule stricter.
+    pub(super) fn annotated_over_declared(self, annotation: &ClassAnnotation) -> Self {
+        let declared = self.clone().with_declared_kinds();
+        let mut out = self.annotated(annotation);
+        for (input, declared) in out.inputs.iter_mut().zip(&declared.inputs) {
+            if !annotation.harmless.contains_key(&input.name) {
+                input.kind = input.kind.or(declared.kind);
+            }
+        }
+        out
+    }
+
+    /// Whether every input that the annotation names is declared, with a type that a value of that kind can have.
+    pub(super) fn fits(&self, annotation: &ClassAnnotation) -> bool {
+        let declared = |name: &str| declared_at(&self.inputs, name);
+        let kinds = annotation.inputs.iter().all(|(name, kind)| declared(name).is_some_and(|input| kind.suits(input)));
+        let numbers = annotation.harmless.keys().all(|name| {
+            declared(name).is_some_and(|input| matches!(input, DeclaredType::Int { .. } | DeclaredType::Float { .. }))
+        });
+        let slots = annotation.values.keys().chain(annotation.lists.keys()).all(|slot| *slot < self.outputs.len());
+        kinds && numbers && slots && annotation.unchecked.iter().all(|name| declared(name).is_some())
+    }
+
+    /// The entry for an undeclared input that the class reads on purpose.
+    pub(crate) fn dynamic_input(&self, name: &str) -> Option<&DynamicInput> {
+        self.annotation.dynamic.iter().find(|dynamic| dynamic.matches(name))
+    }
+
     /// This live class with the kinds of `known`, whose shape is the same.
     pub(super) fn annotated_like(mut self, known: &ClassSignature) -> Self {
         copy_kinds(&mut self.inputs, &known.inputs);
@@ -412,46 +514,54 @@ impl ClassSignature {
 }
 
 /// Options of a dynamic choice may nest; deeper is refused by being undeclared.
-fn collect<'a>(inputs: &'a [InputSignature], prefix: &str, node: &Node, out: &mut Vec<(String, &'a InputSignature)>) {
+fn collect<'a>(inputs: &'a [InputSignature], node: &Node, out: &mut Vec<(&'a str, &'a InputSignature)>) {
     for input in inputs {
-        let full = format!("{prefix}{}", input.name);
         match &input.declared {
             DeclaredType::DynamicCombo(options) => {
-                out.push((full.clone(), input));
-                let chosen = match node.input(&full) {
-                    Some(Input::Literal(Json::Text(text))) => options.iter().find(|(key, _)| key == text),
-                    _ => None,
-                };
-                if let Some((_, nested)) = chosen {
-                    collect(nested, &format!("{full}."), node, out);
+                out.push((&input.full, input));
+                if let Some(nested) = chosen(&input.full, options, node) {
+                    collect(nested, node, out);
                 }
             }
-            DeclaredType::Autogrow { names, item, .. } => {
-                out.extend(names.iter().map(|name| (format!("{full}.{name}"), item.as_ref())));
+            DeclaredType::Autogrow { item, .. } => {
+                out.extend(input.row.iter().map(|name| (name.as_str(), item.as_ref())));
             }
-            _ => out.push((full, input)),
+            _ => out.push((&input.full, input)),
         }
     }
 }
 
-/// One input by its full name, without making the names of all: a body may ask for many.
-fn resolve<'a>(inputs: &'a [InputSignature], before: &str, rest: &str, node: &Node) -> Option<&'a InputSignature> {
-    if let Some(input) = inputs.iter().find(|input| input.name == rest) {
-        // A row itself is no input, only its items are.
-        return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
-    }
-    let (first, inner) = rest.split_once('.')?;
-    let input = inputs.iter().find(|input| input.name == first)?;
-    match &input.declared {
-        DeclaredType::Autogrow { names, item, .. } => names.iter().any(|name| name == inner).then_some(item.as_ref()),
-        DeclaredType::DynamicCombo(options) => {
-            let full = format!("{before}{first}");
-            let chosen = node.text(&full)?;
-            let (_, nested) = options.iter().find(|(key, _)| key == chosen)?;
-            resolve(nested, &format!("{full}."), inner, node)
+/// The inputs that the node's choice brings.
+fn chosen<'a>(full: &str, options: &'a [(String, Vec<InputSignature>)], node: &Node) -> Option<&'a [InputSignature]> {
+    let chosen = node.text(full)?;
+    options.iter().find(|(key, _)| key == chosen).map(|(_, nested)| nested.as_slice())
+}
+
+/// One input within another by the rest of its name, without making the names of all: a body may ask for many. Each turn takes one dot off the name, and choices nest four deep.
+fn nested<'a>(outer: &'a InputSignature, rest: &str, node: &Node) -> Option<&'a InputSignature> {
+    let (mut outer, mut rest) = (outer, rest);
+    loop {
+        match &outer.declared {
+            DeclaredType::Autogrow { names, item, .. } => return row_has(names, rest).then_some(item.as_ref()),
+            DeclaredType::DynamicCombo(options) => {
+                let inputs = chosen(&outer.full, options, node)?;
+                if let Some(input) = inputs.iter().find(|input| input.name == rest) {
+                    return Some(input).filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }));
+                }
+                let (first, inner) = rest.split_once('.')?;
+                outer = inputs.iter().find(|input| input.name == first)?;
+                rest = inner;
+            }
+            _ => return None,
         }
-        _ => None,
     }
+}
+
+/// Whether a row has an item of this name. Items are mostly numbered, so the number says where to look first.
+fn row_has(names: &[String], name: &str) -> bool {
+    let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let there = number.parse::<usize>().ok().and_then(|place| names.get(place));
+    there.is_some_and(|there| there == name) || names.iter().any(|known| known == name)
 }
 
 fn inputs_shape(inputs: &[InputSignature]) -> String {
@@ -526,6 +636,22 @@ fn copy_kinds(inputs: &mut [InputSignature], known: &[InputSignature]) {
             (DeclaredType::Autogrow { item, .. }, DeclaredType::Autogrow { item: known, .. }) => item.kind = known.kind,
             _ => {}
         }
+    }
+}
+
+/// The type of an input by its full name; within a dynamic choice, of the first option that has it.
+fn declared_at<'a>(inputs: &'a [InputSignature], name: &str) -> Option<&'a DeclaredType> {
+    if let Some(input) = inputs.iter().find(|input| input.name == name) {
+        return match &input.declared {
+            DeclaredType::Autogrow { item, .. } => Some(&item.declared),
+            declared => Some(declared),
+        };
+    }
+    // Each round takes one part of the name.
+    let (first, rest) = name.split_once('.')?;
+    match &inputs.iter().find(|input| input.name == first)?.declared {
+        DeclaredType::DynamicCombo(options) => options.iter().find_map(|(_, nested)| declared_at(nested, rest)),
+        _ => None,
     }
 }
 

@@ -1,3 +1,5 @@
+use super::annotations::Annotations;
+use super::shipped::{ANNOTATIONS_0_8_0, COMFYUI_0_8_0};
 use super::*;
 
 const LIVE: &[u8] = COMFYUI_0_8_0.as_bytes();
@@ -117,4 +119,92 @@ fn what_is_no_object_info_is_refused() {
         assert!(Catalogue::from_object_info(text.as_bytes()).is_err(), "{text}");
     }
     assert!(Catalogue::from_object_info(b"{\"A\":{\"input\":{}}}").is_ok());
+}
+
+/// The numbers among inputs, by full name, those of dynamic choices and rows too.
+fn numbers(inputs: &[InputSignature], before: &str, out: &mut Vec<(String, Option<InputKind>)>) {
+    for input in inputs {
+        let full = format!("{before}{}", input.name());
+        match input.declared() {
+            DeclaredType::Int { .. } | DeclaredType::Float { .. } => out.push((full, input.kind())),
+            DeclaredType::DynamicCombo(options) => {
+                options.iter().for_each(|(_, nested)| numbers(nested, &format!("{full}."), out));
+            }
+            DeclaredType::Autogrow { item, .. } => match item.declared() {
+                DeclaredType::Int { .. } | DeclaredType::Float { .. } => out.push((full, item.kind())),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_number_of_a_core_class_has_a_kind_or_a_reason_why_it_needs_none() {
+    let annotations = Annotations::read(ANNOTATIONS_0_8_0).unwrap();
+    let mut judged = 0;
+    for class in Catalogue::builtin().classes().filter(|class| class.is_core() && !class.is_paid()) {
+        // Classes of later releases have annotations of their own.
+        let Some(annotation) = annotations.classes.get(class.name()) else {
+            let mut found = Vec::new();
+            numbers(class.inputs(), "", &mut found);
+            let own = serde_json::from_str::<serde_json::Value>(COMFYUI_0_8_0).unwrap();
+            assert!(found.is_empty() || own.get(class.name()).is_none(), "{}: {found:?}", class.name());
+            continue;
+        };
+        let mut found = Vec::new();
+        numbers(class.inputs(), "", &mut found);
+        for (name, kind) in found {
+            let harmless = annotation.harmless.get(&name).or_else(|| annotation.harmless.get("*"));
+            assert!(kind.is_some() || harmless.is_some(), "{}.{name}", class.name());
+            judged += 1;
+        }
+    }
+    assert!(judged > 1000, "{judged}");
+}
+
+#[test]
+fn every_reason_is_told_and_used() {
+    let annotations = Annotations::read(ANNOTATIONS_0_8_0).unwrap();
+    let used: std::collections::BTreeSet<&String> =
+        annotations.classes.values().flat_map(|class| class.harmless.values()).collect();
+    for reason in &used {
+        assert!(annotations.reasons.contains_key(*reason), "{reason}");
+    }
+    for reason in annotations.reasons.keys() {
+        assert!(used.contains(reason), "{reason}");
+    }
+}
+
+#[test]
+fn every_harmless_input_exists_and_has_no_kind() {
+    let annotations = Annotations::read(ANNOTATIONS_0_8_0).unwrap();
+    for (name, annotation) in &annotations.classes {
+        let Some(class) = Catalogue::builtin().class(name) else { continue };
+        let mut found = Vec::new();
+        numbers(class.inputs(), "", &mut found);
+        for input in annotation.harmless.keys().filter(|input| *input != "*") {
+            assert!(found.iter().any(|(known, kind)| known == input && kind.is_none()), "{name}.{input}");
+        }
+    }
+}
+
+#[test]
+fn every_list_of_a_core_class_has_a_rule() {
+    for class in Catalogue::builtin().classes().filter(|class| class.is_core() && !class.is_paid()) {
+        for (slot, output) in class.outputs().iter().enumerate().filter(|(_, output)| output.is_list()) {
+            assert!(class.list_rule(slot).is_some(), "{} gives a list of {}", class.name(), output.type_name());
+        }
+    }
+}
+
+#[test]
+fn every_core_class_that_makes_something_with_a_size_has_a_rule_for_it() {
+    const SIZED: [&str; 6] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "TRACKS"];
+    for class in Catalogue::builtin().classes().filter(|class| class.is_core() && !class.is_paid()) {
+        for (slot, output) in class.outputs().iter().enumerate() {
+            let sized = SIZED.contains(&output.type_name()) || output.template().is_some();
+            assert!(!sized || class.size_rule(slot).is_some(), "{} slot {slot}", class.name());
+        }
+    }
 }

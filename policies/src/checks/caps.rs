@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Subject, at, of};
 use crate::bounds::{Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text};
-use crate::catalogue::{DeclaredType, InputKind, InputSignature};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature};
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node, NodeId};
@@ -25,16 +25,16 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             continue;
         }
         for (name, signature) in class.inputs_of(node) {
-            if node.input(&name).is_some() || signature.kind().is_some() {
-                out.extend(input_fault(subject, node, &name, signature));
+            if signature.kind().is_some() {
+                out.extend(input_fault(subject, node, name, signature));
             }
         }
         if subject.policy.caps.limits_steps() && class.has_unbounded_steps() {
             let message = "the number of steps can't be bounded in this class".to_owned();
             out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
         }
-        out.extend(overlap_faults(subject, node, &class.inputs_of(node)));
-        out.extend(denoise_fault(subject, node, class.inputs_of(node)));
+        out.extend(overlap_faults(subject, node, class));
+        out.extend(denoise_fault(subject, node, class));
     }
     steps(subject, out);
 }
@@ -143,13 +143,13 @@ fn under(subject: &Subject<'_>, node: &Node, name: &str, lo: f64, min: f64) -> V
 }
 
 /// Pieces that overlap by nearly their whole size are as many as there are pixels, or frames.
-fn overlap_faults(subject: &Subject<'_>, node: &Node, inputs: &[(String, &InputSignature)]) -> Vec<Violation> {
-    if !subject.policy.caps.limits_anything() {
+fn overlap_faults(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Vec<Violation> {
+    if !subject.policy.caps.limits_anything() || !class.may_have(InputKind::Overlap) {
         return Vec::new();
     }
     let mut tile = None;
     let mut out = Vec::new();
-    for (name, signature) in inputs {
+    for (name, signature) in class.inputs_of(node) {
         let value = || ends(number(&subject.facts, node, name, signature.declared()));
         match signature.kind() {
             Some(InputKind::Tile) => tile = value(),
@@ -206,19 +206,19 @@ fn manual_sigmas(subject: &Subject<'_>, node: &Node, name: &str) -> Option<Viola
 }
 
 /// ComfyUI makes a schedule of `steps / denoise` entries and runs its end: a tiny `denoise` takes all memory. 0 is an empty schedule (facts K9).
-fn denoise_fault(subject: &Subject<'_>, node: &Node, inputs: Vec<(String, &InputSignature)>) -> Option<Violation> {
+fn denoise_fault(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
     let caps = &subject.policy.caps;
     let floor = caps.denoise_min.or_else(|| caps.limits_steps().then_some(DENOISE_FLOOR))?;
-    let (name, signature) = inputs.into_iter().find(|(_, input)| input.kind() == Some(InputKind::Denoise))?;
-    let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
+    let (name, signature) = class.input_of_kind(node, InputKind::Denoise)?;
+    let (lo, hi) = ends(number(&subject.facts, node, name, signature.declared()))?;
     if lo >= floor || (lo >= 0.0 && hi == 0.0) {
         return None;
     }
-    let chain = chain(&subject.facts, node, &name);
+    let chain = chain(&subject.facts, node, name);
     let message = format!("{name} may be {lo}, and {floor} is the least that is allowed apart from 0");
     let (bound, limit) = (Some(lo.to_string()), Some(floor.to_string()));
     let key = Some("caps.denoise_min");
-    Some(Violation { bound, limit, key, chain, ..at(node, &name, "denoise_too_small", ViolationKind::Denied, message) })
+    Some(Violation { bound, limit, key, chain, ..at(node, name, "denoise_too_small", ViolationKind::Denied, message) })
 }
 
 /// Model calls as they are made: stretched schedules, samplers that call twice in a step, nodes that run for each item of a list; and the sum of all.

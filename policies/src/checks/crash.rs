@@ -1,6 +1,8 @@
 //! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
+use std::rc::Rc;
+
 use super::{Subject, at, of};
 use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
@@ -33,7 +35,7 @@ const SHOWN_AS_THEY_ARE: [(&str, &str); 2] = [("Preview3D", "model_file"), ("Pre
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node, class) in subject.known() {
-        out.extend(shown_value(subject, node, class));
+        out.extend(shown_value(subject, place, node, class));
         if subject.policy.trusts(class) {
             continue;
         }
@@ -57,9 +59,14 @@ fn ends(value: Value) -> Option<(f64, f64)> {
 }
 
 /// What is known of the node's input of that kind, with its name.
-fn of_kind(subject: &Subject<'_>, node: &Node, class: &ClassSignature, kind: InputKind) -> Option<(String, f64, f64)> {
-    let (name, signature) = class.inputs_of(node).into_iter().find(|(_, input)| input.kind() == Some(kind))?;
-    let (lo, hi) = ends(number(&subject.facts, node, &name, signature.declared()))?;
+fn of_kind<'c>(
+    subject: &Subject<'_>,
+    node: &Node,
+    class: &'c ClassSignature,
+    kind: InputKind,
+) -> Option<(&'c str, f64, f64)> {
+    let (name, signature) = class.input_of_kind(node, kind)?;
+    let (lo, hi) = ends(number(&subject.facts, node, name, signature.declared()))?;
     Some((name, lo, hi))
 }
 
@@ -82,7 +89,7 @@ fn over(
 fn schedule(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
     let (name, _, steps) = of_kind(subject, node, class, InputKind::Steps)?;
     if steps > SCHEDULE_MAX {
-        return Some(over(subject, node, &name, "schedule_too_long", "makes a schedule of", (steps, SCHEDULE_MAX)));
+        return Some(over(subject, node, name, "schedule_too_long", "makes a schedule of", (steps, SCHEDULE_MAX)));
     }
     let (name, lo, hi) = of_kind(subject, node, class, InputKind::Denoise)?;
     if hi <= 0.0 {
@@ -90,15 +97,15 @@ fn schedule(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Optio
     }
     // From 0 on, everything above it is possible.
     let entries = if lo > 0.0 { steps.max(0.0) / lo } else { f64::INFINITY };
-    let exactly_none = lo <= 0.0 && !matches!(node.input(&name), Some(Input::Link(_)));
+    let exactly_none = lo <= 0.0 && !matches!(node.input(name), Some(Input::Link(_)));
     (entries > SCHEDULE_MAX && !exactly_none)
-        .then(|| over(subject, node, &name, "schedule_too_long", "may make a schedule of", (entries, SCHEDULE_MAX)))
+        .then(|| over(subject, node, name, "schedule_too_long", "may make a schedule of", (entries, SCHEDULE_MAX)))
 }
 
 fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
     let (name, _, seconds) = of_kind(subject, node, class, InputKind::Seconds)?;
     (seconds > SECONDS_MAX)
-        .then(|| over(subject, node, &name, "memory_exceeded", "makes sound for seconds", (seconds, SECONDS_MAX)))
+        .then(|| over(subject, node, name, "memory_exceeded", "makes sound for seconds", (seconds, SECONDS_MAX)))
 }
 
 fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
@@ -123,14 +130,13 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
 }
 
 fn sigmas_text(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
-    let inputs = class.inputs_of(node);
-    let (name, _) = inputs.into_iter().find(|(_, input)| input.kind() == Some(InputKind::SigmasText))?;
-    let refused = |message: String| Some(at(node, &name, "regex_refused", ViolationKind::Denied, message));
-    match (node.text(&name), node.input(&name)) {
+    let (name, _) = class.input_of_kind(node, InputKind::SigmasText)?;
+    let refused = |message: String| Some(at(node, name, "regex_refused", ViolationKind::Denied, message));
+    match (node.text(name), node.input(name)) {
         (Some(text), _) if longest_run_of_stops(text) > STOPS_MAX => refused(format!(
             "more than {STOPS_MAX} full stops in a row are no numbers, and looking for some in them takes ComfyUI minutes"
         )),
-        (None, Some(Input::Link(_))) => match input_text_bytes(&subject.facts, node, &name) {
+        (None, Some(Input::Link(_))) => match input_text_bytes(&subject.facts, node, name) {
             Some(bytes) if bytes <= LINKED_SIGMAS_BYTES_MAX => None,
             _ => refused(format!("a text of numbers that comes by a link has at most {LINKED_SIGMAS_BYTES_MAX} bytes")),
         },
@@ -143,12 +149,14 @@ fn longest_run_of_stops(text: &str) -> usize {
 }
 
 /// K14: a Python object in the place of a text ends the process, or the history of all. So nothing may come here whose type nobody knows.
-fn shown_value(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
-    if subject.policy.trusts(class) {
+fn shown_value(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    if subject.policy.trusts(class)
+        || !class.is_output_node() && !SHOWN_AS_THEY_ARE.iter().any(|(of, _)| *of == class.name())
+    {
         return None;
     }
-    for (name, input) in &node.inputs {
-        let (Input::Link(link), Some(signature)) = (input, class.input(node, name)) else { continue };
+    for (name, input, signature) in subject.given(place) {
+        let (Input::Link(link), Some(signature)) = (input, signature) else { continue };
         let shown = SHOWN_AS_THEY_ARE.contains(&(class.name(), name))
             // A later release may show other texts. Its own folder is no text of the caller's.
             || (class.is_output_node()
@@ -197,7 +205,8 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
     let uncapped = subject.policy.without_caps();
-    told(&Facts::of(&subject.parsed.workflow, &uncapped, subject.facts.catalogue, subject.files));
+    let (workflow, facts) = (&subject.parsed.workflow, &subject.facts);
+    told(&Facts::of_resolved(Rc::clone(&facts.resolved), workflow, &uncapped, facts.catalogue, subject.files));
 }
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.

@@ -1,19 +1,19 @@
 //! Files: a literal name, strictly read, of a file that the caller may use. A foreign file and one that does not exist have the same answer.
 
 use super::{Subject, at};
-use crate::catalogue::InputKind;
+use crate::catalogue::{InputKind, InputSignature};
 use crate::files::{NameFault, annotated_name};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for (_, node, class) in subject.known() {
-        for (name, input) in &node.inputs {
+    for (place, node, class) in subject.known().filter(|(_, _, class)| class.may_have(InputKind::File)) {
+        for (name, input, signature) in subject.given(place) {
             if subject.policy.trusts(class) && !matches!(input, Input::Literal(Json::Text(_))) {
                 continue;
             }
-            if class.input_kind(node, name) == Some(InputKind::File) {
+            if signature.and_then(InputSignature::kind) == Some(InputKind::File) {
                 out.extend(file_fault(subject, node, name, input));
             }
         }

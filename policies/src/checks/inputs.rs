@@ -3,7 +3,7 @@
 //! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
 //! it must be all that there is.
 
-use super::{Subject, at};
+use super::{Subject, at, dynamic};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
 use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
@@ -17,9 +17,7 @@ const MODEL_NAME_BYTES_MAX: usize = 1024;
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let running = subject.parsed.workflow.reaching(&subject.outputs);
     for (place, node, class) in subject.known() {
-        let declared = class.inputs_of(node);
-        for (name, input) in &node.inputs {
-            let signature = class.input(node, name);
+        for (name, input, signature) in subject.given(place) {
             match (signature, input) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
                 (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
@@ -28,7 +26,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             }
         }
         if running.contains(&place) && !subject.policy.trusts(class) {
-            missing(node, class, &declared, out);
+            missing(node, class, out);
         }
     }
 }
@@ -48,20 +46,24 @@ fn undeclared(
     if is_droppable(subject.policy, class, name, input) || subject.policy.trusts(class) {
         return None;
     }
+    if let Some(known) = class.dynamic_input(name) {
+        return dynamic::fault(subject, node, name, known, input);
+    }
     // SECURITY: ComfyUI follows undeclared links and hands them to the function (facts K2, K4, #37 to #39).
     let message = format!("`{}` is not an input of this class", shown(name));
     Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
 }
 
-fn missing(node: &Node, class: &ClassSignature, declared: &[(String, &InputSignature)], out: &mut Vec<Violation>) {
+fn missing(node: &Node, class: &ClassSignature, out: &mut Vec<Violation>) {
     let absent = |name: &str| node.input(name).is_none();
     let mut report = |name: &str| {
         let message = format!("required input is missing: {name}");
         out.push(at(node, name, "required_input_missing", ViolationKind::Invalid, message));
     };
-    for (name, signature) in declared {
+    for (name, signature) in class.inputs_of(node) {
         let in_row = class.inputs().iter().any(|input| {
-            matches!(input.declared(), DeclaredType::Autogrow { .. }) && name.starts_with(&format!("{}.", input.name()))
+            let inner = || name.strip_prefix(input.name()).is_some_and(|rest| rest.starts_with('.'));
+            matches!(input.declared(), DeclaredType::Autogrow { .. }) && inner()
         });
         if signature.presence() == Presence::Required && !in_row && absent(name) {
             report(name);
@@ -163,7 +165,7 @@ fn choice(
     }
 }
 
-fn model_name(node: &Node, name: &str, text: &str) -> Option<Violation> {
+pub(super) fn model_name(node: &Node, name: &str, text: &str) -> Option<Violation> {
     let good = !is_path_trick(text) && text.len() <= MODEL_NAME_BYTES_MAX;
     let message = || format!("`{}` is a path out of the model folders", shown(text));
     (!good).then(|| at(node, name, "path_refused", ViolationKind::Denied, message()))

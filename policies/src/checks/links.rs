@@ -8,9 +8,9 @@ use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for (_, node, class) in subject.known() {
-        for (name, input) in &node.inputs {
-            let (Input::Link(link), Some(signature)) = (input, class.input(node, name)) else {
+    for (place, node, _) in subject.known() {
+        for (name, input, signature) in subject.given(place) {
+            let (Input::Link(link), Some(signature)) = (input, signature) else {
                 continue;
             };
             out.extend(link_fault(subject, node, name, signature, *link));

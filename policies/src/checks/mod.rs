@@ -6,6 +6,8 @@
 mod caps;
 mod classes;
 mod crash;
+mod dynamic;
+mod expressions;
 mod files;
 mod inputs;
 mod links;
@@ -17,13 +19,14 @@ mod texts;
 mod whole;
 
 use crate::bounds::Facts;
-use crate::catalogue::{Catalogue, ClassSignature};
+use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
 use crate::files::FileFacts;
 use crate::policy::{Policy, Posture};
 use crate::submission::Parsed;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::NodeIndex;
-use crate::workflow::node::Node;
+use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Everything that a rule may look at.
 pub(crate) struct Subject<'a> {
@@ -39,7 +42,7 @@ impl<'a> Subject<'a> {
     /// A submission with everything that is known about it.
     pub(crate) fn of(parsed: &'a Parsed, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
         let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
-        let outputs = crate::running_outputs(parsed, catalogue);
+        let outputs = crate::running_outputs(parsed, &facts);
         Self { parsed, policy, files, facts, outputs }
     }
 
@@ -50,9 +53,15 @@ impl<'a> Subject<'a> {
 
     /// The nodes whose class is known, with their class, in the caller's order.
     fn known(&self) -> impl Iterator<Item = (NodeIndex, &'a Node, &'a ClassSignature)> {
-        let catalogue = self.facts.catalogue;
-        let of = move |(place, node): (NodeIndex, &'a Node)| Some((place, node, catalogue.class(node.class.as_str())?));
-        self.parsed.workflow.indexed().filter_map(of)
+        self.facts.resolved.known()
+    }
+
+    /// The inputs of a node as given, each with its declaration.
+    pub(crate) fn given(
+        &self,
+        place: NodeIndex,
+    ) -> impl Iterator<Item = (&'a Text, &'a Input, Option<&'a InputSignature>)> {
+        self.facts.resolved.given(place)
     }
 }
 
@@ -71,6 +80,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         sizes::check,
         texts::check,
         crash::check,
+        expressions::check,
         regex::check,
     ] {
         rule(subject, &mut out);

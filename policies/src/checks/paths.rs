@@ -1,16 +1,16 @@
 //! Save prefixes: a literal, without anything that leaves its folder or is substituted later.
 
 use super::{Subject, at};
-use crate::catalogue::InputKind;
+use crate::catalogue::{InputKind, InputSignature};
 use crate::rewrite::prefix::{PrefixFault, SavePrefix};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::Json;
 use crate::workflow::node::Input;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for (_, node, class) in subject.known() {
-        for (name, input) in &node.inputs {
-            if class.input_kind(node, name) != Some(InputKind::SavePrefix) {
+    for (place, node, _) in subject.known().filter(|(_, _, class)| class.may_have(InputKind::SavePrefix)) {
+        for (name, input, signature) in subject.given(place) {
+            if signature.and_then(InputSignature::kind) != Some(InputKind::SavePrefix) {
                 continue;
             }
             let fault = match input {

@@ -1,14 +1,16 @@
 //! Samplers and schedulers by name: `dpm_adaptive` runs as long as it likes, whatever `steps` says.
 
 use super::{Subject, at};
-use crate::catalogue::InputKind;
+use crate::catalogue::{ClassSignature, InputKind, InputSignature};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for (_, node, class) in subject.known() {
-        for (name, _) in &node.inputs {
-            let (code, allowed): (_, fn(&crate::Policy, &str) -> bool) = match class.input_kind(node, name) {
+    let named = |class: &ClassSignature| class.may_have(InputKind::Sampler) || class.may_have(InputKind::Scheduler);
+    for (place, node, _) in subject.known().filter(|(_, _, class)| named(class)) {
+        for (name, _, signature) in subject.given(place) {
+            let (code, allowed): (_, fn(&crate::Policy, &str) -> bool) = match signature.and_then(InputSignature::kind)
+            {
                 Some(InputKind::Sampler) => ("sampler_refused", crate::Policy::allows_sampler),
                 Some(InputKind::Scheduler) => ("scheduler_refused", crate::Policy::allows_scheduler),
                 _ => continue,

@@ -6,12 +6,7 @@ use crate::verdict::{Violation, ViolationKind};
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let caps = &subject.policy.caps;
     if subject.outputs.is_empty()
-        && subject
-            .parsed
-            .workflow
-            .nodes()
-            .iter()
-            .all(|node| subject.facts.catalogue.class(node.class.as_str()).is_some())
+        && subject.parsed.workflow.indexed().all(|(place, _)| subject.facts.class_at(place).is_some())
     {
         out.push(whole(
             "prompt_no_outputs",

@@ -76,8 +76,8 @@ pub struct Policy {
     samplers: Allowance,
     schedulers: Allowance,
     pub(crate) caps: Caps,
-    bans: bans::Bans,
     costs: Arc<CostModel>,
+    bans: bans::Bans,
 }
 
 /// Names that are allowed; a denial wins.

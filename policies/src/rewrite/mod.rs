@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::catalogue::{ClassSignature, InputKind};
+use crate::catalogue::{ClassSignature, InputKind, InputSignature};
 use crate::checks::Subject;
 use crate::cost;
 use crate::digest::Digest;
@@ -221,8 +221,8 @@ impl ApprovedWorkflow {
             }
             return;
         };
-        for (name, input) in &node.inputs {
-            self.write_member(out, &members, subject, (node, class), (name, input));
+        for given in subject.given(place) {
+            self.write_member(out, &members, subject, (node, class), given);
         }
         self.write_absent_prefixes(out, &members, node, class);
         // A pack's class may read whatever it is given.
@@ -240,9 +240,8 @@ impl ApprovedWorkflow {
         members: &Members,
         subject: &Subject<'_>,
         (node, class): (&Node, &ClassSignature),
-        (name, input): (&Text, &Input),
+        (name, input, signature): (&Text, &Input, Option<&InputSignature>),
     ) {
-        let signature = class.input(node, name);
         if signature.is_none() && (!subject.policy.trusts(class) || name == SALT_INPUT) {
             self.dropped.push(Dropped { node: node.id.detached(), input: name.to_string() });
             return;
@@ -269,11 +268,14 @@ impl ApprovedWorkflow {
 
     /// An optional save prefix that is absent would fall back to the class's own default, outside the attempt's folder.
     fn write_absent_prefixes(&mut self, out: &mut Vec<u8>, members: &Members, node: &Node, class: &ClassSignature) {
+        if !class.may_have(InputKind::SavePrefix) {
+            return;
+        }
         for (name, signature) in class.inputs_of(node) {
-            let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(&name).is_none();
+            let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(name).is_none();
             if let (true, Ok(prefix)) = (wanted, SavePrefix::read("")) {
-                members.next(out, &Text::from(name.as_str()));
-                self.write_prefix(out, node, &name, &prefix);
+                members.next(out, &Text::from(name));
+                self.write_prefix(out, node, name, &prefix);
             }
         }
     }

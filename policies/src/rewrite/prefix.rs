@@ -52,7 +52,8 @@ impl SavePrefix {
         if text.split('/').any(|segment| segment.trim() == "..") {
             return Err(PrefixFault::Parent);
         }
-        if TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "")).contains('%') {
+        let without_tokens = || TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, ""));
+        if text.contains('%') && without_tokens().contains('%') {
             return Err(PrefixFault::Substitution);
         }
         let text = without_attempts(text);

@@ -31,6 +31,13 @@ const SLOT_MAX: i128 = 1023;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeIndex(usize);
 
+impl NodeIndex {
+    /// Where the node stands, from 0.
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
+}
+
 /// A fault of the graph's shape, with the JSON pointer of where it is (from `/prompt` on).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphFault {

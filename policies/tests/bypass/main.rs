@@ -428,11 +428,15 @@ fn bypass_047_steps_by_the_length_of_a_string() {
     let nodes = |length: usize| json!({"s": sampler(json!({"steps": ["n", 0]})), "n": node("StringLength", json!({"string": "é".repeat(length)}))});
     assert_allowed(nodes(150));
     assert_refused(nodes(151), "s", "cap_exceeded");
-    let unknown = json!({
-        "s": sampler(json!({"steps": ["n", 0]})), "n": node("StringLength", json!({"string": ["c", 0]})),
-        "c": node("StringConcatenate", json!({"string_a": "a", "string_b": "b", "delimiter": ""})),
-    });
-    assert_refused(unknown, "s", "value_unbounded");
+    let joined = |length: usize| {
+        let parts = json!({"string_a": "a".repeat(75), "string_b": "b".repeat(length), "delimiter": ""});
+        json!({
+            "s": sampler(json!({"steps": ["n", 0]})), "n": node("StringLength", json!({"string": ["c", 0]})),
+            "c": node("StringConcatenate", parts),
+        })
+    };
+    assert_allowed(joined(75));
+    assert_refused(joined(76), "s", "cap_exceeded");
 }
 
 #[test]
@@ -700,7 +704,7 @@ fn bypass_062_list_outputs() {
     // Each item of a list is sampled on its own.
     let listed = |amount: u32| {
         json!({
-            "m": node("RepeatLatentBatch", json!({"samples": ["latent", 0], "amount": amount})),
+            "m": node("RepeatLatentBatch", json!({"samples": ["empty", 0], "amount": amount})),
             "r": node("RebatchLatents", json!({"latents": ["m", 0], "batch_size": 1})),
             "s": sampler(json!({"latent_image": ["r", 0], "steps": 20})),
         })

@@ -17,6 +17,8 @@ use std::time::Duration;
 const OBJECT_INFO_BYTES_MAX: usize = 64 << 20;
 /// One history entry holds the whole graph (at most 10 MiB of ours) and its outputs.
 const HISTORY_ENTRY_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a whole history, as an operator asks for it.
+const HISTORY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// `/queue` holds at most our one graph and whatever others submitted behind our back.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// The log's last 300 pieces, most of them a word long.
@@ -246,6 +248,18 @@ impl ComfyUi {
         let entries = off_the_loop(bytes).await?;
         let entries = entries.as_object().map(|entries| entries.values().filter_map(|entry| entry.get("prompt")));
         Ok(entries.into_iter().flatten().map(Listed::read).collect())
+    }
+
+    /// `GET /history`: the graphs of its newest entries by their ids, so many at most.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn history_graphs(&self, entries_max: u32) -> Result<Vec<(String, Value)>, ComfyUiError> {
+        let bytes = self.get(&format!("/history?max_items={entries_max}"), HISTORY_BYTES_MAX).await?;
+        let mut entries = off_the_loop(bytes).await?;
+        let entries = entries.as_object_mut().map(std::mem::take).unwrap_or_default();
+        let graph = |(id, mut entry): (String, Value)| Some((id, entry.pointer_mut("/prompt/2")?.take()));
+        Ok(entries.into_iter().filter_map(graph).collect())
     }
 
     /// `GET /history/{id}`: the entry, once the prompt has ended.

@@ -22,7 +22,7 @@ impl Dice {
     fn double(&mut self) -> f64 {
         // Quarters, and thirds, which no double holds.
         let whole = self.int(-40, 40) as f64;
-        if self.roll() % 2 == 0 { whole / 4.0 } else { whole / 3.0 }
+        if self.roll().is_multiple_of(2) { whole / 4.0 } else { whole / 3.0 }
     }
 }
 

@@ -9,6 +9,9 @@ const KONTEXT_AREA: i128 = 1_064_960;
 /// Rounding to whole cells or pixels moves a side by less than this; the largest cell is one of 32 pixels.
 const CELL_PIXELS_MAX: i128 = 32;
 
+/// No cell of any latent stands for more pixels (Stable Cascade's `compression`): what has as many pixels has a cell.
+const CELL_PIXELS_EVER: i128 = 128;
+
 pub(super) fn turned(from: Shape) -> Shape {
     let sides = from.width.hull(from.height);
     Shape { area: from.area, ..from.resized(sides, sides) }
@@ -19,10 +22,50 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let cell = latent.cell.max(1);
     // Rounded up: 32 / 12 pixels a cell is less than 3.
     let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
-    let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
+    let side = |side: Interval| Interval::between(side.lo / CELL_PIXELS_EVER, side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, ..latent }
+    // A film of `length` frames is a whole number of cells in time: `(length - 1) // n * n + 1` frames, of which one is sure.
+    let frames = if latent.frames.hi > 1 { Interval::between(1, latent.frames.hi) } else { latent.frames };
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), frames, cell: 1, tempo: 1, ..latent }
+}
+
+/// The latent in cells, as if it were a picture of so many pixels.
+fn in_cells(latent: Shape) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.div_euclid(latent.cell), side.hi.div_euclid(latent.cell));
+    Shape { cell: 1, ..latent.resized(side(latent.width), side(latent.height)) }
+}
+
+/// What `in_cells` gave, in pixels again.
+fn in_pixels(cells: Shape, cell: i128) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.saturating_mul(cell), side.hi.saturating_mul(cell));
+    let area = cells.area.saturating_mul(cell.saturating_mul(cell));
+    let out = cells.resized(side(cells.width), side(cells.height));
+    Shape { cell, area: area.min(out.area), ratio: cells.ratio, ..out }
+}
+
+/// LatentUpscale: 64 pixels at least, and 8 pixels a cell, whatever the latent's model has. Where one side is 0 it follows from the other by the cells.
+pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> Shape {
+    let least =
+        |side: Interval| if side.hi <= 0 { side } else { Interval::between(side.lo.min(64).max(0), side.hi.max(64)) };
+    let cells = in_cells(from);
+    let pixels = resized(cells, least(width), least(height));
+    let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.max(64).div_euclid(8));
+    // A size that stays stays in cells.
+    let out = pixels.resized(side(pixels.width), side(pixels.height));
+    let stays = width.lo <= 0 && height.lo <= 0;
+    in_pixels(if stays { out.hull(cells) } else { out }, from.cell)
+}
+
+/// LatentCrop: 8 pixels a cell, whatever the latent's model has.
+pub(super) fn latent_cropped(from: Shape, width: Interval, height: Interval) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.div_euclid(8));
+    in_pixels(cropped(in_cells(from), side(width), side(height), true), from.cell)
+}
+
+/// LatentUpscaleBy: each side is a rounded number of cells.
+pub(super) fn latent_scaled(from: Shape, factor: FloatInterval) -> Shape {
+    in_pixels(scaled(in_cells(from), factor), from.cell)
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -47,7 +90,7 @@ fn drift(shape: Shape, cell: i128) -> f64 {
 
 /// Cut to whole cells, never larger.
 pub(super) fn encoded(image: Shape) -> Shape {
-    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
+    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(0), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
     // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
     Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, tempo: 1, ..image }
@@ -133,8 +176,10 @@ pub(super) fn shortest_side(from: Shape, shortest: Interval) -> Shape {
     if shortest.lo <= 0 { out.hull(from) } else { out }
 }
 
-pub(super) fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
-    let side = |side: Interval, crop: Interval| Interval::between(1, side.hi.min(crop.hi));
+/// At most `width` by `height`. Nothing at all may be left of what is cropped beyond its edge, or to a size of 0.
+pub(super) fn cropped(from: Shape, width: Interval, height: Interval, beyond: bool) -> Shape {
+    let least = |crop: Interval| if beyond { 0 } else { crop.lo.clamp(0, 1) };
+    let side = |side: Interval, crop: Interval| Interval::between(side.lo.min(least(crop)), side.hi.min(crop.hi));
     let out = from.resized(side(from.width, width), side(from.height, height));
     Shape { area: out.area.min(from.area), ..out }
 }
@@ -170,7 +215,7 @@ pub(super) fn stitched(first: Shape, second: Shape, spacing: Interval, direction
 }
 
 pub(super) fn repeated(from: Shape, amount: Interval) -> Shape {
-    let amount = amount.max(Interval::exactly(1));
+    let amount = amount.max(Interval::exactly(0));
     Shape { batch: from.batch.times(amount), ..from }
 }
 

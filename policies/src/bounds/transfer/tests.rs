@@ -120,7 +120,7 @@ fn the_other_rules_stay_within_bounds() {
         let (number, n) = random.interval(1, 3000);
         let (second, m) = random.interval(1, 3000);
         let crop = Picture { width: from.width.min(n), height: from.height.min(m) };
-        assert_holds(cropped(shape, number, second), crop, "crop");
+        assert_holds(cropped(shape, number, second, false), crop, "crop");
         let pad = Picture { width: from.width + n, height: from.height + m };
         assert_holds(padded(shape, number, second), pad, "pad");
         assert_holds(turned(shape), Picture { width: from.height, height: from.width }, "turned");
@@ -277,6 +277,9 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         | SizeRule::SoundFile(_) => {}
         SizeRule::Same(a)
         | SizeRule::Turned(a)
+        | SizeRule::TurnedLatent(a)
+        | SizeRule::Part(a)
+        | SizeRule::CropLatent(a)
         | SizeRule::Decode(a)
         | SizeRule::Encode(a)
         | SizeRule::UpscaleModel(a)
@@ -289,9 +292,10 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         SizeRule::LargerBatch(all) | SizeRule::Join(all) | SizeRule::SoundJoin(all) | SizeRule::SoundLongest(all) => {
             out.1.extend(all.iter().cloned())
         }
-        SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
+        SizeRule::Fewer(rule) => out = named(rule),
+        SizeRule::Resize(a) | SizeRule::ResizeLatent(a) => out = (strings(&["width", "height"]), strings(&[a])),
         SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
-        SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
+        SizeRule::ScaleBy(rule) | SizeRule::ScaleLatentBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
         SizeRule::TotalPixels(a) => out = (strings(&["megapixels"]), strings(&[a])),
         SizeRule::LargestSide(rule) | SizeRule::ShortestSide(rule) => {
             out = (strings(&[&rule.to]), strings(&[&rule.of]));

@@ -1,0 +1,169 @@
+//! `comfygate policy learn`: a policy from workflows that ran somewhere.
+
+use super::workflows::{self, Submission};
+use super::{Surroundings, assumed, shown};
+use crate::cli::Exit;
+use crate::dispatch::comfyui::ComfyUi;
+use crate::endpoint::BackendEndpoint;
+use anyhow::{Context, bail};
+use clap::Args;
+use comfygate_policy::learn::{LearnOptions, Learned, LeftOut, Sample, learn};
+use comfygate_policy::{Catalogue, Policy, Verdict, decide};
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Entries of a backend's history that are read; ComfyUI keeps ten thousand.
+const HISTORY_MAX: u32 = 10_000;
+/// Violations of one workflow that are told.
+const TOLD_MAX: usize = 3;
+
+#[derive(Debug, Args)]
+pub(super) struct LearnArguments {
+    /// Learn from the history of this running ComfyUI as well
+    #[arg(long, value_name = "URL")]
+    from_backend: Option<String>,
+    /// The policy's name
+    #[arg(long, default_value = "learned")]
+    name: String,
+    /// How many times above the largest value found a cap stands
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.25)]
+    headroom: f64,
+    /// Write no caps on steps and sizes, and learn what has no bounds as well
+    #[arg(long)]
+    without_caps: bool,
+    /// Write the policy to this file, which must not be there, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Keep this part of the workflows aside, and tell how many of them the policy accepts that was learned from the rest
+    #[arg(long, value_name = "PART", num_args = 0..=1, default_missing_value = "0.3")]
+    check: Option<f64>,
+    /// Pixels that a latent cell becomes in the largest VAE installed
+    #[arg(long, value_name = "PIXELS", default_value_t = 8)]
+    vae_scale: u32,
+    /// Factor of the largest upscale model installed
+    #[arg(long, value_name = "FACTOR", default_value_t = 4)]
+    upscale_model_factor: u32,
+    #[command(flatten)]
+    surroundings: Surroundings,
+    /// Workflows in API format, whole bodies of /prompt, pictures and sounds that ComfyUI made, directories of such, or - for standard input
+    #[arg(required_unless_present = "from_backend", value_name = "WORKFLOW")]
+    workflows: Vec<PathBuf>,
+}
+
+pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
+    let catalogue = arguments.surroundings.catalogue()?;
+    let options = LearnOptions {
+        name: arguments.name.clone(),
+        headroom: arguments.headroom,
+        caps: !arguments.without_caps,
+        vae_scale: arguments.vae_scale,
+        upscale_model_factor: arguments.upscale_model_factor,
+    };
+    let mut samples = gathered(arguments, &catalogue)?;
+    let aside = match arguments.check {
+        None => Vec::new(),
+        Some(part) => set_aside(&mut samples, part)?,
+    };
+    let learned = match learn(&samples, &catalogue, &options) {
+        Ok(learned) => learned,
+        Err(error @ comfygate_policy::learn::LearnError::Nothing) => {
+            eprintln!("comfygate: {error}");
+            return Ok(Exit::No);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match &arguments.output {
+        None => print!("{}", learned.document),
+        Some(path) => {
+            let created = OpenOptions::new().write(true).create_new(true).open(path);
+            let mut file = created.with_context(|| format!("can't write `{}`", shown(path)))?;
+            file.write_all(learned.document.as_bytes()).with_context(|| format!("can't write `{}`", shown(path)))?;
+        }
+    }
+    tell_left_out(&learned);
+    if arguments.check.is_some() {
+        tell_aside(&learned, &aside, &catalogue)?;
+    }
+    Ok(Exit::Good)
+}
+
+/// All workflows that can be read; what can't is told.
+fn gathered(arguments: &LearnArguments, catalogue: &Catalogue) -> anyhow::Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    let mut add = |submission: Submission| {
+        match submission.parsed() {
+            Ok(parsed) => {
+                let files = assumed(&parsed, catalogue);
+                samples.push(Sample { name: submission.file, parsed, files });
+            }
+            Err(fault) => eprintln!("left out: {}: {fault}", submission.file),
+        }
+        Ok(())
+    };
+    workflows::for_each(&arguments.workflows, &mut add)?;
+    if let Some(url) = &arguments.from_backend {
+        for submission in history(url)? {
+            add(submission)?;
+        }
+    }
+    Ok(samples)
+}
+
+/// What a backend remembers that it ran.
+fn history(url: &str) -> anyhow::Result<Vec<Submission>> {
+    let endpoint = BackendEndpoint::parse(url)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let graphs = runtime
+        .block_on(ComfyUi::new(endpoint).history_graphs(HISTORY_MAX))
+        .with_context(|| format!("the history of `{url}` can't be read"))?;
+    let named = |(id, graph)| Submission::of_graph(format!("{url}: {id}"), &graph);
+    Ok(graphs.into_iter().map(named).collect())
+}
+
+/// Takes a part of the samples away: which ones depends on what they say, neither on their order nor on their names.
+fn set_aside(samples: &mut Vec<Sample>, part: f64) -> anyhow::Result<Vec<Sample>> {
+    if !(part > 0.0 && part < 1.0) {
+        bail!("--check {part}: the part is between 0 and 1, such as 0.3");
+    }
+    samples.sort_by_cached_key(|sample| sample.parsed.digest());
+    samples.dedup_by_key(|sample| sample.parsed.digest());
+    #[expect(clippy::cast_precision_loss, reason = "a count of files")]
+    let wanted = samples.len() as f64 * part;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the count")]
+    let aside = wanted.round() as usize;
+    Ok(samples.drain(..aside.min(samples.len())).collect())
+}
+
+fn tell_left_out(learned: &Learned) {
+    for LeftOut { name, violations } in &learned.left_out {
+        eprintln!("left out: {name}");
+        violations.iter().take(TOLD_MAX).for_each(|violation| eprintln!("  {violation} [{}]", violation.code));
+        if let Some(more @ 1..) = violations.len().checked_sub(TOLD_MAX) {
+            eprintln!("  and {more} more");
+        }
+    }
+    eprintln!("learned from {} workflows, {} left out", learned.samples, learned.left_out.len());
+}
+
+/// How the document judges what it was not learned from.
+fn tell_aside(learned: &Learned, aside: &[Sample], catalogue: &Catalogue) -> anyhow::Result<()> {
+    let policy = Policy::from_toml(&learned.document).map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    let (mut accepted, mut rules) = (0usize, BTreeMap::<&'static str, usize>::new());
+    for sample in aside {
+        match decide(&sample.parsed, &policy, catalogue, &sample.files) {
+            Verdict::Allow(_) => accepted += 1,
+            Verdict::Deny(violations) => {
+                let mut codes: Vec<&'static str> = violations.iter().map(|violation| violation.code).collect();
+                codes.sort_unstable();
+                codes.dedup();
+                codes.into_iter().for_each(|code| *rules.entry(code).or_default() += 1);
+            }
+        }
+    }
+    let percent = (accepted * 100).checked_div(aside.len()).unwrap_or(0);
+    eprintln!("of {} kept aside it accepts {accepted}, {percent} %", aside.len());
+    rules.iter().for_each(|(code, count)| eprintln!("  {code}: {count} refused"));
+    Ok(())
+}
