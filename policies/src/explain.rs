@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::bounds::{Facts, Shape, Slot, Value as Number, sampling_steps};
+use crate::bounds::{Facts, Sampling, Shape, Slot, Value as Number, sampling};
 use crate::catalogue::Catalogue;
 use crate::files::FileFacts;
 use crate::policy::Policy;
@@ -44,14 +44,25 @@ pub struct NodeAccount {
     pub runs: bool,
     /// Whether the catalogue has its class; nothing more is known of one that it lacks.
     pub known: bool,
-    /// Model calls that it makes as a sampler, at most. `Some(None)`: a sampler, and nobody knows how many.
-    pub calls: Option<Option<i128>>,
+    /// What it samples, at most. `Some(None)`: it is a sampler, and nobody knows how much.
+    pub sampling: Option<Option<SamplingAccount>>,
     /// The family of the model that it samples with.
     pub family: Option<String>,
     /// Units of cost.
     pub cost: f64,
     /// What is known of its outputs; those of which nothing is known are left out.
     pub outputs: Vec<OutputAccount>,
+}
+
+/// How much a sampler works: the product is its number of model calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SamplingAccount {
+    /// Steps of one run.
+    pub steps: i128,
+    /// Model calls of one step.
+    pub calls: i128,
+    /// How often the node runs, for a list.
+    pub runs: i128,
 }
 
 /// What is known of one output. Each pair is the smallest and the largest that may occur.
@@ -73,6 +84,10 @@ pub struct OutputAccount {
     pub value: Option<(String, String)>,
     /// Steps of a schedule, at most.
     pub steps: Option<i128>,
+    /// Seconds of sound, at most.
+    pub seconds: Option<f64>,
+    /// Items of a list, at most; 1 for what is none.
+    pub items: i128,
 }
 
 /// Decides, and tells how that came about.
@@ -106,7 +121,10 @@ fn account(facts: &Facts<'_>, place: NodeIndex, node: &Node) -> NodeAccount {
         title: node.title.as_ref().map(|title| title.chars().take(TITLE_CHARS_MAX).collect()),
         runs: false,
         known: class.is_some(),
-        calls: class.and_then(|class| sampling_steps(facts, node, class)),
+        sampling: class.and_then(|class| {
+            let of = |known: Sampling| SamplingAccount { steps: known.steps, calls: known.calls, runs: known.runs };
+            Some(sampling(facts, node, class)?.ok().map(of))
+        }),
         family: None,
         cost: 0.0,
         outputs: outputs.collect(),
@@ -130,8 +148,11 @@ fn output(slot: usize, type_name: String, known: &Slot<'_>) -> Option<OutputAcco
         frames: size(|shape| (shape.frames.lo, shape.frames.hi)),
         value,
         steps: known.sigmas,
+        seconds: known.sound.map(|sound| sound.seconds),
+        items: known.items,
     };
-    (out.width.is_some() || out.value.is_some() || out.steps.is_some()).then_some(out)
+    let bounded = out.width.is_some() || out.value.is_some() || out.steps.is_some() || out.seconds.is_some();
+    (bounded || out.items != 1).then_some(out)
 }
 
 impl Explanation {
@@ -158,7 +179,7 @@ impl Explanation {
         }
     }
 
-    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, calls, family, cost, outputs}], violations, dropped, replaced, lines}`.
+    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, known, sampling, family, cost, outputs}], violations, dropped, replaced, lines}`.
     pub fn to_json(&self) -> Value {
         let (dropped, replaced) = match &self.verdict {
             Verdict::Allow(approved) => (
@@ -277,7 +298,10 @@ impl NodeAccount {
     fn to_json(&self) -> Value {
         json!({
             "node": self.node, "class": self.class, "title": self.title, "runs": self.runs, "known": self.known,
-            "calls": self.calls.flatten().map(number), "family": self.family, "cost": self.cost,
+            "sampling": self.sampling.flatten().map(|known| json!({
+                "steps": number(known.steps), "calls": number(known.calls), "runs": number(known.runs),
+            })),
+            "family": self.family, "cost": self.cost,
             "outputs": self.outputs.iter().map(OutputAccount::to_json).collect::<Vec<_>>(),
         })
     }
@@ -290,9 +314,9 @@ impl NodeAccount {
         if !self.runs && self.known {
             parts.push("does not run".to_owned());
         }
-        match self.calls {
-            Some(Some(calls)) => parts.push(format!("{} model calls", bound(calls))),
-            Some(None) => parts.push("nobody knows how many model calls".to_owned()),
+        match self.sampling {
+            Some(Some(known)) => parts.push(known.text()),
+            Some(None) => parts.push("nobody knows how many steps".to_owned()),
             None => {}
         }
         parts.extend(self.family.clone());
@@ -303,6 +327,19 @@ impl NodeAccount {
         };
         let cost = if self.cost > 0.0 { units(self.cost) } else { String::new() };
         [self.node.to_string(), class.replace(char::is_control, " "), cost, parts.join("; ")]
+    }
+}
+
+impl SamplingAccount {
+    fn text(self) -> String {
+        let mut text = format!("{} steps", bound(self.steps));
+        if self.calls != 1 {
+            text.push_str(&format!(" of {} model calls", bound(self.calls)));
+        }
+        if self.runs != 1 {
+            text.push_str(&format!(", {} times", bound(self.runs)));
+        }
+        text
     }
 }
 
@@ -322,7 +359,13 @@ impl OutputAccount {
             out.insert("value".to_owned(), json!([value.0, value.1]));
         }
         if let Some(steps) = self.steps {
-            out.insert("steps".to_owned(), json!(number(steps)));
+            out.insert("steps".to_owned(), number(steps));
+        }
+        if let Some(seconds) = self.seconds {
+            out.insert("seconds".to_owned(), json!(seconds));
+        }
+        if self.items != 1 {
+            out.insert("items".to_owned(), number(self.items));
         }
         Value::Object(out)
     }
@@ -336,6 +379,8 @@ impl OutputAccount {
         parts.extend(self.frames.filter(|frames| *frames != (1, 1)).map(|frames| format!("{} frames", range(frames))));
         parts.extend(self.value.as_ref().map(|(lo, hi)| if lo == hi { lo.clone() } else { format!("{lo} to {hi}") }));
         parts.extend(self.steps.map(|steps| format!("{} steps", bound(steps))));
+        parts.extend(self.seconds.map(|seconds| format!("{seconds:.1} s")));
+        parts.extend((self.items != 1).then(|| format!("{} items", bound(self.items))));
         format!("{} {}", self.type_name, parts.join(", "))
     }
 }
@@ -382,13 +427,9 @@ mod tests {
         let explained = explained("name = \"p\"\nclasses.allow = [\"*\"]\ncaps.vae_scale = 8");
         let text = explained.to_string();
         assert!(text.starts_with("allowed; cost "), "{text}");
-        for wanted in [
-            "40 model calls; sdxl",
-            "LATENT 512 × 768, batch 2",
-            "PrimitiveInt (Steps)",
-            "INT 40",
-            "`filename_prefix` a/x",
-        ] {
+        for wanted in
+            ["40 steps; sdxl", "LATENT 512 × 768, batch 2", "PrimitiveInt (Steps)", "INT 40", "`filename_prefix` a/x"]
+        {
             assert!(text.contains(wanted), "`{wanted}` is missing:\n{text}");
         }
         let sum: f64 = explained.nodes().iter().map(|node| node.cost).sum();

@@ -22,10 +22,10 @@ pub mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature};
+pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
-pub use explain::{Explanation, NodeAccount, OutputAccount, explain};
+pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};

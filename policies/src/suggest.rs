@@ -8,6 +8,9 @@ use std::fmt;
 
 use crate::verdict::Violation;
 
+/// What keys of rules about models begin with; the class and input follow, and `.allow` or `.deny`. In a document such a rule is a table of its own: `[[models]]`.
+pub const MODELS: &str = "models.";
+
 /// How a key of a policy document changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
@@ -15,7 +18,7 @@ pub enum Change {
     Raise(f64),
     /// The floor becomes this number: the largest at which the violation is gone.
     Lower(f64),
-    /// The list gets this name besides what it holds.
+    /// The list gets this pattern besides what it holds.
     Add(String),
     /// The list loses every pattern that matches this name; no line that is added helps, for a denial wins.
     Remove(String),
@@ -26,7 +29,7 @@ pub enum Change {
 /// A change of one key of a policy document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Suggestion {
-    /// The key with its section, such as `caps.width` or `classes.allow`.
+    /// The key with its section, such as `caps.width` or `classes.allow`; of a rule about models see [`MODELS`].
     pub key: String,
     /// What becomes of it.
     pub change: Change,
@@ -44,25 +47,48 @@ pub struct Suggestion {
 /// assert_eq!(found.to_string(), "classes.allow: add \"EmptyImage\"");
 /// ```
 pub fn suggestion(violation: &Violation) -> Option<Suggestion> {
-    let made = |key: &str, change: Change| Some(Suggestion { key: key.to_owned(), change });
-    let class = || violation.class.as_ref().map(|class| class.as_str().to_owned());
-    match violation.code {
-        "class_not_allowed" => made("classes.allow", Change::Add(class()?)),
-        "class_denied" => made("classes.deny", Change::Remove(class()?)),
-        _ => {
-            let key = violation.key?;
-            let change = match (key, key.rsplit('.').next()?) {
-                ("caps.denoise_min", _) => Change::Lower(number(violation)?),
-                ("caps.megapixels" | "caps.megapixels_total" | "caps.seconds" | "cost_limit", _) => {
-                    Change::Raise(up_to_tenths(number(violation)?))
-                }
-                (_, "allow") => Change::Add(violation.bound.clone()?),
-                (_, "deny") => Change::Remove(violation.bound.clone()?),
-                _ => Change::Raise(number(violation)?.ceil()),
-            };
-            made(key, change)
+    let (key, change) = match violation.code {
+        "class_not_allowed" => ("classes.allow".to_owned(), Change::Add(pattern(violation.class.as_ref()?.as_str()))),
+        "class_denied" => ("classes.deny".to_owned(), Change::Remove(violation.class.as_ref()?.to_string())),
+        _ => (key(violation)?, change(violation)?),
+    };
+    Some(Suggestion { key, change })
+}
+
+/// The key of the document, with the input where a rule is about one.
+fn key(violation: &Violation) -> Option<String> {
+    let input = || Some(format!("{}.{}", violation.class.as_ref()?, violation.input.as_ref()?));
+    Some(match violation.key? {
+        "models.allow" => format!("{MODELS}{}.allow", input()?),
+        "models.deny" => format!("{MODELS}{}.deny", input()?),
+        "files.inputs" => "files.inputs.allow".to_owned(),
+        key => key.to_owned(),
+    })
+}
+
+fn change(violation: &Violation) -> Option<Change> {
+    let name = || violation.bound.as_deref();
+    Some(match violation.key? {
+        "caps.denoise_min" => Change::Lower(number(violation)?),
+        "caps.megapixels" | "caps.megapixels_total" | "caps.seconds" | "caps.upscale" | "cost_limit" => {
+            Change::Raise(up_to_tenths(number(violation)?))
         }
-    }
+        "files.inputs" => {
+            let input = format!("{}.{}", violation.class.as_ref()?, violation.input.as_ref()?);
+            Change::Add(pattern(&input))
+        }
+        "models.allow" => Change::Add(pattern(&name()?.replace('\\', "/"))),
+        "paid_nodes" => Change::Set(quoted("gateway")),
+        "texts.embeddings" => Change::Add(pattern(name()?)),
+        key if key.ends_with(".allow") => Change::Add(pattern(name()?)),
+        key if key.ends_with(".deny") => Change::Remove(name()?.to_owned()),
+        _ => Change::Raise(number(violation)?.ceil()),
+    })
+}
+
+/// A pattern that matches this name only.
+pub(crate) fn pattern(name: &str) -> String {
+    globset::escape(name)
 }
 
 /// The bound of a violation as the number that its key is written in. Beyond 2^53 nobody means it: such a bound says "without end".
@@ -109,7 +135,7 @@ impl fmt::Display for Suggestion {
 }
 
 /// A text as TOML writes it.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     // The escapes of JSON are escapes of TOML, which wants one character more escaped.
     serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
@@ -117,8 +143,13 @@ pub(crate) fn quoted(text: &str) -> String {
 /// The lines of a document that answer all of these violations together, section by section: the largest of several caps, every name once, in a stable order. In a document with `extends`
 /// they may stand as they are; elsewhere they are to be merged by hand. Empty if no policy allows any of it. What has to be taken out stands there as a comment.
 pub fn lines<'a>(violations: impl IntoIterator<Item = &'a Violation>) -> String {
+    lines_of(violations.into_iter().filter_map(suggestion))
+}
+
+/// The same for suggestions at hand.
+pub fn lines_of(suggestions: impl IntoIterator<Item = Suggestion>) -> String {
     let mut keys: BTreeMap<(String, String), Merged> = BTreeMap::new();
-    for found in violations.into_iter().filter_map(suggestion) {
+    for found in suggestions {
         keys.entry((found.section().to_owned(), found.name().to_owned())).or_default().add(found.change);
     }
     let mut out = String::new();
@@ -126,7 +157,12 @@ pub fn lines<'a>(violations: impl IntoIterator<Item = &'a Violation>) -> String 
     for ((of, name), merged) in &keys {
         if section != Some(of) && !of.is_empty() {
             out.push_str(if out.is_empty() { "" } else { "\n" });
-            out.push_str(&format!("[{of}]\n"));
+            match of.strip_prefix(MODELS) {
+                // A rule that denies is some other one; it is only told where.
+                Some(_) if name == "deny" => {}
+                Some(input) => out.push_str(&format!("[[models]]\ninput = {}\n", quoted(&pattern(input)))),
+                None => out.push_str(&format!("[{of}]\n")),
+            }
         }
         section = Some(of);
         merged.write(name, &mut out);

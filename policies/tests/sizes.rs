@@ -12,9 +12,9 @@ use comfygate_policy::{Catalogue, Directory, FileFact, FileFacts, Policy, Verdic
 use serde_json::{Value, json};
 
 fn policy(caps: &str) -> Policy {
-    let text =
-        format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nvae_scale = 8\nupscale_model_factor = 4\n{caps}");
-    Policy::from_toml(&text).unwrap()
+    let scale = if caps.contains("vae_scale") { "" } else { "vae_scale = 8\n" };
+    let head = "name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nupscale_model_factor = 4\n";
+    Policy::from_toml(&format!("{head}{scale}{caps}")).unwrap()
 }
 
 fn node(class: &str, inputs: Value) -> Value {
@@ -97,7 +97,7 @@ fn classes_that_scale_crop_and_join_are_followed_exactly() {
     let upscaled = json!({"images": picture, "positive": ["text", 0], "negative": ["text", 0], "scale_ratio": 4.0, "noise_augmentation": 0.0});
     exactly("SD_4XUpscale_Conditioning", upscaled, 256, 128, 1);
     let grid = json!({"images": picture, "columns": 3, "cell_width": 40, "cell_height": 50, "padding": 10});
-    exactly("ImageGrid", grid, 150, 60, 1);
+    exactly("ImageGrid", grid, 140, 50, 1);
 }
 
 #[test]
@@ -344,4 +344,32 @@ fn points_of_tracks_are_frames() {
     };
     is_refused("frames = 4\n", nodes(5), "x", "size_exceeded");
     fits("frames = 200\nwidth = 200\n", nodes(5));
+}
+
+#[test]
+fn a_latent_of_pixels_becomes_as_large_as_its_cells_may() {
+    let nodes = |encoder: &str, decoder: &str| {
+        json!({
+            "e": node("VAELoader", json!({ "vae_name": encoder })),
+            "d": node("VAELoader", json!({ "vae_name": decoder })),
+            "l": node("VAEEncode", json!({"pixels": ["picture", 0], "vae": ["e", 0]})),
+            "x": node("VAEDecode", json!({"samples": ["l", 0], "vae": ["d", 0]})),
+        })
+    };
+    fits("width = 64\n", nodes("a.safetensors", "a.safetensors"));
+    fits("width = 64\n", nodes("pixel_space", "pixel_space"));
+    fits("width = 512\n", nodes("pixel_space", "a.safetensors"));
+    is_refused("width = 511\n", nodes("pixel_space", "a.safetensors"), "x", "size_exceeded");
+}
+
+#[test]
+fn a_latent_of_larger_cells_is_resized_to_cells_of_eight() {
+    let nodes = json!({
+        "l": node("EmptyFlux2LatentImage", json!({"width": 64, "height": 32, "batch_size": 1})),
+        "u": node("LatentUpscale", json!({"samples": ["l", 0], "upscale_method": "bilinear", "width": 128, "height": 64, "crop": "disabled"})),
+        "x": node("VAEDecode", json!({"samples": ["u", 0], "vae": ["model", 2]})),
+    });
+    // 16 cells, which a VAE of 16 pixels makes 256 of.
+    fits("vae_scale = 16\nwidth = 256\n", nodes.clone());
+    is_refused("vae_scale = 16\nwidth = 255\n", nodes, "x", "size_exceeded");
 }

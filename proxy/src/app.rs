@@ -33,6 +33,7 @@ use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
 use crate::inspect::Inspector;
+use crate::inspect::bans::BannedClasses;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
@@ -40,6 +41,7 @@ use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
+use crate::record::pins;
 use crate::record::space::Space;
 use crate::record::state_dir;
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
@@ -140,7 +142,7 @@ impl App {
         let mut sockets = sockets::bound(&config, &taken_over)?;
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
-        let catalogue = catalogue(&config)?;
+        let inspector = inspector(&config)?;
         let mut former = None;
         if let Some(offer) = offer {
             // While the former process still serves: what can't be used is found here.
@@ -163,6 +165,7 @@ impl App {
         let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
+        let banned = core.block_on(ledger.bans())?;
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
@@ -178,7 +181,7 @@ impl App {
                     Arc::clone(&created),
                     config.limits.created_tenants_max,
                 )),
-                inspector: Inspector::new(catalogue),
+                inspector,
                 authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &key_sets, clock.clone())),
                 backends: Arc::new(backends),
                 config: Arc::new(config),
@@ -196,6 +199,9 @@ impl App {
             created,
             browsers,
             held: Arc::default(),
+            banned: BannedClasses::new(banned),
+            ban_turn: tokio::sync::Mutex::default(),
+            rules: watch::channel(0).0,
             lists: Lists::default(),
         });
         let (dispatch, commands) = dispatcher::channel();
@@ -433,12 +439,29 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
     builder.create(path).with_context(|| format!("can't make the directory `{}`", path.display()))
 }
 
-fn catalogue(config: &Config) -> anyhow::Result<Arc<Catalogue>> {
-    let Some(path) = &config.object_info_file else { return Ok(Catalogue::builtin_arc()) };
-    let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
-    let catalogue = Catalogue::from_object_info(&bytes)
-        .with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
-    Ok(Arc::new(catalogue))
+/// The engine with its catalogues: that of the configuration, or the shipped one with what was accepted of each pool's packs.
+fn inspector(config: &Config) -> anyhow::Result<Inspector> {
+    if let Some(path) = &config.object_info_file {
+        let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
+        let catalogue = Catalogue::from_object_info(&bytes)
+            .with_context(|| format!("`{}` is no answer of /object_info", path.display()))?;
+        return Ok(Inspector::new(Arc::new(catalogue), BTreeMap::new()));
+    }
+    let mut pools = BTreeMap::new();
+    for pool in config.backends.iter().map(|backend| &backend.pool) {
+        // What an owner has installed holds as it is.
+        if config.tenants.owner_of(pool).is_some() || pools.contains_key(pool) {
+            continue;
+        }
+        let shown = pins::path(&config.state_dir, pool);
+        let shown = shown.display();
+        let accepted = pins::read(&config.state_dir, pool).with_context(|| format!("can't read the pin `{shown}`"))?;
+        let Some(accepted) = accepted else { continue };
+        let catalogue = Catalogue::from_object_info(&accepted)
+            .with_context(|| format!("the pin `{shown}` is damaged: remove it and run `comfygate catalogue accept`"))?;
+        pools.insert(pool.clone(), Arc::new(catalogue));
+    }
+    Ok(Inspector::new(Catalogue::builtin_arc(), pools))
 }
 
 async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeMap<BackendId, Arc<Backend>>> {

@@ -951,7 +951,7 @@ fn opens_a_page(head: &RequestHeader) -> bool {
 /// Which stage an action's refusals count for.
 fn stage_of(action: Action) -> Stage {
     match action {
-        Action::SubmitPrompt => Stage::Inspect,
+        Action::SubmitPrompt | Action::CheckPrompt => Stage::Inspect,
         Action::Login | Action::LoginPage | Action::Logout | Action::LogoutPage => Stage::Authenticate,
         _ => Stage::Deliver,
     }

@@ -18,6 +18,7 @@ use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
 use crate::inspect::Inspector;
+use crate::inspect::bans::BannedClasses;
 use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
@@ -29,7 +30,7 @@ use crate::reject::Rejection;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
-use comfygate_policy::{Catalogue, Parsed};
+use comfygate_policy::{ApprovedWorkflow, Catalogue, Parsed, Policy};
 use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -76,6 +77,12 @@ pub struct Services {
     pub browsers: Browsers,
     /// Sockets of browsers whose session has ended.
     pub held: Arc<Held>,
+    /// Classes that an operator has banned for everybody.
+    pub banned: BannedClasses,
+    /// Whose turn it is to put bans into force.
+    pub ban_turn: Mutex<()>,
+    /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
+    pub rules: watch::Sender<u64>,
     /// Other lists that a backend made, as a policy shows them, for a minute.
     pub lists: Lists,
 }
@@ -158,17 +165,49 @@ impl Services {
         self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
     }
 
+    /// What a tenant's workflows are judged by: its policy, with what is banned for everybody.
+    pub fn policy_of(&self, tenant: &Tenant) -> Arc<Policy> {
+        self.banned.over(&tenant.policy)
+    }
+
+    /// Jobs that wait are decided again: what their verdicts follow from may have changed.
+    pub fn rules_changed(&self) {
+        self.rules.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Whether a workflow should go to this backend: it has its classes, and its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
+    /// backend's own word: lists of models are older than the models.
+    pub fn suits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
+        if !backend.can_run(workflow) {
+            return false;
+        }
+        let elsewhere = || {
+            let backends = self.backends();
+            backends.values().any(|other| other.pool == backend.pool && other.may_have_models(workflow))
+        };
+        backend.may_have_models(workflow) || !elsewhere()
+    }
+
     /// What a tenant's workflows are judged by at one backend: what is installed there if the installation is the tenant's own, else the pinned catalogue. `None`: not known
     /// yet.
     pub fn catalogue_at(&self, tenant: &Tenant, backend: &Backend) -> Option<Arc<Catalogue>> {
-        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_arc()) }
+        if tenant.is_owner() { backend.installed() } else { Some(self.inspector().catalogue_of(&tenant.pool)) }
+    }
+
+    /// Every catalogue that a tenant's workflows may be judged by now.
+    pub fn catalogues_of(&self, tenant: &Tenant) -> Vec<Arc<Catalogue>> {
+        if tenant.is_owner() {
+            self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect()
+        } else {
+            vec![self.inspector().catalogue_of(&tenant.pool)]
+        }
     }
 
     /// What a tenant's new workflow is judged by: for an owner the installation that has all its classes, else the first one. `None`: no installation of the owner's has
     /// answered yet.
     pub fn catalogue_for(&self, tenant: &Tenant, parsed: &Parsed) -> Option<Arc<Catalogue>> {
         if !tenant.is_owner() {
-            return Some(self.inspector().catalogue_arc());
+            return Some(self.inspector().catalogue_of(&tenant.pool));
         }
         let installed: Vec<_> = self.backends_of(tenant).iter().filter_map(|backend| backend.installed()).collect();
         let whole =

@@ -1,4 +1,4 @@
-//! The bypass catalogue, entries 1 to 30: each is sent as raw bytes through TLS. A refused one must leave no trace at the backend; a defused one
+//! The bypass catalogue, entries 1 to 35: each is sent as raw bytes through TLS. A refused one must leave no trace at the backend; a defused one
 //! must arrive there without what made it dangerous.
 #![allow(
     clippy::unwrap_used,
@@ -102,6 +102,9 @@ refused! {
     bypass_24_a_prompt_id_that_is_no_label_is_refused = 24
     bypass_26_a_number_that_is_not_a_number_is_refused = 26
     bypass_28_a_client_id_that_is_no_text_is_refused = 28
+    bypass_31_a_class_that_stores_script_is_refused = 31
+    bypass_33_a_preview_method_is_one_of_five = 33
+    bypass_34_targets_are_a_list_of_own_ids = 34
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,4 +180,27 @@ async fn bypass_30_extra_data_is_rebuilt_from_objects_only() {
             "{submission}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bypass_32_secrets_do_not_arrive() {
+    let (_gateway, submissions) = arrives_clean(32).await;
+    for submission in &submissions {
+        assert!(!submission.to_string().contains("the-secret"), "{submission}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bypass_35_what_is_not_of_the_envelope_does_not_arrive() {
+    let (gateway, submissions) = arrives_clean(35).await;
+    for submission in &submissions {
+        assert!(!submission.to_string().contains("the-extra"), "{submission}");
+    }
+    // Nor does a header by which an extension is told where a submission comes from.
+    let acme = gateway.client("acme");
+    let headers = [("content-type", "application/json"), ("comfy-usage-source", "the-extra")];
+    let body = bypass::defused(14)[0].to_string();
+    acme.call(Method::POST, "/prompt", &headers, body.into()).await.expect(200);
+    let last = arrived(&gateway.stand_ins()[0], submissions.len()).await;
+    assert!(!last.to_string().contains("the-extra"), "{last}");
 }

@@ -11,8 +11,13 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// Pages whose commands and configurations are tried.
-const PAGES: [&str; 4] =
-    ["docs/protect-my-comfyui.md", "docs/behind-a-cdn.md", "docs/operations.md", "config/README.md"];
+const PAGES: [&str; 5] = [
+    "docs/protect-my-comfyui.md",
+    "docs/behind-a-cdn.md",
+    "docs/operations.md",
+    "docs/policies.md",
+    "config/README.md",
+];
 /// Pages whose links are looked at, too.
 const OTHER_PAGES: [&str; 7] = [
     "README.md",
@@ -222,6 +227,10 @@ async fn every_configuration_of_the_pages_is_accepted() {
                 "# owner.toml" => {
                     fs::write(directory.join("owner.toml"), &block).unwrap();
                     &["policy", "check", "--policy", "owner.toml", "workflow.json"]
+                }
+                "# mine.toml" => {
+                    fs::write(directory.join("mine.toml"), &block).unwrap();
+                    &["policy", "check", "--policy", "mine.toml", "workflow.json"]
                 }
                 // It was written with the file before it.
                 "# tenants.toml" => continue,

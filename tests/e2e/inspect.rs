@@ -260,15 +260,23 @@ async fn an_owner_shares_a_cache_with_itself_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_salt_of_the_callers_own_is_refused() {
+async fn a_salt_that_the_caller_sends_does_not_arrive() {
     let (gateway, acme) = gateway().await;
     acme.submit(workflows::quick("x")).await;
     let sent = arrived(&gateway.stand_ins()[0], 0).await;
     let inputs = sent["prompt"]["1"]["inputs"].as_object().unwrap();
     let name = inputs.keys().find(|name| !["width", "height", "batch_size", "color"].contains(&name.as_str())).unwrap();
     let mut workflow = workflows::quick("x");
+    // Pictures carry it, so it comes back; whose it is does not matter.
     workflow["1"]["inputs"][name.as_str()] = json!("of-another");
-    acme.post("/prompt", &json!({"prompt": workflow})).await.expect(403);
+    acme.submit(workflow.clone()).await;
+    let again = arrived(&gateway.stand_ins()[0], 1).await;
+    assert_eq!(again["prompt"]["1"]["inputs"], sent["prompt"]["1"]["inputs"]);
+    for odd in [json!(1), json!(["9", 0]), json!("a b")] {
+        workflow["1"]["inputs"][name.as_str()] = odd;
+        let status = acme.post("/prompt", &json!({"prompt": workflow})).await.status.as_u16();
+        assert!(matches!(status, 400 | 403), "{status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,4 +309,39 @@ async fn a_tenants_own_policy_decides() {
     let answer = small.post("/prompt", &json!({"prompt": workflows::quick("x")})).await.expect(403).json();
     assert_eq!(answer["node_errors"]["1"]["errors"][0]["extra_info"]["code"], "class_not_allowed", "{answer}");
     gateway.client("acme").submit(workflows::quick("x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_that_validate_run_and_the_others_are_told_as_comfyui_tells_them() {
+    let (gateway, acme) = gateway().await;
+    let mut workflow = workflows::quick("good");
+    workflow["2"] =
+        json!({"class_type": "EmptyImage", "inputs": {"width": "64", "height": 64, "batch_size": 1, "color": 0}});
+    workflow["3"] = json!({"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}});
+    workflow["4"] = json!({"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "never"}});
+    let answer = acme.post("/prompt", &json!({"prompt": workflow})).await.expect(200).json();
+    assert_eq!(answer["node_errors"].as_object().unwrap().keys().collect::<Vec<_>>(), ["2"], "{answer}");
+    let told = &answer["node_errors"]["2"];
+    assert_eq!((&told["class_type"], &told["dependent_outputs"]), (&json!("EmptyImage"), &json!(["4"])), "{answer}");
+    assert_eq!(told["errors"][0]["type"], "invalid_input_type");
+    let sent = arrived(&gateway.stand_ins()[0], 0).await;
+    assert_eq!(sent["prompt"].as_object().unwrap().keys().collect::<Vec<_>>(), ["1", "9"], "{sent}");
+    let entry = acme.finished(answer["prompt_id"].as_str().unwrap()).await;
+    assert_eq!(entry["status"]["status_str"], "success");
+    assert_eq!(comfygate_tests::client::files_of(&entry).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_without_any_output_that_validates_is_400_and_a_broken_rule_beside_it_403() {
+    let (gateway, acme) = gateway().await;
+    let mut workflow = workflows::quick("x");
+    workflow["1"]["inputs"]["width"] = json!("64");
+    let answer = acme.post("/prompt", &json!({"prompt": workflow})).await.expect(400).json();
+    assert_eq!(answer["error"]["type"], "prompt_outputs_failed_validation", "{answer}");
+    assert_eq!(answer["node_errors"]["1"]["dependent_outputs"], json!(["9"]), "{answer}");
+    let mut workflow = workflows::quick("x");
+    workflow["2"] =
+        json!({"class_type": "EmptyImage", "inputs": {"width": "64", "height": 5000, "batch_size": 1, "color": 0}});
+    acme.post("/prompt", &json!({"prompt": workflow})).await.expect(403);
+    assert!(gateway.stand_ins()[0].submissions().is_empty());
 }

@@ -1,4 +1,4 @@
-//! The bypass catalogue, entries 1 to 30, as bytes on the wire: requests that ComfyUI takes and the gateway has to refuse or to defuse.
+//! The bypass catalogue, entries 1 to 35, as bytes on the wire: requests that ComfyUI takes and the gateway has to refuse or to defuse.
 //!
 //! The tests in `bypass/` send them in front of stand-ins and look that nothing of a refused one arrives there; those in `real/` in front of
 //! real ComfyUIs, which have to be alive afterwards.
@@ -65,6 +65,17 @@ fn utf16(text: &str) -> Vec<u8> {
     [0xFF, 0xFE].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
 }
 
+/// An envelope with a surrogate in bytes of its own, as no UTF-8 has it.
+fn surrogate_bytes() -> Vec<u8> {
+    let text = envelope(r#""zzz":"?""#);
+    let mut bytes = text.into_bytes();
+    if let Some(at) = bytes.iter().position(|byte| *byte == b'?') {
+        bytes.splice(at..=at, [0xED, 0xA0, 0x80]);
+    }
+    bytes
+}
+
+const DENIED: &[u16] = &[403];
 const NOT_THERE: &[u16] = &[400, 404];
 const MALFORMED: &[u16] = &[400];
 const MALFORMED_OR_TOO_LARGE: &[u16] = &[400, 413];
@@ -79,7 +90,7 @@ pub fn attempts(entry: u8, caller: &Client) -> Vec<Attempt> {
         4..=9 | 13 => texts(entry, &raw),
         11 | 12 => framing(entry, &raw),
         15..=22 => targets(entry, &raw),
-        24..=28 => envelopes(entry, &raw),
+        24..=28 | 31 | 33 | 34 => envelopes(entry, &raw),
         _ => Vec::new(),
     }
 }
@@ -114,6 +125,9 @@ fn encodings(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             attempt("text/plain", typed("text/plain", body.as_bytes()), MEDIA, ""),
             attempt("a form", typed("application/x-www-form-urlencoded", body.as_bytes()), MEDIA, ""),
             attempt("none", raw.post("/prompt", "", body.as_bytes()), MEDIA, ""),
+            attempt("another form", typed("multipart/form-data; boundary=x", body.as_bytes()), MEDIA, ""),
+            attempt("a list of types", typed("application/json, text/plain", body.as_bytes()), MEDIA, ""),
+            attempt("a near one", typed("application/json5", body.as_bytes()), MEDIA, ""),
         ],
     }
 }
@@ -140,15 +154,28 @@ fn texts(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
         5 => ["NaN", "Infinity", "-Infinity", "1e400"]
             .map(|number| prompt(number, format!("{{\"prompt\":{}}}", width(number)), MALFORMED, ""))
             .into(),
-        6 => vec![prompt(
-            "4301 digits",
-            format!("{{\"prompt\":{}}}", width(&"1".repeat(4301))),
-            MALFORMED_OR_TOO_LARGE,
-            "",
-        )],
+        6 => [
+            "1".repeat(4301),
+            "-".to_owned() + &"1".repeat(4301),
+            "0.".to_owned() + &"1".repeat(4301),
+            format!("1e{}1", "0".repeat(4301)),
+            "18446744073709551616".to_owned(),
+        ]
+        .map(|number| {
+            let what = number.chars().take(24).collect::<String>();
+            prompt(&what, format!("{{\"prompt\":{}}}", width(&number)), MALFORMED_OR_TOO_LARGE, "")
+        })
+        .into(),
         7 => vec![
             prompt("in a string", envelope(r#""client_id":"\ud800""#), MALFORMED, "lone_surrogate"),
             prompt("in a key", envelope(r#""\udfff":1"#), MALFORMED, "lone_surrogate"),
+            prompt("the wrong way round", envelope(r#""zzz":"\udc00\ud800""#), MALFORMED, "lone_surrogate"),
+            attempt(
+                "as bytes",
+                raw.post("/prompt", "content-type: application/json\r\n", &surrogate_bytes()),
+                MALFORMED,
+                "invalid_utf8",
+            ),
         ],
         8 => [33, 500, 990]
             .map(|depth| {
@@ -161,7 +188,16 @@ fn texts(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 )
             })
             .into(),
-        9 => vec![prompt("byte order mark", format!("\u{feff}{}", envelope("")), MALFORMED, "")],
+        9 => vec![
+            prompt("byte order mark", format!("\u{feff}{}", envelope("")), MALFORMED, "byte_order_mark"),
+            prompt("behind a space", format!(" \u{feff}{}", envelope("")), MALFORMED, "invalid_json"),
+            attempt(
+                "of UTF-16, with no charset",
+                raw.post("/prompt", "content-type: application/json\r\n", &utf16(&envelope(""))),
+                MALFORMED,
+                "invalid_utf8",
+            ),
+        ],
         _ => {
             let declared = raw.request(
                 "POST /prompt HTTP/1.1",
@@ -325,7 +361,25 @@ fn envelopes(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             prompt("4 MB", format!("\"prompt_id\":\"{}\"", "a".repeat(4 << 20)), MALFORMED_OR_TOO_LARGE, ""),
             prompt("a path", r#""prompt_id":"../../x""#.into(), MALFORMED, "invalid_id"),
         ],
-        26 => vec![prompt("NaN", r#""number":NaN"#.into(), MALFORMED, "not_finite")],
+        26 => ["NaN", "Infinity", "1e999"]
+            .map(|number| prompt(number, format!("\"number\":{number}"), MALFORMED, "not_finite"))
+            .into(),
+        31 => ["]]>", "<svg onload=alert(1)>"]
+            .map(|text| {
+                let graph = format!(
+                    r#"{{"1":{{"class_type":"PrimitiveString","inputs":{{"value":"{text}"}}}},"9":{{"class_type":"SaveSVGNode","inputs":{{"svg":["1",0],"filename_prefix":"x"}}}}}}"#
+                );
+                attempt(text, raw.prompt(&format!("{{\"prompt\":{graph}}}")), DENIED, "")
+            })
+            .into(),
+        33 => ["\"TAESD\"", "1", "{}", "[\"auto\"]"]
+            .map(|method| {
+                prompt(method, format!("\"extra_data\":{{\"preview_method\":{method}}}"), MALFORMED, "invalid_preview_method")
+            })
+            .into(),
+        34 => [("\"9\"", "invalid_type"), ("{\"9\":1}", "invalid_type"), ("9", "invalid_type"), ("[\"8\"]", "invalid_target"), ("[9]", "invalid_target")]
+            .map(|(targets, code)| prompt(targets, format!("\"partial_execution_targets\":{targets}"), MALFORMED, code))
+            .into(),
         28 => vec![
             prompt("an object", r#""client_id":{}"#.into(), MALFORMED, "invalid_type"),
             prompt("a list in extra_data", r#""extra_data":{"client_id":[1]}"#.into(), MALFORMED, "invalid_type"),
@@ -335,6 +389,8 @@ fn envelopes(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
                 MALFORMED,
                 "invalid_type",
             ),
+            prompt("a number", r#""client_id":0"#.into(), MALFORMED, "invalid_type"),
+            prompt("a truth", r#""extra_data":{"client_id":true}"#.into(), MALFORMED, "invalid_type"),
         ],
         _ => Vec::new(),
     }
@@ -377,7 +433,11 @@ pub fn defused(entry: u8) -> Vec<Value> {
     };
     match entry {
         14 => vec![with(json!({}))],
-        23 => vec![with(json!({"prompt_id": "the-victims-prompt"}))],
+        23 => vec![
+            with(json!({"prompt_id": "the-victims-prompt"})),
+            with(json!({"prompt_id": "3f2504e0-4f89-41d3-9a0c-0305e82c3301"})),
+            with(json!({"extra_data": {"prompt_id": "the-victims-prompt"}})),
+        ],
         25 => vec![
             with(json!({"number": -1e9})),
             with(json!({"number": "-inf"})),
@@ -387,11 +447,25 @@ pub fn defused(entry: u8) -> Vec<Value> {
         27 => vec![
             with(json!({"client_id": "the-victims-sid"})),
             with(json!({"extra_data": {"client_id": "the-victims-sid"}})),
+            with(json!({"client_id": "mine", "extra_data": {"client_id": "the-victims-sid"}})),
+            with(json!({"client_id": "mine", "clientId": "the-victims-sid", "sid": "the-victims-sid"})),
         ],
         29 => vec![with(json!({})), with(json!({"client_id": null})), with(json!({"extra_data": {"client_id": null}}))],
         30 => vec![
             with(json!({"extra_data": {"extra_pnginfo": null}})),
             with(json!({"extra_data": {"extra_pnginfo": {"workflow": null}}})),
+            with(json!({"extra_data": {"extra_pnginfo": {}}})),
+            with(json!({"extra_data": {"extra_pnginfo": {"other": null}}})),
+        ],
+        32 => vec![
+            with(json!({"extra_data": {"api_key_comfy_org": "the-secret", "auth_token_comfy_org": "the-secret"}})),
+            with(json!({"extra_data": {"my_token": "the-secret", "extra_pnginfo": {"token": "the-secret"}}})),
+            with(json!({"api_key_comfy_org": "the-secret"})),
+        ],
+        35 => vec![
+            with(json!({"workflow_id": "the-extra", "workflow_metadata": {"x": "the-extra"}})),
+            with(json!({"zzz": ["the-extra"], "__proto__": {"prompt": "the-extra"}, "Prompt": {}})),
+            with(json!({"extra_data": {"zzz": "the-extra", "create_time": -1}})),
         ],
         _ => Vec::new(),
     }

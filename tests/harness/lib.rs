@@ -31,6 +31,7 @@ pub mod jwks;
 pub mod pictures;
 pub mod raw;
 pub mod relay;
+pub mod reopened;
 pub mod tls;
 pub mod tokens;
 pub mod workflows;

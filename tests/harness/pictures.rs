@@ -1,5 +1,7 @@
 //! Pictures small enough to make by hand, and forms that carry them.
 
+use std::collections::BTreeMap;
+
 /// A PNG of one colour, uncompressed.
 pub fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(width, height, &colour)
@@ -68,6 +70,22 @@ pub fn pixels(png: &[u8]) -> Vec<u8> {
         let length = u32::from_be_bytes(png[at..at + 4].try_into().unwrap()) as usize;
         if &png[at + 4..at + 8] == b"IDAT" {
             out.extend_from_slice(&png[at + 8..at + 8 + length]);
+        }
+        at += 12 + length;
+    }
+    out
+}
+
+/// The texts of a PNG (`tEXt`), by their names, as ComfyUI writes `prompt` and `workflow`.
+pub fn texts(png: &[u8]) -> BTreeMap<String, String> {
+    let (mut at, mut out) = (8, BTreeMap::new());
+    while at + 8 <= png.len() {
+        let length = u32::from_be_bytes(png[at..at + 4].try_into().unwrap()) as usize;
+        if &png[at + 4..at + 8] == b"tEXt" {
+            let data = &png[at + 8..at + 8 + length];
+            let end = data.iter().position(|byte| *byte == 0).unwrap();
+            let latin_1 = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+            out.insert(latin_1(&data[..end]), latin_1(&data[end + 1..]));
         }
         at += 12 + length;
     }

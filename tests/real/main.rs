@@ -10,9 +10,11 @@
     reason = "test code: a failure has to end the test, with the place where it happened"
 )]
 
+mod near_misses;
+
 use comfygate_tests::client::files_of;
 use comfygate_tests::ws::kinds;
-use comfygate_tests::{Client, Gateway, bypass, eventually, pictures, skipped, workflows};
+use comfygate_tests::{Client, Gateway, bypass, eventually, pictures, reopened, skipped, workflows};
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -27,7 +29,7 @@ async fn the_gateway_in_front_of_real_comfyuis() {
     let Some(urls) = urls() else {
         return skipped("COMFYUI_URLS is not set");
     };
-    let gateway = Gateway::builder().backends(&urls).start().await;
+    let gateway = near_misses::with_tenant(Gateway::builder().backends(&urls)).start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     results_are_there(&acme).await;
     events_reach_their_client_only(&acme, &bravo).await;
@@ -36,6 +38,8 @@ async fn the_gateway_in_front_of_real_comfyuis() {
     masks_are_put_into_own_pictures(&acme, &bravo).await;
     the_catalogue_of_attempts_is_refused(&gateway, &acme).await;
     k1_to_k3_do_not_arrive(&acme).await;
+    reopened::a_saved_picture_opens_again(&acme, &bravo).await;
+    near_misses::what_is_nearly_fatal_is_survived(&gateway).await;
     results_are_there(&bravo).await;
     interrupts_end_the_own_job(&acme, &bravo).await;
     a_lost_backend_loses_no_job(&gateway, &acme, urls.len()).await;
@@ -154,7 +158,7 @@ async fn masks_are_put_into_own_pictures(acme: &Client, bravo: &Client) {
 }
 
 async fn the_catalogue_of_attempts_is_refused(gateway: &Gateway, client: &Client) {
-    for entry in 1..=30 {
+    for entry in 1..=35 {
         if bypass::attempts(entry, client).is_empty() {
             for mut envelope in bypass::defused(entry) {
                 // A label used twice with other bodies is a conflict of its owner's own making.

@@ -22,7 +22,6 @@ pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
 #[cfg(feature = "fuzzing")]
 pub(crate) use expression::{Judged, judged as judged_expression};
-
 pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
 pub(crate) use shape::{Shape, Sound};
@@ -59,6 +58,8 @@ pub(crate) struct Slot<'a> {
     sizeless: bool,
     /// How many items it has: more than one where a list is given, or where the node runs once for each item of one.
     pub(crate) items: i128,
+    /// How many times the memory of its shape the node takes while it works.
+    pub(crate) work: i128,
     pub(crate) sampler: Option<samplers::Sampler>,
     /// How many steps a schedule has at most.
     pub(crate) sigmas: Option<i128>,
@@ -85,6 +86,8 @@ pub(crate) struct Facts<'a> {
     files: &'a FileFacts,
     /// What a text of unknown length counts as; none: as unknown.
     assumed_text_bytes: Option<i128>,
+    /// Whether a VAE without cells may be about.
+    has_pixel_space: bool,
     pub(crate) resolved: Rc<Resolved<'a>>,
     /// By the nodes' places; none where the class is not known.
     slots: Vec<Vec<Slot<'a>>>,
@@ -119,7 +122,18 @@ impl<'a> Facts<'a> {
     ) -> Self {
         let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
         let (caps, slots, size_faults) = (&policy.caps, vec![Vec::new(); workflow.nodes().len()], Vec::new());
-        let mut facts = Self { workflow, catalogue, caps, files, assumed_text_bytes, resolved, slots, size_faults };
+        let has_pixel_space = resolved.known().any(|(_, node, class)| transfer::may_be_pixel_space(node, class));
+        let mut facts = Self {
+            workflow,
+            catalogue,
+            caps,
+            files,
+            assumed_text_bytes,
+            has_pixel_space,
+            resolved,
+            slots,
+            size_faults,
+        };
         for (place, node) in workflow.sources_first() {
             if let Some(class) = facts.resolved.class(place) {
                 let slots = facts.slots_of(place, node, class);
@@ -169,6 +183,7 @@ impl<'a> Facts<'a> {
                 sound: None,
                 sizeless: false,
                 items: runs,
+                work: 1,
                 sampler: samplers::sampler(self, node, class, slot),
                 sigmas: cost::sigmas(self, node, class, slot),
                 text_bytes: text::text_bytes(self, node, class, slot),
@@ -188,6 +203,7 @@ impl<'a> Facts<'a> {
             match transfer::extent(self, node, class, place_of_slot) {
                 Ok(extent) => {
                     slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
+                    slot.work = extent.work;
                     slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
                     slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
                 }

@@ -10,8 +10,8 @@
 mod sides;
 
 use sides::{
-    cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, latent_scaled, multiplied,
-    padded, repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
+    cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, multiplied, padded,
+    repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
 };
 
 use super::interval::{FloatInterval, Interval, ceil};
@@ -74,6 +74,30 @@ struct Step<'a, 'b> {
     class: &'b ClassSignature,
     slot: usize,
     depth: usize,
+}
+
+/// What a VAE makes of a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Vae {
+    /// Cells of several pixels.
+    Cells,
+    /// A latent with a cell for each pixel: the choice `pixel_space` of VAELoader, which every installation has.
+    Pixels,
+    Unknown,
+}
+
+/// ComfyUI 0.8.0, `nodes.py` `VAELoader`.
+const PIXEL_SPACE: &str = "pixel_space";
+/// The channels of a latent tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use but for [`PIXEL_SPACE`].
+const VAE_CELL_MIN: i128 = 8;
+
+fn is_vae_loader(class: &ClassSignature) -> bool {
+    class.is_core() && class.name() == "VAELoader"
+}
+
+/// Whether a VAE of `node` may be the one without cells.
+pub(super) fn may_be_pixel_space(node: &Node, class: &ClassSignature) -> bool {
+    is_vae_loader(class) && node.text("vae_name").is_none_or(|name| name == PIXEL_SPACE)
 }
 
 /// How many cells a side of a latent has at most.
@@ -182,17 +206,27 @@ impl Step<'_, '_> {
                 }
                 Ok(turned(from))
             }
-            SizeRule::ResizeLatent(input) => {
-                Ok(latent_resized(self.shape(input)?, self.int("width")?, self.int("height")?))
-            }
             SizeRule::CropLatent(input) => {
                 Ok(latent_cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?))
             }
-            SizeRule::ScaleLatentBy(rule) => Ok(latent_scaled(self.shape(&rule.of)?, self.float(&rule.by)?)),
             SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
-            SizeRule::Decode(input) => Ok(decoded(self.shape(input)?, self.facts.caps.vae_scale)),
-            SizeRule::Encode(input) => self.shape(input).map(encoded),
-            SizeRule::Resize(input) => Ok(resized(self.shape(input)?, self.int("width")?, self.int("height")?)),
+            SizeRule::Decode(input) => {
+                let scale = if self.vae() == Vae::Pixels { 1 } else { self.facts.caps.vae_scale };
+                Ok(decoded(self.shape(input)?, scale))
+            }
+            SizeRule::Encode(input) => {
+                let pixels = match self.vae() {
+                    Vae::Pixels => true,
+                    Vae::Cells => false,
+                    Vae::Unknown => self.facts.has_pixel_space,
+                };
+                Ok(encoded(self.shape(input)?, if pixels { 1 } else { VAE_CELL_MIN }))
+            }
+            SizeRule::Resize(input) => {
+                let (from, width, height) = (self.shape(input)?, self.int("width")?, self.int("height")?);
+                let is_latent = self.class.outputs().get(self.slot).is_some_and(|out| out.type_name() == "LATENT");
+                Ok(if is_latent { latent_resized(from, width, height) } else { resized(from, width, height) })
+            }
             SizeRule::Target(input) => {
                 Ok(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?))
             }
@@ -237,6 +271,30 @@ impl Step<'_, '_> {
                 Ok(Shape { batch: sides.batch.times(factor(&rule.batch)?), frames, ..sides })
             }
             _ => Err(Gap::Unknown),
+        }
+    }
+
+    /// What kind of VAE the node is given.
+    fn vae(&self) -> Vae {
+        let takes_vae = |name: &str| match self.class.input(self.node, name).map(|input| input.declared()) {
+            Some(DeclaredType::Socket(types)) => types.iter().any(|name| name == "VAE"),
+            _ => false,
+        };
+        let link = self.node.inputs.iter().find_map(|(name, input)| match input {
+            Input::Link(link) if takes_vae(name) => Some(*link),
+            _ => None,
+        });
+        let source =
+            link.and_then(|link| Some((self.facts.workflow.node(link.target)?, self.facts.class_at(link.target)?)));
+        match source {
+            Some((node, class)) if is_vae_loader(class) => match node.text("vae_name") {
+                Some(PIXEL_SPACE) => Vae::Pixels,
+                Some(_) => Vae::Cells,
+                None => Vae::Unknown,
+            },
+            // A checkpoint holds the VAE of its model.
+            Some((_, class)) if class.is_core() && class.is_model_loader() => Vae::Cells,
+            _ => Vae::Unknown,
         }
     }
 
@@ -588,7 +646,12 @@ impl Step<'_, '_> {
             return Ok(first);
         }
         let spacing = self.int("spacing_width")?;
-        Ok(stitched(first, self.shape("image2")?, spacing, self.node.text("direction")))
+        let matched = match self.class.input(self.node, "match_image_size") {
+            Some(input) => number(self.facts, self.node, "match_image_size", input.declared()),
+            None => Value::Unknown,
+        };
+        let matched = if let Value::Bool(matched) = matched { matched } else { None };
+        Ok(stitched(first, self.shape("image2")?, spacing, self.node.text("direction"), matched))
     }
 
     fn joined_row(&self, prefix: &str) -> Result<Shape, Gap> {

@@ -33,7 +33,6 @@ pub(super) struct Annotations {
     pub(super) pack: Option<String>,
     /// Globs of the Python modules that the pack's classes come from.
     #[serde(default)]
-    #[expect(dead_code, reason = "ComfyUI's own classes are known by their names")]
     pub(super) modules: Vec<String>,
     /// Where the classes were read.
     #[serde(default)]

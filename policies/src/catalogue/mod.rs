@@ -7,6 +7,8 @@
 
 mod agreement;
 mod annotations;
+mod news;
+mod options;
 mod read;
 mod rules;
 mod shipped;
@@ -18,6 +20,8 @@ use std::sync::{Arc, LazyLock};
 
 pub use agreement::Agreement;
 pub use annotations::DynamicInput;
+pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
+pub use options::{ModelChoice, ModelOptions};
 pub(crate) use rules::{
     Amount, Concat, Convert, CutToBatch, Expression, Film, First, Formula, Gives, ListRule, Made, Rebatch, Sampled,
     Side, SizeRule, SoundRule, Switch, ValueRule,
@@ -128,6 +132,14 @@ impl Catalogue {
     /// Whether there is no class at all.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty()
+    }
+
+    /// What a newer `object_info` has that this catalogue does not.
+    ///
+    /// # Errors
+    /// The text is not an `object_info`.
+    pub fn news(&self, object_info: &[u8]) -> Result<News, CatalogueError> {
+        Ok(News::between(self, &read::classes(object_info)?))
     }
 
     /// Compares this catalogue with what a live backend says. Option lists and defaults do not count: they change with the models installed.

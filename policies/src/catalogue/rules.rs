@@ -33,12 +33,8 @@ pub(crate) enum SizeRule {
     Part(String),
     /// A latent like this input or turned by 90 degrees; a film's latent would change time and height, which is refused.
     TurnedLatent(String),
-    /// As LatentUpscale does it: to `width` and `height`, of which 0 means "keep the aspect ratio", with 8 pixels a cell.
-    ResizeLatent(String),
     /// As LatentCrop does it: at most `width` and `height`, with 8 pixels a cell.
     CropLatent(String),
-    /// As LatentUpscaleBy does it: sides are rounded in cells.
-    ScaleLatentBy(ScaleBy),
     /// `{"larger_batch": ["image", "alpha"]}`: the first gives the size, both the count.
     LargerBatch(Vec<String>),
     /// A latent to an image.

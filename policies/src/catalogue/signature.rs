@@ -190,6 +190,11 @@ impl InputSignature {
         self.presence
     }
 
+    /// Name, type and presence in one text.
+    pub(super) fn shape(&self) -> String {
+        inputs_shape(std::slice::from_ref(self))
+    }
+
     /// Its type.
     pub fn declared(&self) -> &DeclaredType {
         &self.declared
@@ -432,9 +437,14 @@ impl ClassSignature {
 
     /// The shape by which two releases of a class are compared: inputs' names, types and presence, outputs and whether it is an output node, in one text. Options and ranges do not count.
     pub(super) fn shape(&self) -> String {
+        format!("{} -> {}", inputs_shape(&self.inputs), self.outputs_shape())
+    }
+
+    /// The same of its outputs alone.
+    pub(super) fn outputs_shape(&self) -> String {
         let outputs: Vec<String> =
             self.outputs.iter().map(|output| format!("{}/{}", output.type_name, output.is_list)).collect();
-        format!("{} -> {:?} {}", inputs_shape(&self.inputs), outputs, self.output_node)
+        format!("{outputs:?} {}", self.output_node)
     }
 
     pub(super) fn closed(mut self, reason: &'static str) -> Self {

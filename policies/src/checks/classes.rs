@@ -7,7 +7,7 @@ use crate::workflow::json::shown;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node) in subject.parsed.workflow.indexed() {
-        let name = shown(node.class.as_str());
+        let name = || shown(node.class.as_str());
         let Some(class) = subject.facts.class_at(place) else {
             // An owner's packs are trusted. What is installed is only known where the catalogue is that of an installation.
             if subject.owner() && !subject.facts.catalogue.is_complete() {
@@ -17,27 +17,27 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 node,
                 "class_unknown",
                 ViolationKind::Invalid,
-                format!("there is no node class `{name}` here"),
+                format!("there is no node class `{}` here", name()),
             ));
             continue;
         };
         // An owner's own release is the one that runs: nobody has to be kept from what it changed.
         if let Some(reason) = class.closed_because().filter(|_| !subject.owner()) {
-            let message = format!("the node class `{name}` is closed: {reason}");
+            let message = format!("the node class `{}` is closed: {reason}", name());
             out.push(of(node, "class_closed", ViolationKind::Denied, message));
         }
         match subject.policy.class_refusal(class) {
             Some(ClassRefusal::Denied) => {
-                let message = format!("the policy denies the node class `{name}`");
+                let message = format!("the policy denies the node class `{}`", name());
                 out.push(of(node, "class_denied", ViolationKind::Denied, message));
             }
             Some(ClassRefusal::NotAllowed) => {
-                let message = format!("the policy does not allow the node class `{name}`");
+                let message = format!("the policy does not allow the node class `{}`", name());
                 out.push(of(node, "class_not_allowed", ViolationKind::Denied, message));
             }
             Some(ClassRefusal::Banned) => {
                 let reason = subject.policy.ban_reason(node.class.as_str()).unwrap_or("no reason was given");
-                let message = format!("the node class `{name}` is banned on this gateway: {reason}");
+                let message = format!("the node class `{}` is banned on this gateway: {reason}", name());
                 out.push(of(node, "class_banned", ViolationKind::Denied, message));
             }
             None => {}

@@ -20,8 +20,9 @@ const LATENT_PIXELS_MAX: i128 = PIXELS_MAX * 8;
 const SECONDS_MAX: f64 = 36_000.0;
 /// Bytes of a text that nodes put together (facts K10).
 const TEXT_BYTES_MAX: i128 = 16 * 1024 * 1024;
-/// Inputs that ComfyUI reads to make the cache keys of all nodes, since it reads those of all its ancestors for each node again (facts K13). The largest published workflow has 0.1 million.
-const SIGNATURE_INPUTS_MAX: u64 = 2_000_000;
+/// Inputs that ComfyUI reads to make the cache keys of all nodes, since for each node it reads those of all its ancestors again (facts K13). It takes 20 to 50 µs for one, with nothing else
+/// running; the largest of 566 published workflows has 7,474.
+const SIGNATURE_INPUTS_MAX: u64 = 100_000;
 /// Full stops in a row in a text of numbers: the pattern that looks for numbers in it takes their square (facts K8).
 const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
@@ -32,6 +33,11 @@ const GROWING_TEXTS: [&str; 5] =
     ["StringConcatenate", "StringReplace", "CaseConverter", "RegexReplace", "RegexExtract"];
 /// Inputs whose value ComfyUI sends to pages and keeps in its history as it is (`comfy_extras/nodes_load_3d.py`).
 const SHOWN_AS_THEY_ARE: [(&str, &str); 2] = [("Preview3D", "model_file"), ("Preview3D", "camera_info")];
+
+/// Whether ComfyUI does no more with the value than to send it to pages.
+pub(super) fn is_only_shown(class: &ClassSignature, input: &str) -> bool {
+    class.is_core() && SHOWN_AS_THEY_ARE.contains(&(class.name(), input))
+}
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     for (place, node, class) in subject.known() {
@@ -157,13 +163,14 @@ fn shown_value(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &Cla
     }
     for (name, input, signature) in subject.given(place) {
         let (Input::Link(link), Some(signature)) = (input, signature) else { continue };
-        let shown = SHOWN_AS_THEY_ARE.contains(&(class.name(), name))
+        let shown = is_only_shown(class, name)
             // A later release may show other texts. Its own folder is no text of the caller's.
             || (class.is_output_node()
                 && *signature.declared() == DeclaredType::Text
                 && signature.kind() != Some(InputKind::SavePrefix));
-        let Some(slot) = subject.facts.slot(*link).filter(|_| shown) else { continue };
-        if !fits_exactly(slot, signature.declared()) {
+        // Nothing is known of a class that is not in the catalogue.
+        let fits = || subject.facts.slot(*link).is_some_and(|slot| fits_exactly(slot, signature.declared()));
+        if shown && !fits() {
             let message = "ComfyUI shows this value as it is, and ends if it is something else than what is declared: the type of what comes here is not known".to_owned();
             return Some(at(node, name, "type_unknown", ViolationKind::Denied, message));
         }
@@ -184,11 +191,14 @@ fn fits_exactly(slot: &Slot<'_>, declared: &DeclaredType) -> bool {
 
 /// Pictures, films and latents that no memory holds. A policy with caps has found larger ones than its caps already, and cut them.
 fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
         let too_large = |slot: &Slot<'_>| {
             let latent = slot.types.iter().all(|name| *name == "LATENT");
             let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
-            slot.shape.map(|shape| (shape.pixels_total(), limit)).filter(|(pixels, limit)| pixels > limit)
+            // A list holds all of its items at once.
+            let at_once = |pixels: i128| pixels.saturating_mul(slot.items.max(slot.work));
+            slot.shape.map(|shape| (at_once(shape.pixels_total()), limit)).filter(|(pixels, limit)| pixels > limit)
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
@@ -200,7 +210,7 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
-    if subject.facts.size_faults.is_empty() || !subject.policy.caps.limits_sizes() {
+    if within_caps || !subject.policy.caps.limits_sizes() {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
@@ -211,6 +221,9 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.
 fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    if subject.parsed.workflow.signature_inputs_at_most() <= SIGNATURE_INPUTS_MAX {
+        return;
+    }
     let inputs = subject.parsed.workflow.signature_inputs();
     if inputs > SIGNATURE_INPUTS_MAX {
         let message = format!(

@@ -1,5 +1,6 @@
 //! Files: a literal name, strictly read, of a file that the caller may use. A foreign file and one that does not exist have the same answer.
 
+use super::crash::is_only_shown;
 use super::{Subject, at};
 use crate::catalogue::{InputKind, InputSignature};
 use crate::files::{NameFault, annotated_name};
@@ -13,6 +14,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             if subject.policy.trusts(class) && !matches!(input, Input::Literal(Json::Text(_))) {
                 continue;
             }
+            // What is only shown is never opened: its rule is that of shown values.
+            if matches!(input, Input::Link(_)) && is_only_shown(class, name) {
+                continue;
+            }
             if signature.and_then(InputSignature::kind) == Some(InputKind::File) {
                 out.extend(file_fault(subject, node, name, input));
             }
@@ -21,7 +26,29 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 }
 
 /// Below it the gateway keeps what it pushes and what attempts save, a folder an owner.
-const OWN_FOLDERS: &str = "t/";
+const OWN_FOLDER: &str = "t";
+
+/// Whether a name leads into our own folders, in any spelling that some system takes for the same.
+fn is_in_own_folders(name: &str) -> bool {
+    let first = name.split(['/', '\\']).map(str::trim).find(|segment| !matches!(*segment, "" | "."));
+    first.is_some_and(|segment| segment.eq_ignore_ascii_case(OWN_FOLDER))
+}
+
+/// Whether Windows takes a segment of the name for a device, or for a stream of a file: reading one may never end (facts K7).
+fn is_device(name: &str) -> bool {
+    let is_one = |segment: &str| {
+        let stem = segment.split('.').next().unwrap_or_default().trim().to_ascii_uppercase();
+        let numbered = |prefix: &str| {
+            stem.strip_prefix(prefix).is_some_and(|rest| {
+                matches!(rest, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³")
+            })
+        };
+        matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
+            || numbered("COM")
+            || numbered("LPT")
+    };
+    name.contains(':') || name.split(['/', '\\']).any(is_one)
+}
 
 fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> Option<Violation> {
     let text = match input {
@@ -45,7 +72,10 @@ fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> 
     let (code, message) = match annotated_name(text) {
         Ok((file, directory)) if subject.files.get(file, directory).is_some() => return None,
         // What lies in an owner's own directories from before the gateway is the owner's. Our own folders stay each user's.
-        Ok((file, _)) if subject.owner() && !file.starts_with(OWN_FOLDERS) => return None,
+        Ok((file, _)) if subject.owner() && is_device(file) => {
+            ("path_refused", format!("`{name_shown}` is no file, but a device or a stream of one"))
+        }
+        Ok((file, _)) if subject.owner() && !is_in_own_folders(file) => return None,
         Ok(_) => ("file_not_found", format!("no such file: `{name_shown}`")),
         Err(NameFault::Path) => ("path_refused", format!("`{name_shown}` is no name of an uploaded file, but a path")),
         Err(NameFault::Suffix) => {

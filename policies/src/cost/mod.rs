@@ -21,6 +21,8 @@ use crate::workflow::text::Text;
 
 /// Pixels of one SDXL image.
 const UNIT_PIXELS: f64 = 1024.0 * 1024.0;
+/// Seconds of sound that count as one image of that size.
+const UNIT_SECONDS: f64 = 36.0;
 /// More than this is only "too much"; keeps every sum finite.
 const COST_MAX: f64 = 1e15;
 /// Model calls of a sampler whose number nobody knows.
@@ -207,7 +209,9 @@ impl<'a, 'm> Worker<'a, 'm> {
             Some((units, family)) => (units, Some(family.name.as_str())),
             None => (0.0, None),
         };
-        let units = capped(sampling + self.other_work());
+        // A sampler's runs are among its model calls.
+        let runs = float(self.facts.runs(self.node, self.class).max(1));
+        let units = capped(sampling + runs * self.other_work());
         NodeCost { place: self.place, units, family }
     }
 
@@ -219,8 +223,13 @@ impl<'a, 'm> Worker<'a, 'm> {
         let family = models.chain(guiders()).fold(None, |family, of| costlier(family, of.family));
         let family = family.or_else(|| self.model.family(self.class.name(), None))?;
         let passes = guiders().filter_map(|of| of.guided).reduce(f64::max).unwrap_or_else(|| self.passes());
-        let images = self.links_of("LATENT").filter_map(|(_, link)| self.facts.slot(link)?.shape);
-        let area = images.map(|shape| images_area(family, shape)).reduce(f64::max).unwrap_or(1.0);
+        let latents = self.links_of("LATENT").filter_map(|(_, link)| self.facts.slot(link));
+        let area = latents.filter_map(|slot| {
+            let sound = slot.sound.map(|sound| sound.seconds.max(0.0) / UNIT_SECONDS * float(sound.batch.max(0)));
+            slot.shape.map(|shape| images_area(family, shape)).into_iter().chain(sound).reduce(f64::max)
+        });
+        // A latent of which nothing is known counts as one image.
+        let area = area.reduce(f64::max).unwrap_or(1.0);
         Some((capped(family.constant + calls * passes * family.pass * capped(area)), family))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::{LearnOptions, Observations};
-use crate::suggest::quoted;
+use crate::suggest::{pattern, quoted};
 
 /// A side is rounded up to a multiple of this: latents come in cells of 8, and models in patches of several.
 const SIDE_STEP: f64 = 64.0;
@@ -32,13 +32,13 @@ impl Observations {
         self.write_classes(&mut out);
         write_lists("samplers", &self.samplers, &mut out);
         write_lists("schedulers", &self.schedulers, &mut out);
-        for (key, names) in &self.lists {
-            if let Some((section, "allow")) = key.rsplit_once('.') {
-                write_lists(section, names, &mut out);
-            }
+        for (section, patterns) in &self.lists {
+            write_lists(section, patterns, &mut out);
         }
         self.write_caps(options, &mut out);
-        // self.write_models(&mut out);
+        if cfg!(any()) {
+            self.write_models(&mut out);
+        }
         out
     }
 
@@ -57,7 +57,7 @@ impl Observations {
         for (module, classes) in modules {
             let _ = writeln!(out, "    # {}", module.replace(char::is_control, " "));
             for class in classes {
-                let _ = writeln!(out, "    {},", quoted(&escaped(class)));
+                let _ = writeln!(out, "    {},", quoted(&pattern(class)));
             }
         }
         out.push_str("]\n");
@@ -65,9 +65,9 @@ impl Observations {
 
     fn write_models(&self, out: &mut String) {
         for (input, names) in &self.models {
-            let _ = write!(out, "\n[[models]]\ninput = {}\nallow = [\n", quoted(&escaped(input)));
+            let _ = write!(out, "\n[[models]]\ninput = {}\nallow = [\n", quoted(&pattern(input)));
             for name in names {
-                let _ = writeln!(out, "    {},", quoted(&escaped(name)));
+                let _ = writeln!(out, "    {},", quoted(name));
             }
             out.push_str("]\n");
         }
@@ -132,11 +132,6 @@ fn write_lists(section: &str, names: &BTreeSet<String>, out: &mut String) {
     if names.is_empty() {
         return;
     }
-    let names: Vec<String> = names.iter().map(|name| quoted(&escaped(name))).collect();
+    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
     let _ = write!(out, "\n[{section}]\nallow = [{}]\n", names.join(", "));
-}
-
-/// A pattern that matches this name only.
-fn escaped(name: &str) -> String {
-    globset::escape(name)
 }

@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::files::FileFacts;
 use crate::policy::Policy;
 use crate::submission::Parsed;
-use crate::suggest::{Change, suggestion};
+use crate::suggest::{Change, MODELS, suggestion};
 use crate::verdict::{Verdict, Violation};
 
 /// Documents that are tried at most: each answers what still stood against some workflow under the one before.
@@ -88,13 +88,15 @@ pub enum LearnError {
 struct Observations {
     /// Classes with the module that they are from.
     classes: BTreeMap<String, String>,
-    /// Names of model files by `Class.input`.
+    /// Patterns of model files by `Class.input`.
     models: BTreeMap<String, BTreeSet<String>>,
+    /// Patterns.
     samplers: BTreeSet<String>,
+    /// Patterns.
     schedulers: BTreeSet<String>,
     /// The largest value by cap, without its section; `denoise_min` the smallest.
     caps: BTreeMap<String, f64>,
-    /// Further lists, by their keys, as rules ask for them.
+    /// Patterns of further lists, by their sections, as rules ask for them.
     lists: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -115,7 +117,7 @@ pub fn learn(samples: &[Sample], catalogue: &Catalogue, options: &LearnOptions) 
     for sample in samples {
         match decide(&sample.parsed, &permissive, catalogue, &sample.files) {
             Verdict::Allow(approved) if approved.pruned().is_none() => {
-                drop(kept.insert(sample.parsed.digest(), sample))
+                kept.insert(sample.parsed.digest(), sample);
             }
             Verdict::Allow(approved) => left_out.push(left(sample, approved.pruned().into_iter().flatten())),
             Verdict::Deny(violations) => left_out.push(left(sample, violations.iter())),
@@ -176,14 +178,28 @@ fn refusals(document: &str, kept: &[&Sample], catalogue: &Catalogue) -> Vec<Left
 impl Observations {
     /// Takes in what a rule asks for.
     fn answer(&mut self, key: &str, change: Change) {
-        match (key, change) {
-            ("classes.allow", Change::Add(class)) => drop(self.classes.entry(class).or_default()),
-            ("samplers.allow", Change::Add(name)) => drop(self.samplers.insert(name)),
-            ("schedulers.allow", Change::Add(name)) => drop(self.schedulers.insert(name)),
-            (key, Change::Raise(value)) => self.raise(key.strip_prefix("caps.").unwrap_or(key), value),
-            (key, Change::Lower(value)) => self.lower(key.strip_prefix("caps.").unwrap_or(key), value),
-            (key, Change::Add(name)) => drop(self.lists.entry(key.to_owned()).or_default().insert(name)),
-            (_, Change::Remove(_) | Change::Set(_)) => {}
+        match change {
+            Change::Raise(value) | Change::Lower(value) if key == "cost_limit" => self.raise(key, value),
+            Change::Raise(value) => key.strip_prefix("caps.").into_iter().for_each(|cap| self.raise(cap, value)),
+            Change::Lower(value) => key.strip_prefix("caps.").into_iter().for_each(|cap| self.lower(cap, value)),
+            Change::Add(pattern) => {
+                if let Some(list) = self.list(key) {
+                    list.insert(pattern);
+                }
+            }
+            Change::Remove(_) | Change::Set(_) => {}
+        }
+    }
+
+    /// The list of patterns under a key of the document; classes are known by their names.
+    fn list(&mut self, key: &str) -> Option<&mut BTreeSet<String>> {
+        let section = key.strip_suffix(".allow")?;
+        match (section, section.strip_prefix(MODELS)) {
+            ("classes", _) => None,
+            ("samplers", _) => Some(&mut self.samplers),
+            ("schedulers", _) => Some(&mut self.schedulers),
+            (_, Some(input)) => Some(self.models.entry(input.to_owned()).or_default()),
+            (section, None) => Some(self.lists.entry(section.to_owned()).or_default()),
         }
     }
 

@@ -4,6 +4,7 @@ use super::{LearnOptions, Observations, Sample};
 use crate::bounds::{Facts, Shape, Value, number, sampling_steps};
 use crate::catalogue::{Catalogue, ClassSignature, InputKind};
 use crate::policy::Policy;
+use crate::suggest::pattern;
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::link::Link;
@@ -50,11 +51,12 @@ impl Observations {
         for (name, input) in &node.inputs {
             let Input::Literal(Json::Text(text)) = input else { continue };
             match class.input_kind(node, name) {
-                Some(InputKind::Sampler) => drop(self.samplers.insert(text.to_string())),
-                Some(InputKind::Scheduler) => drop(self.schedulers.insert(text.to_string())),
-                Some(InputKind::ModelFile) => {
+                Some(InputKind::Sampler) => drop(self.samplers.insert(pattern(text))),
+                Some(InputKind::Scheduler) => drop(self.schedulers.insert(pattern(text))),
+                // What packs write for no model is always allowed.
+                Some(InputKind::ModelFile) if **text != *"None" => {
                     let models = self.models.entry(format!("{}.{name}", class.name())).or_default();
-                    models.insert(text.replace('\\', "/"));
+                    models.insert(pattern(&text.replace('\\', "/")));
                 }
                 _ => {}
             }

@@ -49,7 +49,6 @@ fn the_document_accepts_its_samples_and_their_like_and_nothing_beyond_its_headro
         ("b.safetensors", 1024, 28, "heun", true),
         ("a.safetensors", 1280, 28, "euler", true),
         ("a.safetensors", 1288, 20, "euler", false),
-        ("c.safetensors", 512, 20, "euler", false),
         ("a.safetensors", 512, 100, "euler", false),
         ("a.safetensors", 512, 20, "lms", false),
     ] {

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::catalogue::{ClassSignature, InputKind, InputSignature};
+use crate::catalogue::{ClassSignature, InputKind, InputSignature, ModelChoice};
 use crate::checks::Subject;
 use crate::cost;
 use crate::digest::Digest;
@@ -123,6 +123,7 @@ pub struct ApprovedWorkflow {
     save_targets: Vec<SaveTarget>,
     dropped: Vec<Dropped>,
     replaced: Vec<Replaced>,
+    models: Vec<ModelChoice>,
     cost: Cost,
     policy_digest: Digest,
     catalogue_digest: Digest,
@@ -180,6 +181,7 @@ impl ApprovedWorkflow {
             save_targets: Vec::new(),
             dropped: Vec::new(),
             replaced: Vec::new(),
+            models: Vec::new(),
             cost: cost::cost(&subject.facts, subject.policy.costs()),
             policy_digest: subject.policy.digest(),
             catalogue_digest: subject.facts.catalogue.digest(),
@@ -247,6 +249,12 @@ impl ApprovedWorkflow {
             return;
         }
         members.next(out, name);
+        if let (Some(InputKind::ModelFile), Input::Literal(Json::Text(text))) =
+            (signature.and_then(|signature| signature.kind()), input)
+        {
+            let (node, class) = (node.id.detached(), node.class.detached());
+            self.models.push(ModelChoice { node, class, input: name.to_string(), name: text.to_string() });
+        }
         match (signature.and_then(|signature| signature.kind()), input) {
             (Some(InputKind::SavePrefix), Input::Literal(Json::Text(text))) => {
                 if let Ok(prefix) = SavePrefix::read(text) {
@@ -330,6 +338,11 @@ impl ApprovedWorkflow {
     /// Where each save node was asked to save, in the caller's order.
     pub fn save_targets(&self) -> &[SaveTarget] {
         &self.save_targets
+    }
+
+    /// The models that it names, in the order of its nodes.
+    pub fn models(&self) -> &[ModelChoice] {
+        &self.models
     }
 
     /// The estimated work.

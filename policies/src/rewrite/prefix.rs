@@ -52,7 +52,8 @@ impl SavePrefix {
         if text.split('/').any(|segment| segment.trim() == "..") {
             return Err(PrefixFault::Parent);
         }
-        let without_tokens = || TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, ""));
+        // Something has to stand in a token's place, or what is around it would become one.
+        let without_tokens = || TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, "\0"));
         if text.contains('%') && without_tokens().contains('%') {
             return Err(PrefixFault::Substitution);
         }

@@ -91,3 +91,26 @@ fn a_name_of_any_form_is_a_toml_string() {
         assert_eq!(text["x"].as_str(), Some(name));
     }
 }
+
+#[test]
+fn a_suggested_pattern_matches_its_name_and_no_other() {
+    for (name, other) in [("a [b]", "a b"), ("a*", "ab"), ("a?", "ab"), ("{a,b}", "a")] {
+        let glob = globset::Glob::new(&pattern(name)).unwrap().compile_matcher();
+        assert!(glob.is_match(name) && !glob.is_match(other), "{name}");
+    }
+}
+
+#[test]
+fn a_rule_about_models_is_suggested_as_a_table_of_its_own() {
+    let found = |name: &str| Suggestion {
+        key: format!("{MODELS}CheckpointLoaderSimple.ckpt_name.allow"),
+        change: Change::Add(pattern(name)),
+    };
+    let mut merged = Merged::default();
+    merged.add(found("b").change);
+    merged.add(found("a").change);
+    assert_eq!(found("a").section(), "models.CheckpointLoaderSimple.ckpt_name");
+    let mut out = String::new();
+    merged.write(found("a").name(), &mut out);
+    assert_eq!(out, "allow = [\"a\", \"b\"]\n");
+}

@@ -115,43 +115,47 @@ impl Workflow {
     /// The inputs of all ancestors of each node and its own, added up over all nodes: what a walk from each node reads that keeps nothing from the walks before. One set of bits a node.
     pub(crate) fn signature_inputs(&self) -> u64 {
         let words = self.nodes.len().div_ceil(64);
-        let mut ancestors: Vec<Vec<u64>> = vec![vec![0; words]; self.nodes.len()];
-        let count = |place: usize| {
-            self.nodes
-                .get(place)
-                .map_or(0, |node| u64::try_from(node.inputs.len()).unwrap_or(u64::MAX).saturating_add(1))
-        };
+        let mut ancestors: Vec<u64> = vec![0; words * self.nodes.len()];
+        let counts: Vec<u64> = self.nodes.iter().map(signature_inputs_of).collect();
         let mut total: u64 = 0;
+        let mut bits = vec![0_u64; words];
         for (NodeIndex(place), node) in self.sources_first() {
-            let mut bits = vec![0_u64; words];
+            bits.fill(0);
             if let Some(word) = bits.get_mut(place / 64) {
                 *word |= 1 << (place % 64);
             }
-            let targets: HashSet<usize> = links(node).map(|link| link.target.0).collect();
-            for above in targets.iter().filter_map(|target| ancestors.get(*target)) {
+            for link in links(node) {
+                let above = ancestors.get(link.target.0 * words..(link.target.0 + 1) * words).unwrap_or_default();
                 bits.iter_mut().zip(above).for_each(|(to, from)| *to |= from);
             }
             for (index, word) in bits.iter().enumerate() {
                 let mut left = *word;
                 while left != 0 {
                     let bit = usize::try_from(left.trailing_zeros()).unwrap_or(0);
-                    total = total.saturating_add(count(index * 64 + bit));
+                    total = total.saturating_add(counts.get(index * 64 + bit).copied().unwrap_or(0));
                     left &= left - 1;
                 }
             }
-            if let Some(own) = ancestors.get_mut(place) {
-                *own = bits;
+            if let Some(own) = ancestors.get_mut(place * words..(place + 1) * words) {
+                own.copy_from_slice(&bits);
             }
         }
         total
     }
 
+    /// What [`signature_inputs`](Self::signature_inputs) can't exceed: as if all nodes were ancestors of all. Cheap.
+    pub(crate) fn signature_inputs_at_most(&self) -> u64 {
+        let all = self.nodes.iter().map(signature_inputs_of).fold(0, u64::saturating_add);
+        all.saturating_mul(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX))
+    }
+
     /// Each node that leads into one of `roots`, the roots included.
-    pub fn reaching(&self, roots: &[NodeIndex]) -> HashSet<NodeIndex> {
-        let mut found: HashSet<NodeIndex> = roots.iter().copied().collect();
+    pub(crate) fn reaching(&self, roots: &[NodeIndex]) -> Reaching {
+        let mut found = Reaching(vec![false; self.nodes.len()]);
+        roots.iter().for_each(|root| found.add(*root));
         for (place, node) in self.sources_first().rev() {
             if found.contains(&place) {
-                found.extend(links(node).map(|link| link.target));
+                links(node).for_each(|link| found.add(link.target));
             }
         }
         found
@@ -247,6 +251,27 @@ impl Workflow {
                 None => Value::Null,
             },
         }
+    }
+}
+
+/// What ComfyUI reads of one node to make a cache key.
+fn signature_inputs_of(node: &Node) -> u64 {
+    u64::try_from(node.inputs.len()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// A set of nodes of one workflow.
+#[derive(Debug)]
+pub(crate) struct Reaching(Vec<bool>);
+
+impl Reaching {
+    fn add(&mut self, place: NodeIndex) {
+        if let Some(there) = self.0.get_mut(place.0) {
+            *there = true;
+        }
+    }
+
+    pub(crate) fn contains(&self, place: &NodeIndex) -> bool {
+        self.0.get(place.0).copied().unwrap_or(false)
     }
 }
 

@@ -92,6 +92,9 @@ pub const NUMBER_CHARS_MAX: usize = 64;
 /// Keys of an object that are compared one by one; more go into a set. Its hash has a seed of the process, so that nobody sends keys that all fall into one place.
 const COMPARED_KEYS_MAX: usize = 16;
 
+/// Members of a value whose memory is not worth a second look.
+const FEW_MEMBERS: usize = 16;
+
 /// Why a text is not JSON that we take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -183,7 +186,8 @@ impl Shape for Json {
     }
 
     fn object() -> Self {
-        Json::Object(Vec::new())
+        // As many as a node has.
+        Json::Object(Vec::with_capacity(3))
     }
 
     fn insert(&mut self, reader: &Reader<'_>, key: Span, value: Self) {
@@ -193,10 +197,10 @@ impl Shape for Json {
     }
 
     fn end(&mut self) {
-        // What grew by doubling would keep up to twice its memory.
+        // What grew by doubling would keep up to twice its memory; of a few members that is little.
         match self {
-            Json::List(items) => items.shrink_to_fit(),
-            Json::Object(members) => members.shrink_to_fit(),
+            Json::List(items) if items.len() > FEW_MEMBERS => items.shrink_to_fit(),
+            Json::Object(members) if members.len() > FEW_MEMBERS => members.shrink_to_fit(),
             _ => {}
         }
     }
@@ -316,7 +320,11 @@ impl<'a> Reader<'a> {
     }
 
     fn same_text(&self, a: Span, b: Span) -> bool {
-        if a.escaped || b.escaped { self.unescaped(a) == self.unescaped(b) } else { self.raw(a) == self.raw(b) }
+        if a.escaped || b.escaped {
+            return self.unescaped(a) == self.unescaped(b);
+        }
+        let bytes = |span: Span| self.text.as_bytes().get(span.start..span.end);
+        a.end - a.start == b.end - b.start && bytes(a) == bytes(b)
     }
 
     /// Reads one value under its own `limits`, counted apart from what surrounds it.
@@ -391,10 +399,13 @@ impl<'a> Reader<'a> {
 
     /// Skips white space.
     pub fn skip_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.offset += 1;
-            self.spaced = true;
+        // Nearly always there is none, or one and an indentation.
+        if !matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            return;
         }
+        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        self.offset += self.rest().iter().take_while(is_space).count();
+        self.spaced = true;
     }
 
     /// Refuses anything but white space up to the end.
@@ -560,10 +571,6 @@ impl<'a> Reader<'a> {
                 Err(self.fault_at(self.offset + 2, "lone_surrogate", "half of a surrogate pair in a string".to_owned()))
             }
         }
-    }
-
-    fn raw(&self, span: Span) -> &'a str {
-        self.text.get(span.start..span.end).unwrap_or_default()
     }
 
     fn unescaped(&self, span: Span) -> Cow<'a, str> {

@@ -180,8 +180,7 @@ fn run(policy: &str, range: std::ops::Range<u64>, make: impl Fn(u64, &Catalogue)
         "{} graphs, {} allowed, {} outputs, bounded {:?}, refused {:?}",
         seen.graphs, seen.allowed, seen.outputs, seen.bounded, seen.refused
     );
-    let told: Vec<String> = faults.values().map(|(count, first)| format!("{count} × {first}"))
-        .collect();
+    let told: Vec<String> = faults.values().map(|(count, first)| format!("{count} × {first}")).collect();
     assert!(told.is_empty(), "outside the bounds:\n{}", told.join("\n\n"));
     seen
 }

@@ -174,9 +174,10 @@ impl ObjectInfos {
 async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
     let tenant = call.caller()?.tenant.clone();
     let generation = call.services.live().generation;
+    let policy = call.services.policy_of(&tenant);
     for backend in call.services.backends_of(&tenant) {
         let BackendState::Up { agreement } = &*backend.state() else { continue };
-        let key = (generation, backend.id.clone(), tenant.policy.digest(), path.to_owned());
+        let key = (generation, backend.id.clone(), policy.digest(), path.to_owned());
         let now = call.services.clock.monotonic();
         if let Some(template) = call.services.object_infos.find(&key, now) {
             return with_own_files(call, &template).await;
@@ -194,12 +195,11 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
             }
         };
         let Some(catalogue) = call.services.catalogue_at(&tenant, &backend) else { continue };
-        let (tenant, agreement) = (Arc::clone(&tenant), Arc::clone(agreement));
+        let (owner, policy, agreement) = (tenant.is_owner(), Arc::clone(&policy), Arc::clone(agreement));
         let work = tokio::task::spawn_blocking(move || {
-            let owner = tenant.is_owner();
             let allowed = |class: &str| {
                 (owner || agreement.agrees(class))
-                    && catalogue.class(class).is_some_and(|class| tenant.policy.allows_class(class))
+                    && catalogue.class(class).is_some_and(|class| policy.allows_class(class))
             };
             // Random: nothing that a backend lists can hold it on purpose.
             system::filter_object_info(&live, &Uuid::new_v4().to_string(), allowed, owner)

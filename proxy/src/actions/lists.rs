@@ -197,9 +197,9 @@ fn allowed_packs(call: &Call<'_>) -> Result<BTreeSet<String>, Rejection> {
 }
 
 fn allowed(call: &Call<'_>, name: impl Fn(&str, &str) -> String) -> Result<BTreeSet<String>, Rejection> {
-    let policy = &call.caller()?.tenant.policy;
-    let inspector = call.services.inspector();
-    let classes = inspector.catalogue().classes().filter(|class| policy.allows_class(class));
+    let policy = call.services.policy_of(&call.caller()?.tenant);
+    let catalogue = call.services.inspector().catalogue_of(&call.caller()?.tenant.pool);
+    let classes = catalogue.classes().filter(|class| policy.allows_class(class));
     let of_packs = classes.filter_map(|class| Some(name(class.name(), class.module().strip_prefix("custom_nodes.")?)));
     Ok(of_packs.collect())
 }
@@ -273,7 +273,7 @@ fn first_up(call: &Call<'_>) -> Option<Arc<Backend>> {
 
 fn key(call: &Call<'_>, backend: &Backend, path: &str) -> Result<Key, Rejection> {
     let generation = call.services.live().generation;
-    Ok((generation, backend.id.clone(), call.caller()?.tenant.policy.digest(), path.to_owned()))
+    Ok((generation, backend.id.clone(), call.services.policy_of(&call.caller()?.tenant).digest(), path.to_owned()))
 }
 
 fn no_backend() -> Rejection {

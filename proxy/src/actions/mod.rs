@@ -7,9 +7,11 @@ mod info;
 mod jobs;
 mod lists;
 mod login;
+mod models;
 mod submit;
 mod uploads;
 mod userdata;
+mod verdict;
 
 pub use info::ObjectInfos;
 pub use lists::Lists;
@@ -96,6 +98,7 @@ impl Call<'_> {
 pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Rejection> {
     match action {
         Action::SubmitPrompt => submit::submit_prompt(&call).await,
+        Action::CheckPrompt => verdict::check(&call).await,
         Action::PromptInfo => control::prompt_info(&call).await,
         Action::Queue => control::queue(&call).await,
         Action::ChangeQueue => control::change_queue(&call).await,

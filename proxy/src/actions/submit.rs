@@ -1,26 +1,22 @@
-//! `POST /prompt`: inspect, accept, hand to dispatch.
+//! `POST /prompt`: inspect ([`verdict`](super::verdict)), accept, hand to dispatch.
 
-use super::{Call, Caller};
+use super::verdict::{Inspected, NO_BACKEND_RETRY, Unapproved, inspected};
+use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
-use crate::inspect::{InspectError, files};
 use crate::record::audit;
-use crate::record::ledger::uploads::Pin;
 use crate::record::ledger::{Acceptance, Accepted, Approval, Job};
 use crate::reject::Rejection;
-use comfygate_policy::{ApprovedWorkflow, FileFacts, FileReference, Parsed};
+use comfygate_policy::ApprovedWorkflow;
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// RFC draft `Idempotency-Key`: as long as any client's UUID or hash, short enough for a row.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// A larger graph is read and decided again when its turn comes, rather than kept in memory while it waits.
 const KEPT_GRAPH_BYTES_MAX: usize = 256 << 10;
-/// A backend with other node packs may come up.
-const NO_BACKEND_RETRY: Duration = Duration::from_secs(60);
 
 /// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6). `node_errors` tells, as ComfyUI does, of outputs that do not run because something that they
 /// depend on is invalid.
@@ -31,8 +27,13 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let began = call.services.clock.monotonic();
     let inspected = inspected(call, caller).await;
     call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
-    let Inspected { parsed, workflow, pins } = inspected?;
+    let Inspected { parsed, workflow, pins } = match inspected {
+        Ok(inspected) => inspected,
+        Err(Unapproved::Refused(refused)) => return Err(refused.remembered(call, caller).await),
+        Err(Unapproved::Undecided(rejection)) => return Err(rejection),
+    };
     runnable(call, &workflow)?;
+    models::offered(call, &parsed, &workflow).await?;
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
         prompt_id: parsed
@@ -79,52 +80,6 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
     }
     let text = "no backend has all node classes of this workflow as the catalogue knows them";
     Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
-}
-
-/// What inspection made of a body.
-struct Inspected {
-    parsed: Parsed,
-    workflow: ApprovedWorkflow,
-    /// The files that it names.
-    pins: Vec<Pin>,
-}
-
-/// Parses and decides off the event loop: a body of 10 MiB takes tens of milliseconds. In between, the names of files are looked up.
-async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspected, Rejection> {
-    let (inspector, body) = (call.services.inspector(), call.body.clone());
-    let ended = |error: tokio::task::JoinError| Rejection::internal(format!("inspection ended: {error}"));
-    let (parsing, parts, tenant) = (inspector.clone(), Arc::clone(call.services), Arc::clone(&caller.tenant));
-    let parsed = tokio::task::spawn_blocking(move || {
-        let parsed = parsing.parse(&body)?;
-        let catalogue = parts.catalogue_for(&tenant, &parsed);
-        let references = catalogue.as_deref().map(|catalogue| parsed.file_references(catalogue)).unwrap_or_default();
-        Ok::<_, InspectError>((parsed, catalogue, references))
-    });
-    let (parsed, catalogue, references) = parsed.await.map_err(ended)??;
-    let catalogue = catalogue.ok_or_else(|| {
-        let text = "your ComfyUI has not answered yet: what is installed there is not known";
-        Rejection::unavailable("no_backend", text, NO_BACKEND_RETRY)
-    })?;
-    let (pins, known) = pinned(call, &references).await?;
-    let tenant = Arc::clone(&caller.tenant);
-    let decided = tokio::task::spawn_blocking(move || {
-        let workflow = inspector.decide(&parsed, &tenant, &catalogue, &known)?;
-        Ok::<_, InspectError>((parsed, workflow))
-    });
-    let (parsed, workflow) = decided.await.map_err(ended)??;
-    Ok(Inspected { parsed, workflow, pins })
-}
-
-/// The caller's own files among those that a workflow names.
-async fn pinned(call: &Call<'_>, references: &[FileReference]) -> Result<(Vec<Pin>, FileFacts), Rejection> {
-    if references.is_empty() {
-        return Ok((Vec::new(), FileFacts::none()));
-    }
-    let (services, scope) = (call.services, call.scope()?);
-    let folder = files::owner_folder(&services.ledger.owner_secrets(&scope).await?);
-    let pins = files::pinned(&*services.ledger, &services.blobs, &scope, &folder, references).await?;
-    let known = files::facts(&pins, &folder);
-    Ok((pins, known))
 }
 
 fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {

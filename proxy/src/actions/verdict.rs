@@ -1,6 +1,6 @@
 //! From a body to the engine's verdict, for `POST /prompt` and `POST /gate/check`: both ask the same, by the same rules, of the same files.
 
-use super::{Call, Caller};
+use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::inspect::refused::{self, Understood};
 use crate::inspect::{InspectError, files};
@@ -8,9 +8,10 @@ use crate::record::ledger::refusals::{RefusalBounds, RefusalRow, RefusedRule};
 use crate::record::ledger::uploads::Pin;
 use crate::reject::Rejection;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, Parsed, Policy};
+use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violations};
 use http::StatusCode;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,11 +77,9 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
         Err(error) => return Err(Rejection::from(error).into()),
     };
     let judge = Arc::clone(&policy);
-    let decided = tokio::task::spawn_blocking(move || {
-        match inspector.decide(&parsed, &judge, &catalogue, &known) {
-            Ok(workflow) => Ok((parsed, workflow)),
-            Err(error) => Err((error, parsed.canonical())),
-        }
+    let decided = tokio::task::spawn_blocking(move || match inspector.decide(&parsed, &judge, &catalogue, &known) {
+        Ok(workflow) => Ok((parsed, workflow)),
+        Err(error) => Err((error, parsed.canonical())),
     });
     let decided = decided.await.map_err(ended)?;
     let (parsed, workflow) = decided.map_err(|(error, graph)| refused(error, read_by, Some(graph)))?;
@@ -125,18 +124,20 @@ impl Refused {
 pub(super) async fn check(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let body = match inspected(call, caller).await {
-        Ok(Inspected { workflow, .. }) => allowed(&workflow),
+        Ok(Inspected { workflow, .. }) => allowed(&workflow, &models::lacking(call, &workflow)?),
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
         Err(Unapproved::Refused(refused)) => denied(&refused, &refused.row(call, caller, "")),
     };
     Ok(Answer::json(StatusCode::OK, &body))
 }
 
-fn allowed(workflow: &ApprovedWorkflow) -> Value {
+fn allowed(workflow: &ApprovedWorkflow, lacking: &[ModelChoice]) -> Value {
+    let missing: BTreeSet<&str> = lacking.iter().map(|choice| choice.name.as_str()).collect();
     let dropped: Vec<String> = workflow.dropped().iter().map(ToString::to_string).collect();
     json!({
         "verdict": "allow", "cost": workflow.cost().units(), "violations": [], "dropped": dropped,
-        "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
+        "pruned": workflow.pruned().map_or_else(|| json!([]), Violations::to_json),
+        "missing_models": missing, "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
     })
 }
 
@@ -152,6 +153,6 @@ fn denied(refused: &Refused, row: &RefusalRow) -> Value {
 fn violation(rule: &RefusedRule) -> Value {
     json!({
         "code": rule.code, "node": rule.node, "class": rule.class, "input": rule.input, "pointer": rule.pointer,
-        "bound": rule.bound, "limit": rule.limit, "because": rule.because, "message": rule.message,
+        "bound": rule.bound, "limit": rule.limit, "because": rule.because,
     })
 }

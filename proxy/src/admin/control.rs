@@ -9,6 +9,8 @@
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
+//! | `/v1/catalogue/…` | | [`super::catalogue`] |
+//! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -36,6 +38,7 @@ struct Control {
 
 /// The router.
 pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
+    let catalogue = super::catalogue::router(services, asks.clone());
     let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
     Router::new()
         .route("/v1/keys", get(list).post(create))
@@ -45,6 +48,8 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
         .with_state(Control { keys, services: Arc::clone(services), asks })
         .merge(super::state::router(services))
         .merge(super::tenants::router(services))
+        .merge(catalogue)
+        .merge(super::refusals::router(services))
         .merge(adoption_routes::router(services))
 }
 

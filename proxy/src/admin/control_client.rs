@@ -182,6 +182,16 @@ impl ControlClient {
         self.call_within(method, path, body, TIMEOUT).await
     }
 
+    /// The same of what a backend has to be asked for first, and of what ends in a reload.
+    pub(super) async fn slow_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
+        self.call_within(method, path, body, RELOAD_TIMEOUT).await
+    }
+
     async fn call_within(
         &self,
         method: Method,

@@ -4,12 +4,14 @@
 
 pub mod adoption;
 mod adoption_routes;
+pub mod catalogue;
 pub mod control;
 pub mod control_client;
 pub mod keys;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod refusals;
 pub mod state;
 pub mod state_client;
 pub mod tenants;

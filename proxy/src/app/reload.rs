@@ -3,7 +3,7 @@
 
 use super::backends::Watchers;
 use super::certificates::{Certificates, Replacement};
-use super::{Origin, catalogue, logging, made, notify};
+use super::{Origin, inspector, logging, made, notify};
 use crate::admin::lifecycle::ReloadReport;
 use crate::authenticate::Authenticator;
 use crate::config::Config;
@@ -153,6 +153,7 @@ impl Reloader {
         services.object_infos.clear();
         services.lists.clear();
         services.reloaded.send_replace(generation);
+        services.rules_changed();
         self.watchers.follow();
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);
@@ -194,11 +195,10 @@ fn prepared(
     let needs_restart = hold_fixed(started, &mut config);
     let told = |error: anyhow::Error| vec![format!("{error:#}")];
     let certificates = certificates.replacement(&config, services.clock.wall()).map_err(told)?;
-    let fresh = catalogue(&config).map_err(told)?;
+    let fresh = inspector(&config).map_err(told)?;
     let former = services.inspector();
     // The same one stays: backends need not be asked anew.
-    let same = former.catalogue().digest() == fresh.digest();
-    let inspector = if same { former } else { Inspector::new(fresh) };
+    let inspector = if former.reads_like(&fresh) { former } else { fresh };
     Ok(Prepared { config, inspector, certificates, warnings, needs_restart })
 }
 
@@ -210,10 +210,11 @@ async fn backends(
     inspector: &Inspector,
     former: &Live,
 ) -> Result<BTreeMap<BackendId, Arc<Backend>>, LedgerError> {
-    let same_catalogue = former.inspector.catalogue().digest() == inspector.catalogue().digest();
     let mut backends = BTreeMap::new();
     for wanted in &config.backends {
         let is_owned = config.tenants.owner_of(&wanted.pool).is_some();
+        let digest = |inspector: &Inspector| inspector.catalogue_of(&wanted.pool).digest();
+        let same_catalogue = digest(&former.inspector) == digest(inspector);
         let same = former
             .backends
             .get(&wanted.id)

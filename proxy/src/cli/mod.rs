@@ -1,7 +1,10 @@
 //! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
 
 pub mod adopt;
+pub mod allow;
 pub mod backup;
+pub mod ban;
+pub mod catalogue;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -10,6 +13,7 @@ pub mod export;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
+pub mod refusals;
 pub mod restore;
 pub mod serve;
 pub mod tenant;
@@ -61,6 +65,10 @@ pub enum Command {
     Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
+    /// Compare what is installed at the backends with what was accepted, and accept it.
+    Catalogue(catalogue::CatalogueArguments),
+    /// Show what the policy refused, by which rule, and which lines of it would allow it.
+    Refusals(refusals::RefusalsArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
@@ -124,6 +132,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Catalogue(arguments) => catalogue::run(&arguments),
+        Command::Refusals(arguments) => refusals::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),

@@ -10,6 +10,7 @@ use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
 use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
+use super::redecide::{self, Refusal, Undecided};
 use super::stall::{self, Stall};
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
@@ -19,7 +20,7 @@ use crate::record::blobs::BlobError;
 use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, FileFacts, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -94,10 +95,13 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
             tokio::time::sleep(LEDGER_INTERVAL).await;
             return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }));
         }
-        Err(Undecided::Never(reason)) => return give_up(services, job, "NotAllowed", &reason).await,
+        Err(Undecided::Never(refusal)) => {
+            refuse(services, job, &refusal).await;
+            return AttemptOver::JobEnded;
+        }
     };
-    if !backend.can_run(&workflow) {
-        // Its classes are not all there: back to the queue, which now knows what it needs.
+    if !services.suits(backend, &workflow) {
+        // Its classes or models are not all there: back to the queue, which now knows what it needs.
         return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
     }
     let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {
@@ -155,7 +159,8 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
     }
     if job.cancel_requested {
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
-        return end_held(services, job, Outcome::Interrupted, result).await;
+        end_held(services, job, Outcome::Interrupted, result).await;
+        return AttemptOver::JobEnded;
     }
     // The slot stays booked meanwhile: whatever lost the attempt would lose the next one at once, and the one after.
     let unstarted = u32::try_from(job.attempts.len().saturating_sub(started)).unwrap_or(u32::MAX);
@@ -163,29 +168,36 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
     AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }))
 }
 
-/// Ends a held job that can't be run, in a stated error.
-async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
-    let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
+/// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
+pub(super) async fn refuse(services: &Arc<Services>, job: Job, refusal: &Refusal) -> bool {
+    let node = refusal.node.as_ref().map(|(id, class)| (id.as_str(), class.as_str()));
+    let at = services.clock.wall();
+    let result = collect::gateway_failure(&job.prompt_id, node, "NotAllowed", &refusal.reason, at);
     end_held(services, job, Outcome::Failed, result).await
 }
 
-async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: JobResult) -> AttemptOver {
-    let at = services.clock.wall();
-    let ended = until_available!(services.ledger.end_held(job.id, job.version, outcome, Some(result.clone()), at));
-    match ended {
-        Ok(job) => services.tell_end(&job, &result).await,
-        // Its owner deleted it meanwhile.
-        Err(error) => tracing::debug!(job = %job.id, %error, "not ended"),
-    }
+/// Ends a held job that can't be run, in a stated error.
+async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
+    let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
+    end_held(services, job, Outcome::Failed, result).await;
     AttemptOver::JobEnded
 }
 
-/// Why a held job can't be decided.
-enum Undecided {
-    /// The ledger can't be read now.
-    Later,
-    /// It may not run, or what is stored of it is damaged.
-    Never(String),
+/// Says whether the job was still held, and has ended now.
+async fn end_held(services: &Arc<Services>, job: Job, outcome: Outcome, result: JobResult) -> bool {
+    let at = services.clock.wall();
+    let ended = until_available!(services.ledger.end_held(job.id, job.version, outcome, Some(result.clone()), at));
+    match ended {
+        Ok(job) => {
+            services.tell_end(&job, &result).await;
+            true
+        }
+        // Its owner deleted it meanwhile.
+        Err(error) => {
+            tracing::debug!(job = %job.id, %error, "not ended");
+            false
+        }
+    }
 }
 
 /// The approval at hand if it is fresh, else a new decision on the stored submission.
@@ -195,50 +207,18 @@ async fn fresh_workflow(
     job: &Job,
     workflow: Option<Arc<ApprovedWorkflow>>,
 ) -> Result<Arc<ApprovedWorkflow>, Undecided> {
-    let never = |reason: &str| Undecided::Never(reason.to_owned());
+    let never = |reason: &str| Undecided::Never(Refusal::plain(reason));
     let tenant =
         services.tenants().tenant(&job.owner.tenant).ok_or_else(|| never("the tenant is not configured any more"))?;
     // An owner's backend that is assigned a job was up, and had said what is installed there.
     let Some(catalogue) = services.catalogue_at(&tenant, backend) else { return Err(Undecided::Later) };
+    let policy = services.policy_of(&tenant);
     if let Some(workflow) = workflow
-        && services.inspector().is_fresh(&workflow, &tenant, &catalogue)
+        && services.inspector().is_fresh(&workflow, &policy, &catalogue)
     {
         return Ok(workflow);
     }
-    let graph = match services.ledger.graph(&job.submission).await {
-        Ok(graph) => graph,
-        Err(LedgerError::NotFound { .. } | LedgerError::Damaged { .. }) => {
-            return Err(never("what is stored of the workflow is damaged: submit it again"));
-        }
-        Err(error) => {
-            tracing::error!(job = %job.id, %error, "a held job can't be read; trying again");
-            return Err(Undecided::Later);
-        }
-    };
-    let files = pinned_facts(services, job).await?;
-    let (inspector, parts) = (services.inspector(), Arc::clone(services));
-    let decided = tokio::task::spawn_blocking(move || {
-        let parsed = inspector.parse(&graph)?;
-        // Another installation of the owner's may have what this one lacks: then the job goes there.
-        let lacks = parsed.classes().any(|class| catalogue.class(class.as_str()).is_none());
-        let catalogue = lacks.then(|| parts.catalogue_for(&tenant, &parsed)).flatten().unwrap_or(catalogue);
-        inspector.decide(&parsed, &tenant, &catalogue, &files)
-    });
-    let decided = decided.await.map_err(|error| never(&error.to_string()))?;
-    decided.map(Arc::new).map_err(|error| Undecided::Never(format!("the policy changed while the job waited: {error}")))
-}
-
-/// The files that a held job pinned when it was accepted, whatever their names mean by now.
-async fn pinned_facts(services: &Arc<Services>, job: &Job) -> Result<FileFacts, Undecided> {
-    let reading = async {
-        let pins = services.ledger.pins(job.id).await?;
-        let secrets = services.ledger.owner_secrets(&job.owner.scope()).await?;
-        Ok::<_, LedgerError>(files::facts(&pins, &files::owner_folder(&secrets)))
-    };
-    reading.await.map_err(|error| {
-        tracing::error!(job = %job.id, %error, "the files of a held job can't be read; trying again");
-        Undecided::Later
-    })
+    redecide::decided(services, &tenant, Some(catalogue), job).await
 }
 
 fn current(job: &Job) -> Option<&Attempt> {

@@ -8,7 +8,7 @@ use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId, UpstreamClientId};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue};
+use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue, ModelOptions};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub struct Backend {
     /// Its whole installation is one tenant's, which is judged by what is installed there now.
     owned: AtomicBool,
     installed: ArcSwapOption<Catalogue>,
+    /// As it last said; of a backend that is down too.
+    models: ArcSwapOption<ModelOptions>,
     health: Mutex<Health>,
     facts: ArcSwapOption<BackendFacts>,
     foreign: AtomicU64,
@@ -88,6 +90,7 @@ impl Backend {
             state,
             owned: AtomicBool::new(false),
             installed: ArcSwapOption::empty(),
+            models: ArcSwapOption::empty(),
             health: Mutex::new(Health::new(Instant::now())),
             facts: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
@@ -150,9 +153,33 @@ impl Backend {
         self.installed.load_full()
     }
 
-    /// Remembers what is installed there.
-    pub fn set_installed(&self, catalogue: Catalogue) {
-        self.installed.store(Some(Arc::new(catalogue)));
+    /// Remembers what is installed there. Says whether it is another installation than before.
+    pub fn set_installed(&self, catalogue: Catalogue) -> bool {
+        let digest = catalogue.digest();
+        let former = self.installed.swap(Some(Arc::new(catalogue)));
+        former.is_none_or(|former| former.digest() != digest)
+    }
+
+    /// Remembers which models it offers.
+    pub fn set_models(&self, models: ModelOptions) {
+        self.models.store(Some(Arc::new(models)));
+    }
+
+    /// Remembers what some classes offer now. Two at once may lose one's news, which is asked for again.
+    pub fn renew_models(&self, newer: ModelOptions) {
+        let mut models = self.models().map(|known| (*known).clone()).unwrap_or_default();
+        models.renew(newer);
+        self.set_models(models);
+    }
+
+    /// Which models it offers, as it last said; `None` until it has.
+    pub fn models(&self) -> Option<Arc<ModelOptions>> {
+        self.models.load_full()
+    }
+
+    /// Whether it offers every model of the workflow, as far as is known: one that was never asked may have them.
+    pub fn may_have_models(&self, workflow: &ApprovedWorkflow) -> bool {
+        self.models().is_none_or(|models| models.lacking(workflow).is_empty())
     }
 
     /// Where it stands: up, half open, or down and why.

@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::health::Standing;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
+use super::redecide;
 use crate::drain::Drain;
 use crate::ids::{BackendId, JobId};
 use crate::record::ledger::{Job, JobState};
@@ -17,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Commands that wait for the dispatcher; senders wait when it is full, which it is only while the dispatcher waits for nothing but memory.
@@ -36,6 +37,10 @@ pub enum Command {
     Accepted(Box<Job>, Option<Arc<ApprovedWorkflow>>),
     /// A held job was deleted from the queue.
     Withdrawn(JobId),
+    /// A held job may still run, under the rules of now.
+    Approved(JobId, Arc<ApprovedWorkflow>),
+    /// All held jobs were decided again.
+    DecidedAgain,
     /// The owner wants the end of an assigned or running job; the ledger has it already.
     Interrupt(JobId),
     /// A backend answers, and how it came back.
@@ -76,6 +81,10 @@ pub struct Dispatcher {
     carriers: JoinSet<()>,
     /// How often the queue is compared with the ledger.
     reconcile_interval: Duration,
+    /// Held jobs are to be decided again.
+    rules_changed: bool,
+    /// The task that decides held jobs again.
+    redeciding: Option<AbortHandle>,
 }
 
 /// An attempt that a task carries.
@@ -96,6 +105,9 @@ impl Dispatcher {
             outstanding: HashMap::new(),
             carriers: JoinSet::new(),
             reconcile_interval: RECONCILE_INTERVAL,
+            // What waited through a restart may have been accepted by other rules.
+            rules_changed: true,
+            redeciding: None,
         };
         for job in active {
             dispatcher.take_up(job);
@@ -121,14 +133,21 @@ impl Dispatcher {
         let interval = self.reconcile_interval;
         let mut reconcile = tokio::time::interval_at(Instant::now() + interval, interval);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rules = self.services.rules.subscribe();
         loop {
             while self.carriers.try_join_next().is_some() {}
+            self.decide_again();
             self.assign_what_fits();
             self.report();
             let command = tokio::select! {
                 biased;
                 () = async { drop(shutdown.wait_for(|down| *down).await) } => return,
                 command = commands.recv() => command,
+                // Its sender lives as long as the services do: the error can't be.
+                Ok(()) = rules.changed() => {
+                    self.rules_changed = true;
+                    continue;
+                }
                 _ = reconcile.tick() => {
                     self.reconcile().await;
                     continue;
@@ -156,6 +175,20 @@ impl Dispatcher {
         }
     }
 
+    /// Has all held jobs decided again, if the rules changed since; one round at a time.
+    fn decide_again(&mut self) {
+        // A round that panicked has ended too.
+        let busy = self.redeciding.as_ref().is_some_and(|round| !round.is_finished());
+        if busy || !std::mem::take(&mut self.rules_changed) {
+            return;
+        }
+        let held: Vec<HeldJob> = self.queue.in_order().cloned().collect();
+        if !held.is_empty() {
+            let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
+            self.redeciding = Some(self.carriers.spawn(redecide::all(services, handle, held)));
+        }
+    }
+
     fn take_up(&mut self, job: Job) {
         match job.state {
             JobState::Held => self.queue.insert(HeldJob { job, workflow: None }),
@@ -172,6 +205,8 @@ impl Dispatcher {
             Command::Withdrawn(job) => {
                 self.queue.remove(job);
             }
+            Command::Approved(job, fresh) => self.queue.renew(job, fresh),
+            Command::DecidedAgain => self.redeciding = None,
             Command::Interrupt(job) => {
                 if let Some(outstanding) = self.outstanding.get(&job) {
                     outstanding.interrupt.send_replace(true);
@@ -208,7 +243,7 @@ impl Dispatcher {
                 (_, Some(backend)) if !serves(backend) => false,
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
                 (None, Some(backend)) => backend.is_up(),
-                (Some(workflow), Some(backend)) => backend.can_run(workflow),
+                (Some(workflow), Some(backend)) => self.services.suits(backend, workflow),
                 (_, None) => false,
             };
             if let Some(backend) = place::placed(&loads, can_run).cloned() {

@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod place;
 pub mod push;
 pub mod queue;
+pub mod redecide;
 pub mod relay;
 pub mod stall;
 pub mod sweep;

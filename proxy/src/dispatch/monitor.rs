@@ -137,20 +137,24 @@ impl Monitor {
         let of_error = |error: ComfyUiError| (Cause::of_error(error.is_refused()), error.to_string());
         self.backend.comfyui.queue_remaining().await.map_err(of_error)?;
         let live = self.backend.comfyui.object_info().await.map_err(of_error)?;
-        let catalogue = self.services.inspector().catalogue_arc();
+        let catalogue = self.services.inspector().catalogue_of(&self.backend.pool);
         // Megabytes of JSON: not on an event loop.
         let owned = self.backend.is_owned();
         let compared = tokio::task::spawn_blocking(move || {
             let installed = owned.then(|| Catalogue::from_object_info(&live)).transpose()?;
-            Ok((catalogue.agreement(&live)?, installed))
+            let models = installed.as_ref().unwrap_or(&catalogue).model_options(&live)?;
+            Ok((catalogue.agreement(&live)?, installed, models))
         });
-        let (agreement, installed) = compared
+        let (agreement, installed, models) = compared
             .await
             .map_err(|error| error.to_string())
             .and_then(|compared: Result<_, CatalogueError>| compared.map_err(|error| error.to_string()))
             .map_err(|error| (Cause::Hung, error))?;
-        if let Some(installed) = installed {
-            self.backend.set_installed(installed);
+        self.backend.set_models(models);
+        if let Some(installed) = installed
+            && self.backend.set_installed(installed)
+        {
+            self.services.rules_changed();
         }
         let connecting = async { self.socket_connected.wait_for(|connected| *connected).await.is_ok() };
         if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
@@ -310,6 +314,7 @@ impl Monitor {
 
     fn report(&self, agreement: &Agreement, how: &str) {
         let (missing, differing) = (agreement.missing().count(), agreement.differing().count());
+        self.services.metrics.set_catalogue_drift(&self.backend.id, missing, differing);
         let incarnation = self.backend.health(|health| health.incarnation());
         tracing::info!(backend = %self.backend.id, missing, differing, incarnation, how, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
     }

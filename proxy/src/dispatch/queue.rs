@@ -44,6 +44,14 @@ impl HeldQueue {
         self.by_sequence.remove(&sequence)
     }
 
+    /// Puts a fresh approval in the place of an older one; where none is kept, none is.
+    pub fn renew(&mut self, job: JobId, fresh: Arc<ApprovedWorkflow>) {
+        let held = self.sequence_of.get(&job).and_then(|sequence| self.by_sequence.get_mut(sequence));
+        if let Some(workflow) = held.and_then(|held| held.workflow.as_mut()) {
+            *workflow = fresh;
+        }
+    }
+
     /// Whether a job waits here.
     pub fn contains(&self, job: JobId) -> bool {
         self.sequence_of.contains_key(&job)
@@ -85,6 +93,7 @@ mod tests {
             client_id: None,
             submission: Digest::of(b""),
             output_nodes: vec![],
+            verdict: None,
             accepted_at: WallMillis(0),
             state: JobState::Held,
             attempts: vec![],

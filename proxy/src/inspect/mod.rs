@@ -5,16 +5,21 @@
 //! allow (403, every violation at once). *Answers the attack*: the bypass catalogue, entries 1-13 and 23-82 (facts §11). *Leaves to others*: how the
 //! verdict is reached (the crate `comfygate-policy`, which knows no tenant, file or clock).
 
+pub mod bans;
 pub mod contents;
 pub mod files;
 pub mod media;
+pub mod refused;
 
-use crate::tenants::Tenant;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ParseError, Parsed, Verdict, Violations};
+use crate::ids::PoolId;
+use comfygate_policy::{
+    ApprovedWorkflow, Catalogue, Digest, FileFacts, ParseError, Parsed, Policy, Verdict, Violations,
+};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why a submission was turned away.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum InspectError {
     /// Not a submission at all.
     #[error("malformed submission: {0}")]
@@ -42,22 +47,32 @@ pub enum InspectError {
 #[derive(Debug, Clone)]
 pub struct Inspector {
     catalogue: Arc<Catalogue>,
+    /// Of pools whose packs an operator has accepted.
+    pools: Arc<BTreeMap<PoolId, Arc<Catalogue>>>,
 }
 
 impl Inspector {
-    /// Decides by this catalogue.
-    pub fn new(catalogue: Arc<Catalogue>) -> Self {
-        Self { catalogue }
+    /// Decides by these catalogues where a pool has one of its own, else by this one.
+    pub fn new(catalogue: Arc<Catalogue>, pools: BTreeMap<PoolId, Arc<Catalogue>>) -> Self {
+        Self { catalogue, pools: Arc::new(pools) }
     }
 
-    /// The catalogue.
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
+    /// The catalogue that holds in a pool.
+    pub fn catalogue_of(&self, pool: &PoolId) -> Arc<Catalogue> {
+        Arc::clone(self.pools.get(pool).unwrap_or(&self.catalogue))
     }
 
-    /// The catalogue, to be shared.
-    pub fn catalogue_arc(&self) -> Arc<Catalogue> {
-        Arc::clone(&self.catalogue)
+    /// Whether the pool has a catalogue of its own.
+    pub fn is_pinned(&self, pool: &PoolId) -> bool {
+        self.pools.contains_key(pool)
+    }
+
+    /// Whether both decide by the same catalogues.
+    pub fn reads_like(&self, other: &Self) -> bool {
+        let pools = |inspector: &Self| -> Vec<(PoolId, Digest)> {
+            inspector.pools.iter().map(|(pool, catalogue)| (pool.clone(), catalogue.digest())).collect()
+        };
+        self.catalogue.digest() == other.catalogue.digest() && pools(self) == pools(other)
     }
 
     /// Reads a body. Pure work of up to some milliseconds for the largest bodies.
@@ -68,25 +83,25 @@ impl Inspector {
         Ok(comfygate_policy::parse(body)?)
     }
 
-    /// Decides for a tenant, by the catalogue that holds for it, whose workflow may name these files; any other name is refused as one that does not exist.
+    /// Decides by a tenant's policy with what is banned in it, by the catalogue that holds for it, for a workflow that may name these files; any other name is refused as one that does not exist.
     ///
     /// # Errors
     /// [`InspectError::Denied`].
     pub fn decide(
         &self,
         parsed: &Parsed,
-        tenant: &Tenant,
+        policy: &Policy,
         catalogue: &Catalogue,
         files: &FileFacts,
     ) -> Result<ApprovedWorkflow, InspectError> {
-        match comfygate_policy::decide(parsed, &tenant.policy, catalogue, files) {
+        match comfygate_policy::decide(parsed, policy, catalogue, files) {
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }
     }
 
     /// Whether an earlier approval still stands: same policy, same catalogue.
-    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, tenant: &Tenant, catalogue: &Catalogue) -> bool {
-        workflow.policy_digest() == tenant.policy.digest() && workflow.catalogue_digest() == catalogue.digest()
+    pub fn is_fresh(&self, workflow: &ApprovedWorkflow, policy: &Policy, catalogue: &Catalogue) -> bool {
+        workflow.policy_digest() == policy.digest() && workflow.catalogue_digest() == catalogue.digest()
     }
 }

@@ -4,8 +4,8 @@ use super::InspectError;
 use crate::clock::WallMillis;
 use crate::ids::RequestId;
 use crate::owner::Owner;
-use crate::record::ledger::refusals::{RefusalRow, RefusedRule};
-use comfygate_policy::{Digest, Policy, Violation};
+use crate::record::ledger::refusals::{KeyChange, RefusalRow, RefusedRule, RuleChange};
+use comfygate_policy::{Change, Digest, Policy, Suggestion, Violation, suggestion};
 
 /// A submission as far as it was understood.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,11 +48,11 @@ fn rules(error: &InspectError, code: &str) -> Vec<RefusedRule> {
         InspectError::Malformed(error) => vec![RefusedRule {
             code: error.code().to_owned(),
             pointer: error.pointer().map(str::to_owned),
-            message: error.to_string(),
+            because: error.to_string(),
             ..RefusedRule::default()
         }],
         InspectError::TooManyFiles { .. } | InspectError::FileUnusable { .. } => {
-            vec![RefusedRule { code: code.to_owned(), message: error.to_string(), ..RefusedRule::default() }]
+            vec![RefusedRule { code: code.to_owned(), because: error.to_string(), ..RefusedRule::default() }]
         }
     }
 }
@@ -67,8 +67,50 @@ pub fn rule(violation: &Violation) -> RefusedRule {
         pointer: Some(violation.pointer()),
         bound: violation.bound.clone(),
         limit: violation.limit.clone(),
-        because: violation.chain.clone(),
-        message: violation.message.clone(),
-        allow: None,
+        because: violation.because(),
+        allow: suggestion(violation).map(change),
+    }
+}
+
+fn change(suggested: Suggestion) -> RuleChange {
+    let change = match suggested.change {
+        Change::Raise(to) => KeyChange::Raise(to.to_string()),
+        Change::Lower(to) => KeyChange::Lower(to.to_string()),
+        Change::Add(name) => KeyChange::Add(name),
+        Change::Remove(name) => KeyChange::Remove(name),
+        Change::Set(value) => KeyChange::Set(value),
+    };
+    RuleChange { key: suggested.key, change }
+}
+
+/// The engine's form of a change that was kept; none for a number that is none.
+pub fn suggested(kept: &RuleChange) -> Option<Suggestion> {
+    let change = match &kept.change {
+        KeyChange::Raise(to) => Change::Raise(to.parse().ok()?),
+        KeyChange::Lower(to) => Change::Lower(to.parse().ok()?),
+        KeyChange::Add(name) => Change::Add(name.clone()),
+        KeyChange::Remove(name) => Change::Remove(name.clone()),
+        KeyChange::Set(value) => Change::Set(value.clone()),
+    };
+    Some(Suggestion { key: kept.key.clone(), change })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggestion_is_kept_without_loss() {
+        let changes = [
+            Change::Raise(4_097.0),
+            Change::Lower(0.05),
+            Change::Add("A \"b\"".into()),
+            Change::Remove("x".into()),
+            Change::Set("true".into()),
+        ];
+        for change_of in changes {
+            let suggested_first = Suggestion { key: "caps.width".into(), change: change_of };
+            assert_eq!(suggested(&change(suggested_first.clone())), Some(suggested_first));
+        }
     }
 }

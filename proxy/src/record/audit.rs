@@ -10,7 +10,7 @@ mod writer;
 
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, FileId, JobId, KeyId, PromptId, RequestId, SessionId, TenantId};
+use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::record::ledger::tenants::CreatedTenant;
@@ -198,6 +198,25 @@ enum Event {
     TenantDisabled {
         tenant: TenantId,
         disabled: bool,
+    },
+    /// An operator banned a node class for everybody, or lifted its ban.
+    ClassBanned {
+        class: String,
+        banned: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A job that waited may not run any more.
+    Withdrawn {
+        job: JobId,
+        owner: Owner,
+        reason: String,
+    },
+    /// An operator moved a pool's pin to what is installed there.
+    CatalogueAccepted {
+        pool: PoolId,
+        catalogue: Digest,
+        classes: usize,
     },
     /// Files of a ComfyUI's folders became an owner's.
     Adopted {
@@ -451,6 +470,22 @@ impl Audit {
     /// An operator took files of a ComfyUI's folder over for an owner.
     pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
         self.tell(Event::Adopted { owner: owner.clone(), place, files });
+    }
+
+    /// An operator banned a class, or lifted its ban.
+    pub fn class_banned(&self, class: &str, banned: bool, reason: Option<&str>) {
+        let reason = reason.map(|reason| cut(reason, REASON_CHARS_MAX));
+        self.tell(Event::ClassBanned { class: cut(class, REASON_CHARS_MAX), banned, reason });
+    }
+
+    /// A job that waited was failed, since the rules changed.
+    pub fn withdrawn(&self, job: JobId, owner: &Owner, reason: &str) {
+        self.tell(Event::Withdrawn { job, owner: owner.clone(), reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// An operator moved a pool's pin.
+    pub fn catalogue_accepted(&self, pool: &PoolId, catalogue: Digest, classes: usize) {
+        self.tell(Event::CatalogueAccepted { pool: pool.clone(), catalogue, classes });
     }
 
     /// A browser got a session for a key.

@@ -69,6 +69,8 @@ pub struct Metrics {
     backend_outstanding: IntGaugeVec,
     backend_state: IntGaugeVec,
     canaries: IntCounterVec,
+    catalogue_drift: IntGaugeVec,
+    shadow_refusals: IntCounter,
     attempts: IntCounterVec,
     request_seconds: HistogramVec,
     prompt_decision: Histogram,
@@ -109,6 +111,17 @@ impl Metrics {
                 "comfygate_canaries_total",
                 "Workflows of our own that test a backend's worker",
                 &["backend", "outcome"],
+            )?,
+            catalogue_drift: gauges(
+                &r,
+                "comfygate_catalogue_drift_classes",
+                "Classes of the pinned catalogue that the backend lacks or has otherwise",
+                &["backend", "kind"],
+            )?,
+            shadow_refusals: counter(
+                &r,
+                "comfygate_shadow_refusals_total",
+                "Submissions that a policy in shadow mode let pass and would have refused",
             )?,
             attempts: counters(&r, "comfygate_attempts_total", "Attempts that ended", &["backend", "outcome"])?,
             request_seconds: registered(
@@ -175,6 +188,9 @@ impl Metrics {
         // Nothing to forget where nothing was told.
         let _ = self.backend_up.remove_label_values(&[backend.as_str()]);
         let _ = self.backend_outstanding.remove_label_values(&[backend.as_str()]);
+        for kind in ["missing", "differing"] {
+            let _ = self.catalogue_drift.remove_label_values(&[backend.as_str(), kind]);
+        }
     }
     /// Which configuration is in use, and whether the last reading of the files could be used.
     pub fn set_config(&self, generation: u64, last_was_good: bool) {
@@ -186,6 +202,17 @@ impl Metrics {
         for state in Standing::NAMES {
             self.backend_state.with_label_values(&[backend.as_str(), state]).set((state == standing.name()).into());
         }
+    }
+    /// How many classes of the pinned catalogue a backend lacks, and how many it has otherwise.
+    pub fn set_catalogue_drift(&self, backend: &BackendId, missing: usize, differing: usize) {
+        for (kind, classes) in [("missing", missing), ("differing", differing)] {
+            let gauge = self.catalogue_drift.with_label_values(&[backend.as_str(), kind]);
+            gauge.set(i64::try_from(classes).unwrap_or(i64::MAX));
+        }
+    }
+    /// A policy in shadow mode would have refused a submission.
+    pub fn shadow_refusal(&self) {
+        self.shadow_refusals.inc();
     }
     /// A canary is over.
     pub fn canary(&self, backend: &BackendId, end: CanaryEnd) {

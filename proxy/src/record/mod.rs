@@ -11,5 +11,6 @@ pub mod blobs;
 pub mod durable;
 pub mod ledger;
 pub mod metrics;
+pub mod pins;
 pub mod space;
 pub mod state_dir;

@@ -117,6 +117,7 @@ pub enum Action {
     FolderPaths,
     Free,
     GateHealth,
+    CheckPrompt,
     GateMe,
     Login,
     LoginPage,
@@ -397,7 +398,8 @@ pub static TABLE: &[Entry] = &[
         .prefix(Prefix::PlainOnly).access(Access::Signed).keys_each_once(),
     answer(GET, "/gate/ca.crt", Action::CaCertificate, None, "what devices are to trust, where the certificate was made here; holds no secret")
         .prefix(Prefix::PlainOnly).access(Access::Public),
-    not_yet(POST, "/gate/check", "verdicts without queueing come with a later release").prefix(Prefix::PlainOnly),
+    answer(POST, "/gate/check", Action::CheckPrompt, Some(Scope::Submit), "the verdict and the cost of a submission, by the same rules, without a job")
+        .body(BodyRule::PromptJson { max_bytes: PROMPT_JSON }).prefix(Prefix::PlainOnly),
     not_yet(POST, "/gate/ticket", TICKET).prefix(Prefix::PlainOnly),
     answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next"])
         .prefix(Prefix::PlainOnly).access(Access::Public),

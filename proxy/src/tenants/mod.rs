@@ -2,6 +2,7 @@
 //!
 //! The registry is immutable: a reload builds a new one and swaps the `Arc`, so that one request sees one state of it. [`AllTenants`] looks up both kinds.
 
+pub mod amend;
 pub mod created;
 pub mod policies;
 mod read;
@@ -13,6 +14,7 @@ use crate::ids::{PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +105,8 @@ pub struct Tenant {
     pub limits: Limits,
     /// What its workflows may do.
     pub policy: Arc<Policy>,
+    /// The file of that policy; absent for one that ships.
+    pub policy_file: Option<Arc<Path>>,
     /// Whose backends run them.
     pub pool: PoolId,
 }
@@ -121,6 +125,8 @@ pub struct Plan {
     pub limits: Limits,
     /// What their workflows may do.
     pub policy: Arc<Policy>,
+    /// The file of that policy; absent for one that ships.
+    pub policy_file: Option<Arc<Path>>,
     /// Whose backends run them.
     pub pool: PoolId,
 }
@@ -165,6 +171,11 @@ impl TenantRegistry {
         plan.policy.posture() != Posture::Owner && self.owner_of(&plan.pool).is_none()
     }
 
+    /// The plans that can be used, by name.
+    pub fn plans(&self) -> impl Iterator<Item = (&str, &Plan)> {
+        self.plans.iter().filter_map(|(name, plan)| Some((name.as_str(), plan.as_ref()?)))
+    }
+
     /// The names of all plans, faulty ones too.
     pub fn plan_names(&self) -> impl Iterator<Item = &str> {
         self.plans.keys().map(String::as_str)
@@ -204,7 +215,7 @@ impl TenantRegistry {
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
         let policy = Arc::new(Policy::builtin("default").expect("the default policy ships"));
-        let plan = Plan { limits: Limits::default(), policy, pool: PoolId::default_pool() };
+        let plan = Plan { limits: Limits::default(), policy, policy_file: None, pool: PoolId::default_pool() };
         let local = Tenant {
             id: "local".parse().expect("`local` is a tenant id"),
             name: None,
@@ -212,6 +223,7 @@ impl TenantRegistry {
             disabled: false,
             limits: plan.limits,
             policy: Arc::clone(&plan.policy),
+            policy_file: None,
             pool: plan.pool.clone(),
         };
         Self::new([local], []).with_plans([("default".to_owned(), Some(plan))])
@@ -257,6 +269,7 @@ impl AllTenants {
             disabled: row.disabled_at.is_some(),
             limits: plan.limits,
             policy: Arc::clone(&plan.policy),
+            policy_file: plan.policy_file.clone(),
             pool: plan.pool.clone(),
         }))
     }

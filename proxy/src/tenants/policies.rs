@@ -2,7 +2,7 @@
 
 use crate::config::faults::{Place, Report, SourceFile};
 use comfygate_policy::Policy;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The policy of that name: a built-in one, else a file relative to `directory`. Faults are noted in `report`: those of a document each at its own place.
@@ -32,6 +32,19 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
             None
         }
     }
+}
+
+/// The file that a policy of that name is read from; none for one that ships.
+pub fn file(name: &str, directory: &Path) -> Option<PathBuf> {
+    Policy::builtin(name).is_none().then(|| directory.join(name))
+}
+
+/// Compiles a document that stands, or would stand, in that directory. Every fault is a line.
+///
+/// # Errors
+/// The faults.
+pub fn compiled(text: &str, _directory: &Path) -> Result<Policy, Vec<String>> {
+    Policy::from_toml(text).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]

@@ -156,6 +156,11 @@ impl Checked<'_> {
         loaded
     }
 
+    /// The file of a policy that does not ship.
+    fn policy_file(&self, name: &Located<String>) -> Option<Arc<Path>> {
+        policies::file(&name.value, self.directory).map(Arc::from)
+    }
+
     /// The plans by id; `None` for one that is there but faulty, so that its tenants are not blamed.
     fn plans(&mut self, raw: Vec<RawPlan>) -> HashMap<String, Option<Plan>> {
         let mut plans = HashMap::new();
@@ -166,7 +171,9 @@ impl Checked<'_> {
             };
             let Some(id) = plan.id else { continue };
             let pool = plan.limits.pool.clone().unwrap_or_else(PoolId::default_pool);
-            let checked = policy.map(|policy| Plan { limits: plan.limits.over(Limits::default()), policy, pool });
+            let policy_file = plan.limits.policy.as_ref().and_then(|name| self.policy_file(name));
+            let limits = plan.limits.over(Limits::default());
+            let checked = policy.map(|policy| Plan { limits, policy, policy_file, pool });
             if plans.insert(id.value.clone(), checked).is_some() {
                 self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
@@ -180,6 +187,7 @@ impl Checked<'_> {
             raw.iter().filter_map(|tenant| Some(tenant.id.as_ref()?.value.to_string())).collect();
         for tenant in raw {
             let plan = tenant.plan.as_ref().and_then(|name| self.plan(name, plans));
+            let own_file = tenant.limits.policy.as_ref().map(|name| self.policy_file(name));
             let own_policy = tenant.limits.policy.as_ref().map(|name| self.policy(name));
             let Some(id) = tenant.id else { continue };
             if is_made_id(&id.value) {
@@ -205,6 +213,7 @@ impl Checked<'_> {
                 disabled: tenant.disabled,
                 limits,
                 policy,
+                policy_file: own_file.unwrap_or_else(|| plan.policy_file.clone()),
                 pool: tenant.limits.pool.unwrap_or_else(|| plan.pool.clone()),
             };
             if tenants.insert(id.value.clone(), made).is_some() {

@@ -8,6 +8,9 @@ const KONTEXT_SIDES: (i128, i128) = (672, 1568);
 const KONTEXT_AREA: i128 = 1_064_960;
 /// Rounding to whole cells or pixels moves a side by less than this; the largest cell is one of 32 pixels.
 const CELL_PIXELS_MAX: i128 = 32;
+/// What LatentUpscale takes a cell for, and the least that it makes of a side.
+const LATENT_CELL: i128 = 8;
+const LATENT_SIDE_MIN: i128 = 64;
 
 /// No cell of any latent stands for more pixels (Stable Cascade's `compression`): what has as many pixels has a cell.
 const CELL_PIXELS_EVER: i128 = 128;
@@ -44,28 +47,10 @@ fn in_pixels(cells: Shape, cell: i128) -> Shape {
     Shape { cell, area: area.min(out.area), ratio: cells.ratio, ..out }
 }
 
-/// LatentUpscale: 64 pixels at least, and 8 pixels a cell, whatever the latent's model has. Where one side is 0 it follows from the other by the cells.
-pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> Shape {
-    let least =
-        |side: Interval| if side.hi <= 0 { side } else { Interval::between(side.lo.min(64).max(0), side.hi.max(64)) };
-    let cells = in_cells(from);
-    let pixels = resized(cells, least(width), least(height));
-    let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.max(64).div_euclid(8));
-    // A size that stays stays in cells.
-    let out = pixels.resized(side(pixels.width), side(pixels.height));
-    let stays = width.lo <= 0 && height.lo <= 0;
-    in_pixels(if stays { out.hull(cells) } else { out }, from.cell)
-}
-
 /// LatentCrop: 8 pixels a cell, whatever the latent's model has.
 pub(super) fn latent_cropped(from: Shape, width: Interval, height: Interval) -> Shape {
     let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.div_euclid(8));
     in_pixels(cropped(in_cells(from), side(width), side(height), true), from.cell)
-}
-
-/// LatentUpscaleBy: each side is a rounded number of cells.
-pub(super) fn latent_scaled(from: Shape, factor: FloatInterval) -> Shape {
-    in_pixels(scaled(in_cells(from), factor), from.cell)
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -88,12 +73,25 @@ fn drift(shape: Shape, cell: i128) -> f64 {
     (of(shape.width) * of(shape.height)).next_up()
 }
 
-/// Cut to whole cells, never larger.
-pub(super) fn encoded(image: Shape) -> Shape {
+/// Cut to whole cells of at least `cell` pixels, never larger.
+pub(super) fn encoded(image: Shape, cell: i128) -> Shape {
     let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(0), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
-    // The latent's channels tie it to VAEs like the one that made it; cells of 8 pixels are the smallest of those in use.
-    Shape { width: side(image.width), height: side(image.height), ratio, cell: 8, tempo: 1, ..image }
+    Shape { width: side(image.width), height: side(image.height), ratio, cell, tempo: 1, ..image }
+}
+
+/// A latent of `width // 8` × `height // 8` cells, whatever its cells stand for, and of at least eight; where one is 0 that side follows from the other, where both are it stays as it is (ComfyUI 0.8.0, `nodes.py`
+/// `LatentUpscale`).
+pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> Shape {
+    let least = |side: Interval| match (side.lo > 0, side.hi > 0) {
+        (true, _) => side.max(Interval::exactly(LATENT_SIDE_MIN)),
+        (false, true) => Interval::between(side.lo, side.hi.max(LATENT_SIDE_MIN)),
+        (false, false) => side,
+    };
+    let loose = Shape { ratio: cell_ratio(from, CELL_PIXELS_MAX), ..from };
+    let out = resized(loose, least(width), least(height));
+    let may_stay = width.lo <= 0 && height.lo <= 0;
+    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, ..out }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.
@@ -125,14 +123,31 @@ pub(super) fn resized(from: Shape, width: Interval, height: Interval) -> Shape {
     out
 }
 
+/// Both sides times a factor, rounded to the nearest pixel, or of a latent to the nearest cell.
 pub(super) fn scaled(from: Shape, factor: FloatInterval) -> Shape {
-    let (width, height) = (from.width.scaled(factor), from.height.scaled(factor));
+    let (width, height) = (nearest(from.width, factor, from.cell), nearest(from.height, factor, from.cell));
     let out = from.resized(width, height);
+    if from.cell > 1 {
+        return out;
+    }
     // Each side is rounded up by less than one pixel: (f·w + 1)(f·h + 1).
     let square = factor.times(factor);
     let grown = FloatInterval::from(Interval::exactly(from.area)).times(square).hi;
     let area = ceil(grown).saturating_add(width.hi).saturating_add(height.hi).saturating_add(1);
     Shape { area: area.min(out.area), ..out }
+}
+
+/// The nearest whole number of pixels, at least 1. A latent's cells may be larger than `cell`: the latent of a class that asks its VAE, or one that is decoded by another.
+fn nearest(side: Interval, factor: FloatInterval, cell: i128) -> Interval {
+    let of = FloatInterval::from(side).times(factor);
+    let cells = [cell, 8, 16, CELL_PIXELS_MAX].into_iter().filter(|size| cell > 1 && *size >= cell);
+    let rounded = |size: i128| {
+        let size = Interval::exactly(size);
+        let up = of.over(size.into());
+        Interval::between(ceil(up.lo - 0.5), floor(up.hi + 0.5)).times(size)
+    };
+    let all = cells.map(rounded).fold(rounded(1), Interval::hull);
+    Interval::between(all.lo.max(1), all.hi.max(1))
 }
 
 pub(super) fn upscaled(from: Shape, factor: i128) -> Shape {
@@ -146,9 +161,11 @@ pub(super) fn upscaled(from: Shape, factor: i128) -> Shape {
 pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape {
     let total = megapixels.times(FloatInterval::exactly(1_048_576.0));
     let side = |square: FloatInterval| {
-        let side = square.sqrt();
-        let lo = floor(side.lo).saturating_sub(rounding).max(1);
-        Interval::between(lo, ceil(side.hi).saturating_add(rounding))
+        let steps = Interval::exactly(rounding);
+        let side = square.sqrt().over(steps.into());
+        let whole = Interval::between(ceil(side.lo - 0.5), floor(side.hi + 0.5)).times(steps);
+        // Where that would be nothing at all it is one pixel.
+        Interval::between(whole.lo.max(1), whole.hi.max(1))
     };
     let width = side(total.times(from.ratio));
     let height = side(total.over(from.ratio));
@@ -189,29 +206,48 @@ pub(super) fn padded(from: Shape, horizontal: Interval, vertical: Interval) -> S
     from.resized(from.width.plus(horizontal), from.height.plus(vertical))
 }
 
-/// Beside or above one another. With `match_image_size` the second takes the first one's height (or width), so both forms are allowed for.
-pub(super) fn stitched(first: Shape, second: Shape, spacing: Interval, direction: Option<&str>) -> Shape {
-    let fitted_width = ceil(FloatInterval::from(first.height).times(second.ratio).hi).saturating_add(1);
-    let fitted_height = ceil(FloatInterval::from(first.width).over(second.ratio).hi).saturating_add(1);
-    let largest = |a: Interval, b: Interval| a.hi.max(b.hi);
-    // The spacing is made even.
-    let gap = spacing.hi.saturating_add(1);
-    let beside = (
-        first.width.hi.saturating_add(second.width.hi.max(fitted_width)).saturating_add(gap),
-        largest(first.height, second.height),
-    );
-    let above = (
-        largest(first.width, second.width),
-        first.height.hi.saturating_add(second.height.hi.max(fitted_height)).saturating_add(gap),
-    );
-    let (width, height) = match direction {
-        Some("right" | "left") => beside,
-        Some("down" | "up") => above,
-        _ => (beside.0.max(above.0), beside.1.max(above.1)),
+/// Beside or above one another, as `direction` says. With `match_image_size` the second takes the first one's height (or width) and keeps its own ratio; without, the smaller one is padded. What is not known is
+/// taken for either. The spacing is made even.
+pub(super) fn stitched(
+    first: Shape,
+    second: Shape,
+    spacing: Interval,
+    direction: Option<&str>,
+    matched: Option<bool>,
+) -> Shape {
+    let gap = Interval::between(spacing.lo, spacing.hi.saturating_add(1));
+    let beside = || {
+        // `int(h1 * aspect_ratio)`
+        let follows = FloatInterval::from(first.height).times(second.ratio);
+        let fitted = first.resized(first.width.plus(cut(follows)).plus(gap), first.height);
+        let padded = first.resized(first.width.plus(second.width).plus(gap), first.height.max(second.height));
+        either(matched, fitted, padded)
     };
-    // The first image is never made smaller.
-    let out = first.resized(Interval::between(first.width.lo, width), Interval::between(first.height.lo, height));
+    let above = || {
+        let follows = FloatInterval::from(first.width).over(second.ratio);
+        let fitted = first.resized(first.width, first.height.plus(cut(follows)).plus(gap));
+        let padded = first.resized(first.width.max(second.width), first.height.plus(second.height).plus(gap));
+        either(matched, fitted, padded)
+    };
+    let out = match direction {
+        Some("right" | "left") => beside(),
+        Some("down" | "up") => above(),
+        _ => beside().hull(above()),
+    };
     Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
+}
+
+/// Python's `int` of a number that is not negative.
+fn cut(value: FloatInterval) -> Interval {
+    Interval::between(floor(value.lo).saturating_sub(1).max(0), floor(value.hi))
+}
+
+fn either(choice: Option<bool>, on_true: Shape, on_false: Shape) -> Shape {
+    match choice {
+        Some(true) => on_true,
+        Some(false) => on_false,
+        None => on_true.hull(on_false),
+    }
 }
 
 pub(super) fn repeated(from: Shape, amount: Interval) -> Shape {

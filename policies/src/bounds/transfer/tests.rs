@@ -154,7 +154,7 @@ fn encoding_and_decoding_stays_within_bounds() {
         let shape = Shape::image(width, height);
         // Any VAE of cells of 8 to 32 pixels encodes, any up to `vae_scale` decodes.
         let vae = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
-        let latent = encoded(shape);
+        let latent = encoded(shape, 8);
         let cells = (w / vae, h / vae);
         assert_holds(latent, Picture { width: cells.0 * vae, height: cells.1 * vae }, "encode");
         let declared = Shape { cell: 8, ..shape };
@@ -173,16 +173,65 @@ fn stitching_stays_within_bounds() {
         let (second, b) = picture(&mut random);
         let gap = random.between(0, 100);
         let even = gap + gap % 2;
-        let fitted = |side: i128, to: i128, of: i128| (side as f64 * to as f64 / of as f64) as i128;
-        let beside = stitched(first, second, Interval::exactly(gap), Some("right"));
-        let matched = Picture { width: a.width + even + fitted(b.width, a.height, b.height), height: a.height };
-        let plain = Picture { width: a.width + even + b.width, height: a.height.max(b.height) };
-        for picture in [matched, plain] {
-            assert!(
-                picture.width <= beside.width.hi && picture.height <= beside.height.hi,
-                "{picture:?} in {beside:?}"
-            );
-            assert!(picture.width >= beside.width.lo && picture.height >= beside.height.lo);
+        let fitted = |side: i128, to: i128, of: i128| (side as f64 * (to as f64 / of as f64)) as i128;
+        let matched = Picture { width: a.width + even + fitted(a.height, b.width, b.height), height: a.height };
+        let padded = Picture { width: a.width + even + b.width, height: a.height.max(b.height) };
+        let gap = Interval::exactly(gap);
+        let known = |direction, matched| stitched(first, second, gap, direction, matched);
+        assert_holds(known(Some("right"), Some(true)), matched, "beside, matched");
+        assert_holds(known(Some("left"), Some(false)), padded, "beside, padded");
+        let above = Picture {
+            width: a.width,
+            height: a.height + even + (a.width as f64 / (b.width as f64 / b.height as f64)) as i128,
+        };
+        assert_holds(known(Some("down"), Some(true)), above, "above, matched");
+        for picture in [matched, padded, above] {
+            assert_holds(known(None, None), picture, "in whatever way");
+        }
+    }
+}
+
+#[test]
+fn resizing_a_latent_stays_within_bounds_whatever_its_cells_are() {
+    let mut random = Random(8);
+    for _ in 0..20_000 {
+        let (width, w) = random.interval(64, 3000);
+        let (height, h) = random.interval(64, 3000);
+        let cell = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
+        let shape = Shape { cell, ..Shape::image(width, height) };
+        let zero = random.next() % 3;
+        let (to_width, tw) = if zero == 1 { (Interval::exactly(0), 0) } else { random.interval(1, 3000) };
+        let (to_height, th) = if zero == 2 { (Interval::exactly(0), 0) } else { random.interval(1, 3000) };
+        let (cells_w, cells_h) = ((w / cell) as f64, (h / cell) as f64);
+        let (tw, th) = match (tw, th) {
+            (0, th) => (round(cells_w * th.max(64) as f64 / cells_h).max(64), th.max(64)),
+            (tw, 0) => (tw.max(64), round(cells_h * tw.max(64) as f64 / cells_w).max(64)),
+            (tw, th) => (tw.max(64), th.max(64)),
+        };
+        let latent = latent_resized(shape, to_width, to_height);
+        for decoder in [8, 16, 32] {
+            let to = Picture { width: tw / 8 * decoder, height: th / 8 * decoder };
+            let out = decoded(latent, 32);
+            assert!(to.width <= out.width.hi && to.height <= out.height.hi, "{to:?} in {out:?} of {latent:?}");
+        }
+    }
+}
+
+#[test]
+fn scaling_a_latent_stays_within_bounds_whatever_its_cells_are() {
+    let mut random = Random(7);
+    for _ in 0..20_000 {
+        let (width, w) = random.interval(64, 3000);
+        let (height, h) = random.interval(64, 3000);
+        let declared = [8, 16, 32][usize::try_from(random.next() % 3).unwrap()];
+        let shape = Shape { cell: declared, ..Shape::image(width, height) };
+        let f = random.float(0.1, 8.0);
+        for cell in [8, 16, 32].into_iter().filter(|cell| *cell >= declared) {
+            let scale = |side: i128| round((side / cell) as f64 * f) * cell;
+            let to = Picture { width: scale(w), height: scale(h) };
+            let out = scaled(shape, FloatInterval::exactly(f));
+            assert!(to.width <= out.width.hi && to.height <= out.height.hi, "{to:?} in {out:?}");
+            assert!(to.width * to.height <= out.area, "{to:?} in {out:?}");
         }
     }
 }
@@ -293,9 +342,9 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
             out.1.extend(all.iter().cloned())
         }
         SizeRule::Fewer(rule) => out = named(rule),
-        SizeRule::Resize(a) | SizeRule::ResizeLatent(a) => out = (strings(&["width", "height"]), strings(&[a])),
+        SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
         SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
-        SizeRule::ScaleBy(rule) | SizeRule::ScaleLatentBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
+        SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
         SizeRule::TotalPixels(a) => out = (strings(&["megapixels"]), strings(&[a])),
         SizeRule::LargestSide(rule) | SizeRule::ShortestSide(rule) => {
             out = (strings(&[&rule.to]), strings(&[&rule.of]));

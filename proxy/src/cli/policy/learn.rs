@@ -36,8 +36,8 @@ pub(super) struct LearnArguments {
     /// Write the policy to this file, which must not be there, instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Keep this part of the workflows aside, and tell how many of them the policy accepts that was learned from the rest
-    #[arg(long, value_name = "PART", num_args = 0..=1, default_missing_value = "0.3")]
+    /// Keep this part of the workflows aside, such as 0.3, and tell how many of them the policy accepts that was learned from the rest
+    #[arg(long, value_name = "PART")]
     check: Option<f64>,
     /// Pixels that a latent cell becomes in the largest VAE installed
     #[arg(long, value_name = "PIXELS", default_value_t = 8)]

@@ -10,7 +10,7 @@ mod learn;
 mod metadata;
 mod workflows;
 
-use super::Exit;
+use super::{Exit, allow, ban};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use comfygate_policy::{Catalogue, CostModel, FileFact, FileFacts, Parsed, Policy};
@@ -35,6 +35,14 @@ enum PolicyCommand {
     Diff(diff::DiffArguments),
     /// Write a policy that accepts given workflows and their like.
     Learn(learn::LearnArguments),
+    /// Show what change of the policy would let a refused request through, and make it
+    Allow(allow::AllowArguments),
+    /// Deny a node class at once, for every tenant, over every policy; jobs that wait with it are failed
+    Ban(ban::BanArguments),
+    /// Lift the ban of a node class
+    Unban(ban::UnbanArguments),
+    /// List the banned node classes
+    Bans(ban::BansArguments),
 }
 
 /// Runs `comfygate policy …`.
@@ -47,6 +55,10 @@ pub fn run(arguments: &PolicyArguments) -> anyhow::Result<Exit> {
         PolicyCommand::Explain(arguments) => explain::run(arguments),
         PolicyCommand::Diff(arguments) => diff::run(arguments),
         PolicyCommand::Learn(arguments) => learn::run(arguments),
+        PolicyCommand::Allow(arguments) => allow::run(arguments),
+        PolicyCommand::Ban(arguments) => ban::ban(arguments),
+        PolicyCommand::Unban(arguments) => ban::unban(arguments),
+        PolicyCommand::Bans(arguments) => ban::bans(arguments),
     }
 }
 

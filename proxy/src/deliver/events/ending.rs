@@ -79,6 +79,7 @@ mod tests {
             client_id: None,
             submission: Digest::of(b""),
             output_nodes: vec![],
+            verdict: None,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],

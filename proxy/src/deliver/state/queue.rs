@@ -171,6 +171,7 @@ pub(super) mod tests {
             client_id: Some("tab".parse().unwrap()),
             submission: Digest::of(b""),
             output_nodes: vec!["9".into()],
+            verdict: None,
             accepted_at: WallMillis(1_795_231_291_814),
             state,
             attempts: vec![],

@@ -59,6 +59,9 @@ pub struct Job {
     pub submission: Digest,
     /// Nodes whose output is wanted, as `/queue` shows them.
     pub output_nodes: Vec<String>,
+    /// What it was accepted by; absent in rows of older gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<VerdictOf>,
     /// When it was accepted.
     pub accepted_at: WallMillis,
     /// Where it stands.
@@ -68,6 +71,15 @@ pub struct Job {
     /// The owner asked for its end; a running attempt is being interrupted.
     #[serde(default)]
     pub cancel_requested: bool,
+}
+
+/// What a verdict follows from: it stands as long as both do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictOf {
+    /// The policy, with what is banned.
+    pub policy: Digest,
+    /// The catalogue.
+    pub catalogue: Digest,
 }
 
 /// Where a job stands. `Held → Assigned → Running → Ended`; a lost attempt leads back to `Held`.
@@ -272,18 +284,26 @@ pub struct Acceptance {
 #[derive(Debug, Clone)]
 pub struct Approval {
     output_nodes: Vec<String>,
+    verdict: Option<VerdictOf>,
     pins: Vec<Pin>,
 }
 
 impl Approval {
     /// The approval of this workflow, decided on these files.
     pub fn of(workflow: &ApprovedWorkflow, pins: Vec<Pin>) -> Self {
-        Self { output_nodes: workflow.output_nodes().iter().map(ToString::to_string).collect(), pins }
+        let verdict = VerdictOf { policy: workflow.policy_digest(), catalogue: workflow.catalogue_digest() };
+        let output_nodes = workflow.output_nodes().iter().map(ToString::to_string).collect();
+        Self { output_nodes, verdict: Some(verdict), pins }
     }
 
     /// The files that it names.
     pub fn pins(&self) -> &[Pin] {
         &self.pins
+    }
+
+    /// What it follows from.
+    pub fn verdict(&self) -> Option<VerdictOf> {
+        self.verdict
     }
 
     /// Nodes whose output is wanted.
@@ -294,13 +314,14 @@ impl Approval {
     /// For tests of the ledger: on these files.
     #[cfg(test)]
     pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
-        Self { output_nodes: Vec::new(), pins }
+        Self { output_nodes: Vec::new(), verdict: None, pins }
     }
 
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
-        Self { output_nodes: output_nodes.iter().map(|node| (*node).to_owned()).collect(), pins: Vec::new() }
+        let output_nodes = output_nodes.iter().map(|node| (*node).to_owned()).collect();
+        Self { output_nodes, verdict: None, pins: Vec::new() }
     }
 }
 

@@ -72,6 +72,7 @@ impl Model {
             client_id: None,
             submission: acceptance.submission,
             output_nodes: acceptance.approval.output_nodes().to_vec(),
+            verdict: acceptance.approval.verdict(),
             accepted_at: acceptance.at,
             state: JobState::Held,
             attempts: vec![],

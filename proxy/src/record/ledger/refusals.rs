@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// Rules that a row names; a workflow may break a thousand.
 pub const RULES_KEPT_MAX: usize = 50;
-/// Characters of a rule's message; the others of its texts are cut to a third. Some of it comes from a caller.
-pub const MESSAGE_CHARS_MAX: usize = 600;
+/// Characters of a rule's reason; the others of its texts are cut to a third. Some of it comes from a caller.
+pub const BECAUSE_CHARS_MAX: usize = 600;
 /// Bytes of a row: beyond it, rules are only counted.
 pub const ROW_BYTES_MAX: usize = 32 << 10;
 /// A larger graph is not kept: its digest is.
@@ -72,11 +72,8 @@ pub struct RefusedRule {
     /// What is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
-    /// Where a linked value comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub because: Option<String>,
-    /// For people, whole.
-    pub message: String,
+    /// Why, in words, with the chain of nodes that led to the bound.
+    pub because: String,
     /// The change of the policy that would allow it; none where no policy can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<RuleChange>,
@@ -167,10 +164,10 @@ impl RefusedRule {
                 text.push('…');
             }
         };
-        cut(&mut self.message, MESSAGE_CHARS_MAX);
-        let Self { node, class, input, pointer, bound, limit, because, .. } = self;
-        for text in [node, class, input, pointer, bound, limit, because].into_iter().flatten() {
-            cut(text, MESSAGE_CHARS_MAX / 3);
+        cut(&mut self.because, BECAUSE_CHARS_MAX);
+        let Self { node, class, input, pointer, bound, limit, .. } = self;
+        for text in [node, class, input, pointer, bound, limit].into_iter().flatten() {
+            cut(text, BECAUSE_CHARS_MAX / 3);
         }
         // A cut name would be another name: what is too long is not suggested.
         let long = |change: &RuleChange| match &change.change {
@@ -178,7 +175,7 @@ impl RefusedRule {
             | KeyChange::Lower(text)
             | KeyChange::Add(text)
             | KeyChange::Remove(text)
-            | KeyChange::Set(text) => text.chars().count() > MESSAGE_CHARS_MAX / 3,
+            | KeyChange::Set(text) => text.chars().count() > BECAUSE_CHARS_MAX / 3,
         };
         self.allow = self.allow.take().filter(|change| !long(change));
     }
@@ -245,7 +242,7 @@ pub(super) mod suite {
             submission: None,
             rules: vec![RefusedRule {
                 code: "cap_exceeded".into(),
-                message: "too wide".into(),
+                because: "too wide".into(),
                 ..RefusedRule::default()
             }],
             more: 0,
@@ -323,15 +320,15 @@ pub(super) mod suite {
 
     #[test]
     fn a_row_keeps_fifty_rules_and_counts_the_others() {
-        let rule = |chars: usize| RefusedRule { message: "é".repeat(chars), ..RefusedRule::default() };
+        let rule = |chars: usize| RefusedRule { because: "é".repeat(chars), ..RefusedRule::default() };
         let of = |rules: usize| RefusalRow { rules: vec![rule(1); rules], ..row("a", 1) }.bounded();
         assert_eq!((of(50).rules.len(), of(50).more), (50, 0));
         assert_eq!((of(51).rules.len(), of(51).more), (50, 1));
         let long =
-            RefusalRow { rules: vec![rule(MESSAGE_CHARS_MAX), rule(MESSAGE_CHARS_MAX + 1)], ..row("a", 1) }.bounded();
-        assert_eq!(long.rules[0].message.chars().count(), MESSAGE_CHARS_MAX);
-        assert!(long.rules[1].message.ends_with('…'));
-        let heavy = RefusalRow { rules: vec![rule(MESSAGE_CHARS_MAX); 50], ..row("a", 1) }.bounded();
+            RefusalRow { rules: vec![rule(BECAUSE_CHARS_MAX), rule(BECAUSE_CHARS_MAX + 1)], ..row("a", 1) }.bounded();
+        assert_eq!(long.rules[0].because.chars().count(), BECAUSE_CHARS_MAX);
+        assert!(long.rules[1].because.ends_with('…'));
+        let heavy = RefusalRow { rules: vec![rule(BECAUSE_CHARS_MAX); 50], ..row("a", 1) }.bounded();
         assert_eq!(heavy.rules.len() as u64 + heavy.more, 50);
         assert!(heavy.more > 0 && serde_json::to_vec(&heavy).unwrap().len() < ROW_BYTES_MAX + 1024);
     }
@@ -343,7 +340,7 @@ pub(super) mod suite {
             let rules = vec![RefusedRule { allow, ..RefusedRule::default() }];
             RefusalRow { rules, ..row("a", 1) }.bounded().rules[0].allow.is_some()
         };
-        assert!(with(MESSAGE_CHARS_MAX / 3));
-        assert!(!with(MESSAGE_CHARS_MAX / 3 + 1));
+        assert!(with(BECAUSE_CHARS_MAX / 3));
+        assert!(!with(BECAUSE_CHARS_MAX / 3 + 1));
     }
 }

@@ -5,14 +5,14 @@ use super::readings::not_found;
 use super::storage::Fault;
 use super::tables::{BANNED_CLASSES, Tables, decoded, encoded, row};
 use crate::record::ledger::LedgerError;
-use crate::record::ledger::bans::{BANS_MAX, BanRow, Bans};
+use crate::record::ledger::bans::{BanRow, Bans};
 use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use async_trait::async_trait;
 
 #[async_trait]
 impl Bans for RedbLedger {
-    async fn ban(&self, row: BanRow) -> Result<BanRow, LedgerError> {
-        self.write("ban a class", move |tables| ban(tables, row)).await
+    async fn ban(&self, row: BanRow, limit: u64) -> Result<BanRow, LedgerError> {
+        self.write("ban a class", move |tables| ban(tables, row, limit)).await
     }
 
     async fn unban(&self, class: &str) -> Result<(), LedgerError> {
@@ -29,11 +29,11 @@ impl Bans for RedbLedger {
     }
 }
 
-fn ban(tables: &mut Tables<'_>, mut new: BanRow) -> Result<BanRow, Fault> {
+fn ban(tables: &mut Tables<'_>, mut new: BanRow, limit: u64) -> Result<BanRow, Fault> {
     match row::<_, BanRow>(&tables.banned_classes, new.class.as_str())? {
         Some(known) => new.at = known.at,
-        None if tables.banned_classes.len()? >= BANS_MAX => {
-            return Err(LedgerError::Full { what: "banned classes", limit: BANS_MAX }.into());
+        None if tables.banned_classes.len()? >= limit => {
+            return Err(LedgerError::Full { what: "banned classes", limit }.into());
         }
         None => {}
     }
@@ -65,5 +65,5 @@ mod tests {
             }
         )*};
     }
-    on_redb!(a_ban_stands_until_it_is_lifted, there_are_a_thousand_bans_and_no_more);
+    on_redb!(a_ban_stands_until_it_is_lifted, there_are_as_many_bans_as_allowed_and_no_more);
 }

@@ -40,6 +40,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
         client_id: acceptance.client_id,
         submission: acceptance.submission,
         output_nodes: acceptance.approval.output_nodes().to_vec(),
+        verdict: acceptance.approval.verdict(),
         accepted_at: acceptance.at,
         state: JobState::Held,
         attempts: Vec::new(),

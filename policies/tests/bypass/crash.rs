@@ -1,0 +1,245 @@
+//! K1 to K14 (facts §3.6): what kills, freezes or poisons a ComfyUI is accepted under no policy, an owner's and shadow mode included. K1 to K6, K11 and K12 are faults of form, which no policy sees;
+//! the near misses that are allowed here are sent to real ComfyUIs by `tests/real` of the workspace.
+
+use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Verdict, parse};
+use serde_json::{Value, json};
+
+use super::{
+    all_policies, denials, euler, node, parses, prompt, raw, refused_everywhere, sampler, shipped, switch, unparsable,
+    verdict_under,
+};
+
+/// The owner's policy lets it run: it is beside the mark.
+#[track_caller]
+fn an_owner_may(nodes: Value) {
+    assert_eq!(denials(&shipped("owner"), nodes), []);
+}
+
+#[test]
+fn k1_a_client_id_that_is_no_text() {
+    for id in [json!({}), json!([1]), json!([]), json!(0)] {
+        unparsable(&json!({"prompt": prompt(json!({})), "client_id": id}).to_string(), "invalid_type");
+        unparsable(&json!({"prompt": prompt(json!({})), "extra_data": {"client_id": id}}).to_string(), "invalid_type");
+    }
+    parses(&json!({"prompt": prompt(json!({})), "client_id": "c"}).to_string());
+}
+
+#[test]
+fn k2_an_undeclared_link_to_nowhere() {
+    for name in ["zzz", "images", "a.b"] {
+        unparsable(&raw(&format!(r#"{{"{name}":["nope",0]}}"#)), "bad_linked_input");
+    }
+    parses(&raw(r#"{"images":["4",0]}"#));
+}
+
+#[test]
+fn k3_inputs_that_are_no_object() {
+    for inputs in ["null", "[]", "\"\"", "0"] {
+        unparsable(&raw(inputs), "invalid_inputs");
+    }
+    unparsable(r#"{"prompt":{"1":{"class_type":"EmptyImage"}}}"#, "invalid_inputs");
+    parses(&raw("{}"));
+}
+
+#[test]
+fn k4_long_chains_through_any_links() {
+    let chain = |length: usize, name: &str| -> String {
+        let link = |n: usize| if n == 0 { json!({}) } else { json!({name: [(n - 1).to_string(), 0]}) };
+        let nodes: serde_json::Map<String, Value> =
+            (0..length).map(|n| (n.to_string(), node("PreviewAny", link(n)))).collect();
+        json!({ "prompt": nodes }).to_string()
+    };
+    for name in ["source", "zzz"] {
+        unparsable(&chain(PATH_DEPTH_MAX + 1, name), "path_too_long");
+        unparsable(&chain(NODES_MAX, name), "path_too_long");
+        unparsable(&chain(2000, name), "too_many_nodes");
+        parses(&chain(PATH_DEPTH_MAX, name));
+    }
+}
+
+#[test]
+fn k5_deep_literals() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = |levels: usize| format!("{}1{}", open.repeat(levels), close.repeat(levels));
+        for levels in [33, 480, 990, 100_000] {
+            let body = raw(&format!(r#"{{"x":{}}}"#, deep(levels)));
+            unparsable(&body, "too_deep");
+        }
+        let page = format!(r#"{{"prompt":{{}},"extra_data":{{"extra_pnginfo":{{"workflow":{}}}}}}}"#, deep(480));
+        unparsable(&page, "too_deep");
+    }
+}
+
+#[test]
+fn k6_and_k12_ids_and_numbers_in_the_queue_are_ours() {
+    let body = json!({"prompt": prompt(json!({})), "prompt_id": "same", "number": 1});
+    for policy in all_policies().iter().filter(|policy| policy.name() != "strict") {
+        let Verdict::Allow(approved) = verdict_under(policy, &body) else { panic!("{}", policy.name()) };
+        let sent = super::sent(&approved);
+        assert_eq!((&sent["prompt_id"], sent.get("number"), sent.get("front")), (&json!("our-prompt"), None, None));
+    }
+    unparsable(r#"{"prompt":{},"number":NaN}"#, "not_finite");
+}
+
+#[test]
+fn k7_devices_pipes_and_directories() {
+    for class in ["LoadImage", "LoadImageMask", "LoadImageOutput"] {
+        for name in
+            ["/dev/zero", "/tmp/fifo", "../../dev/stdin", "..", "/", "\\\\.\\COM1", "a/../../../dev/zero [input]"]
+        {
+            let nodes = json!({"f": node(class, json!({"image": name, "channel": "red"}))});
+            refused_everywhere(nodes, "f", "path_refused");
+        }
+    }
+    // A name in the owner's own directory is the owner's.
+    an_owner_may(json!({"f": node("LoadImage", json!({"image": "old/example.png"}))}));
+}
+
+#[test]
+fn k8_patterns_that_take_for_ever() {
+    let matching = |pattern: &str, text: &str| json!({"r": node("RegexMatch", json!({"string": text, "regex_pattern": pattern, "case_insensitive": true, "multiline": false, "dotall": false}))});
+    for pattern in ["(a+)+$", "(a|aa)+$", "(.*a){20}", "([a-z]+)*1", "(?:x+x+)+y"] {
+        refused_everywhere(matching(pattern, &"a".repeat(40)), "r", "regex_refused");
+    }
+    refused_everywhere(matching("a*b", &"a".repeat(100_000)), "r", "regex_refused");
+    an_owner_may(matching("a*b", &"a".repeat(4000)));
+    an_owner_may(matching(r"^\d{4}-\d\d$", "2026-11-21"));
+}
+
+#[test]
+fn k8b_numbers_looked_for_among_full_stops() {
+    let sigmas = |text: String| json!({"g": node("ManualSigmas", json!({ "sigmas": text }))});
+    for text in [".".repeat(65), ".".repeat(100_000), format!("1, {} 2", ".".repeat(100))] {
+        refused_everywhere(sigmas(text), "g", "regex_refused");
+    }
+    an_owner_may(sigmas("14.6, 0.5, ... 0".to_owned()));
+    an_owner_may(sigmas(".".repeat(64)));
+    let linked = |length: usize| json!({"g": node("ManualSigmas", json!({"sigmas": ["t", 0]})), "t": node("PrimitiveString", json!({"value": ".".repeat(length)}))});
+    refused_everywhere(linked(8193), "g", "regex_refused");
+    an_owner_may(linked(8192));
+}
+
+#[test]
+fn k9_schedules_without_end() {
+    for denoise in [1e-9, 5e-324, 0.00001] {
+        refused_everywhere(json!({"s": sampler(json!({"denoise": denoise, "steps": 20}))}), "s", "schedule_too_long");
+    }
+    an_owner_may(json!({"s": sampler(json!({"denoise": 0.0001, "steps": 20}))}));
+    an_owner_may(json!({"s": sampler(json!({"denoise": 0}))}));
+    let linked = |steps: i64, denoise: f64| {
+        json!({
+            "s": sampler(json!({"steps": ["n", 0], "denoise": ["d", 0]})), "n": node("PrimitiveInt", json!({"value": steps})),
+            "d": node("PrimitiveFloat", json!({"value": denoise})),
+        })
+    };
+    refused_everywhere(linked(20, 1e-9), "s", "schedule_too_long");
+    refused_everywhere(linked(1_000_001, 1.0), "s", "schedule_too_long");
+    refused_everywhere(linked(i64::MAX, 1.0), "s", "schedule_too_long");
+    an_owner_may(linked(1000, 0.1));
+    let basic = |denoise: f64| json!({"g": node("BasicScheduler", json!({"model": ["model", 0], "scheduler": "simple", "steps": 10_000, "denoise": denoise}))});
+    refused_everywhere(basic(0.009), "g", "schedule_too_long");
+    an_owner_may(basic(0.01));
+}
+
+#[test]
+fn k10_memory_by_bytes() {
+    let image = |width: u32, batch: u32| json!({"x": node("EmptyImage", json!({"width": width, "height": 16384, "batch_size": batch, "color": 0}))});
+    // 16384² × 16 pixels are 2^32.
+    an_owner_may(image(16384, 16));
+    refused_everywhere(image(16384, 17), "x", "memory_exceeded");
+    let sound = |seconds: f64| json!({"x": node("EmptyAudio", json!({"duration": ["n", 0], "sample_rate": 44100, "channels": 2})), "n": node("PrimitiveFloat", json!({"value": seconds}))});
+    an_owner_may(sound(3600.0));
+    refused_everywhere(sound(1e18), "x", "memory_exceeded");
+    refused_everywhere(
+        json!({"x": node("EmptyAudio", json!({"duration": 1e18, "sample_rate": 44100, "channels": 2}))}),
+        "x",
+        "memory_exceeded",
+    );
+    // By growth.
+    let grown = |count: usize| {
+        let mut nodes =
+            json!({"d0": node("EmptyImage", json!({"width": 1024, "height": 1024, "batch_size": 1, "color": 0}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] = node("ImageBatch", json!({"image1": from, "image2": from}));
+        }
+        nodes
+    };
+    an_owner_may(grown(12));
+    refused_everywhere(grown(13), "d13", "memory_exceeded");
+    refused_everywhere(grown(150), "d13", "memory_exceeded");
+    let text = |count: usize| {
+        let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] =
+                node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": ""}));
+        }
+        nodes
+    };
+    an_owner_may(text(14));
+    refused_everywhere(text(15), "d15", "text_exceeded");
+}
+
+#[test]
+fn k11_page_information_that_is_no_object() {
+    for info in ["[]", "\"x\"", "{\"workflow\":[]}"] {
+        unparsable(
+            &format!(
+                r#"{{"prompt":{{"1":{{"class_type":"A","inputs":{{}}}}}},"extra_data":{{"extra_pnginfo":{info}}}}}"#
+            ),
+            "invalid_type",
+        );
+    }
+    for info in ["null", "{\"workflow\":null}"] {
+        let body = format!(
+            r#"{{"prompt":{{"1":{{"class_type":"A","inputs":{{}}}}}},"extra_data":{{"extra_pnginfo":{info}}}}}"#
+        );
+        assert_eq!(parse(body.as_bytes()).unwrap().extra_data(), json!({}));
+    }
+}
+
+#[test]
+fn k13_dense_graphs() {
+    // Layers of nodes, each linked to all of the layer before.
+    let layers = |count: usize, width: usize, links: usize| {
+        let mut nodes = json!({});
+        for layer in 0..count {
+            for place in 0..width {
+                let mut inputs = json!({});
+                for n in 0..if layer == 0 { 0 } else { links } {
+                    inputs[format!("images.image{n}")] = json!([format!("n{}-{n}", layer - 1), 0]);
+                }
+                let class = if layer == 0 {
+                    node("EmptyImage", json!({"width": 8, "height": 8, "batch_size": 1, "color": 0}))
+                } else {
+                    node("BatchImagesNode", inputs)
+                };
+                nodes[format!("n{layer}-{place}")] = class;
+            }
+        }
+        nodes
+    };
+    refused_everywhere(layers(9, 50, 50), "", "too_densely_linked");
+    let found = denials(&shipped("owner"), layers(4, 50, 10));
+    assert!(!found.iter().any(|(_, code)| *code == "too_densely_linked"), "{found:?}");
+}
+
+#[test]
+fn k14_values_that_no_page_can_be_told() {
+    let nodes = |from: Value| {
+        json!({
+            "k": euler(), "m": node("UNETLoader", json!({"unet_name": "x.safetensors", "weight_dtype": "default"})),
+            "w": switch("k", "k", json!(true)), "v": switch("w", "m", json!(false)),
+            "p": node("Preview3D", json!({ "model_file": from })),
+        })
+    };
+    for from in ["k", "m", "w", "v", "image", "empty"] {
+        refused_everywhere(nodes(json!([from, 0])), "p", "type_unknown");
+    }
+    for class in ["PreviewAny", "PreviewImage"] {
+        let input = if class == "PreviewAny" { "source" } else { "images" };
+        an_owner_may(json!({"p": node(class, json!({input: ["image", 0]}))}));
+    }
+    an_owner_may(json!({"p": node("PreviewAny", json!({"source": ["k", 0]})), "k": euler()}));
+}

@@ -1,0 +1,344 @@
+//! Entries 57 to 64 and 67 to 69: work that adds up, memory, lists, unknown classes, patterns and caches.
+
+use comfygate_policy::{Catalogue, OutputScope, Policy, Verdict, decide, parse};
+use serde_json::{Value, json};
+
+use super::{
+    allowed, custom, denials, euler, files, node, prompt, refused, refused_always, refused_everywhere, sampler,
+    shipped, switch, upstream, with,
+};
+
+#[test]
+fn bypass_057_many_samplers_one_after_the_other() {
+    let chain = |count: usize| {
+        let mut nodes = json!({});
+        for n in 0..count {
+            let from = if n == 0 { json!(["empty", 0]) } else { json!([format!("s{}", n - 1), 0]) };
+            nodes[format!("s{n}")] = sampler(json!({"steps": 100, "latent_image": from}));
+        }
+        nodes
+    };
+    allowed(chain(6));
+    refused(chain(7), "", "steps_total_exceeded");
+    // Side by side, not leading to any output, and of other classes.
+    let mut beside = json!({});
+    for n in 0..7 {
+        beside[format!("s{n}")] = sampler(json!({"steps": 100}));
+    }
+    refused(beside, "", "steps_total_exceeded");
+    let mixed = custom(
+        node("KarrasScheduler", json!({"steps": 100, "sigma_max": 14.0, "sigma_min": 0.03, "rho": 7.0})),
+        euler(),
+    );
+    refused(with(chain(6), mixed), "", "steps_total_exceeded");
+    // A sampler that takes two looks at each step costs two.
+    let doubled = |steps: u32| json!({"s": sampler(json!({"steps": steps, "sampler_name": "heun"}))});
+    allowed(doubled(75));
+    refused(doubled(151), "s", "cap_exceeded");
+}
+
+#[test]
+fn bypass_057b_many_outputs() {
+    let saves = |count: usize, class: &str| {
+        let mut nodes = json!({});
+        for n in 0..count {
+            let inputs = if class == "SaveImage" {
+                json!({"images": ["image", 0], "filename_prefix": "x"})
+            } else {
+                json!({"images": ["image", 0]})
+            };
+            nodes[format!("o{n}")] = node(class, inputs);
+        }
+        nodes
+    };
+    // `show` is one.
+    allowed(saves(31, "SaveImage"));
+    refused(saves(32, "SaveImage"), "", "too_many_outputs");
+    refused(saves(32, "PreviewImage"), "", "too_many_outputs");
+}
+
+#[test]
+fn bypass_058_chains_of_scaling() {
+    let chain = |factor: f64| {
+        json!({
+            "a": node("LatentUpscaleBy", json!({"samples": ["empty", 0], "upscale_method": "area", "scale_by": factor})),
+            "v": node("VAEDecode", json!({"samples": ["a", 0], "vae": ["model", 2]})),
+            "b": node("ImageScaleBy", json!({"image": ["v", 0], "upscale_method": "area", "scale_by": 2.0})),
+        })
+    };
+    allowed(chain(4.0));
+    refused(chain(4.01), "b", "size_exceeded");
+    let model = |width: u32| {
+        json!({
+            "u": node("UpscaleModelLoader", json!({"model_name": "x4.pth"})), "i": node("EmptyImage", json!({"width": width, "height": 64, "batch_size": 1, "color": 0})),
+            "x": node("ImageUpscaleWithModel", json!({"upscale_model": ["u", 0], "image": ["i", 0]})),
+        })
+    };
+    allowed(model(1024));
+    refused(model(1100), "x", "size_exceeded");
+    // A factor that comes by a link, and a growth that is no factor.
+    let linked = with(
+        chain(1.0),
+        json!({
+            "b": node("ImageScaleBy", json!({"image": ["v", 0], "upscale_method": "area", "scale_by": ["n", 0]})), "n": node("PrimitiveFloat", json!({"value": 8.01})),
+        }),
+    );
+    let found = denials(&shipped("default"), linked);
+    assert!(found.iter().any(|(node, _)| node == "b"), "{found:?}");
+}
+
+#[test]
+fn bypass_058b_padding_and_total_pixels() {
+    let pad = |left: u32| json!({"p": node("ImagePadForOutpaint", json!({"image": ["image", 0], "left": left, "top": 0, "right": 0, "bottom": 0, "feathering": 0}))});
+    allowed(pad(4032));
+    refused(pad(4033), "p", "size_exceeded");
+    let total = |megapixels: f64| json!({"t": node("ImageScaleToTotalPixels", json!({"image": ["image", 0], "upscale_method": "area", "megapixels": megapixels, "resolution_steps": 1}))});
+    allowed(total(1.0));
+    let found = denials(&shipped("default"), total(16.1));
+    assert!(found.iter().any(|(node, _)| node == "t"), "{found:?}");
+}
+
+#[test]
+fn bypass_059_chains_of_batches() {
+    let repeat = |amount: u32| {
+        json!({
+            "a": node("RepeatLatentBatch", json!({"samples": ["empty", 0], "amount": 4})), "b": node("RepeatLatentBatch", json!({"samples": ["a", 0], "amount": amount})),
+        })
+    };
+    allowed(repeat(4));
+    refused(repeat(5), "b", "size_exceeded");
+    let double = |class: &str, from: &str, inputs: [&str; 2], count: usize| {
+        let mut nodes = json!({});
+        for n in 0..count {
+            let from = if n == 0 { json!([from, 0]) } else { json!([format!("d{}", n - 1), 0]) };
+            nodes[format!("d{n}")] = node(class, json!({inputs[0]: from, inputs[1]: from}));
+        }
+        nodes
+    };
+    for (class, from, inputs) in [
+        ("LatentBatch", "empty", ["samples1", "samples2"]),
+        ("ImageBatch", "image", ["image1", "image2"]),
+        ("BatchImagesNode", "image", ["images.image0", "images.image1"]),
+    ] {
+        allowed(double(class, from, inputs, 4));
+        refused(double(class, from, inputs, 5), "d4", "size_exceeded");
+        assert!(!denials(&shipped("default"), double(class, from, inputs, 30)).is_empty());
+        assert!(!denials(&shipped("default"), double(class, from, inputs, 150)).is_empty());
+    }
+}
+
+#[test]
+fn bypass_060_memory_bombs_in_one_node() {
+    let image = |width: u32, height: u32, batch: u32| json!({"x": node("EmptyImage", json!({"width": width, "height": height, "batch_size": batch, "color": 0}))});
+    refused(image(16384, 16384, 4096), "x", "cap_exceeded");
+    refused_everywhere(image(16384, 16384, 4096), "x", "memory_exceeded");
+    let latent = |batch: u32| json!({"x": node("EmptyLatentImage", json!({"width": 4096, "height": 4096, "batch_size": batch}))});
+    refused(latent(17), "x", "cap_exceeded");
+    allowed(latent(16));
+    let audio = |seconds: f64| json!({"x": node("EmptyAudio", json!({"duration": seconds, "sample_rate": 44100, "channels": 2}))});
+    for seconds in [1e18, 1e300] {
+        refused(audio(seconds), "x", "cap_exceeded");
+        refused_everywhere(
+            json!({"x": node("EmptyAudio", json!({"duration": ["n", 0], "sample_rate": 44100, "channels": 2})), "n": node("PrimitiveFloat", json!({"value": 1e18}))}),
+            "x",
+            "memory_exceeded",
+        );
+    }
+}
+
+#[test]
+fn bypass_060b_texts_that_double() {
+    let double = |count: usize| {
+        let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] =
+                node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": ""}));
+        }
+        nodes
+    };
+    allowed(double(10));
+    refused(double(11), "d11", "text_exceeded");
+    refused(double(199), "d199", "text_exceeded");
+    let replace = |length: usize| {
+        let inputs = json!({"string": "a".repeat(1023), "find": "", "replace": "b".repeat(length)});
+        json!({"r": node("StringReplace", inputs)})
+    };
+    // 1023 characters, and 1024 places between and around them.
+    allowed(replace(1023));
+    refused(replace(1024), "r", "text_exceeded");
+    let inputs = json!({"string": "a".repeat(1000), "find": "a".repeat(100), "replace": "b".repeat(100_000)});
+    allowed(json!({"r": node("StringReplace", inputs)}));
+    // Delimiters grow too, and a find that comes by a link may be empty.
+    let mut delimited = double(1);
+    delimited["d1"]["inputs"]["delimiter"] = json!("y".repeat(130_000));
+    for n in 2..=8 {
+        let from = json!([format!("d{}", n - 1), 0]);
+        delimited[format!("d{n}")] =
+            node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": from}));
+    }
+    assert!(denials(&shipped("default"), delimited).iter().any(|(_, code)| *code == "text_exceeded"));
+    let linked = json!({
+        "f": node("PrimitiveString", json!({"value": ""})),
+        "r": node("StringReplace", json!({"string": "a".repeat(2000), "find": ["f", 0], "replace": "b".repeat(2000)})),
+    });
+    refused(linked, "r", "text_exceeded");
+}
+
+#[test]
+fn bypass_061_files_that_unfold() {
+    for file in ["bomb.png", "film.gif"] {
+        refused(json!({"f": node("LoadImage", json!({"image": file}))}), "f", "size_exceeded");
+        refused(json!({"f": node("LoadImage", json!({"image": format!("{file} [input]")}))}), "f", "size_exceeded");
+        refused(json!({"f": node("LoadImageMask", json!({"image": file, "channel": "red"}))}), "f", "size_exceeded");
+    }
+    refused(json!({"f": node("LoadLatent", json!({"latent": "x.latent"}))}), "f", "class_denied");
+    allowed(json!({"f": node("LoadImage", json!({"image": "me.png"}))}));
+}
+
+#[test]
+fn bypass_062_list_outputs() {
+    let policy = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps_total = 100\n").unwrap();
+    let folder = json!({"r": node("LoadImageDataSetFromFolder", json!({"folder": "x"}))});
+    assert!(denials(&policy, folder).contains(&("r".to_owned(), "list_output")));
+    // Each item of a list is sampled on its own.
+    let listed = |amount: u32| {
+        json!({
+            "m": node("RepeatLatentBatch", json!({"samples": ["empty", 0], "amount": amount})),
+            "r": node("RebatchLatents", json!({"latents": ["m", 0], "batch_size": 1})),
+            "s": sampler(json!({"latent_image": ["r", 0], "steps": 20})),
+        })
+    };
+    assert!(denials(&policy, listed(64)).iter().any(|(_, code)| *code == "steps_total_exceeded"));
+    assert!(denials(&policy, listed(6)).iter().any(|(_, code)| *code == "steps_total_exceeded"));
+    assert_eq!(denials(&policy, listed(5)), []);
+    // Through what merely passes a list on, too.
+    let mut passed = listed(6);
+    passed["w"] = super::switch("r", "r", json!(true));
+    passed["s"]["inputs"]["latent_image"] = json!(["w", 0]);
+    assert!(!denials(&policy, passed).is_empty());
+}
+
+#[test]
+fn bypass_063_and_064_classes_that_are_not_in_the_catalogue() {
+    for class in [
+        "NoSuchClass",
+        "OldNameWithReplacement",
+        "ksampler",
+        "KSampler ",
+        " KSampler",
+        "КSampler",
+        "KSampler\u{200b}",
+        "__class__",
+        "ＫSampler",
+    ] {
+        refused_always(json!({"x": node(class, json!({}))}), "x", "class_unknown");
+        // Beside other things that are invalid, and with inputs of its own.
+        let nodes = json!({"x": node(class, json!({"a": 1, "b": ["image", 0]})), "s": sampler(json!({"steps": "1"}))});
+        refused_always(nodes, "x", "class_unknown");
+    }
+    // An owner's packs are trusted where nobody knows what is installed; what they give is still not shown as it is.
+    let shown = json!({"x": node("NoSuchClass", json!({})), "p": node("Preview3D", json!({"model_file": ["x", 0]}))});
+    for policy in super::all_policies() {
+        assert!(!super::denials_or_left_out(&policy, shown.clone()).is_empty(), "{}", policy.name());
+    }
+    let found = denials(&shipped("owner"), shown);
+    assert!(found.contains(&("p".to_owned(), "type_unknown")), "{found:?}");
+}
+
+#[test]
+fn bypass_067_an_object_through_a_switch_into_a_string() {
+    let nodes = |from: Value| {
+        json!({
+            "k": euler(), "w": switch("k", "k", json!(true)), "v": switch("w", "w", json!(["yes", 0])),
+            "yes": node("PrimitiveBoolean", json!({"value": true})), "p": node("Preview3D", json!({ "model_file": from })),
+        })
+    };
+    refused(nodes(json!(["w", 0])), "p", "class_denied");
+    // By one switch, by two, from a model, and past the place for it.
+    for from in [json!(["w", 0]), json!(["v", 0]), json!(["model", 0]), json!(["k", 0])] {
+        refused_everywhere(nodes(from), "p", "type_unknown");
+    }
+    let mut camera = nodes(json!("x.glb"));
+    camera["p"]["inputs"] = json!({"model_file": "x.glb", "camera_info": ["w", 0]});
+    refused_everywhere(camera, "p", "type_unknown");
+    // A text is what it is for; which files it may name is another rule.
+    let good =
+        json!({"p": node("PreviewAny", json!({"source": ["w", 0]})), "k": euler(), "w": switch("k", "k", json!(true))});
+    allowed(good);
+}
+
+#[test]
+fn bypass_068_regular_expressions_of_the_caller_s() {
+    let replace = |pattern: &str, text: &str| json!({"r": node("RegexReplace", json!({"string": text, "regex_pattern": pattern, "replace": ""}))});
+    for pattern in ["(a+)+$", "(a|a)*b", "(.*)*x", "((a?)*)*", "^(([a-z])+.)+$", "(?=a)b", r"(a)\1", "(?i)(a+)+$"] {
+        refused_everywhere(replace(pattern, &"a".repeat(1000)), "r", "regex_refused");
+        let by_class = json!({
+            "m": node("RegexMatch", json!({"string": "a".repeat(1000), "regex_pattern": pattern, "case_insensitive": true, "multiline": false, "dotall": false})),
+        });
+        refused_everywhere(by_class, "m", "regex_refused");
+    }
+    // A square is taken on a short text only.
+    refused_everywhere(replace(r"\s+x", &" ".repeat(100_000)), "r", "regex_refused");
+    let policy = super::open_policy();
+    assert_eq!(denials(&policy, replace(r"\s+x", &" ".repeat(2000))), []);
+    assert_eq!(denials(&policy, replace("cat|dog", &"x".repeat(100_000))), []);
+    // Patterns by a link, and texts of unknown length.
+    let mut linked = replace("", "aaa");
+    linked["r"]["inputs"]["regex_pattern"] = json!(["p", 0]);
+    linked["p"] = node("PrimitiveString", json!({"value": "(a+)+$"}));
+    refused_everywhere(linked, "r", "regex_refused");
+}
+
+#[test]
+fn bypass_068b_what_a_pattern_puts_in_may_grow_as_well() {
+    let mut nodes = json!({"r0": node("PrimitiveString", json!({"value": "x".repeat(1000)}))});
+    for n in 1..=4 {
+        let inputs = json!({"string": [format!("r{}", n - 1), 0], "regex_pattern": "x", "replace": "x".repeat(1000)});
+        nodes[format!("r{n}")] = node("RegexReplace", inputs);
+    }
+    refused_everywhere(nodes, "r4", "text_exceeded");
+    let doubling = json!({"r": node("RegexReplace", json!({"string": "x".repeat(5000), "regex_pattern": "x", "replace": r"\g<0>".repeat(1000)}))});
+    refused_everywhere(doubling, "r", "text_exceeded");
+}
+
+#[test]
+fn bypass_069_another_owner_s_cache() {
+    let parsed = parse(json!({"prompt": prompt(json!({}))}).to_string().as_bytes()).unwrap();
+    let Verdict::Allow(approved) = decide(&parsed, &shipped("default"), Catalogue::builtin(), &files()) else {
+        panic!()
+    };
+    let body = |salt: &str| approved.upstream_body(&OutputScope::new("t/q/j-1", "p", "c", salt).unwrap());
+    assert_ne!(body("a"), body("b"));
+    // Every node that is no pure model loader has it.
+    let sent: Value = serde_json::from_slice(&body("a")).unwrap();
+    for (id, node) in sent["prompt"].as_object().unwrap() {
+        let salt = node["inputs"].get("comfygate_salt");
+        assert_eq!(salt.is_some(), id != "model", "{id}");
+    }
+}
+
+#[test]
+fn bypass_069b_a_salt_of_another_s_is_never_passed_on() {
+    // A saved picture carries the salt of whoever made it.
+    let salted =
+        |salt: Value| json!({"show": node("PreviewImage", json!({"images": ["image", 0], "comfygate_salt": salt}))});
+    let sent = upstream(&json!({"prompt": prompt(salted(json!("salt-b")))}));
+    assert_eq!(sent["prompt"]["show"]["inputs"]["comfygate_salt"], "salt-a");
+    let on_a_loader = json!({"model": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd.safetensors", "comfygate_salt": "salt-b"}))});
+    let sent = upstream(&json!({"prompt": prompt(on_a_loader)}));
+    assert_eq!(sent["prompt"]["model"]["inputs"].get("comfygate_salt"), None);
+    for salt in [
+        json!(""),
+        json!("a b"),
+        json!(1),
+        json!(["image", 0]),
+        json!({"a": "b"}),
+        json!("x".repeat(201)),
+        json!(null),
+        json!("é"),
+    ] {
+        refused_always(salted(salt.clone()), "show", "reserved_input");
+        refused_everywhere(salted(salt), "show", "reserved_input");
+    }
+}

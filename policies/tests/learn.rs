@@ -1,0 +1,154 @@
+//! Learning from real workflows: the document accepts what it was made of, is the same in any order, and its cost and account hold together on every workflow.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails panics, in its helper functions too"
+)]
+#![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use comfygate_policy::learn::{LearnOptions, Learned, Sample, learn};
+use comfygate_policy::{
+    Catalogue, FileFact, FileFacts, Parsed, Policy, VIOLATIONS_MAX, Verdict, decide, explain, parse, suggest,
+    suggestion,
+};
+
+/// Workflows below a directory, parsed; what does not parse is of no interest here.
+fn samples(directory: &Path) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "json") {
+                out.extend(sample(&path));
+            }
+        }
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
+    out
+}
+
+fn sample(path: &Path) -> Option<Sample> {
+    let body = [b"{\"prompt\":".to_vec(), std::fs::read(path).unwrap(), b"}".to_vec()].concat();
+    let parsed = parse(&body).ok()?;
+    let files = uploads(&parsed);
+    Some(Sample { name: path.display().to_string(), parsed, files })
+}
+
+/// Every file that is named, as a picture of 1024 × 768.
+fn uploads(parsed: &Parsed) -> FileFacts {
+    let mut facts = FileFacts::none();
+    for reference in parsed.file_references(Catalogue::builtin()) {
+        let canonical_name = reference.name.clone();
+        let fact = FileFact { canonical_name, width: 1024, height: 768, frames: 1 };
+        facts.insert(reference.name, reference.directory, fact);
+    }
+    facts
+}
+
+/// The workflows that ship, and those that some machines have beside the repository.
+fn all() -> Vec<Sample> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = samples(&here.join("tests/corpus"));
+    assert!(all.len() >= 10, "only {} workflows ship", all.len());
+    all.extend(samples(&here.join("../../shared/workflows")));
+    all
+}
+
+fn learned(samples: &[Sample], options: &LearnOptions) -> Learned {
+    learn(samples, Catalogue::builtin(), options).unwrap()
+}
+
+fn accepts(policy: &Policy, sample: &Sample) -> bool {
+    matches!(decide(&sample.parsed, policy, Catalogue::builtin(), &sample.files), Verdict::Allow(_))
+}
+
+#[test]
+fn a_document_accepts_all_that_it_was_learned_from_whatever_the_options() {
+    let samples = all();
+    for (headroom, caps) in [(1.0, true), (1.25, true), (1.0, false)] {
+        let options = LearnOptions { headroom, caps, ..LearnOptions::default() };
+        let found = learned(&samples, &options);
+        let policy = Policy::from_toml(&found.document).unwrap_or_else(|faults| panic!("{faults}\n{}", found.document));
+        let left: BTreeSet<&str> = found.left_out.iter().map(|left| left.name.as_str()).collect();
+        for sample in &samples {
+            assert_eq!(accepts(&policy, sample), !left.contains(sample.name.as_str()), "{}", sample.name);
+        }
+        for left in &found.left_out {
+            assert!(!left.violations.is_empty(), "{}: left out without a reason", left.name);
+        }
+        println!("headroom {headroom}, caps {caps}: {} of {}, {} left out", found.samples, samples.len(), left.len());
+        assert!(found.samples * 2 > samples.len() || caps, "{} of {}", found.samples, samples.len());
+    }
+}
+
+#[test]
+fn the_same_workflows_in_another_order_give_the_same_document() {
+    let mut samples = all();
+    let first = learned(&samples, &LearnOptions::default()).document;
+    samples.reverse();
+    let middle = samples.len() / 3;
+    samples.rotate_left(middle);
+    assert_eq!(learned(&samples, &LearnOptions::default()).document, first);
+}
+
+#[test]
+fn an_account_agrees_with_the_verdict_and_its_costs_add_up() {
+    let policy = Policy::builtin("default").unwrap();
+    for sample in all() {
+        let account = explain(&sample.parsed, &policy, Catalogue::builtin(), &sample.files);
+        assert_eq!(matches!(account.verdict(), Verdict::Allow(_)), accepts(&policy, &sample), "{}", sample.name);
+        let (sum, cost) = (account.nodes().iter().map(|node| node.cost).sum::<f64>(), account.cost().units());
+        assert!(
+            cost.is_finite() && cost >= 0.0 && (sum - cost).abs() <= 1e-9 * cost.max(1.0),
+            "{}: {sum} {cost}",
+            sample.name
+        );
+        assert!(!account.to_string().is_empty() && account.to_json().is_object());
+    }
+}
+
+/// Applied until nothing is suggested any more, suggestions leave only what no document allows.
+#[test]
+fn suggested_lines_allow_what_a_policy_can_allow() {
+    let (mut allowed, mut hopeless) = (0, 0);
+    for sample in all() {
+        let nothing = "name = \"x\"\n";
+        let refused = |text: &str| {
+            let policy = Policy::from_toml(text).unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", sample.name));
+            match decide(&sample.parsed, &policy, Catalogue::builtin(), &sample.files) {
+                Verdict::Allow(_) => Vec::new(),
+                Verdict::Deny(violations) => violations.iter().cloned().collect(),
+            }
+        };
+        let mut told = refused(nothing);
+        for _ in 0..8 {
+            let before = told.len();
+            let text = format!("{nothing}{}", suggest::lines(&told));
+            let rest = refused(&text);
+            if rest.is_empty() {
+                told = rest;
+                break;
+            }
+            told.extend(rest);
+            if told.len() == before || told.len() > VIOLATIONS_MAX {
+                break;
+            }
+        }
+        if told.is_empty() {
+            allowed += 1;
+        } else {
+            hopeless += 1;
+            assert!(told.iter().any(|violation| suggestion(violation).is_none()), "{}", sample.name);
+        }
+    }
+    println!("{allowed} allowed by what was suggested, {hopeless} by nothing");
+    assert!(allowed >= 10);
+}

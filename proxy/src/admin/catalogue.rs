@@ -1,0 +1,218 @@
+//! The pin of a pool's packs: what is installed there beside what was accepted, and moving the one to the other.
+//!
+//! | route | body | answer |
+//! |---|---|---|
+//! | `POST /v1/catalogue/diff` | [`PoolRequest`] | [`CatalogueDiff`] |
+//! | `POST /v1/catalogue/accept` | [`AcceptRequest`] | [`CatalogueDiff`], now without differences; 409 if it is not any more what was shown |
+
+use super::control_client::{ControlClient, ControlError, read};
+use super::lifecycle::{Ask, Asks, ReloadReport};
+use crate::dispatch::backend::Backend;
+use crate::ids::{BackendId, PoolId};
+use crate::record::pins;
+use crate::services::Services;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use comfygate_policy::{Catalogue, Digest};
+use http::Method;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Which pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// Its name.
+    pub pool: PoolId,
+}
+
+/// What is to be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRequest {
+    /// Of which pool.
+    pub pool: PoolId,
+    /// The installation that was shown: another one is not accepted unseen.
+    pub installed: Digest,
+}
+
+/// What is installed in a pool, beside what holds there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogueDiff {
+    /// Which pool.
+    pub pool: PoolId,
+    /// Whose installation this is: the first of the pool that is up.
+    pub backend: BackendId,
+    /// Whether an operator has accepted packs for this pool; if not, the shipped catalogue or that of the configuration holds.
+    pub pinned: bool,
+    /// The catalogue that holds.
+    pub holds: Digest,
+    /// What is installed.
+    pub installed: Digest,
+    /// Classes that are installed and not in the catalogue that holds: nobody may use them.
+    pub new: Vec<ClassView>,
+    /// Classes that are installed otherwise: closed there.
+    pub changed: Vec<String>,
+    /// Classes that are not installed any more: closed there.
+    pub gone: Vec<String>,
+}
+
+/// A class that could be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassView {
+    /// Its name.
+    pub class: String,
+    /// The pack that brings it.
+    pub pack: String,
+    /// Why it stays closed even then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+}
+
+#[derive(Clone)]
+struct Pins {
+    services: Arc<Services>,
+    asks: Asks,
+}
+
+/// Why there is no answer.
+enum Refused {
+    /// With what the operator is told.
+    Told(StatusCode, String),
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self::Told(status, text) = self;
+        (status, text).into_response()
+    }
+}
+
+/// The routes.
+pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
+    Router::new()
+        .route("/v1/catalogue/diff", post(diff))
+        .route("/v1/catalogue/accept", post(accept))
+        .with_state(Pins { services: Arc::clone(services), asks })
+}
+
+async fn diff(State(pins): State<Pins>, Json(request): Json<PoolRequest>) -> Result<Json<CatalogueDiff>, Refused> {
+    Ok(Json(compared(&pins.services, &request.pool).await?.0))
+}
+
+async fn accept(State(pins): State<Pins>, Json(request): Json<AcceptRequest>) -> Result<Json<CatalogueDiff>, Refused> {
+    let services = &pins.services;
+    let (shown, live) = compared(services, &request.pool).await?;
+    if shown.installed != request.installed {
+        let text = "what is installed has changed since it was shown: look at it again with `comfygate catalogue diff`";
+        return Err(Refused::Told(StatusCode::CONFLICT, text.to_owned()));
+    }
+    if services.config().object_info_file.is_some() {
+        let text = "the configuration names a catalogue (`[catalogue] object_info`): that file is the pin, replace it";
+        return Err(Refused::Told(StatusCode::CONFLICT, text.to_owned()));
+    }
+    let (state, pool, pinned) = (services.config().state_dir.clone(), request.pool.clone(), live.clone());
+    let written = tokio::task::spawn_blocking(move || pins::write(&state, &pool, &live)).await;
+    written.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string())).map_err(
+        |reason| Refused::Told(StatusCode::SERVICE_UNAVAILABLE, format!("the pin can't be written: {reason}")),
+    )?;
+    services.audit.catalogue_accepted(&request.pool, shown.installed, shown.new.len() + shown.changed.len());
+    match pins.asks.ask(Ask::Reload).await {
+        // Its backends are asked anew now, so what they said is compared.
+        Some(ReloadReport { applied: true, .. }) => {
+            Ok(Json(compared_with(services, &request.pool, shown.backend, pinned).await?))
+        }
+        Some(report) => {
+            let text = format!("the pin was moved and is not in force: {}", report.errors.join("; "));
+            Err(Refused::Told(StatusCode::SERVICE_UNAVAILABLE, text))
+        }
+        None => Err(Refused::Told(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned())),
+    }
+}
+
+/// What is installed at the first backend of the pool that is up, compared with what holds there, and as it came.
+async fn compared(services: &Arc<Services>, pool: &PoolId) -> Result<(CatalogueDiff, Bytes), Refused> {
+    let told = |status, text: String| Refused::Told(status, text);
+    if services.tenants().owner_of(pool).is_some() {
+        let text = format!("the pool `{pool}` is an owner's: what is installed there holds, and needs no pin");
+        return Err(told(StatusCode::CONFLICT, text));
+    }
+    let mut of_pool: Vec<Arc<Backend>> = services.backends().values().cloned().collect();
+    of_pool.retain(|backend| backend.pool == *pool);
+    if of_pool.is_empty() {
+        return Err(told(StatusCode::NOT_FOUND, format!("no backend is in a pool `{pool}`")));
+    }
+    of_pool.retain(|backend| backend.is_up());
+    let Some(backend) = of_pool.into_iter().next() else {
+        return Err(told(StatusCode::SERVICE_UNAVAILABLE, format!("no backend of the pool `{pool}` is up")));
+    };
+    let live = backend.comfyui.object_info().await;
+    let live = live.map_err(|error| told(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let diff = compared_with(services, pool, backend.id.clone(), live.clone()).await?;
+    Ok((diff, live))
+}
+
+/// What a backend said, compared with what holds in its pool.
+async fn compared_with(
+    services: &Services,
+    pool: &PoolId,
+    backend: BackendId,
+    live: Bytes,
+) -> Result<CatalogueDiff, Refused> {
+    let inspector = services.inspector();
+    let (pinned, holds, pool) = (inspector.is_pinned(pool), inspector.catalogue_of(pool), pool.clone());
+    // Megabytes of JSON: not on an event loop.
+    let work = tokio::task::spawn_blocking(move || {
+        let installed = Catalogue::from_object_info(&live)?;
+        let agreement = holds.agreement(&live)?;
+        let new = installed.classes().filter(|class| holds.class(class.name()).is_none()).map(|class| ClassView {
+            class: class.name().to_owned(),
+            pack: class.pack().to_owned(),
+            closed: class.closed_because().map(|reason| reason.to_string()),
+        });
+        Ok::<_, comfygate_policy::CatalogueError>(CatalogueDiff {
+            pool,
+            backend,
+            pinned,
+            holds: holds.digest(),
+            installed: installed.digest(),
+            new: new.collect(),
+            changed: agreement.differing().map(str::to_owned).collect(),
+            gone: agreement.missing().map(str::to_owned).collect(),
+        })
+    });
+    let compared = work.await.map_err(|error| error.to_string());
+    let compared = compared.and_then(|compared| compared.map_err(|error| error.to_string()));
+    compared.map_err(|reason| Refused::Told(StatusCode::BAD_GATEWAY, reason))
+}
+
+impl ControlClient {
+    /// What is installed in a pool beside what holds there.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn catalogue_diff(&self, pool: &PoolId) -> Result<CatalogueDiff, ControlError> {
+        self.of_pool("/v1/catalogue/diff", &PoolRequest { pool: pool.clone() }).await
+    }
+
+    /// Moves a pool's pin to the installation that was shown.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn accept_catalogue(&self, pool: &PoolId, installed: Digest) -> Result<CatalogueDiff, ControlError> {
+        self.of_pool("/v1/catalogue/accept", &AcceptRequest { pool: pool.clone(), installed }).await
+    }
+
+    async fn of_pool(&self, path: &str, request: &impl Serialize) -> Result<CatalogueDiff, ControlError> {
+        let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
+        let (status, answer) = self.slow_call(Method::POST, path, body).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned()));
+        }
+        read(&answer)
+    }
+}

@@ -1,0 +1,133 @@
+//! `comfygate policy ban|unban|bans`: node classes that are denied at once, for every tenant, over every policy.
+
+use super::key::audit_target;
+use super::{ConfigArgument, Exit};
+use crate::admin::CONTROL_SOCKET;
+use crate::admin::control_client::ControlClient;
+use crate::admin::refusals::{self, BanRequest, LiftRequest};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::record::audit::Audit;
+use crate::record::ledger::bans::{BanRow, Bans};
+use crate::record::ledger::redb::RedbLedger;
+use anyhow::bail;
+use clap::Args;
+
+/// `comfygate policy ban`
+#[derive(Debug, Args)]
+pub struct BanArguments {
+    /// The node class, exactly as workflows name it (`class_type`)
+    class: String,
+    /// Why: whoever submits it reads this
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    which: ConfigArgument,
+}
+
+/// `comfygate policy unban`
+#[derive(Debug, Args)]
+pub struct UnbanArguments {
+    /// The node class
+    class: String,
+    #[command(flatten)]
+    which: ConfigArgument,
+}
+
+/// `comfygate policy bans`
+#[derive(Debug, Args)]
+pub struct BansArguments {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: ConfigArgument,
+}
+
+/// Bans a class. Jobs that wait with it are failed by the running gateway, or by the next one before they run.
+///
+/// # Errors
+/// When the class or the reason is odd, or neither the gateway nor its ledger can be reached.
+pub fn ban(arguments: &BanArguments) -> anyhow::Result<Exit> {
+    let request = BanRequest { class: arguments.class.clone(), reason: arguments.reason.clone() };
+    if let Some(fault) = request.fault() {
+        bail!("{fault}");
+    }
+    let row = with(&arguments.which, async |reached| {
+        Ok(match reached {
+            Reached::Gateway(client) => client.ban(&request).await?,
+            Reached::Ledger(ledger, audit) => {
+                let row = refusals::ban(&*ledger, &audit, &request, Clock::system().wall()).await?;
+                audit.written();
+                row
+            }
+        })
+    })?;
+    println!("`{}` is banned: every workflow with it is refused, and jobs that wait with it are failed", row.class);
+    Ok(Exit::Good)
+}
+
+/// Lifts a ban. The answer is no if there is none.
+///
+/// # Errors
+/// When neither the gateway nor its ledger can be reached.
+pub fn unban(arguments: &UnbanArguments) -> anyhow::Result<Exit> {
+    let class = &arguments.class;
+    let lifted = with(&arguments.which, async |reached| {
+        Ok(match reached {
+            Reached::Gateway(client) => client.lift_ban(&LiftRequest { class: class.clone() }).await?,
+            Reached::Ledger(ledger, audit) => {
+                let lifted = refusals::lift(&*ledger, &audit, class).await?;
+                audit.written();
+                lifted
+            }
+        })
+    })?;
+    if lifted {
+        println!("`{class}` is not banned any more: the policies decide");
+        Ok(Exit::Good)
+    } else {
+        eprintln!("comfygate: `{class}` is not banned: `comfygate policy bans` lists what is");
+        Ok(Exit::No)
+    }
+}
+
+/// Lists the bans.
+///
+/// # Errors
+/// When neither the gateway nor its ledger can be reached.
+pub fn bans(arguments: &BansArguments) -> anyhow::Result<Exit> {
+    let rows: Vec<BanRow> = with(&arguments.which, async |reached| {
+        Ok(match reached {
+            Reached::Gateway(client) => client.bans().await?,
+            Reached::Ledger(ledger, _) => ledger.bans().await?,
+        })
+    })?;
+    for row in rows {
+        if arguments.json {
+            println!("{}", serde_json::to_string(&row)?);
+        } else {
+            println!("{:<40}  {}", row.class, row.reason.as_deref().unwrap_or("-"));
+        }
+    }
+    Ok(Exit::Good)
+}
+
+/// The running gateway, or its ledger while it does not run.
+enum Reached {
+    Gateway(ControlClient),
+    Ledger(Box<RedbLedger>, Audit),
+}
+
+fn with<T>(which: &ConfigArgument, act: impl AsyncFnOnce(Reached) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let config = Config::load(which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
+        .config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let reached = match super::ledger(&config)? {
+        // Before anything is changed: what can't be audited is not done.
+        Some(ledger) => Reached::Ledger(Box::new(ledger), Audit::open(&audit_target(&config), Clock::system())?),
+        None => Reached::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
+    };
+    runtime.block_on(act(reached))
+}
