@@ -158,19 +158,26 @@ pub(super) fn upscaled(from: Shape, factor: i128) -> Shape {
 }
 
 /// `sqrt(total × ratio)` by `sqrt(total / ratio)`, each rounded to multiples of `rounding`.
-pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape {
+pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: Interval) -> Shape {
     let total = megapixels.times(FloatInterval::exactly(1_048_576.0));
+    // Some cut it to a whole number first.
+    let total = FloatInterval { lo: total.lo.floor(), ..total };
+    let rounding = rounding.max(Interval::exactly(1));
     let side = |square: FloatInterval| {
-        let steps = Interval::exactly(rounding);
-        let side = square.sqrt().over(steps.into());
-        let whole = Interval::between(ceil(side.lo - 0.5), floor(side.hi + 0.5)).times(steps);
+        let side = square.sqrt();
+        let whole = if rounding.lo == rounding.hi {
+            let steps = side.over(rounding.into());
+            Interval::between(ceil(steps.lo - 0.5), floor(steps.hi + 0.5)).times(rounding)
+        } else {
+            Interval::between(floor(side.lo).saturating_sub(rounding.hi), ceil(side.hi).saturating_add(rounding.hi))
+        };
         // Where that would be nothing at all it is one pixel.
         Interval::between(whole.lo.max(1), whole.hi.max(1))
     };
     let width = side(total.times(from.ratio));
     let height = side(total.over(from.ratio));
     let out = from.resized(width, height);
-    let slack = Interval::exactly(rounding).times(width.plus(height).plus(Interval::exactly(rounding))).hi;
+    let slack = rounding.times(width.plus(height).plus(rounding)).hi;
     let area = ceil(total.hi).saturating_add(slack);
     Shape { area: area.min(out.area), ..out }
 }
@@ -251,7 +258,6 @@ fn either(choice: Option<bool>, on_true: Shape, on_false: Shape) -> Shape {
 }
 
 pub(super) fn repeated(from: Shape, amount: Interval) -> Shape {
-    let amount = amount.max(Interval::exactly(0));
     Shape { batch: from.batch.times(amount), ..from }
 }
 
