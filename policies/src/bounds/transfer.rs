@@ -11,8 +11,8 @@ mod fit;
 mod sides;
 
 use sides::{
-    cropped, decoded, encoded, kontext_scaled, largest_side, latent_resized, multiplied, padded, repeated, resized,
-    scaled, shortest_side, stitched, total_pixels, turned, upscaled,
+    cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, multiplied, padded,
+    repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
 };
 
 use super::interval::{FloatInterval, Interval, ceil};
@@ -28,6 +28,8 @@ use crate::workflow::node::{Input, Node};
 const NO_ALPHA_MASK_PIXELS: i128 = 64;
 /// Frames that a cell of a film's latent becomes at most, but for the first (LTXV, Cosmos).
 const FRAMES_OF_A_CELL_MAX: i128 = 8;
+/// Frames that a cell of a film's latent stands for at least, but for the first (Hunyuan, Wan; Mochi has 6, LTXV and Cosmos 8).
+const LEAST_TEMPO: i128 = 4;
 /// Rules within rules; the shipped ones have three at most.
 const RULE_DEPTH_MAX: usize = 16;
 
@@ -105,7 +107,7 @@ fn cells(side: Interval, cell: i128) -> Interval {
 
 /// No larger, and perhaps much smaller.
 fn narrowed(from: Shape) -> Shape {
-    let side = |side: Interval| Interval::between(1, side.hi);
+    let side = |side: Interval| Interval::between(0, side.hi);
     Shape { area: from.area, ..from.resized(side(from.width), side(from.height)) }
 }
 
@@ -187,6 +189,28 @@ impl Step<'_, '_> {
             SizeRule::Numbers(cell) => self.own_numbers(*cell),
             SizeRule::Made(made) => self.made(made),
             SizeRule::Turned(input) => self.shape(input).map(turned),
+            SizeRule::Fewer(rule) => {
+                let of = self.inner(rule)?.shape.ok_or(Gap::Unknown)?;
+                let some = |count: Interval| Interval::between(count.lo.min(1), count.hi);
+                Ok(Shape { batch: some(of.batch), frames: some(of.frames), ..of })
+            }
+            SizeRule::Part(input) => {
+                let from = self.shape(input)?;
+                let some = |count: Interval| Interval::between(0, count.hi);
+                let part = narrowed(from);
+                Ok(Shape { batch: some(from.batch), frames: some(from.frames), ..part })
+            }
+            SizeRule::TurnedLatent(input) => {
+                let from = self.shape(input)?;
+                if from.frames.hi > 1 || from.tempo > 1 {
+                    let why = "turning a film's latent changes time and height";
+                    return Err(Gap::Unbounded(why.to_owned()));
+                }
+                Ok(turned(from))
+            }
+            SizeRule::CropLatent(input) => {
+                Ok(latent_cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?))
+            }
             SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
             SizeRule::Decode(input) => {
                 let scale = if self.vae() == Vae::Pixels { 1 } else { self.facts.caps.vae_scale };
@@ -216,7 +240,11 @@ impl Step<'_, '_> {
             SizeRule::LargestSide(rule) => Ok(largest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
             SizeRule::ShortestSide(rule) => Ok(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
             SizeRule::ResizeAny(input) => self.resize_any(self.shape(input)?),
-            SizeRule::Crop(input) => Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?)),
+            SizeRule::Crop(input) => {
+                // Masks are cut where the numbers say, pictures from within.
+                let beyond = self.gives_mask();
+                Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?, beyond))
+            }
             SizeRule::Pad(input) => {
                 Ok(padded(self.shape(input)?, self.sum("left", "right")?, self.sum("top", "bottom")?))
             }
@@ -329,8 +357,9 @@ impl Step<'_, '_> {
     /// A number that can only make things smaller: what is not known of it does not matter. Beyond the declared range is possible by a link.
     fn hint(&self, name: &str) -> Result<Interval, Gap> {
         let input = self.class.input(self.node, name).ok_or(Gap::Unknown)?;
+        // By a link it may lie beyond its declared range, which ComfyUI checks in literals only; and a negative one counts from the end.
         Ok(match number(self.facts, self.node, name, input.declared()) {
-            Value::Int(value) => value.clamped(0, i128::MAX),
+            Value::Int(value) if value.lo >= 0 => value,
             _ => Interval::between(0, i128::MAX),
         })
     }
@@ -398,7 +427,10 @@ impl Step<'_, '_> {
             let of = |pixels: i128| pixels.div_euclid(cell.max(1)).saturating_mul(cell.max(1));
             Interval::between(of(side.lo), of(side.hi))
         };
-        Ok(Shape { batch, frames, cell, ..Shape::image(whole(width), whole(height)) })
+        // A film's latent has its frames in a dimension of their own, four a cell at least in every model that is made so.
+        let film = cell > 1 && self.class.input_of_kind(self.node, InputKind::Frames).is_some();
+        let tempo = if film { LEAST_TEMPO } else { 1 };
+        Ok(Shape { batch, frames, cell, tempo, ..Shape::image(whole(width), whole(height)) })
     }
 
     fn made(&self, made: &Made) -> Result<Shape, Gap> {
@@ -665,9 +697,13 @@ impl Step<'_, '_> {
         let sides = Interval::between(width, height);
         let frames = Interval::between(1, i128::from(fact.frames.max(1)));
         let picture = Shape { area: width * height, frames, ..Shape::image(sides, sides) };
-        let is_mask = self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK");
+        let is_mask = self.gives_mask();
         let blank = Interval::exactly(NO_ALPHA_MASK_PIXELS);
         Ok(if is_mask { picture.hull(Shape { frames, ..Shape::image(blank, blank) }) } else { picture })
+    }
+
+    fn gives_mask(&self) -> bool {
+        self.class.outputs().get(self.slot).is_some_and(|output| output.type_name() == "MASK")
     }
 
     fn sound_made(&self, rule: &SoundRule) -> Result<Sound, Gap> {

@@ -27,6 +27,14 @@ pub(crate) enum SizeRule {
     Same(String),
     /// Like this input or turned by 90 degrees.
     Turned(String),
+    /// `{"fewer": RULE}`: like the rule says, but perhaps fewer of them.
+    Fewer(Box<SizeRule>),
+    /// Any part of this input.
+    Part(String),
+    /// A latent like this input or turned by 90 degrees; a film's latent would change time and height, which is refused.
+    TurnedLatent(String),
+    /// As LatentCrop does it: at most `width` and `height`, with 8 pixels a cell.
+    CropLatent(String),
     /// `{"larger_batch": ["image", "alpha"]}`: the first gives the size, both the count.
     LargerBatch(Vec<String>),
     /// A latent to an image.

@@ -70,12 +70,13 @@ pub struct World {
 
 /// The largest number of numbers that any node makes, for those who run the graph somewhere.
 pub fn largest(values: &BTreeMap<(usize, usize), Given1>) -> i128 {
+    let product = |sides: &[i128]| sides.iter().fold(1, |product: i128, side| product.saturating_mul(*side));
     let size = |thing: &Thing| match thing {
-        Thing::Image { n, h, w, c } => n * h * w * c,
-        Thing::Mask { n, h, w } => n * h * w,
-        Thing::Latent { dims, .. } => dims.iter().product(),
-        Thing::Audio { n, c, samples, .. } => n * c * samples,
-        Thing::Video { n, h, w, .. } => n * h * w * 3,
+        Thing::Image { n, h, w, c } => product(&[*n, *h, *w, *c]),
+        Thing::Mask { n, h, w } => product(&[*n, *h, *w]),
+        Thing::Latent { dims, .. } => product(dims),
+        Thing::Audio { n, c, samples, .. } => product(&[*n, *c, *samples]),
+        Thing::Video { n, h, w, .. } => product(&[*n, *h, *w, 3]),
         Thing::Sigmas(n) => *n,
         Thing::Text(text) => i128::try_from(text.len()).unwrap(),
         _ => 1,
@@ -489,7 +490,8 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             let by = (total / (source[2] * source[1]) as f64).sqrt();
             let steps = a.int("resolution_steps").unwrap_or(1);
             (steps > 0).then_some(())?;
-            scaled(source, round(w * by / steps as f64) * steps, round(h * by / steps as f64) * steps)
+            let side = |side: f64| round(side * by / steps as f64).saturating_mul(steps);
+            scaled(source, side(w), side(h))
         }
         "ImageScaleToMaxDimension" => {
             let source = a.image("image")?;
@@ -519,8 +521,8 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         }
         "CenterCropImages" | "RandomCropImages" => {
             let [n, h, w, c] = a.image("images")?;
-            (n == 1).then_some(())?;
-            one(image(1, h.min(a.int("height")?), w.min(a.int("width")?), c))
+            let (to_w, to_h) = (a.int("width")?, a.int("height")?);
+            (n == 1 && to_w >= 0 && to_h >= 0).then(|| Some(vec![image(1, h.min(to_h), w.min(to_w), c)]))
         }
         "ResizeImageMaskNode" => resized(a),
         "ResizeAndPadImage" => {
@@ -549,7 +551,8 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         }
         "RepeatImageBatch" => {
             let [n, h, w, c] = a.image("image")?;
-            one(image(n * a.int("amount")?, h, w, c))
+            let times = a.int("amount")?;
+            (times >= 0).then(|| Some(vec![image(n.saturating_mul(times), h, w, c)]))
         }
         "ImageFromBatch" => {
             let [n, h, w, c] = a.image("image")?;
@@ -869,7 +872,7 @@ fn latents(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         }
         "RepeatLatentBatch" => {
             let (mut dims, cell, time) = a.latent("samples")?;
-            dims[0] *= a.int("amount")?;
+            dims[0] = dims[0].saturating_mul(a.int("amount")?);
             (dims[0] >= 0).then(|| Some(vec![latent(dims, cell, time)]))
         }
         "SetLatentNoiseMask" | "LatentMultiply" | "LatentBatchSeedBehavior" | "NormalizeVideoLatentStart" => {

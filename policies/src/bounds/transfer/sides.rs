@@ -12,6 +12,9 @@ const CELL_PIXELS_MAX: i128 = 32;
 const LATENT_CELL: i128 = 8;
 const LATENT_SIDE_MIN: i128 = 64;
 
+/// No cell of any latent stands for more pixels (Stable Cascade's `compression`): what has as many pixels has a cell.
+const CELL_PIXELS_EVER: i128 = 128;
+
 pub(super) fn turned(from: Shape) -> Shape {
     let sides = from.width.hull(from.height);
     Shape { area: from.area, ..from.resized(sides, sides) }
@@ -22,10 +25,32 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let cell = latent.cell.max(1);
     // Rounded up: 32 / 12 pixels a cell is less than 3.
     let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
-    let side = |side: Interval| Interval::between(side.lo / cell, side.hi.saturating_mul(factor));
+    let side = |side: Interval| Interval::between(side.lo / CELL_PIXELS_EVER, side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, ..latent }
+    // A film of `length` frames is a whole number of cells in time: `(length - 1) // n * n + 1` frames, of which one is sure.
+    let frames = if latent.frames.hi > 1 { Interval::between(1, latent.frames.hi) } else { latent.frames };
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), frames, cell: 1, tempo: 1, ..latent }
+}
+
+/// The latent in cells, as if it were a picture of so many pixels.
+fn in_cells(latent: Shape) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.div_euclid(latent.cell), side.hi.div_euclid(latent.cell));
+    Shape { cell: 1, ..latent.resized(side(latent.width), side(latent.height)) }
+}
+
+/// What `in_cells` gave, in pixels again.
+fn in_pixels(cells: Shape, cell: i128) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.saturating_mul(cell), side.hi.saturating_mul(cell));
+    let area = cells.area.saturating_mul(cell.saturating_mul(cell));
+    let out = cells.resized(side(cells.width), side(cells.height));
+    Shape { cell, area: area.min(out.area), ratio: cells.ratio, ..out }
+}
+
+/// LatentCrop: 8 pixels a cell, whatever the latent's model has.
+pub(super) fn latent_cropped(from: Shape, width: Interval, height: Interval) -> Shape {
+    let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.div_euclid(8));
+    in_pixels(cropped(in_cells(from), side(width), side(height), true), from.cell)
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -175,9 +200,10 @@ pub(super) fn shortest_side(from: Shape, shortest: Interval) -> Shape {
     if shortest.lo <= 0 { out.hull(from) } else { out }
 }
 
-pub(super) fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
-    // Nothing, where the link of a number brings 0.
-    let side = |side: Interval, crop: Interval| Interval::between(0, side.hi.min(crop.hi));
+/// At most `width` by `height`. Nothing at all may be left of what is cropped beyond its edge, or to a size of 0.
+pub(super) fn cropped(from: Shape, width: Interval, height: Interval, beyond: bool) -> Shape {
+    let least = |crop: Interval| if beyond { 0 } else { crop.lo.clamp(0, 1) };
+    let side = |side: Interval, crop: Interval| Interval::between(side.lo.min(least(crop)), side.hi.min(crop.hi));
     let out = from.resized(side(from.width, width), side(from.height, height));
     Shape { area: out.area.min(from.area), ..out }
 }

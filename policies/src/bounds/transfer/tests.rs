@@ -124,7 +124,7 @@ fn the_other_rules_stay_within_bounds() {
         let (number, n) = random.interval(1, 3000);
         let (second, m) = random.interval(1, 3000);
         let crop = Picture { width: from.width.min(n), height: from.height.min(m) };
-        assert_holds(cropped(shape, number, second), crop, "crop");
+        assert_holds(cropped(shape, number, second, false), crop, "crop");
         let pad = Picture { width: from.width + n, height: from.height + m };
         assert_holds(padded(shape, number, second), pad, "pad");
         assert_holds(turned(shape), Picture { width: from.height, height: from.width }, "turned");
@@ -331,6 +331,9 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         | SizeRule::SoundFile(_) => {}
         SizeRule::Same(a)
         | SizeRule::Turned(a)
+        | SizeRule::TurnedLatent(a)
+        | SizeRule::Part(a)
+        | SizeRule::CropLatent(a)
         | SizeRule::Decode(a)
         | SizeRule::Encode(a)
         | SizeRule::UpscaleModel(a)
@@ -346,6 +349,7 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         }
         SizeRule::Fit(rule) => out = (strings(&[&rule.width, &rule.height]), strings(&[&rule.of])),
         SizeRule::JoinCounted(rule) => out = (strings(&[&rule.count]), strings(&[&rule.first])),
+        SizeRule::Fewer(rule) => out = named(rule),
         SizeRule::Resize(a) => out = (strings(&["width", "height"]), strings(&[a])),
         SizeRule::Target(a) => out = (strings(&["target_width", "target_height"]), strings(&[a])),
         SizeRule::ScaleBy(rule) => out = (strings(&[&rule.by]), strings(&[&rule.of])),
