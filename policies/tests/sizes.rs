@@ -396,3 +396,16 @@ fn a_linked_number_beyond_its_range_is_what_it_is_where_no_cap_asks() {
     });
     is_refused("", nodes, "x", "memory_exceeded");
 }
+
+#[test]
+fn many_tracks_take_as_many_times_the_memory() {
+    let nodes = |tracks: usize| {
+        let text = format!("[{}]", vec![r#"[{"x":1,"y":1}]"#; tracks].join(","));
+        let inputs = json!({"positive": ["text", 0], "negative": ["text", 0], "vae": ["model", 2], "tracks": text, "width": 64, "height": 32, "length": 1, "batch_size": 1,
+            "temperature": 220.0, "topk": 2, "start_image": ["picture", 0]});
+        json!({"x": node("WanTrackToVideo", inputs)})
+    };
+    // 64 × 32 pixels, four times.
+    fits("megapixels_total = 0.008192\n", nodes(23));
+    is_refused("megapixels_total = 0.008192\n", nodes(24), "x", "size_exceeded");
+}

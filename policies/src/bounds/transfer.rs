@@ -459,7 +459,8 @@ impl Step<'_, '_> {
                 }
                 _ => Ok(Interval::exactly(1)),
             },
-            Formula::ObjectsIn(input) => self.objects_in(input),
+            Formula::ObjectsIn(input) => self.opened_in(input, b'{'),
+            Formula::ArraysIn(input) => self.opened_in(input, b'['),
             Formula::Given(prefix) => {
                 let given = self.node.inputs.iter().filter(|(name, _)| name.starts_with(prefix.as_str())).count();
                 Ok(Interval::exactly(i128::try_from(given).unwrap_or(i128::MAX)))
@@ -484,10 +485,10 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Each begins with a brace.
-    fn objects_in(&self, input: &str) -> Result<Interval, Gap> {
+    /// JSON values in a text, each of which begins with this byte.
+    fn opened_in(&self, input: &str, opening: u8) -> Result<Interval, Gap> {
         let most = match self.node.text(input) {
-            Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == b'{').count()).unwrap_or(i128::MAX),
+            Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == opening).count()).unwrap_or(i128::MAX),
             None => super::text::input_bytes(self.facts, self.node, input).ok_or(Gap::Unknown)?,
         };
         Ok(Interval::between(0, most))
