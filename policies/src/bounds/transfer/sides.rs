@@ -25,7 +25,7 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let side = |side: Interval| Interval::between(side.lo / cell, side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, ..latent }
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, encoder: None, ..latent }
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -66,7 +66,7 @@ pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> 
     let loose = Shape { ratio: cell_ratio(from, CELL_PIXELS_MAX), ..from };
     let out = resized(loose, least(width), least(height));
     let may_stay = width.lo <= 0 && height.lo <= 0;
-    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, ..out }
+    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, encoder: None, ..out }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.
