@@ -519,8 +519,10 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         }
         "CenterCropImages" | "RandomCropImages" => {
             let [n, h, w, c] = a.image("images")?;
-            (n == 1).then_some(())?;
-            one(image(1, h.min(a.int("height")?), w.min(a.int("width")?), c))
+            let (to_w, to_h) = (a.int("width")?, a.int("height")?);
+            // Pillow refuses a box whose right end lies left of its left one.
+            (n == 1 && to_w >= 0 && to_h >= 0).then_some(())?;
+            one(image(1, h.min(to_h), w.min(to_w), c))
         }
         "ResizeImageMaskNode" => resized(a),
         "ResizeAndPadImage" => {

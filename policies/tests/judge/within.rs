@@ -52,7 +52,8 @@ fn pictures(shape: &SeenShape, n: i128, h: i128, w: i128) -> Result<bool, String
     inside("height", h, shape.height)?;
     at_most("pixels", w * h, shape.area)?;
     let ratio = w as f64 / h as f64;
-    if !(shape.ratio.0..=shape.ratio.1).contains(&ratio) {
+    // What has no pixels has no ratio, and can't be scaled.
+    if w > 0 && h > 0 && !(shape.ratio.0..=shape.ratio.1).contains(&ratio) {
         return Err(format!("ratio {ratio} not in {:?}", shape.ratio));
     }
     // An IMAGE has one dimension for batch and frames.
