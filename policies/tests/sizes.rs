@@ -396,3 +396,39 @@ fn a_linked_number_beyond_its_range_is_what_it_is_where_no_cap_asks() {
     });
     is_refused("", nodes, "x", "memory_exceeded");
 }
+
+#[test]
+fn many_tracks_take_as_many_times_the_memory() {
+    let nodes = |tracks: usize| {
+        let text = format!("[{}]", vec![r#"[{"x":1,"y":1}]"#; tracks].join(","));
+        let inputs = json!({"positive": ["text", 0], "negative": ["text", 0], "vae": ["model", 2], "tracks": text, "width": 64, "height": 32, "length": 1, "batch_size": 1,
+            "temperature": 220.0, "topk": 2, "start_image": ["picture", 0]});
+        json!({"x": node("WanTrackToVideo", inputs)})
+    };
+    // 64 × 32 pixels, four times.
+    fits("megapixels_total = 0.008192\n", nodes(23));
+    is_refused("megapixels_total = 0.008192\n", nodes(24), "x", "size_exceeded");
+}
+
+#[test]
+fn the_vae_that_made_a_latent_makes_no_more_of_it() {
+    let nodes = |decoder: &str| {
+        json!({
+            "a": node("VAELoader", json!({"vae_name": "a.safetensors"})),
+            "b": node("VAELoader", json!({"vae_name": "b.safetensors"})),
+            "e": node("VAEEncode", json!({"pixels": ["picture", 0], "vae": ["a", 0]})),
+            "u": node("LatentUpscaleBy", json!({"samples": ["e", 0], "upscale_method": "area", "scale_by": 2.0})),
+            "x": node("VAEDecode", json!({"samples": ["u", 0], "vae": [decoder, 0]})),
+        })
+    };
+    fits("vae_scale = 32\nwidth = 128\n", nodes("a"));
+    fits("vae_scale = 32\nwidth = 512\n", nodes("b"));
+    is_refused("vae_scale = 32\nwidth = 511\n", nodes("b"), "x", "size_exceeded");
+    // Cells of eight may be more than the VAE made.
+    let mut resized = nodes("a");
+    resized["u"] = node(
+        "LatentUpscale",
+        json!({"samples": ["e", 0], "upscale_method": "area", "width": 128, "height": 64, "crop": "disabled"}),
+    );
+    is_refused("vae_scale = 32\nwidth = 511\n", resized, "x", "size_exceeded");
+}

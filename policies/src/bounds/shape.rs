@@ -2,6 +2,7 @@
 
 use super::interval::{FloatInterval, Interval};
 use crate::policy::Caps;
+use crate::workflow::link::Link;
 
 /// Bounds of a size. For a latent, in pixels of the picture that it was declared for: a latent of 128 × 128 cells of 8 pixels is 1024 × 1024.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +23,8 @@ pub(crate) struct Shape {
     pub(crate) cell: i128,
     /// Frames that one cell of a film's latent stands for, at least; 1 for what is no such latent.
     pub(crate) tempo: i128,
+    /// The VAE that made this latent, if it is known: the same one makes no more pixels of it than there were.
+    pub(super) encoder: Option<Link>,
 }
 
 impl Shape {
@@ -31,7 +34,17 @@ impl Shape {
         let (width, height) = (counted(width), counted(height));
         let one = Interval::exactly(1);
         let ratio = FloatInterval::from(width.max(one)).over(height.max(one).into());
-        Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1, tempo: 1 }
+        Self {
+            width,
+            height,
+            area: width.times(height).hi,
+            ratio,
+            batch: one,
+            frames: one,
+            cell: 1,
+            tempo: 1,
+            encoder: None,
+        }
     }
 
     /// The same images with another size.
@@ -41,6 +54,7 @@ impl Shape {
             frames: self.frames,
             cell: self.cell,
             tempo: self.tempo,
+            encoder: self.encoder,
             ..Self::image(width, height)
         }
     }
@@ -56,6 +70,7 @@ impl Shape {
             frames: self.frames.hull(other.frames),
             cell: self.cell.min(other.cell),
             tempo: self.tempo.min(other.tempo),
+            encoder: self.encoder.filter(|_| self.encoder == other.encoder),
         }
     }
 

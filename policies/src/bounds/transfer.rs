@@ -22,6 +22,7 @@ use crate::catalogue::{
     Rebatch, Sampled, SizeRule, SoundRule, Switch,
 };
 use crate::files::annotated_name;
+use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 
 /// A mask of a file without alpha has this many pixels a side.
@@ -213,8 +214,10 @@ impl Step<'_, '_> {
             }
             SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
             SizeRule::Decode(input) => {
-                let scale = if self.vae() == Vae::Pixels { 1 } else { self.facts.caps.vae_scale };
-                Ok(decoded(self.shape(input)?, scale))
+                let latent = self.shape(input)?;
+                let own = latent.encoder.is_some() && latent.encoder == self.vae_link();
+                let scale = if own || self.vae() == Vae::Pixels { 1 } else { self.facts.caps.vae_scale };
+                Ok(decoded(latent, scale))
             }
             SizeRule::Encode(input) => {
                 let pixels = match self.vae() {
@@ -222,7 +225,8 @@ impl Step<'_, '_> {
                     Vae::Cells => false,
                     Vae::Unknown => self.facts.has_pixel_space,
                 };
-                Ok(encoded(self.shape(input)?, if pixels { 1 } else { VAE_CELL_MIN }))
+                let latent = encoded(self.shape(input)?, if pixels { 1 } else { VAE_CELL_MIN });
+                Ok(Shape { encoder: self.vae_link(), ..latent })
             }
             SizeRule::Resize(input) => {
                 let (from, width, height) = (self.shape(input)?, self.int("width")?, self.int("height")?);
@@ -264,7 +268,7 @@ impl Step<'_, '_> {
             SizeRule::Rebatch(rule) => self.rebatched(rule),
             SizeRule::AsLatent(rule) => {
                 let of = self.inner(&rule.of)?.shape.ok_or(Gap::Unknown)?;
-                Ok(Shape { cell: rule.cell, tempo: 1, ..of })
+                Ok(Shape { cell: rule.cell, tempo: 1, encoder: None, ..of })
             }
             SizeRule::Times(rule) => {
                 let of = self.inner(&rule.of)?.shape.ok_or(Gap::Unknown)?;
@@ -280,16 +284,21 @@ impl Step<'_, '_> {
         }
     }
 
-    /// What kind of VAE the node is given.
-    fn vae(&self) -> Vae {
+    /// Where the node's VAE comes from.
+    fn vae_link(&self) -> Option<Link> {
         let takes_vae = |name: &str| match self.class.input(self.node, name).map(|input| input.declared()) {
             Some(DeclaredType::Socket(types)) => types.iter().any(|name| name == "VAE"),
             _ => false,
         };
-        let link = self.node.inputs.iter().find_map(|(name, input)| match input {
+        self.node.inputs.iter().find_map(|(name, input)| match input {
             Input::Link(link) if takes_vae(name) => Some(*link),
             _ => None,
-        });
+        })
+    }
+
+    /// What kind of VAE the node is given.
+    fn vae(&self) -> Vae {
+        let link = self.vae_link();
         let source =
             link.and_then(|link| Some((self.facts.workflow.node(link.target)?, self.facts.class_at(link.target)?)));
         match source {
@@ -495,7 +504,8 @@ impl Step<'_, '_> {
                 }
                 _ => Ok(Interval::exactly(1)),
             },
-            Formula::ObjectsIn(input) => self.objects_in(input),
+            Formula::ObjectsIn(input) => self.opened_in(input, b'{'),
+            Formula::ArraysIn(input) => self.opened_in(input, b'['),
             Formula::Given(prefix) => {
                 let given = self.node.inputs.iter().filter(|(name, _)| name.starts_with(prefix.as_str())).count();
                 Ok(Interval::exactly(i128::try_from(given).unwrap_or(i128::MAX)))
@@ -531,10 +541,10 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Each begins with a brace.
-    fn objects_in(&self, input: &str) -> Result<Interval, Gap> {
+    /// JSON values in a text, each of which begins with this byte.
+    fn opened_in(&self, input: &str, opening: u8) -> Result<Interval, Gap> {
         let most = match self.node.text(input) {
-            Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == b'{').count()).unwrap_or(i128::MAX),
+            Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == opening).count()).unwrap_or(i128::MAX),
             None => super::text::input_bytes(self.facts, self.node, input).ok_or(Gap::Unknown)?,
         };
         Ok(Interval::between(0, most))

@@ -211,6 +211,8 @@ pub(crate) enum Formula {
     ItemsOf(String),
     /// How many JSON objects this text can hold.
     ObjectsIn(String),
+    /// How many JSON arrays this text can hold.
+    ArraysIn(String),
 }
 
 /// See [`SizeRule::ScaleBy`].

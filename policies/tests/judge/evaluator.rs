@@ -522,7 +522,9 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         "CenterCropImages" | "RandomCropImages" => {
             let [n, h, w, c] = a.image("images")?;
             let (to_w, to_h) = (a.int("width")?, a.int("height")?);
-            (n == 1 && to_w >= 0 && to_h >= 0).then(|| Some(vec![image(1, h.min(to_h), w.min(to_w), c)]))
+            // Pillow refuses a box whose right end lies left of its left one.
+            (n == 1 && to_w >= 0 && to_h >= 0).then_some(())?;
+            one(image(1, h.min(to_h), w.min(to_w), c))
         }
         "ResizeImageMaskNode" => resized(a),
         "ResizeAndPadImage" => {

@@ -30,7 +30,7 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
     // A film of `length` frames is a whole number of cells in time: `(length - 1) // n * n + 1` frames, of which one is sure.
     let frames = if latent.frames.hi > 1 { Interval::between(1, latent.frames.hi) } else { latent.frames };
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), frames, cell: 1, tempo: 1, ..latent }
+    Shape { width, height, area, ratio: cell_ratio(latent, cell), frames, cell: 1, tempo: 1, encoder: None, ..latent }
 }
 
 /// The latent in cells, as if it were a picture of so many pixels.
@@ -91,7 +91,7 @@ pub(super) fn latent_resized(from: Shape, width: Interval, height: Interval) -> 
     let loose = Shape { ratio: cell_ratio(from, CELL_PIXELS_MAX), ..from };
     let out = resized(loose, least(width), least(height));
     let may_stay = width.lo <= 0 && height.lo <= 0;
-    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, ..out }
+    Shape { cell: if may_stay { from.cell.min(LATENT_CELL) } else { LATENT_CELL }, encoder: None, ..out }
 }
 
 /// `width` × `height`; where one is 0 that side follows from the other, where both are the size stays.

@@ -292,6 +292,7 @@ fn amounts(amount: &Amount, out: &mut (Vec<String>, Vec<String>)) {
             | Formula::CellsAcross(name)
             | Formula::CellsDown(name)
             | Formula::ObjectsIn(name)
+            | Formula::ArraysIn(name)
             | Formula::ItemsOf(name) => out.1.push(name.clone()),
             Formula::Plus(all)
             | Formula::Times(all)
