@@ -8,7 +8,6 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
-mod patterns;
 pub mod cost;
 pub mod explain;
 pub mod learn;

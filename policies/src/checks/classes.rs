@@ -26,7 +26,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let message = format!("the node class `{}` is closed: {reason}", name());
             out.push(of(node, "class_closed", ViolationKind::Denied, message));
         }
-        match subject.policy.class_refusal(class) {
+        match subject.refusal(place) {
             Some(ClassRefusal::Denied) => {
                 let message = format!("the policy denies the node class `{}`", name());
                 out.push(of(node, "class_denied", ViolationKind::Denied, message));

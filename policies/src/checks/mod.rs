@@ -30,7 +30,7 @@ use crate::VIOLATIONS_MAX;
 use crate::bounds::Facts;
 use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
 use crate::files::FileFacts;
-use crate::policy::{Policy, Posture};
+use crate::policy::{ClassRefusal, Policy, Posture};
 use crate::submission::Parsed;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::NodeIndex;
@@ -45,6 +45,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) facts: Facts<'a>,
     /// The output nodes that run, in the caller's order.
     pub(crate) outputs: Vec<NodeIndex>,
+    /// By the nodes' places: why the policy refuses the class. Asked once a class, since a policy may have a thousand patterns.
+    refusals: Vec<Option<ClassRefusal>>,
 }
 
 impl<'a> Subject<'a> {
@@ -52,7 +54,13 @@ impl<'a> Subject<'a> {
     pub(crate) fn of(parsed: &'a Parsed, policy: &'a Policy, catalogue: &'a Catalogue, files: &'a FileFacts) -> Self {
         let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
         let outputs = crate::running_outputs(parsed, &facts);
-        Self { parsed, policy, files, facts, outputs }
+        let refusals = refusals(&facts, policy);
+        Self { parsed, policy, files, facts, outputs, refusals }
+    }
+
+    /// Why the policy refuses the class of the node at `place`; none if it does not, or the class is not known.
+    fn refusal(&self, place: NodeIndex) -> Option<ClassRefusal> {
+        self.refusals.get(place.number()).copied().flatten()
     }
 
     /// Whether any node calls a paid service.
@@ -82,6 +90,19 @@ impl<'a> Subject<'a> {
     ) -> impl Iterator<Item = (&'a Text, &'a Input, Option<&'a InputSignature>)> {
         self.facts.resolved.given(place)
     }
+}
+
+fn refusals<'a>(facts: &Facts<'a>, policy: &Policy) -> Vec<Option<ClassRefusal>> {
+    let mut asked: Vec<(&'a ClassSignature, Option<ClassRefusal>)> = Vec::new();
+    let mut of = |class: &'a ClassSignature| {
+        if let Some((_, refusal)) = asked.iter().find(|(known, _)| std::ptr::eq(*known, class)) {
+            return *refusal;
+        }
+        let refusal = policy.class_refusal(class);
+        asked.push((class, refusal));
+        refusal
+    };
+    facts.workflow.indexed().map(|(place, _)| facts.class_at(place).and_then(&mut of)).collect()
 }
 
 /// Every rule, in the order in which a reader wants to hear of them.

@@ -10,7 +10,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     }
     for (place, node, class) in subject.known() {
         // A class that may not be used at all needs no word on its sizes.
-        if subject.policy.class_refusal(class).is_some() || class.closed_because().is_some() {
+        if subject.refusal(place).is_some() || class.closed_because().is_some() {
             continue;
         }
         for (_, fault) in subject.facts.size_faults.iter().filter(|(at, _)| *at == place) {

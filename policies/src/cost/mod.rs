@@ -8,6 +8,7 @@ mod model;
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 pub use model::{CostModel, CostModelError, Family, Work};
 
 use crate::bounds::{Facts, Shape, Value, number, sampling_steps};
@@ -55,6 +56,9 @@ struct Lineage<'m> {
     guided: Option<f64>,
 }
 
+/// What comes out of each node.
+type Lineages<'m> = HashMap<NodeIndex, Lineage<'m>, RandomState>;
+
 /// A conditioning that nobody touched.
 const PLAIN: Lineage<'static> = Lineage { family: None, added: 0.0, conditionings: 1.0, control: 0.0, guided: None };
 
@@ -66,7 +70,7 @@ pub(crate) fn cost(facts: &Facts<'_>, model: &CostModel) -> Cost {
 
 /// The cost of every node whose class is known, sources first.
 pub(crate) fn of_nodes<'m>(facts: &Facts<'_>, model: &'m CostModel) -> Vec<NodeCost<'m>> {
-    let mut lineages: HashMap<NodeIndex, Lineage<'m>> = HashMap::new();
+    let mut lineages: Lineages<'m> = HashMap::default();
     let mut out = Vec::new();
     for (place, node) in facts.workflow.sources_first() {
         let Some(class) = facts.class_at(place) else { continue };
@@ -95,7 +99,7 @@ struct Worker<'a, 'm> {
     node: &'a Node,
     class: &'a ClassSignature,
     place: NodeIndex,
-    lineages: &'a HashMap<NodeIndex, Lineage<'m>>,
+    lineages: &'a Lineages<'m>,
 }
 
 impl<'a, 'm> Worker<'a, 'm> {

@@ -590,16 +590,19 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.offset..).unwrap_or_default()
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.offset).copied()
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) -> bool {
         let there = self.peek() == Some(byte);
         self.offset += usize::from(there);
         there
     }
 
+    #[inline]
     fn expect_byte(&mut self, byte: u8, name: &str) -> Result<(), Fault> {
         if self.take(byte) { Ok(()) } else { Err(self.syntax(&format!("expected {name}"))) }
     }
