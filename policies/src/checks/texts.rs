@@ -1,19 +1,19 @@
 //! Texts: nodes that make a longer text of others keep within a bound, so that no chain of them fills the memory.
 
+use super::crash::GROWING_TEXTS;
 use super::{Subject, of};
 use crate::verdict::{Violation, ViolationKind};
 
 /// Bytes of a text that nodes put together: eight of the longest that a submission may hold.
 pub(crate) const TEXT_BYTES_MAX: i128 = 1024 * 1024;
 
-/// Classes of ComfyUI 0.8.0 whose text may be longer than each of their inputs.
-const GROWING: [&str; 3] = ["StringConcatenate", "StringReplace", "CaseConverter"];
-
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.caps.limits_anything() {
         return;
     }
-    for (place, node, _) in subject.known().filter(|(_, _, class)| GROWING.contains(&class.name())) {
+    for (place, node, _) in
+        subject.known().filter(|(_, _, class)| class.is_core() && GROWING_TEXTS.contains(&class.name()))
+    {
         match subject.facts.text_bytes(place) {
             Some(bytes) if bytes <= TEXT_BYTES_MAX => {}
             Some(bytes) => {
