@@ -1,7 +1,7 @@
 //! `comfygate policy …`: the engine's verdicts on workflow files, without a gateway.
 //!
 //! Exit codes: 0 every answer is yes (`check`, `explain`: all are allowed; `diff`: nothing changes; `learn`: a document was written), 1 one is no, 2 usage, a file that can't be read, or a
-//! policy with faults.
+//! policy with faults. `allow` and bans concern a gateway: [`allow`], [`ban`].
 
 mod check;
 mod diff;
@@ -137,4 +137,9 @@ fn is_plain(name: &str) -> bool {
 /// A path as it is shown.
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// A text of a workflow's author for a terminal: what would be a command there is a space.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
