@@ -153,7 +153,9 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
 /// Texts of classes that nobody knows, such as those of packs: each is taken to hold all that goes into it, so that none doubles another for ever.
 fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let facts = &subject.facts;
-    let is_text = |slot: &Slot<'_>| slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
+    // What is of no known type may be a text.
+    let is_text =
+        |slot: &Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
     let mut texts: HashMap<NodeIndex, i128> = HashMap::new();
     for (place, node) in facts.workflow.sources_first() {
         let class = facts.class_at(place);

@@ -234,6 +234,13 @@ fn bypass_060d_texts_that_double_in_classes_that_nobody_knows() {
     let found = denials(&owner, double(12, "SomePacksConcat"));
     assert_eq!(found, [("d12".to_owned(), "text_exceeded")]);
     assert_eq!(denials(&owner, double(150, "SomePacksConcat")), [("d12".to_owned(), "text_exceeded")]);
+    // Nor is it lost on the way through a switch.
+    let mut switched = double(20, "SomePacksConcat");
+    for n in 1..=20 {
+        switched[format!("w{n}")] = switch(&format!("d{}", n - 1), &format!("d{}", n - 1), json!(true));
+        switched[format!("d{n}")]["inputs"] = json!({"a": [format!("w{n}"), 0], "b": [format!("w{n}"), 0]});
+    }
+    assert!(denials(&owner, switched).iter().any(|(_, code)| *code == "text_exceeded"));
 }
 
 #[test]
