@@ -18,6 +18,12 @@ pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
         "StringConcatenate" => own("string_a")?.plus(own("string_b")?).plus(own("delimiter")?),
         "StringReplace" => replaced(own("string")?, own("replace")?, node.text("find").map_or(0, str::len)),
         "StringTrim" | "StringSubstring" => own("string")?,
+        // Each text of a list (`comfy_extras/nodes_dataset.py`).
+        "AddTextPrefix" => own("texts")?.plus(own("prefix")?),
+        "AddTextSuffix" => own("texts")?.plus(own("suffix")?),
+        "ReplaceText" => replaced(own("texts")?, own("replace")?, node.text("find").map_or(0, str::len)),
+        "TextToLowercase" | "TextToUppercase" => own("texts")?.times(Interval::exactly(3)),
+        "TruncateText" | "StripWhitespace" | "MergeTextLists" => own("texts")?,
         // One character becomes three at most when its case changes.
         "CaseConverter" => own("string")?.times(Interval::exactly(3)),
         // Each match once, with a line break, and no group of it is longer.

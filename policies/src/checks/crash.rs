@@ -1,6 +1,7 @@
 //! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Subject, at, of};
@@ -8,6 +9,7 @@ use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
+use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
 /// Entries of a sampling schedule, `steps / denoise` of them (facts K9). ComfyUI's own range of steps ends at 10,000.
@@ -28,9 +30,21 @@ const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
 const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 
-/// Classes of ComfyUI 0.8.0 whose text may be longer than each of their inputs.
-const GROWING_TEXTS: [&str; 5] =
-    ["StringConcatenate", "StringReplace", "CaseConverter", "RegexReplace", "RegexExtract"];
+/// Bytes of a text of a class that nobody knows, beyond what goes into it: a caption, a date, a name.
+const TEXT_BYTES_ASSUMED: i128 = 4096;
+/// ComfyUI's own classes whose text may be longer than each of their inputs.
+pub(super) const GROWING_TEXTS: [&str; 10] = [
+    "AddTextPrefix",
+    "AddTextSuffix",
+    "CaseConverter",
+    "RegexExtract",
+    "RegexReplace",
+    "ReplaceText",
+    "StringConcatenate",
+    "StringReplace",
+    "TextToLowercase",
+    "TextToUppercase",
+];
 /// Inputs whose value ComfyUI sends to pages and keeps in its history as it is (`comfy_extras/nodes_load_3d.py`).
 const SHOWN_AS_THEY_ARE: [(&str, &str); 2] = [("Preview3D", "model_file"), ("Preview3D", "camera_info")];
 
@@ -50,6 +64,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         out.extend(text(subject, place, node, class));
         out.extend(sigmas_text(subject, node, class));
     }
+    other_texts(subject, out);
     memory(subject, out);
     signatures(subject, out);
 }
@@ -133,6 +148,41 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
         None => {
             let message = "the length of its text can't be bounded".to_owned();
             Some(of(node, "text_unbounded", ViolationKind::Denied, message))
+        }
+    }
+}
+
+/// Texts of classes that nobody knows, such as those of packs: each is taken to hold all that goes into it, so that none doubles another for ever.
+fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let facts = &subject.facts;
+    // What is of no known type may be a text.
+    let is_text =
+        |slot: &Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
+    let mut texts: HashMap<NodeIndex, i128> = HashMap::new();
+    for (place, node) in facts.workflow.sources_first() {
+        let class = facts.class_at(place);
+        if class.is_some() && !facts.slots_at(place).iter().any(is_text) {
+            continue;
+        }
+        let (mut bytes, mut from_above) = (TEXT_BYTES_ASSUMED, false);
+        for (_, input) in &node.inputs {
+            bytes = bytes.saturating_add(match input {
+                Input::Literal(Json::Text(text)) => i128::try_from(text.len()).unwrap_or(i128::MAX),
+                Input::Literal(_) => 0,
+                Input::Link(link) => {
+                    let above = facts.slot(*link).is_none_or(is_text).then(|| texts.get(&link.target)).flatten();
+                    from_above |= above.is_some_and(|above| *above > TEXT_BYTES_MAX);
+                    above.copied().unwrap_or_default()
+                }
+            });
+        }
+        let known = facts.text_bytes(place);
+        texts.insert(place, known.unwrap_or(bytes));
+        if known.is_none() && bytes > TEXT_BYTES_MAX && !from_above {
+            let message =
+                format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
+            let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
+            out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
         }
     }
 }

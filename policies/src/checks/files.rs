@@ -34,10 +34,10 @@ fn is_in_own_folders(name: &str) -> bool {
     first.is_some_and(|segment| segment.eq_ignore_ascii_case(OWN_FOLDER))
 }
 
-/// Whether Windows takes a segment of the name for a device, or for a stream of a file: reading one may never end (facts K7).
+/// Whether Windows takes a segment of the name for a device: reading one may never end (facts K7).
 fn is_device(name: &str) -> bool {
     let is_one = |segment: &str| {
-        let stem = segment.split('.').next().unwrap_or_default().trim().to_ascii_uppercase();
+        let stem = segment.split(['.', ':']).next().unwrap_or_default().trim().to_ascii_uppercase();
         let numbered = |prefix: &str| {
             stem.strip_prefix(prefix).is_some_and(|rest| {
                 matches!(rest, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³")
@@ -47,9 +47,7 @@ fn is_device(name: &str) -> bool {
             || numbered("COM")
             || numbered("LPT")
     };
-    // An address of the web is the name of nothing, there as here; some packs read it, and ComfyUI refuses it.
-    let name = ["https://", "http://"].iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
-    name.contains(':') || name.split(['/', '\\']).any(is_one)
+    name.split(['/', '\\']).any(is_one)
 }
 
 fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> Option<Violation> {
@@ -74,9 +72,10 @@ fn file_fault(subject: &Subject<'_>, node: &Node, name: &str, input: &Input) -> 
     let (code, message) = match annotated_name(text) {
         Ok((file, directory)) if subject.files.get(file, directory).is_some() => return None,
         // What lies in an owner's own directories from before the gateway is the owner's. Our own folders stay each user's.
-        Ok((file, _)) if subject.owner() && is_device(file) => {
-            ("path_refused", format!("`{name_shown}` is no file, but a device or a stream of one"))
-        }
+        Ok((file, _)) if subject.owner() && is_device(file) => (
+            "path_refused",
+            format!("`{name_shown}` is the name of a device on some systems, and not taken for a file"),
+        ),
         Ok((file, _)) if subject.owner() && !is_in_own_folders(file) => return None,
         Ok(_) => ("file_not_found", format!("no such file: `{name_shown}`")),
         Err(NameFault::Path) => ("path_refused", format!("`{name_shown}` is no name of an uploaded file, but a path")),

@@ -1,5 +1,6 @@
 //! Texts: nodes that make a longer text of others keep within a bound, so that no chain of them fills the memory.
 
+use super::crash::GROWING_TEXTS;
 use super::possible_texts::PossibleTexts;
 use super::{Subject, of};
 use crate::verdict::{Violation, ViolationKind};
@@ -7,16 +8,14 @@ use crate::verdict::{Violation, ViolationKind};
 /// Bytes of a text that nodes put together: eight of the longest that a submission may hold.
 pub(crate) const TEXT_BYTES_MAX: i128 = 1024 * 1024;
 
-/// Classes of ComfyUI 0.8.0 whose text may be longer than each of their inputs.
-const GROWING: [&str; 3] = ["StringConcatenate", "StringReplace", "CaseConverter"];
-
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.caps.limits_anything() {
         return;
     }
     // Made only where a bound on lengths is too coarse: texts that are known word for word have one length.
     let mut exact: Option<PossibleTexts<'_>> = None;
-    for (place, node, _) in subject.known().filter(|(_, _, class)| GROWING.contains(&class.name())) {
+    let growing = subject.known().filter(|(_, _, class)| class.is_core() && GROWING_TEXTS.contains(&class.name()));
+    for (place, node, _) in growing {
         let bytes = subject.facts.text_bytes(place);
         if bytes.is_some_and(|bytes| bytes <= TEXT_BYTES_MAX) {
             continue;

@@ -186,6 +186,64 @@ fn bypass_060b_texts_that_double() {
 }
 
 #[test]
+fn bypass_060c_texts_that_double_in_other_classes() {
+    for (class, text, added) in [
+        ("AddTextPrefix", "texts", "prefix"),
+        ("AddTextSuffix", "texts", "suffix"),
+        ("ReplaceText", "texts", "replace"),
+    ] {
+        let double = |count: usize| {
+            let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+            for n in 1..=count {
+                let from = json!([format!("d{}", n - 1), 0]);
+                let inputs = json!({text: from, added: from});
+                nodes[format!("d{n}")] =
+                    node(class, if class == "ReplaceText" { with(inputs, json!({"find": ""})) } else { inputs });
+            }
+            nodes
+        };
+        let found =
+            |count: usize| denials(&shipped("owner"), double(count)).iter().any(|(_, code)| *code == "text_exceeded");
+        assert!(found(15) && found(100), "{class}");
+        assert!(!found(1), "{class}");
+    }
+    let cases = json!({"u0": node("PrimitiveString", json!({"value": "x".repeat(100_000)}))});
+    let cased = |count: usize| {
+        let mut nodes = cases.clone();
+        for n in 1..=count {
+            nodes[format!("u{n}")] = node("TextToUppercase", json!({"texts": [format!("u{}", n - 1), 0]}));
+        }
+        nodes
+    };
+    refused_everywhere(cased(5), "u5", "text_exceeded");
+    assert_eq!(denials(&shipped("owner"), cased(4)), []);
+}
+
+#[test]
+fn bypass_060d_texts_that_double_in_classes_that_nobody_knows() {
+    let double = |count: usize, class: &str| {
+        let mut nodes = json!({"d0": node("PrimitiveString", json!({"value": "x".repeat(1024)}))});
+        for n in 1..=count {
+            let from = json!([format!("d{}", n - 1), 0]);
+            nodes[format!("d{n}")] = node(class, json!({"a": from, "b": from}));
+        }
+        nodes
+    };
+    let owner = shipped("owner");
+    assert_eq!(denials(&owner, double(11, "SomePacksConcat")), []);
+    let found = denials(&owner, double(12, "SomePacksConcat"));
+    assert_eq!(found, [("d12".to_owned(), "text_exceeded")]);
+    assert_eq!(denials(&owner, double(150, "SomePacksConcat")), [("d12".to_owned(), "text_exceeded")]);
+    // Nor is it lost on the way through a switch.
+    let mut switched = double(20, "SomePacksConcat");
+    for n in 1..=20 {
+        switched[format!("w{n}")] = switch(&format!("d{}", n - 1), &format!("d{}", n - 1), json!(true));
+        switched[format!("d{n}")]["inputs"] = json!({"a": [format!("w{n}"), 0], "b": [format!("w{n}"), 0]});
+    }
+    assert!(denials(&owner, switched).iter().any(|(_, code)| *code == "text_exceeded"));
+}
+
+#[test]
 fn bypass_061_files_that_unfold() {
     for file in ["bomb.png", "film.gif"] {
         refused(json!({"f": node("LoadImage", json!({"image": file}))}), "f", "size_exceeded");
