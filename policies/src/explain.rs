@@ -2,7 +2,7 @@
 //!
 //! For people who write workflows and policies; nothing here decides. The verdict in it is that of [`decide`].
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde_json::{Map, Value, json};
 
@@ -210,7 +210,7 @@ impl Explanation {
         }
     }
 
-    fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_table(&self, f: &mut String) -> fmt::Result {
         let rows: Vec<[String; 4]> = self.nodes.iter().map(NodeAccount::row).collect();
         let heads = ["node", "class", "cost", "bounds"];
         let widths: Vec<usize> = heads
@@ -221,7 +221,7 @@ impl Explanation {
                 cells.chain([head.len()]).max().unwrap_or(0)
             })
             .collect();
-        let line = |f: &mut fmt::Formatter<'_>, cells: &[&str]| {
+        let line = |f: &mut String, cells: &[&str]| {
             let padded: Vec<String> =
                 cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             writeln!(f, "{}", padded.join("  ").trim_end())
@@ -233,7 +233,7 @@ impl Explanation {
         Ok(())
     }
 
-    fn write_changes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_changes(&self, f: &mut String) -> fmt::Result {
         let Verdict::Allow(approved) = &self.verdict else { return Ok(()) };
         if !(approved.dropped().is_empty() && approved.replaced().is_empty()) {
             writeln!(f, "\nSent otherwise than written:")?;
@@ -260,8 +260,17 @@ impl Explanation {
 }
 
 impl fmt::Display for Explanation {
-    /// For people: verdict and cost, a table of the nodes, what is changed, and what stands against it with the lines that would allow it.
+    /// For people: verdict and cost, a table of the nodes, what is changed, and what stands against it with the lines that would allow it. Names are the workflow's author's: nothing in them
+    /// reaches a terminal as a command.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        f.write_str(&text.replace(|c: char| c.is_control() && c != '\n', " "))
+    }
+}
+
+impl Explanation {
+    fn write(&self, f: &mut String) -> fmt::Result {
         let violations = self.violations();
         let word = match self.verdict {
             Verdict::Allow(_) if !violations.is_empty() => "allowed, but for nodes that are invalid",

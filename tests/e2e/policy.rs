@@ -1,7 +1,7 @@
 //! `comfygate policy …` by the real binary: verdicts on files of every kind, their account, what another policy changes, and policies learned from what ran.
 
 use comfygate_tests::gateway::{fast, run_in, said};
-use comfygate_tests::{RawConnection, StandIn, eventually, workflows};
+use comfygate_tests::{Gateway, RawConnection, StandIn, eventually, workflows};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -241,4 +241,30 @@ async fn a_policy_is_learned_from_what_a_backend_ran() {
     });
     let document = stdout(&learned.await);
     assert!(document.contains("\"EmptyImage\"") && !document.contains("KSampler"), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_in_the_pages_own_format_is_told_how_to_export_it() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    for body in [page(), json!({"prompt": page()})] {
+        let answer = acme.post("/prompt", &body).await.expect(400);
+        assert_eq!(answer.code(), "page_format", "{}", answer.text());
+        assert!(answer.text().contains("Export (API)"), "{}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_is_learned_from_what_the_gateway_refused() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    acme.post("/prompt", &json!({"prompt": workflows::picture("x", 5000, 64)})).await.expect(403);
+    let learned = eventually("the refusal is remembered", || {
+        let learned = gateway.command(&["policy", "learn", "--from-refusals", "--headroom", "1"]);
+        ready((code(&learned) == 0).then_some(learned))
+    });
+    let document = stdout(&learned.await);
+    // Rounded up to a multiple of 64.
+    assert!(document.contains("\"EmptyImage\"") && document.contains("width = 5056\n"), "{document}");
+    assert_eq!(code(&gateway.command(&["policy", "learn", "--from-shadow"])), 1, "nothing ran in shadow mode");
 }

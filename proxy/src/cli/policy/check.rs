@@ -1,7 +1,7 @@
 //! `comfygate policy check`: yes or no to each workflow, with every reason.
 
 use super::workflows::{self, NoWorkflow, Submission};
-use super::{Surroundings, assumed};
+use super::{Surroundings, assumed, plain};
 use crate::cli::Exit;
 use clap::Args;
 use comfygate_policy::{ApprovedWorkflow, Catalogue, OutputScope, Policy, Verdict, Violations, decide};
@@ -102,13 +102,13 @@ impl Judged {
             Self::Unread(fault) => println!("{file}: refused\n  {fault}"),
             Self::Refused(violations) => {
                 println!("{file}: refused");
-                violations.iter().for_each(|violation| println!("  {violation}"));
+                violations.iter().for_each(|violation| println!("  {}", plain(&violation.to_string())));
             }
             Self::Allowed(approved) => {
                 println!("{file}: allowed, cost {:.1}", approved.cost().units());
-                approved.dropped().iter().for_each(|dropped| println!("  dropped: {dropped}"));
+                approved.dropped().iter().for_each(|dropped| println!("  dropped: {}", plain(&dropped.to_string())));
                 let pruned = approved.pruned().into_iter().flatten();
-                pruned.for_each(|violation| println!("  left out: {violation}"));
+                pruned.for_each(|violation| println!("  left out: {}", plain(&violation.to_string())));
             }
         }
     }

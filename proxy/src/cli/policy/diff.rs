@@ -1,8 +1,8 @@
 //! `comfygate policy diff`: what another policy would change.
 
-use super::Surroundings;
 use super::check::Judged;
 use super::workflows;
+use super::{Surroundings, plain};
 use crate::cli::Exit;
 use clap::Args;
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ impl Change {
         for (sign, list) in [('-', &self.gone), ('+', &self.new)] {
             for one in list {
                 let text = |key: &str| one.get(key).and_then(Value::as_str).unwrap_or_default();
-                println!("  {sign} {} {}: {}", text("code"), text("pointer"), text("because"));
+                println!("  {sign} {} {}: {}", text("code"), plain(text("pointer")), plain(text("because")));
             }
         }
     }

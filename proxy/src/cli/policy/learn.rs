@@ -1,10 +1,13 @@
 //! `comfygate policy learn`: a policy from workflows that ran somewhere.
 
 use super::workflows::{self, Submission};
-use super::{Surroundings, assumed, shown};
-use crate::cli::Exit;
+use super::{Surroundings, assumed, plain, shown};
+use crate::cli::refusals::Reached;
+use crate::cli::{ConfigArgument, Exit};
+use crate::config::Config;
 use crate::dispatch::comfyui::ComfyUi;
 use crate::endpoint::BackendEndpoint;
+use crate::record::ledger::refusals::RefusalQuery;
 use anyhow::{Context, bail};
 use clap::Args;
 use comfygate_policy::learn::{LearnOptions, Learned, LeftOut, Sample, learn};
@@ -16,6 +19,8 @@ use std::path::PathBuf;
 
 /// Entries of a backend's history that are read; ComfyUI keeps ten thousand.
 const HISTORY_MAX: u32 = 10_000;
+/// Refusals that are read; the gateway keeps about a thousand a tenant.
+const REFUSALS_MAX: usize = 10_000;
 /// Violations of one workflow that are told.
 const TOLD_MAX: usize = 3;
 
@@ -24,6 +29,15 @@ pub(super) struct LearnArguments {
     /// Learn from the history of this running ComfyUI as well
     #[arg(long, value_name = "URL")]
     from_backend: Option<String>,
+    /// Learn from what the gateway refused as well: what is kept of it
+    #[arg(long)]
+    from_refusals: bool,
+    /// Learn from what policies in shadow mode would have refused as well
+    #[arg(long)]
+    from_shadow: bool,
+    /// Whose refusals
+    #[command(flatten)]
+    which: ConfigArgument,
     /// The policy's name
     #[arg(long, default_value = "learned")]
     name: String,
@@ -48,7 +62,7 @@ pub(super) struct LearnArguments {
     #[command(flatten)]
     surroundings: Surroundings,
     /// Workflows in API format, whole bodies of /prompt, pictures and sounds that ComfyUI made, directories of such, or - for standard input
-    #[arg(required_unless_present = "from_backend", value_name = "WORKFLOW")]
+    #[arg(required_unless_present_any = ["from_backend", "from_refusals", "from_shadow"], value_name = "WORKFLOW")]
     workflows: Vec<PathBuf>,
 }
 
@@ -108,7 +122,31 @@ fn gathered(arguments: &LearnArguments, catalogue: &Catalogue) -> anyhow::Result
             add(submission)?;
         }
     }
+    for (wanted, shadow) in [(arguments.from_refusals, false), (arguments.from_shadow, true)] {
+        if wanted {
+            refused(&arguments.which, shadow)?.into_iter().try_for_each(&mut add)?;
+        }
+    }
     Ok(samples)
+}
+
+/// What the gateway keeps of the submissions that it refused, or would have refused.
+fn refused(which: &ConfigArgument, shadow: bool) -> anyhow::Result<Vec<Submission>> {
+    let loaded = Config::load(which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
+    let reached = Reached::reach(&loaded.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let query = RefusalQuery { tenant: None, since: None, shadow, limit: REFUSALS_MAX };
+        let mut found = Vec::new();
+        for row in reached.refusals(query).await?.into_iter().filter(|row| row.shadow == shadow) {
+            let view = reached.refusal(row.request).await?;
+            if let Some(submission) = view.and_then(|view| view.submission) {
+                found.push(Submission::of_body(format!("request {}", row.request), &submission));
+            }
+        }
+        Ok(found)
+    })
 }
 
 /// What a backend remembers that it ran.
@@ -139,7 +177,10 @@ fn set_aside(samples: &mut Vec<Sample>, part: f64) -> anyhow::Result<Vec<Sample>
 fn tell_left_out(learned: &Learned) {
     for LeftOut { name, violations } in &learned.left_out {
         eprintln!("left out: {name}");
-        violations.iter().take(TOLD_MAX).for_each(|violation| eprintln!("  {violation} [{}]", violation.code));
+        violations
+            .iter()
+            .take(TOLD_MAX)
+            .for_each(|violation| eprintln!("  {} [{}]", plain(&violation.to_string()), violation.code));
         if let Some(more @ 1..) = violations.len().checked_sub(TOLD_MAX) {
             eprintln!("  and {more} more");
         }

@@ -138,3 +138,8 @@ fn is_plain(name: &str) -> bool {
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
+
+/// A text of a workflow's author for a terminal: what would be a command there is a space.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}

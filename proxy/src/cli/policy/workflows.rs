@@ -67,6 +67,11 @@ impl Submission {
         Self { file, body: Ok(json!({ "prompt": graph }).to_string().into_bytes()) }
     }
 
+    /// A whole submission from elsewhere than a file.
+    pub(super) fn of_body(file: String, body: &Value) -> Self {
+        Self { file, body: Ok(body.to_string().into_bytes()) }
+    }
+
     fn of_bytes(file: String, bytes: Vec<u8>) -> Self {
         let body = match metadata::read(&bytes) {
             Content::Other => Ok(wrapped(Cow::Owned(bytes))),
