@@ -209,6 +209,16 @@ def run_workflow(tab):
     expect({"status", "executed", "executing"} <= kinds, f"the socket heard only {kinds}")
 
 
+def refusal_is_marked(tab):
+    """A workflow that the policy refuses: the page marks the node at fault, and no other."""
+    nodes = f"({APP}.graph.nodes ?? {APP}.graph._nodes)"
+    marked = f"() => {nodes}.filter((node) => node.has_errors || {APP}.lastNodeErrors?.[node.id]).map((node) => node.type).join()"
+    expect(tab.page.evaluate(marked) == "", "a node was marked before")
+    tab.page.evaluate(f"() => {{ {nodes}.find((node) => node.type === 'EmptyImage').widgets.find((widget) => widget.name === 'width').value = 5000; }}")
+    tab.page.evaluate(f"async () => {{ await {APP}.queuePrompt(0, 1); }}")
+    eventually("the refused node is marked", lambda: tab.page.evaluate(marked) == "EmptyImage")
+
+
 def log_out(context, tab, house, key):
     other = context.new_page()
     other.goto(house.url + "/gate/logout")
@@ -288,6 +298,8 @@ def try_page(browser, binaries, pages, version, policy):
                 packs_work(tab)
             extra = beyond_the_recorded(tab.errors, version)
             expect(not extra, f"console errors that plain ComfyUI does not cause: {extra}; refused were {tab.refused}")
+            if policy == "default":
+                refusal_is_marked(tab)
             log_out(context, tab, house, key)
         except Exception:
             log.flush()

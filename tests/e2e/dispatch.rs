@@ -168,10 +168,13 @@ async fn a_workflow_that_the_backend_refuses_ends_in_execution_error_and_history
     let acme = gateway.client("acme");
     let mut socket = acme.socket(Some("watcher")).await;
     socket.sid().await;
-    // Names of models are each installation's own: only the backend knows that this one is not there.
+    // While no backend is up, nobody knows whether a model will be there; then only the backend's own word counts.
+    gateway.stand_ins()[0].kill();
+    gateway.backend_is(0, false).await;
     let mut workflow = workflows::text_to_image("missing");
     workflow["4"]["inputs"]["ckpt_name"] = json!("not-installed.safetensors");
     let prompt = acme.submit_with(json!({"prompt": workflow, "client_id": "watcher"})).await;
+    gateway.stand_ins()[0].restart().await.unwrap();
     let entry = acme.finished(&prompt).await;
     assert_eq!(entry["status"]["status_str"], "error", "{entry}");
     let events = socket.until_end_of(&prompt).await;

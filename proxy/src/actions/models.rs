@@ -24,10 +24,13 @@ pub(super) fn lacking(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<Ve
 
 /// Refuses a submission of which no output would run for want of a model. Lists may be older than the models: those that decide are asked for again before.
 pub(super) async fn offered(call: &Call<'_>, parsed: &Parsed, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
-    if lacking(call, workflow)?.is_empty() {
+    let mut up = call.services.backends_of(&call.caller()?.tenant);
+    up.retain(|backend| backend.is_up());
+    // With none up it may wait: what comes back may have it.
+    if up.is_empty() || lacking(call, workflow)?.is_empty() {
         return Ok(());
     }
-    for backend in call.services.backends_of(&call.caller()?.tenant).iter().filter(|backend| backend.is_up()) {
+    for backend in &up {
         asked_again(call, backend, workflow).await?;
     }
     let missing = lacking(call, workflow)?;
