@@ -65,7 +65,7 @@ impl Observations {
 
     fn add_numbers(&mut self, facts: &Facts<'_>, node: &Node, class: &ClassSignature) {
         for (name, signature) in class.inputs_of(node) {
-            let Some((lo, hi)) = ends(number(facts, node, &name, signature.declared())) else { continue };
+            let Some((lo, hi)) = ends(number(facts, node, name, signature.declared())) else { continue };
             match signature.kind() {
                 Some(InputKind::Steps) => self.raise("steps", hi),
                 Some(InputKind::Width | InputKind::Height | InputKind::Side) => self.raise("side", hi),
