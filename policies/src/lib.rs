@@ -8,6 +8,7 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+mod patterns;
 pub mod cost;
 pub mod explain;
 pub mod learn;
@@ -20,7 +21,7 @@ pub mod verdict;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
@@ -57,7 +58,7 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
         return Verdict::Allow(Box::new(ApprovedWorkflow::of(&subject, None)));
     }
     let rest = prune::rest(&subject, &violations);
-    violations.truncate(VIOLATIONS_MAX);
+    shorten(&mut violations);
     let cost = cost::cost(&subject.facts, policy.costs());
     let dependents = dependents(parsed, &subject.outputs, &violations);
     let violations = Violations::new(violations, dependents, cost);
@@ -69,6 +70,16 @@ pub fn decide(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &F
         }
     }
     Verdict::Deny(violations)
+}
+
+/// Cuts a list to what a verdict tells. Whether a rule of the policy is broken stays true of it.
+fn shorten(violations: &mut Vec<Violation>) {
+    let denied = violations.iter().position(|violation| violation.kind == ViolationKind::Denied);
+    if let Some(place) = denied.filter(|place| *place >= VIOLATIONS_MAX) {
+        violations.swap(place, VIOLATIONS_MAX - 1);
+    }
+    violations.truncate(VIOLATIONS_MAX);
+    violations.shrink_to_fit();
 }
 
 /// The output nodes that ComfyUI would run: all, or those among the targets.
@@ -83,27 +94,32 @@ fn running_outputs(parsed: &Parsed, facts: &Facts<'_>) -> Vec<NodeIndex> {
 fn dependents(parsed: &Parsed, outputs: &[NodeIndex], violations: &[Violation]) -> BTreeMap<NodeId, Vec<NodeId>> {
     let workflow = &parsed.workflow;
     let words = outputs.len().div_ceil(64);
-    let mut fed: HashMap<NodeIndex, Vec<u64>> = HashMap::new();
+    // By the nodes' places, a bit for each output; empty: none.
+    let mut fed: Vec<Vec<u64>> = vec![Vec::new(); workflow.nodes().len()];
     for (place, output) in outputs.iter().enumerate() {
-        let bits = fed.entry(*output).or_insert_with(|| vec![0; words]);
-        if let Some(word) = bits.get_mut(place / 64) {
-            *word |= 1 << (place % 64);
+        if let Some(bits) = fed.get_mut(output.number()) {
+            bits.resize(words, 0);
+            bits.iter_mut().skip(place / 64).take(1).for_each(|word| *word |= 1 << (place % 64));
         }
     }
     for (place, node) in workflow.sources_first().rev() {
-        let Some(own) = fed.get(&place).cloned() else { continue };
-        for link in links(node) {
-            let bits = fed.entry(link.target).or_insert_with(|| vec![0; words]);
-            bits.iter_mut().zip(&own).for_each(|(to, from)| *to |= from);
+        let own = fed.get_mut(place.number()).map(std::mem::take).unwrap_or_default();
+        for above in links(node).filter(|_| !own.is_empty()) {
+            if let Some(bits) = fed.get_mut(above.target.number()) {
+                bits.resize(words, 0);
+                bits.iter_mut().zip(&own).for_each(|(to, from)| *to |= from);
+            }
+        }
+        if let Some(bits) = fed.get_mut(place.number()) {
+            *bits = own;
         }
     }
+    let names: Vec<NodeId> = outputs.iter().filter_map(|output| Some(workflow.node(*output)?.id.detached())).collect();
     let faulty: BTreeSet<&NodeId> = violations.iter().filter_map(|violation| violation.node.as_ref()).collect();
     let list = |id: &NodeId| -> Vec<NodeId> {
-        let bits = workflow.find(id).and_then(|place| fed.get(&place));
-        let feeds =
-            |place: usize| bits.and_then(|bits| bits.get(place / 64)).is_some_and(|word| word >> (place % 64) & 1 == 1);
-        let found = outputs.iter().enumerate().filter(|(place, _)| feeds(*place));
-        found.filter_map(|(_, output)| Some(workflow.node(*output)?.id.clone())).collect()
+        let bits = workflow.find(id).and_then(|place| fed.get(place.number())).map(Vec::as_slice).unwrap_or_default();
+        let feeds = |place: usize| bits.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 == 1);
+        names.iter().enumerate().filter(|(place, _)| feeds(*place)).map(|(_, name)| name.clone()).collect()
     };
-    faulty.into_iter().map(|id| (id.clone(), list(id))).collect()
+    faulty.into_iter().map(|id| (id.detached(), list(id))).collect()
 }

@@ -143,8 +143,12 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// `list` is not empty: whoever has none makes an [`ApprovedWorkflow`].
-    pub(crate) fn new(list: Vec<Violation>, dependents: BTreeMap<NodeId, Vec<NodeId>>, cost: Cost) -> Self {
+    /// `list` is not empty: whoever has none makes an [`ApprovedWorkflow`]. Keeps nothing of the body alive.
+    pub(crate) fn new(mut list: Vec<Violation>, dependents: BTreeMap<NodeId, Vec<NodeId>>, cost: Cost) -> Self {
+        for violation in &mut list {
+            violation.node = violation.node.as_ref().map(NodeId::detached);
+            violation.class = violation.class.as_ref().map(NodeClass::detached);
+        }
         Self { list, dependents, cost }
     }
 

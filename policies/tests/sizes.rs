@@ -97,7 +97,7 @@ fn classes_that_scale_crop_and_join_are_followed_exactly() {
     let upscaled = json!({"images": picture, "positive": ["text", 0], "negative": ["text", 0], "scale_ratio": 4.0, "noise_augmentation": 0.0});
     exactly("SD_4XUpscale_Conditioning", upscaled, 256, 128, 1);
     let grid = json!({"images": picture, "columns": 3, "cell_width": 40, "cell_height": 50, "padding": 10});
-    exactly("ImageGrid", grid, 150, 60, 1);
+    exactly("ImageGrid", grid, 140, 50, 1);
 }
 
 #[test]
@@ -372,4 +372,27 @@ fn a_latent_of_larger_cells_is_resized_to_cells_of_eight() {
     // 16 cells, which a VAE of 16 pixels makes 256 of.
     fits("vae_scale = 16\nwidth = 256\n", nodes.clone());
     is_refused("vae_scale = 16\nwidth = 255\n", nodes, "x", "size_exceeded");
+}
+
+#[test]
+fn a_size_that_may_be_nothing_is_taken_for_the_word_that_nothing_is() {
+    // A text of up to 13 characters, which may be none: a picture without width, whose width means "keep the aspect ratio".
+    let nodes = json!({
+        "t": node("StringSubstring", json!({"string": "one two three", "start": 0, "end": 13})),
+        "n": node("StringLength", json!({"string": ["t", 0]})),
+        "e": node("EmptyImage", json!({"width": ["n", 0], "height": 8, "batch_size": 1, "color": 0})),
+        "g": node("GetImageSize", json!({"image": ["e", 0]})),
+        "x": node("ImageScale", json!({"image": ["picture", 0], "upscale_method": "area", "width": ["g", 0], "height": 512, "crop": "disabled"})),
+    });
+    is_refused("width = 1023\n", nodes.clone(), "x", "size_exceeded");
+    fits("width = 1024\n", nodes);
+}
+
+#[test]
+fn a_linked_number_beyond_its_range_is_what_it_is_where_no_cap_asks() {
+    let nodes = json!({
+        "n": node("PrimitiveInt", json!({"value": 1_000_000})),
+        "x": node("EmptyImage", json!({"width": ["n", 0], "height": ["n", 0], "batch_size": 1, "color": 0})),
+    });
+    is_refused("", nodes, "x", "memory_exceeded");
 }

@@ -183,7 +183,9 @@ impl Services {
         }
         let elsewhere = || {
             let backends = self.backends();
-            backends.values().any(|other| other.pool == backend.pool && other.may_have_models(workflow))
+            // One that is down comes back, perhaps; one that is up and lacks a class has nothing to wait for.
+            let waits = |other: &Backend| !other.is_up() || other.can_run(workflow);
+            backends.values().any(|other| other.pool == backend.pool && waits(other) && other.may_have_models(workflow))
         };
         backend.may_have_models(workflow) || !elsewhere()
     }

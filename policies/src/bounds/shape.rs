@@ -27,9 +27,10 @@ pub(crate) struct Shape {
 impl Shape {
     /// One image of this size.
     pub(crate) fn image(width: Interval, height: Interval) -> Self {
-        let (width, height) = (positive(width), positive(height));
+        // A link may bring a 0 where ComfyUI declares at least 1; what has no pixels can't be scaled, so that its ratio does not matter.
+        let (width, height) = (counted(width), counted(height));
         let one = Interval::exactly(1);
-        let ratio = FloatInterval::from(width).over(height.into());
+        let ratio = FloatInterval::from(width.max(one)).over(height.max(one).into());
         Self { width, height, area: width.times(height).hi, ratio, batch: one, frames: one, cell: 1, tempo: 1 }
     }
 
@@ -91,8 +92,9 @@ impl Shape {
     }
 }
 
-fn positive(interval: Interval) -> Interval {
-    interval.max(Interval::exactly(1))
+/// At least none, and room for one.
+fn counted(interval: Interval) -> Interval {
+    Interval { lo: interval.lo.max(0), hi: interval.hi.max(1) }
 }
 
 /// Bounds of a sound, or of its latent.

@@ -223,6 +223,10 @@ impl Step<'_, '_> {
             SizeRule::KontextScale(input) => self.shape(input).map(kontext_scaled),
             SizeRule::File(input) => self.file(input),
             SizeRule::First(rule) => self.first(rule),
+            SizeRule::PartOf(input) => {
+                let shape = self.shape(input)?;
+                Ok(Shape { batch: Interval::between(0, shape.batch.hi), ..shape })
+            }
             SizeRule::Concat(rule) => self.concatenated(rule),
             SizeRule::CutToBatch(rule) => self.cut_to_batch(rule),
             SizeRule::Rebatch(rule) => self.rebatched(rule),
@@ -309,20 +313,22 @@ impl Step<'_, '_> {
         };
         let declared = Interval::between(min.unwrap_or(0).max(0), max.unwrap_or(i128::MAX));
         let value = match number(self.facts, self.node, name, input.declared()) {
-            // Below the declared minimum is possible by a link: ComfyUI checks literals only.
-            Value::Int(value) => value.clamped(0, declared.hi),
+            // ComfyUI checks literals only: below the declared minimum is possible by a link, and above the maximum where no cap asks.
+            Value::Int(value) if self.is_judged(input.kind()) => value.clamped(0, declared.hi),
+            Value::Int(value) => value.clamped(0, i128::MAX),
             _ => self.untold(name, input.kind()).map(|()| declared)?,
         };
         let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps)).map(ceil);
         Ok(cap.map_or(value, |cap| value.clamped(0, cap)))
     }
 
-    /// A number that can only make things smaller: what is not known of it does not matter.
+    /// A number that can only make things smaller: what is not known of it does not matter. Beyond the declared range is possible by a link.
     fn hint(&self, name: &str) -> Result<Interval, Gap> {
-        match self.int(name) {
-            Err(Gap::Unknown) if self.class.input(self.node, name).is_some() => Ok(Interval::between(1, i128::MAX)),
-            other => other,
-        }
+        let input = self.class.input(self.node, name).ok_or(Gap::Unknown)?;
+        Ok(match number(self.facts, self.node, name, input.declared()) {
+            Value::Int(value) => value.clamped(0, i128::MAX),
+            _ => Interval::between(0, i128::MAX),
+        })
     }
 
     fn float(&self, name: &str) -> Result<FloatInterval, Gap> {
@@ -332,7 +338,8 @@ impl Step<'_, '_> {
         };
         let (min, max) = (min.unwrap_or(0.0).max(0.0), max.unwrap_or(f64::MAX));
         let value = match number(self.facts, self.node, name, input.declared()) {
-            Value::Float(value) => value.clamped(0.0, max),
+            Value::Float(value) if self.is_judged(input.kind()) => value.clamped(0.0, max),
+            Value::Float(value) => value.clamped(0.0, f64::MAX),
             _ => self.untold(name, input.kind()).map(|()| FloatInterval { lo: min, hi: max })?,
         };
         let cap = input.kind().and_then(|kind| super::limit(kind, self.facts.caps));
@@ -341,7 +348,7 @@ impl Step<'_, '_> {
 
     /// Whether a number of which nothing is known is within its declared range, or why not: ComfyUI checks the range of literals only.
     fn untold(&self, name: &str, kind: Option<InputKind>) -> Result<(), Gap> {
-        let needed = kind.is_some_and(|kind| super::need(kind, self.facts.caps) != super::Need::None);
+        let needed = self.is_judged(kind);
         match self.node.input(name) {
             Some(Input::Link(_)) if needed => Err(Gap::Inherited),
             Some(Input::Link(_)) => Err(Gap::Unknown),
@@ -350,15 +357,20 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Whether the caps rule speaks of a linked number of this kind that is out of its range.
+    fn is_judged(&self, kind: Option<InputKind>) -> bool {
+        kind.is_some_and(|kind| super::need(kind, self.facts.caps) != super::Need::None)
+    }
+
     fn sum(&self, a: &str, b: &str) -> Result<Interval, Gap> {
         Ok(self.int(a)?.plus(self.int(b)?))
     }
 
     /// `resolution_steps` of ImageScaleToTotalPixels: sides are rounded to its multiples.
-    fn rounding(&self) -> Result<i128, Gap> {
+    fn rounding(&self) -> Result<Interval, Gap> {
         match self.class.input(self.node, "resolution_steps") {
-            Some(_) => self.int("resolution_steps").map(|steps| steps.hi.max(1)),
-            None => Ok(1),
+            Some(_) => self.int("resolution_steps"),
+            None => Ok(Interval::exactly(1)),
         }
     }
 
@@ -375,8 +387,8 @@ impl Step<'_, '_> {
         let width = self.of_kind(InputKind::Width)?.or(side).ok_or(Gap::Unknown)?;
         let height = self.of_kind(InputKind::Height)?.or(side).ok_or(Gap::Unknown)?;
         let one = Interval::exactly(1);
-        let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one).max(one);
-        let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one).max(one);
+        let batch = self.of_kind(InputKind::Batch)?.unwrap_or(one);
+        let frames = self.of_kind(InputKind::Frames)?.unwrap_or(one);
         // A latent has whole cells.
         let whole = |side: Interval| {
             let of = |pixels: i128| pixels.div_euclid(cell.max(1)).saturating_mul(cell.max(1));
@@ -388,7 +400,7 @@ impl Step<'_, '_> {
     fn made(&self, made: &Made) -> Result<Shape, Gap> {
         let one = Interval::exactly(1);
         let count = |amount: &Option<Amount>| match amount {
-            Some(amount) => self.amount(amount).map(|count| count.max(one)),
+            Some(amount) => self.amount(amount),
             None => Ok(one),
         };
         let sides = Shape::image(self.amount(&made.width)?, self.amount(&made.height)?);
@@ -520,7 +532,7 @@ impl Step<'_, '_> {
     fn cut_to_batch(&self, rule: &CutToBatch) -> Result<Shape, Gap> {
         let from = self.shape(&rule.of)?;
         let size = self.amount(&rule.size)?.max(Interval::exactly(1));
-        let slices = |cells: Interval| Interval::between(1, cells.hi.div_euclid(size.lo).max(1));
+        let slices = |cells: Interval| Interval::between(0, cells.hi.div_euclid(size.lo).max(1));
         Ok(match self.node.text(&rule.along).ok_or(Gap::Inherited)? {
             "x" => Shape { batch: from.batch.times(slices(cells(from.width, from.cell))), ..narrowed(from) },
             "y" => Shape { batch: from.batch.times(slices(cells(from.height, from.cell))), ..narrowed(from) },
@@ -537,8 +549,8 @@ impl Step<'_, '_> {
     /// An IMAGE has its frames in one row with the batch.
     fn first(&self, rule: &First) -> Result<Shape, Gap> {
         let shape = self.shape(&rule.of)?;
-        let length = self.hint(&rule.length)?.hi.max(1);
-        let cut = |count: Interval| Interval::between(1, count.hi.min(length));
+        let length = self.hint(&rule.length)?.hi;
+        let cut = |count: Interval| Interval::between(0, count.hi.min(length));
         Ok(match (shape.frames.hi > 1, shape.cell > 1) {
             (true, false) => Shape { batch: Interval::exactly(1), frames: cut(shape.count()), ..shape },
             _ => Shape { batch: cut(shape.batch), ..shape },
@@ -585,7 +597,7 @@ impl Step<'_, '_> {
             "scale shorter dimension" => shortest_side(from, self.int(&dotted("shorter_size"))?),
             "scale width" => resized(from, self.int(&dotted("width"))?, Interval::exactly(0)),
             "scale height" => resized(from, Interval::exactly(0), self.int(&dotted("height"))?),
-            "scale total pixels" => total_pixels(from, self.float(&dotted("megapixels"))?, 1),
+            "scale total pixels" => total_pixels(from, self.float(&dotted("megapixels"))?, Interval::exactly(1)),
             "match size" => {
                 let like = self.shape(&dotted("match"))?;
                 Shape { area: like.area, ratio: like.ratio, ..from.resized(like.width, like.height) }

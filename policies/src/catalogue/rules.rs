@@ -73,6 +73,8 @@ pub(crate) enum SizeRule {
     CutToBatch(CutToBatch),
     /// `{"rebatch": {"of": "images", "size": "batch_size"}}`: all that comes in, in batches of this size.
     Rebatch(Rebatch),
+    /// `{"part_of": "image"}`: like this input, and perhaps fewer.
+    PartOf(String),
     /// `{"first": {"of": "image", "length": "length"}}`: a part of a batch, of so many at most.
     First(First),
     /// `{"working": {"of": RULE, "times": AMOUNT}}`: like the rule says; but while the node works it takes as many times the memory.

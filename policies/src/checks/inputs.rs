@@ -3,7 +3,7 @@
 //! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
 //! it must be all that there is.
 
-use super::{Subject, at, dynamic};
+use super::{Findings, Subject, at, dynamic};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
 use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
@@ -15,18 +15,19 @@ use crate::workflow::node::{Input, Node};
 const MODEL_NAME_BYTES_MAX: usize = 1024;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let mut found = Findings::of(out);
     let running = subject.parsed.workflow.reaching(&subject.outputs);
     for (place, node, class) in subject.known() {
         for (name, input, signature) in subject.given(place) {
             match (signature, input) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
-                (Some(signature), Input::Literal(value)) => out.extend(literal(node, name, signature, value)),
+                (Some(signature), Input::Literal(value)) => found.add(literal(node, name, signature, value)),
                 (Some(_), Input::Link(_)) => {}
-                (None, input) => out.extend(undeclared(subject, node, class, (name, input))),
+                (None, input) => found.add(undeclared(subject, node, class, (name, input))),
             }
         }
         if running.contains(&place) && !subject.policy.trusts(class) {
-            missing(node, class, out);
+            found.add(missing(node, class));
         }
     }
 }
@@ -54,7 +55,8 @@ fn undeclared(
     Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
 }
 
-fn missing(node: &Node, class: &ClassSignature, out: &mut Vec<Violation>) {
+fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
+    let mut out = Vec::new();
     let absent = |name: &str| node.input(name).is_none();
     let mut report = |name: &str| {
         let message = format!("required input is missing: {name}");
@@ -78,6 +80,7 @@ fn missing(node: &Node, class: &ClassSignature, out: &mut Vec<Violation>) {
             report(&name);
         }
     }
+    out
 }
 
 fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) -> Option<Violation> {

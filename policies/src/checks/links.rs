@@ -1,6 +1,6 @@
 //! Links: the slot exists, and every type that may come out of it fits what the input declares.
 
-use super::{Subject, at};
+use super::{Findings, Subject, at};
 use crate::catalogue::{DeclaredType, InputSignature};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::Workflow;
@@ -8,12 +8,13 @@ use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let mut found = Findings::of(out);
     for (place, node, _) in subject.known() {
         for (name, input, signature) in subject.given(place) {
             let (Input::Link(link), Some(signature)) = (input, signature) else {
                 continue;
             };
-            out.extend(link_fault(subject, node, name, signature, *link));
+            found.add(link_fault(subject, node, name, signature, *link));
         }
     }
 }

@@ -18,6 +18,7 @@ mod sizes;
 mod texts;
 mod whole;
 
+use crate::VIOLATIONS_MAX;
 use crate::bounds::Facts;
 use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
 use crate::files::FileFacts;
@@ -86,6 +87,32 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         rule(subject, &mut out);
     }
     out
+}
+
+/// What one rule finds at inputs, of which a body may have a hundred thousand. Of each kind are kept as many as a verdict tells; what comes after makes no difference to it.
+struct Findings<'o> {
+    out: &'o mut Vec<Violation>,
+    invalid: usize,
+    denied: usize,
+}
+
+impl<'o> Findings<'o> {
+    fn of(out: &'o mut Vec<Violation>) -> Self {
+        Self { out, invalid: 0, denied: 0 }
+    }
+
+    fn add(&mut self, found: impl IntoIterator<Item = Violation>) {
+        for violation in found {
+            let count = match violation.kind {
+                ViolationKind::Invalid => &mut self.invalid,
+                ViolationKind::Denied => &mut self.denied,
+            };
+            *count += 1;
+            if *count <= VIOLATIONS_MAX {
+                self.out.push(violation);
+            }
+        }
+    }
 }
 
 /// A violation at an input of a node.

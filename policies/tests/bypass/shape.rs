@@ -102,6 +102,17 @@ fn bypass_039_a_python_parameter_that_is_not_declared() {
     refused_always(advanced(json!({"denoise": 1e-9})), "s", "undeclared_input");
 }
 
+#[test]
+fn bypass_039a_residue_is_dropped_as_a_literal_and_never_followed_as_a_link() {
+    for (class, name, id) in [("KSampler", "noise_seed", "s"), ("KSampler", "control_after_generate", "s")] {
+        let with_residue = |value: Value| json!({ id: sampler(json!({ name: value })) });
+        let body = upstream(&json!({"prompt": prompt(with_residue(json!(7)))}));
+        assert_eq!(body["prompt"][id]["inputs"].get(name), None, "{class}.{name}");
+        refused_everywhere(with_residue(json!(["image", 0])), id, "undeclared_input");
+        refused_always(json!({ id: sampler(json!({ format!("{name}x"): 7 })) }), id, "undeclared_input");
+    }
+}
+
 fn resize(inputs: Value) -> Value {
     json!({"r": node("ResizeImageMaskNode", with(json!({"input": ["image", 0], "scale_method": "area"}), inputs))})
 }

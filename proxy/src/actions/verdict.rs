@@ -71,7 +71,7 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
         Rejection::unavailable("no_backend", text, NO_BACKEND_RETRY)
     })?;
     let read_by = Some(catalogue.digest());
-    let (pins, known) = match pinned(call, &references).await {
+    let (pins, known) = match pinned(call, caller, &references).await {
         Ok(found) => found,
         Err(files::PinError::Refused(error)) => return Err(refused(error, read_by, Some(parsed.canonical()))),
         Err(error) => return Err(Rejection::from(error).into()),
@@ -87,13 +87,15 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
 }
 
 /// The caller's own files among those that a workflow names.
-async fn pinned(call: &Call<'_>, references: &[FileReference]) -> Result<(Vec<Pin>, FileFacts), files::PinError> {
+async fn pinned(
+    call: &Call<'_>,
+    caller: &Caller,
+    references: &[FileReference],
+) -> Result<(Vec<Pin>, FileFacts), files::PinError> {
     if references.is_empty() {
         return Ok((Vec::new(), FileFacts::none()));
     }
-    let services = call.services;
-    let scope = call.scope().map_err(|_| std::io::Error::other("a route without a caller"));
-    let scope = scope.map_err(files::PinError::Disk)?;
+    let (services, scope) = (call.services, caller.principal.owner.scope());
     let folder = files::owner_folder(&services.ledger.owner_secrets(&scope).await?);
     let pins = files::pinned(&*services.ledger, &services.blobs, &scope, &folder, references).await?;
     let known = files::facts(&pins, &folder);

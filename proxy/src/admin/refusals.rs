@@ -28,7 +28,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Refusals in one answer.
-pub const REFUSALS_MAX: usize = 10_000;
+pub const REFUSALS_MAX: usize = 1000;
 /// Characters of a banned class's name and of a reason.
 const WORDS_CHARS_MAX: usize = 200;
 

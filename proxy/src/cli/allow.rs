@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::ids::RequestId;
 use crate::inspect::refused;
 use crate::record::ledger::refusals::RefusalRow;
+use crate::record::pins;
 use crate::tenants::amend::{self, Amended};
 use crate::tenants::policies;
 use anyhow::{Context, bail};
@@ -67,7 +68,7 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
         return shipped(arguments, &refusal, &suggestions);
     };
     let mut change = amend::amended(&document.text, suggestions.clone());
-    let catalogue = catalogue(&config)?;
+    let catalogue = catalogue(&config, &refusal)?;
     let mut judged = judged(&document, &change, parsed.as_ref(), &catalogue)?;
     for _ in 0..ROUNDS_MAX {
         let known = suggestions.len();
@@ -218,10 +219,19 @@ fn told(judged: Option<&[Violation]>) -> bool {
     false
 }
 
-fn catalogue(config: &Config) -> anyhow::Result<Catalogue> {
-    let Some(path) = &config.object_info_file else { return Ok(Catalogue::builtin().clone()) };
-    let bytes = fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
-    Catalogue::from_object_info(&bytes).with_context(|| format!("`{}` is no answer of /object_info", path.display()))
+/// The catalogue that holds for the tenant while the gateway runs; of an owner's installation only the gateway knows.
+fn catalogue(config: &Config, refusal: &RefusalRow) -> anyhow::Result<Catalogue> {
+    let bytes = match (&config.object_info_file, config.tenants.tenant(&refusal.owner.tenant)) {
+        (Some(path), _) => {
+            Some(fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?)
+        }
+        (None, Some(tenant)) => pins::read(&config.state_dir, &tenant.pool).context("can't read the pool's pin")?,
+        (None, None) => None,
+    };
+    match bytes {
+        Some(bytes) => Catalogue::from_object_info(&bytes).context("the catalogue is no answer of /object_info"),
+        None => Ok(Catalogue::builtin().clone()),
+    }
 }
 
 fn confirmed() -> anyhow::Result<bool> {

@@ -3,7 +3,7 @@
 use super::{ConfigArgument, Exit};
 use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
-use crate::admin::refusals::RefusalView;
+use crate::admin::refusals::{REFUSALS_MAX, RefusalView};
 use crate::clock::{Clock, WallMillis};
 use crate::config::Config;
 use crate::config::units::parse_duration;
@@ -35,7 +35,7 @@ pub struct RefusalsArguments {
     /// What a policy in shadow mode would have refused, and let pass
     #[arg(long)]
     shadow: bool,
-    /// At most this many, the newest
+    /// At most this many, the newest (1000 at most)
     #[arg(long, default_value_t = 20)]
     limit: usize,
     /// Print JSON, one object a line
@@ -73,8 +73,12 @@ pub fn run(arguments: &RefusalsArguments) -> anyhow::Result<Exit> {
     let since = arguments
         .since
         .map(|since| WallMillis(now.0.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))));
-    let query =
-        RefusalQuery { tenant: arguments.tenant.clone(), since, shadow: arguments.shadow, limit: arguments.limit };
+    let query = RefusalQuery {
+        tenant: arguments.tenant.clone(),
+        since,
+        shadow: arguments.shadow,
+        limit: arguments.limit.min(REFUSALS_MAX),
+    };
     for row in runtime.block_on(reached.refusals(query))? {
         if arguments.json {
             writeln!(out, "{}", serde_json::to_string(&row)?)?;

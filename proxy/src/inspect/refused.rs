@@ -27,16 +27,33 @@ pub fn row(
     at: WallMillis,
 ) -> RefusalRow {
     RefusalRow {
+        rules: rules(error, code),
+        code: code.to_owned(),
+        shadow: false,
+        ..shadow_row(&[], request, owner, policy, understood, at)
+    }
+}
+
+/// The row of a submission that a policy in shadow mode let pass, with what it would have refused.
+pub fn shadow_row(
+    violations: &[Violation],
+    request: RequestId,
+    owner: &Owner,
+    policy: &Policy,
+    understood: Understood,
+    at: WallMillis,
+) -> RefusalRow {
+    RefusalRow {
         request,
         at,
         owner: owner.clone(),
-        shadow: false,
-        code: code.to_owned(),
+        shadow: true,
+        code: "policy_violation".to_owned(),
         policy: policy.name().to_owned(),
         policy_digest: policy.digest(),
         catalogue: understood.catalogue,
         submission: understood.submission,
-        rules: rules(error, code),
+        rules: violations.iter().map(rule).collect(),
         more: 0,
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let cell = latent.cell.max(1);
     // Rounded up: 32 / 12 pixels a cell is less than 3.
     let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
-    let side = |side: Interval| Interval::between((side.lo / cell).max(1), side.hi.saturating_mul(factor));
+    let side = |side: Interval| Interval::between(side.lo / cell, side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
     Shape { width, height, area, ratio: cell_ratio(latent, cell), cell: 1, tempo: 1, ..latent }
@@ -50,7 +50,7 @@ fn drift(shape: Shape, cell: i128) -> f64 {
 
 /// Cut to whole cells of at least `cell` pixels, never larger.
 pub(super) fn encoded(image: Shape, cell: i128) -> Shape {
-    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(1), side.hi);
+    let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(0), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
     Shape { width: side(image.width), height: side(image.height), ratio, cell, tempo: 1, ..image }
 }
@@ -133,19 +133,26 @@ pub(super) fn upscaled(from: Shape, factor: i128) -> Shape {
 }
 
 /// `sqrt(total × ratio)` by `sqrt(total / ratio)`, each rounded to multiples of `rounding`.
-pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: i128) -> Shape {
+pub(super) fn total_pixels(from: Shape, megapixels: FloatInterval, rounding: Interval) -> Shape {
     let total = megapixels.times(FloatInterval::exactly(1_048_576.0));
+    // Some cut it to a whole number first.
+    let total = FloatInterval { lo: total.lo.floor(), ..total };
+    let rounding = rounding.max(Interval::exactly(1));
     let side = |square: FloatInterval| {
-        let steps = Interval::exactly(rounding);
-        let side = square.sqrt().over(steps.into());
-        let whole = Interval::between(ceil(side.lo - 0.5), floor(side.hi + 0.5)).times(steps);
+        let side = square.sqrt();
+        let whole = if rounding.lo == rounding.hi {
+            let steps = side.over(rounding.into());
+            Interval::between(ceil(steps.lo - 0.5), floor(steps.hi + 0.5)).times(rounding)
+        } else {
+            Interval::between(floor(side.lo).saturating_sub(rounding.hi), ceil(side.hi).saturating_add(rounding.hi))
+        };
         // Where that would be nothing at all it is one pixel.
         Interval::between(whole.lo.max(1), whole.hi.max(1))
     };
     let width = side(total.times(from.ratio));
     let height = side(total.over(from.ratio));
     let out = from.resized(width, height);
-    let slack = Interval::exactly(rounding).times(width.plus(height).plus(Interval::exactly(rounding))).hi;
+    let slack = rounding.times(width.plus(height).plus(rounding)).hi;
     let area = ceil(total.hi).saturating_add(slack);
     Shape { area: area.min(out.area), ..out }
 }
@@ -169,7 +176,8 @@ pub(super) fn shortest_side(from: Shape, shortest: Interval) -> Shape {
 }
 
 pub(super) fn cropped(from: Shape, width: Interval, height: Interval) -> Shape {
-    let side = |side: Interval, crop: Interval| Interval::between(1, side.hi.min(crop.hi));
+    // Nothing, where the link of a number brings 0.
+    let side = |side: Interval, crop: Interval| Interval::between(0, side.hi.min(crop.hi));
     let out = from.resized(side(from.width, width), side(from.height, height));
     Shape { area: out.area.min(from.area), ..out }
 }
@@ -224,7 +232,6 @@ fn either(choice: Option<bool>, on_true: Shape, on_false: Shape) -> Shape {
 }
 
 pub(super) fn repeated(from: Shape, amount: Interval) -> Shape {
-    let amount = amount.max(Interval::exactly(1));
     Shape { batch: from.batch.times(amount), ..from }
 }
 

@@ -108,7 +108,11 @@ fn scaling_to_total_pixels_stays_within_bounds() {
         let scale = (megapixels * 1024.0 * 1024.0 / (from.width * from.height) as f64).sqrt();
         let side = |side: i128| (round(side as f64 * scale / rounding as f64) * rounding).max(1);
         let to = Picture { width: side(from.width), height: side(from.height) };
-        assert_holds(total_pixels(shape, FloatInterval::exactly(megapixels), rounding), to, "total pixels");
+        assert_holds(
+            total_pixels(shape, FloatInterval::exactly(megapixels), Interval::exactly(rounding)),
+            to,
+            "total pixels",
+        );
     }
 }
 
@@ -334,6 +338,7 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
         | SizeRule::Crop(a)
         | SizeRule::JoinRow(a)
         | SizeRule::PictureOf(a)
+        | SizeRule::PartOf(a)
         | SizeRule::SoundOf(a) => out.1.push(a.clone()),
         SizeRule::LargerBatch(all) | SizeRule::Join(all) | SizeRule::SoundJoin(all) | SizeRule::SoundLongest(all) => {
             out.1.extend(all.iter().cloned())

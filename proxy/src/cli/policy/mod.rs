@@ -1,7 +1,7 @@
 //! `comfygate policy …`: the engine's verdicts on workflow files, without a gateway.
 //!
 //! Exit codes: 0 every answer is yes (`check`, `explain`: all are allowed; `diff`: nothing changes; `learn`: a document was written), 1 one is no, 2 usage, a file that can't be read, or a
-//! policy with faults.
+//! policy with faults. `allow` and bans concern a gateway: [`allow`], [`ban`].
 
 mod check;
 mod diff;
