@@ -215,7 +215,7 @@ fn chosen(largest: bool, a: Plain, b: Plain) -> Option<Plain> {
 fn called(name: &str, a: Plain) -> Option<Plain> {
     let whole = |value: f64| {
         let exact = value.is_finite() && value.abs() < 9e15;
-        exact.then(|| Plain::Int(value as i128))
+        exact.then_some(Plain::Int(value as i128))
     };
     match (name, a) {
         ("abs", Plain::Int(a)) => Some(Plain::Int(a.abs())),

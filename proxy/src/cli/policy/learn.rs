@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
     }
     tell_left_out(&learned);
     if arguments.check.is_some() {
-        tell_aside(&learned, &aside, &catalogue)?;
+        tell_aside(&learned, &aside, &catalogue, &options)?;
     }
     Ok(Exit::Good)
 }
@@ -190,7 +190,12 @@ fn tell_left_out(learned: &Learned) {
 }
 
 /// How the document judges what it was not learned from.
-fn tell_aside(learned: &Learned, aside: &[Sample], catalogue: &Catalogue) -> anyhow::Result<()> {
+fn tell_aside(
+    learned: &Learned,
+    aside: &[Sample],
+    catalogue: &Catalogue,
+    options: &LearnOptions,
+) -> anyhow::Result<()> {
     let policy = Policy::from_toml(&learned.document).map_err(|faults| anyhow::anyhow!("{faults}"))?;
     let (mut accepted, mut rules) = (0usize, BTreeMap::<&'static str, usize>::new());
     for sample in aside {
@@ -204,8 +209,14 @@ fn tell_aside(learned: &Learned, aside: &[Sample], catalogue: &Catalogue) -> any
             }
         }
     }
-    let percent = (accepted * 100).checked_div(aside.len()).unwrap_or(0);
-    eprintln!("of {} kept aside it accepts {accepted}, {percent} %", aside.len());
+    // What could not be learned itself is no fault of the document's.
+    let possible =
+        learn(aside, catalogue, options).map_or(0, |of_them| aside.len().saturating_sub(of_them.left_out.len()));
+    let percent = (accepted * 100).checked_div(possible).unwrap_or(0);
+    eprintln!(
+        "of {} kept aside it accepts {accepted}, {percent} % of the {possible} that could be learned themselves",
+        aside.len()
+    );
     rules.iter().for_each(|(code, count)| eprintln!("  {code}: {count} refused"));
     Ok(())
 }
