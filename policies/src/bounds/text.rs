@@ -2,13 +2,13 @@
 
 use super::interval::Interval;
 use super::{Facts, Value, number};
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{ClassSignature, TypeSet};
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
 /// Bytes of the text in output `slot` of `node` at most; `None` where nobody knows. Classes that are not here give texts that nothing is known about.
 pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Option<i128> {
-    if !class.is_core() || slot != 0 {
+    if !class.is_core() || slot != 0 || !class.output_types(slot).meets(TypeSet::TEXTUAL) {
         return None;
     }
     let own = |name: &str| input_bytes(facts, node, name).map(Interval::exactly);

@@ -2,11 +2,12 @@
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+
+use foldhash::fast::RandomState;
 
 use super::{Subject, at, of};
 use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
 use crate::workflow::json::Json;
@@ -33,7 +34,7 @@ const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 /// Bytes of a text of a class that nobody knows, beyond what goes into it: a caption, a date, a name.
 const TEXT_BYTES_ASSUMED: i128 = 4096;
 /// ComfyUI's own classes whose text may be longer than each of their inputs.
-pub(super) const GROWING_TEXTS: [&str; 10] = [
+const GROWING_TEXTS: [&str; 10] = [
     "AddTextPrefix",
     "AddTextSuffix",
     "CaseConverter",
@@ -45,6 +46,11 @@ pub(super) const GROWING_TEXTS: [&str; 10] = [
     "TextToLowercase",
     "TextToUppercase",
 ];
+/// Whether it is one of those: a quick look at what it gives comes first.
+pub(super) fn may_grow(class: &ClassSignature) -> bool {
+    class.gives(TypeSet::TEXTUAL) && class.is_core() && GROWING_TEXTS.contains(&class.name())
+}
+
 /// Inputs whose value ComfyUI sends to pages and keeps in its history as it is (`comfy_extras/nodes_load_3d.py`).
 const SHOWN_AS_THEY_ARE: [(&str, &str); 2] = [("Preview3D", "model_file"), ("Preview3D", "camera_info")];
 
@@ -130,7 +136,7 @@ fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<V
 }
 
 fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
-    if !GROWING_TEXTS.contains(&class.name()) || !class.is_core() {
+    if !may_grow(class) {
         return None;
     }
     match subject.facts.text_bytes(place) {
@@ -156,9 +162,8 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
 fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let facts = &subject.facts;
     // What is of no known type may be a text.
-    let is_text =
-        |slot: &Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
-    let mut texts: HashMap<NodeIndex, i128> = HashMap::new();
+    let is_text = |slot: &Slot<'_>| slot.types.is_empty() || slot.type_set.meets(TypeSet::STRING.and(TypeSet::ANY));
+    let mut texts: HashMap<NodeIndex, i128, RandomState> = HashMap::default();
     for (place, node) in facts.workflow.sources_first() {
         let class = facts.class_at(place);
         if class.is_some() && !facts.slots_at(place).iter().any(is_text) {
@@ -246,7 +251,7 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
         let too_large = |slot: &Slot<'_>| {
-            let latent = slot.types.iter().all(|name| *name == "LATENT");
+            let latent = slot.type_set.is_within(TypeSet::LATENT);
             let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
             // A list holds all of its items at once.
             let at_once = |pixels: i128| pixels.saturating_mul(slot.items.max(slot.work));
@@ -254,12 +259,15 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
+            let Some((pixels, limit)) = worst(place) else { continue };
             // Told where it arises.
             let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
             // A film of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
             let own_film =
                 subject.owner() && facts.class_at(place).is_some_and(|class| class.may_have(InputKind::File));
-            let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
+            if from_above || own_film {
+                continue;
+            }
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
             out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
@@ -269,9 +277,8 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
-    let uncapped = subject.policy.without_caps();
-    let (workflow, facts) = (&subject.parsed.workflow, &subject.facts);
-    told(&Facts::of_resolved(Rc::clone(&facts.resolved), workflow, &uncapped, facts.catalogue, subject.files));
+    let uncapped = subject.policy.caps.without_limits();
+    told(&subject.facts.under(&uncapped));
 }
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.

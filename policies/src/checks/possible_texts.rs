@@ -13,6 +13,9 @@ use crate::workflow::node::{Input, Node};
 const TEXTS_MAX: usize = 16;
 /// Bytes of all texts that are put together for one workflow.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same for each byte of a literal text, so that a small body never takes much; and in every case.
+const BYTES_A_BYTE: usize = 16;
+const BYTES_LEAST: usize = 64 * 1024;
 
 /// Known texts of the first output of nodes.
 pub(super) struct PossibleTexts<'a> {
@@ -24,7 +27,9 @@ pub(super) struct PossibleTexts<'a> {
 impl<'a> PossibleTexts<'a> {
     /// Looks at every node once, sources first.
     pub(super) fn of(subject: &'a Subject<'a>) -> Self {
-        let mut out = Self { of_node: HashMap::new(), bytes_left: BYTES_MAX, subject };
+        let bytes_left =
+            (literal_bytes(subject).saturating_mul(BYTES_A_BYTE).saturating_add(BYTES_LEAST)).min(BYTES_MAX);
+        let mut out = Self { of_node: HashMap::new(), bytes_left, subject };
         for (place, node) in subject.parsed.workflow.sources_first() {
             let Some(class) = subject.facts.class_at(place) else { continue };
             if let Some(texts) = out.made(node, class) {
@@ -121,4 +126,14 @@ impl<'a> PossibleTexts<'a> {
     pub(super) fn chain(&self, node: &Node, input: &str) -> Option<String> {
         crate::bounds::chain(&self.subject.facts, node, input)
     }
+}
+
+/// Bytes of all texts that the workflow holds as inputs.
+fn literal_bytes(subject: &Subject<'_>) -> usize {
+    let inputs = subject.parsed.workflow.nodes().iter().flat_map(|node| &node.inputs);
+    let bytes = inputs.map(|(_, input)| match input {
+        Input::Literal(Json::Text(text)) => text.len(),
+        _ => 0,
+    });
+    bytes.fold(0, usize::saturating_add)
 }

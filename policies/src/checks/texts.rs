@@ -1,6 +1,6 @@
 //! Texts: nodes that make a longer text of others keep within a bound, so that no chain of them fills the memory.
 
-use super::crash::GROWING_TEXTS;
+use super::crash::may_grow;
 use super::possible_texts::PossibleTexts;
 use super::{Subject, of};
 use crate::verdict::{Violation, ViolationKind};
@@ -14,7 +14,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     }
     // Made only where a bound on lengths is too coarse: texts that are known word for word have one length.
     let mut exact: Option<PossibleTexts<'_>> = None;
-    let growing = subject.known().filter(|(_, _, class)| class.is_core() && GROWING_TEXTS.contains(&class.name()));
+    let growing = subject.known().filter(|(_, _, class)| may_grow(class));
     for (place, node, _) in growing {
         let bytes = subject.facts.text_bytes(place);
         if bytes.is_some_and(|bytes| bytes <= TEXT_BYTES_MAX) {
