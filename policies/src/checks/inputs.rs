@@ -135,6 +135,8 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
         (DeclaredType::DynamicCombo(_), _) => Some(not_in_list(node, name, value)),
         (DeclaredType::Any, Json::Text(_) | Json::Bool(_) | Json::Int(_) | Json::Float(_)) => None,
         (DeclaredType::Any, _) => wrong("a string, number or boolean"),
+        // ComfyUI takes it as it is (checked on 0.8.0).
+        (DeclaredType::Match { allowed, .. }, Json::Text(_)) if allowed.is_empty() => None,
         (DeclaredType::Socket(_) | DeclaredType::Match { .. } | DeclaredType::Autogrow { .. }, _) => wrong("a link"),
     }
 }
