@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Subject, at, of};
-use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
+use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
@@ -139,7 +139,8 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
             let message =
                 format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
             let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-            Some(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) })
+            let chain = text_chain(&subject.facts, node);
+            Some(Violation { bound, limit, chain, ..of(node, "text_exceeded", ViolationKind::Denied, message) })
         }
         // Where numbers are capped, the rule of texts says so.
         None if subject.policy.caps.limits_anything() => None,
@@ -182,7 +183,8 @@ fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let message =
                 format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
             let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-            out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
+            let chain = text_chain(facts, node);
+            out.push(Violation { bound, limit, chain, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
         }
     }
 }
@@ -262,7 +264,8 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
-            out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
+            let chain = size_chain(facts, node);
+            out.push(Violation { bound, limit, chain, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
     if within_caps || !subject.policy.caps.limits_sizes() {
