@@ -11,6 +11,7 @@ pub(crate) mod interval;
 mod lists;
 mod numbers;
 mod operands;
+mod origin;
 mod samplers;
 mod shape;
 mod text;
@@ -23,16 +24,18 @@ pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
 #[cfg(feature = "fuzzing")]
 pub(crate) use expression::{Judged, judged as judged_expression};
-pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use numbers::{Need, REPEATS_MAX, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
+pub(crate) use origin::{chain, size_chain, steps_chain, text_chain};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
-use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature, TypeSet};
+use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature, TypeSet, ValueRule};
 use crate::files::FileFacts;
 use crate::policy::{Caps, Policy, Posture};
 use crate::resolve::Resolved;
 use crate::workflow::graph::{NodeIndex, Workflow};
+use crate::workflow::json::Json;
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 use interval::{FloatInterval, Interval, ceil};
@@ -105,8 +108,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) caps: &'a Caps,
     files: &'a FileFacts,
-    /// What a text of unknown length counts as; none: as unknown.
-    assumed_text_bytes: Option<i128>,
+    /// Whether texts of unknown length count as what went into them: an owner's own packs are trusted.
+    assumes_texts: bool,
+    /// By the nodes' places: how many bytes the longest text has that the node gives. Where nobody knows, it is taken to hold all that went in.
+    texts: Vec<i128>,
     /// Whether a VAE without cells may be about.
     has_pixel_space: bool,
     pub(crate) resolved: Rc<Resolved<'a>>,
@@ -120,6 +125,11 @@ pub(crate) struct Facts<'a> {
 /// Items of a list under any cap: each runs all nodes after it once.
 pub(crate) const ITEMS_MAX: i128 = 4096;
 
+/// Primitives between a text and where it is read: each look follows them anew.
+const TEXT_HOPS_MAX: usize = 8;
+/// Classes that give the text that is written into them.
+const TEXT_PRIMITIVES: [&str; 2] = ["PrimitiveString", "PrimitiveStringMultiline"];
+
 impl<'a> Facts<'a> {
     /// Under a policy.
     pub(crate) fn of(
@@ -129,16 +139,16 @@ impl<'a> Facts<'a> {
         files: &'a FileFacts,
     ) -> Self {
         let resolved = Rc::new(Resolved::of(workflow, catalogue));
-        let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
+        let assumes_texts = policy.posture() == Posture::Owner;
         let has_pixel_space = resolved.known().any(|(_, node, class)| transfer::may_be_pixel_space(node, class));
-        let caps = &policy.caps;
-        let (slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new());
+        let (texts, slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut facts = Self {
             workflow,
             catalogue,
-            caps,
+            caps: &policy.caps,
             files,
-            assumed_text_bytes,
+            assumes_texts,
+            texts,
             has_pixel_space,
             resolved,
             slots,
@@ -155,8 +165,8 @@ impl<'a> Facts<'a> {
         'a: 'b,
     {
         let resolved: Rc<Resolved<'b>> = Rc::<Resolved<'a>>::clone(&self.resolved);
-        let (slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new());
-        let mut facts = Facts { caps, resolved, slots, slots_of_node, size_faults, ..*self };
+        let (texts, slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut facts = Facts { caps, resolved, texts, slots, slots_of_node, size_faults, ..*self };
         facts.add_all();
         facts
     }
@@ -167,6 +177,7 @@ impl<'a> Facts<'a> {
         let outputs = self.resolved.known().map(|(_, _, class)| class.outputs().len()).sum();
         self.slots = Vec::with_capacity(outputs);
         self.slots_of_node = vec![0..0; workflow.nodes().len()];
+        self.texts = vec![0; workflow.nodes().len()];
         for (place, node) in workflow.sources_first() {
             if let Some(class) = self.resolved.class(place) {
                 let first = self.slots.len();
@@ -174,6 +185,10 @@ impl<'a> Facts<'a> {
                 if let Some(own) = self.slots_of_node.get_mut(place.number()) {
                     *own = first..self.slots.len();
                 }
+            }
+            let bytes = text::longest(self, place, node);
+            if let Some(at) = self.texts.get_mut(place.number()) {
+                *at = bytes;
             }
         }
     }
@@ -186,6 +201,36 @@ impl<'a> Facts<'a> {
     /// How many bytes the first output of the node at `place` has at most, if it is a text.
     pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
         self.slots_at(place).first()?.text_bytes
+    }
+
+    /// Bytes of the longest text that the node at `place` gives, each text of which nobody knows anything taken to hold all that goes into it, and some more.
+    pub(crate) fn longest_text(&self, place: NodeIndex) -> i128 {
+        self.texts.get(place.number()).copied().unwrap_or_default()
+    }
+
+    /// The text at the input `name`, where it is written down: here, or in a primitive that a link leads to.
+    pub(crate) fn written_text<'n>(&self, node: &'n Node, name: &str) -> Option<&'n str>
+    where
+        'a: 'n,
+    {
+        let (mut node, mut name) = (node, name);
+        for _ in 0..TEXT_HOPS_MAX {
+            match node.input(name)? {
+                Input::Literal(Json::Text(text)) => return Some(text),
+                Input::Literal(_) => return None,
+                Input::Link(link) if link.slot == 0 => {
+                    let class = self.class_at(link.target)?;
+                    node = self.workflow.node(link.target)?;
+                    name = match class.value_rule(0) {
+                        Some(ValueRule::Input(input)) => input,
+                        _ if class.is_core() && TEXT_PRIMITIVES.contains(&class.name()) => "value",
+                        _ => return None,
+                    };
+                }
+                Input::Link(_) => return None,
+            }
+        }
+        None
     }
 
     /// Every output of the node at `place`.
@@ -322,11 +367,19 @@ impl<'a> Facts<'a> {
             let DeclaredType::Match { template: of, .. } = input.declared() else {
                 continue;
             };
-            if let (true, Some(Input::Link(link))) = (of == template, node.input(input.name())) {
-                if let Some(slot) = self.slot(*link) {
-                    types.extend(slot.types.iter().copied());
-                    type_set = type_set.and(slot.type_set);
+            match node.input(input.name()) {
+                _ if of != template => {}
+                Some(Input::Link(link)) => {
+                    if let Some(slot) = self.slot(*link) {
+                        types.extend(slot.types.iter().copied());
+                        type_set = type_set.and(slot.type_set);
+                    }
                 }
+                Some(Input::Literal(Json::Text(_))) => {
+                    types.push("STRING");
+                    type_set = type_set.and(TypeSet::STRING);
+                }
+                Some(Input::Literal(_)) | None => {}
             }
         }
         types.sort_unstable();
