@@ -11,6 +11,7 @@ pub(crate) mod interval;
 mod lists;
 mod numbers;
 mod operands;
+mod origin;
 mod samplers;
 mod shape;
 mod text;
@@ -22,8 +23,9 @@ pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
 #[cfg(feature = "fuzzing")]
 pub(crate) use expression::{Judged, judged as judged_expression};
-pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use numbers::{Need, REPEATS_MAX, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
+pub(crate) use origin::{chain, size_chain, steps_chain, text_chain};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 

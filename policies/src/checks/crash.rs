@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{Subject, at, of};
-use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
+use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
@@ -130,7 +130,7 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
         return None;
     }
     match longest_text(subject, place, TEXT_BYTES_MAX) {
-        Some(bytes) => (bytes > TEXT_BYTES_MAX).then(|| text_of(node, bytes)),
+        Some(bytes) => (bytes > TEXT_BYTES_MAX).then(|| text_of(&subject.facts, node, bytes)),
         // Where numbers are capped, the rule of texts says so.
         None if subject.policy.caps.limits_anything() => None,
         // Nor is it known whether anything makes it longer.
@@ -161,17 +161,22 @@ fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         // Those of ComfyUI's own have a rule of their own.
         let growing = facts.class_at(place).is_some_and(is_growing) && facts.text_bytes(place).is_some();
         if bytes > TEXT_BYTES_MAX && !growing && !told_above() {
-            out.push(text_of(node, bytes));
+            out.push(text_of(facts, node, bytes));
         }
     }
 }
 
-fn text_of(node: &Node, bytes: i128) -> Violation {
+fn text_of(facts: &Facts<'_>, node: &Node, bytes: i128) -> Violation {
     let message = format!(
         "may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running: join or replace less"
     );
     let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-    Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) }
+    Violation {
+        bound,
+        limit,
+        chain: text_chain(facts, node),
+        ..of(node, "text_exceeded", ViolationKind::Denied, message)
+    }
 }
 
 /// Whether the class is one of ComfyUI's own whose texts may be longer than what goes in.
@@ -254,7 +259,8 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
-            out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
+            let chain = size_chain(facts, node);
+            out.push(Violation { bound, limit, chain, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
     if within_caps || !subject.policy.caps.limits_sizes() {

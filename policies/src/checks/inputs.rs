@@ -165,7 +165,8 @@ fn out_of_range(
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
     let shown = shown(&value.to_value().to_string());
-    at(node, name, "value_not_in_list", ViolationKind::Invalid, format!("value not in list: {shown}"))
+    let message = format!("value not in list: {shown}");
+    Violation { bound: Some(shown), ..at(node, name, "value_not_in_list", ViolationKind::Invalid, message) }
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.

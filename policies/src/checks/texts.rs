@@ -2,6 +2,7 @@
 
 use super::crash::{is_growing, longest_text};
 use super::{Subject, of};
+use crate::bounds::text_chain;
 use crate::verdict::{Violation, ViolationKind};
 
 /// Bytes of a text that nodes put together: eight of the longest that a submission may hold.
@@ -18,7 +19,13 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 let message =
                     format!("may make a text of {bytes} bytes, and {TEXT_BYTES_MAX} are allowed: join or replace less");
                 let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-                out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
+                let chain = text_chain(&subject.facts, node);
+                out.push(Violation {
+                    bound,
+                    limit,
+                    chain,
+                    ..of(node, "text_exceeded", ViolationKind::Denied, message)
+                });
             }
             None if subject.owner_of_unknown() => {}
             None => {
