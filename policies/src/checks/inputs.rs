@@ -89,10 +89,9 @@ fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
         };
         // ComfyUI runs a row that is shorter than its least number (checked on 0.8.0), but none without any item.
         let full = |name: &String| format!("{}.{name}", input.name());
-        if let (true, Some(first)) = (*min > 0, names.first()) {
-            if names.iter().map(full).all(|name| absent(&name)) {
-                report(&full(first));
-            }
+        let first = names.first().filter(|_| *min > 0);
+        if let Some(first) = first.filter(|_| names.iter().map(full).all(|name| absent(&name))) {
+            report(&full(first));
         }
     }
     out
