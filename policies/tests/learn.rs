@@ -86,6 +86,13 @@ fn a_document_accepts_all_that_it_was_learned_from_whatever_the_options() {
         for left in &found.left_out {
             assert!(!left.violations.is_empty(), "{}: left out without a reason", left.name);
         }
+        if std::env::var_os("LEARN_VERBOSE").is_some() {
+            for left in &found.left_out {
+                let codes: BTreeSet<&str> = left.violations.iter().map(|violation| violation.code).collect();
+                let first = left.violations.first().map(ToString::to_string).unwrap_or_default();
+                println!("  {}: {codes:?} {first}", left.name);
+            }
+        }
         println!("headroom {headroom}, caps {caps}: {} of {}, {} left out", found.samples, samples.len(), left.len());
         assert!(found.samples * 2 > samples.len() || caps, "{} of {}", found.samples, samples.len());
     }

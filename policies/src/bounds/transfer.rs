@@ -543,7 +543,7 @@ impl Step<'_, '_> {
 
     /// JSON values in a text, each of which begins with this byte.
     fn opened_in(&self, input: &str, opening: u8) -> Result<Interval, Gap> {
-        let most = match self.node.text(input) {
+        let most = match self.facts.written_text(self.node, input) {
             Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == opening).count()).unwrap_or(i128::MAX),
             None => super::text::input_bytes(self.facts, self.node, input).ok_or(Gap::Unknown)?,
         };

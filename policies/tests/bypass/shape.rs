@@ -174,13 +174,30 @@ fn bypass_039c_types_through_a_resize_are_followed() {
 }
 
 #[test]
-fn bypass_040_and_041_wrapped_values() {
+fn bypass_040_wrapped_links() {
     for value in [
         r#"{"__value__":["4",0]}"#,
+        r#"{"__valu\u0065__":["4",0]}"#,
+        r#"{"a":{"b":{"__value__":["4",0]}}}"#,
+        r#"{"__value__":{"__value__":["4",0]}}"#,
+        r#"{"__type__":"LATENT","__value__":["4",0]}"#,
+        r#"{"__value__":["4",0],"other":1}"#,
+    ] {
+        for input in ["latent_image", "image", "source", "zzz", "steps.x"] {
+            unparsable(&raw(&format!(r#"{{"{input}":{value}}}"#)), "wrapped_value");
+        }
+    }
+    parses(&raw(r#"{"latent_image":["4",0]}"#));
+    // Without the wrapping an object is data, and no class of ComfyUI's own takes it for a latent.
+    left_out(json!({"s": sampler(json!({"latent_image": {"value": ["empty", 0]}}))}), "s", "invalid_input_type");
+}
+
+#[test]
+fn bypass_041_wrapped_values() {
+    for value in [
         r#"{"__value__":999}"#,
         r#"{"__type__":"x"}"#,
         r#"{"__valu\u0065__":999}"#,
-        r#"{"a":{"b":{"__value__":["4",0]}}}"#,
         r#"{"__value__":{"__value__":5}}"#,
         r#"{"__value__":null,"other":1}"#,
         r#"{"a":[1,{"__type__":1}]}"#,
@@ -218,11 +235,10 @@ fn bypass_042_odd_slots() {
 }
 
 #[test]
-fn bypass_043_and_044_lists_that_are_no_links() {
+fn bypass_043_lists_that_are_no_links() {
     for list in [
         r#"[4,0]"#,
         r#"["4",0,0]"#,
-        r#"["a",1]"#,
         "[]",
         "[1,2]",
         r#"[["4",0]]"#,
@@ -237,6 +253,26 @@ fn bypass_043_and_044_lists_that_are_no_links() {
             unparsable(&raw(&format!(r#"{{"{input}":{list}}}"#)), "bad_linked_input");
         }
     }
+    parses(&raw(r#"{"model":["4",0],"zzz":["4",1],"text":["4",2]}"#));
+}
+
+#[test]
+fn bypass_044_data_that_looks_like_a_link_is_one() {
+    for list in [r#"["a",1]"#, r#"["cat",0]"#, r#"["0xff",1]"#, r#"["5 ",0]"#] {
+        for input in ["model", "zzz", "text"] {
+            unparsable(&raw(&format!(r#"{{"{input}":{list}}}"#)), "bad_linked_input");
+        }
+    }
+    // The name of a node that is there: it is followed, whatever the input is called and declared to be.
+    for input in ["text", "steps", "zzz"] {
+        let looped = format!(r#"{{"prompt":{{"a":{{"class_type":"A","inputs":{{"{input}":["a",1]}}}}}}}}"#);
+        unparsable(&looped, "dependency_cycle");
+    }
+    left_out(
+        json!({"e": node("CLIPTextEncode", json!({"text": ["image", 0], "clip": ["model", 1]}))}),
+        "e",
+        "return_type_mismatch",
+    );
     // Within an object a list is data: no class takes it, and ComfyUI does not follow it.
     left_out(json!({"s": sampler(json!({"steps": {"a": ["model", 0]}}))}), "s", "invalid_input_type");
     left_out(json!({"s": sampler(json!({"model": {"a": ["model", 0]}}))}), "s", "invalid_input_type");

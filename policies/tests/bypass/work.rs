@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     allowed, custom, denials, euler, files, node, prompt, refused, refused_always, refused_everywhere, sampler,
-    shipped, switch, upstream, with,
+    shipped, strangers, switch, upstream, with,
 };
 
 #[test]
@@ -278,7 +278,38 @@ fn bypass_062_list_outputs() {
 }
 
 #[test]
-fn bypass_063_and_064_classes_that_are_not_in_the_catalogue() {
+fn bypass_063_loops_and_classes_that_become_others_while_they_run() {
+    // Classes of a later release's loops are either not known, or described and refused; a pack that gives back a graph says so in its annotation.
+    for class in ["StartLoop", "EndLoop", "ForLoopStart", "WhileLoopOpen"] {
+        for policy in strangers() {
+            let found =
+                denials(&policy, json!({"x": node(class, json!({"mode": "For", "mode.max_iteration": 1_000_000}))}));
+            let codes = ["class_unknown", "class_denied", "class_not_allowed", "class_closed"];
+            assert!(found.iter().any(|(node, code)| node == "x" && codes.contains(code)), "{class}: {found:?}");
+        }
+    }
+    let expands = |text: &str| Policy::from_toml(&format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n{text}")).unwrap();
+    let pack = json!({"Unroll": {"input": {"required": {"count": ["INT", {"min": 0, "max": 9}]}}, "output": ["IMAGE"], "output_is_list": [false],
+        "output_node": true, "python_module": "custom_nodes.unroll"}});
+    let catalogue = Catalogue::from_object_info(pack.to_string().as_bytes()).unwrap();
+    let parsed = parse(json!({"prompt": {"1": node("Unroll", json!({"count": 3}))}}).to_string().as_bytes()).unwrap();
+    let allows = |policy: &Policy| matches!(decide(&parsed, policy, &catalogue, &files()), Verdict::Allow(_));
+    assert!(allows(&expands("")), "as far as anybody knows it does what it says");
+    let annotated = expands("[annotations.Unroll]\nreturns_expand = true\n");
+    assert!(!allows(&annotated), "whatever it becomes has not been looked at");
+    // No list of classes allows it, nor does shadow mode; an owner's packs are trusted.
+    let shadow =
+        Policy::from_toml("name = \"x\"\nmode = \"shadow\"\n[annotations.Unroll]\nreturns_expand = true\n").unwrap();
+    assert!(!allows(&shadow));
+    let owner = Policy::from_toml(
+        "name = \"x\"\nposture = \"owner\"\n[classes]\nallow = [\"*\"]\n[annotations.Unroll]\nreturns_expand = true\n",
+    )
+    .unwrap();
+    assert!(allows(&owner));
+}
+
+#[test]
+fn bypass_064_classes_that_are_not_in_the_catalogue() {
     for class in [
         "NoSuchClass",
         "OldNameWithReplacement",
