@@ -102,7 +102,7 @@ pub(super) fn sigmas(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slo
     if class.name() == "ComfySwitchNode" && class.is_core() {
         return Some(linked_sigmas(facts, node, "on_true")?.max(linked_sigmas(facts, node, "on_false")?));
     }
-    if class.outputs().get(slot)?.type_name() != "SIGMAS" || class.has_unbounded_steps() {
+    if class.outputs().get(slot)?.type_name() != "SIGMAS" || class.has_unbounded_steps(node) {
         return None;
     }
     let linked = || linked_sigmas(facts, node, "sigmas");
