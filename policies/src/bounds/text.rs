@@ -118,13 +118,12 @@ fn printed_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
     }
 }
 
-/// `re.sub`: at each place at most one match, whose replacement may hold each group, of at most the whole text, once for each backslash. A pattern of plain characters is found at most once in as
-/// many characters as it has, and no more often than `count` says.
+/// `re.sub`: at each place at most one match. Its replacement may hold a group once for each backslash, and a group is a part of its match: all of them together are no longer than the text. (Groups
+/// that look beyond the match are not taken at all.) A pattern of plain characters is found at most once in as many characters as it has, and no more often than `count` says.
 fn regex_replaced(facts: &Facts<'_>, node: &Node, text: Interval, replace: Interval) -> Interval {
     let backslashes =
         |literal: &str| i128::try_from(literal.bytes().filter(|byte| *byte == b'\\').count()).unwrap_or(i128::MAX);
     let groups = facts.written_text(node, "replace").map_or(replace.hi, backslashes);
-    let each = replace.plus(text.times(Interval::exactly(groups)));
     let plain = facts.written_text(node, "regex_pattern").and_then(plain_characters);
     let places = match plain {
         Some(characters) => Interval::exactly(text.hi / characters.max(1)),
@@ -134,7 +133,7 @@ fn regex_replaced(facts: &Facts<'_>, node: &Node, text: Interval, replace: Inter
         Some(Input::Literal(Json::Int(count))) if *count > 0 => places.clamped(0, *count),
         _ => places,
     };
-    text.plus(matches.times(each))
+    text.plus(matches.times(replace)).plus(text.times(Interval::exactly(groups)))
 }
 
 /// How many characters a pattern has that stands for exactly these, whatever flags Python is given; `None` if it may be any other. A `{` is one where no count follows it.
