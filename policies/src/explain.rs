@@ -321,7 +321,10 @@ fn write_violation(f: &mut String, violation: &Violation) -> fmt::Result {
     writeln!(f, "    {class}{} [{}]", violation.because(), violation.code)?;
     match suggest::suggestion(violation) {
         Some(found) => writeln!(f, "    allowed by {found}"),
-        None => writeln!(f, "    no policy allows it"),
+        None => match suggest::remark(violation.code) {
+            Some(remark) => writeln!(f, "    no single line allows it: {remark}"),
+            None => writeln!(f, "    no policy allows it"),
+        },
     }
 }
 

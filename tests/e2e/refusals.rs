@@ -58,7 +58,11 @@ async fn a_check_gives_verdict_and_cost_and_makes_no_job() {
     assert!(answer["cost"].as_f64().is_some_and(|cost| cost > 0.0), "{answer}");
     assert_eq!(answer["violations"][0]["pointer"], "/prompt/1/inputs/width", "{answer}");
     let answer = acme.post_bytes("/gate/check", "application/json", "{\"prompt\": 1}").await.expect(200).json();
-    assert_eq!((&answer["verdict"], &answer["cost"]), (&json!("deny"), &Value::Null), "what can't be read costs nothing: {answer}");
+    assert_eq!(
+        (&answer["verdict"], &answer["cost"]),
+        (&json!("deny"), &Value::Null),
+        "what can't be read costs nothing: {answer}"
+    );
     acme.post_bytes("/gate/check", "text/plain", "{}").await.expect(415);
     acme.stranger().post("/gate/check", &too_wide()).await.expect(401);
     assert_eq!(acme.get("/queue").await.expect(200).json()["queue_pending"], json!([]));
@@ -249,7 +253,11 @@ async fn shadow_mode_runs_what_it_would_refuse_keeps_it_and_is_learned_from() {
     let [row] = rows.as_slice() else { panic!("{rows:?}") };
     assert_eq!(codes(&row["rules"]), ["class_not_allowed", "cap_exceeded"]);
     let learned = gateway.command(&["policy", "learn", "--from-shadow", "--headroom", "1"]);
-    assert!(said(&learned).contains("\"EmptyImage\"") && said(&learned).contains("width = 128\n"), "{}", said(&learned));
+    assert!(
+        said(&learned).contains("\"EmptyImage\"") && said(&learned).contains("width = 128\n"),
+        "{}",
+        said(&learned)
+    );
     let request = row["request"].as_str().unwrap();
     let allowed = gateway.command(&["policy", "allow", "--request", request, "--yes"]);
     assert!(allowed.status.success(), "{}", said(&allowed));

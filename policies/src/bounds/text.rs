@@ -2,14 +2,14 @@
 
 use super::interval::Interval;
 use super::{Facts, Slot, Value, number};
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{ClassSignature, TypeSet};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
 /// Bytes of the text in output `slot` of `node` at most; `None` where nobody knows. Classes that are not here give texts that nothing is known about.
 pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Option<i128> {
-    if !class.is_core() || slot != 0 {
+    if !class.is_core() || slot != 0 || !class.output_types(slot).meets(TypeSet::TEXTUAL) {
         return None;
     }
     let own = |name: &str| input_bytes(facts, node, name).map(Interval::exactly);
@@ -73,8 +73,7 @@ const ASSUMED_TEXT_BYTES: i128 = 4096;
 /// doubles another for ever.
 pub(super) fn longest(facts: &Facts<'_>, place: NodeIndex, node: &Node) -> i128 {
     // What is of no known type may be a text.
-    let is_text =
-        |slot: &&Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
+    let is_text = |slot: &&Slot<'_>| slot.types.is_empty() || slot.type_set.meets(TypeSet::STRING.and(TypeSet::ANY));
     if facts.class_at(place).is_some() {
         let mut texts = facts.slots_at(place).iter().filter(is_text);
         // Of those that are known the longest; one that is not is a guess about all.
@@ -104,27 +103,26 @@ fn printed_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
         Input::Literal(Json::Int(value)) => Some(int_bytes(*value)),
         Input::Literal(Json::Float(_)) => Some(FLOAT_BYTES_MAX),
         Input::Literal(Json::Bool(_) | Json::Null) => Some(WORD_BYTES_MAX),
-        Input::Literal(Json::List(_) | Json::Object(_)) => None,
+        Input::Literal(Json::Pair(..) | Json::List(_) | Json::Object(_)) => None,
         Input::Link(link) => {
             let slot = facts.slot(*link)?;
             match slot.value {
                 Value::Int(value) => Some(int_bytes(value.lo).max(int_bytes(value.hi))),
                 Value::Float(_) => Some(FLOAT_BYTES_MAX),
                 Value::Bool(_) => Some(WORD_BYTES_MAX),
-                Value::Unknown if slot.types == ["STRING"] => input_bytes(facts, node, name),
+                Value::Unknown if *slot.types == ["STRING"] => input_bytes(facts, node, name),
                 Value::Unknown => None,
             }
         }
     }
 }
 
-/// `re.sub`: at each place at most one match, whose replacement may hold each group, of at most the whole text, once for each backslash. A pattern of plain characters is found at most once in as
-/// many characters as it has, and no more often than `count` says.
+/// `re.sub`: at each place at most one match. Its replacement may hold a group once for each backslash, and a group is a part of its match: all of them together are no longer than the text. (Groups
+/// that look beyond the match are not taken at all.) A pattern of plain characters is found at most once in as many characters as it has, and no more often than `count` says.
 fn regex_replaced(facts: &Facts<'_>, node: &Node, text: Interval, replace: Interval) -> Interval {
     let backslashes =
         |literal: &str| i128::try_from(literal.bytes().filter(|byte| *byte == b'\\').count()).unwrap_or(i128::MAX);
     let groups = facts.written_text(node, "replace").map_or(replace.hi, backslashes);
-    let each = replace.plus(text.times(Interval::exactly(groups)));
     let plain = facts.written_text(node, "regex_pattern").and_then(plain_characters);
     let places = match plain {
         Some(characters) => Interval::exactly(text.hi / characters.max(1)),
@@ -134,7 +132,7 @@ fn regex_replaced(facts: &Facts<'_>, node: &Node, text: Interval, replace: Inter
         Some(Input::Literal(Json::Int(count))) if *count > 0 => places.clamped(0, *count),
         _ => places,
     };
-    text.plus(matches.times(each))
+    text.plus(matches.times(replace)).plus(text.times(Interval::exactly(groups)))
 }
 
 /// How many characters a pattern has that stands for exactly these, whatever flags Python is given; `None` if it may be any other. A `{` is one where no count follows it.

@@ -155,8 +155,82 @@ fn bypass_039b_rows_of_inputs_have_the_declared_names_only() {
     ] {
         refused_everywhere(row(name, json!(["image", 0])), "b", "undeclared_input");
     }
+    // ComfyUI runs a row that is shorter than it declares, but none of nothing.
+    let only = |inputs: Value| json!({"b": node("BatchImagesNode", inputs), "p": node("PreviewImage", json!({"images": ["b", 0]}))});
+    allowed(only(json!({"images.image0": ["image", 0]})));
+    allowed(only(json!({"images.image3": ["image", 0]})));
+    left_out(only(json!({})), "b", "required_input_missing");
     left_out(row("images.image2", json!(5)), "b", "invalid_input_type");
     left_out(row("images.image2", json!(["empty", 0])), "b", "return_type_mismatch");
+}
+
+#[test]
+fn bypass_039d_what_matches_anything_takes_a_text_that_is_written_down_and_nothing_else() {
+    let written = |value: Value| {
+        json!({
+            "w": node("ComfySwitchNode", json!({"switch": true, "on_true": value, "on_false": ["t", 0]})),
+            "t": node("PrimitiveString", json!({"value": "a dog"})),
+            "c": node("CLIPTextEncode", json!({"text": ["w", 0], "clip": ["model", 1]})),
+            "s": sampler(json!({"positive": ["c", 0]})),
+        })
+    };
+    allowed(written(json!("a cat")));
+    for value in [json!(5), json!(true), json!(0.5), json!({"a": 1})] {
+        left_out(written(value), "w", "invalid_input_type");
+    }
+    // It is a text and nothing else.
+    let mut picture = written(json!("a cat"));
+    picture["p"] = node("PreviewImage", json!({"images": ["w", 0]}));
+    left_out(picture, "p", "return_type_mismatch");
+    let mut mixed = written(json!("a cat"));
+    mixed["w"]["inputs"]["on_false"] = json!(["image", 0]);
+    mixed["p"] = node("PreviewImage", json!({"images": ["w", 0]}));
+    left_out(mixed, "p", "return_type_mismatch");
+    let resized = json!({"r": node("ResizeImageMaskNode", json!({"input": "a cat", "scale_method": "area", "resize_type": "scale width", "resize_type.width": 64}))});
+    left_out(resized, "r", "invalid_input_type");
+}
+
+#[test]
+fn bypass_039e_choices_of_another_release_pass_only_where_no_rule_reads_them_and_nobody_was_asked() {
+    let loader = |kind: &str| node("CLIPLoader", json!({"clip_name": "x.safetensors", "type": kind}));
+    let encoded = |kind: &str| json!({"l": loader(kind), "c": node("CLIPTextEncode", json!({"text": "a cat", "clip": ["l", 0]})), "s": sampler(json!({"positive": ["c", 0]}))});
+    allowed(encoded("of_next_year"));
+    left_out(encoded("../of_next_year"), "l", "value_not_in_list");
+    let scaled = json!({
+        "r": node("ImageScale", json!({"image": ["image", 0], "upscale_method": "of_next_year", "width": 8, "height": 8, "crop": "disabled"})),
+    });
+    left_out(scaled, "r", "value_not_in_list");
+    // An installation has its own list.
+    let body = json!({"prompt": super::prompt(encoded("of_next_year"))});
+    let parsed = parse(body.to_string().as_bytes()).unwrap();
+    let catalogue = comfygate_policy::Catalogue::builtin_arc();
+    match comfygate_policy::decide(&parsed, &super::open_policy(), &catalogue, &super::files()) {
+        comfygate_policy::Verdict::Allow(approved) => {
+            assert!(approved.pruned().into_iter().flatten().any(|one| one.code == "value_not_in_list"));
+        }
+        comfygate_policy::Verdict::Deny(violations) => panic!("{}", violations.to_json()),
+    }
+}
+
+#[test]
+fn bypass_039f_what_a_page_writes_into_a_choice_of_its_own_is_plain() {
+    let combo = |changes: Value| {
+        json!({
+            "c": node("CustomCombo", with(json!({"choice": "a", "index": 1, "option1": "a", "option2": "b"}), changes)),
+            "n": node("PreviewAny", json!({"source": ["c", 1]})),
+        })
+    };
+    allowed(combo(json!({})));
+    left_out(combo(json!({"index": "1"})), "c", "invalid_input_type");
+    left_out(combo(json!({"option1": 1})), "c", "invalid_input_type");
+    left_out(combo(json!({"option1": ["text", 0]})), "c", "invalid_input_type");
+    refused(combo(json!({"other": "a"})), "c", "undeclared_input");
+    // A number of which nothing is known is none that may be a size.
+    let sized = with(
+        combo(json!({})),
+        json!({"e": node("EmptyImage", json!({"width": ["c", 1], "height": 8, "batch_size": 1, "color": 0}))}),
+    );
+    refused(sized, "e", "value_unbounded");
 }
 
 #[test]
@@ -230,8 +304,9 @@ fn bypass_042_odd_slots() {
         "bad_linked_input",
     );
     allowed(json!({"v": node("VAEDecode", json!({"samples": ["empty", 0], "vae": ["model", 2]}))}));
-    // An output node has no outputs to take from.
-    left_out(json!({"p": node("PreviewImage", json!({"images": ["show", 0]}))}), "p", "bad_linked_input");
+    // An output node without outputs, in every release.
+    let socket = node("SaveImageWebsocket", json!({"images": ["image", 0]}));
+    left_out(json!({"w": socket, "p": node("PreviewImage", json!({"images": ["w", 0]}))}), "p", "bad_linked_input");
 }
 
 #[test]

@@ -186,6 +186,105 @@ fn bypass_060b_texts_that_double() {
 }
 
 #[test]
+fn bypass_060e_texts_that_are_known_word_for_word_are_as_long_as_they_are() {
+    let template = format!("{{a}} {}", "x".repeat(3000));
+    let filled = |find: &str, length: usize| {
+        json!({
+            "t": node("PrimitiveStringMultiline", json!({"value": template})),
+            "u": node("PrimitiveString", json!({"value": "b".repeat(length)})),
+            "r": node("StringReplace", json!({"string": ["t", 0], "find": find, "replace": ["u", 0]})),
+            "s": node("StringReplace", json!({"string": ["r", 0], "find": "{b}", "replace": ["u", 0]})),
+        })
+    };
+    // Once at most, where the lengths alone would say a thousand times.
+    allowed(filled("{a}", 100_000));
+    // "x" is there 3000 times.
+    refused(filled("x", 100_000), "r", "text_exceeded");
+    allowed(filled("x", 300));
+    let twice = |length: usize| {
+        with(
+            filled("{a}", length),
+            json!({"d": node("StringConcatenate", json!({"string_a": ["s", 0], "string_b": ["s", 0], "delimiter": ""}))}),
+        )
+    };
+    allowed(twice(120_000));
+    // The same from an object in a text, by a key that is written elsewhere.
+    let picked = |key: &str| {
+        let object = json!({"a": format!("{{u}}{}", "y".repeat(30_000)), "b": 1e9}).to_string();
+        json!({
+            "c": node("CustomCombo", json!({"choice": key})),
+            "j": node("JsonExtractString", json!({"json_string": object, "key": ["c", 0]})),
+            "r": node("StringReplace", json!({"string": ["j", 0], "find": "{u}", "replace": "b".repeat(100)})),
+            "s": node("StringReplace", json!({"string": ["r", 0], "find": "{v}", "replace": "b".repeat(100)})),
+        })
+    };
+    let policy = super::steps_policy();
+    assert_eq!(denials(&policy, picked("a")), []);
+    // How Python prints a number is not followed.
+    assert!(denials(&policy, picked("b")).contains(&("s".to_owned(), "text_exceeded")));
+}
+
+#[test]
+fn bypass_060f_a_plain_pattern_is_found_as_often_as_it_fits() {
+    let policy = super::steps_policy();
+    let allowed = |nodes: Value| assert_eq!(denials(&policy, nodes), []);
+    let refused = |nodes: Value| assert_eq!(denials(&policy, nodes), [("r".to_owned(), "text_exceeded")]);
+    let replaced = |pattern: &str, length: usize, count: i64| json!({"r": node("RegexReplace", json!({"string": "x".repeat(2000), "regex_pattern": pattern, "replace": "b".repeat(length), "count": count}))});
+    // 2000 / 4 places, and 1 MiB.
+    allowed(replaced("xxxx", 2090, 0));
+    refused(replaced("xxxx", 2100, 0));
+    refused(replaced("xxx.", 2090, 0));
+    allowed(replaced("xxx.", 100_000, 10));
+    refused(replaced("xxx.", 110_000, 10));
+    // Groups are parts of the match: all of them together are no longer than the text.
+    let grouped = |groups: usize| json!({"r": node("RegexReplace", json!({"string": "x".repeat(2000), "regex_pattern": "(x)", "replace": r"\1".repeat(groups)}))});
+    allowed(grouped(170));
+    refused(grouped(180));
+}
+
+#[test]
+fn bypass_060g_numbers_as_texts_have_their_digits_only() {
+    let shown = |source: Value| {
+        json!({
+            "n": node("PreviewAny", json!({"source": source})),
+            "i": node("PrimitiveInt", json!({"value": 1024})),
+            "r": node("StringReplace", json!({"string": "w".repeat(100_000), "find": "w", "replace": ["n", 0]})),
+        })
+    };
+    for source in [json!(1024), json!(["i", 0]), json!(true), json!("123456789")] {
+        allowed(shown(source));
+    }
+    refused(shown(json!("12345678901")), "r", "text_exceeded");
+    // What a list or a model looks like in a text is not known.
+    for source in [json!(["model", 0]), json!(["text", 0])] {
+        refused(shown(source), "r", "text_unbounded");
+    }
+}
+
+#[test]
+fn bypass_060h_tracks_are_counted_where_they_are_written() {
+    let tracked = |tracks: Value, texts: &str| {
+        json!({
+            "t": node("PrimitiveStringMultiline", json!({"value": texts})),
+            "v": node("VAELoader", json!({"vae_name": "x.safetensors"})),
+            "w": node("WanTrackToVideo", json!({"positive": ["text", 0], "negative": ["text", 0], "vae": ["v", 0], "tracks": tracks, "width": 512, "height": 512,
+                "length": 81, "batch_size": 1, "temperature": 220.0, "topk": 2, "start_image": ["image", 0]})),
+        })
+    };
+    let open = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nmegapixels_total = 64\n").unwrap();
+    let track = |points: usize| format!("[[{}]]", vec![r#"{"x": 1, "y": 1}"#; points].join(","));
+    let many = format!("[{}]", vec![r#"[{"x": 1, "y": 1}]"#; 100].join(","));
+    // One track of many points is one track, by whatever way it comes.
+    for tracks in [json!(track(500)), json!(["t", 0])] {
+        assert_eq!(denials(&open, tracked(tracks, &track(500))), []);
+    }
+    for tracks in [json!(many), json!(["t", 0])] {
+        let found = denials(&open, tracked(tracks, &many));
+        assert!(found.contains(&("w".to_owned(), "size_exceeded")), "{found:?}");
+    }
+}
+
+#[test]
 fn bypass_060c_texts_that_double_in_other_classes() {
     for (class, text, added) in [
         ("AddTextPrefix", "texts", "prefix"),

@@ -60,7 +60,10 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
         refusal.rules.iter().filter_map(|rule| refused::suggested(rule.allow.as_ref()?)).collect();
     if suggestions.is_empty() {
         println!("no line of a policy allows this request:");
-        refusal.rules.iter().for_each(|rule| println!("  {} [{}]", printable(&rule.because), printable(&rule.code)));
+        for rule in &refusal.rules {
+            println!("  {} [{}]", printable(&rule.because), printable(&rule.code));
+            suggest::remark(&rule.code).iter().for_each(|remark| println!("    {remark}"));
+        }
         return Ok(Exit::No);
     }
     let parsed = submission.and_then(|submission| comfygate_policy::parse(submission.to_string().as_bytes()).ok());

@@ -4,7 +4,9 @@ use super::workflows::{self, NoWorkflow, Submission};
 use super::{Surroundings, plain};
 use crate::cli::Exit;
 use clap::Args;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, OutputScope, Policy, Verdict, Violation, Violations, decide};
+use comfygate_policy::{
+    ApprovedWorkflow, Catalogue, FileFacts, OutputScope, Policy, Verdict, Violation, Violations, decide,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -80,9 +82,7 @@ impl Judged {
     pub(super) fn violations(&self) -> Vec<Value> {
         match self {
             Self::Unread(fault) => vec![fault.to_json()],
-            Self::Allowed(approved) => {
-                approved.pruned().into_iter().flatten().map(Violation::to_json).collect()
-            }
+            Self::Allowed(approved) => approved.pruned().into_iter().flatten().map(Violation::to_json).collect(),
             Self::Refused(violations) => violations.iter().map(Violation::to_json).collect(),
         }
     }
