@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::catalogue::{Catalogue, InputKind};
+use crate::catalogue::{Catalogue, Declarations, InputKind};
 use crate::policy::{AssumedUpload, Policy};
 use crate::workflow::graph::Workflow;
 use crate::workflow::json::Json;
@@ -166,8 +166,9 @@ pub(crate) fn is_path_trick(name: &str) -> bool {
 
 pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec<FileReference> {
     let mut out = Vec::new();
-    for node in workflow.nodes() {
-        let Some(signature) = catalogue.class(node.class.as_str()) else {
+    let declared = Declarations::of(workflow, catalogue);
+    for (place, node) in workflow.indexed() {
+        let Some(signature) = declared.class(place, node) else {
             continue;
         };
         if !signature.may_have(InputKind::File) {

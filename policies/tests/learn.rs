@@ -72,6 +72,12 @@ fn accepts(policy: &Policy, sample: &Sample) -> bool {
     matches!(verdict, Verdict::Allow(approved) if approved.pruned().is_none())
 }
 
+/// Whether all of its classes are known and none is paid for: nothing is installed here, and nobody pays.
+fn is_learnable(sample: &Sample) -> bool {
+    let free = |class: &str| Catalogue::builtin().class(class).is_some_and(|class| !class.is_paid());
+    sample.parsed.classes().all(|class| free(class.as_str()))
+}
+
 #[test]
 fn a_document_accepts_all_that_it_was_learned_from_whatever_the_options() {
     let samples = all();
@@ -86,8 +92,17 @@ fn a_document_accepts_all_that_it_was_learned_from_whatever_the_options() {
         for left in &found.left_out {
             assert!(!left.violations.is_empty(), "{}: left out without a reason", left.name);
         }
+        if std::env::var_os("LEARN_VERBOSE").is_some() {
+            for left in &found.left_out {
+                let codes: BTreeSet<&str> = left.violations.iter().map(|violation| violation.code).collect();
+                let first = left.violations.first().map(ToString::to_string).unwrap_or_default();
+                println!("  {}: {codes:?} {first}", left.name);
+            }
+        }
         println!("headroom {headroom}, caps {caps}: {} of {}, {} left out", found.samples, samples.len(), left.len());
-        assert!(found.samples * 2 > samples.len() || caps, "{} of {}", found.samples, samples.len());
+        let learnable: Vec<&Sample> = samples.iter().filter(|sample| is_learnable(sample)).collect();
+        let lost = learnable.iter().filter(|sample| left.contains(sample.name.as_str())).count();
+        assert!(lost * 20 <= learnable.len(), "{lost} of {} that any policy could allow", learnable.len());
     }
 }
 

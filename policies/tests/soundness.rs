@@ -197,6 +197,23 @@ fn a_turned_latent_may_have_its_height_in_time() {
     fits("frames = 1\n", nodes(64, "180 degrees"));
 }
 
+#[test]
+fn a_picture_that_loses_a_row_may_be_smaller_than_it_was() {
+    // The encoder of LTXVPreprocess takes even sides only: 65 becomes 64.
+    let nodes = |of: &str| {
+        json!({
+            "odd": node("EmptyImage", json!({"width": 65, "height": 65, "batch_size": 1, "color": 0})),
+            "cut": node("LTXVPreprocess", json!({"image": ["odd", 0], "img_compression": 35})),
+            "size": node("GetImageSize", json!({"image": [of, 0]})),
+            "more": node("ComfyMathExpression", json!({"expression": "64 + (65 - a) * 1000", "values.a": ["size", 0]})),
+            "made": node("EmptyImage", json!({"width": ["more", 1], "height": 64, "batch_size": 1, "color": 0})),
+        })
+    };
+    fits("width = 1024\n", nodes("odd"));
+    is_refused("width = 1024\n", nodes("cut"), "made", "cap_exceeded");
+    fits("width = 1064\n", nodes("cut"));
+}
+
 /// Custom sampling with the named sampler over the schedule of `sigmas`.
 fn sampled(sampler: &str, sigmas: Value) -> Value {
     json!({

@@ -11,6 +11,7 @@ pub(crate) mod interval;
 mod lists;
 mod numbers;
 mod operands;
+mod origin;
 mod samplers;
 mod shape;
 mod text;
@@ -22,16 +23,18 @@ pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
 pub(crate) use expression::Dialect;
 #[cfg(feature = "fuzzing")]
 pub(crate) use expression::{Judged, judged as judged_expression};
-pub(crate) use numbers::{Need, REPEATS_MAX, chain, limit, need, number, sigmas_in_text};
+pub(crate) use numbers::{Need, REPEATS_MAX, limit, need, number, sigmas_in_text};
 pub(crate) use operands::expression_fault;
+pub(crate) use origin::{chain, size_chain, steps_chain, text_chain};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
-use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature};
+use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature, ValueRule};
 use crate::files::FileFacts;
 use crate::policy::{Caps, Policy, Posture};
 use crate::resolve::Resolved;
 use crate::workflow::graph::{NodeIndex, Workflow};
+use crate::workflow::json::Json;
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 use interval::{FloatInterval, Interval, ceil};
@@ -84,8 +87,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) caps: &'a Caps,
     files: &'a FileFacts,
-    /// What a text of unknown length counts as; none: as unknown.
-    assumed_text_bytes: Option<i128>,
+    /// Whether texts of unknown length count as what went into them: an owner's own packs are trusted.
+    assumes_texts: bool,
+    /// By the nodes' places: how many bytes the longest text has that the node gives. Where nobody knows, it is taken to hold all that went in.
+    texts: Vec<i128>,
     /// Whether a VAE without cells may be about.
     has_pixel_space: bool,
     pub(crate) resolved: Rc<Resolved<'a>>,
@@ -96,6 +101,11 @@ pub(crate) struct Facts<'a> {
 
 /// Items of a list under any cap: each runs all nodes after it once.
 pub(crate) const ITEMS_MAX: i128 = 4096;
+
+/// Primitives between a text and where it is read: each look follows them anew.
+const TEXT_HOPS_MAX: usize = 8;
+/// Classes that give the text that is written into them.
+const TEXT_PRIMITIVES: [&str; 2] = ["PrimitiveString", "PrimitiveStringMultiline"];
 
 /// Types whose size is followed.
 const SHAPED: [&str; 7] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "TRACKS", "*"];
@@ -120,15 +130,17 @@ impl<'a> Facts<'a> {
         catalogue: &'a Catalogue,
         files: &'a FileFacts,
     ) -> Self {
-        let assumed_text_bytes = (policy.posture() == Posture::Owner).then_some(text::ASSUMED_TEXT_BYTES);
+        let assumes_texts = policy.posture() == Posture::Owner;
         let (caps, slots, size_faults) = (&policy.caps, vec![Vec::new(); workflow.nodes().len()], Vec::new());
+        let texts = vec![0; workflow.nodes().len()];
         let has_pixel_space = resolved.known().any(|(_, node, class)| transfer::may_be_pixel_space(node, class));
         let mut facts = Self {
             workflow,
             catalogue,
             caps,
             files,
-            assumed_text_bytes,
+            assumes_texts,
+            texts,
             has_pixel_space,
             resolved,
             slots,
@@ -140,6 +152,10 @@ impl<'a> Facts<'a> {
                 if let Some(at) = facts.slots.get_mut(place.number()) {
                     *at = slots;
                 }
+            }
+            let bytes = text::longest(&facts, place, node);
+            if let Some(at) = facts.texts.get_mut(place.number()) {
+                *at = bytes;
             }
         }
         facts
@@ -153,6 +169,36 @@ impl<'a> Facts<'a> {
     /// How many bytes the first output of the node at `place` has at most, if it is a text.
     pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
         self.slots.get(place.number())?.first()?.text_bytes
+    }
+
+    /// Bytes of the longest text that the node at `place` gives, each text of which nobody knows anything taken to hold all that goes into it, and some more.
+    pub(crate) fn longest_text(&self, place: NodeIndex) -> i128 {
+        self.texts.get(place.number()).copied().unwrap_or_default()
+    }
+
+    /// The text at the input `name`, where it is written down: here, or in a primitive that a link leads to.
+    pub(crate) fn written_text<'n>(&self, node: &'n Node, name: &str) -> Option<&'n str>
+    where
+        'a: 'n,
+    {
+        let (mut node, mut name) = (node, name);
+        for _ in 0..TEXT_HOPS_MAX {
+            match node.input(name)? {
+                Input::Literal(Json::Text(text)) => return Some(text),
+                Input::Literal(_) => return None,
+                Input::Link(link) if link.slot == 0 => {
+                    let class = self.class_at(link.target)?;
+                    node = self.workflow.node(link.target)?;
+                    name = match class.value_rule(0) {
+                        Some(ValueRule::Input(input)) => input,
+                        _ if class.is_core() && TEXT_PRIMITIVES.contains(&class.name()) => "value",
+                        _ => return None,
+                    };
+                }
+                Input::Link(_) => return None,
+            }
+        }
+        None
     }
 
     /// Every output of the node at `place`.
@@ -280,8 +326,13 @@ impl<'a> Facts<'a> {
             let DeclaredType::Match { template: of, .. } = input.declared() else {
                 continue;
             };
-            if let (true, Some(Input::Link(link))) = (of == template, node.input(input.name())) {
-                types.extend(self.slot(*link).into_iter().flat_map(|slot| slot.types.iter().copied()));
+            match node.input(input.name()) {
+                _ if of != template => {}
+                Some(Input::Link(link)) => {
+                    types.extend(self.slot(*link).into_iter().flat_map(|slot| slot.types.iter().copied()));
+                }
+                Some(Input::Literal(Json::Text(_))) => types.push("STRING"),
+                Some(Input::Literal(_)) | None => {}
             }
         }
         types.sort_unstable();

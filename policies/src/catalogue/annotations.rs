@@ -59,7 +59,7 @@ pub(super) struct ClassAnnotation {
     pub(super) harmless: BTreeMap<String, String>,
     /// Literals that ComfyUI does not check itself.
     pub(super) unchecked: Vec<String>,
-    /// Undeclared inputs that the stock page leaves behind and that may be dropped without loss.
+    /// Undeclared inputs that the stock page leaves behind and that may be dropped without loss; in a name `*` stands for anything.
     pub(super) residue: Vec<String>,
     /// Undeclared inputs that the class reads on purpose.
     pub(super) dynamic: Vec<DynamicInput>,
@@ -96,6 +96,9 @@ pub struct DynamicInput {
     pub shape: BTreeMap<String, String>,
     /// The type of what is linked to it, such as `IMAGE`. Of an input that is a link.
     pub link: Option<String>,
+    /// The type of its value, such as `INT`. Of an input that is neither.
+    #[serde(default)]
+    pub literal: Option<String>,
     /// Members that name models.
     #[serde(default)]
     pub models_at: Vec<String>,
@@ -111,13 +114,18 @@ impl ClassAnnotation {
 impl DynamicInput {
     /// Whether an input of this name is meant: the pattern's `*` stands for anything.
     pub fn matches(&self, name: &str) -> bool {
-        match self.pattern.split_once('*') {
-            Some((start, end)) => {
-                let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
-                rest.is_some_and(|rest| !rest.is_empty())
-            }
-            None => self.pattern == name,
+        matches_pattern(&self.pattern, name)
+    }
+}
+
+/// Whether the name is the pattern, whose `*` stands for anything but nothing.
+pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => {
+            let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+            rest.is_some_and(|rest| !rest.is_empty())
         }
+        None => pattern == name,
     }
 }
 

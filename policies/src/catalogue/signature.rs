@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::annotations::{ClassAnnotation, DynamicInput};
+use super::annotations::{ClassAnnotation, DynamicInput, matches_pattern};
 use super::rules::{ListRule, SizeRule, ValueRule};
 use super::tables::Tables;
 use crate::workflow::node::Node;
@@ -270,6 +270,10 @@ pub(super) struct Annotation {
     lists: BTreeMap<usize, ListRule>,
 }
 
+/// Types of which no rule follows anything.
+const PARTS_OF_MODELS: [&str; 7] =
+    ["MODEL", "CLIP", "VAE", "CONDITIONING", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL"];
+
 impl ClassSignature {
     /// The class's name.
     pub fn name(&self) -> &str {
@@ -341,6 +345,12 @@ impl ClassSignature {
         self.annotation.model_loader
     }
 
+    /// Gives models, what they are told and what is made of them, and nothing else: no picture, sound, number or text, no file.
+    pub(crate) fn gives_only_parts_of_models(&self) -> bool {
+        let part = |output: &OutputSignature| PARTS_OF_MODELS.contains(&output.type_name());
+        self.is_core() && !self.is_paid() && !self.output_node && self.outputs.iter().all(part)
+    }
+
     pub(crate) fn has_unbounded_steps(&self) -> bool {
         self.annotation.unbounded_steps
     }
@@ -390,7 +400,7 @@ impl ClassSignature {
     }
 
     pub(crate) fn is_residue(&self, input: &str) -> bool {
-        self.annotation.residue.iter().any(|name| name == input)
+        self.annotation.residue.iter().any(|pattern| matches_pattern(pattern, input))
     }
 
     /// The inputs that `node` may have, with their full names: those of a dynamic choice by what the node chose.

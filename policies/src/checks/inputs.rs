@@ -23,7 +23,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
                 (Some(signature), Input::Literal(value)) => {
                     let fault = literal(node, name, signature, value);
-                    found.add(fault.filter(|fault| !is_of_another_release(subject, fault, value)));
+                    found.add(fault.filter(|fault| !is_of_another_release(subject, class, fault, value)));
                 }
                 (Some(_), Input::Link(_)) => {}
                 (None, input) => found.add(undeclared(subject, node, class, (name, input))),
@@ -35,10 +35,12 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     }
 }
 
-/// Options differ from release to release: where nobody asked the owner's installation, a choice may be any name that names no other place. The ComfyUI that runs it has its own list.
-fn is_of_another_release(subject: &Subject<'_>, fault: &Violation, value: &Json) -> bool {
+/// Options differ from release to release, and the ComfyUI that runs it has its own list. Where nobody asked the installation, a choice may be any name that names no other place: of an owner's, and
+/// of a class that gives nothing whose size or value is followed, so that no rule reads what was chosen.
+fn is_of_another_release(subject: &Subject<'_>, class: &ClassSignature, fault: &Violation, value: &Json) -> bool {
     let name = matches!(value, Json::Text(text) if !is_path_trick(text));
-    fault.code == "value_not_in_list" && name && subject.owner_of_unknown()
+    let unread = subject.owner() || class.gives_only_parts_of_models();
+    fault.code == "value_not_in_list" && name && unread && !subject.facts.catalogue.is_complete()
 }
 
 fn undeclared(
@@ -85,9 +87,11 @@ fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
         let DeclaredType::Autogrow { names, min, .. } = input.declared() else {
             continue;
         };
+        // ComfyUI runs a row that is shorter than its least number (checked on 0.8.0), but none without any item.
         let full = |name: &String| format!("{}.{name}", input.name());
-        for name in names.iter().take(*min).map(full).filter(|name| absent(name)) {
-            report(&name);
+        let first = names.first().filter(|_| *min > 0);
+        if let Some(first) = first.filter(|_| names.iter().map(full).all(|name| absent(&name))) {
+            report(&full(first));
         }
     }
     out
@@ -135,6 +139,8 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
         (DeclaredType::DynamicCombo(_), _) => Some(not_in_list(node, name, value)),
         (DeclaredType::Any, Json::Text(_) | Json::Bool(_) | Json::Int(_) | Json::Float(_)) => None,
         (DeclaredType::Any, _) => wrong("a string, number or boolean"),
+        // ComfyUI takes it as it is (checked on 0.8.0).
+        (DeclaredType::Match { allowed, .. }, Json::Text(_)) if allowed.is_empty() => None,
         (DeclaredType::Socket(_) | DeclaredType::Match { .. } | DeclaredType::Autogrow { .. }, _) => wrong("a link"),
     }
 }
@@ -158,7 +164,8 @@ fn out_of_range(
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
     let shown = shown(&value.to_value().to_string());
-    at(node, name, "value_not_in_list", ViolationKind::Invalid, format!("value not in list: {shown}"))
+    let message = format!("value not in list: {shown}");
+    Violation { bound: Some(shown), ..at(node, name, "value_not_in_list", ViolationKind::Invalid, message) }
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::Subject;
+use crate::bounds::{Facts, Value};
 use crate::catalogue::{ClassSignature, ValueRule};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
@@ -15,19 +15,18 @@ const TEXTS_MAX: usize = 16;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Known texts of the first output of nodes.
-pub(super) struct PossibleTexts<'a> {
+pub(crate) struct PossibleTexts {
     of_node: HashMap<NodeIndex, Rc<Vec<String>>>,
     bytes_left: usize,
-    subject: &'a Subject<'a>,
 }
 
-impl<'a> PossibleTexts<'a> {
+impl PossibleTexts {
     /// Looks at every node once, sources first.
-    pub(super) fn of(subject: &'a Subject<'a>) -> Self {
-        let mut out = Self { of_node: HashMap::new(), bytes_left: BYTES_MAX, subject };
-        for (place, node) in subject.parsed.workflow.sources_first() {
-            let Some(class) = subject.facts.class_at(place) else { continue };
-            if let Some(texts) = out.made(node, class) {
+    pub(super) fn of(facts: &Facts<'_>) -> Self {
+        let mut out = Self { of_node: HashMap::new(), bytes_left: BYTES_MAX };
+        for (place, node) in facts.workflow.sources_first() {
+            let Some(class) = facts.class_at(place) else { continue };
+            if let Some(texts) = out.made(facts, node, class) {
                 out.of_node.insert(place, texts);
             }
         }
@@ -44,7 +43,7 @@ impl<'a> PossibleTexts<'a> {
         }
     }
 
-    fn made(&mut self, node: &Node, class: &ClassSignature) -> Option<Rc<Vec<String>>> {
+    fn made(&mut self, facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<Rc<Vec<String>>> {
         let one_of = |out: &mut Self, a: &str, b: &str| {
             let mut texts = out.at(node, a)?.as_ref().clone();
             texts.extend(out.at(node, b)?.iter().cloned());
@@ -64,6 +63,9 @@ impl<'a> PossibleTexts<'a> {
             "ComfySwitchNode" => one_of(self, "on_true", "on_false"),
             "StringConcatenate" => self.joined(node),
             "StringReplace" => self.replaced(node),
+            "CustomCombo" => self.at(node, "choice"),
+            "PreviewAny" => self.printed(facts, node),
+            "JsonExtractString" => self.extracted(node),
             _ => None,
         }
     }
@@ -104,6 +106,40 @@ impl<'a> PossibleTexts<'a> {
         self.bounded(vec![string.replace(find.as_str(), replace)])
     }
 
+    /// What `str(value)` gives of a text, a whole number or a truth value.
+    fn printed(&mut self, facts: &Facts<'_>, node: &Node) -> Option<Rc<Vec<String>>> {
+        let truth = |value: bool| if value { "True" } else { "False" }.to_owned();
+        let text = match node.input("source")? {
+            Input::Literal(Json::Int(value)) => value.to_string(),
+            Input::Literal(Json::Bool(value)) => truth(*value),
+            Input::Literal(_) => return self.at(node, "source"),
+            Input::Link(link) => match facts.slot(*link)?.value {
+                Value::Int(value) if value.lo == value.hi => value.lo.to_string(),
+                Value::Bool(Some(value)) => truth(value),
+                Value::Unknown => return self.at(node, "source"),
+                _ => return None,
+            },
+        };
+        self.bounded(vec![text])
+    }
+
+    /// `JsonExtractString`: the text under a key of the object in a text. One whose value is anything else is printed in Python's own way.
+    fn extracted(&mut self, node: &Node) -> Option<Rc<Vec<String>>> {
+        let (json, keys) = (self.at(node, "json_string")?, self.at(node, "key")?);
+        let [json] = json.as_slice() else { return None };
+        self.bytes_left = self.bytes_left.checked_sub(json.len())?;
+        // Python looks for the first object that can be read, and ignores what stands behind it.
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json.get(json.find('{')?..)?.trim_end()).ok()?;
+        let under = |key: &String| match object.get(key) {
+            None | Some(serde_json::Value::Null) => Some(String::new()),
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            Some(_) => None,
+        };
+        let texts = keys.iter().map(under).collect::<Option<Vec<String>>>()?;
+        self.bounded(texts)
+    }
+
     /// How long the text of a node is at most, where it is known word for word.
     pub(super) fn bytes_of(&self, place: NodeIndex) -> Option<usize> {
         self.of_node.get(&place)?.iter().map(String::len).max()
@@ -115,10 +151,5 @@ impl<'a> PossibleTexts<'a> {
         let bytes: usize = texts.iter().map(String::len).sum();
         self.bytes_left = self.bytes_left.checked_sub(bytes)?;
         (texts.len() <= TEXTS_MAX).then(|| Rc::new(texts))
-    }
-
-    /// Where a linked text comes from.
-    pub(super) fn chain(&self, node: &Node, input: &str) -> Option<String> {
-        crate::bounds::chain(&self.subject.facts, node, input)
     }
 }

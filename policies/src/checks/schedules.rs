@@ -3,9 +3,8 @@
 //!
 //! So beside such a sampler the numbers that noise levels are made of keep to what makes levels above 0. No ordinary workflow is near these bounds.
 
-use super::possible_texts::PossibleTexts;
 use super::{Subject, at};
-use crate::bounds::{Value, number};
+use crate::bounds::{Value, chain, number};
 use crate::catalogue::{ClassSignature, InputKind};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node};
@@ -57,15 +56,13 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.known().any(|(_, node, class)| takes_brownian_noise(node, class)) {
         return;
     }
-    let mut texts = None;
     for (_, node, class) in subject.known().filter(|(_, _, class)| class.is_core()) {
         if class.name() == "ManualSigmas" {
-            let texts = texts.get_or_insert_with(|| PossibleTexts::of(subject));
-            out.extend(levels_fault(texts, node));
+            out.extend(levels_fault(subject, node));
         }
         for (_, input, least, most) in RANGES.iter().filter(|(of, ..)| *of == class.name()) {
             let value = value_of(subject, node, class, input);
-            out.extend(range_fault(node, input, value, *least, *most));
+            out.extend(range_fault(subject, node, input, value, (*least, *most)));
         }
         out.extend(shift_fault(subject, node, class));
     }
@@ -79,15 +76,12 @@ fn takes_brownian_noise(node: &Node, class: &ClassSignature) -> bool {
     if !class.may_have(InputKind::Sampler) {
         return false;
     }
-    let named = |(name, input): &(_, Input)| {
-        let name: &crate::workflow::text::Text = name;
-        let of_sampler = class.input_kind(node, name) == Some(InputKind::Sampler);
+    let of_sampler = |name: &str| class.input_kind(node, name) == Some(InputKind::Sampler);
+    node.inputs.iter().filter(|(name, _)| of_sampler(name)).any(|(name, input)| match input {
+        Input::Literal(_) => node.text(name).is_some_and(is_brownian),
         // A name that nobody sees may be any.
-        of_sampler
-            && node.text(name).is_none_or(is_brownian)
-            && (node.text(name).is_some() || matches!(input, Input::Link(_)))
-    };
-    node.inputs.iter().any(named)
+        Input::Link(_) => true,
+    })
 }
 
 fn is_brownian(name: &str) -> bool {
@@ -111,7 +105,13 @@ fn refused(node: &Node, input: &str, message: String) -> Violation {
 const WHY: &str =
     "beside a sampler with Brownian noise (`dpmpp_sde` and its kin), which never ends at other noise levels";
 
-fn range_fault(node: &Node, input: &str, value: Option<(f64, f64)>, least: f64, most: f64) -> Option<Violation> {
+fn range_fault(
+    subject: &Subject<'_>,
+    node: &Node,
+    input: &str,
+    value: Option<(f64, f64)>,
+    (least, most): (f64, f64),
+) -> Option<Violation> {
     // What is missing, and has no default, is ComfyUI's to refuse.
     node.input(input)?;
     let (lo, hi) = value.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
@@ -121,14 +121,16 @@ fn range_fault(node: &Node, input: &str, value: Option<(f64, f64)>, least: f64, 
     let bound = if lo < least { lo } else { hi };
     let limit = if lo < least { least } else { most };
     let message = format!("{input} may be {bound}, and must be from {least} to {most} {WHY}");
-    Some(Violation { bound: Some(bound.to_string()), limit: Some(limit.to_string()), ..refused(node, input, message) })
+    let (bound, limit) = (Some(bound.to_string()), Some(limit.to_string()));
+    let chain = chain(&subject.facts, node, input);
+    Some(Violation { bound, limit, chain, ..refused(node, input, message) })
 }
 
 /// All levels but the last ones, which may be 0, are above it.
-fn levels_fault(texts: &PossibleTexts<'_>, node: &Node) -> Option<Violation> {
+fn levels_fault(subject: &Subject<'_>, node: &Node) -> Option<Violation> {
     node.input("sigmas")?;
     let message = |what: &str| format!("{what} {WHY}: numbers above 0, and 0 only at the end");
-    match texts.at(node, "sigmas") {
+    match subject.possible_texts().at(node, "sigmas") {
         None => Some(refused(node, "sigmas", message("noise levels that can't be followed are not taken"))),
         Some(texts) => texts
             .iter()

@@ -195,6 +195,22 @@ fn stitching_stays_within_bounds() {
     }
 }
 
+/// What a VAE of unknown factor makes of a square is a square, and two in a row are twice as wide as high.
+#[test]
+fn the_ratio_of_a_row_follows_from_those_of_its_pictures() {
+    let square = decoded(Shape { cell: 8, ..Shape::image(Interval::exactly(1024), Interval::exactly(1024)) }, 8);
+    let none = Interval::exactly(0);
+    let row = stitched(square, square, none, Some("right"), Some(true));
+    assert!(row.ratio.lo > 1.8 && row.ratio.hi < 2.2, "{:?}", row.ratio);
+    let column = stitched(square, square, none, Some("down"), Some(true));
+    assert!(column.ratio.lo > 0.45 && column.ratio.hi < 0.55, "{:?}", column.ratio);
+    let rows = stitched(row, row, none, Some("up"), Some(true));
+    assert!(rows.height.hi < 4096, "{rows:?}");
+    // Without the same height nothing follows.
+    let padded = stitched(square, square, none, Some("right"), Some(false));
+    assert!(padded.ratio.hi > 2.2, "{:?}", padded.ratio);
+}
+
 #[test]
 fn resizing_a_latent_stays_within_bounds_whatever_its_cells_are() {
     let mut random = Random(8);

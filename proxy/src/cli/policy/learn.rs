@@ -10,7 +10,7 @@ use crate::endpoint::BackendEndpoint;
 use crate::record::ledger::refusals::RefusalQuery;
 use anyhow::{Context, bail};
 use clap::Args;
-use comfygate_policy::learn::{LearnOptions, Learned, LeftOut, Sample, learn};
+use comfygate_policy::learn::{LearnError, LearnOptions, Learned, LeftOut, Sample, learn};
 use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, decide};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -82,7 +82,8 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
     };
     let learned = match learn(&samples, &catalogue, &options) {
         Ok(learned) => learned,
-        Err(error @ comfygate_policy::learn::LearnError::Nothing) => {
+        Err(ref error @ LearnError::Nothing(ref left_out)) => {
+            tell_left_out(left_out);
             eprintln!("comfygate: {error}");
             return Ok(Exit::No);
         }
@@ -96,7 +97,9 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
             file.write_all(learned.document.as_bytes()).with_context(|| format!("can't write `{}`", shown(path)))?;
         }
     }
-    tell_left_out(&learned);
+    tell_left_out(&learned.left_out);
+    let many = if learned.samples == 1 { "" } else { "s" };
+    eprintln!("learned from {} workflow{many}, {} left out", learned.samples, learned.left_out.len());
     if arguments.check.is_some() {
         tell_aside(&learned, &aside, &catalogue, &options)?;
     }
@@ -175,8 +178,8 @@ fn set_aside(samples: &mut Vec<Sample>, part: f64) -> anyhow::Result<Vec<Sample>
     Ok(samples.drain(..aside.min(samples.len())).collect())
 }
 
-fn tell_left_out(learned: &Learned) {
-    for LeftOut { name, violations } in &learned.left_out {
+fn tell_left_out(left_out: &[LeftOut]) {
+    for LeftOut { name, violations } in left_out {
         eprintln!("left out: {name}");
         violations
             .iter()
@@ -186,7 +189,6 @@ fn tell_left_out(learned: &Learned) {
             eprintln!("  and {more} more");
         }
     }
-    eprintln!("learned from {} workflows, {} left out", learned.samples, learned.left_out.len());
 }
 
 /// How the document judges what it was not learned from.
