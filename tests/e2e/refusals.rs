@@ -58,7 +58,7 @@ async fn a_check_gives_verdict_and_cost_and_makes_no_job() {
     assert_eq!(answer["violations"][0]["pointer"], "/prompt/1/inputs/width", "{answer}");
     let answer = acme.post_bytes("/gate/check", "application/json", "{\"prompt\": 1}").await.expect(200).json();
     assert_eq!(answer["verdict"], "deny", "{answer}");
-    acme.post_bytes("/gate/check", "text/plain", "{}").await.expect(415);
+    acme.post_bytes("/gate/check", "text/html", "{}").await.expect(415);
     acme.stranger().post("/gate/check", &too_wide()).await.expect(401);
     assert_eq!(acme.get("/queue").await.expect(200).json()["queue_pending"], json!([]));
     assert_eq!(acme.get("/history").await.expect(200).json(), json!({}));
