@@ -93,6 +93,9 @@ pub struct OutputAccount {
 /// Decides, and tells how that came about.
 pub fn explain(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &FileFacts) -> Explanation {
     let verdict = decide(parsed, policy, catalogue, files);
+    // What the policy says of classes of packs holds for the table as it does for the verdict.
+    let own = policy.annotated(catalogue, parsed.classes().map(NodeClass::as_str));
+    let catalogue = own.as_ref().unwrap_or(catalogue);
     let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
     let running = parsed.workflow.reaching(&running_outputs(parsed, &facts));
     let costs = cost::of_nodes(&facts, policy.costs());
@@ -179,7 +182,15 @@ impl Explanation {
         }
     }
 
-    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, known, sampling, family, cost, outputs}], violations, dropped, replaced, lines}`.
+    /// What a policy in shadow mode let pass.
+    fn shadowed(&self) -> &[Violation] {
+        match &self.verdict {
+            Verdict::Deny(_) => &[],
+            Verdict::Allow(approved) => approved.shadowed(),
+        }
+    }
+
+    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, known, sampling, family, cost, outputs}], violations, shadowed, dropped, replaced, lines}`.
     pub fn to_json(&self) -> Value {
         let (dropped, replaced) = match &self.verdict {
             Verdict::Allow(approved) => (
@@ -197,10 +208,16 @@ impl Explanation {
             "cost": self.cost.units(),
             "nodes": self.nodes.iter().map(NodeAccount::to_json).collect::<Vec<_>>(),
             "violations": self.violations().iter().map(|one| one.to_json()).collect::<Vec<_>>(),
+            "shadowed": self.shadowed().iter().map(Violation::to_json).collect::<Vec<_>>(),
             "dropped": dropped,
             "replaced": replaced,
-            "lines": suggest::lines(self.violations()),
+            "lines": suggest::lines(self.against()),
         })
+    }
+
+    /// What stands against it, and what would in another mode.
+    fn against(&self) -> impl Iterator<Item = &Violation> {
+        self.violations().into_iter().chain(self.shadowed())
     }
 
     fn verdict_name(&self) -> &'static str {
@@ -273,6 +290,7 @@ impl Explanation {
     fn write(&self, f: &mut String) -> fmt::Result {
         let violations = self.violations();
         let word = match self.verdict {
+            Verdict::Allow(_) if !self.shadowed().is_empty() => "allowed, by shadow mode only",
             Verdict::Allow(_) if !violations.is_empty() => "allowed, but for nodes that are invalid",
             Verdict::Allow(_) => "allowed",
             Verdict::Deny(_) => "refused",
@@ -280,25 +298,33 @@ impl Explanation {
         writeln!(f, "{word}; cost {}\n", units(self.cost.units()))?;
         self.write_table(f)?;
         self.write_changes(f)?;
-        if violations.is_empty() {
-            return Ok(());
+        if !violations.is_empty() {
+            writeln!(f, "\nAgainst it:")?;
+            violations.iter().try_for_each(|violation| write_violation(f, violation))?;
         }
-        writeln!(f, "\nAgainst it:")?;
-        for violation in &violations {
-            writeln!(f, "  {}", violation.pointer())?;
-            let class = violation.class.as_ref().map_or(String::new(), |class| format!("{class}: "));
-            writeln!(f, "    {class}{} [{}]", violation.because(), violation.code)?;
-            match suggest::suggestion(violation) {
-                Some(found) => writeln!(f, "    allowed by {found}")?,
-                None => writeln!(f, "    no policy allows it")?,
-            }
+        if !self.shadowed().is_empty() {
+            writeln!(f, "\nAgainst it, if the policy were not in shadow mode:")?;
+            self.shadowed().iter().try_for_each(|violation| write_violation(f, violation))?;
         }
-        let lines = suggest::lines(violations);
+        let lines = suggest::lines(self.against());
         if !lines.is_empty() {
             writeln!(f, "\nLines of a policy that would allow what a policy can:\n")?;
             lines.lines().try_for_each(|line| writeln!(f, "{}", format!("    {line}").trim_end()))?;
         }
         Ok(())
+    }
+}
+
+fn write_violation(f: &mut String, violation: &Violation) -> fmt::Result {
+    writeln!(f, "  {}", violation.pointer())?;
+    let class = violation.class.as_ref().map_or(String::new(), |class| format!("{class}: "));
+    writeln!(f, "    {class}{} [{}]", violation.because(), violation.code)?;
+    match suggest::suggestion(violation) {
+        Some(found) => writeln!(f, "    allowed by {found}"),
+        None => match suggest::remark(violation.code) {
+            Some(remark) => writeln!(f, "    no single line allows it: {remark}"),
+            None => writeln!(f, "    no policy allows it"),
+        },
     }
 }
 

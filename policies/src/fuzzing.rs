@@ -12,7 +12,7 @@ pub use properties::check;
 pub use seen::{SeenShape, SeenSlot, SeenValue, bounds_of};
 
 use crate::{Catalogue, ClassSignature, Policy, parse as parse_submission};
-use generator::{Choices, Profile};
+use generator::{Choices, Graph, Profile};
 
 /// Compiled once: a fuzzer runs millions of times. The shipped policies, and one with caps so narrow that generated graphs meet them.
 static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
@@ -26,6 +26,12 @@ static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
 static CLASSES: LazyLock<Vec<&'static ClassSignature>> =
     LazyLock::new(|| Catalogue::builtin().classes().filter(|class| class.closed_because().is_none()).collect());
 
+/// Those of them that each policy allows.
+static ALLOWED: LazyLock<Vec<Vec<&'static ClassSignature>>> = LazyLock::new(|| {
+    let of = |policy: &Policy| CLASSES.iter().filter(|class| policy.allows_class(class)).copied().collect();
+    POLICIES.iter().map(of).collect()
+});
+
 /// Names of files and models, good and bad.
 const NAMES: [&str; 8] = [
     "picture.png",
@@ -37,6 +43,10 @@ const NAMES: [&str; 8] = [
     "C:x.png",
     "ä 中.webp",
 ];
+
+/// Names that every policy takes, if the file is there.
+const GOOD_FILES: [&str; 2] = ["picture.png", "a/b.png"];
+const GOOD_MODELS: [&str; 1] = ["model.safetensors"];
 
 fn policy(choices: &mut Choices<'_>) -> Option<&'static Policy> {
     POLICIES.get(choices.below(POLICIES.len()))
@@ -60,23 +70,32 @@ pub fn decide_and_rewrite(data: &[u8]) {
 
 /// The properties of [`check`] on typed graphs over all classes of the catalogue, some inputs of them broken, under every shipped policy and a narrow one.
 pub fn inspect(data: &[u8]) {
+    inspected(data);
+}
+
+/// What [`inspect`] made of its bytes, for those who measure how much of the engine it reaches: the policy's name, the graph, and whether it was allowed.
+pub fn inspected(data: &[u8]) -> Option<(&'static str, Graph, Option<bool>)> {
     let mut choices = Choices::from_bytes(data);
-    let Some(policy) = policy(&mut choices) else { return };
-    let broken = if choices.below(2) == 1 { 12 } else { 0 };
+    let place = choices.below(POLICIES.len());
+    let (policy, allowed) = (POLICIES.get(place)?, ALLOWED.get(place)?);
+    // Zeros choose what is allowed most: mostly a graph that a caller could mean, sometimes anything.
+    let wild = choices.chance(25);
     let profile = Profile {
         catalogue: Catalogue::builtin(),
-        classes: CLASSES.clone(),
-        nodes_max: 12,
-        side_max: 1200,
-        count_max: 20,
-        edges: 8,
-        broken,
-        files: &NAMES,
-        models: &NAMES,
+        classes: if wild { CLASSES.clone() } else { allowed.clone() },
+        nodes_max: choices.one(&[3, 6, 12])?,
+        side_max: choices.one(&[300, 600, 1200])?,
+        count_max: choices.one(&[1, 4, 20])?,
+        edges: if wild { 4 } else { 1 },
+        broken: if wild { 12 } else { 0 },
+        files: if wild { &NAMES } else { &GOOD_FILES },
+        models: if wild { &NAMES } else { &GOOD_MODELS },
         fixed: &[],
+        previews_any: wild || allowed.iter().any(|class| class.name() == "PreviewAny"),
     };
     let graph = generator::graph(&mut choices, &profile);
-    check(&graph.body(), policy, Catalogue::builtin());
+    let allowed = check(&graph.body(), policy, Catalogue::builtin());
+    Some((policy.name(), graph, allowed))
 }
 
 /// Rewriting is idempotent and keeps what it should, whatever a save prefix and a file name are: the bytes after the first two are the text of both.

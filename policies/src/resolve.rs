@@ -1,6 +1,6 @@
 //! A workflow beside the catalogue: the class of each node and the declaration of each input, found once for all rules.
 
-use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
+use crate::catalogue::{Catalogue, ClassSignature, Declarations, InputSignature};
 use crate::workflow::graph::{NodeIndex, Workflow};
 use crate::workflow::node::{Input, Node};
 use crate::workflow::text::Text;
@@ -27,8 +27,9 @@ impl<'a> Resolved<'a> {
     pub(crate) fn of(workflow: &'a Workflow, catalogue: &'a Catalogue) -> Self {
         let inputs = workflow.nodes().iter().map(|node| node.inputs.len()).sum();
         let (mut nodes, mut declarations) = (Vec::with_capacity(workflow.nodes().len()), Vec::with_capacity(inputs));
-        for node in workflow.nodes() {
-            let class = catalogue.class(node.class.as_str());
+        let declared = Declarations::of(workflow, catalogue);
+        for (place, node) in workflow.indexed() {
+            let class = declared.class(place, node);
             nodes.push(ResolvedNode { class, first: declarations.len() });
             declarations.extend(node.inputs.iter().map(|(name, _)| class?.input(node, name)));
         }

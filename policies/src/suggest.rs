@@ -55,6 +55,27 @@ pub fn suggestion(violation: &Violation) -> Option<Suggestion> {
     Some(Suggestion { key, change })
 }
 
+/// What helps where no single line of a document does, by the code of the violation: for operators. None: nothing does.
+///
+/// ```
+/// use comfygate_policy::suggest::remark;
+/// assert!(remark("size_unbounded").is_some_and(|text| text.contains("[annotations")));
+/// assert_eq!(remark("file_not_found"), None);
+/// ```
+pub fn remark(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "class_unknown" => {
+            "if a backend has the class, `comfygate catalogue diff` shows it and `comfygate catalogue accept` opens it to policies"
+        }
+        "size_unbounded" => {
+            "of a pack's class, `[annotations.CLASS] sizes` says what it makes; without caps on sizes nobody asks"
+        }
+        "steps_unbounded" => "without caps on steps nobody asks",
+        "value_unbounded" => "without caps on what the input means nobody asks",
+        _ => return None,
+    })
+}
+
 /// The key of the document, with the input where a rule is about one.
 fn key(violation: &Violation) -> Option<String> {
     let input = || Some(format!("{}.{}", violation.class.as_ref()?, violation.input.as_ref()?));

@@ -124,11 +124,11 @@ impl Violation {
 }
 
 impl fmt::Display for Violation {
-    /// One line: node and class, where there are, before the message.
+    /// One line: node and class, where there are, before what is the matter and why.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.node, &self.class) {
-            (Some(node), Some(class)) => write!(f, "{node} ({class}): {}", self.message),
-            _ => f.write_str(&self.message),
+            (Some(node), Some(class)) => write!(f, "{node} ({class}): {}", self.because()),
+            _ => f.write_str(&self.because()),
         }
     }
 }

@@ -443,9 +443,9 @@ fn a_workflow_costs_at_most_so_much() {
 #[test]
 fn what_can_not_be_bounded_has_no_cost_that_could_be_limited() {
     let mut prompt = text_to_image("a", &json!("x"), 20);
-    prompt["k"]["inputs"]["steps"] = json!(["p", 0]);
-    prompt["p"] = node("StringLength", json!({"string": ["q", 0]}));
-    prompt["q"] = node("TextGenerate", json!({}));
+    // How many frames a text of tracks has is not followed.
+    prompt["k"]["inputs"]["steps"] = json!(["p", 1]);
+    prompt["p"] = node("WanMoveTracksFromCoords", json!({}));
     assert!(codes(&open("cost_limit = 1000000000\n"), &prompt).contains(&"value_unbounded"));
 }
 

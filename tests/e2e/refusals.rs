@@ -54,10 +54,15 @@ async fn a_check_gives_verdict_and_cost_and_makes_no_job() {
     assert_eq!((&answer["verdict"], &answer["violations"]), (&json!("allow"), &json!([])), "{answer}");
     assert!(answer["cost"].as_f64().is_some_and(f64::is_finite), "{answer}");
     let answer = acme.post("/gate/check", &too_wide()).await.expect(200).json();
-    assert_eq!((&answer["verdict"], &answer["cost"]), (&json!("deny"), &Value::Null));
+    assert_eq!(answer["verdict"], "deny");
+    assert!(answer["cost"].as_f64().is_some_and(|cost| cost > 0.0), "{answer}");
     assert_eq!(answer["violations"][0]["pointer"], "/prompt/1/inputs/width", "{answer}");
     let answer = acme.post_bytes("/gate/check", "application/json", "{\"prompt\": 1}").await.expect(200).json();
-    assert_eq!(answer["verdict"], "deny", "{answer}");
+    assert_eq!(
+        (&answer["verdict"], &answer["cost"]),
+        (&json!("deny"), &Value::Null),
+        "what can't be read costs nothing: {answer}"
+    );
     acme.post_bytes("/gate/check", "text/html", "{}").await.expect(415);
     acme.stranger().post("/gate/check", &too_wide()).await.expect(401);
     assert_eq!(acme.get("/queue").await.expect(200).json()["queue_pending"], json!([]));
@@ -227,4 +232,43 @@ async fn classes_of_packs_are_closed_until_an_operator_accepts_them() {
     assert!(diff.status.success() && said(&diff).contains("no difference"), "{}", said(&diff));
     let unknown = gateway.command(&["catalogue", "diff", "--pool", "nowhere"]);
     assert_eq!(unknown.status.code(), Some(2), "{}", said(&unknown));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shadow_mode_runs_what_it_would_refuse_keeps_it_and_is_learned_from() {
+    let own = "name = \"own\"\nmode = \"shadow\"\n[classes]\nallow = [\"SaveImage\"]\n[caps]\nwidth = 100\n";
+    let (gateway, acme) = with_own_policy(own).await;
+    let wide = || workflows::picture("wide", 120, 8);
+    let codes = |rules: &Value| -> Vec<String> {
+        rules.as_array().unwrap().iter().map(|rule| rule["code"].as_str().unwrap().to_owned()).collect()
+    };
+    let answer = acme.post("/gate/check", &json!({"prompt": wide()})).await.expect(200).json();
+    assert_eq!((&answer["verdict"], &answer["violations"]), (&json!("allow"), &json!([])), "{answer}");
+    assert_eq!(codes(&answer["shadowed"]), ["class_not_allowed", "cap_exceeded"], "{answer}");
+    let prompt = acme.submit(wide()).await;
+    assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success");
+    assert_eq!(gateway.metric("comfygate_shadow_refusals_total").await, 1.0, "a check is no submission");
+    assert!(told(&gateway, &["refusals", "--json"]).is_empty(), "nothing was refused");
+    let rows = told(&gateway, &["refusals", "--shadow", "--json"]);
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!(codes(&row["rules"]), ["class_not_allowed", "cap_exceeded"]);
+    let learned = gateway.command(&["policy", "learn", "--from-shadow", "--headroom", "1"]);
+    assert!(
+        said(&learned).contains("\"EmptyImage\"") && said(&learned).contains("width = 128\n"),
+        "{}",
+        said(&learned)
+    );
+    let request = row["request"].as_str().unwrap();
+    let allowed = gateway.command(&["policy", "allow", "--request", request, "--yes"]);
+    assert!(allowed.status.success(), "{}", said(&allowed));
+    let again = gateway.command(&["policy", "allow", "--request", request, "--yes"]);
+    assert!(again.status.success() && said(&again).contains("nothing to write: the policy allows"), "{}", said(&again));
+    let prompt = acme.submit(wide()).await;
+    acme.finished(&prompt).await;
+    assert_eq!(told(&gateway, &["refusals", "--shadow", "--json"]).len(), 1, "what the policy allows is not told");
+    // Rules that no policy lifts hold in shadow mode too.
+    acme.post("/prompt", &json!({"prompt": {"1": {"class_type": "NoSuchClass", "inputs": {}}}})).await.expect(400);
+    let banned = gateway.command(&["policy", "ban", "EmptyImage"]);
+    assert!(banned.status.success(), "{}", said(&banned));
+    acme.post("/prompt", &json!({"prompt": wide()})).await.expect(403);
 }

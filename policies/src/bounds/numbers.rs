@@ -7,9 +7,6 @@ use crate::policy::Caps;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
-/// Hops that a chain in a message shows.
-const CHAIN_HOPS_MAX: usize = 8;
-
 /// Times that a slow thing is done to a whole picture: GrowMask takes up to 16,384, each as long as it takes to look at all pixels, and no mask needs more than this.
 pub(crate) const REPEATS_MAX: f64 = 1024.0;
 
@@ -183,32 +180,6 @@ fn switch(switch: Value, on_true: Value, on_false: Value) -> Value {
         (_, Value::Bool(a), Value::Bool(b)) => Value::Bool(a.filter(|_| a == b)),
         _ => Value::Unknown,
     }
-}
-
-/// Where a linked value comes from, hop by hop: `linked from 8 (ComfySwitchNode.on_true), from 7 (PrimitiveInt.value)`.
-pub(crate) fn chain(facts: &Facts<'_>, node: &Node, name: &str) -> Option<String> {
-    let mut hops = Vec::new();
-    let mut next = (node, name.to_owned());
-    while let (Some(Input::Link(link)), true) = (next.0.input(&next.1), hops.len() < CHAIN_HOPS_MAX) {
-        let Some(source) = facts.workflow.node(link.target) else {
-            break;
-        };
-        let inner = match source.class.as_str() {
-            "ComfySwitchNode" => match source.input("switch") {
-                Some(Input::Literal(Json::Bool(false))) => "on_false",
-                _ => "on_true",
-            },
-            "StringLength" => "string",
-            "GetImageSize" => "image",
-            _ => "value",
-        };
-        match source.input(inner) {
-            Some(_) => hops.push(format!("from {} ({}.{inner})", source.id, source.class)),
-            None => hops.push(format!("from {} ({})", source.id, source.class)),
-        }
-        next = (source, inner.to_owned());
-    }
-    (!hops.is_empty()).then(|| format!("linked {}", hops.join(", ")))
 }
 
 /// How many numbers `ManualSigmas` can find in a text. Each match of its pattern ends with a run of digits and takes it whole, so there are at most as many as runs; Python's `\d` takes

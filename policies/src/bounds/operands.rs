@@ -157,6 +157,9 @@ pub(super) fn resolution(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
     else {
         return Value::Unknown;
     };
+    // One that is written down and too small is refused where it stands, and ComfyUI divides by no 0.
+    let written = matches!(node.input("multiple"), Some(Input::Literal(_)));
+    let multiple = if written { multiple.clamped(1, i128::MAX) } else { multiple };
     if megapixels.lo < 0.0 || multiple.lo < 1 {
         return Value::Unknown;
     }

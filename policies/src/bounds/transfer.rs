@@ -29,6 +29,8 @@ use crate::workflow::node::{Input, Node};
 const NO_ALPHA_MASK_PIXELS: i128 = 64;
 /// Frames that a cell of a film's latent becomes at most, but for the first (LTXV, Cosmos).
 const FRAMES_OF_A_CELL_MAX: i128 = 8;
+/// Channels of a latent at most (Flux 2 and LTXV).
+const LATENT_CHANNELS_MAX: i128 = 128;
 /// Frames that a cell of a film's latent stands for at least, but for the first (Hunyuan, Wan; Mochi has 6, LTXV and Cosmos 8).
 const LEAST_TEMPO: i128 = 4;
 /// Rules within rules; the shipped ones have three at most.
@@ -98,6 +100,11 @@ fn is_vae_loader(class: &ClassSignature) -> bool {
 /// Whether a VAE of `node` may be the one without cells.
 pub(super) fn may_be_pixel_space(node: &Node, class: &ClassSignature) -> bool {
     is_vae_loader(class) && node.text("vae_name").is_none_or(|name| name == PIXEL_SPACE)
+}
+
+/// Whether two latents are both of films or both of pictures. What an unknown VAE encoded may be either, and what one VAE encoded is alike.
+fn same_dimensions(a: Shape, b: Shape) -> bool {
+    (a.tempo > 1) == (b.tempo > 1) && a.encoder == b.encoder
 }
 
 /// How many cells a side of a latent has at most.
@@ -245,8 +252,8 @@ impl Step<'_, '_> {
             SizeRule::ShortestSide(rule) => Ok(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
             SizeRule::ResizeAny(input) => self.resize_any(self.shape(input)?),
             SizeRule::Crop(input) => {
-                // Masks are cut where the numbers say, pictures from within.
-                let beyond = self.gives_mask();
+                // Masks are cut where the numbers say, pictures from within: but a negative place, which only a link gives, counts from the other end.
+                let beyond = self.gives_mask() || ["x", "y"].iter().any(|place| self.may_be_negative(place));
                 Ok(cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?, beyond))
             }
             SizeRule::Pad(input) => {
@@ -371,6 +378,12 @@ impl Step<'_, '_> {
             Value::Int(value) if value.lo >= 0 => value,
             _ => Interval::between(0, i128::MAX),
         })
+    }
+
+    /// Whether the class has this number and it is not known to be zero or more.
+    fn may_be_negative(&self, name: &str) -> bool {
+        let Some(input) = self.class.input(self.node, name) else { return false };
+        !matches!(number(self.facts, self.node, name, input.declared()), Value::Int(value) if value.lo >= 0)
     }
 
     fn float(&self, name: &str) -> Result<FloatInterval, Gap> {
@@ -543,7 +556,7 @@ impl Step<'_, '_> {
 
     /// JSON values in a text, each of which begins with this byte.
     fn opened_in(&self, input: &str, opening: u8) -> Result<Interval, Gap> {
-        let most = match self.node.text(input) {
+        let most = match self.facts.written_text(self.node, input) {
             Some(text) => i128::try_from(text.bytes().filter(|byte| *byte == opening).count()).unwrap_or(i128::MAX),
             None => super::text::input_bytes(self.facts, self.node, input).ok_or(Gap::Unknown)?,
         };
@@ -635,12 +648,19 @@ impl Step<'_, '_> {
         Ok(Extent { shape: Some(self.shape(&of.pictures)?), sound, ..NOTHING })
     }
 
+    /// torch spreads the smaller one over the larger, or the second is repeated to be as many as the first. A film's latent has one dimension more: beside a picture's, the channels of that
+    /// one become frames.
     fn larger_batch(&self, inputs: &[String]) -> Result<Shape, Gap> {
+        let is_latent = self.class.outputs().get(self.slot).is_some_and(|out| out.type_name() == "LATENT");
         let mut shapes = inputs.iter().map(|input| self.shape(input));
         let first = shapes.next().ok_or(Gap::Unknown)??;
         shapes.try_fold(first, |sum, shape| {
             let shape = shape?;
-            Ok(Shape { batch: sum.batch.max(shape.batch), frames: sum.frames.max(shape.frames), ..sum })
+            let frames = sum.frames.hull(shape.frames);
+            let mixed = is_latent && !same_dimensions(sum, shape);
+            let most = if mixed { frames.hi.max(LATENT_CHANNELS_MAX * FRAMES_OF_A_CELL_MAX) } else { frames.hi };
+            let tempo = sum.tempo.min(shape.tempo);
+            Ok(Shape { batch: sum.batch.hull(shape.batch), frames: Interval::between(frames.lo, most), tempo, ..sum })
         })
     }
 

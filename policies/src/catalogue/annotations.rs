@@ -59,7 +59,7 @@ pub(super) struct ClassAnnotation {
     pub(super) harmless: BTreeMap<String, String>,
     /// Literals that ComfyUI does not check itself.
     pub(super) unchecked: Vec<String>,
-    /// Undeclared inputs that the stock page leaves behind and that may be dropped without loss.
+    /// Undeclared inputs that the stock page leaves behind and that may be dropped without loss; in a name `*` stands for anything.
     pub(super) residue: Vec<String>,
     /// Undeclared inputs that the class reads on purpose.
     pub(super) dynamic: Vec<DynamicInput>,
@@ -67,6 +67,8 @@ pub(super) struct ClassAnnotation {
     pub(super) model_loader: bool,
     /// Adds or decides sampling steps without a number that could be capped.
     pub(super) unbounded_steps: bool,
+    /// Does so where one of these inputs is given.
+    pub(super) unbounded_steps_with: Vec<String>,
     /// Hands undeclared literals to its code, so that a salt would be seen.
     pub(super) accepts_all_inputs: bool,
     /// Replaces itself by a graph of its own when it runs.
@@ -96,6 +98,9 @@ pub struct DynamicInput {
     pub shape: BTreeMap<String, String>,
     /// The type of what is linked to it, such as `IMAGE`. Of an input that is a link.
     pub link: Option<String>,
+    /// The type of its value, such as `INT`, or the words that it may be, such as `lt|hq`. Of an input that is neither.
+    #[serde(default)]
+    pub literal: Option<String>,
     /// Members that name models.
     #[serde(default)]
     pub models_at: Vec<String>,
@@ -111,13 +116,18 @@ impl ClassAnnotation {
 impl DynamicInput {
     /// Whether an input of this name is meant: the pattern's `*` stands for anything.
     pub fn matches(&self, name: &str) -> bool {
-        match self.pattern.split_once('*') {
-            Some((start, end)) => {
-                let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
-                rest.is_some_and(|rest| !rest.is_empty())
-            }
-            None => self.pattern == name,
+        matches_pattern(&self.pattern, name)
+    }
+}
+
+/// Whether the name is the pattern, whose `*` stands for anything but nothing.
+pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => {
+            let rest = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+            rest.is_some_and(|rest| !rest.is_empty())
         }
+        None => pattern == name,
     }
 }
 

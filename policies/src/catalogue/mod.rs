@@ -12,10 +12,12 @@ mod overlay;
 mod news;
 mod options;
 mod read;
+mod releases;
 mod rules;
 mod shipped;
 mod signature;
 mod tables;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -25,11 +27,14 @@ pub use annotations::DynamicInput;
 pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
 pub use options::{ModelChoice, ModelOptions};
 pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
+pub(crate) use releases::Declarations;
 pub(crate) use rules::{
     Amount, ByChoice, Choice, Concat, Convert, CutToBatch, Expression, Film, First, Fit, Formula, Gives, How,
     JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+pub(crate) use tables::KindSet;
+pub(crate) use types::TypeSet;
 
 use foldhash::fast::RandomState;
 
@@ -46,6 +51,8 @@ pub struct Catalogue {
     classes: Vec<ClassSignature>,
     /// The places of the classes: each node of each workflow is looked up.
     places: HashMap<Box<str>, usize, RandomState>,
+    /// Further declarations of the same classes, where it is not known which release runs.
+    other_releases: BTreeMap<String, Vec<ClassSignature>>,
     complete: bool,
     digest: Digest,
 }
@@ -67,18 +74,24 @@ pub enum CatalogueError {
 }
 
 static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
-    let mut classes = BTreeMap::new();
+    let mut releases: BTreeMap<String, Vec<ClassSignature>> = BTreeMap::new();
     for (name, class) in shipped().releases().flatten() {
-        classes
-            .entry(name.clone())
-            .and_modify(|known: &mut ClassSignature| known.add_choices_of(class))
-            .or_insert_with(|| class.clone());
+        let known = releases.entry(name.clone()).or_default();
+        match known.iter_mut().find(|known| known.shape() == class.shape()) {
+            Some(known) => known.add_choices_of(class),
+            None => known.push(class.clone()),
+        }
     }
-    Catalogue::of(classes, false)
+    let mut classes = BTreeMap::new();
+    for (name, known) in &mut releases {
+        classes.insert(name.clone(), known.remove(0));
+    }
+    releases.retain(|_, others| !others.is_empty());
+    Catalogue::of(classes, releases, false)
 });
 
 static INSTALLATION_0_8_0: LazyLock<Arc<Catalogue>> =
-    LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), true)));
+    LazyLock::new(|| Arc::new(Catalogue::of(shipped().first.clone(), BTreeMap::new(), true)));
 
 impl Catalogue {
     /// ComfyUI's own classes as they ship, annotated: those of 0.8.0, and those that later releases added. For judging a workflow without an installation: nothing is known of packs.
@@ -104,23 +117,35 @@ impl Catalogue {
     pub fn from_object_info(json: &[u8]) -> Result<Catalogue, CatalogueError> {
         let classes = read::classes(json)?;
         let joined = classes.into_iter().map(|(name, class)| (name, annotated(class)));
-        Ok(Self::of(joined.collect(), true))
+        Ok(Self::of(joined.collect(), BTreeMap::new(), true))
     }
 
-    fn of(classes: BTreeMap<String, ClassSignature>, complete: bool) -> Self {
+    fn of(
+        classes: BTreeMap<String, ClassSignature>,
+        other_releases: BTreeMap<String, Vec<ClassSignature>>,
+        complete: bool,
+    ) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
-        let text = format!("{complete} {classes:?}");
-        Self::holding(classes, complete, Digest::of(text.as_bytes()))
+        let text = format!("{complete} {classes:?} {other_releases:?}");
+        Self::holding(classes, other_releases, complete, Digest::of(text.as_bytes()))
     }
 
     /// Exactly these classes under a digest that covers them.
-    fn holding(classes: BTreeMap<String, ClassSignature>, complete: bool, digest: Digest) -> Self {
+    fn holding(
+        classes: BTreeMap<String, ClassSignature>,
+        other_releases: BTreeMap<String, Vec<ClassSignature>>,
+        complete: bool,
+        digest: Digest,
+    ) -> Self {
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
-        let classes = classes.into_values().map(ClassSignature::with_tables).collect();
-        Self { classes, places, complete, digest }
+        let with_tables =
+            |classes: Vec<ClassSignature>| classes.into_iter().map(ClassSignature::with_tables).collect::<Vec<_>>();
+        let other_releases = other_releases.into_iter().map(|(name, others)| (name, with_tables(others))).collect();
+        let classes = with_tables(classes.into_values().collect());
+        Self { classes, places, other_releases, complete, digest }
     }
 
-    /// The class of this name.
+    /// The class of this name; of several releases the first.
     pub fn class(&self, name: &str) -> Option<&ClassSignature> {
         self.classes.get(*self.places.get(name)?)
     }

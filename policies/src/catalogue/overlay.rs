@@ -62,7 +62,13 @@ impl Catalogue {
             };
             out.insert(name.to_owned(), class);
         }
-        any.then(|| Catalogue::holding(out, self.complete, self.digest))
+        if !any {
+            return None;
+        }
+        // Those of ComfyUI's own stay as they are.
+        let named = self.other_releases.iter().filter(|(name, _)| out.contains_key(*name));
+        let other_releases = named.map(|(name, others)| (name.clone(), others.clone())).collect();
+        Some(Catalogue::holding(out, other_releases, self.complete, self.digest))
     }
 }
 

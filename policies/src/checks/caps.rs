@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 
 use super::{Subject, at, of};
-use crate::bounds::{Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature};
+use crate::bounds::{
+    Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text, steps_chain,
+};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, KindSet};
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node, NodeId};
@@ -19,17 +21,20 @@ const SAMPLE_RATES: [f64; 13] = [
 ];
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let numbers = KindSet::of(InputKind::NUMBERS);
     for (_, node, class) in subject.known() {
         // What a pack's numbers mean is a guess, which must not stand in an owner's way.
         if subject.policy.trusts(class) {
             continue;
         }
-        for (name, signature) in class.inputs_of(node) {
-            if signature.kind().is_some() {
-                out.extend(input_fault(subject, node, name, signature));
+        if class.may_have_any(numbers) {
+            for (name, signature) in class.inputs_of(node) {
+                if signature.kind().is_some() {
+                    out.extend(input_fault(subject, node, name, signature));
+                }
             }
         }
-        if subject.policy.caps.limits_steps() && class.has_unbounded_steps() {
+        if subject.policy.caps.limits_steps() && class.has_unbounded_steps(node) {
             let message = "the number of steps can't be bounded in this class".to_owned();
             out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
         }
@@ -80,7 +85,7 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
         return Some(under(subject, node, name, lo, 1.0));
     }
     if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.contains(&lo)) {
-        return Some(odd_rate(node, name));
+        return Some(odd_rate(subject, node, name, hi));
     }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
@@ -163,6 +168,7 @@ fn overlap_faults(subject: &Subject<'_>, node: &Node, class: &ClassSignature) ->
                     out.push(Violation {
                         bound,
                         limit,
+                        chain: chain(&subject.facts, node, name),
                         ..at(node, name, "overlap_too_large", ViolationKind::Denied, message)
                     });
                 }
@@ -174,9 +180,11 @@ fn overlap_faults(subject: &Subject<'_>, node: &Node, class: &ClassSignature) ->
 }
 
 /// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
-fn odd_rate(node: &Node, name: &str) -> Violation {
+fn odd_rate(subject: &Subject<'_>, node: &Node, name: &str, hi: f64) -> Violation {
     let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
-    at(node, name, "sample_rate_refused", ViolationKind::Denied, message)
+    let (bound, limit) = (Some(hi.to_string()), Some(SAMPLE_RATES.map(|rate| rate.to_string()).join(", ")));
+    let chain = chain(&subject.facts, node, name);
+    Violation { bound, limit, chain, ..at(node, name, "sample_rate_refused", ViolationKind::Denied, message) }
 }
 
 fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {
@@ -239,7 +247,8 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             Some(Err(Unsampled::Number)) => {}
             Some(Err(Unsampled::Schedule)) => {
                 let message = "the number of steps of its schedule can't be bounded".to_owned();
-                out.push(at(node, "sigmas", "steps_unbounded", ViolationKind::Denied, message));
+                let chain = steps_chain(&subject.facts, node);
+                out.push(Violation { chain, ..at(node, "sigmas", "steps_unbounded", ViolationKind::Denied, message) });
             }
             Some(Err(Unsampled::Sampler)) => {
                 let message = "how often its sampler calls the model can't be bounded".to_owned();
@@ -247,7 +256,8 @@ fn steps(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             }
             Some(Ok(sampling)) => {
                 total = total.saturating_add(sampling.total());
-                out.extend(too_many_steps(node, &sampling, caps.steps).filter(|_| !told.contains(&node.id)));
+                let found = too_many_steps(node, &sampling, caps.steps).filter(|_| !told.contains(&node.id));
+                out.extend(found.map(|found| Violation { chain: steps_chain(&subject.facts, node), ..found }));
             }
         }
     }

@@ -26,6 +26,12 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             let message = format!("the node class `{}` is closed: {reason}", name());
             out.push(of(node, "class_closed", ViolationKind::Denied, message));
         }
+        // What it gives back is a graph that ComfyUI runs as it is: no rule here has seen it, so no list of classes can allow it to strangers.
+        if class.returns_expand() && !subject.owner() {
+            let message =
+                format!("the node class `{}` makes further nodes while it runs, which nobody can check", name());
+            out.push(of(node, "class_expands", ViolationKind::Denied, message));
+        }
         match subject.refusal(place) {
             Some(ClassRefusal::Denied) => {
                 let message = format!("the policy denies the node class `{}`", name());

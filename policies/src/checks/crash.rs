@@ -1,15 +1,11 @@
 //! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
-use std::collections::HashMap;
-use std::rc::Rc;
-
 use super::{Subject, at, of};
-use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
-use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
 /// Entries of a sampling schedule, `steps / denoise` of them (facts K9). ComfyUI's own range of steps ends at 10,000.
@@ -30,10 +26,8 @@ const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
 const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 
-/// Bytes of a text of a class that nobody knows, beyond what goes into it: a caption, a date, a name.
-const TEXT_BYTES_ASSUMED: i128 = 4096;
 /// ComfyUI's own classes whose text may be longer than each of their inputs.
-pub(super) const GROWING_TEXTS: [&str; 10] = [
+const GROWING_TEXTS: [&str; 10] = [
     "AddTextPrefix",
     "AddTextSuffix",
     "CaseConverter",
@@ -130,61 +124,63 @@ fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<V
 }
 
 fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
-    if !GROWING_TEXTS.contains(&class.name()) || !class.is_core() {
+    if !is_growing(class) {
         return None;
     }
-    match subject.facts.text_bytes(place) {
-        Some(bytes) if bytes <= TEXT_BYTES_MAX => None,
-        Some(bytes) => {
-            let message =
-                format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
-            let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-            Some(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) })
-        }
+    match longest_text(subject, place, TEXT_BYTES_MAX) {
+        Some(bytes) => (bytes > TEXT_BYTES_MAX).then(|| text_of(&subject.facts, node, bytes)),
         // Where numbers are capped, the rule of texts says so.
         None if subject.policy.caps.limits_anything() => None,
         // Nor is it known whether anything makes it longer.
         None if subject.owner_of_unknown() => None,
         None => {
-            let message = "the length of its text can't be bounded".to_owned();
+            let message = "the length of its text can't be bounded: give it texts that are written down".to_owned();
             Some(of(node, "text_unbounded", ViolationKind::Denied, message))
         }
     }
 }
 
+/// Bytes of the node's text. Where the bound is beyond `limit` and the text is known word for word, its own.
+pub(super) fn longest_text(subject: &Subject<'_>, place: NodeIndex, limit: i128) -> Option<i128> {
+    let bound = subject.facts.text_bytes(place);
+    if bound.is_some_and(|bound| bound <= limit) {
+        return bound;
+    }
+    let known = subject.possible_texts().bytes_of(place).and_then(|bytes| i128::try_from(bytes).ok());
+    known.or(bound)
+}
+
 /// Texts of classes that nobody knows, such as those of packs: each is taken to hold all that goes into it, so that none doubles another for ever.
 fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let facts = &subject.facts;
-    // What is of no known type may be a text.
-    let is_text =
-        |slot: &Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
-    let mut texts: HashMap<NodeIndex, i128> = HashMap::new();
-    for (place, node) in facts.workflow.sources_first() {
-        let class = facts.class_at(place);
-        if class.is_some() && !facts.slots_at(place).iter().any(is_text) {
-            continue;
-        }
-        let (mut bytes, mut from_above) = (TEXT_BYTES_ASSUMED, false);
-        for (_, input) in &node.inputs {
-            bytes = bytes.saturating_add(match input {
-                Input::Literal(Json::Text(text)) => i128::try_from(text.len()).unwrap_or(i128::MAX),
-                Input::Literal(_) => 0,
-                Input::Link(link) => {
-                    let above = facts.slot(*link).is_none_or(is_text).then(|| texts.get(&link.target)).flatten();
-                    from_above |= above.is_some_and(|above| *above > TEXT_BYTES_MAX);
-                    above.copied().unwrap_or_default()
-                }
-            });
-        }
-        let known = facts.text_bytes(place);
-        texts.insert(place, known.unwrap_or(bytes));
-        if known.is_none() && bytes > TEXT_BYTES_MAX && !from_above {
-            let message =
-                format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
-            let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
-            out.push(Violation { bound, limit, ..of(node, "text_exceeded", ViolationKind::Denied, message) });
+    for (place, node) in facts.workflow.indexed() {
+        let bytes = facts.longest_text(place);
+        let told_above = || links(node).any(|link| facts.longest_text(link.target) > TEXT_BYTES_MAX);
+        // Those of ComfyUI's own have a rule of their own.
+        let growing = facts.class_at(place).is_some_and(is_growing) && facts.text_bytes(place).is_some();
+        if bytes > TEXT_BYTES_MAX && !growing && !told_above() {
+            out.push(text_of(facts, node, bytes));
         }
     }
+}
+
+fn text_of(facts: &Facts<'_>, node: &Node, bytes: i128) -> Violation {
+    let message = format!(
+        "may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running: join or replace less"
+    );
+    let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
+    Violation {
+        bound,
+        limit,
+        chain: text_chain(facts, node),
+        ..of(node, "text_exceeded", ViolationKind::Denied, message)
+    }
+}
+
+/// Whether the class is one of ComfyUI's own whose texts may be longer than what goes in.
+pub(super) fn is_growing(class: &ClassSignature) -> bool {
+    // Few classes give texts at all.
+    class.gives(TypeSet::TEXTUAL) && class.is_core() && GROWING_TEXTS.contains(&class.name())
 }
 
 fn sigmas_text(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
@@ -246,7 +242,7 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
         let too_large = |slot: &Slot<'_>| {
-            let latent = slot.types.iter().all(|name| *name == "LATENT");
+            let latent = slot.type_set.is_within(TypeSet::LATENT);
             let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
             // A list holds all of its items at once.
             let at_once = |pixels: i128| pixels.saturating_mul(slot.items.max(slot.work));
@@ -254,24 +250,27 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
+            let Some((pixels, limit)) = worst(place) else { continue };
             // Told where it arises.
             let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
             // A film of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
             let own_film =
                 subject.owner() && facts.class_at(place).is_some_and(|class| class.may_have(InputKind::File));
-            let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
+            if from_above || own_film {
+                continue;
+            }
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
-            out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
+            let chain = size_chain(facts, node);
+            out.push(Violation { bound, limit, chain, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
     if within_caps || !subject.policy.caps.limits_sizes() {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
-    let uncapped = subject.policy.without_caps();
-    let (workflow, facts) = (&subject.parsed.workflow, &subject.facts);
-    told(&Facts::of_resolved(Rc::clone(&facts.resolved), workflow, &uncapped, facts.catalogue, subject.files));
+    let uncapped = subject.policy.caps.without_limits();
+    told(&subject.facts.under(&uncapped));
 }
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.

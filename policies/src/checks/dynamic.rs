@@ -22,8 +22,12 @@ pub(super) fn fault(
             let message = format!("return type mismatch: {misfit} where {wanted} is read");
             Some(at(node, name, "return_type_mismatch", ViolationKind::Invalid, message))
         }
+        (Input::Literal(value), None) if known.literal.is_some() => {
+            let wanted = known.literal.as_deref().unwrap_or_default();
+            (!is_of(value, wanted)).then(|| wrong(node, name, &wanted.replace('|', " or ")))
+        }
         (Input::Literal(value), None) => object_fault(node, name, known, value),
-        (Input::Link(_), None) => Some(wrong(node, name, "an object, not a link")),
+        (Input::Link(_), None) => Some(wrong(node, name, "written down, not a link")),
         (Input::Literal(_), Some(_)) => Some(wrong(node, name, "a link")),
     }
 }
@@ -60,6 +64,9 @@ fn is_of(value: &Json, wanted: &str) -> bool {
         "STRING" => matches!(value, Json::Text(_)),
         "INT" => matches!(value, Json::Int(_)),
         "FLOAT" => matches!(value, Json::Int(_) | Json::Float(_)),
-        _ => false,
+        // The words that it may be.
+        words => {
+            matches!(value, Json::Text(text) if words.contains('|') && words.split('|').any(|word| *word == **text))
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
 //! it must be all that there is.
 
+use std::fmt::Display;
+
 use super::{Findings, Subject, at, dynamic};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
 use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
 use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
 
@@ -23,22 +26,24 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 (Some(_), Input::Literal(_)) if subject.policy.trusts(class) => {}
                 (Some(signature), Input::Literal(value)) => {
                     let fault = literal(node, name, signature, value);
-                    found.add(fault.filter(|fault| !is_of_another_release(subject, fault, value)));
+                    found.add(fault.filter(|fault| !is_of_another_release(subject, class, fault, value)));
                 }
                 (Some(_), Input::Link(_)) => {}
                 (None, input) => found.add(undeclared(subject, node, class, (name, input))),
             }
         }
         if running.contains(&place) && !subject.policy.trusts(class) {
-            found.add(missing(node, class));
+            found.add(missing(subject, place, node, class));
         }
     }
 }
 
-/// Options differ from release to release: where nobody asked the owner's installation, a choice may be any name that names no other place. The ComfyUI that runs it has its own list.
-fn is_of_another_release(subject: &Subject<'_>, fault: &Violation, value: &Json) -> bool {
+/// Options differ from release to release, and the ComfyUI that runs it has its own list. Where nobody asked the installation, a choice may be any name that names no other place: of an owner's, and
+/// of a class that gives nothing whose size or value is followed, so that no rule reads what was chosen.
+fn is_of_another_release(subject: &Subject<'_>, class: &ClassSignature, fault: &Violation, value: &Json) -> bool {
     let name = matches!(value, Json::Text(text) if !is_path_trick(text));
-    fault.code == "value_not_in_list" && name && subject.owner_of_unknown()
+    let unread = subject.owner() || class.gives_only_parts_of_models();
+    fault.code == "value_not_in_list" && name && unread && !subject.facts.catalogue.is_complete()
 }
 
 fn undeclared(
@@ -64,8 +69,14 @@ fn undeclared(
     Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
 }
 
-fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
+fn missing(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Vec<Violation> {
     let mut out = Vec::new();
+    // Names are distinct: as many required ones as there are are all of them.
+    let required =
+        |signature: Option<&InputSignature>| signature.map(InputSignature::presence) == Some(Presence::Required);
+    if class.required() == Some(subject.given(place).filter(|(_, _, signature)| required(*signature)).count()) {
+        return out;
+    }
     let given = |name: &str| class.later_inputs().any(|(given, _)| given == name);
     let absent = |name: &str| node.input(name).is_none() && !given(name);
     let mut report = |name: &str| {
@@ -85,9 +96,11 @@ fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
         let DeclaredType::Autogrow { names, min, .. } = input.declared() else {
             continue;
         };
+        // ComfyUI runs a row that is shorter than its least number (checked on 0.8.0), but none without any item.
         let full = |name: &String| format!("{}.{name}", input.name());
-        for name in names.iter().take(*min).map(full).filter(|name| absent(name)) {
-            report(&name);
+        let first = names.first().filter(|_| *min > 0);
+        if let Some(first) = first.filter(|_| names.iter().map(full).all(|name| absent(&name))) {
+            report(&full(first));
         }
     }
     out
@@ -101,13 +114,7 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     match (signature.declared(), value) {
         (DeclaredType::Int { min, max, .. }, Json::Int(number)) => {
             let (small, large) = (min.filter(|min| number < min), max.filter(|max| number > max));
-            out_of_range(
-                node,
-                name,
-                &number.to_string(),
-                small.map(|min| min.to_string()),
-                large.map(|max| max.to_string()),
-            )
+            out_of_range(node, name, number, small.as_ref(), large.as_ref())
         }
         (DeclaredType::Int { .. }, _) => wrong("an integer"),
         (DeclaredType::Float { min, max, .. }, Json::Int(_) | Json::Float(_)) => {
@@ -118,13 +125,7 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
                 _ => return None,
             };
             let (small, large) = (min.filter(|min| number < *min), max.filter(|max| number > *max));
-            out_of_range(
-                node,
-                name,
-                &number.to_string(),
-                small.map(|min| min.to_string()),
-                large.map(|max| max.to_string()),
-            )
+            out_of_range(node, name, &number, small.as_ref(), large.as_ref())
         }
         (DeclaredType::Float { .. }, _) => wrong("a number"),
         (DeclaredType::Text, Json::Text(_)) | (DeclaredType::Boolean, Json::Bool(_)) => None,
@@ -135,16 +136,18 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
         (DeclaredType::DynamicCombo(_), _) => Some(not_in_list(node, name, value)),
         (DeclaredType::Any, Json::Text(_) | Json::Bool(_) | Json::Int(_) | Json::Float(_)) => None,
         (DeclaredType::Any, _) => wrong("a string, number or boolean"),
+        // ComfyUI takes it as it is (checked on 0.8.0).
+        (DeclaredType::Match { allowed, .. }, Json::Text(_)) if allowed.is_empty() => None,
         (DeclaredType::Socket(_) | DeclaredType::Match { .. } | DeclaredType::Autogrow { .. }, _) => wrong("a link"),
     }
 }
 
-fn out_of_range(
+fn out_of_range<T: Display>(
     node: &Node,
     name: &str,
-    value: &str,
-    small: Option<String>,
-    large: Option<String>,
+    value: &T,
+    small: Option<&T>,
+    large: Option<&T>,
 ) -> Option<Violation> {
     let (code, relation, limit) = match (small, large) {
         (Some(min), _) => ("value_smaller_than_min", "smaller than min of", min),
@@ -153,12 +156,13 @@ fn out_of_range(
     };
     let message = format!("value {value} {relation} {limit}");
     let violation = at(node, name, code, ViolationKind::Invalid, message);
-    Some(Violation { bound: Some(value.to_owned()), limit: Some(limit), ..violation })
+    Some(Violation { bound: Some(value.to_string()), limit: Some(limit.to_string()), ..violation })
 }
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
     let shown = shown(&value.to_value().to_string());
-    at(node, name, "value_not_in_list", ViolationKind::Invalid, format!("value not in list: {shown}"))
+    let message = format!("value not in list: {shown}");
+    Violation { bound: Some(shown), ..at(node, name, "value_not_in_list", ViolationKind::Invalid, message) }
 }
 
 /// A choice: exactly one of the options, of the same JSON type. Models differ from installation to installation, so any name passes that names no other place; files have a rule of their own.
@@ -173,6 +177,8 @@ fn choice(
         (Some(InputKind::File), Json::Text(_)) => None,
         (Some(InputKind::ModelFile), Json::Text(text)) => model_name(node, name, text),
         (_, Json::Text(text)) if options.is_empty() => model_name(node, name, text),
+        (_, Json::Text(text)) if options.iter().any(|option| option.as_str() == Some(text)) => None,
+        (_, Json::Text(_)) => Some(not_in_list(node, name, value)),
         _ if options.contains(&value.to_value()) => None,
         _ => Some(not_in_list(node, name, value)),
     }

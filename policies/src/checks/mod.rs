@@ -26,6 +26,8 @@ mod sizes;
 mod texts;
 mod whole;
 
+use std::cell::OnceCell;
+
 use crate::VIOLATIONS_MAX;
 use crate::bounds::Facts;
 use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
@@ -36,6 +38,7 @@ use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::node::{Input, Node};
 use crate::workflow::text::Text;
+use possible_texts::PossibleTexts;
 
 /// Everything that a rule may look at.
 pub(crate) struct Subject<'a> {
@@ -47,6 +50,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) outputs: Vec<NodeIndex>,
     /// By the nodes' places: why the policy refuses the class. Asked once a class, since a policy may have a thousand patterns.
     refusals: Vec<Option<ClassRefusal>>,
+    /// Made only where a rule asks what texts may be.
+    texts: OnceCell<PossibleTexts>,
 }
 
 impl<'a> Subject<'a> {
@@ -55,12 +60,17 @@ impl<'a> Subject<'a> {
         let facts = Facts::of(&parsed.workflow, policy, catalogue, files);
         let outputs = crate::running_outputs(parsed, &facts);
         let refusals = refusals(&facts, policy);
-        Self { parsed, policy, files, facts, outputs, refusals }
+        Self { parsed, policy, files, facts, outputs, refusals, texts: OnceCell::new() }
     }
 
     /// Why the policy refuses the class of the node at `place`; none if it does not, or the class is not known.
     fn refusal(&self, place: NodeIndex) -> Option<ClassRefusal> {
         self.refusals.get(place.number()).copied().flatten()
+    }
+
+    /// The texts that are known word for word.
+    fn possible_texts(&self) -> &PossibleTexts {
+        self.texts.get_or_init(|| PossibleTexts::of(&self.facts))
     }
 
     /// Whether any node calls a paid service.

@@ -2,6 +2,7 @@
 
 use super::possible_texts::PossibleTexts;
 use super::{Subject, at};
+use crate::bounds::chain;
 use crate::catalogue::{ClassSignature, DeclaredType, DynamicInput, InputKind};
 use crate::policy::ModelRefusal;
 use crate::verdict::{Violation, ViolationKind};
@@ -30,7 +31,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.has_model_rules() {
         return;
     }
-    let texts = PossibleTexts::of(subject);
+    let texts = subject.possible_texts();
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
             match input {
@@ -48,7 +49,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     }
                 }
                 Input::Literal(_) => {}
-                Input::Link(_) => out.extend(linked(subject, &texts, node, class, name)),
+                Input::Link(_) => out.extend(linked(subject, texts, node, class, name)),
             }
         }
     }
@@ -105,7 +106,7 @@ fn fault(subject: &Subject<'_>, node: &Node, input: &str, asked: (&str, bool), t
 /// A name that comes by a link is one of those that it may be, each of which must be allowed.
 fn linked(
     subject: &Subject<'_>,
-    texts: &PossibleTexts<'_>,
+    texts: &PossibleTexts,
     node: &Node,
     class: &ClassSignature,
     name: &str,
@@ -117,7 +118,7 @@ fn linked(
     if !text_like || !subject.policy.has_model_rule(node.class.as_str(), name, known) {
         return None;
     }
-    let chain = texts.chain(node, name);
+    let chain = chain(&subject.facts, node, name);
     let violation = match texts.at(node, name) {
         Some(possible) => possible.iter().find_map(|text| fault(subject, node, name, (name, known), text))?,
         None => {

@@ -1,15 +1,16 @@
 //! Addresses: a node fetches only from where `[network]` allows. Nothing is allowed unless the document says so.
 
-use super::possible_texts::PossibleTexts;
 use super::{Subject, at};
-use crate::catalogue::InputKind;
+use crate::bounds::chain;
+use crate::catalogue::{ClassSignature, InputKind};
 use crate::policy::Address;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    let fetching = subject.known().filter(|(_, _, class)| !subject.policy.trusts(class));
+    let may_fetch = |class: &ClassSignature| class.may_have(InputKind::Url) && !subject.policy.trusts(class);
+    let fetching = subject.known().filter(|(_, _, class)| may_fetch(class));
     let fetching: Vec<_> = fetching
         .flat_map(|(_, node, class)| node.inputs.iter().map(move |(name, input)| (node, class, name, input)))
         .filter(|(node, class, name, _)| class.input_kind(node, name) == Some(InputKind::Url))
@@ -17,7 +18,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if fetching.is_empty() {
         return;
     }
-    let texts = PossibleTexts::of(subject);
+    let texts = subject.possible_texts();
     for (node, _, name, input) in fetching {
         match texts.at(node, name) {
             Some(possible) => out.extend(possible.iter().find_map(|text| address_fault(subject, node, name, text))),
@@ -26,7 +27,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     Input::Link(_) => "an address that can't be followed to a literal is not fetched from",
                     Input::Literal(_) => "must be an address, given as a string",
                 };
-                let chain = texts.chain(node, name);
+                let chain = chain(&subject.facts, node, name);
                 let violation = at(node, name, "address_refused", ViolationKind::Denied, message.to_owned());
                 out.push(Violation { chain, ..violation });
             }

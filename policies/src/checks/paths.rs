@@ -31,7 +31,9 @@ impl std::fmt::Display for PrefixFault {
         f.write_str(match self {
             PrefixFault::Parent => "a save prefix must not contain `..`",
             PrefixFault::Absolute => "a save prefix must not be an absolute path",
-            PrefixFault::Backslash => "a save prefix must not contain a backslash",
+            PrefixFault::Backslash => {
+                "a save prefix must not contain a backslash, which is a separator on one system and a letter on another: write `/` between folders"
+            },
             PrefixFault::Control => "a save prefix must not contain control characters",
             PrefixFault::Substitution => {
                 "a save prefix may contain `%` only in %width%, %height%, %year%, %month%, %day%, %hour%, %minute%, %second%"

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::Subject;
+use crate::bounds::{Facts, Value};
 use crate::catalogue::{ClassSignature, ValueRule};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
@@ -13,21 +13,24 @@ use crate::workflow::node::{Input, Node};
 const TEXTS_MAX: usize = 16;
 /// Bytes of all texts that are put together for one workflow.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same for each byte of a literal text, so that a small body never takes much; and in every case.
+const BYTES_A_BYTE: usize = 16;
+const BYTES_LEAST: usize = 64 * 1024;
 
 /// Known texts of the first output of nodes.
-pub(super) struct PossibleTexts<'a> {
+pub(crate) struct PossibleTexts {
     of_node: HashMap<NodeIndex, Rc<Vec<String>>>,
     bytes_left: usize,
-    subject: &'a Subject<'a>,
 }
 
-impl<'a> PossibleTexts<'a> {
+impl PossibleTexts {
     /// Looks at every node once, sources first.
-    pub(super) fn of(subject: &'a Subject<'a>) -> Self {
-        let mut out = Self { of_node: HashMap::new(), bytes_left: BYTES_MAX, subject };
-        for (place, node) in subject.parsed.workflow.sources_first() {
-            let Some(class) = subject.facts.class_at(place) else { continue };
-            if let Some(texts) = out.made(node, class) {
+    pub(super) fn of(facts: &Facts<'_>) -> Self {
+        let bytes = literal_bytes(facts).saturating_mul(BYTES_A_BYTE).saturating_add(BYTES_LEAST);
+        let mut out = Self { of_node: HashMap::new(), bytes_left: bytes.min(BYTES_MAX) };
+        for (place, node) in facts.workflow.sources_first() {
+            let Some(class) = facts.class_at(place) else { continue };
+            if let Some(texts) = out.made(facts, node, class) {
                 out.of_node.insert(place, texts);
             }
         }
@@ -44,7 +47,7 @@ impl<'a> PossibleTexts<'a> {
         }
     }
 
-    fn made(&mut self, node: &Node, class: &ClassSignature) -> Option<Rc<Vec<String>>> {
+    fn made(&mut self, facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<Rc<Vec<String>>> {
         let one_of = |out: &mut Self, a: &str, b: &str| {
             let mut texts = out.at(node, a)?.as_ref().clone();
             texts.extend(out.at(node, b)?.iter().cloned());
@@ -64,6 +67,9 @@ impl<'a> PossibleTexts<'a> {
             "ComfySwitchNode" => one_of(self, "on_true", "on_false"),
             "StringConcatenate" => self.joined(node),
             "StringReplace" => self.replaced(node),
+            "CustomCombo" => self.at(node, "choice"),
+            "PreviewAny" => self.printed(facts, node),
+            "JsonExtractString" => self.extracted(node),
             _ => None,
         }
     }
@@ -104,6 +110,40 @@ impl<'a> PossibleTexts<'a> {
         self.bounded(vec![string.replace(find.as_str(), replace)])
     }
 
+    /// What `str(value)` gives of a text, a whole number or a truth value.
+    fn printed(&mut self, facts: &Facts<'_>, node: &Node) -> Option<Rc<Vec<String>>> {
+        let truth = |value: bool| if value { "True" } else { "False" }.to_owned();
+        let text = match node.input("source")? {
+            Input::Literal(Json::Int(value)) => value.to_string(),
+            Input::Literal(Json::Bool(value)) => truth(*value),
+            Input::Literal(_) => return self.at(node, "source"),
+            Input::Link(link) => match facts.slot(*link)?.value {
+                Value::Int(value) if value.lo == value.hi => value.lo.to_string(),
+                Value::Bool(Some(value)) => truth(value),
+                Value::Unknown => return self.at(node, "source"),
+                _ => return None,
+            },
+        };
+        self.bounded(vec![text])
+    }
+
+    /// `JsonExtractString`: the text under a key of the object in a text. One whose value is anything else is printed in Python's own way.
+    fn extracted(&mut self, node: &Node) -> Option<Rc<Vec<String>>> {
+        let (json, keys) = (self.at(node, "json_string")?, self.at(node, "key")?);
+        let [json] = json.as_slice() else { return None };
+        self.bytes_left = self.bytes_left.checked_sub(json.len())?;
+        // Python looks for the first object that can be read, and ignores what stands behind it.
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json.get(json.find('{')?..)?.trim_end()).ok()?;
+        let under = |key: &String| match object.get(key) {
+            None | Some(serde_json::Value::Null) => Some(String::new()),
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            Some(_) => None,
+        };
+        let texts = keys.iter().map(under).collect::<Option<Vec<String>>>()?;
+        self.bounded(texts)
+    }
+
     /// How long the text of a node is at most, where it is known word for word.
     pub(super) fn bytes_of(&self, place: NodeIndex) -> Option<usize> {
         self.of_node.get(&place)?.iter().map(String::len).max()
@@ -116,9 +156,14 @@ impl<'a> PossibleTexts<'a> {
         self.bytes_left = self.bytes_left.checked_sub(bytes)?;
         (texts.len() <= TEXTS_MAX).then(|| Rc::new(texts))
     }
+}
 
-    /// Where a linked text comes from.
-    pub(super) fn chain(&self, node: &Node, input: &str) -> Option<String> {
-        crate::bounds::chain(&self.subject.facts, node, input)
-    }
+/// Bytes of all texts that the workflow holds as inputs.
+fn literal_bytes(facts: &Facts<'_>) -> usize {
+    let inputs = facts.workflow.nodes().iter().flat_map(|node| &node.inputs);
+    let bytes = inputs.map(|(_, input)| match input {
+        Input::Literal(Json::Text(text)) => text.len(),
+        _ => 0,
+    });
+    bytes.fold(0, usize::saturating_add)
 }

@@ -5,6 +5,7 @@
 
 use super::possible_texts::PossibleTexts;
 use super::{Subject, at};
+use crate::bounds::chain;
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
@@ -14,7 +15,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.texts.asks() {
         return;
     }
-    let texts = PossibleTexts::of(subject);
+    let texts = subject.possible_texts();
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
             if !is_prompt(class, node, name) {
@@ -24,7 +25,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             if matches!(input, Input::Link(_)) && subject.policy.trusts(class) {
                 continue;
             }
-            out.extend(text_fault(subject, &texts, node, name));
+            out.extend(text_fault(subject, texts, node, name));
         }
     }
 }
@@ -37,20 +38,20 @@ fn is_prompt(class: &ClassSignature, node: &Node, name: &str) -> bool {
     }
 }
 
-fn text_fault(subject: &Subject<'_>, texts: &PossibleTexts<'_>, node: &Node, name: &str) -> Option<Violation> {
-    let chain = || texts.chain(node, name);
+fn text_fault(subject: &Subject<'_>, texts: &PossibleTexts, node: &Node, name: &str) -> Option<Violation> {
+    let from = || chain(&subject.facts, node, name);
     let Some(possible) = texts.at(node, name) else {
         // A literal of another JSON type is the inputs rule's.
         if !matches!(node.input(name), Some(Input::Link(_))) {
             return None;
         }
         let message = "the policy reads texts, and this one is made by nodes that can't be followed".to_owned();
-        return Some(Violation { chain: chain(), ..at(node, name, "text_unknown", ViolationKind::Denied, message) });
+        return Some(Violation { chain: from(), ..at(node, name, "text_unknown", ViolationKind::Denied, message) });
     };
     possible
         .iter()
         .find_map(|text| one_text(subject, node, name, text))
-        .map(|fault| Violation { chain: chain(), ..fault })
+        .map(|fault| Violation { chain: from(), ..fault })
 }
 
 fn one_text(subject: &Subject<'_>, node: &Node, name: &str, text: &str) -> Option<Violation> {

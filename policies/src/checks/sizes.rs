@@ -1,11 +1,11 @@
 //! Sizes: no node makes a picture, latent, mask or video beyond the caps, and none whose size nobody knows.
 
 use super::{Subject, of};
-use crate::bounds::SizeFault;
+use crate::bounds::{SizeFault, size_chain};
 use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    if !subject.policy.caps.limits_anything() {
+    if !subject.policy.caps.limits_anything() || subject.facts.size_faults.is_empty() {
         return;
     }
     for (place, node, class) in subject.known() {
@@ -34,6 +34,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                         bound,
                         limit,
                         key: cap_key(what),
+                        chain: size_chain(&subject.facts, node),
                         ..of(node, "size_exceeded", ViolationKind::Denied, message)
                     }
                 }

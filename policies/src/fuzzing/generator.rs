@@ -206,6 +206,8 @@ pub struct Profile<'a> {
     pub models: &'a [&'a str],
     /// Literals that are used instead of random ones: class, input, choices. `*` is any class.
     pub fixed: &'a [(&'a str, &'a str, &'a [f64])],
+    /// Whether unused outputs end in a PreviewAny, which takes any type, or only pictures do, in a PreviewImage.
+    pub previews_any: bool,
 }
 
 impl<'a> Profile<'a> {
@@ -222,6 +224,7 @@ impl<'a> Profile<'a> {
             files: &["picture.png"],
             models: &["model.safetensors"],
             fixed: &[],
+            previews_any: true,
         }
     }
 }
@@ -560,8 +563,16 @@ impl<'p> Maker<'_, '_, 'p> {
             .collect();
         let count = self.graph.nodes.len();
         for place in 0..count {
-            let slots = self.graph.nodes.get(place).map_or(0, |node| node.outputs.len());
-            if slots > 0 && !used.iter().any(|(at, _)| *at == place) {
+            let Some(node) = self.graph.nodes.get(place) else { continue };
+            if used.iter().any(|(at, _)| *at == place) {
+                continue;
+            }
+            if !self.profile.previews_any {
+                let picture = node.outputs.iter().position(|offered| offered == "IMAGE");
+                let given = picture.map(|slot| vec![("images".to_owned(), Given::Link(place, slot))]);
+                let class = || "PreviewImage".to_owned();
+                self.graph.nodes.extend(given.map(|inputs| GraphNode { class: class(), inputs, outputs: Vec::new() }));
+            } else if !node.outputs.is_empty() {
                 self.graph.preview(place, 0);
             }
         }

@@ -27,7 +27,7 @@ impl Observations {
             ));
         }
         line(&format!("name = {}", quoted(&options.name)));
-        line(&format!("description = \"Learned from {samples} workflows\""));
+        line(&format!("description = \"Learned from {samples} workflow{}\"", if samples == 1 { "" } else { "s" }));
         self.write_top(options, &mut out);
         self.write_classes(&mut out);
         write_lists("samplers", &self.samplers, &mut out);

@@ -73,14 +73,14 @@ pub struct Learned {
 }
 
 /// Why nothing was learned.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LearnError {
     /// A headroom below 1, or a factor out of range.
     #[error("{0}")]
     Options(&'static str),
-    /// No submission could be learned from.
+    /// No submission could be learned from, and what stands against each.
     #[error("there is nothing to learn from: no workflow was given that a policy could allow")]
-    Nothing,
+    Nothing(Vec<LeftOut>),
 }
 
 /// What the samples hold.
@@ -111,7 +111,7 @@ pub fn learn(samples: &[Sample], catalogue: &Catalogue, options: &LearnOptions) 
     if ![options.vae_scale, options.upscale_model_factor].iter().all(|factor| (1..=64).contains(factor)) {
         return Err(LearnError::Options("a factor is a whole number from 1 to 64"));
     }
-    let permissive = observe::permissive(options).ok_or(LearnError::Nothing)?;
+    let permissive = observe::permissive(options).ok_or(LearnError::Nothing(Vec::new()))?;
     let mut left_out = Vec::new();
     let mut kept: BTreeMap<Digest, &Sample> = BTreeMap::new();
     for sample in samples {
@@ -125,7 +125,7 @@ pub fn learn(samples: &[Sample], catalogue: &Catalogue, options: &LearnOptions) 
     }
     let kept: Vec<&Sample> = kept.into_values().collect();
     if kept.is_empty() {
-        return Err(LearnError::Nothing);
+        return Err(LearnError::Nothing(left_out));
     }
     let mut seen = Observations::default();
     for sample in &kept {

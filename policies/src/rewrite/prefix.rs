@@ -214,6 +214,8 @@ mod tests {
         let prefix = SavePrefix::read(&long).unwrap();
         assert_eq!(SavePrefix::read(&prefix.below(ATTEMPT)), Ok(prefix));
         assert_eq!(SavePrefix::read(&format!("{long}e")), Err(PrefixFault::TooLong));
+        let deep = SavePrefix::read("1/2/3/4/5/6/7/8/n").unwrap();
+        assert_eq!(SavePrefix::read(&deep.below(ATTEMPT)), Ok(deep));
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl NodeId {
         Ok(Self(text))
     }
 
+    /// An id that was read before.
+    pub(super) fn known(text: Text) -> Self {
+        Self(text)
+    }
+
     /// The same id, which keeps no body alive.
     pub(crate) fn detached(&self) -> Self {
         Self(self.0.detached())

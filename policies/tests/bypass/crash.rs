@@ -71,14 +71,25 @@ fn k5_deep_literals() {
 }
 
 #[test]
-fn k6_and_k12_ids_and_numbers_in_the_queue_are_ours() {
+fn k6_ids_and_numbers_in_the_queue_are_ours() {
     let body = json!({"prompt": prompt(json!({})), "prompt_id": "same", "number": 1});
     for policy in all_policies().iter().filter(|policy| policy.name() != "strict") {
         let Verdict::Allow(approved) = verdict_under(policy, &body) else { panic!("{}", policy.name()) };
         let sent = super::sent(&approved);
         assert_eq!((&sent["prompt_id"], sent.get("number"), sent.get("front")), (&json!("our-prompt"), None, None));
     }
-    unparsable(r#"{"prompt":{},"number":NaN}"#, "not_finite");
+}
+
+#[test]
+fn k12_a_number_that_is_none_does_not_reach_the_queue() {
+    for number in ["NaN", "Infinity", "-1e400"] {
+        unparsable(&format!(r#"{{"prompt":{{}},"number":{number}}}"#), "not_finite");
+        unparsable(&format!(r#"{{"prompt":{{}},"extra_data":{{"number":{number}}}}}"#), "not_finite");
+    }
+    for number in [json!("nan"), json!("-inf"), json!(-1e308)] {
+        let body = super::upstream(&json!({"prompt": prompt(json!({})), "number": number}));
+        assert_eq!(body.get("number"), None);
+    }
 }
 
 #[test]

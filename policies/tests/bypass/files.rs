@@ -13,27 +13,32 @@ fn load(name: impl Into<Value>) -> Value {
 }
 
 #[test]
-fn bypass_070_and_071_prefixes_that_leave_their_folder() {
+fn bypass_070_prefixes_that_leave_the_output_folder() {
+    for prefix in ["../../x", "..", "a/..", "a/../..", "..\\x", "a\u{0}b", "a\nb", "a\u{85}b", ".. /x", " ../x"] {
+        refused_everywhere(save(json!(prefix)), "o", "save_prefix_refused");
+    }
+    allowed(save(json!("a..b/x")));
+}
+
+#[test]
+fn bypass_071_prefixes_that_lead_into_another_s_folder() {
     for prefix in [
-        "../../x",
         "t/A/../B/x",
         "/out/t/B/x",
         "C:\\x",
         "a\\..\\b",
-        "a\u{0}b",
-        "..",
-        "a/..",
         "a/.. /b",
         "a/ ../b",
         "//host/x",
         "c:x",
-        "a\nb",
-        "a\u{85}b",
         "\\\\host\\x",
         "a\\b",
     ] {
         refused_everywhere(save(json!(prefix)), "o", "save_prefix_refused");
     }
+    // Another's folder as written is a folder within one's own.
+    let body = upstream(&json!({"prompt": prompt(save(json!("t/B/x")))}));
+    assert_eq!(body["prompt"]["o"]["inputs"]["filename_prefix"], "t/q/j-1/t/B/x");
     allowed(save(json!("a/b/x")));
     // Other spellings of a dot or a slash are letters of a name, and become plain ones.
     for (prefix, sent) in [
@@ -114,7 +119,7 @@ fn bypass_074_substitution_in_a_prefix() {
 }
 
 #[test]
-fn bypass_075_to_077_classes_that_write_models_or_read_pickles() {
+fn bypass_075_classes_that_write_models() {
     for class in [
         "SaveLoRA",
         "CheckpointSave",
@@ -123,21 +128,63 @@ fn bypass_075_to_077_classes_that_write_models_or_read_pickles() {
         "VAESave",
         "LoraSave",
         "ImageOnlyCheckpointSave",
-        "SaveImageDataSetToFolder",
-        "SaveImageTextDataSetToFolder",
-        "SaveTrainingDataset",
-        "LoadTrainingDataset",
-        "LoadImageDataSetFromFolder",
         "TrainLoraNode",
     ] {
-        refused(json!({"x": node(class, json!({}))}), "x", "class_denied");
+        for policy in ["default", "generous"] {
+            let found = super::denials(&super::shipped(policy), json!({"x": node(class, json!({}))}));
+            assert!(found.contains(&("x".to_owned(), "class_denied")), "{policy}: {class}: {found:?}");
+        }
+    }
+    // Where a policy allows them, what they write still stays in the attempt's folder, whatever the prefix says: no models' folder is reached.
+    for (class, inputs, prefix) in [
+        ("ModelSave", json!({"model": ["model", 0]}), "checkpoints/evil"),
+        ("CLIPSave", json!({"clip": ["model", 1]}), "clip/evil"),
+        ("VAESave", json!({"vae": ["model", 2]}), "vae/evil"),
+    ] {
+        let policy = super::open_policy();
+        let at =
+            |prefix: &str| json!({"x": node(class, super::with(inputs.clone(), json!({"filename_prefix": prefix})))});
+        let body = json!({"prompt": prompt(at(prefix))});
+        let comfygate_policy::Verdict::Allow(approved) = super::verdict_under(&policy, &body) else {
+            panic!("{class}")
+        };
+        assert_eq!(super::sent(&approved)["prompt"]["x"]["inputs"]["filename_prefix"], format!("t/q/j-1/{prefix}"));
+        refused_everywhere(at("../checkpoints/evil"), "x", "save_prefix_refused");
+    }
+}
+
+#[test]
+fn bypass_076_data_sets_written_anywhere() {
+    for class in ["SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder", "SaveTrainingDataset"] {
+        for policy in ["default", "generous"] {
+            let found = super::denials(&super::shipped(policy), json!({"x": node(class, json!({}))}));
+            assert!(found.contains(&("x".to_owned(), "class_denied")), "{policy}: {class}: {found:?}");
+        }
     }
     // An owner who may use them leaves no folder by them either.
     for folder in ["/etc/cron.d", "../..", "a/../../b", "C:\\x"] {
-        let save = json!({"x": node("SaveTrainingDataset", json!({"latents": ["empty", 0], "conditioning": ["text", 0], "folder_name": folder, "shard_size": 1}))});
-        refused_everywhere(save, "x", "path_refused");
-        let load = json!({"x": node("LoadTrainingDataset", json!({"folder_name": folder}))});
-        refused_everywhere(load, "x", "path_refused");
+        let tensors =
+            json!({"latents": ["empty", 0], "conditioning": ["text", 0], "folder_name": folder, "shard_size": 1});
+        refused_everywhere(json!({"x": node("SaveTrainingDataset", tensors)}), "x", "path_refused");
+        let images = json!({"images": ["image", 0], "folder_name": folder, "filename_prefix": "x"});
+        refused_everywhere(json!({"x": node("SaveImageDataSetToFolder", images)}), "x", "path_refused");
+    }
+}
+
+#[test]
+fn bypass_077_pickles_that_run_as_code() {
+    for class in ["LoadTrainingDataset", "LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder"] {
+        for policy in ["default", "generous"] {
+            let found = super::denials(&super::shipped(policy), json!({"x": node(class, json!({}))}));
+            assert!(found.contains(&("x".to_owned(), "class_denied")), "{policy}: {class}: {found:?}");
+        }
+    }
+    for folder in ["/etc/cron.d", "../..", "a/../../b", "C:\\x"] {
+        refused_everywhere(
+            json!({"x": node("LoadTrainingDataset", json!({"folder_name": folder}))}),
+            "x",
+            "path_refused",
+        );
     }
 }
 

@@ -110,7 +110,7 @@ pub(crate) fn steps_policy() -> Policy {
 }
 
 /// Policies for strangers.
-fn strangers() -> Vec<Policy> {
+pub(crate) fn strangers() -> Vec<Policy> {
     vec![open_policy(), shipped("default")]
 }
 
@@ -262,5 +262,30 @@ fn bypass_000_the_plain_graph_passes() {
     assert!(all_policies().len() >= 4);
     for policy in all_policies().iter().filter(|policy| policy.name() != "strict") {
         assert_eq!(denials(policy, json!({"s": sampler(json!({"steps": 1}))})), [], "{}", policy.name());
+    }
+}
+
+/// A number is looked for as the beginning of a test's name. What only bytes on a wire can show is in the workspace's `tests/bypass`.
+#[test]
+fn every_entry_of_the_catalogue_that_concerns_submissions_has_a_test_with_its_number() {
+    let here = [
+        include_str!("crash.rs"),
+        include_str!("encoding.rs"),
+        include_str!("envelope.rs"),
+        include_str!("files.rs"),
+        include_str!("shape.rs"),
+        include_str!("values.rs"),
+        include_str!("work.rs"),
+    ]
+    .concat();
+    let wire = include_str!("../../../tests/bypass/main.rs");
+    for number in [1, 2, 3, 10] {
+        assert!(wire.contains(&format!("\n    bypass_{number:02}_")), "{number} on the wire");
+    }
+    for number in (4..=9).chain([13]).chain(23..=82) {
+        assert!(here.contains(&format!("#[test]\nfn bypass_{number:03}_")), "{number}");
+    }
+    for number in 1..=14 {
+        assert!(here.contains(&format!("#[test]\nfn k{number}_")), "K{number}");
     }
 }

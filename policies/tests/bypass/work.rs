@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     allowed, custom, denials, euler, files, node, prompt, refused, refused_always, refused_everywhere, sampler,
-    shipped, switch, upstream, with,
+    shipped, strangers, switch, upstream, with,
 };
 
 #[test]
@@ -186,6 +186,105 @@ fn bypass_060b_texts_that_double() {
 }
 
 #[test]
+fn bypass_060e_texts_that_are_known_word_for_word_are_as_long_as_they_are() {
+    let template = format!("{{a}} {}", "x".repeat(3000));
+    let filled = |find: &str, length: usize| {
+        json!({
+            "t": node("PrimitiveStringMultiline", json!({"value": template})),
+            "u": node("PrimitiveString", json!({"value": "b".repeat(length)})),
+            "r": node("StringReplace", json!({"string": ["t", 0], "find": find, "replace": ["u", 0]})),
+            "s": node("StringReplace", json!({"string": ["r", 0], "find": "{b}", "replace": ["u", 0]})),
+        })
+    };
+    // Once at most, where the lengths alone would say a thousand times.
+    allowed(filled("{a}", 100_000));
+    // "x" is there 3000 times.
+    refused(filled("x", 100_000), "r", "text_exceeded");
+    allowed(filled("x", 300));
+    let twice = |length: usize| {
+        with(
+            filled("{a}", length),
+            json!({"d": node("StringConcatenate", json!({"string_a": ["s", 0], "string_b": ["s", 0], "delimiter": ""}))}),
+        )
+    };
+    allowed(twice(120_000));
+    // The same from an object in a text, by a key that is written elsewhere.
+    let picked = |key: &str| {
+        let object = json!({"a": format!("{{u}}{}", "y".repeat(30_000)), "b": 1e9}).to_string();
+        json!({
+            "c": node("CustomCombo", json!({"choice": key})),
+            "j": node("JsonExtractString", json!({"json_string": object, "key": ["c", 0]})),
+            "r": node("StringReplace", json!({"string": ["j", 0], "find": "{u}", "replace": "b".repeat(100)})),
+            "s": node("StringReplace", json!({"string": ["r", 0], "find": "{v}", "replace": "b".repeat(100)})),
+        })
+    };
+    let policy = super::steps_policy();
+    assert_eq!(denials(&policy, picked("a")), []);
+    // How Python prints a number is not followed.
+    assert!(denials(&policy, picked("b")).contains(&("s".to_owned(), "text_exceeded")));
+}
+
+#[test]
+fn bypass_060f_a_plain_pattern_is_found_as_often_as_it_fits() {
+    let policy = super::steps_policy();
+    let allowed = |nodes: Value| assert_eq!(denials(&policy, nodes), []);
+    let refused = |nodes: Value| assert_eq!(denials(&policy, nodes), [("r".to_owned(), "text_exceeded")]);
+    let replaced = |pattern: &str, length: usize, count: i64| json!({"r": node("RegexReplace", json!({"string": "x".repeat(2000), "regex_pattern": pattern, "replace": "b".repeat(length), "count": count}))});
+    // 2000 / 4 places, and 1 MiB.
+    allowed(replaced("xxxx", 2090, 0));
+    refused(replaced("xxxx", 2100, 0));
+    refused(replaced("xxx.", 2090, 0));
+    allowed(replaced("xxx.", 100_000, 10));
+    refused(replaced("xxx.", 110_000, 10));
+    // Groups are parts of the match: all of them together are no longer than the text.
+    let grouped = |groups: usize| json!({"r": node("RegexReplace", json!({"string": "x".repeat(2000), "regex_pattern": "(x)", "replace": r"\1".repeat(groups)}))});
+    allowed(grouped(170));
+    refused(grouped(180));
+}
+
+#[test]
+fn bypass_060g_numbers_as_texts_have_their_digits_only() {
+    let shown = |source: Value| {
+        json!({
+            "n": node("PreviewAny", json!({"source": source})),
+            "i": node("PrimitiveInt", json!({"value": 1024})),
+            "r": node("StringReplace", json!({"string": "w".repeat(100_000), "find": "w", "replace": ["n", 0]})),
+        })
+    };
+    for source in [json!(1024), json!(["i", 0]), json!(true), json!("123456789")] {
+        allowed(shown(source));
+    }
+    refused(shown(json!("12345678901")), "r", "text_exceeded");
+    // What a list or a model looks like in a text is not known.
+    for source in [json!(["model", 0]), json!(["text", 0])] {
+        refused(shown(source), "r", "text_unbounded");
+    }
+}
+
+#[test]
+fn bypass_060h_tracks_are_counted_where_they_are_written() {
+    let tracked = |tracks: Value, texts: &str| {
+        json!({
+            "t": node("PrimitiveStringMultiline", json!({"value": texts})),
+            "v": node("VAELoader", json!({"vae_name": "x.safetensors"})),
+            "w": node("WanTrackToVideo", json!({"positive": ["text", 0], "negative": ["text", 0], "vae": ["v", 0], "tracks": tracks, "width": 512, "height": 512,
+                "length": 81, "batch_size": 1, "temperature": 220.0, "topk": 2, "start_image": ["image", 0]})),
+        })
+    };
+    let open = Policy::from_toml("name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nmegapixels_total = 64\n").unwrap();
+    let track = |points: usize| format!("[[{}]]", vec![r#"{"x": 1, "y": 1}"#; points].join(","));
+    let many = format!("[{}]", vec![r#"[{"x": 1, "y": 1}]"#; 100].join(","));
+    // One track of many points is one track, by whatever way it comes.
+    for tracks in [json!(track(500)), json!(["t", 0])] {
+        assert_eq!(denials(&open, tracked(tracks, &track(500))), []);
+    }
+    for tracks in [json!(many), json!(["t", 0])] {
+        let found = denials(&open, tracked(tracks, &many));
+        assert!(found.contains(&("w".to_owned(), "size_exceeded")), "{found:?}");
+    }
+}
+
+#[test]
 fn bypass_060c_texts_that_double_in_other_classes() {
     for (class, text, added) in [
         ("AddTextPrefix", "texts", "prefix"),
@@ -278,7 +377,38 @@ fn bypass_062_list_outputs() {
 }
 
 #[test]
-fn bypass_063_and_064_classes_that_are_not_in_the_catalogue() {
+fn bypass_063_loops_and_classes_that_become_others_while_they_run() {
+    // Classes of a later release's loops are either not known, or described and refused; a pack that gives back a graph says so in its annotation.
+    for class in ["StartLoop", "EndLoop", "ForLoopStart", "WhileLoopOpen"] {
+        for policy in strangers() {
+            let found =
+                denials(&policy, json!({"x": node(class, json!({"mode": "For", "mode.max_iteration": 1_000_000}))}));
+            let codes = ["class_unknown", "class_denied", "class_not_allowed", "class_closed"];
+            assert!(found.iter().any(|(node, code)| node == "x" && codes.contains(code)), "{class}: {found:?}");
+        }
+    }
+    let expands = |text: &str| Policy::from_toml(&format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n{text}")).unwrap();
+    let pack = json!({"Unroll": {"input": {"required": {"count": ["INT", {"min": 0, "max": 9}]}}, "output": ["IMAGE"], "output_is_list": [false],
+        "output_node": true, "python_module": "custom_nodes.unroll"}});
+    let catalogue = Catalogue::from_object_info(pack.to_string().as_bytes()).unwrap();
+    let parsed = parse(json!({"prompt": {"1": node("Unroll", json!({"count": 3}))}}).to_string().as_bytes()).unwrap();
+    let allows = |policy: &Policy| matches!(decide(&parsed, policy, &catalogue, &files()), Verdict::Allow(_));
+    assert!(allows(&expands("")), "as far as anybody knows it does what it says");
+    let annotated = expands("[annotations.Unroll]\nreturns_expand = true\n");
+    assert!(!allows(&annotated), "whatever it becomes has not been looked at");
+    // No list of classes allows it, nor does shadow mode; an owner's packs are trusted.
+    let shadow =
+        Policy::from_toml("name = \"x\"\nmode = \"shadow\"\n[annotations.Unroll]\nreturns_expand = true\n").unwrap();
+    assert!(!allows(&shadow));
+    let owner = Policy::from_toml(
+        "name = \"x\"\nposture = \"owner\"\n[classes]\nallow = [\"*\"]\n[annotations.Unroll]\nreturns_expand = true\n",
+    )
+    .unwrap();
+    assert!(allows(&owner));
+}
+
+#[test]
+fn bypass_064_classes_that_are_not_in_the_catalogue() {
     for class in [
         "NoSuchClass",
         "OldNameWithReplacement",

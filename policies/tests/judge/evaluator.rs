@@ -386,11 +386,13 @@ fn numbers(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             match a.text("mode")? {
                 "UPPERCASE" => one(Thing::Text(text.to_uppercase())),
                 "lowercase" => one(Thing::Text(text.to_lowercase())),
-                // Python's `capitalize` and `title`: the first letter large, the rest small. Full case mappings, as above.
+                // Python's `capitalize`: the first letter in title case (`ß` becomes `Ss`), the rest small.
                 "Capitalize" => {
                     let mut chars = text.chars();
-                    let first: String = chars.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
-                    one(Thing::Text(first + &chars.as_str().to_lowercase()))
+                    let mut first = chars.next().into_iter().flat_map(char::to_uppercase);
+                    let large: String = first.next().into_iter().collect();
+                    let small: String = first.flat_map(char::to_lowercase).collect();
+                    one(Thing::Text(large + &small + &chars.as_str().to_lowercase()))
                 }
                 _ => Some(None),
             }
@@ -907,14 +909,20 @@ fn latents(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             one(latent(dims, cell, time))
         }
         "LatentAdd" | "LatentSubtract" | "LatentInterpolate" | "LatentBlend" => {
-            let ((to, cell, time), (from, _, _)) = (a.latent("samples1")?, a.latent("samples2")?);
+            let ((to, cell, time), (from, of_cell, of_time)) = (a.latent("samples1")?, a.latent("samples2")?);
+            if class == "LatentBlend" && to.len() != from.len() {
+                return Some(None);
+            }
             let mut from = reshaped(&to, &from)?;
             if class != "LatentBlend" {
                 from[0] = to[0];
             }
-            let dims: Option<Vec<i128>> = to.iter().zip(&from).map(|(x, y)| broadcast(*x, *y)).collect();
-            (to.len() == from.len()).then_some(())?;
-            one(latent(dims?, cell, time))
+            // A film's latent has one dimension more. torch aligns the last ones, so that the channels of a picture's latent meet the frames of a film's.
+            let rank = to.len().max(from.len());
+            let aligned = |dims: &[i128]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
+            let dims: Option<Vec<i128>> =
+                aligned(&to).into_iter().zip(aligned(&from)).map(|(x, y)| broadcast(x, y)).collect();
+            one(latent(dims?, cell.min(of_cell), time.min(of_time)))
         }
         "LatentConcat" => {
             let ((to, cell, time), (mut from, cell2, time2)) = (a.latent("samples1")?, a.latent("samples2")?);
@@ -1225,6 +1233,7 @@ fn of_lists(class: &str, lists: &BTreeMap<&str, Vec<Thing>>) -> Vec<Given1> {
         "ImageGrid" => images().and_then(|list| {
             let (columns, w, h, space) =
                 (first("columns")?, first("cell_width")?, first("cell_height")?, first("padding")?);
+            (columns > 0).then_some(())?;
             let rows = (i128::try_from(list.len()).ok()? + columns - 1) / columns;
             let fits = list.iter().all(|of| of[0] == 1);
             let (w, h) = (columns * w + (columns - 1) * space, rows * h + (rows - 1) * space);

@@ -1,7 +1,7 @@
 //! The engine judged by a slow, plain evaluator: whatever a generated graph really makes lies within what the engine said about it before.
 //!
 //! `cargo test` runs some thousand graphs of fixed seeds. `JUDGE_GRAPHS=200000 cargo test --release -p comfygate-policy --features fuzzing --test judge` runs more, `JUDGE_SEED` says
-//! where to begin.
+//! where to begin, `JUDGE_MUTATIONS` how many real workflows are changed.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
 #![cfg(feature = "fuzzing")]
 
 mod evaluator;
+mod found;
 mod mutations;
 mod within;
 
@@ -63,9 +64,14 @@ vae_scale = 8
 "#;
 
 fn graphs(default: u64) -> std::ops::Range<u64> {
+    numbered("JUDGE_GRAPHS", default)
+}
+
+/// As many seeds as the environment asks for by this name.
+fn numbered(name: &str, default: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let from = number("JUDGE_SEED").unwrap_or(1);
-    from..from + number("JUDGE_GRAPHS").unwrap_or(default)
+    from..from + number(name).unwrap_or(default)
 }
 
 fn world() -> (World, FileFacts) {

@@ -124,7 +124,7 @@ fn the_properties_hold_for_real_workflows_with_a_few_things_changed() {
     let workflows = workflows();
     assert!(workflows.len() >= 10, "{}", workflows.len());
     let mut seen = [0; 3];
-    for seed in super::graphs(600) {
+    for seed in super::numbered("JUDGE_MUTATIONS", 600) {
         let mut choices = Choices::seeded(seed);
         let workflow = &workflows[choices.below(workflows.len())];
         try_all(&mutate(workflow, &mut choices), &policies, &mut seen);

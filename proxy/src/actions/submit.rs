@@ -1,7 +1,7 @@
 //! `POST /prompt`: inspect ([`verdict`](super::verdict)), accept, hand to dispatch.
 
 use super::verdict::{Inspected, NO_BACKEND_RETRY, Unapproved, inspected};
-use super::{Call, Caller, models};
+use super::{Call, Caller, models, verdict};
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
@@ -54,6 +54,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         at: call.services.clock.wall(),
     };
     let node_errors = workflow.node_errors();
+    let shadow = verdict::shadow(call, caller, &workflow, &acceptance);
     let small = acceptance.graph.len() <= KEPT_GRAPH_BYTES_MAX;
     let job = match call.services.ledger.accept(acceptance).await? {
         // Its first answer may have been lost together with the word to the dispatcher; that finds it in the ledger by itself.
@@ -61,6 +62,10 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         Accepted::New(job) => {
             call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
             let scope = job.owner.scope();
+            if let Some((row, graph)) = shadow {
+                call.services.metrics.shadow_refusal();
+                verdict::remember(call, row, Some(graph)).await;
+            }
             let kept = small.then(|| Arc::new(workflow));
             call.dispatch.send(Command::Accepted(Box::new(job.clone()), kept)).await;
             call.services.tell_queue(&scope).await;

@@ -4,11 +4,14 @@ use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::inspect::refused::{self, Understood};
 use crate::inspect::{InspectError, files};
+use crate::record::ledger::Acceptance;
 use crate::record::ledger::refusals::{RefusalBounds, RefusalRow, RefusedRule};
 use crate::record::ledger::uploads::Pin;
 use crate::reject::Rejection;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violations};
+use comfygate_policy::{
+    ApprovedWorkflow, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violation, Violations,
+};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -116,12 +119,47 @@ impl Refused {
     pub(super) async fn remembered(self, call: &Call<'_>, caller: &Caller) -> Rejection {
         let rejection = Rejection::from(self.error.clone());
         let row = self.row(call, caller, rejection.code());
-        let kept = call.services.ledger.insert_refusal(row, self.graph, RefusalBounds::default()).await;
-        if let Err(error) = kept {
-            tracing::warn!(request = %call.request, %error, "a refusal can't be remembered");
-        }
+        remember(call, row, self.graph).await;
         rejection
     }
+
+    /// Units; of what is no workflow there is none.
+    fn cost(&self) -> Option<f64> {
+        match &self.error {
+            InspectError::Denied(violations) => Some(violations.cost().units()),
+            InspectError::Malformed(_)
+            | InspectError::PaidNodes
+            | InspectError::TooManyFiles { .. }
+            | InspectError::FileUnusable { .. } => None,
+        }
+    }
+}
+
+/// Keeps a row for the operator. That it can't be kept changes no answer.
+pub(super) async fn remember(call: &Call<'_>, row: RefusalRow, graph: Option<Bytes>) {
+    if let Err(error) = call.services.ledger.insert_refusal(row, graph, RefusalBounds::default()).await {
+        tracing::warn!(request = %call.request, %error, "a refusal can't be remembered");
+    }
+}
+
+/// What a policy in shadow mode would have refused of a submission, with its graph; `None` where nothing stands against it.
+pub(super) fn shadow(
+    call: &Call<'_>,
+    caller: &Caller,
+    workflow: &ApprovedWorkflow,
+    acceptance: &Acceptance,
+) -> Option<(RefusalRow, Bytes)> {
+    let violations = workflow.shadowed();
+    if violations.is_empty() {
+        return None;
+    }
+    // By this name rows and graphs of refusals find each other: it is of the graph alone, whatever the ledger calls a submission.
+    let submission = Some(Digest::of(&acceptance.graph));
+    let understood = Understood { catalogue: Some(workflow.catalogue_digest()), submission };
+    let policy = call.services.policy_of(&caller.tenant);
+    let row =
+        refused::shadow_row(violations, call.request, &caller.principal.owner, &policy, understood, acceptance.at);
+    Some((row, acceptance.graph.clone()))
 }
 
 /// `POST /gate/check`: the verdict and the cost of a body as `POST /prompt` takes it, without a job. 200 whatever the verdict is.
@@ -141,6 +179,7 @@ fn allowed(workflow: &ApprovedWorkflow, lacking: &[ModelChoice]) -> Value {
     json!({
         "verdict": "allow", "cost": workflow.cost().units(), "violations": [], "dropped": dropped,
         "pruned": workflow.pruned().map_or_else(|| json!([]), Violations::to_json),
+        "shadowed": workflow.shadowed().iter().map(Violation::to_json).collect::<Vec<_>>(),
         "missing_models": missing, "policy": workflow.policy_digest(), "catalogue": workflow.catalogue_digest(),
     })
 }
@@ -148,7 +187,7 @@ fn allowed(workflow: &ApprovedWorkflow, lacking: &[ModelChoice]) -> Value {
 fn denied(refused: &Refused, row: &RefusalRow) -> Value {
     let violations: Vec<Value> = row.rules.iter().map(violation).collect();
     json!({
-        "verdict": "deny", "cost": null, "violations": violations,
+        "verdict": "deny", "cost": refused.cost(), "violations": violations,
         "policy": refused.policy.digest(), "catalogue": refused.catalogue,
     })
 }

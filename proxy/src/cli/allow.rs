@@ -40,7 +40,7 @@ pub struct AllowArguments {
     which: ConfigArgument,
 }
 
-/// Runs `comfygate policy allow`. The answer is no if nothing was written, or if what was written is not all that stood against the submission.
+/// Runs `comfygate policy allow`. The answer is no if something still stands against the submission: nothing was written, or what was written is not all.
 ///
 /// # Errors
 /// When the configuration has faults, the refusal or the document can't be read, or the file can't be written.
@@ -60,7 +60,10 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
         refusal.rules.iter().filter_map(|rule| refused::suggested(rule.allow.as_ref()?)).collect();
     if suggestions.is_empty() {
         println!("no line of a policy allows this request:");
-        refusal.rules.iter().for_each(|rule| println!("  {} [{}]", printable(&rule.because), printable(&rule.code)));
+        for rule in &refusal.rules {
+            println!("  {} [{}]", printable(&rule.because), printable(&rule.code));
+            suggest::remark(&rule.code).iter().for_each(|remark| println!("    {remark}"));
+        }
         return Ok(Exit::No);
     }
     let parsed = submission.and_then(|submission| comfygate_policy::parse(submission.to_string().as_bytes()).ok());
@@ -85,11 +88,17 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
     for (suggestion, reason) in &change.left {
         println!("left to you: {suggestion}: {reason}");
     }
-    let stands = told(judged.as_deref());
     if change.text == document.text {
-        println!("nothing to write: the policy says so already, or the change is yours to make");
-        return Ok(Exit::No);
+        let allowed = judged.as_ref().is_some_and(Vec::is_empty);
+        if allowed {
+            println!("nothing to write: the policy allows the submission as it stands");
+        } else {
+            told(judged.as_deref());
+            println!("nothing to write: the change is yours to make");
+        }
+        return Ok(if allowed { Exit::Good } else { Exit::No });
     }
+    let stands = told(judged.as_deref());
     if !(arguments.yes || confirmed()?) {
         println!("nothing was written");
         return Ok(Exit::No);
@@ -193,16 +202,16 @@ fn judged(
     let policy: Policy = policies::compiled(&change.text, document.directory())
         .map_err(|faults| anyhow::anyhow!("the changed document would have faults:\n{}", faults.join("\n")))?;
     let Some(parsed) = parsed else { return Ok(None) };
-    let verdict = comfygate_policy::decide(parsed, &policy, catalogue, &files(&policy));
-    let Verdict::Deny(violations) = verdict else { return Ok(Some(Vec::new())) };
-    // The files of its owner are the gateway's to look up.
-    let others = violations.iter().filter(|violation| !violation.code.starts_with("file_"));
-    Ok(Some(others.cloned().collect()))
-}
-
-/// The owner's files are not at hand.
-fn files(_policy: &Policy) -> FileFacts {
-    FileFacts::none()
+    // The owner's files are not at hand: each is taken for one as large as the policy assumes.
+    let verdict = comfygate_policy::decide(parsed, &policy, catalogue, &FileFacts::assumed(&policy));
+    Ok(Some(match verdict {
+        // Of a policy in shadow mode: what it only tells.
+        Verdict::Allow(approved) => approved.shadowed().to_vec(),
+        // The files of its owner are the gateway's to look up.
+        Verdict::Deny(violations) => {
+            violations.iter().filter(|violation| !violation.code.starts_with("file_")).cloned().collect()
+        }
+    }))
 }
 
 /// Says what still stands against the submission, and whether anything does.

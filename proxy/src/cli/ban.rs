@@ -12,6 +12,7 @@ use crate::record::ledger::bans::{BanRow, Bans};
 use crate::record::ledger::redb::RedbLedger;
 use anyhow::bail;
 use clap::Args;
+use comfygate_policy::Catalogue;
 
 /// `comfygate policy ban`
 #[derive(Debug, Args)]
@@ -64,6 +65,9 @@ pub fn ban(arguments: &BanArguments) -> anyhow::Result<Exit> {
         })
     })?;
     println!("`{}` is banned: every workflow with it is refused, and jobs that wait with it are failed", row.class);
+    if Catalogue::builtin().class(&row.class).is_none() {
+        println!("no class of ComfyUI's own is called so: unless a pack's is, `comfygate policy unban` takes it back");
+    }
     Ok(Exit::Good)
 }
 

@@ -14,6 +14,7 @@ use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::refusals::{RefusalQuery, RefusalRow, Refusals, RefusedRule};
 use clap::Args;
 use comfygate_policy::suggest;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -152,12 +153,17 @@ fn account(row: &RefusalRow) -> String {
         let _ = writeln!(text, "  … and {} more", row.more);
     }
     let allowing = suggest::lines_of(row.rules.iter().filter_map(|rule| refused::suggested(rule.allow.as_ref()?)));
-    let lasting = row.rules.iter().filter(|rule| rule.allow.is_none()).count();
+    let lasting = row.rules.iter().filter(|rule| rule.allow.is_none());
+    let remarks: BTreeSet<&str> = lasting.clone().filter_map(|rule| suggest::remark(&rule.code)).collect();
+    let lasting = lasting.filter(|rule| suggest::remark(&rule.code).is_none()).count();
     if !allowing.is_empty() {
         let _ = writeln!(text, "  these lines of the policy would allow it:");
         for line in allowing.lines() {
             let _ = writeln!(text, "    {}", printable(line));
         }
+    }
+    for remark in remarks {
+        let _ = writeln!(text, "  no single line allows it: {remark}");
     }
     if lasting > 0 {
         let _ = writeln!(text, "  no line of a policy allows {lasting} of these");
@@ -238,6 +244,14 @@ mod tests {
         assert!(text.contains("[caps]\n    steps = 200\n"), "{text}");
         assert!(text.contains("3 (KSampler): steps is 200,\\nand"), "{text}");
         assert!(text.contains("[cap_exceeded] found 200, allowed 150"), "{text}");
+        assert!(!text.contains("no line of a policy"), "{text}");
+    }
+
+    #[test]
+    fn what_no_single_line_allows_is_said_with_what_does() {
+        let unbounded = RefusedRule { code: "size_unbounded".into(), ..rule(None) };
+        let text = account(&row(vec![unbounded.clone(), unbounded]));
+        assert_eq!(text.matches("[annotations.CLASS] sizes").count(), 1, "{text}");
         assert!(!text.contains("no line of a policy"), "{text}");
     }
 

@@ -219,7 +219,7 @@ pub enum BodyRule {
 pub enum QueryKeys {
     /// These, each at most once. Others are the page's (`rand`, `t`, `v`) and ignored.
     Known(&'static [&'static str]),
-    /// Any, each at most once: a signed URL covers all of its query.
+    /// Any, each at most once: a signature stands for the query that it was made with, and what it does not name is not read.
     EachOnce,
 }
 

@@ -227,12 +227,15 @@ pub(super) fn stitched(
         // `int(h1 * aspect_ratio)`
         let follows = FloatInterval::from(first.height).times(second.ratio);
         let fitted = first.resized(first.width.plus(cut(follows)).plus(gap), first.height);
+        let fitted = Shape { ratio: row_ratio(first.ratio, second.ratio, first.height, gap, fitted.ratio), ..fitted };
         let padded = first.resized(first.width.plus(second.width).plus(gap), first.height.max(second.height));
         either(matched, fitted, padded)
     };
     let above = || {
         let follows = FloatInterval::from(first.width).over(second.ratio);
         let fitted = first.resized(first.width, first.height.plus(cut(follows)).plus(gap));
+        let upended = row_ratio(inverse(first.ratio), inverse(second.ratio), first.width, gap, inverse(fitted.ratio));
+        let fitted = Shape { ratio: inverse(upended), ..fitted };
         let padded = first.resized(first.width.max(second.width), first.height.plus(second.height).plus(gap));
         either(matched, fitted, padded)
     };
@@ -242,6 +245,33 @@ pub(super) fn stitched(
         _ => beside().hull(above()),
     };
     Shape { batch: first.batch.max(second.batch), frames: first.frames.max(second.frames), ..out }
+}
+
+/// The ratio of two pictures in a row that are equally high: `(w1 + int(h1 * ratio2) + gap) / h1` is the sum of both ratios, but for the rounding and the gap. That holds whatever `h1` is, so that it is
+/// narrower than what the sides alone say where a VAE's factor is not known.
+fn row_ratio(
+    first: FloatInterval,
+    second: FloatInterval,
+    height: Interval,
+    gap: Interval,
+    sides: FloatInterval,
+) -> FloatInterval {
+    let one = FloatInterval::exactly(1.0);
+    let height = FloatInterval::from(height.max(Interval::exactly(1)));
+    let (rounding, gap) = (one.over(height).hi, FloatInterval::from(gap).over(height).hi);
+    // A few units in the last place are lost in the sums.
+    let (lo, hi) = ((first.lo + second.lo - rounding) * (1.0 - SLACK), (first.hi + second.hi + gap) * (1.0 + SLACK));
+    let narrowed = FloatInterval { lo: lo.max(sides.lo), hi: hi.min(sides.hi) };
+    // What is no number narrows nothing.
+    if narrowed.lo > 0.0 && narrowed.lo <= narrowed.hi { narrowed } else { sides }
+}
+
+/// Far more than rounding costs.
+const SLACK: f64 = 1e-9;
+
+/// Height divided by width of what has this ratio.
+fn inverse(ratio: FloatInterval) -> FloatInterval {
+    FloatInterval::exactly(1.0).over(ratio)
 }
 
 /// Python's `int` of a number that is not negative.

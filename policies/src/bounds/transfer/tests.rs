@@ -1,6 +1,7 @@
 //! The judge: for random sizes and numbers, what ComfyUI's own arithmetic gives lies within what the transfer functions say.
 
 use super::*;
+use crate::catalogue::TypeSet;
 
 /// xorshift64*: small, deterministic, good enough to wander through sizes.
 struct Random(u64);
@@ -193,6 +194,22 @@ fn stitching_stays_within_bounds() {
             assert_holds(known(None, None), picture, "in whatever way");
         }
     }
+}
+
+/// What a VAE of unknown factor makes of a square is a square, and two in a row are twice as wide as high.
+#[test]
+fn the_ratio_of_a_row_follows_from_those_of_its_pictures() {
+    let square = decoded(Shape { cell: 8, ..Shape::image(Interval::exactly(1024), Interval::exactly(1024)) }, 8);
+    let none = Interval::exactly(0);
+    let row = stitched(square, square, none, Some("right"), Some(true));
+    assert!(row.ratio.lo > 1.8 && row.ratio.hi < 2.2, "{:?}", row.ratio);
+    let column = stitched(square, square, none, Some("down"), Some(true));
+    assert!(column.ratio.lo > 0.45 && column.ratio.hi < 0.55, "{:?}", column.ratio);
+    let rows = stitched(row, row, none, Some("up"), Some(true));
+    assert!(rows.height.hi < 4096, "{rows:?}");
+    // Without the same height nothing follows.
+    let padded = stitched(square, square, none, Some("right"), Some(false));
+    assert!(padded.ratio.hi > 2.2, "{:?}", padded.ratio);
 }
 
 #[test]
@@ -404,7 +421,7 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
 fn every_rule_is_of_a_class_that_makes_something_with_a_size() {
     for (class, rule) in shipped_rules() {
         let shaped = |output: &crate::catalogue::OutputSignature| {
-            super::super::SHAPED.contains(&output.type_name()) || output.template().is_some()
+            TypeSet::declared(output.type_name()).meets(TypeSet::SHAPED) || output.template().is_some()
         };
         assert!(class.outputs().iter().any(shaped), "{}", class.name());
         assert!(!matches!(rule, SizeRule::BySlot(_)), "{}: by_slot stands at the top only", class.name());

@@ -4,7 +4,9 @@ use super::workflows::{self, NoWorkflow, Submission};
 use super::{Surroundings, plain};
 use crate::cli::Exit;
 use clap::Args;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, OutputScope, Policy, Verdict, Violations, decide};
+use comfygate_policy::{
+    ApprovedWorkflow, Catalogue, FileFacts, OutputScope, Policy, Verdict, Violation, Violations, decide,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -80,21 +82,24 @@ impl Judged {
     pub(super) fn violations(&self) -> Vec<Value> {
         match self {
             Self::Unread(fault) => vec![fault.to_json()],
-            Self::Allowed(approved) => {
-                approved.pruned().into_iter().flatten().map(comfygate_policy::Violation::to_json).collect()
-            }
-            Self::Refused(violations) => violations.iter().map(comfygate_policy::Violation::to_json).collect(),
+            Self::Allowed(approved) => approved.pruned().into_iter().flatten().map(Violation::to_json).collect(),
+            Self::Refused(violations) => violations.iter().map(Violation::to_json).collect(),
         }
     }
 
     fn to_json(&self, file: &str) -> anyhow::Result<Value> {
-        let workflow = match self {
-            Self::Allowed(approved) => rewritten(approved)?,
-            Self::Unread(_) | Self::Refused(_) => Value::Null,
+        let (workflow, shadowed) = match self {
+            Self::Allowed(approved) => (rewritten(approved)?, approved.shadowed()),
+            Self::Unread(_) | Self::Refused(_) => (Value::Null, &[][..]),
         };
-        Ok(json!({
+        let mut line = json!({
             "file": file, "verdict": self.verdict(), "cost": self.cost(), "violations": self.violations(), "workflow": workflow,
-        }))
+        });
+        // Only a policy in shadow mode has it to tell.
+        if let Some(members) = line.as_object_mut().filter(|_| !shadowed.is_empty()) {
+            members.insert("shadowed".to_owned(), shadowed.iter().map(Violation::to_json).collect());
+        }
+        Ok(line)
     }
 
     fn print(&self, file: &str) {
@@ -109,6 +114,8 @@ impl Judged {
                 approved.dropped().iter().for_each(|dropped| println!("  dropped: {}", plain(&dropped.to_string())));
                 let pruned = approved.pruned().into_iter().flatten();
                 pruned.for_each(|violation| println!("  left out: {}", plain(&violation.to_string())));
+                let shadowed = approved.shadowed().iter();
+                shadowed.for_each(|violation| println!("  by shadow mode only: {}", plain(&violation.to_string())));
             }
         }
     }

@@ -117,9 +117,13 @@ pub(super) fn for_each(
         }
         let mut files = Vec::new();
         if path.is_dir() {
-            collect(path, &mut files, 0)?
+            collect(path, &mut files, 0)?;
+            // SECURITY: a yes to nothing would be mistaken for a yes to everything.
+            if files.is_empty() {
+                bail!("no file below `{}` ends in .json, .png, .webp or .flac", super::shown(path));
+            }
         } else {
-            files.push(path.clone())
+            files.push(path.clone());
         }
         for file in files {
             let name = super::shown(&file);
