@@ -54,11 +54,11 @@ from comfy_script.runtime.nodes import *  # noqa: E402, F403 - the classes exist
 made = plan["make"]["1"]["inputs"]
 picture = EmptyImage(made["width"], made["height"], 1, made["color"])  # noqa: F405
 task = queue.put(SaveImage(picture, "script"))  # noqa: F405
-raw(task.wait_results()[0], "made.png")
+raw(task.wait()[0], "made.png")
 
 picture, _ = LoadImage(uploaded)  # noqa: F405
 task = queue.put(SaveImage(ImageInvert(picture), "script-turned"))  # noqa: F405
-raw(task.wait_results()[0], "turned.png")
+raw(task.wait()[0], "turned.png")
 assert client.get_embeddings() == [] or isinstance(client.get_embeddings(), list)
 # Its watcher never ends by itself.
 os._exit(0)
