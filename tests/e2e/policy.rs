@@ -206,6 +206,18 @@ fn a_learned_policy_accepts_what_it_was_learned_from_and_tells_how_well_it_gener
     assert_eq!(check(directory.path(), &["--policy", "ours.toml", "wide.json"]).0, 1);
     let again = run_in(directory.path(), &["policy", "learn", "all/b.png", "all/a.json", "--name", "ours"]);
     assert_eq!(stdout(&again), fs::read_to_string(directory.path().join("ours.toml")).unwrap());
+    // What a gateway calls an upload at its backends, and so in the pictures that come of it.
+    let pushed = workflows::inverted("t/q7x/0e357b66-fb75-4c72-b3d1-210795cfaa24.png", "t/q7x/0e35/x").to_string();
+    fs::write(directory.path().join("pushed.json"), pushed).unwrap();
+    let of_uploads = run_in(directory.path(), &["policy", "learn", "pushed.json"]);
+    assert!(stdout(&of_uploads).contains("\"LoadImage\""), "{}", said(&of_uploads));
+    fs::create_dir(directory.path().join("empty")).unwrap();
+    for command in ["check", "explain", "learn"] {
+        let none = run_in(directory.path(), &["policy", command, "empty"]);
+        assert_eq!(code(&none), 2, "no workflow is no yes: {}", said(&none));
+    }
+    let nothing = run_in(directory.path(), &["policy", "learn", "all/broken.json"]);
+    assert!(code(&nothing) == 1 && said(&nothing).contains("undeclared_input"), "{}", said(&nothing));
     let over = run_in(directory.path(), &["policy", "learn", "all", "--output", "ours.toml"]);
     assert_eq!(code(&over), 2, "a policy that is there is not written over");
     for side in [64, 128, 192, 256, 320, 384, 448, 512] {

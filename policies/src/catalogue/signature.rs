@@ -281,6 +281,7 @@ pub(super) struct Annotation {
     residue: Vec<String>,
     model_loader: bool,
     unbounded_steps: bool,
+    unbounded_steps_with: Vec<String>,
     accepts_all_inputs: bool,
     returns_expand: bool,
     input_list: bool,
@@ -395,8 +396,9 @@ impl ClassSignature {
         self.is_core() && !self.is_paid() && !self.output_node && self.outputs.iter().all(part)
     }
 
-    pub(crate) fn has_unbounded_steps(&self) -> bool {
-        self.annotation.unbounded_steps
+    pub(crate) fn has_unbounded_steps(&self, node: &Node) -> bool {
+        let given = |input: &String| node.input(input).is_some();
+        self.annotation.unbounded_steps || self.annotation.unbounded_steps_with.iter().any(given)
     }
 
     pub(crate) fn accepts_all_inputs(&self) -> bool {
@@ -529,6 +531,7 @@ impl ClassSignature {
             residue: annotation.residue.clone(),
             model_loader: annotation.model_loader,
             unbounded_steps: annotation.unbounded_steps,
+            unbounded_steps_with: annotation.unbounded_steps_with.clone(),
             accepts_all_inputs: annotation.accepts_all_inputs,
             returns_expand: annotation.returns_expand,
             input_list: annotation.input_list,
@@ -553,6 +556,7 @@ impl ClassSignature {
         own.dynamic.extend(annotation.dynamic.iter().cloned());
         own.model_loader |= annotation.model_loader;
         own.unbounded_steps |= annotation.unbounded_steps;
+        own.unbounded_steps_with.extend(annotation.unbounded_steps_with.iter().cloned());
         own.accepts_all_inputs |= annotation.accepts_all_inputs;
         own.returns_expand |= annotation.returns_expand;
         own.input_list |= annotation.input_list;

@@ -34,7 +34,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                 }
             }
         }
-        if subject.policy.caps.limits_steps() && class.has_unbounded_steps() {
+        if subject.policy.caps.limits_steps() && class.has_unbounded_steps(node) {
             let message = "the number of steps can't be bounded in this class".to_owned();
             out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
         }

@@ -11,7 +11,7 @@ use crate::record::ledger::refusals::RefusalQuery;
 use anyhow::{Context, bail};
 use clap::Args;
 use comfygate_policy::learn::{LearnError, LearnOptions, Learned, LeftOut, Sample, learn};
-use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, decide};
+use comfygate_policy::{Catalogue, FileFact, FileFacts, FileReference, Parsed, Policy, Verdict, decide};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
         vae_scale: arguments.vae_scale,
         upscale_model_factor: arguments.upscale_model_factor,
     };
-    let mut samples = gathered(arguments)?;
+    let mut samples = gathered(arguments, &catalogue)?;
     let aside = match arguments.check {
         None => Vec::new(),
         Some(part) => set_aside(&mut samples, part)?,
@@ -107,14 +107,15 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
 }
 
 /// All workflows that can be read; what can't is told.
-fn gathered(arguments: &LearnArguments) -> anyhow::Result<Vec<Sample>> {
+fn gathered(arguments: &LearnArguments, catalogue: &Catalogue) -> anyhow::Result<Vec<Sample>> {
     // Nobody knows yet what the policy will assume of uploads: what a document without a word about it does.
-    let files = FileFacts::assumed(&Policy::from_toml("name = \"learned\"")?);
+    let policy = Policy::from_toml("name = \"learned\"")?;
     let mut samples = Vec::new();
     let mut add = |submission: Submission| {
         match submission.parsed() {
             Ok(parsed) => {
-                samples.push(Sample { name: submission.file, parsed, files: files.clone() });
+                let files = files(&parsed, &policy, catalogue);
+                samples.push(Sample { name: submission.file, parsed, files });
             }
             Err(fault) => eprintln!("left out: {}: {fault}", submission.file),
         }
@@ -132,6 +133,22 @@ fn gathered(arguments: &LearnArguments) -> anyhow::Result<Vec<Sample>> {
         }
     }
     Ok(samples)
+}
+
+/// Every plain name is taken for an upload, and so is what a gateway calls an upload at its backends: pictures and histories of those have such names.
+fn files(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue) -> FileFacts {
+    let mut files = FileFacts::assumed(policy);
+    let Some(assumed) = Policy::builtin("default").and_then(|default| default.assumed_upload()) else { return files };
+    for FileReference { name, directory, .. } in parsed.file_references(catalogue) {
+        let segments: Vec<&str> = name.split('/').collect();
+        if let ["t", _owner, file] = segments.as_slice() {
+            let is_still = [".png", ".jpg"].iter().any(|ending| file.ends_with(ending));
+            let frames = if is_still { 1 } else { assumed.frames };
+            let fact = FileFact { canonical_name: name.clone(), width: assumed.width, height: assumed.height, frames };
+            files.insert(name, directory, fact);
+        }
+    }
+    files
 }
 
 /// What the gateway keeps of the submissions that it refused, or would have refused.
