@@ -271,6 +271,9 @@ struct Keys<'a> {
     many: Option<HashSet<Cow<'a, str>, RandomState>>,
 }
 
+/// What reads a member of an object, given its key.
+pub type EachMember<'e, 'a> = &'e mut dyn FnMut(&mut Reader<'a>, &Text) -> Result<(), Box<Fault>>;
+
 impl<'a> Reader<'a> {
     /// A reader over `text` that starts under `limits`.
     pub fn new(text: &'a Arc<str>, limits: Limits) -> Self {
@@ -279,10 +282,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value, which no white space stands before.
-    pub fn members(
-        &mut self,
-        each: &mut dyn FnMut(&mut Self, &Text) -> Result<(), Box<Fault>>,
-    ) -> Result<(), Box<Fault>> {
+    pub fn members(&mut self, each: EachMember<'_, 'a>) -> Result<(), Box<Fault>> {
         self.each_member(|reader, key| {
             let key = reader.text_of(key);
             each(reader, &key)
