@@ -271,8 +271,8 @@ struct Keys<'a> {
     many: Option<HashSet<Cow<'a, str>, RandomState>>,
 }
 
-/// What reads a member of an object, given its key.
-pub type EachMember<'e, 'a> = &'e mut dyn FnMut(&mut Reader<'a>, &Text) -> Result<(), Box<Fault>>;
+/// What reads a member of an object, by its key.
+pub type EachMember<'e, R> = dyn FnMut(&mut R, &Text) -> Result<(), Box<Fault>> + 'e;
 
 impl<'a> Reader<'a> {
     /// A reader over `text` that starts under `limits`.
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value, which no white space stands before.
-    pub fn members(&mut self, each: EachMember<'_, 'a>) -> Result<(), Box<Fault>> {
+    pub fn members(&mut self, each: &mut EachMember<'_, Self>) -> Result<(), Box<Fault>> {
         self.each_member(|reader, key| {
             let key = reader.text_of(key);
             each(reader, &key)
