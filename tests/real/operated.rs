@@ -23,11 +23,11 @@ pub async fn a_policy_is_operated(urls: &[String]) {
     let gateway = Gateway::builder().backends(urls).plan(plan).file("own.toml", POLICY).start().await;
     gateway.backends_are_up().await;
     let acme = gateway.client("acme");
-    what_was_refused_runs_once_it_is_allowed(&gateway, &acme).await;
-    a_ban_fails_what_waits_and_ends_when_it_is_lifted(&gateway, &acme, urls.len()).await;
-    a_faulty_policy_is_refused_whole(&gateway, &acme).await;
-    shadow_mode_runs_and_tells(&gateway, &acme).await;
-    what_ran_is_learned_from(&gateway, &acme, &urls[0]).await;
+    Box::pin(what_was_refused_runs_once_it_is_allowed(&gateway, &acme)).await;
+    Box::pin(a_ban_fails_what_waits_and_ends_when_it_is_lifted(&gateway, &acme, urls.len())).await;
+    Box::pin(a_faulty_policy_is_refused_whole(&gateway, &acme)).await;
+    Box::pin(shadow_mode_runs_and_tells(&gateway, &acme)).await;
+    Box::pin(what_ran_is_learned_from(&gateway, &acme, &urls[0])).await;
 }
 
 fn done(gateway: &Gateway, arguments: &[&str]) -> String {
