@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::catalogue::{Catalogue, Declarations, InputKind};
 use crate::policy::{AssumedUpload, Policy};
 use crate::workflow::graph::Workflow;
@@ -65,7 +67,8 @@ pub struct FileFact {
 /// The files that this caller may name. What is not here does not exist, whether it is somebody else's or nobody's.
 #[derive(Debug, Clone, Default)]
 pub struct FileFacts {
-    known: HashMap<(String, Directory), FileFact>,
+    /// By name: of each directory one at most.
+    known: HashMap<String, Vec<(Directory, FileFact)>, RandomState>,
     /// What every other plain name stands for; `None`: nothing.
     others: Option<AssumedUpload>,
 }
@@ -82,16 +85,19 @@ impl FileFacts {
     /// For callers who know no uploads, such as a check of a workflow on its own: a plain relative name counts as an upload of the size that the policy assumes (`files.assumed_upload`).
     /// Absolute, dotted and otherwise odd names are no uploads, nor is what lies in the folders of a gateway.
     pub fn assumed(policy: &Policy) -> Self {
-        Self { known: HashMap::new(), others: Some(policy.assumed_upload().unwrap_or(ASSUMED_UPLOAD)) }
+        Self { known: HashMap::default(), others: Some(policy.assumed_upload().unwrap_or(ASSUMED_UPLOAD)) }
     }
 
     /// Adds a file under the name (without suffix) by which the caller may use it.
     pub fn insert(&mut self, name: impl Into<String>, directory: Directory, fact: FileFact) {
-        self.known.insert((name.into(), directory), fact);
+        let of_name = self.known.entry(name.into()).or_default();
+        of_name.retain(|(known, _)| *known != directory);
+        of_name.push((directory, fact));
     }
 
     pub(crate) fn get(&self, name: &str, directory: Directory) -> Option<Cow<'_, FileFact>> {
-        if let Some(known) = self.known.get(&(name.to_owned(), directory)) {
+        let of_name = self.known.get(name).into_iter().flatten();
+        if let Some((_, known)) = of_name.into_iter().find(|(known, _)| *known == directory) {
             return Some(Cow::Borrowed(known));
         }
         let AssumedUpload { width, height, frames, .. } = self.others.filter(|_| is_plain(name))?;
@@ -156,12 +162,19 @@ pub(crate) fn annotated_name(text: &str) -> Result<(&str, Directory), NameFault>
 
 /// Whether a name could leave its directory, on any system: a segment `..`, an absolute path, a drive letter, a control character.
 pub(crate) fn is_path_trick(name: &str) -> bool {
-    let mut segments = name.split(['/', '\\']);
-    let drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
-    segments.any(|segment| segment.trim() == "..")
-        || name.starts_with(['/', '\\'])
-        || drive
-        || name.chars().any(char::is_control)
+    let bytes = name.as_bytes();
+    let drive = matches!(bytes, [letter, b':', ..] if letter.is_ascii_alphabetic());
+    if drive || matches!(bytes, [b'/' | b'\\', ..]) {
+        return true;
+    }
+    // Plain ASCII without two stops in a row, as nearly every name is, needs no second look.
+    let mut before = b' ';
+    let plain =
+        |byte: &u8| matches!(byte, b' '..=b'~') && (*byte, std::mem::replace(&mut before, *byte)) != (b'.', b'.');
+    if bytes.iter().all(plain) {
+        return false;
+    }
+    name.split(['/', '\\']).any(|segment| segment.trim() == "..") || name.chars().any(char::is_control)
 }
 
 pub(crate) fn file_references(workflow: &Workflow, catalogue: &Catalogue) -> Vec<FileReference> {

@@ -11,6 +11,7 @@ mod checks;
 pub mod cost;
 pub mod explain;
 pub mod learn;
+mod patterns;
 mod prune;
 mod resolve;
 mod rewrite;

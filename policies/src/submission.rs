@@ -14,7 +14,7 @@ use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
 use crate::policy::Policy;
-use crate::workflow::graph::{GraphFault, NodeIndex, Workflow};
+use crate::workflow::graph::{GraphFault, NodeIndex, RawPrompt, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
 use crate::workflow::node::{NodeClass, NodeId};
 use crate::workflow::text::Text;
@@ -101,13 +101,13 @@ pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
         return Err(ParseError::of("byte_order_mark", None, "the body begins with a byte order mark".to_owned()));
     }
     let text: Arc<str> = Arc::from(text);
-    read_envelope(&text).map_err(|fault| ParseError::of_json(&text, fault))?.check()
+    read_envelope(&text).map_err(|fault| ParseError::of_json(&text, &fault))?.check()
 }
 
 /// The envelope as written; only the fields that we look at.
 #[derive(Default)]
 struct RawSubmission {
-    prompt: Option<Json>,
+    prompt: Option<RawPrompt>,
     prompt_id: Option<Json>,
     client_id: Option<Json>,
     extra_data: RawExtraData,
@@ -128,7 +128,7 @@ struct RawExtraData {
     workflow: Option<Text>,
 }
 
-fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Fault> {
+fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Box<Fault>> {
     let mut raw = RawSubmission::default();
     let mut reader = Reader::new(text, ENVELOPE_LIMITS);
     reader.skip_space();
@@ -138,8 +138,8 @@ fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Fault> {
         return Err(reader.fault("invalid_body", "the body must be an object"));
     }
     reader.members(&mut |reader, key| {
-        match key {
-            "prompt" => raw.prompt = Some(reader.part(PROMPT_LIMITS)?),
+        match key.as_str() {
+            "prompt" => raw.prompt = Some(reader.bounded(PROMPT_LIMITS, RawPrompt::read)?),
             "extra_data" => raw.extra_data = reader.bounded(EXTRA_LIMITS, read_extra_data)?,
             "prompt_id" => raw.prompt_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "client_id" => raw.client_id = Some(reader.part(ENVELOPE_LIMITS)?),
@@ -158,7 +158,7 @@ fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Fault> {
 }
 
 /// Reads `extra_data`. The page's own form of the graph may be four times the graph, and goes into saved pictures as it is: it is checked, and kept as text.
-fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Fault> {
+fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Box<Fault>> {
     let mut raw = RawExtraData::default();
     if !reader.at_object() {
         raw.other = Some(reader.inner(0)?);
@@ -166,7 +166,7 @@ fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Fault> {
     }
     reader.count_value()?;
     reader.members(&mut |reader, key| {
-        match key {
+        match key.as_str() {
             "client_id" => raw.client_id = Some(reader.inner(1)?),
             "preview_method" => raw.preview_method = Some(reader.inner(1)?),
             "extra_pnginfo" if reader.at_object() => {
@@ -181,7 +181,7 @@ fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Fault> {
     Ok(raw)
 }
 
-fn read_info_member(reader: &mut Reader<'_>, key: &str, raw: &mut RawExtraData) -> Result<(), Fault> {
+fn read_info_member(reader: &mut Reader<'_>, key: &str, raw: &mut RawExtraData) -> Result<(), Box<Fault>> {
     match key {
         "workflow" if reader.at_object() => raw.workflow = Some(reader.checked(2)?),
         "workflow" => raw.other_workflow = Some(reader.inner(2)?),
@@ -196,7 +196,7 @@ impl RawSubmission {
             return Err(ParseError::of("no_prompt", None, "no prompt provided".to_owned()));
         };
         // No node is a list, so this is no graph that anybody could run.
-        if matches!(prompt.get("nodes"), Some(Json::List(_))) {
+        if prompt.is_page_format() {
             return Err(ParseError::of("page_format", Some(pointer(&["prompt"])), PAGE_FORMAT.to_owned()));
         }
         let extra = self.extra_data;
@@ -422,10 +422,16 @@ impl ParseError {
         Self { code, message, pointer, position: None, kind: ParseErrorKind::Malformed }
     }
 
-    fn of_json(text: &str, fault: Fault) -> Self {
+    fn of_json(text: &str, fault: &Fault) -> Self {
         let kind = if fault.too_large { ParseErrorKind::TooLarge } else { ParseErrorKind::Malformed };
-        let pointer = Some(fault.pointer).filter(|pointer| !pointer.is_empty());
-        Self { code: fault.code, message: fault.message, pointer, position: Some(position(text, fault.offset)), kind }
+        let pointer = Some(fault.pointer.clone()).filter(|pointer| !pointer.is_empty());
+        Self {
+            code: fault.code,
+            message: fault.message.clone(),
+            pointer,
+            position: Some(position(text, fault.offset)),
+            kind,
+        }
     }
 
     fn of_graph(fault: GraphFault) -> Self {

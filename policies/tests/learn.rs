@@ -8,7 +8,7 @@
     reason = "a test that fails panics, in its helper functions too"
 )]
 #![allow(clippy::disallowed_methods, reason = "tests read their cases; the engine itself stays pure")]
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use comfygate_policy::learn::{LearnOptions, Learned, Sample, learn};
@@ -169,4 +169,57 @@ fn suggested_lines_allow_what_a_policy_can_allow() {
     }
     println!("{allowed} allowed by what was suggested, {hopeless} by nothing");
     assert!(allowed >= 10);
+}
+
+/// Which part of a collection is learned from depends on what the workflows say, neither on their names nor on their order.
+fn parted(mut samples: Vec<Sample>, tenths: usize) -> (Vec<Sample>, Vec<Sample>) {
+    samples.sort_by_cached_key(|sample| sample.parsed.digest());
+    samples.dedup_by_key(|sample| sample.parsed.digest());
+    let rest = samples.split_off(samples.len() * tenths / 10);
+    (samples, rest)
+}
+
+/// How well a document fits what it was not learned from, and that every refusal of it is by a list or a cap that more samples would have widened.
+#[test]
+fn what_is_learned_from_seven_tenths_judges_the_rest_by_its_lists_and_caps() {
+    let (known, rest) = parted(all(), 7);
+    let options = LearnOptions::default();
+    let found = learned(&known, &options);
+    let policy = Policy::from_toml(&found.document).unwrap();
+    // What could not be learned by itself is no fault of the document's.
+    let hopeless = learned(&rest, &options);
+    let hopeless: BTreeSet<&str> = hopeless.left_out.iter().map(|left| left.name.as_str()).collect();
+    let (mut accepted, mut judged, mut rules) = (0, 0, BTreeMap::<&str, usize>::new());
+    let widened = [
+        "cap_exceeded",
+        "class_not_allowed",
+        "cost_exceeded",
+        "denoise_too_small",
+        "model_not_allowed",
+        "sampler_refused",
+        "scheduler_refused",
+        "size_exceeded",
+        "steps_total_exceeded",
+        "too_many_nodes",
+        "too_many_outputs",
+    ];
+    for sample in rest.iter().filter(|sample| !hopeless.contains(sample.name.as_str())) {
+        judged += 1;
+        match decide(&sample.parsed, &policy, Catalogue::builtin(), &sample.files) {
+            Verdict::Allow(_) => accepted += 1,
+            Verdict::Deny(violations) => {
+                let codes: BTreeSet<&str> = violations.iter().map(|violation| violation.code).collect();
+                for code in codes {
+                    assert!(widened.contains(&code), "{}: {code}: {}", sample.name, violations.to_json());
+                    *rules.entry(code).or_default() += 1;
+                }
+            }
+        }
+    }
+    println!(
+        "learned from {} of {}, accepts {accepted} of the {judged} others that can be learned; refused by {rules:?}",
+        found.samples,
+        known.len()
+    );
+    assert!(judged > 0 && accepted + rules.values().sum::<usize>() >= judged);
 }

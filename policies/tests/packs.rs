@@ -269,6 +269,54 @@ fn a_film_of_a_pack_is_saved_in_the_owners_folder() {
 }
 
 #[test]
+fn what_a_format_of_a_film_asks_for_is_kept_as_it_is_and_nothing_else_is_taken() {
+    let film = |changes: Value| {
+        let mut inputs = json!({
+            "images": ["i", 0], "frame_rate": 8, "loop_count": 0, "filename_prefix": "film", "format": "video/h264-mp4", "pingpong": false,
+            "save_output": true, "pix_fmt": "yuv420p", "crf": 19, "save_metadata": true, "trim_to_audio": false,
+        });
+        inputs.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        json!({"i": picture(64, 64), "v": node("VHS_VideoCombine", inputs)})
+    };
+    let sent = assert_allowed(film(json!({"videopreview": {"hidden": false}, "vhs_gif_preview__0": "/view?x"})));
+    for (name, value) in [("pix_fmt", json!("yuv420p")), ("crf", json!(19)), ("save_metadata", json!(true))] {
+        assert_eq!(sent.pointer(&format!("/prompt/v/inputs/{name}")), Some(&value), "{name}");
+    }
+    assert_eq!(sent.pointer("/prompt/v/inputs/videopreview"), None);
+    for (name, value) in [
+        ("pix_fmt", json!("-y")),
+        ("pix_fmt", json!("yuv420p|yuv420p10le")),
+        ("crf", json!("19")),
+        ("save_metadata", json!(1)),
+        ("profile", json!("")),
+    ] {
+        assert_refused(film(json!({ name: value })), "v", "invalid_input_type");
+    }
+    assert_refused(film(json!({"audio_file": "/etc/passwd"})), "v", "undeclared_input");
+    assert_refused(film(json!({"pix_fmt": ["i", 0]})), "v", "invalid_input_type");
+}
+
+#[test]
+fn a_sampler_of_a_pack_has_its_own_steps_unless_a_script_adds_some() {
+    // What is told of the sampler, and nothing else: the script's class is not installed.
+    let told = |changes: Value| -> Vec<String> {
+        let mut prompt = loras(json!({"on": false, "lora": "a", "strength": 1}));
+        let mut inputs = prompt["k"]["inputs"].clone();
+        inputs.as_object_mut().unwrap().extend([("preview_method".to_owned(), json!("none"))]);
+        inputs.as_object_mut().unwrap().extend([("vae_decode".to_owned(), json!("true"))]);
+        inputs.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        prompt["y"] = node("KSampler (Efficient)", inputs);
+        prompt["x"] = node("HighRes-Fix Script", json!({}));
+        let found = decided(&prompt).map(|_| Vec::new()).unwrap_or_else(|found| found);
+        // The size of what a VAE makes is told under these caps whatever the steps are.
+        found.into_iter().filter(|(id, code)| id == "y" && code != "size_exceeded").map(|(_, code)| code).collect()
+    };
+    assert_eq!(told(json!({"steps": 20})), [""; 0]);
+    assert_eq!(told(json!({"steps": 21})), ["cap_exceeded"]);
+    assert_eq!(told(json!({"steps": 20, "script": ["x", 0]})), ["steps_unbounded"]);
+}
+
+#[test]
 fn what_packs_load_has_no_size_that_anybody_knows() {
     let prompt = json!({
         "i": node("ETN_LoadImageBase64", json!({"image": "AAAA"})), "s": node("PreviewImage", json!({"images": ["i", 0]})),

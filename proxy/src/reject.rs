@@ -336,11 +336,12 @@ impl From<AdmitError> for Rejection {
                 "the gateway reads as many request bodies as it may: try again",
                 Duration::from_secs(1),
             ),
-            AdmitError::UploadsFull { own: true, .. } => too_many(
+            AdmitError::UploadsFull { own: true, limit } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
                 "too_many_uploads",
-                "as many of your uploads are arriving as may at once: wait for one to end",
-                Duration::from_secs(1),
-            ),
+                format!("{limit} of your uploads are arriving, which is all that may at once: wait for one to end"),
+            )
+            .with_retry_after(Duration::from_secs(1)),
             AdmitError::UploadsFull { own: false, .. } => Self::unavailable(
                 "uploads_full",
                 "the gateway takes as many uploads as it may at once: try again",
@@ -410,9 +411,6 @@ impl From<ViewError> for Rejection {
         match error {
             ViewError::NotFound => Self::not_found(),
             ViewError::Directory => Self::new(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
-            ViewError::NotYet => Self::not_yet(
-                "previews and channels are computed by a later release; leave `preview` and `channel` out",
-            ),
         }
     }
 }

@@ -165,6 +165,15 @@ impl Client {
     /// Any request over HTTP/1.1.
     pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response {
         let what = format!("{method} {path}");
+        let request = self.request(method, path, headers, body);
+        let answer = done(&what, async {
+            let stream = tls::connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
+            self.sent(stream, request).await
+        });
+        self.checked(&what, answer.await)
+    }
+
+    fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
         let bodied = !body.is_empty() || headers.iter().any(|(name, _)| CONTENT_TYPE == *name);
         let mut request = Request::builder().method(method).uri(path).header(HOST, self.authority());
         for (name, value) in
@@ -175,12 +184,12 @@ impl Client {
         if bodied {
             request = request.header("content-length", body.len());
         }
-        let request = request.body(Full::new(body)).unwrap();
-        let answer = done(&what, async {
-            let stream = tls::connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
-            self.sent(stream, request).await
-        });
-        self.checked(&what, answer.await)
+        request.body(Full::new(body)).unwrap()
+    }
+
+    /// The same caller on one connection, which is opened anew when the gateway has closed it: for tests of thousands of requests.
+    pub fn kept(&self) -> Kept {
+        Kept { client: self.clone(), sender: None }
     }
 
     /// `POST` of JSON whose connection may fail: then what the system said.
@@ -346,6 +355,39 @@ impl Client {
     /// Whether `authorization` is among the headers.
     pub fn has_credential(&self) -> bool {
         self.credential.iter().any(|(name, _)| AUTHORIZATION == name.as_str())
+    }
+}
+
+/// A caller that keeps its connection.
+#[derive(Debug)]
+pub struct Kept {
+    client: Client,
+    sender: Option<hyper::client::conn::http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Kept {
+    /// Any request over HTTP/1.1.
+    ///
+    /// # Panics
+    /// When the gateway closes in the middle of an answer.
+    pub async fn call(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response {
+        let what = format!("{method} {path}");
+        let ready = match &mut self.sender {
+            Some(sender) => within(&what, sender.ready()).await.is_ok(),
+            None => false,
+        };
+        if !ready {
+            let client = &self.client;
+            let stream = tls::connect(client.address, client.source, &client.trust, &["http/1.1"]).await;
+            let (sender, connection) = done(&what, hyper::client::conn::http1::handshake(TokioIo::new(stream))).await;
+            // Ends with the connection, which ends with the sender.
+            tokio::spawn(connection);
+            self.sender = Some(sender);
+        }
+        let sender = self.sender.as_mut().expect("it was just made");
+        let request = self.client.request(method, path, headers, body);
+        let answer = done(&what, async { collected(sender.send_request(request).await?).await }).await;
+        self.client.checked(&what, answer)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::interval::{FloatInterval, Interval, ceil};
 use super::samplers::{Sampler, calls_of, linked as linked_sampler};
 use super::{Facts, Value, number, sigmas_in_text};
-use crate::catalogue::{ClassSignature, InputKind};
+use crate::catalogue::{ClassSignature, InputKind, TypeSet};
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
@@ -96,10 +96,13 @@ fn scheduled_steps(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Op
 
 /// How many steps the schedule in output `slot` has at most.
 pub(super) fn sigmas(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Option<i128> {
+    if !class.output_types(slot).meets(TypeSet::SIGMAS.and(TypeSet::OTHER)) {
+        return None;
+    }
     if class.name() == "ComfySwitchNode" && class.is_core() {
         return Some(linked_sigmas(facts, node, "on_true")?.max(linked_sigmas(facts, node, "on_false")?));
     }
-    if class.outputs().get(slot)?.type_name() != "SIGMAS" || class.has_unbounded_steps() {
+    if class.outputs().get(slot)?.type_name() != "SIGMAS" || class.has_unbounded_steps(node) {
         return None;
     }
     let linked = || linked_sigmas(facts, node, "sigmas");
@@ -122,17 +125,19 @@ pub(super) fn sigmas(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slo
 /// `sigmas[:step + 1]` and `sigmas[step:]`.
 fn split(steps: i128, at: Option<Interval>, slot: usize) -> i128 {
     match (slot, at) {
-        (0, Some(at)) => steps.min(at.hi.max(0)),
-        // A negative step counts from the end.
-        (_, Some(at)) if at.lo >= 0 => steps.saturating_sub(at.lo).max(0),
+        // A negative step, which a link may bring, counts from the end.
+        (0, Some(at)) if at.lo >= 0 => steps.min(at.hi),
+        (1, Some(at)) if at.lo >= 0 => steps.saturating_sub(at.lo).max(0),
         _ => steps,
     }
 }
 
-/// The last `round(steps × denoise)` steps are the second part.
+/// The last `round(steps × denoise)` steps are the second part; a negative number, which a link may bring, counts from the beginning.
 fn split_by_denoise(steps: i128, denoise: Option<FloatInterval>, slot: usize) -> i128 {
     match (slot, denoise) {
-        (1, Some(denoise)) => steps.min(ceil(FloatInterval::from(Interval::exactly(steps)).times(denoise).hi)),
+        (1, Some(denoise)) if denoise.lo >= 0.0 => {
+            steps.min(ceil(FloatInterval::from(Interval::exactly(steps)).times(denoise).hi))
+        }
         _ => steps,
     }
 }
@@ -160,21 +165,21 @@ fn linked_sigmas(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
 
 /// What a node samples itself; none if it does not.
 pub(crate) fn sampling(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<Result<Sampling, Unsampled>> {
-    let runs = facts.runs(node, class);
+    let runs = || facts.runs(node, class);
     let by_links = |sampler: Result<Sampler, Unsampled>| {
         let steps = linked_sigmas(facts, node, "sigmas").ok_or(Unsampled::Schedule)?;
         let Sampler { calls, .. } = sampler?;
-        Ok(Sampling { steps, calls, runs, sampler: None })
+        Ok(Sampling { steps, calls, runs: runs(), sampler: None })
     };
     match class.name() {
         "SamplerCustom" | "SamplerCustomAdvanced" if class.is_core() => {
             Some(by_links(linked_sampler(facts, node, "sampler").ok_or(Unsampled::Sampler)))
         }
         // A scheduler has steps, but its schedule is run by a sampler, perhaps by several.
-        _ if class.outputs().iter().any(|output| output.type_name() == "SIGMAS") => None,
+        _ if class.gives(TypeSet::SIGMAS) => None,
         _ => {
             class.input_of_kind(node, InputKind::Steps)?;
-            Some(own_sampling(facts, node, class, runs))
+            Some(own_sampling(facts, node, class, runs()))
         }
     }
 }

@@ -115,10 +115,12 @@ impl FloatInterval {
 impl From<Interval> for FloatInterval {
     #[expect(clippy::cast_precision_loss, reason = "rounded outward after the cast")]
     fn from(value: Interval) -> Self {
+        // Of whole numbers of 64 bits a processor makes floats itself.
+        let cast = |end: i128| i64::try_from(end).map_or(end as f64, |end| end as f64);
         let exact = |end: i128| (-EXACT_IN_F64..=EXACT_IN_F64).contains(&end);
         Self {
-            lo: if exact(value.lo) { value.lo as f64 } else { down(value.lo as f64) },
-            hi: if exact(value.hi) { value.hi as f64 } else { up(value.hi as f64) },
+            lo: if exact(value.lo) { cast(value.lo) } else { down(cast(value.lo)) },
+            hi: if exact(value.hi) { cast(value.hi) } else { up(cast(value.hi)) },
         }
     }
 }

@@ -17,6 +17,7 @@ mod shape;
 mod text;
 mod transfer;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 pub(crate) use cost::{Sampling, Unsampled, sampling, sampling_steps};
@@ -29,7 +30,7 @@ pub(crate) use origin::{chain, size_chain, steps_chain, text_chain};
 pub(crate) use shape::{Shape, Sound};
 pub(crate) use text::input_bytes as input_text_bytes;
 
-use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature, ValueRule};
+use crate::catalogue::{Catalogue, ClassSignature, DeclaredType, OutputSignature, TypeSet, ValueRule};
 use crate::files::FileFacts;
 use crate::policy::{Caps, Policy, Posture};
 use crate::resolve::Resolved;
@@ -53,7 +54,9 @@ pub(crate) enum Value {
 #[derive(Debug, Clone)]
 pub(crate) struct Slot<'a> {
     /// The types it may have at run time; empty if nothing is known, for instance because a link leads nowhere.
-    pub(crate) types: Vec<&'a str>,
+    pub(crate) types: Types<'a>,
+    /// The same, for rules that ask for one.
+    pub(crate) type_set: TypeSet,
     pub(crate) value: Value,
     pub(crate) shape: Option<Shape>,
     pub(crate) sound: Option<Sound>,
@@ -68,6 +71,24 @@ pub(crate) struct Slot<'a> {
     pub(crate) sigmas: Option<i128>,
     /// How many bytes a text has at most.
     pub(crate) text_bytes: Option<i128>,
+}
+
+/// Names of types: nearly always one.
+#[derive(Debug, Clone)]
+pub(crate) enum Types<'a> {
+    One(&'a str),
+    Several(Vec<&'a str>),
+}
+
+impl<'a> std::ops::Deref for Types<'a> {
+    type Target = [&'a str];
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
 }
 
 /// A fault of size that only this pass can see.
@@ -94,8 +115,10 @@ pub(crate) struct Facts<'a> {
     /// Whether a VAE without cells may be about.
     has_pixel_space: bool,
     pub(crate) resolved: Rc<Resolved<'a>>,
-    /// By the nodes' places; none where the class is not known.
-    slots: Vec<Vec<Slot<'a>>>,
+    /// Of all nodes, in the order in which they were looked at.
+    slots: Vec<Slot<'a>>,
+    /// Those of each node, by its place; none where the class is not known.
+    slots_of_node: Vec<Range<usize>>,
     pub(crate) size_faults: Vec<(NodeIndex, SizeFault)>,
 }
 
@@ -107,11 +130,8 @@ const TEXT_HOPS_MAX: usize = 8;
 /// Classes that give the text that is written into them.
 const TEXT_PRIMITIVES: [&str; 2] = ["PrimitiveString", "PrimitiveStringMultiline"];
 
-/// Types whose size is followed.
-const SHAPED: [&str; 7] = ["IMAGE", "LATENT", "MASK", "VIDEO", "AUDIO", "TRACKS", "*"];
-
 impl<'a> Facts<'a> {
-    /// Looks at every node once.
+    /// Under a policy.
     pub(crate) fn of(
         workflow: &'a Workflow,
         policy: &'a Policy,
@@ -119,56 +139,68 @@ impl<'a> Facts<'a> {
         files: &'a FileFacts,
     ) -> Self {
         let resolved = Rc::new(Resolved::of(workflow, catalogue));
-        Self::of_resolved(resolved, workflow, policy, catalogue, files)
-    }
-
-    /// The same under another policy, for a workflow whose classes and declarations were found already.
-    pub(crate) fn of_resolved(
-        resolved: Rc<Resolved<'a>>,
-        workflow: &'a Workflow,
-        policy: &'a Policy,
-        catalogue: &'a Catalogue,
-        files: &'a FileFacts,
-    ) -> Self {
         let assumes_texts = policy.posture() == Posture::Owner;
-        let (caps, slots, size_faults) = (&policy.caps, vec![Vec::new(); workflow.nodes().len()], Vec::new());
-        let texts = vec![0; workflow.nodes().len()];
         let has_pixel_space = resolved.known().any(|(_, node, class)| transfer::may_be_pixel_space(node, class));
+        let (texts, slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut facts = Self {
             workflow,
             catalogue,
-            caps,
+            caps: &policy.caps,
             files,
             assumes_texts,
             texts,
             has_pixel_space,
             resolved,
             slots,
+            slots_of_node,
             size_faults,
         };
+        facts.add_all();
+        facts
+    }
+
+    /// The same of the same workflow under other caps.
+    pub(crate) fn under<'b>(&self, caps: &'b Caps) -> Facts<'b>
+    where
+        'a: 'b,
+    {
+        let resolved: Rc<Resolved<'b>> = Rc::<Resolved<'a>>::clone(&self.resolved);
+        let (texts, slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut facts = Facts { caps, resolved, texts, slots, slots_of_node, size_faults, ..*self };
+        facts.add_all();
+        facts
+    }
+
+    /// Looks at every node once.
+    fn add_all(&mut self) {
+        let workflow = self.workflow;
+        let outputs = self.resolved.known().map(|(_, _, class)| class.outputs().len()).sum();
+        self.slots = Vec::with_capacity(outputs);
+        self.slots_of_node = vec![0..0; workflow.nodes().len()];
+        self.texts = vec![0; workflow.nodes().len()];
         for (place, node) in workflow.sources_first() {
-            if let Some(class) = facts.resolved.class(place) {
-                let slots = facts.slots_of(place, node, class);
-                if let Some(at) = facts.slots.get_mut(place.number()) {
-                    *at = slots;
+            if let Some(class) = self.resolved.class(place) {
+                let first = self.slots.len();
+                self.add_slots(place, node, class);
+                if let Some(own) = self.slots_of_node.get_mut(place.number()) {
+                    *own = first..self.slots.len();
                 }
             }
-            let bytes = text::longest(&facts, place, node);
-            if let Some(at) = facts.texts.get_mut(place.number()) {
+            let bytes = text::longest(self, place, node);
+            if let Some(at) = self.texts.get_mut(place.number()) {
                 *at = bytes;
             }
         }
-        facts
     }
 
     /// The output that a link names; none if the class is unknown or has no such slot.
     pub(crate) fn slot(&self, link: Link) -> Option<&Slot<'a>> {
-        self.slots.get(link.target.number())?.get(link.slot)
+        self.slots_at(link.target).get(link.slot)
     }
 
     /// How many bytes the first output of the node at `place` has at most, if it is a text.
     pub(crate) fn text_bytes(&self, place: NodeIndex) -> Option<i128> {
-        self.slots.get(place.number())?.first()?.text_bytes
+        self.slots_at(place).first()?.text_bytes
     }
 
     /// Bytes of the longest text that the node at `place` gives, each text of which nobody knows anything taken to hold all that goes into it, and some more.
@@ -203,7 +235,7 @@ impl<'a> Facts<'a> {
 
     /// Every output of the node at `place`.
     pub(crate) fn slots_at(&self, place: NodeIndex) -> &[Slot<'a>] {
-        self.slots.get(place.number()).map(Vec::as_slice).unwrap_or_default()
+        self.slots_of_node.get(place.number()).and_then(|own| self.slots.get(own.clone())).unwrap_or_default()
     }
 
     /// The signature of the node at `place`.
@@ -219,51 +251,58 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn slots_of(&mut self, place: NodeIndex, node: &'a Node, class: &'a ClassSignature) -> Vec<Slot<'a>> {
+    /// Looks at the outputs of one node, whose sources were looked at before.
+    fn add_slots(&mut self, place: NodeIndex, node: &'a Node, class: &'a ClassSignature) {
         let runs = self.runs(node, class);
-        let mut slots: Vec<Slot<'a>> = (0..class.outputs().len())
-            .map(|slot| Slot {
-                types: self.types(node, class, slot),
-                value: numbers::value(self, node, class, slot),
+        let mut gap = None;
+        for number in 0..class.outputs().len() {
+            let (types, type_set) = self.types(node, class, number);
+            let is_list = class.outputs().get(number).is_some_and(OutputSignature::is_list);
+            let mut slot = Slot {
+                types,
+                type_set,
+                value: numbers::value(self, node, class, number),
                 shape: None,
                 sound: None,
                 sizeless: false,
-                items: runs,
+                items: if is_list { self.list_items(place, node, class, number, runs) } else { runs },
                 work: 1,
-                sampler: samplers::sampler(self, node, class, slot),
-                sigmas: cost::sigmas(self, node, class, slot),
-                text_bytes: text::text_bytes(self, node, class, slot),
-            })
-            .collect();
-        for (number, slot) in slots.iter_mut().enumerate() {
-            if class.outputs().get(number).is_some_and(OutputSignature::is_list) {
-                slot.items = self.list_items(place, node, class, number, runs);
-            }
-        }
-        let mut gap = None;
-        for (place_of_slot, slot) in slots.iter_mut().enumerate() {
-            if !slot.types.iter().any(|name| SHAPED.contains(name)) {
-                continue;
-            }
-            let capped = slot.types.iter().any(|name| self.caps_apply_to(name));
-            match transfer::extent(self, node, class, place_of_slot) {
-                Ok(extent) => {
-                    slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
-                    slot.work = extent.work;
-                    slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
-                    slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
+                sampler: samplers::sampler(self, node, class, number),
+                sigmas: cost::sigmas(self, node, class, number),
+                text_bytes: text::text_bytes(self, node, class, number),
+            };
+            if type_set.meets(TypeSet::SHAPED) {
+                let capped = self.caps_apply_to(type_set);
+                match self.add_size(place, node, class, number, &mut slot) {
+                    // The reason is told where it arose.
+                    Ok(()) | Err(transfer::Gap::Inherited) => {}
+                    Err(_) if !capped => {}
+                    Err(transfer::Gap::Unknown) => gap = gap.or(Some(None)),
+                    Err(transfer::Gap::Unbounded(because)) => gap = Some(Some(because)),
                 }
-                // The reason is told where it arose.
-                Err(transfer::Gap::Inherited) => {}
-                Err(_) if !capped => {}
-                Err(transfer::Gap::Unknown) => gap = gap.or(Some(None)),
-                Err(transfer::Gap::Unbounded(because)) => gap = Some(Some(because)),
             }
+            self.slots.push(slot);
         }
         if let Some(because) = gap {
             self.size_faults.push((place, SizeFault::Unbounded { because }));
         }
-        slots
+    }
+
+    /// How large it is what comes out of an output.
+    fn add_size(
+        &mut self,
+        place: NodeIndex,
+        node: &Node,
+        class: &ClassSignature,
+        number: usize,
+        slot: &mut Slot<'a>,
+    ) -> Result<(), transfer::Gap> {
+        let extent = transfer::extent(self, node, class, number)?;
+        slot.shape = extent.shape.map(|shape| self.within_caps(place, shape, slot.items, extent.work));
+        slot.work = extent.work;
+        slot.sound = extent.sound.map(|sound| self.within_seconds(place, sound));
+        slot.sizeless = slot.shape.is_none() && slot.sound.is_none();
+        Ok(())
     }
 
     /// How often a node runs: once for each item of the longest list among its inputs, unless it takes lists whole (ComfyUI 0.8.0, `execution.py`).
@@ -304,24 +343,26 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether a cap asks for the size of what has this type. A latent is one of pictures or of sound, a film has both.
-    fn caps_apply_to(&self, type_name: &str) -> bool {
+    fn caps_apply_to(&self, types: TypeSet) -> bool {
+        const SILENT: TypeSet = TypeSet::of_all(&[TypeSet::IMAGE, TypeSet::MASK, TypeSet::TRACKS]);
         let (sizes, seconds) = (self.caps.limits_sizes(), self.caps.seconds.is_some());
-        match type_name {
-            "IMAGE" | "MASK" | "TRACKS" => sizes,
-            "AUDIO" => seconds,
-            _ => sizes || seconds,
-        }
+        (sizes && !types.is_within(TypeSet::AUDIO)) || (seconds && !types.is_within(SILENT))
     }
 
     /// The types that an output may have: the declared one, or for a match-anything output those of the inputs of its template.
-    fn types(&self, node: &Node, class: &'a ClassSignature, slot: usize) -> Vec<&'a str> {
+    fn types(&self, node: &Node, class: &'a ClassSignature, slot: usize) -> (Types<'a>, TypeSet) {
         let Some(output) = class.outputs().get(slot) else {
-            return Vec::new();
+            return (Types::Several(Vec::new()), TypeSet::NONE);
         };
         let Some(template) = output.template() else {
-            return output.type_name().split(',').map(str::trim).collect();
+            let name = output.type_name();
+            let types = match class.has_unions() {
+                false => Types::One(name.trim()),
+                true => Types::Several(name.split(',').map(str::trim).collect()),
+            };
+            return (types, class.output_types(slot));
         };
-        let mut types: Vec<&'a str> = Vec::new();
+        let (mut types, mut type_set): (Vec<&'a str>, _) = (Vec::new(), TypeSet::NONE);
         for input in class.inputs() {
             let DeclaredType::Match { template: of, .. } = input.declared() else {
                 continue;
@@ -329,15 +370,21 @@ impl<'a> Facts<'a> {
             match node.input(input.name()) {
                 _ if of != template => {}
                 Some(Input::Link(link)) => {
-                    types.extend(self.slot(*link).into_iter().flat_map(|slot| slot.types.iter().copied()));
+                    if let Some(slot) = self.slot(*link) {
+                        types.extend(slot.types.iter().copied());
+                        type_set = type_set.and(slot.type_set);
+                    }
                 }
-                Some(Input::Literal(Json::Text(_))) => types.push("STRING"),
+                Some(Input::Literal(Json::Text(_))) => {
+                    types.push("STRING");
+                    type_set = type_set.and(TypeSet::STRING);
+                }
                 Some(Input::Literal(_)) | None => {}
             }
         }
         types.sort_unstable();
         types.dedup();
-        types
+        (Types::Several(types), type_set)
     }
 
     /// Records what is beyond a cap, and cuts the shape to the caps.

@@ -2,7 +2,7 @@
 
 use super::interval::FloatInterval;
 use super::{Facts, Value, number};
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{ClassSignature, TypeSet};
 use crate::workflow::node::{Input, Node};
 
 /// What is known of a SAMPLER.
@@ -75,6 +75,9 @@ pub(crate) fn calls_of(name: &str) -> Option<i128> {
 
 /// The sampler in output `slot`.
 pub(super) fn sampler(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Option<Sampler> {
+    if !class.output_types(slot).meets(TypeSet::SAMPLER.and(TypeSet::OTHER)) {
+        return None;
+    }
     if class.name() == "ComfySwitchNode" && class.is_core() {
         let branch = |name: &str| linked(facts, node, name);
         let (a, b) = (branch("on_true")?, branch("on_false")?);

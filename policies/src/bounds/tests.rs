@@ -46,7 +46,7 @@ fn value_of(nodes: &str, id: &str) -> Value {
     let files = FileFacts::none();
     let facts = Facts::of(&parsed.workflow, &policy, Catalogue::builtin(), &files);
     let place = parsed.workflow.find(&id.parse().unwrap()).unwrap();
-    facts.slots[place.number()][0].value
+    facts.slots_at(place)[0].value
 }
 
 #[test]

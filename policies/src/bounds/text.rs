@@ -2,14 +2,14 @@
 
 use super::interval::Interval;
 use super::{Facts, Slot, Value, number};
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{ClassSignature, TypeSet};
 use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::Json;
 use crate::workflow::node::{Input, Node};
 
 /// Bytes of the text in output `slot` of `node` at most; `None` where nobody knows. Classes that are not here give texts that nothing is known about.
 pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slot: usize) -> Option<i128> {
-    if !class.is_core() || slot != 0 {
+    if !class.is_core() || slot != 0 || !class.output_types(slot).meets(TypeSet::TEXTUAL) {
         return None;
     }
     let own = |name: &str| input_bytes(facts, node, name).map(Interval::exactly);
@@ -73,8 +73,7 @@ const ASSUMED_TEXT_BYTES: i128 = 4096;
 /// doubles another for ever.
 pub(super) fn longest(facts: &Facts<'_>, place: NodeIndex, node: &Node) -> i128 {
     // What is of no known type may be a text.
-    let is_text =
-        |slot: &&Slot<'_>| slot.types.is_empty() || slot.types.iter().any(|name| matches!(*name, "STRING" | "*"));
+    let is_text = |slot: &&Slot<'_>| slot.types.is_empty() || slot.type_set.meets(TypeSet::STRING.and(TypeSet::ANY));
     if facts.class_at(place).is_some() {
         let mut texts = facts.slots_at(place).iter().filter(is_text);
         // Of those that are known the longest; one that is not is a guess about all.
@@ -104,14 +103,14 @@ fn printed_bytes(facts: &Facts<'_>, node: &Node, name: &str) -> Option<i128> {
         Input::Literal(Json::Int(value)) => Some(int_bytes(*value)),
         Input::Literal(Json::Float(_)) => Some(FLOAT_BYTES_MAX),
         Input::Literal(Json::Bool(_) | Json::Null) => Some(WORD_BYTES_MAX),
-        Input::Literal(Json::List(_) | Json::Object(_)) => None,
+        Input::Literal(Json::Pair(..) | Json::List(_) | Json::Object(_)) => None,
         Input::Link(link) => {
             let slot = facts.slot(*link)?;
             match slot.value {
                 Value::Int(value) => Some(int_bytes(value.lo).max(int_bytes(value.hi))),
                 Value::Float(_) => Some(FLOAT_BYTES_MAX),
                 Value::Bool(_) => Some(WORD_BYTES_MAX),
-                Value::Unknown if slot.types == ["STRING"] => input_bytes(facts, node, name),
+                Value::Unknown if *slot.types == ["STRING"] => input_bytes(facts, node, name),
                 Value::Unknown => None,
             }
         }

@@ -67,6 +67,8 @@ pub(super) struct ClassAnnotation {
     pub(super) model_loader: bool,
     /// Adds or decides sampling steps without a number that could be capped.
     pub(super) unbounded_steps: bool,
+    /// Does so where one of these inputs is given.
+    pub(super) unbounded_steps_with: Vec<String>,
     /// Hands undeclared literals to its code, so that a salt would be seen.
     pub(super) accepts_all_inputs: bool,
     /// Replaces itself by a graph of its own when it runs.
@@ -96,7 +98,7 @@ pub struct DynamicInput {
     pub shape: BTreeMap<String, String>,
     /// The type of what is linked to it, such as `IMAGE`. Of an input that is a link.
     pub link: Option<String>,
-    /// The type of its value, such as `INT`. Of an input that is neither.
+    /// The type of its value, such as `INT`, or the words that it may be, such as `lt|hq`. Of an input that is neither.
     #[serde(default)]
     pub literal: Option<String>,
     /// Members that name models.

@@ -3,16 +3,17 @@
 //! ComfyUI refuses a graph that lacks them (`required_input_missing`), and its page fills them in when it opens an older workflow. Graphs in API format that scripts have kept pass no page:
 //! for those we fill them in, visibly (`Replaced`), and what is sent holds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
 use serde_json::Value;
 
 use super::ClassSignature;
 
 const LATER_INPUTS: &str = include_str!("../../catalogues/later-inputs.json");
 
-static GIVEN: LazyLock<BTreeMap<String, BTreeMap<String, Value>>> = LazyLock::new(|| {
+static GIVEN: LazyLock<HashMap<String, BTreeMap<String, Value>, RandomState>> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     serde_json::from_str(LATER_INPUTS).expect("the shipped table is good")
 });
@@ -21,9 +22,9 @@ impl ClassSignature {
     /// The inputs that older workflows lack, each with the value that stands for its absence.
     pub(crate) fn later_inputs(&self) -> impl Iterator<Item = (&'static str, &'static Value)> {
         let known = if self.is_core() { GIVEN.get(self.name()) } else { None };
-        let declared = |name: &&String| self.inputs().iter().any(|input| input.name() == name.as_str());
+        let declared = |name: &str| self.inputs().iter().any(|input| input.name() == name);
         let known = known.into_iter().flatten().filter(move |(name, _)| declared(name));
-        known.map(|(name, value)| (name.as_str(), value)).collect::<Vec<_>>().into_iter()
+        known.map(|(name, value)| (name.as_str(), value))
     }
 }
 

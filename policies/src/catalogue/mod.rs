@@ -17,6 +17,7 @@ mod rules;
 mod shipped;
 mod signature;
 mod tables;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -32,6 +33,8 @@ pub(crate) use rules::{
     JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
 };
 pub use signature::{ClassSignature, DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+pub(crate) use tables::KindSet;
+pub(crate) use types::TypeSet;
 
 use foldhash::fast::RandomState;
 

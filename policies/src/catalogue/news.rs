@@ -1,6 +1,7 @@
 //! What a newer `object_info` has that this catalogue does not know: read before a pin is moved, and before new classes are annotated.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::{Catalogue, ClassSignature, DeclaredType, InputSignature};
 
@@ -32,6 +33,24 @@ pub struct ChangedClass {
     pub outputs_changed: bool,
 }
 
+impl fmt::Display for ChangedClass {
+    /// One line: `KSampler: new inputs a, b; changed inputs c; other outputs`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [
+            ("new inputs", &self.inputs_added),
+            ("gone inputs", &self.inputs_gone),
+            ("changed inputs", &self.inputs_changed),
+        ];
+        let mut parts: Vec<String> = lists
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what} {}", names.join(", ")))
+            .collect();
+        parts.extend(self.outputs_changed.then(|| "other outputs".to_owned()));
+        write!(f, "{}: {}", self.class, parts.join("; "))
+    }
+}
+
 /// Something that needs a word in the annotations.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unjudged {
@@ -50,6 +69,19 @@ pub enum UnjudgedPart {
     Size(usize),
     /// A list, by its slot, whose length nobody bounds.
     List(usize),
+}
+
+impl fmt::Display for Unjudged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let class = &self.class;
+        match &self.part {
+            UnjudgedPart::Number(input) => {
+                write!(f, "{class}.{input}: a number of which nobody has said what it means")
+            }
+            UnjudgedPart::Size(slot) => write!(f, "{class}: the size of output {slot} is said by no rule"),
+            UnjudgedPart::List(slot) => write!(f, "{class}: output {slot} is a list of unknown length"),
+        }
+    }
 }
 
 /// Types whose size an annotation tells.
@@ -173,6 +205,11 @@ mod tests {
             unjudged("Widen", UnjudgedPart::Size(0)) && unjudged("Widen", UnjudgedPart::Number("width".to_owned()))
         );
         assert!(unjudged("KSampler", UnjudgedPart::Number("speed".to_owned())));
+        assert_eq!(of("KSampler").to_string(), "KSampler: new inputs speed; gone inputs cfg");
+        assert_eq!(of("VAEDecode").to_string(), "VAEDecode: other outputs");
+        let lines: Vec<String> = news.unjudged.iter().map(ToString::to_string).collect();
+        assert!(lines.iter().any(|line| line.starts_with("KSampler.speed: a number")), "{lines:?}");
+        assert!(lines.contains(&"Widen: the size of output 0 is said by no rule".to_owned()), "{lines:?}");
         assert!(!unjudged("VAEEncode", UnjudgedPart::Size(0)));
     }
 }

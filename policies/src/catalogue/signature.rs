@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::annotations::{ClassAnnotation, DynamicInput, matches_pattern};
 use super::rules::{ListRule, SizeRule, ValueRule};
-use super::tables::Tables;
-use crate::workflow::node::Node;
+use super::tables::{KindSet, Tables};
+use super::types::TypeSet;
+use crate::workflow::node::{Node, NodeClass};
 
 /// What an input's value means, whatever its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -73,6 +74,28 @@ pub enum InputKind {
 }
 
 impl InputKind {
+    /// Kinds that are numbers, and that of texts of numbers: what caps are about.
+    pub(crate) const NUMBERS: [Self; 18] = [
+        Self::Steps,
+        Self::Denoise,
+        Self::SigmasText,
+        Self::Width,
+        Self::Height,
+        Self::Side,
+        Self::Megapixels,
+        Self::Factor,
+        Self::Pad,
+        Self::Batch,
+        Self::Frames,
+        Self::Seconds,
+        Self::SampleRate,
+        Self::Count,
+        Self::Tile,
+        Self::Overlap,
+        Self::Repeats,
+        Self::Divisor,
+    ];
+
     /// Whether a value of this kind can have the declared type.
     pub(super) fn suits(self, declared: &DeclaredType) -> bool {
         let number = matches!(declared, DeclaredType::Int { .. } | DeclaredType::Float { .. });
@@ -258,6 +281,7 @@ pub(super) struct Annotation {
     residue: Vec<String>,
     model_loader: bool,
     unbounded_steps: bool,
+    unbounded_steps_with: Vec<String>,
     accepts_all_inputs: bool,
     returns_expand: bool,
     input_list: bool,
@@ -278,6 +302,11 @@ impl ClassSignature {
     /// The class's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The class's name as nodes have it; none if no node can have such a name.
+    pub(crate) fn node_class(&self) -> Option<&NodeClass> {
+        self.tables.name()
     }
 
     /// The Python module, such as `nodes`, `comfy_extras.nodes_logic` or `custom_nodes.<pack>`.
@@ -313,6 +342,21 @@ impl ClassSignature {
     /// The outputs by slot.
     pub fn outputs(&self) -> &[OutputSignature] {
         &self.outputs
+    }
+
+    /// The declared types of the output `slot`, as far as rules ask for them; those of a template are [`TypeSet::OTHER`].
+    pub(crate) fn output_types(&self, slot: usize) -> TypeSet {
+        self.tables.output_types(slot)
+    }
+
+    /// Whether it may declare an output of several types, with commas between.
+    pub(crate) fn has_unions(&self) -> bool {
+        self.tables.has_unions()
+    }
+
+    /// Whether it declares an output of one of these types.
+    pub(crate) fn gives(&self, types: TypeSet) -> bool {
+        self.tables.all_output_types().meets(types)
     }
 
     /// Whether the meaning of its inputs is known, as opposed to guessed by their declaration.
@@ -351,8 +395,9 @@ impl ClassSignature {
         self.is_core() && !self.is_paid() && !self.output_node && self.outputs.iter().all(part)
     }
 
-    pub(crate) fn has_unbounded_steps(&self) -> bool {
-        self.annotation.unbounded_steps
+    pub(crate) fn has_unbounded_steps(&self, node: &Node) -> bool {
+        let given = |input: &String| node.input(input).is_some();
+        self.annotation.unbounded_steps || self.annotation.unbounded_steps_with.iter().any(given)
     }
 
     pub(crate) fn accepts_all_inputs(&self) -> bool {
@@ -427,6 +472,16 @@ impl ClassSignature {
         self.tables.may_have(kind)
     }
 
+    /// Whether some node of this class may have an input of one of these kinds.
+    pub(crate) fn may_have_any(&self, kinds: KindSet) -> bool {
+        self.tables.may_have_any(kinds)
+    }
+
+    /// How many inputs a node of this class must be given, where that does not depend on what it chooses.
+    pub(crate) fn required(&self) -> Option<usize> {
+        self.tables.required()
+    }
+
     /// The declaration of one input of `node`, by its full name.
     pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
         if let Some(input) = self.tables.find(&self.inputs, name) {
@@ -442,7 +497,7 @@ impl ClassSignature {
 
     /// The class as a catalogue holds it.
     pub(super) fn with_tables(mut self) -> Self {
-        self.tables = Tables::of(&mut self.inputs);
+        self.tables = Tables::of(&self.name, &mut self.inputs, &self.outputs);
         self
     }
 
@@ -475,6 +530,7 @@ impl ClassSignature {
             residue: annotation.residue.clone(),
             model_loader: annotation.model_loader,
             unbounded_steps: annotation.unbounded_steps,
+            unbounded_steps_with: annotation.unbounded_steps_with.clone(),
             accepts_all_inputs: annotation.accepts_all_inputs,
             returns_expand: annotation.returns_expand,
             input_list: annotation.input_list,
@@ -499,6 +555,7 @@ impl ClassSignature {
         own.dynamic.extend(annotation.dynamic.iter().cloned());
         own.model_loader |= annotation.model_loader;
         own.unbounded_steps |= annotation.unbounded_steps;
+        own.unbounded_steps_with.extend(annotation.unbounded_steps_with.iter().cloned());
         own.accepts_all_inputs |= annotation.accepts_all_inputs;
         own.returns_expand |= annotation.returns_expand;
         own.input_list |= annotation.input_list;

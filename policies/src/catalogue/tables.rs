@@ -1,6 +1,8 @@
 //! What is looked up about a class again and again, made once when the catalogue is.
 
-use super::signature::{DeclaredType, InputKind, InputSignature};
+use super::signature::{DeclaredType, InputKind, InputSignature, OutputSignature, Presence};
+use super::types::TypeSet;
+use crate::workflow::node::NodeClass;
 
 /// Top-level inputs of a class that are looked at one by one; of more there is an order by name.
 const SEARCHED_INPUTS_MAX: usize = 12;
@@ -15,12 +17,23 @@ pub(super) struct Tables {
     by_name: Vec<u16>,
     /// Whether an input depends on a choice or is one of a row.
     dynamic: bool,
+    /// How many of the top-level inputs must be given.
+    required: usize,
+    /// The declared types of each output.
+    outputs: Vec<TypeSet>,
+    /// Whether one of them has several.
+    unions: bool,
+    /// The class's name, to be handed on without a copy of it; none if no node can have it.
+    name: Option<NodeClass>,
 }
 
 impl Tables {
-    /// Makes the tables of a class with these inputs, and writes each input's full name beside it.
-    pub(super) fn of(inputs: &mut [InputSignature]) -> Self {
-        let mut tables = Self { made: true, ..Self::default() };
+    /// Makes the tables of a class with these inputs and outputs, and writes each input's full name beside it.
+    pub(super) fn of(name: &str, inputs: &mut [InputSignature], outputs: &[OutputSignature]) -> Self {
+        let unions = outputs.iter().any(|output| output.type_name().contains(','));
+        let outputs = outputs.iter().map(|output| TypeSet::declared(output.type_name())).collect();
+        let required = inputs.iter().filter(|input| input.presence == Presence::Required).count();
+        let mut tables = Self { made: true, required, outputs, unions, name: name.parse().ok(), ..Self::default() };
         tables.note(inputs, "");
         if inputs.len() > SEARCHED_INPUTS_MAX {
             tables.by_name.extend((0..=u16::MAX).take(inputs.len()));
@@ -57,9 +70,39 @@ impl Tables {
         !self.made || self.kinds & bit(kind) != 0
     }
 
+    /// Whether an input of the class may be of one of these kinds.
+    pub(super) fn may_have_any(&self, kinds: KindSet) -> bool {
+        !self.made || self.kinds & kinds.0 != 0
+    }
+
+    /// The class's name.
+    pub(super) fn name(&self) -> Option<&NodeClass> {
+        self.name.as_ref()
+    }
+
+    /// How many inputs a node must be given, where its inputs are the top-level ones whatever it chose.
+    pub(super) fn required(&self) -> Option<usize> {
+        self.are_plain().then_some(self.required)
+    }
+
     /// Whether the inputs of a node are the top-level ones, whatever it chose.
     pub(super) fn are_plain(&self) -> bool {
         self.made && !self.dynamic
+    }
+
+    /// The declared types of the output `slot`.
+    pub(super) fn output_types(&self, slot: usize) -> TypeSet {
+        self.outputs.get(slot).copied().unwrap_or(TypeSet::NONE)
+    }
+
+    /// Whether an output may be declared with several types.
+    pub(super) fn has_unions(&self) -> bool {
+        !self.made || self.unions
+    }
+
+    /// The declared types of all outputs.
+    pub(super) fn all_output_types(&self) -> TypeSet {
+        self.outputs.iter().copied().fold(TypeSet::NONE, TypeSet::and)
     }
 
     /// The input of this name among the top-level ones.
@@ -70,6 +113,17 @@ impl Tables {
         let at = |place: &u16| inputs.get(usize::from(*place));
         let found = self.by_name.binary_search_by(|place| at(place).map(|input| input.name.as_str()).cmp(&Some(name)));
         self.by_name.get(found.ok()?).and_then(at)
+    }
+}
+
+/// Some kinds, to ask of a class whether it may have any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KindSet(u64);
+
+impl KindSet {
+    /// These.
+    pub(crate) fn of(kinds: impl IntoIterator<Item = InputKind>) -> Self {
+        Self(kinds.into_iter().map(bit).fold(0, |set, bit| set | bit))
     }
 }
 

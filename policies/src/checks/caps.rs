@@ -6,7 +6,7 @@ use super::{Subject, at, of};
 use crate::bounds::{
     Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text, steps_chain,
 };
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, KindSet};
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node, NodeId};
@@ -21,17 +21,20 @@ const SAMPLE_RATES: [f64; 13] = [
 ];
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let numbers = KindSet::of(InputKind::NUMBERS);
     for (_, node, class) in subject.known() {
         // What a pack's numbers mean is a guess, which must not stand in an owner's way.
         if subject.policy.trusts(class) {
             continue;
         }
-        for (name, signature) in class.inputs_of(node) {
-            if signature.kind().is_some() {
-                out.extend(input_fault(subject, node, name, signature));
+        if class.may_have_any(numbers) {
+            for (name, signature) in class.inputs_of(node) {
+                if signature.kind().is_some() {
+                    out.extend(input_fault(subject, node, name, signature));
+                }
             }
         }
-        if subject.policy.caps.limits_steps() && class.has_unbounded_steps() {
+        if subject.policy.caps.limits_steps() && class.has_unbounded_steps(node) {
             let message = "the number of steps can't be bounded in this class".to_owned();
             out.push(of(node, "steps_unbounded", ViolationKind::Denied, message));
         }

@@ -1,11 +1,9 @@
 //! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
-use std::rc::Rc;
-
 use super::{Subject, at, of};
 use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
 use crate::workflow::node::{Input, Node};
@@ -181,7 +179,8 @@ fn text_of(facts: &Facts<'_>, node: &Node, bytes: i128) -> Violation {
 
 /// Whether the class is one of ComfyUI's own whose texts may be longer than what goes in.
 pub(super) fn is_growing(class: &ClassSignature) -> bool {
-    class.is_core() && GROWING_TEXTS.contains(&class.name())
+    // Few classes give texts at all.
+    class.gives(TypeSet::TEXTUAL) && class.is_core() && GROWING_TEXTS.contains(&class.name())
 }
 
 fn sigmas_text(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
@@ -243,7 +242,7 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
         let too_large = |slot: &Slot<'_>| {
-            let latent = slot.types.iter().all(|name| *name == "LATENT");
+            let latent = slot.type_set.is_within(TypeSet::LATENT);
             let limit = if latent { LATENT_PIXELS_MAX } else { PIXELS_MAX };
             // A list holds all of its items at once.
             let at_once = |pixels: i128| pixels.saturating_mul(slot.items.max(slot.work));
@@ -251,12 +250,15 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
+            let Some((pixels, limit)) = worst(place) else { continue };
             // Told where it arises.
             let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
             // A film of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
             let own_film =
                 subject.owner() && facts.class_at(place).is_some_and(|class| class.may_have(InputKind::File));
-            let Some((pixels, limit)) = worst(place).filter(|_| !from_above && !own_film) else { continue };
+            if from_above || own_film {
+                continue;
+            }
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
             let (bound, limit) = (Some(pixels.to_string()), Some(limit.to_string()));
             let chain = size_chain(facts, node);
@@ -267,9 +269,8 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
-    let uncapped = subject.policy.without_caps();
-    let (workflow, facts) = (&subject.parsed.workflow, &subject.facts);
-    told(&Facts::of_resolved(Rc::clone(&facts.resolved), workflow, &uncapped, facts.catalogue, subject.files));
+    let uncapped = subject.policy.caps.without_limits();
+    told(&subject.facts.under(&uncapped));
 }
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.

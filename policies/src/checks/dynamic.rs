@@ -24,7 +24,7 @@ pub(super) fn fault(
         }
         (Input::Literal(value), None) if known.literal.is_some() => {
             let wanted = known.literal.as_deref().unwrap_or_default();
-            (!is_of(value, wanted)).then(|| wrong(node, name, wanted))
+            (!is_of(value, wanted)).then(|| wrong(node, name, &wanted.replace('|', " or ")))
         }
         (Input::Literal(value), None) => object_fault(node, name, known, value),
         (Input::Link(_), None) => Some(wrong(node, name, "written down, not a link")),
@@ -64,6 +64,9 @@ fn is_of(value: &Json, wanted: &str) -> bool {
         "STRING" => matches!(value, Json::Text(_)),
         "INT" => matches!(value, Json::Int(_)),
         "FLOAT" => matches!(value, Json::Int(_) | Json::Float(_)),
-        _ => false,
+        // The words that it may be.
+        words => {
+            matches!(value, Json::Text(text) if words.contains('|') && words.split('|').any(|word| *word == **text))
+        }
     }
 }

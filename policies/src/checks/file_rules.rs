@@ -1,15 +1,15 @@
 //! Which inputs may name files, and in which of ComfyUI's directories: the rules of `[files]`. Whose files they are is the rule of files.
 
 use super::{Subject, at};
-use crate::catalogue::InputKind;
+use crate::catalogue::{InputKind, InputSignature};
 use crate::files::annotated_name;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::Node;
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    for (_, node, class) in subject.known() {
-        for (name, _) in &node.inputs {
-            if class.input_kind(node, name) == Some(InputKind::File) {
+    for (place, node, _) in subject.known().filter(|(_, _, class)| class.may_have(InputKind::File)) {
+        for (name, _, signature) in subject.given(place) {
+            if signature.and_then(InputSignature::kind) == Some(InputKind::File) {
                 out.extend(file_fault(subject, node, name));
             }
         }

@@ -3,11 +3,14 @@
 //! ComfyUI coerces (`"1_0"` is 10, `"false"` is true) and passes on what is not declared if the Python function happens to know it. What is declared is all that we judge, so
 //! it must be all that there is.
 
+use std::fmt::Display;
+
 use super::{Findings, Subject, at, dynamic};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, Presence};
 use crate::files::is_path_trick;
 use crate::rewrite::{SALT_INPUT, is_droppable, is_own_salt};
 use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::graph::NodeIndex;
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
 
@@ -30,7 +33,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             }
         }
         if running.contains(&place) && !subject.policy.trusts(class) {
-            found.add(missing(node, class));
+            found.add(missing(subject, place, node, class));
         }
     }
 }
@@ -66,8 +69,14 @@ fn undeclared(
     Some(at(node, name, "undeclared_input", ViolationKind::Denied, message))
 }
 
-fn missing(node: &Node, class: &ClassSignature) -> Vec<Violation> {
+fn missing(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Vec<Violation> {
     let mut out = Vec::new();
+    // Names are distinct: as many required ones as there are are all of them.
+    let required =
+        |signature: Option<&InputSignature>| signature.map(InputSignature::presence) == Some(Presence::Required);
+    if class.required() == Some(subject.given(place).filter(|(_, _, signature)| required(*signature)).count()) {
+        return out;
+    }
     let given = |name: &str| class.later_inputs().any(|(given, _)| given == name);
     let absent = |name: &str| node.input(name).is_none() && !given(name);
     let mut report = |name: &str| {
@@ -105,13 +114,7 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     match (signature.declared(), value) {
         (DeclaredType::Int { min, max, .. }, Json::Int(number)) => {
             let (small, large) = (min.filter(|min| number < min), max.filter(|max| number > max));
-            out_of_range(
-                node,
-                name,
-                &number.to_string(),
-                small.map(|min| min.to_string()),
-                large.map(|max| max.to_string()),
-            )
+            out_of_range(node, name, number, small.as_ref(), large.as_ref())
         }
         (DeclaredType::Int { .. }, _) => wrong("an integer"),
         (DeclaredType::Float { min, max, .. }, Json::Int(_) | Json::Float(_)) => {
@@ -122,13 +125,7 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
                 _ => return None,
             };
             let (small, large) = (min.filter(|min| number < *min), max.filter(|max| number > *max));
-            out_of_range(
-                node,
-                name,
-                &number.to_string(),
-                small.map(|min| min.to_string()),
-                large.map(|max| max.to_string()),
-            )
+            out_of_range(node, name, &number, small.as_ref(), large.as_ref())
         }
         (DeclaredType::Float { .. }, _) => wrong("a number"),
         (DeclaredType::Text, Json::Text(_)) | (DeclaredType::Boolean, Json::Bool(_)) => None,
@@ -145,12 +142,12 @@ fn literal(node: &Node, name: &str, signature: &InputSignature, value: &Json) ->
     }
 }
 
-fn out_of_range(
+fn out_of_range<T: Display>(
     node: &Node,
     name: &str,
-    value: &str,
-    small: Option<String>,
-    large: Option<String>,
+    value: &T,
+    small: Option<&T>,
+    large: Option<&T>,
 ) -> Option<Violation> {
     let (code, relation, limit) = match (small, large) {
         (Some(min), _) => ("value_smaller_than_min", "smaller than min of", min),
@@ -159,7 +156,7 @@ fn out_of_range(
     };
     let message = format!("value {value} {relation} {limit}");
     let violation = at(node, name, code, ViolationKind::Invalid, message);
-    Some(Violation { bound: Some(value.to_owned()), limit: Some(limit), ..violation })
+    Some(Violation { bound: Some(value.to_string()), limit: Some(limit.to_string()), ..violation })
 }
 
 fn not_in_list(node: &Node, name: &str, value: &Json) -> Violation {
@@ -180,6 +177,8 @@ fn choice(
         (Some(InputKind::File), Json::Text(_)) => None,
         (Some(InputKind::ModelFile), Json::Text(text)) => model_name(node, name, text),
         (_, Json::Text(text)) if options.is_empty() => model_name(node, name, text),
+        (_, Json::Text(text)) if options.iter().any(|option| option.as_str() == Some(text)) => None,
+        (_, Json::Text(_)) => Some(not_in_list(node, name, value)),
         _ if options.contains(&value.to_value()) => None,
         _ => Some(not_in_list(node, name, value)),
     }

@@ -1,7 +1,7 @@
 //! Links: the slot exists, and every type that may come out of it fits what the input declares.
 
 use super::{Findings, Subject, at};
-use crate::catalogue::{DeclaredType, InputSignature};
+use crate::catalogue::{DeclaredType, InputSignature, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::Workflow;
 use crate::workflow::link::Link;
@@ -39,8 +39,8 @@ fn link_fault(
     };
     let misfit = match signature.declared() {
         // ComfyUI takes such a type for any other, and packs rely on it. Its own classes have inferred types, which are never `*`.
-        _ if subject.owner() && (subject.policy.trusts(source) || slot.types.contains(&"*")) => None,
-        DeclaredType::Combo(_) if subject.owner() && slot.types == ["COMBO"] => None,
+        _ if subject.owner() && (subject.policy.trusts(source) || slot.type_set.meets(TypeSet::ANY)) => None,
+        DeclaredType::Combo(_) if subject.owner() && *slot.types == ["COMBO"] => None,
         DeclaredType::Combo(_) | DeclaredType::DynamicCombo(_) => {
             let message = "a choice must be given as a literal, not by a link".to_owned();
             return Some(at(node, name, "linked_input_refused", ViolationKind::Denied, message));

@@ -2,14 +2,15 @@
 
 use super::{Subject, at};
 use crate::bounds::chain;
-use crate::catalogue::InputKind;
+use crate::catalogue::{ClassSignature, InputKind};
 use crate::policy::Address;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    let fetching = subject.known().filter(|(_, _, class)| !subject.policy.trusts(class));
+    let may_fetch = |class: &ClassSignature| class.may_have(InputKind::Url) && !subject.policy.trusts(class);
+    let fetching = subject.known().filter(|(_, _, class)| may_fetch(class));
     let fetching: Vec<_> = fetching
         .flat_map(|(_, node, class)| node.inputs.iter().map(move |(name, input)| (node, class, name, input)))
         .filter(|(node, class, name, _)| class.input_kind(node, name) == Some(InputKind::Url))

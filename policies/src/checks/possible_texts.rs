@@ -13,6 +13,9 @@ use crate::workflow::node::{Input, Node};
 const TEXTS_MAX: usize = 16;
 /// Bytes of all texts that are put together for one workflow.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same for each byte of a literal text, so that a small body never takes much; and in every case.
+const BYTES_A_BYTE: usize = 16;
+const BYTES_LEAST: usize = 64 * 1024;
 
 /// Known texts of the first output of nodes.
 pub(crate) struct PossibleTexts {
@@ -23,7 +26,8 @@ pub(crate) struct PossibleTexts {
 impl PossibleTexts {
     /// Looks at every node once, sources first.
     pub(super) fn of(facts: &Facts<'_>) -> Self {
-        let mut out = Self { of_node: HashMap::new(), bytes_left: BYTES_MAX };
+        let bytes = literal_bytes(facts).saturating_mul(BYTES_A_BYTE).saturating_add(BYTES_LEAST);
+        let mut out = Self { of_node: HashMap::new(), bytes_left: bytes.min(BYTES_MAX) };
         for (place, node) in facts.workflow.sources_first() {
             let Some(class) = facts.class_at(place) else { continue };
             if let Some(texts) = out.made(facts, node, class) {
@@ -152,4 +156,14 @@ impl PossibleTexts {
         self.bytes_left = self.bytes_left.checked_sub(bytes)?;
         (texts.len() <= TEXTS_MAX).then(|| Rc::new(texts))
     }
+}
+
+/// Bytes of all texts that the workflow holds as inputs.
+fn literal_bytes(facts: &Facts<'_>) -> usize {
+    let inputs = facts.workflow.nodes().iter().flat_map(|node| &node.inputs);
+    let bytes = inputs.map(|(_, input)| match input {
+        Input::Literal(Json::Text(text)) => text.len(),
+        _ => 0,
+    });
+    bytes.fold(0, usize::saturating_add)
 }

@@ -5,7 +5,7 @@ use crate::bounds::{SizeFault, size_chain};
 use crate::verdict::{Violation, ViolationKind};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    if !subject.policy.caps.limits_anything() {
+    if !subject.policy.caps.limits_anything() || subject.facts.size_faults.is_empty() {
         return;
     }
     for (place, node, class) in subject.known() {

@@ -6,15 +6,12 @@
 
 mod model;
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
 pub use model::{CostModel, CostModelError, Family, Work};
 
 use crate::bounds::{Facts, Shape, Value, number, sampling_steps};
-use crate::catalogue::{ClassSignature, InputKind};
+use crate::catalogue::{ClassSignature, InputKind, TypeSet};
 use crate::verdict::Cost;
-use crate::workflow::graph::NodeIndex;
+use crate::workflow::graph::{NodeIndex, links};
 use crate::workflow::json::Json;
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
@@ -56,8 +53,8 @@ struct Lineage<'m> {
     guided: Option<f64>,
 }
 
-/// What comes out of each node.
-type Lineages<'m> = HashMap<NodeIndex, Lineage<'m>, RandomState>;
+/// What comes out of each node, by its place.
+type Lineages<'m> = Vec<Option<Lineage<'m>>>;
 
 /// A conditioning that nobody touched.
 const PLAIN: Lineage<'static> = Lineage { family: None, added: 0.0, conditionings: 1.0, control: 0.0, guided: None };
@@ -70,16 +67,25 @@ pub(crate) fn cost(facts: &Facts<'_>, model: &CostModel) -> Cost {
 
 /// The cost of every node whose class is known, sources first.
 pub(crate) fn of_nodes<'m>(facts: &Facts<'_>, model: &'m CostModel) -> Vec<NodeCost<'m>> {
-    let mut lineages: Lineages<'m> = HashMap::default();
-    let mut out = Vec::new();
+    let nodes = facts.workflow.nodes().len();
+    let mut lineages: Lineages<'m> = vec![None; nodes];
+    let mut out = Vec::with_capacity(nodes);
     for (place, node) in facts.workflow.sources_first() {
         let Some(class) = facts.class_at(place) else { continue };
-        let worker = Worker { facts, model, node, class, place, lineages: &lineages };
+        let worker = Worker { facts, model, node, class, place, incoming: incoming(facts, node), lineages: &lineages };
         let lineage = worker.lineage();
         out.push(worker.cost());
-        lineages.insert(place, lineage);
+        if let Some(of_node) = lineages.get_mut(place.number()) {
+            *of_node = Some(lineage);
+        }
     }
     out
+}
+
+/// The types of all that is linked to a node.
+fn incoming(facts: &Facts<'_>, node: &Node) -> TypeSet {
+    let types = links(node).filter_map(|link| Some(facts.slot(link)?.type_set));
+    types.fold(TypeSet::NONE, TypeSet::and)
 }
 
 /// NaN does not arise: nothing negative is rooted, nothing infinite subtracted; if it did, it would count as the most.
@@ -89,7 +95,8 @@ fn capped(units: f64) -> f64 {
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate, and a monotone one")]
 fn float(number: i128) -> f64 {
-    number as f64
+    // Of whole numbers of 64 bits a processor makes floats itself.
+    i64::try_from(number).map_or(number as f64, |number| number as f64)
 }
 
 /// One node, with what comes into it.
@@ -99,65 +106,68 @@ struct Worker<'a, 'm> {
     node: &'a Node,
     class: &'a ClassSignature,
     place: NodeIndex,
+    incoming: TypeSet,
     lineages: &'a Lineages<'m>,
 }
 
 impl<'a, 'm> Worker<'a, 'm> {
     /// The links of this node that may carry `kind`, by input.
-    fn links_of(&self, kind: &'static str) -> impl Iterator<Item = (&'a str, Link)> {
-        let carries = move |link: &Link| self.facts.slot(*link).is_some_and(|slot| slot.types.contains(&kind));
-        self.node.inputs.iter().filter_map(move |(name, input)| match input {
+    fn links_of(&self, kind: TypeSet) -> impl Iterator<Item = (&'a str, Link)> {
+        let carries = move |link: &Link| self.facts.slot(*link).is_some_and(|slot| slot.type_set.meets(kind));
+        let inputs = if self.takes(kind) { self.node.inputs.as_slice() } else { &[] };
+        inputs.iter().filter_map(move |(name, input)| match input {
             Input::Link(link) if carries(link) => Some((name.as_str(), *link)),
             _ => None,
         })
     }
 
-    fn takes(&self, kind: &'static str) -> bool {
-        self.links_of(kind).next().is_some()
+    fn takes(&self, kind: TypeSet) -> bool {
+        self.incoming.meets(kind)
     }
 
     /// Whether an output is of type `kind`.
-    fn gives(&self, kind: &str) -> bool {
-        self.class.outputs().iter().any(|output| output.type_name() == kind)
+    fn gives(&self, kind: TypeSet) -> bool {
+        self.class.gives(kind)
     }
 
     fn lineage_of(&self, link: Link) -> Lineage<'m> {
-        self.lineages.get(&link.target).copied().unwrap_or(PLAIN)
+        self.lineages.get(link.target.number()).copied().flatten().unwrap_or(PLAIN)
     }
 
     /// What comes out of this node.
     fn lineage(&self) -> Lineage<'m> {
         let mut out = PLAIN;
         out.added = self.model.added_passes(self.class.name());
-        for (_, link) in self.links_of("MODEL") {
+        for (_, link) in self.links_of(TypeSet::MODEL) {
             let of = self.lineage_of(link);
             out.family = costlier(out.family, of.family);
             out.added = out.added.max(of.added + self.model.added_passes(self.class.name()));
         }
-        if out.family.is_none() && self.gives("MODEL") {
+        if out.family.is_none() && self.gives(TypeSet::MODEL) {
             out.family = self.loaded();
         }
         let mut sum = 0.0;
-        for (_, link) in self.links_of("CONDITIONING") {
+        for (_, link) in self.links_of(TypeSet::CONDITIONING) {
             let of = self.lineage_of(link);
             sum = capped(sum + of.conditionings);
             out.conditionings = out.conditionings.max(of.conditionings);
             out.control = out.control.max(of.control);
         }
         // Both lists one after the other, each a pass. A class for pairs has two outputs, which share them.
-        if self.class.name().contains("Combine") {
-            let outputs = self.class.outputs().iter().filter(|output| output.type_name() == "CONDITIONING").count();
+        if self.gives(TypeSet::CONDITIONING) && self.class.name().contains("Combine") {
+            let gives = |slot: &usize| self.class.output_types(*slot).meets(TypeSet::CONDITIONING);
+            let outputs = (0..self.class.outputs().len()).filter(gives).count();
             let outputs = i128::try_from(outputs.max(1)).map_or(1.0, float);
             out.conditionings = out.conditionings.max(sum / outputs);
         }
-        if self.takes("CONTROL_NET") && self.gives("CONDITIONING") {
+        if self.takes(TypeSet::CONTROL_NET) && self.gives(TypeSet::CONDITIONING) {
             out.control = capped(out.control + self.model.work().control);
         }
-        if self.gives("GUIDER") {
+        if self.gives(TypeSet::GUIDER) {
             out.guided = Some(self.passes());
         }
         // A guider may pass through a switch or the like.
-        for (_, link) in self.links_of("GUIDER") {
+        for (_, link) in self.links_of(TypeSet::GUIDER) {
             let of = self.lineage_of(link);
             out.family = costlier(out.family, of.family);
             out.guided = Some(out.guided.unwrap_or(0.0).max(of.guided.unwrap_or(0.0)));
@@ -185,16 +195,16 @@ impl<'a, 'm> Worker<'a, 'm> {
     fn passes(&self) -> f64 {
         let unguided = self.is_unguided();
         let mut passes: f64 = 0.0;
-        for (name, link) in self.links_of("CONDITIONING") {
+        for (name, link) in self.links_of(TypeSet::CONDITIONING) {
             if unguided && name.starts_with("negative") {
                 continue;
             }
             let of = self.lineage_of(link);
             passes = capped(passes + of.conditionings * (1.0 + of.control));
         }
-        let added = self.links_of("MODEL").map(|(_, link)| self.lineage_of(link).added).fold(0.0, f64::max);
+        let added = self.links_of(TypeSet::MODEL).map(|(_, link)| self.lineage_of(link).added).fold(0.0, f64::max);
         // A sampler of a pack may take its prompts as texts: two passes then.
-        let least = if unguided || self.takes("CONDITIONING") { 1.0 } else { 2.0 };
+        let least = if unguided || self.takes(TypeSet::CONDITIONING) { 1.0 } else { 2.0 };
         capped(passes.max(least) + added)
     }
 
@@ -214,20 +224,21 @@ impl<'a, 'm> Worker<'a, 'm> {
             None => (0.0, None),
         };
         // A sampler's runs are among its model calls.
-        let runs = float(self.facts.runs(self.node, self.class).max(1));
-        let units = capped(sampling + runs * self.other_work());
+        let other = self.other_work();
+        let runs = if other > 0.0 { float(self.facts.runs(self.node, self.class).max(1)) } else { 1.0 };
+        let units = capped(sampling + runs * other);
         NodeCost { place: self.place, units, family }
     }
 
     fn sampling(&self) -> Option<(f64, &'m Family)> {
         let calls =
             sampling_steps(self.facts, self.node, self.class)?.map_or(UNKNOWN_CALLS, |calls| float(calls.max(0)));
-        let guiders = || self.links_of("GUIDER").map(|(_, link)| self.lineage_of(link));
-        let models = self.links_of("MODEL").map(|(_, link)| self.lineage_of(link));
+        let guiders = || self.links_of(TypeSet::GUIDER).map(|(_, link)| self.lineage_of(link));
+        let models = self.links_of(TypeSet::MODEL).map(|(_, link)| self.lineage_of(link));
         let family = models.chain(guiders()).fold(None, |family, of| costlier(family, of.family));
         let family = family.or_else(|| self.model.family(self.class.name(), None))?;
         let passes = guiders().filter_map(|of| of.guided).reduce(f64::max).unwrap_or_else(|| self.passes());
-        let latents = self.links_of("LATENT").filter_map(|(_, link)| self.facts.slot(link));
+        let latents = self.links_of(TypeSet::LATENT).filter_map(|(_, link)| self.facts.slot(link));
         let area = latents.filter_map(|slot| {
             let sound = slot.sound.map(|sound| sound.seconds.max(0.0) / UNIT_SECONDS * float(sound.batch.max(0)));
             slot.shape.map(|shape| images_area(family, shape)).into_iter().chain(sound).reduce(f64::max)
@@ -240,27 +251,24 @@ impl<'a, 'm> Worker<'a, 'm> {
     /// Decoding, encoding, upscaling, and pixels that are only moved.
     fn other_work(&self) -> f64 {
         let work = self.model.work();
-        let incoming = |kind: &'static str| {
+        let incoming = |kind: TypeSet| {
             self.links_of(kind).filter_map(|(_, link)| self.facts.slot(link)?.shape).map(megapixels).fold(0.0, f64::max)
         };
-        let made = |kind: &str| {
-            let slots = (0..self.class.outputs().len()).filter(|slot| {
-                self.class.outputs().get(*slot).is_some_and(|output| kind.is_empty() || output.type_name() == kind)
-            });
-            slots
-                .filter_map(|slot| self.facts.slot(Link { target: self.place, slot })?.shape)
-                .map(megapixels)
-                .fold(0.0, f64::max)
+        let made = |kind: Option<TypeSet>| {
+            let slots = self.facts.slots_at(self.place).iter().enumerate();
+            let wanted = slots.filter(|(slot, _)| kind.is_none_or(|kind| self.class.output_types(*slot).meets(kind)));
+            wanted.filter_map(|(_, slot)| slot.shape).map(megapixels).fold(0.0, f64::max)
         };
-        let mut units = work.pixels * made("").max(if self.class.is_output_node() { incoming("IMAGE") } else { 0.0 });
-        if self.takes("LATENT") && self.gives("IMAGE") && !self.takes("IMAGE") {
-            units += work.decode * made("IMAGE");
+        let mut units =
+            work.pixels * made(None).max(if self.class.is_output_node() { incoming(TypeSet::IMAGE) } else { 0.0 });
+        if self.takes(TypeSet::LATENT) && self.gives(TypeSet::IMAGE) && !self.takes(TypeSet::IMAGE) {
+            units += work.decode * made(Some(TypeSet::IMAGE));
         }
-        if self.takes("VAE") && self.takes("IMAGE") {
-            units += work.encode * incoming("IMAGE").max(made("LATENT"));
+        if self.takes(TypeSet::VAE) && self.takes(TypeSet::IMAGE) {
+            units += work.encode * incoming(TypeSet::IMAGE).max(made(Some(TypeSet::LATENT)));
         }
-        if self.takes("UPSCALE_MODEL") {
-            units += work.upscale * incoming("IMAGE");
+        if self.takes(TypeSet::UPSCALE_MODEL) {
+            units += work.upscale * incoming(TypeSet::IMAGE);
         }
         capped(units)
     }

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
 use crate::digest::Digest;
+use crate::patterns::Patterns;
 
 /// Bytes of a table.
 const TABLE_BYTES_MAX: usize = 1024 * 1024;
@@ -63,6 +64,7 @@ pub struct Work {
 #[derive(Debug, Clone)]
 pub struct CostModel {
     entries: Vec<Entry>,
+    names: Names,
     work: Work,
     passes: BTreeMap<String, f64>,
     digest: Digest,
@@ -71,10 +73,19 @@ pub struct CostModel {
 #[derive(Debug, Clone)]
 struct Entry {
     family: Family,
-    /// Lower-cased; `None`: any name.
-    names: Option<GlobSet>,
+    /// Whether only models of some names are its own.
+    named: bool,
     /// `None`: any loader.
-    loaders: Option<GlobSet>,
+    loaders: Option<Patterns>,
+}
+
+/// The patterns of all entries, asked at once: each model of each workflow is looked up.
+#[derive(Debug, Clone)]
+struct Names {
+    /// Lower-cased.
+    globs: GlobSet,
+    /// The entry that each pattern belongs to.
+    entries: Vec<usize>,
 }
 
 /// Why a text is no table of costs.
@@ -109,7 +120,8 @@ impl Default for CostModel {
         let family =
             Family { name: "unknown".to_owned(), constant: 2.0, pass: 0.5, attention: 0.05, frames_in_latent: 1.0 };
         Self {
-            entries: vec![Entry { family, names: None, loaders: None }],
+            entries: vec![Entry { family, named: false, loaders: None }],
+            names: Names { globs: GlobSet::empty(), entries: Vec::new() },
             work: Work { decode: 1.5, encode: 0.75, upscale: 12.0, pixels: 0.01, control: 0.5 },
             passes: BTreeMap::new(),
             digest: Digest::of(b"no table"),
@@ -150,11 +162,12 @@ impl CostModel {
             check(name, number, 0.0, NUMBER_MAX)?;
         }
         let last_is_default = raw.model.last().is_some_and(|last| last.names.is_none() && last.loaders.is_none());
+        let names = names(&raw.model)?;
         let entries = raw.model.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
         if !last_is_default {
             return fault("the last `[[model]]` must have neither `names` nor `loaders`: it stands for every model that no other names".to_owned());
         }
-        Ok(CostModel { entries, work, passes: raw.passes, digest: Digest::of(text.as_bytes()) })
+        Ok(CostModel { entries, names, work, passes: raw.passes, digest: Digest::of(text.as_bytes()) })
     }
 
     /// SHA-256 of what it was made of.
@@ -176,16 +189,12 @@ impl CostModel {
 
     /// The family of a model that a node of class `loader` loads: the first entry whose patterns fit. `name` is the model file's, if it is known.
     pub fn family(&self, loader: &str, name: Option<&str>) -> Option<&Family> {
-        let name = name.map(|name| {
-            let end = name.char_indices().map(|(at, _)| at).find(|at| *at >= NAME_BYTES_MAX).unwrap_or(name.len());
-            name.get(..end).unwrap_or_default().replace('\\', "/").to_lowercase()
-        });
-        let fits = |entry: &&Entry| {
-            let by_name =
-                entry.names.as_ref().is_none_or(|globs| name.as_ref().is_some_and(|name| globs.is_match(name)));
-            by_name && entry.loaders.as_ref().is_none_or(|globs| globs.is_match(loader))
+        let named = name.map(|name| self.names.entries_of(name)).unwrap_or_default();
+        let fits = |(place, entry): &(usize, &Entry)| {
+            let by_name = !entry.named || named.contains(place);
+            by_name && entry.loaders.as_ref().is_none_or(|patterns| patterns.matches(loader))
         };
-        self.entries.iter().find(fits).map(|entry| &entry.family)
+        self.entries.iter().enumerate().find(fits).map(|(_, entry)| &entry.family)
     }
 
     /// Passes that a node of this class adds to each step of a model that passes through it.
@@ -196,6 +205,16 @@ impl CostModel {
     /// Work that is no sampling.
     pub(super) fn work(&self) -> Work {
         self.work
+    }
+}
+
+impl Names {
+    /// The places of the entries with a pattern that matches.
+    fn entries_of(&self, name: &str) -> Vec<usize> {
+        let end = name.char_indices().map(|(at, _)| at).find(|at| *at >= NAME_BYTES_MAX).unwrap_or(name.len());
+        let name = name.get(..end).unwrap_or_default().replace('\\', "/").to_lowercase();
+        let matching = self.globs.matches(name);
+        matching.into_iter().filter_map(|pattern| self.entries.get(pattern).copied()).collect()
     }
 }
 
@@ -223,25 +242,41 @@ fn entry(raw: RawEntry) -> Result<Entry, CostModelError> {
     within("pass", raw.pass, 0.0, NUMBER_MAX)?;
     within("attention", raw.attention, 0.0, 1.0)?;
     within("frames_in_latent", frames_in_latent, 1.0, 1000.0)?;
-    let names =
-        raw.names.map(|list| globs(&raw.family, &list.iter().map(|one| one.to_lowercase()).collect::<Vec<_>>()));
-    let loaders = raw.loaders.map(|list| globs(&raw.family, &list));
-    let (names, loaders) = (names.transpose()?, loaders.transpose()?);
+    let loaders = match raw.loaders {
+        Some(list) => Some(Patterns::of(globs(&raw.family, &list)?).map_err(|error| no_set(&raw.family, &error))?),
+        None => None,
+    };
+    let named = raw.names.is_some();
     let family =
         Family { name: raw.family, constant: raw.constant, pass: raw.pass, attention: raw.attention, frames_in_latent };
-    Ok(Entry { family, names, loaders })
+    Ok(Entry { family, named, loaders })
 }
 
-fn globs(family: &str, patterns: &[String]) -> Result<GlobSet, CostModelError> {
+/// The patterns of all entries as one.
+fn names(entries: &[RawEntry]) -> Result<Names, CostModelError> {
+    let (mut builder, mut places) = (GlobSetBuilder::new(), Vec::new());
+    for (place, entry) in entries.iter().enumerate() {
+        let lower: Vec<String> = entry.names.iter().flatten().map(|name| name.to_lowercase()).collect();
+        for glob in globs(&entry.family, &lower)? {
+            builder.add(glob);
+            places.push(place);
+        }
+    }
+    let globs = builder.build().map_err(|error| no_set("the names of all models together", &error))?;
+    Ok(Names { globs, entries: places })
+}
+
+fn no_set(of: &str, error: &globset::Error) -> CostModelError {
+    CostModelError(format!("{of}: {error}"))
+}
+
+fn globs(family: &str, patterns: &[String]) -> Result<Vec<Glob>, CostModelError> {
     if patterns.len() > PATTERNS_MAX {
         return Err(CostModelError(format!("{family}: more than {PATTERNS_MAX} patterns")));
     }
-    let mut builder = GlobSetBuilder::new();
-    for pattern in patterns {
+    let glob = |pattern: &String| {
         let glob = GlobBuilder::new(pattern).literal_separator(false).backslash_escape(false).build();
-        builder.add(
-            glob.map_err(|error| CostModelError(format!("{family}: `{pattern}` is no pattern: {}", error.kind())))?,
-        );
-    }
-    builder.build().map_err(|error| CostModelError(format!("{family}: {error}")))
+        glob.map_err(|error| CostModelError(format!("{family}: `{pattern}` is no pattern: {}", error.kind())))
+    };
+    patterns.iter().map(glob).collect()
 }

@@ -77,6 +77,29 @@ fn flux_has_the_published_constant_and_slope() {
 }
 
 #[test]
+fn every_family_costs_a_constant_and_as_much_for_each_step() {
+    let mut families = 0;
+    for model in [
+        "v1-5.safetensors",
+        "sd_xl.safetensors",
+        "flux1-dev.safetensors",
+        "wan2.1_t2v_14B.safetensors",
+        "whatever.ckpt",
+    ] {
+        for side in [512, 1024, 1536] {
+            let at = |steps: u64| cost_of(&image(model, side, steps, 7.0, 2));
+            let (step, constant) = (at(11) - at(10), at(10) - 10.0 * (at(11) - at(10)));
+            for steps in [1, 2, 7, 28, 49, 150] {
+                near(at(steps), constant + step * f64::from(u32::try_from(steps).unwrap()), 1e-9);
+            }
+            assert!(step > 0.0 && constant >= 0.0, "{model} {side}: {step} {constant}");
+            families += 1;
+        }
+    }
+    assert_eq!(families, 15);
+}
+
+#[test]
 fn sd15_grows_with_the_size_as_published() {
     let base = cost_of(&image("v1-5-pruned-emaonly.safetensors", 512, 20, 7.0, 1));
     for (side, published) in [(512, 1.0), (768, 2.2), (1024, 4.0), (1536, 9.0), (2048, 16.0)] {

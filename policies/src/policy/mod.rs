@@ -152,6 +152,11 @@ impl Caps {
         }
     }
 
+    /// The same without limits on what is made; what they say of the models stays.
+    pub(crate) fn without_limits(&self) -> Self {
+        Self { upscale_model_factor: self.upscale_model_factor, vae_scale: self.vae_scale, ..Self::none() }
+    }
+
     /// Whether the size of what is made is limited in any way.
     pub(crate) fn limits_sizes(&self) -> bool {
         let sizes = [self.width, self.height, self.pixels, self.pixels_total, self.batch, self.frames];
@@ -281,12 +286,6 @@ impl Policy {
         self.paid_nodes
     }
 
-    /// The same policy without caps on what is made; what it says of the models stays.
-    pub(crate) fn without_caps(&self) -> Policy {
-        let Caps { upscale_model_factor, vae_scale, .. } = self.caps;
-        Policy { caps: Caps { upscale_model_factor, vae_scale, ..Caps::none() }, ..self.clone() }
-    }
-
     /// The classes of a workflow with this policy's own annotations, where it has any for them; the digest is that of `catalogue`. `None`: the catalogue is right as it is.
     pub(crate) fn annotated<'n>(
         &self,
@@ -338,8 +337,10 @@ impl Policy {
         if self.classes.denies(class.name()) || pack_denied {
             return Some(ClassRefusal::Denied);
         }
-        let pack_allowed = self.packs.allows(class.module()) || pack.is_some_and(|pack| self.packs.allows(pack));
-        let allowed = self.classes.allows(class.name()) || pack_allowed;
+        // Nothing denies it.
+        let pack_allowed =
+            || self.packs.allow.matches(class.module()) || pack.is_some_and(|pack| self.packs.allow.matches(pack));
+        let allowed = self.classes.allow.matches(class.name()) || pack_allowed();
         (!allowed).then_some(ClassRefusal::NotAllowed)
     }
 

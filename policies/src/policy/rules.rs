@@ -1,7 +1,8 @@
 //! The rules of a document about models, texts, files, networks and paid nodes, as they are asked.
 
-use globset::GlobSet;
 use regex::RegexSet;
+
+use crate::patterns::Patterns;
 
 /// Who pays for the nodes that call a service of comfy.org.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -39,24 +40,24 @@ impl Mode {
 /// Names that are allowed; a denial wins.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance {
-    pub(super) allow: GlobSet,
-    pub(super) deny: GlobSet,
+    pub(super) allow: Patterns,
+    pub(super) deny: Patterns,
 }
 
 impl Allowance {
     pub(super) fn allows(&self, name: &str) -> bool {
-        self.allow.is_match(name) && !self.denies(name)
+        self.allow.matches(name) && !self.denies(name)
     }
 
     pub(super) fn denies(&self, name: &str) -> bool {
-        self.deny.is_match(name)
+        self.deny.matches(name)
     }
 
     /// Whether the class's or the input's own name is allowed: `input` or `Class.input`.
     fn allows_input(&self, class: &str, input: &str) -> bool {
         let full = format!("{class}.{input}");
         let denied = self.denies(input) || self.denies(&full);
-        !denied && (self.allow.is_match(input) || self.allow.is_match(&full))
+        !denied && (self.allow.matches(input) || self.allow.matches(&full))
     }
 }
 
@@ -64,13 +65,13 @@ impl Allowance {
 #[derive(Debug, Clone)]
 pub(crate) struct ModelRule {
     /// Of `input` or `Class.input`.
-    pub(super) input: GlobSet,
+    pub(super) input: Patterns,
     /// Whether it speaks of every input alike: then it is asked about those that are known to name models, and no others.
     pub(super) general: bool,
     /// `None`: this rule allows nothing by itself, and asks for nothing.
-    pub(super) allow: Option<GlobSet>,
+    pub(super) allow: Option<Patterns>,
     /// In lower case.
-    pub(super) deny: GlobSet,
+    pub(super) deny: Patterns,
 }
 
 impl ModelRule {
@@ -78,7 +79,7 @@ impl ModelRule {
         if self.general {
             return names_models;
         }
-        self.input.is_match(input) || self.input.is_match(format!("{class}.{input}"))
+        self.input.matches(input) || self.input.matches(&format!("{class}.{input}"))
     }
 }
 
@@ -109,12 +110,12 @@ pub(super) fn model_refusal(
     let lower = name.to_lowercase();
     let (mut asked, mut allowed) = (false, false);
     for rule in rules.iter().filter(|rule| rule.is_about(class, input, names_models)) {
-        if rule.deny.is_match(&lower) {
+        if rule.deny.matches(&lower) {
             return Some(ModelRefusal::Denied);
         }
         if let Some(allow) = &rule.allow {
             asked = true;
-            allowed |= allow.is_match(&name);
+            allowed |= allow.matches(&name);
         }
     }
     (asked && !allowed).then_some(ModelRefusal::NotAllowed)
@@ -130,7 +131,7 @@ pub(crate) struct TextRules {
     /// As written, in the order of the automaton.
     pub(super) patterns: Vec<String>,
     /// `None`: all are allowed.
-    pub(super) embeddings: Option<GlobSet>,
+    pub(super) embeddings: Option<Patterns>,
 }
 
 impl TextRules {
@@ -148,7 +149,7 @@ impl TextRules {
     /// The first embedding that the text asks for and that is not allowed.
     pub(crate) fn refused_embedding<'t>(&self, text: &'t str) -> Option<&'t str> {
         let allowed = self.embeddings.as_ref()?;
-        embeddings(text).find(|name| !allowed.is_match(name.replace('\\', "/")))
+        embeddings(text).find(|name| !allowed.matches(&name.replace('\\', "/")))
     }
 }
 

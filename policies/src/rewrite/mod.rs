@@ -172,9 +172,13 @@ fn cost_of(subject: &Subject<'_>, shadowed: &[Violation]) -> Cost {
     if shadowed.is_empty() {
         return cost::cost(&subject.facts, subject.policy.costs());
     }
-    let open = subject.policy.without_caps();
-    let facts = crate::bounds::Facts::of(&subject.parsed.workflow, &open, subject.facts.catalogue, subject.files);
-    cost::cost(&facts, subject.policy.costs())
+    let open = subject.policy.caps.without_limits();
+    cost::cost(&subject.facts.under(&open), subject.policy.costs())
+}
+
+/// The name of a node's class, which keeps no body alive: the catalogue's own, where it knows the class.
+fn class_name(class: Option<&ClassSignature>, node: &Node) -> NodeClass {
+    class.and_then(ClassSignature::node_class).cloned().unwrap_or_else(|| node.class.detached())
 }
 
 impl ApprovedWorkflow {
@@ -184,14 +188,15 @@ impl ApprovedWorkflow {
         shadowed.truncate(crate::VIOLATIONS_MAX);
         let (parsed, workflow) = (subject.parsed, &subject.parsed.workflow);
         let id = |place: &NodeIndex| Some(workflow.node(*place)?.id.detached());
-        let mut classes: Vec<&NodeClass> = workflow.nodes().iter().map(|node| &node.class).collect();
+        let mut classes: Vec<NodeClass> =
+            workflow.indexed().map(|(place, node)| class_name(subject.facts.class_at(place), node)).collect();
         classes.sort_unstable();
         classes.dedup();
         let mut approved = Self {
             text: Vec::new(),
             holes: Vec::new(),
             output_nodes: subject.outputs.iter().filter_map(id).collect(),
-            classes: classes.into_iter().map(NodeClass::detached).collect(),
+            classes,
             save_targets: Vec::new(),
             dropped: Vec::new(),
             replaced: Vec::new(),
@@ -248,7 +253,7 @@ impl ApprovedWorkflow {
         }
         // A pack's class may read whatever it is given.
         if !class.is_model_loader() && !class.accepts_all_inputs() && !subject.policy.trusts(class) {
-            members.next(out, &Text::from(SALT_INPUT));
+            members.next_named(out, SALT_INPUT);
             out.push(b'"');
             self.hole(out, Part::Salt);
             out.push(b'"');
@@ -273,7 +278,7 @@ impl ApprovedWorkflow {
         if let (Some(InputKind::ModelFile), Input::Literal(Json::Text(text))) =
             (signature.and_then(|signature| signature.kind()), input)
         {
-            let (node, class) = (node.id.detached(), node.class.detached());
+            let (node, class) = (node.id.detached(), class_name(Some(class), node));
             self.models.push(ModelChoice { node, class, input: name.to_string(), name: text.to_string() });
         }
         match (signature.and_then(|signature| signature.kind()), input) {
@@ -303,7 +308,7 @@ impl ApprovedWorkflow {
         for (name, signature) in class.inputs_of(node) {
             let wanted = signature.kind() == Some(InputKind::SavePrefix) && node.input(name).is_none();
             if let (true, Ok(prefix)) = (wanted, SavePrefix::read("")) {
-                members.next(out, &Text::from(name));
+                members.next_named(out, name);
                 self.write_prefix(out, node, name, &prefix);
             }
         }
@@ -313,7 +318,7 @@ impl ApprovedWorkflow {
     fn write_later_inputs(&mut self, out: &mut Vec<u8>, members: &Members, node: &Node, class: &ClassSignature) {
         for (name, value) in class.later_inputs().filter(|(name, _)| node.input(name).is_none()) {
             let value = value.to_string();
-            members.next(out, &Text::from(name));
+            members.next_named(out, name);
             out.extend_from_slice(value.as_bytes());
             self.note_replacement(node, name, "", &value);
         }
@@ -452,6 +457,13 @@ impl Members {
     fn next(&self, out: &mut Vec<u8>, name: &Text) {
         write::separate(out, out.len() - self.start);
         write::text(out, name);
+        out.push(b':');
+    }
+
+    /// The same with a name that is not of the body.
+    fn next_named(&self, out: &mut Vec<u8>, name: &str) {
+        write::separate(out, out.len() - self.start);
+        write::string(out, name);
         out.push(b':');
     }
 }

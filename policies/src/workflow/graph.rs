@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use foldhash::fast::RandomState;
 use serde_json::{Map, Value, json};
 
-use super::json::{Json, pointer, shown};
+use super::json::{Fault, Json, Reader, pointer, shown};
 use super::link::Link;
 use super::node::{Input, Node, NodeClass, NodeId, holds_control};
 use super::text::Text;
@@ -51,6 +51,88 @@ pub struct GraphFault {
     pub too_large: bool,
 }
 
+/// The value of `prompt` as written, of nodes only what we look at. Its faults of shape are told when all of the body is found to be JSON.
+#[derive(Debug)]
+pub(crate) enum RawPrompt {
+    /// In the caller's order, by distinct ids.
+    Nodes(Vec<(Text, RawNode)>),
+    /// No object, but this.
+    Other(&'static str),
+}
+
+/// A node as written. Keys that are not here are dropped, above all `is_changed`, with which a caller would choose the node's fingerprint.
+#[derive(Debug)]
+pub(crate) enum RawNode {
+    Object {
+        class: Option<Json>,
+        inputs: Option<Json>,
+        /// `_meta.title`, if it is a string.
+        title: Option<Text>,
+    },
+    /// No object, but this.
+    Other(&'static str),
+}
+
+impl RawPrompt {
+    /// Reads the value that comes next.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Box<Fault>> {
+        if !reader.at_object() {
+            return Ok(Self::Other(reader.inner(0)?.type_name()));
+        }
+        reader.count_value()?;
+        let mut nodes = Vec::new();
+        reader.members(&mut |reader, id| {
+            nodes.push((id.clone(), RawNode::read(reader)?));
+            Ok(())
+        })?;
+        Ok(Self::Nodes(nodes))
+    }
+
+    /// Whether it is the web page's own form of a workflow: no node is a list.
+    pub(crate) fn is_page_format(&self) -> bool {
+        let is_list = |(key, node): &(Text, RawNode)| key == "nodes" && matches!(node, RawNode::Other("a list"));
+        matches!(self, Self::Nodes(nodes) if nodes.iter().any(is_list))
+    }
+}
+
+impl RawNode {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Box<Fault>> {
+        if !reader.at_object() {
+            return Ok(Self::Other(reader.inner(1)?.type_name()));
+        }
+        reader.count_value()?;
+        let (mut class, mut inputs, mut title) = (None, None, None);
+        reader.members(&mut |reader, key| {
+            match key.as_str() {
+                "class_type" => class = Some(reader.inner(2)?),
+                "inputs" => inputs = Some(reader.inner(2)?),
+                "_meta" if reader.at_object() => title = read_title(reader)?,
+                _ => reader.skip_inner(2)?,
+            }
+            Ok(())
+        })?;
+        Ok(Self::Object { class, inputs, title })
+    }
+}
+
+/// `title` of the object that comes next.
+fn read_title(reader: &mut Reader<'_>) -> Result<Option<Text>, Box<Fault>> {
+    reader.count_value()?;
+    let mut title = None;
+    reader.members(&mut |reader, key| {
+        match key.as_str() {
+            "title" => {
+                if let Json::Text(text) = reader.inner(3)? {
+                    title = Some(text);
+                }
+            }
+            _ => reader.skip_inner(3)?,
+        }
+        Ok(())
+    })?;
+    Ok(title)
+}
+
 /// An acyclic graph whose links all resolve.
 #[derive(Debug, Clone)]
 pub struct Workflow {
@@ -65,13 +147,12 @@ impl Workflow {
     ///
     /// # Errors
     /// The first fault of shape found, in the order of the text.
-    pub fn read(prompt: Json) -> Result<Self, GraphFault> {
-        let Json::Object(members) = prompt else {
-            return Err(fault(
-                "invalid_prompt",
-                &[],
-                format!("`prompt` must be an object, not {}", prompt.type_name()),
-            ));
+    pub(crate) fn read(prompt: RawPrompt) -> Result<Self, GraphFault> {
+        let members = match prompt {
+            RawPrompt::Nodes(members) => members,
+            RawPrompt::Other(type_name) => {
+                return Err(fault("invalid_prompt", &[], format!("`prompt` must be an object, not {type_name}")));
+            }
         };
         if members.is_empty() {
             return Err(fault("prompt_no_outputs", &[], "the prompt has no nodes".to_owned()));
@@ -81,8 +162,10 @@ impl Workflow {
             return Err(GraphFault { too_large: true, ..fault("too_many_nodes", &[], message) });
         }
         let index = read_ids(&members)?;
-        let nodes =
-            members.into_iter().map(|(id, node)| read_node(&id, node, &index)).collect::<Result<Vec<_>, _>>()?;
+        let mut nodes = Vec::with_capacity(members.len());
+        for (id, node) in members {
+            nodes.push(read_node(id, node, &index)?);
+        }
         let order = order(&nodes)?;
         Ok(Self { nodes, index, order })
     }
@@ -209,7 +292,7 @@ impl Workflow {
         out.push(b'{');
         for (place, node) in self.indexed() {
             write::separate(out, place.0);
-            write::string(out, node.id.as_str());
+            write::id(out, &node.id);
             out.extend_from_slice(b":{\"class_type\":");
             write::text(out, node.class.text());
             out.extend_from_slice(b",\"inputs\":{");
@@ -232,9 +315,9 @@ impl Workflow {
             Input::Link(link) => match self.node(link.target) {
                 Some(node) => {
                     out.push(b'[');
-                    write::string(out, node.id.as_str());
+                    write::id(out, &node.id);
                     out.push(b',');
-                    write::integer(out, i128::try_from(link.slot).unwrap_or(0));
+                    write::small(out, link.slot);
                     out.push(b']');
                 }
                 None => out.extend_from_slice(b"null"),
@@ -289,7 +372,7 @@ fn fault(code: &'static str, path: &[&str], message: String) -> GraphFault {
     GraphFault { code, message, pointer: pointer(&whole), too_large: false }
 }
 
-fn read_ids(members: &[(Text, Json)]) -> Result<Index, GraphFault> {
+fn read_ids(members: &[(Text, RawNode)]) -> Result<Index, GraphFault> {
     let mut index = Index::with_capacity_and_hasher(members.len(), RandomState::default());
     for (place, (text, _)) in members.iter().enumerate() {
         let id = NodeId::read(text.clone())
@@ -299,32 +382,21 @@ fn read_ids(members: &[(Text, Json)]) -> Result<Index, GraphFault> {
     Ok(index)
 }
 
-/// Reads one node: `class_type`, `inputs` and `_meta.title`. Any other key is dropped, above all `is_changed`, with which a caller would choose the node's fingerprint.
-fn read_node(id: &Text, node: Json, index: &Index) -> Result<Node, GraphFault> {
-    let members = match node {
-        Json::Object(members) => members,
-        other => {
-            let message = format!("node `{id}` must be an object, not {}", other.type_name());
+/// Makes a node of what was read of it.
+fn read_node(text: Text, node: RawNode, index: &Index) -> Result<Node, GraphFault> {
+    let id = text.as_str();
+    let (class, inputs, title) = match node {
+        RawNode::Object { class, inputs, title } => (class, inputs, title),
+        RawNode::Other(type_name) => {
+            let message = format!("node `{id}` must be an object, not {type_name}");
             return Err(fault("invalid_node", &[id], message));
         }
     };
-    let (mut class, mut inputs, mut meta) = (None, None, None);
-    for (key, value) in members {
-        match key.as_str() {
-            "class_type" => class = Some(value),
-            "inputs" => inputs = Some(value),
-            "_meta" => meta = Some(value),
-            _ => {}
-        }
-    }
     let class = read_class(id, class)?;
     let inputs = read_inputs(id, inputs, index)?;
-    let title = match meta.as_ref().and_then(|meta| meta.get("title")) {
-        Some(Json::Text(title)) if title.len() <= TITLE_BYTES_MAX => Some(title.clone()),
-        _ => None,
-    };
-    let id = NodeId::read(id.clone()).map_err(|error| fault("invalid_node_id", &[id], error.to_string()))?;
-    Ok(Node::new(id, class, title, inputs))
+    let title = title.filter(|title| title.len() <= TITLE_BYTES_MAX);
+    // INVARIANT: `read_ids` found it good.
+    Ok(Node::new(NodeId::known(text), class, title, inputs))
 }
 
 fn read_class(id: &str, class: Option<Json>) -> Result<NodeClass, GraphFault> {
@@ -364,7 +436,14 @@ fn read_input(id: &str, name: Text, value: Json, index: &Index) -> Result<(Text,
         return Err(fault("invalid_input_name", &path, message));
     }
     let input = match value {
-        Json::List(items) => Input::Link(read_link(&path, &items, index)?),
+        Json::Pair(target, slot) => Input::Link(read_link(&path, &target, i128::from(slot), index)?),
+        Json::List(items) => match items.as_slice() {
+            [Json::Text(target), Json::Int(slot)] => Input::Link(read_link(&path, target, *slot, index)?),
+            _ => {
+                let message = "a list must be a link: [\"<node id>\", <slot>]".to_owned();
+                return Err(fault("bad_linked_input", &path, message));
+            }
+        },
         other if holds_wrapper(&other) => {
             // SECURITY: ComfyUI unwraps `__value__`, and a list inside becomes a link that no walker of plain links sees.
             let message = "an object with `__value__` or `__type__` is not accepted".to_owned();
@@ -375,16 +454,13 @@ fn read_input(id: &str, name: Text, value: Json, index: &Index) -> Result<(Text,
     Ok((name, input))
 }
 
-fn read_link(path: &[&str], items: &[Json], index: &Index) -> Result<Link, GraphFault> {
+fn read_link(path: &[&str], target: &str, slot: i128, index: &Index) -> Result<Link, GraphFault> {
     let bad = |message: String| Err(fault("bad_linked_input", path, message));
-    let [Json::Text(target), Json::Int(slot)] = items else {
-        return bad("a list must be a link: [\"<node id>\", <slot>]".to_owned());
-    };
-    if !(0..=SLOT_MAX).contains(slot) {
+    if !(0..=SLOT_MAX).contains(&slot) {
         return bad(format!("the slot {slot} is not between 0 and {SLOT_MAX}"));
     }
-    let found = index.get(target.as_str()).copied();
-    match (found, usize::try_from(*slot)) {
+    let found = index.get(target).copied();
+    match (found, usize::try_from(slot)) {
         (Some(target), Ok(slot)) => Ok(Link { target, slot }),
         // SECURITY: even an undeclared link to nowhere kills ComfyUI's worker (facts K2).
         _ => bad(format!("there is no node `{}`", shown(target))),

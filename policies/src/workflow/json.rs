@@ -26,7 +26,9 @@ pub enum Json {
     Float(f64),
     /// A string without lone surrogates.
     Text(Text),
-    /// An array.
+    /// An array of a string and an integer from 0 to 2^32 − 1, as a link is written: nearly every array, and none of these is a [`List`](Self::List).
+    Pair(Text, u32),
+    /// Any other array.
     List(Vec<Json>),
     /// An object; its keys are distinct.
     Object(Vec<(Text, Json)>),
@@ -53,6 +55,7 @@ impl Json {
             }
             Json::Float(value) => Value::from(*value),
             Json::Text(value) => Value::from(value.as_str()),
+            Json::Pair(first, second) => Value::Array(vec![Value::from(first.as_str()), Value::from(*second)]),
             Json::List(items) => Value::Array(items.iter().map(Json::to_value).collect()),
             Json::Object(members) => {
                 Value::Object(members.iter().map(|(key, value)| (key.to_string(), value.to_value())).collect())
@@ -68,7 +71,7 @@ impl Json {
             Json::Int(_) => "an integer",
             Json::Float(_) => "a number",
             Json::Text(_) => "a string",
-            Json::List(_) => "a list",
+            Json::Pair(..) | Json::List(_) => "a list",
             Json::Object(_) => "an object",
         }
     }
@@ -129,6 +132,8 @@ enum Step {
 /// Reads one JSON text from front to back.
 pub struct Reader<'a> {
     text: &'a Arc<str>,
+    /// Those of `text`.
+    bytes: &'a [u8],
     offset: usize,
     path: Vec<Step>,
     /// The keys of all objects that are open, the innermost last.
@@ -147,6 +152,8 @@ trait Shape: Sized {
     fn float(value: f64) -> Self;
     fn text(reader: &Reader<'_>, span: Span) -> Self;
     fn list() -> Self;
+    /// A list of two.
+    fn pair(first: Self, second: Self) -> Self;
     fn push(&mut self, item: Self);
     fn object() -> Self;
     fn insert(&mut self, reader: &Reader<'_>, key: Span, value: Self);
@@ -175,8 +182,17 @@ impl Shape for Json {
     }
 
     fn list() -> Self {
-        // Nearly every list is a link.
-        Json::List(Vec::with_capacity(2))
+        Json::List(Vec::new())
+    }
+
+    fn pair(first: Self, second: Self) -> Self {
+        match (first, second) {
+            (Json::Text(first), Json::Int(second)) => match u32::try_from(second) {
+                Ok(second) => Json::Pair(first, second),
+                Err(_) => Json::List(vec![Json::Text(first), Json::Int(second)]),
+            },
+            (first, second) => Json::List(vec![first, second]),
+        }
     }
 
     fn push(&mut self, item: Self) {
@@ -234,6 +250,10 @@ impl Shape for Checked {
         Checked
     }
 
+    fn pair(_: Self, _: Self) -> Self {
+        Checked
+    }
+
     fn push(&mut self, _: Self) {}
 
     fn object() -> Self {
@@ -251,22 +271,28 @@ struct Keys<'a> {
     many: Option<HashSet<Cow<'a, str>, RandomState>>,
 }
 
+/// What reads a member of an object, by its key.
+pub type EachMember<'e, R> = dyn FnMut(&mut R, &Text) -> Result<(), Box<Fault>> + 'e;
+
 impl<'a> Reader<'a> {
     /// A reader over `text` that starts under `limits`.
     pub fn new(text: &'a Arc<str>, limits: Limits) -> Self {
         let (path, keys, values_left) = (Vec::new(), Vec::new(), limits.values_max);
-        Self { text, offset: 0, path, keys, values_left, limits, spaced: false }
+        Self { text, bytes: text.as_bytes(), offset: 0, path, keys, values_left, limits, spaced: false }
     }
 
-    /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value.
-    pub fn members(&mut self, each: &mut dyn FnMut(&mut Self, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+    /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value, which no white space stands before.
+    pub fn members(&mut self, each: &mut EachMember<'_, Self>) -> Result<(), Box<Fault>> {
         self.each_member(|reader, key| {
             let key = reader.text_of(key);
             each(reader, &key)
         })
     }
 
-    fn each_member(&mut self, mut each: impl FnMut(&mut Self, Span) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn each_member(
+        &mut self,
+        mut each: impl FnMut(&mut Self, Span) -> Result<(), Box<Fault>>,
+    ) -> Result<(), Box<Fault>> {
         self.expect_byte(b'{', "an object")?;
         let mut keys = Keys { base: self.keys.len(), many: None };
         self.skip_space();
@@ -323,23 +349,25 @@ impl<'a> Reader<'a> {
         if a.escaped || b.escaped {
             return self.unescaped(a) == self.unescaped(b);
         }
-        let bytes = |span: Span| self.text.as_bytes().get(span.start..span.end);
-        a.end - a.start == b.end - b.start && bytes(a) == bytes(b)
+        let bytes = |span: Span| self.bytes.get(span.start..span.end);
+        let last = |span: Span| self.bytes.get(span.end.wrapping_sub(1));
+        // Ids and names of one length mostly differ in their last character.
+        a.end - a.start == b.end - b.start && last(a) == last(b) && bytes(a) == bytes(b)
     }
 
     /// Reads one value under its own `limits`, counted apart from what surrounds it.
-    pub fn part(&mut self, limits: Limits) -> Result<Json, Fault> {
+    pub fn part(&mut self, limits: Limits) -> Result<Json, Box<Fault>> {
         self.bounded(limits, |reader| reader.value::<Json>(0))
     }
 
     /// Reads one value like [`part`](Self::part), and keeps nothing of it.
-    pub fn skip(&mut self, limits: Limits) -> Result<(), Fault> {
+    pub fn skip(&mut self, limits: Limits) -> Result<(), Box<Fault>> {
         self.bounded(limits, |reader| reader.value::<Checked>(0)).map(drop)
     }
 
     /// Reads one value like [`part`](Self::part) and gives its own text, without white space between values: sound JSON, in which nothing is doubted and nothing is written anew.
     /// Under the limits that hold already; `depth` levels are open around it.
-    pub fn checked(&mut self, depth: usize) -> Result<Text, Fault> {
+    pub fn checked(&mut self, depth: usize) -> Result<Text, Box<Fault>> {
         self.skip_space();
         let (outer, start) = (std::mem::replace(&mut self.spaced, false), self.offset);
         self.value::<Checked>(depth)?;
@@ -351,10 +379,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Runs `read` under `limits`, counted apart from what surrounds it.
-    pub fn bounded<T>(&mut self, limits: Limits, read: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub fn bounded<T>(
+        &mut self,
+        limits: Limits,
+        read: impl FnOnce(&mut Self) -> Result<T, Box<Fault>>,
+    ) -> Result<T, Box<Fault>> {
         let outer = (self.limits, self.values_left);
         self.limits = limits;
         self.values_left = limits.values_max;
+        self.skip_space();
         let start = self.offset;
         let value = read(self)?;
         if self.offset - start > limits.bytes_max {
@@ -365,25 +398,28 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a value that stands `depth` levels deep in the part that is being read.
-    pub fn inner(&mut self, depth: usize) -> Result<Json, Fault> {
+    pub fn inner(&mut self, depth: usize) -> Result<Json, Box<Fault>> {
         self.value(depth)
     }
 
     /// Reads a value like [`inner`](Self::inner), and keeps nothing of it.
-    pub fn skip_inner(&mut self, depth: usize) -> Result<(), Fault> {
+    pub fn skip_inner(&mut self, depth: usize) -> Result<(), Box<Fault>> {
         self.value::<Checked>(depth).map(drop)
     }
 
     /// Counts a value whose members are read one by one by [`members`](Self::members).
-    pub fn count_value(&mut self) -> Result<(), Fault> {
+    pub fn count_value(&mut self) -> Result<(), Box<Fault>> {
         match self.values_left.checked_sub(1) {
             Some(left) => self.values_left = left,
-            None => {
-                let message = format!("more than {} values", self.limits.values_max);
-                return Err(self.too_large(self.offset, "too_many_values", message));
-            }
+            None => return Err(self.too_many_values()),
         }
         Ok(())
+    }
+
+    #[cold]
+    fn too_many_values(&self) -> Box<Fault> {
+        let message = format!("more than {} values", self.limits.values_max);
+        self.too_large(self.offset, "too_many_values", message)
     }
 
     /// The next byte, if it begins an object.
@@ -398,18 +434,30 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips white space.
+    #[inline]
     pub fn skip_space(&mut self) {
         // Nearly always there is none, or one and an indentation.
-        if !matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        if self.peek().is_some_and(|byte| byte <= b' ') {
+            self.skip_spaces();
+        }
+    }
+
+    fn skip_spaces(&mut self) {
+        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        if !self.peek().as_ref().is_some_and(|byte| is_space(&byte)) {
             return;
         }
-        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        self.offset += 1;
+        // Indentation is eight spaces and more.
+        while self.rest().starts_with(b"        ") {
+            self.offset += 8;
+        }
         self.offset += self.rest().iter().take_while(is_space).count();
         self.spaced = true;
     }
 
     /// Refuses anything but white space up to the end.
-    pub fn end(&mut self) -> Result<(), Fault> {
+    pub fn end(&mut self) -> Result<(), Box<Fault>> {
         self.skip_space();
         match self.peek() {
             None => Ok(()),
@@ -417,9 +465,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn value<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
+    fn value<S: Shape>(&mut self, depth: usize) -> Result<S, Box<Fault>> {
         self.count_value()?;
-        self.skip_space();
         match self.peek() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.list(depth),
@@ -436,7 +483,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn deeper(&mut self, depth: usize) -> Result<usize, Fault> {
+    fn deeper(&mut self, depth: usize) -> Result<usize, Box<Fault>> {
         if depth >= self.limits.depth_max {
             let message = format!("nested more than {} levels deep", self.limits.depth_max);
             return Err(self.too_large(self.offset, "too_deep", message));
@@ -444,7 +491,7 @@ impl<'a> Reader<'a> {
         Ok(depth + 1)
     }
 
-    fn object<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
+    fn object<S: Shape>(&mut self, depth: usize) -> Result<S, Box<Fault>> {
         let depth = self.deeper(depth)?;
         let mut object = S::object();
         self.each_member(|reader, key| {
@@ -456,7 +503,7 @@ impl<'a> Reader<'a> {
         Ok(object)
     }
 
-    fn list<S: Shape>(&mut self, depth: usize) -> Result<S, Fault> {
+    fn list<S: Shape>(&mut self, depth: usize) -> Result<S, Box<Fault>> {
         let depth = self.deeper(depth)?;
         self.offset += 1;
         let mut list = S::list();
@@ -464,21 +511,42 @@ impl<'a> Reader<'a> {
         if self.take(b']') {
             return Ok(list);
         }
-        for place in 0.. {
-            self.path.push(Step::Item(place));
-            list.push(self.value(depth)?);
-            self.path.pop();
-            self.skip_space();
+        let first = self.item(depth, 0)?;
+        if self.take(b']') {
+            list.push(first);
+            return Ok(list);
+        }
+        let second = self.item(depth, 1)?;
+        if self.take(b']') {
+            return Ok(S::pair(first, second));
+        }
+        list.push(first);
+        list.push(second);
+        for place in 2.. {
+            list.push(self.item(depth, place)?);
             if self.take(b']') {
                 break;
             }
-            self.expect_byte(b',', "`,` or `]`")?;
         }
         list.end();
         Ok(list)
     }
 
-    fn word<S>(&mut self, word: &str, value: S) -> Result<S, Fault> {
+    /// An item of a list with what is around it: the comma before it, and the white space.
+    #[inline]
+    fn item<S: Shape>(&mut self, depth: usize, place: usize) -> Result<S, Box<Fault>> {
+        if place > 0 {
+            self.expect_byte(b',', "`,` or `]`")?;
+            self.skip_space();
+        }
+        self.path.push(Step::Item(place));
+        let item = self.value(depth)?;
+        self.path.pop();
+        self.skip_space();
+        Ok(item)
+    }
+
+    fn word<S>(&mut self, word: &str, value: S) -> Result<S, Box<Fault>> {
         if self.rest().starts_with(word.as_bytes()) {
             self.offset += word.len();
             return Ok(value);
@@ -486,7 +554,11 @@ impl<'a> Reader<'a> {
         Err(self.syntax("expected a value"))
     }
 
-    fn number<S: Shape>(&mut self) -> Result<S, Fault> {
+    fn number<S: Shape>(&mut self) -> Result<S, Box<Fault>> {
+        if let Some((value, length)) = small_integer(self.rest()) {
+            self.offset += length;
+            return Ok(S::int(value));
+        }
         let start = self.offset;
         let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
         let length = self.rest().iter().take_while(|byte| is_number(byte)).count();
@@ -495,10 +567,6 @@ impl<'a> Reader<'a> {
             return Err(self.too_large(start, "number_too_long", message));
         }
         let text = self.text.get(start..start + length).unwrap_or_default();
-        if let Some(value) = small_integer(text) {
-            self.offset += length;
-            return Ok(S::int(value));
-        }
         match number_form(text) {
             None => Err(self.syntax("not a JSON number")),
             Some(NumberForm::Integer) => match text.parse::<i128>() {
@@ -522,7 +590,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string up to and with its closing quote.
-    fn string(&mut self) -> Result<Span, Fault> {
+    fn string(&mut self) -> Result<Span, Box<Fault>> {
         let quote = self.offset;
         self.offset += 1;
         let start = self.offset;
@@ -553,7 +621,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn escape(&mut self) -> Result<char, Fault> {
+    fn escape(&mut self) -> Result<char, Box<Fault>> {
         match escape(self.rest()) {
             Ok((stands_for, bytes)) => {
                 self.offset += bytes;
@@ -577,22 +645,26 @@ impl<'a> Reader<'a> {
         unescaped(self.text, span)
     }
 
+    #[inline]
     fn text_of(&self, span: Span) -> Text {
-        if !span.escaped
-            && let Some(piece) = Text::piece(self.text, span.start, span.end - span.start)
-        {
-            return piece;
+        match Text::piece(self.text, span.start, span.end.saturating_sub(span.start)) {
+            Some(piece) if !span.escaped => piece,
+            _ => self.own_text_of(span),
         }
+    }
+
+    #[cold]
+    fn own_text_of(&self, span: Span) -> Text {
         Text::from(&*self.unescaped(span))
     }
 
     fn rest(&self) -> &'a [u8] {
-        self.text.as_bytes().get(self.offset..).unwrap_or_default()
+        self.bytes.get(self.offset..).unwrap_or_default()
     }
 
     #[inline]
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.offset).copied()
+        self.bytes.get(self.offset).copied()
     }
 
     #[inline]
@@ -603,29 +675,35 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn expect_byte(&mut self, byte: u8, name: &str) -> Result<(), Fault> {
-        if self.take(byte) { Ok(()) } else { Err(self.syntax(&format!("expected {name}"))) }
+    fn expect_byte(&mut self, byte: u8, name: &str) -> Result<(), Box<Fault>> {
+        if self.take(byte) { Ok(()) } else { Err(self.expected(name)) }
+    }
+
+    #[cold]
+    fn expected(&self, name: &str) -> Box<Fault> {
+        self.syntax(&format!("expected {name}"))
     }
 
     /// A fault of the value that is being read now.
-    pub fn fault(&self, code: &'static str, message: impl Into<String>) -> Fault {
+    pub fn fault(&self, code: &'static str, message: impl Into<String>) -> Box<Fault> {
         self.fault_at(self.offset, code, message.into())
     }
 
-    fn fault_at(&self, offset: usize, code: &'static str, message: String) -> Fault {
+    #[cold]
+    fn fault_at(&self, offset: usize, code: &'static str, message: String) -> Box<Fault> {
         let step = |step: &Step| match step {
             Step::Key(key) => self.unescaped(*key),
             Step::Item(place) => Cow::Owned(place.to_string()),
         };
         let path: Vec<Cow<'_, str>> = self.path.iter().map(step).collect();
-        Fault { code, message, offset, pointer: pointer(&path), too_large: false }
+        Box::new(Fault { code, message, offset, pointer: pointer(&path), too_large: false })
     }
 
-    fn too_large(&self, offset: usize, code: &'static str, message: String) -> Fault {
-        Fault { too_large: true, ..self.fault_at(offset, code, message) }
+    fn too_large(&self, offset: usize, code: &'static str, message: String) -> Box<Fault> {
+        Box::new(Fault { too_large: true, ..*self.fault_at(offset, code, message) })
     }
 
-    fn syntax(&self, message: &str) -> Fault {
+    fn syntax(&self, message: &str) -> Box<Fault> {
         self.fault_at(self.offset, "invalid_json", message.to_owned())
     }
 }
@@ -724,15 +802,17 @@ fn without_space(text: &str) -> String {
     text.chars().filter(keep).collect()
 }
 
-/// A number of at most 18 digits without sign, fraction, exponent or leading zero: nearly every one.
-fn small_integer(text: &str) -> Option<i128> {
-    let small = match text.as_bytes() {
-        [b'0'] => true,
-        [b'1'..=b'9', rest @ ..] => rest.len() < 18 && rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    let digit = |value: i64, byte: u8| value * 10 + i64::from(byte - b'0');
-    small.then(|| i128::from(text.bytes().fold(0, digit)))
+/// The number at the front of `bytes` and its length, if it has at most 18 digits and neither sign, fraction, exponent nor leading zero, as nearly every one.
+#[inline]
+fn small_integer(bytes: &[u8]) -> Option<(i128, usize)> {
+    let (mut value, mut length) = (0_i64, 0);
+    for byte in bytes.iter().take(18).take_while(|byte| byte.is_ascii_digit()) {
+        value = value * 10 + i64::from(byte - b'0');
+        length += 1;
+    }
+    let goes_on = matches!(bytes.get(length), Some(b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
+    let leading_zero = length > 1 && bytes.first() == Some(&b'0');
+    (length > 0 && !goes_on && !leading_zero).then(|| (i128::from(value), length))
 }
 
 enum NumberForm {
@@ -799,7 +879,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { depth_max: 4, string_bytes_max: 8, values_max: 20, bytes_max: 200 };
 
-    fn read(text: &str) -> Result<Json, Fault> {
+    fn read(text: &str) -> Result<Json, Box<Fault>> {
         let text = Arc::from(text);
         let mut reader = Reader::new(&text, LIMITS);
         let value = reader.part(LIMITS);

@@ -18,10 +18,32 @@ pub struct Text {
 
 impl Text {
     /// The piece of `body` from `start` on, `bytes` long. `None` if that is no piece of it, or the body is longer than bodies are.
+    #[inline]
     pub(crate) fn piece(body: &Arc<str>, start: usize, bytes: usize) -> Option<Self> {
         body.get(start..start.checked_add(bytes)?)?;
         let (start, bytes) = (u32::try_from(start).ok()?, u32::try_from(bytes).ok()?);
         Some(Self { whole: Arc::clone(body), start, bytes })
+    }
+
+    /// The bytes of the text.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        let whole = self.whole.as_bytes();
+        if self.start == 0 {
+            return whole;
+        }
+        let start = self.start as usize;
+        whole.get(start..start + self.bytes as usize).unwrap_or_default()
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The text as such.
@@ -72,7 +94,7 @@ impl AsRef<str> for Text {
 
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -80,13 +102,13 @@ impl Eq for Text {}
 
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
-        self.as_str() == other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
 impl PartialEq<&str> for Text {
     fn eq(&self, other: &&str) -> bool {
-        self.as_str() == *other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -122,7 +144,7 @@ impl PartialOrd for Text {
 
 impl Ord for Text {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_str().cmp(other.as_str())
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Our own serialisation: compact JSON, in the form of `serde_json`, straight from what was read.
 
 use super::json::Json;
+use super::node::NodeId;
 use super::text::Text;
 
 /// Writes a string of a body with its quotes.
@@ -11,6 +12,21 @@ pub(crate) fn text(out: &mut Vec<u8>, value: &Text) {
         out.push(b'"');
     } else {
         string(out, value);
+    }
+}
+
+/// Writes the id of a node with its quotes: none of its characters is escaped.
+pub(crate) fn id(out: &mut Vec<u8>, id: &NodeId) {
+    out.push(b'"');
+    out.extend_from_slice(id.as_str().as_bytes());
+    out.push(b'"');
+}
+
+/// Writes a whole number, such as an output's, of which nearly all have one digit.
+pub(crate) fn small(out: &mut Vec<u8>, number: usize) {
+    match u8::try_from(number) {
+        Ok(digit @ 0..=9) => out.push(b'0' + digit),
+        _ => integer(out, i128::try_from(number).unwrap_or(0)),
     }
 }
 
@@ -31,6 +47,13 @@ pub(crate) fn json(out: &mut Vec<u8>, value: &Json) {
             let _ = serde_json::to_writer(out, number);
         }
         Json::Text(value) => text(out, value),
+        Json::Pair(first, second) => {
+            out.push(b'[');
+            text(out, first);
+            out.push(b',');
+            integer(out, i128::from(*second));
+            out.push(b']');
+        }
         Json::List(items) => list(out, items, json),
         Json::Object(members) => {
             out.push(b'{');

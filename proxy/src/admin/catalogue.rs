@@ -59,6 +59,12 @@ pub struct CatalogueDiff {
     pub changed: Vec<String>,
     /// Classes that are not installed any more: closed there.
     pub gone: Vec<String>,
+    /// What is otherwise in the changed ones, a line a class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+    /// What of ComfyUI's own new and changed classes no annotation speaks of yet, such as a number whose meaning nobody has said: policies with caps refuse it or hold it to nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unjudged: Vec<String>,
 }
 
 /// A class that could be accepted.
@@ -169,6 +175,7 @@ async fn compared_with(
     let work = tokio::task::spawn_blocking(move || {
         let installed = Catalogue::from_object_info(&live)?;
         let agreement = holds.agreement(&live)?;
+        let news = holds.news(&live)?;
         let new = installed.classes().filter(|class| holds.class(class.name()).is_none()).map(|class| ClassView {
             class: class.name().to_owned(),
             pack: class.pack().to_owned(),
@@ -183,6 +190,8 @@ async fn compared_with(
             new: new.collect(),
             changed: agreement.differing().map(str::to_owned).collect(),
             gone: agreement.missing().map(str::to_owned).collect(),
+            changes: news.changed.iter().map(ToString::to_string).collect(),
+            unjudged: news.unjudged.iter().map(ToString::to_string).collect(),
         })
     });
     let compared = work.await.map_err(|error| error.to_string());

@@ -104,6 +104,12 @@ fn print(diff: &CatalogueDiff) {
             classes.iter().for_each(|class| println!("  {mark} {}", printable(class)));
         }
     }
+    for (title, lines) in [("what is changed in them:", &diff.changes), ("to be annotated:", &diff.unjudged)] {
+        if !lines.is_empty() {
+            println!("{title}");
+            lines.iter().for_each(|line| println!("  {}", printable(line)));
+        }
+    }
     if is_same(diff) {
         println!("no difference");
     }

@@ -135,6 +135,28 @@ fn a_fault_of_a_policy_is_told_at_its_own_place() {
 }
 
 #[test]
+fn a_table_of_costs_holds_for_every_policy_and_a_faulty_one_is_told() {
+    let shipped = include_str!("../../../policies/documents/costs.toml");
+    let gateway = "[tenants]\nfile = \"t.toml\"\n";
+    let plans = "[[plan]]\nid = \"p\"\n[[plan]]\nid = \"q\"\npolicy = \"strict\"\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n[[tenant]]\nid = \"b\"\nplan = \"q\"\n";
+    let digests = |first: &str, costs: &str| {
+        let tenants = format!("{first}{plans}");
+        let files = [("config/gateway.toml", gateway), ("t.toml", tenants.as_str()), ("costs.toml", costs)];
+        let config = Place::with(&files).load(None, &no_environment).map(|loaded| loaded.config);
+        let of = |config: &Config, id: &str| config.tenants.tenant(&id.parse().unwrap()).unwrap().policy.digest();
+        config.map(|config| ["a", "b"].map(|id| of(&config, id)))
+    };
+    let own = "costs = \"costs.toml\"\n";
+    let (plain, named) = (digests("", "").unwrap(), digests("costs = \"default\"\n", "").unwrap());
+    assert_eq!(plain, named);
+    let corrected = digests(own, &shipped.replace("decode = 1.5", "decode = 1.75")).unwrap();
+    assert!(plain[0] != corrected[0] && plain[1] != corrected[1], "a verdict follows from the costs too");
+    let faults = digests(own, &shipped.replace("decode = 1.5", "decode = -1")).unwrap_err();
+    assert!(faults.len() == 1 && faults[0].starts_with("DIR/t.toml:1:9: `costs`: "), "{faults:?}");
+    assert!(digests("costs = \"none.toml\"\n", "").unwrap_err()[0].contains("can't read"));
+}
+
+#[test]
 fn one_port_serves_one_listener() {
     let two =
         |first: &str, second: &str| format!("[[listen]]\naddress = \"{first}\"\n[[listen]]\naddress = \"{second}\"\n");

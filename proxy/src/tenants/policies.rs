@@ -1,7 +1,7 @@
 //! The policies that plans name: shipped ones by name, others by path. The one place that compiles policy documents.
 
 use crate::config::faults::{Place, Report, SourceFile};
-use comfygate_policy::Policy;
+use comfygate_policy::{CostModel, Policy};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,25 @@ pub fn load(name: &str, named_at: &Place, directory: &Path, report: &Report) -> 
                 };
                 report.error(&place, fault.message.clone(), "");
             }
+            None
+        }
+    }
+}
+
+/// The word for the table of costs that ships.
+const SHIPPED_COSTS: &str = "default";
+
+/// A table of what models cost, in a file relative to `directory`; none for the one that ships. A fault is noted in `report`.
+pub fn costs(name: &str, named_at: &Place, directory: &Path, report: &Report) -> Option<Arc<CostModel>> {
+    if name == SHIPPED_COSTS {
+        return None;
+    }
+    let source = SourceFile::read(directory.join(name), named_at, report)?;
+    match CostModel::from_toml(&source.text) {
+        Ok(costs) => Some(Arc::new(costs)),
+        Err(fault) => {
+            let hint = "copy `policies/documents/costs.toml` and change its numbers";
+            report.error(named_at, format!("`{name}` is no table of costs: {fault}"), hint);
             None
         }
     }

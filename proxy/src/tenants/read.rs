@@ -5,7 +5,7 @@ use super::{Limits, Pace, Plan, Rate, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::ids::{PoolId, TenantId};
-use comfygate_policy::Policy;
+use comfygate_policy::{CostModel, Policy};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,17 +44,19 @@ struct RawTenant {
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
 /// then lacks what was faulty and must not be used.
 pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> TenantRegistry {
-    let (plans, tenants, recovered) = read_file(source, report, |mut reader| {
+    let (costs, plans, tenants, recovered) = read_file(source, report, |mut reader| {
+        let costs = reader.text("costs");
         let plans: Vec<RawPlan> = reader.tables("plan").into_iter().map(raw_plan).collect();
         let tenants: Vec<RawTenant> = reader.tables("tenant").into_iter().map(raw_tenant).collect();
         let at = reader.at().clone();
         reader.finish();
-        (plans, tenants, at)
+        (costs, plans, tenants, at)
     });
     if tenants.is_empty() {
         report.warning(&recovered, "no tenant: every request will be refused", "add a [[tenant]]");
     }
-    let mut checked = Checked { directory, report, policies: HashMap::new() };
+    let costs = costs.and_then(|named| policies::costs(&named.value, &named.at, directory, report));
+    let mut checked = Checked { directory, report, costs, policies: HashMap::new() };
     let plans = checked.plans(plans);
     checked.registry(tenants, &plans).with_plans(plans)
 }
@@ -142,6 +144,8 @@ impl RawLimits {
 struct Checked<'a> {
     directory: &'a Path,
     report: &'a Report,
+    /// What models cost, where it is not what ships.
+    costs: Option<Arc<CostModel>>,
     /// A policy that several plans name is read once; `None`: it was faulty, and that was said.
     policies: HashMap<String, Option<Arc<Policy>>>,
 }
@@ -152,8 +156,16 @@ impl Checked<'_> {
             return known.clone();
         }
         let loaded = policies::load(&name.value, &name.at, self.directory, self.report);
+        let loaded = loaded.map(|policy| self.with_costs(Arc::unwrap_or_clone(policy)));
         self.policies.insert(name.value.clone(), loaded.clone());
         loaded
+    }
+
+    fn with_costs(&self, policy: Policy) -> Arc<Policy> {
+        Arc::new(match &self.costs {
+            Some(costs) => policy.with_costs(Arc::clone(costs)),
+            None => policy,
+        })
     }
 
     /// The file of a policy that does not ship.
@@ -167,7 +179,7 @@ impl Checked<'_> {
         for plan in raw {
             let policy = match &plan.limits.policy {
                 Some(name) => self.policy(name),
-                None => Policy::builtin("default").map(Arc::new),
+                None => Policy::builtin("default").map(|policy| self.with_costs(policy)),
             };
             let Some(id) = plan.id else { continue };
             let pool = plan.limits.pool.clone().unwrap_or_else(PoolId::default_pool);

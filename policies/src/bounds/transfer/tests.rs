@@ -1,6 +1,7 @@
 //! The judge: for random sizes and numbers, what ComfyUI's own arithmetic gives lies within what the transfer functions say.
 
 use super::*;
+use crate::catalogue::TypeSet;
 
 /// xorshift64*: small, deterministic, good enough to wander through sizes.
 struct Random(u64);
@@ -420,7 +421,7 @@ fn named(rule: &SizeRule) -> (Vec<String>, Vec<String>) {
 fn every_rule_is_of_a_class_that_makes_something_with_a_size() {
     for (class, rule) in shipped_rules() {
         let shaped = |output: &crate::catalogue::OutputSignature| {
-            super::super::SHAPED.contains(&output.type_name()) || output.template().is_some()
+            TypeSet::declared(output.type_name()).meets(TypeSet::SHAPED) || output.template().is_some()
         };
         assert!(class.outputs().iter().any(shaped), "{}", class.name());
         assert!(!matches!(rule, SizeRule::BySlot(_)), "{}: by_slot stands at the top only", class.name());

@@ -1,12 +1,13 @@
 //! What the documents of a chain say together, before it is compiled.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::Glob;
 
 use super::sections::PATTERNS_MAX;
 use crate::catalogue::PolicyAnnotations;
 use crate::cost::CostModel;
 use crate::digest::Digest;
 use crate::files::Directory;
+use crate::patterns::Patterns;
 use crate::policy::bans::Bans;
 use crate::policy::rules::{Allowance, FileRules, ModelRule, TextRules};
 use crate::policy::{
@@ -186,8 +187,8 @@ impl Draft {
 fn allowance(key: &str, draft: ListDraft, absent: Absent) -> Result<Allowance, String> {
     let allow = match (draft.allow, absent) {
         (Some(allow), _) => set(&format!("{key}.allow"), allow)?,
-        (None, Absent::Nothing) => GlobSet::empty(),
-        (None, Absent::Everything) => everything()?,
+        (None, Absent::Nothing) => Patterns::default(),
+        (None, Absent::Everything) => Patterns::all(),
     };
     Ok(Allowance { allow, deny: set(&format!("{key}.deny"), draft.deny)? })
 }
@@ -221,18 +222,9 @@ fn text_rules(draft: TextsDraft) -> Result<TextRules, String> {
     Ok(TextRules { bytes_max: draft.bytes_max, deny, patterns, embeddings })
 }
 
-fn set(key: &str, globs: Vec<Glob>) -> Result<GlobSet, String> {
+fn set(key: &str, globs: Vec<Glob>) -> Result<Patterns, String> {
     if globs.len() > PATTERNS_MAX {
         return Err(format!("`{key}`: more than {PATTERNS_MAX} patterns in all documents together"));
     }
-    let mut builder = GlobSetBuilder::new();
-    for glob in globs {
-        builder.add(glob);
-    }
-    builder.build().map_err(|error| format!("`{key}`: not a list of patterns: {error}"))
-}
-
-/// The set that matches every name.
-fn everything() -> Result<GlobSet, String> {
-    set("*", vec![Glob::new("*").map_err(|error| error.to_string())?])
+    Patterns::of(globs).map_err(|error| format!("`{key}`: not a list of patterns: {error}"))
 }
