@@ -2,7 +2,7 @@
 
 use super::succeeds;
 use comfygate_tests::client::files_of;
-use comfygate_tests::gateway::said;
+use comfygate_tests::gateway::{run_in, said};
 use comfygate_tests::{Client, Gateway, workflows};
 use serde_json::{Value, json};
 
@@ -103,7 +103,8 @@ async fn what_ran_is_learned_from(gateway: &Gateway, acme: &Client, url: &str) {
     std::fs::write(gateway.directory().join("saved.png"), &picture).unwrap();
     let of_picture = done(gateway, &["policy", "learn", "saved.png", "--headroom", "1", "--output", "picture.toml"]);
     assert!(of_picture.contains("learned from 1 workflow"), "{of_picture}");
-    done(gateway, &["policy", "check", "--policy", "picture.toml", "saved.png"]);
+    let checked = run_in(gateway.directory(), &["policy", "check", "--policy", "picture.toml", "saved.png"]);
+    assert!(checked.status.success(), "{}", said(&checked));
     let of_history = done(gateway, &["policy", "learn", "--from-backend", url, "--without-caps"]);
     assert!(of_history.contains("\"SaveImage\""), "{of_history}");
     let of_shadow = done(gateway, &["policy", "learn", "--from-shadow"]);
