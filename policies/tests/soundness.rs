@@ -198,6 +198,19 @@ fn a_turned_latent_may_have_its_height_in_time() {
 }
 
 #[test]
+fn a_film_whose_frames_are_a_batch_of_latents_is_not_cut_along_time() {
+    // SVD's latent has no dimension of time: LatentCutToBatch leaves it as it is.
+    let nodes = json!({
+        "svd": node("SVD_img2vid_Conditioning", json!({"clip_vision": ["clip", 1], "init_image": ["picture", 0], "vae": ["clip", 2], "width": 64, "height": 64,
+            "video_frames": 16, "motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0})),
+        "clip": node("ImageOnlyCheckpointLoader", json!({"ckpt_name": "svd.safetensors"})),
+        "cut": node("LatentCutToBatch", json!({"samples": ["svd", 2], "dim": "t", "slice_size": 1})),
+    });
+    fits("batch = 16\nframes = 16\n", nodes.clone());
+    is_refused("batch = 15\nframes = 16\n", nodes, "cut", "size_exceeded");
+}
+
+#[test]
 fn a_picture_that_loses_a_row_may_be_smaller_than_it_was() {
     // The encoder of LTXVPreprocess takes even sides only: 65 becomes 64.
     let nodes = |of: &str| {
