@@ -40,12 +40,16 @@ fn prompt(nodes: &Value) -> Value {
 
 /// What is refused, as node and code.
 fn refusals(caps: &str, nodes: &Value) -> Vec<(String, String)> {
+    refusals_under(&policy(caps), nodes)
+}
+
+fn refusals_under(policy: &Policy, nodes: &Value) -> Vec<(String, String)> {
     let mut files = FileFacts::none();
     let fact = FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10 };
     files.insert("film.mp4", Directory::Input, fact);
     let body = json!({ "prompt": prompt(nodes) }).to_string();
     let parsed = parse(body.as_bytes()).expect("parses");
-    match decide(&parsed, &policy(caps), Catalogue::builtin(), &files) {
+    match decide(&parsed, policy, Catalogue::builtin(), &files) {
         Verdict::Allow(_) => Vec::new(),
         Verdict::Deny(violations) => {
             let of = |violation: &comfygate_policy::Violation| {
@@ -265,6 +269,10 @@ fn noise_levels_that_a_brownian_tree_never_comes_to_the_end_of_are_refused_under
             is_refused("", sampled(sampler, endless.clone()), "sigmas", "schedule_refused");
             is_refused("steps = 150\n", sampled(sampler, endless.clone()), "sigmas", "schedule_refused");
             fits("steps = 150\n", sampled(sampler, good.clone()));
+            let owner = Policy::builtin("owner").unwrap();
+            let told = ("sigmas".to_owned(), "schedule_refused".to_owned());
+            assert!(refusals_under(&owner, &sampled(sampler, endless.clone())).contains(&told), "an owner's {sampler}");
+            assert!(!refusals_under(&owner, &sampled(sampler, good.clone())).contains(&told), "an owner's {sampler}");
         }
         // Other samplers come to an end.
         fits("steps = 150\n", sampled("euler", endless));
