@@ -40,12 +40,16 @@ fn prompt(nodes: &Value) -> Value {
 
 /// What is refused, as node and code.
 fn refusals(caps: &str, nodes: &Value) -> Vec<(String, String)> {
+    refusals_under(&policy(caps), nodes)
+}
+
+fn refusals_under(policy: &Policy, nodes: &Value) -> Vec<(String, String)> {
     let mut files = FileFacts::none();
     let fact = FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10 };
     files.insert("film.mp4", Directory::Input, fact);
     let body = json!({ "prompt": prompt(nodes) }).to_string();
     let parsed = parse(body.as_bytes()).expect("parses");
-    match decide(&parsed, &policy(caps), Catalogue::builtin(), &files) {
+    match decide(&parsed, policy, Catalogue::builtin(), &files) {
         Verdict::Allow(_) => Vec::new(),
         Verdict::Deny(violations) => {
             let of = |violation: &comfygate_policy::Violation| {
@@ -198,6 +202,19 @@ fn a_turned_latent_may_have_its_height_in_time() {
 }
 
 #[test]
+fn a_film_whose_frames_are_a_batch_of_latents_is_not_cut_along_time() {
+    // SVD's latent has no dimension of time: LatentCutToBatch leaves it as it is.
+    let nodes = json!({
+        "svd": node("SVD_img2vid_Conditioning", json!({"clip_vision": ["clip", 1], "init_image": ["picture", 0], "vae": ["clip", 2], "width": 64, "height": 64,
+            "video_frames": 16, "motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0})),
+        "clip": node("ImageOnlyCheckpointLoader", json!({"ckpt_name": "svd.safetensors"})),
+        "cut": node("LatentCutToBatch", json!({"samples": ["svd", 2], "dim": "t", "slice_size": 1})),
+    });
+    fits("batch = 16\nframes = 16\n", nodes.clone());
+    is_refused("batch = 15\nframes = 16\n", nodes, "cut", "size_exceeded");
+}
+
+#[test]
 fn a_picture_that_loses_a_row_may_be_smaller_than_it_was() {
     // The encoder of LTXVPreprocess takes even sides only: 65 becomes 64.
     let nodes = |of: &str| {
@@ -252,6 +269,10 @@ fn noise_levels_that_a_brownian_tree_never_comes_to_the_end_of_are_refused_under
             is_refused("", sampled(sampler, endless.clone()), "sigmas", "schedule_refused");
             is_refused("steps = 150\n", sampled(sampler, endless.clone()), "sigmas", "schedule_refused");
             fits("steps = 150\n", sampled(sampler, good.clone()));
+            let owner = Policy::builtin("owner").unwrap();
+            let told = ("sigmas".to_owned(), "schedule_refused".to_owned());
+            assert!(refusals_under(&owner, &sampled(sampler, endless.clone())).contains(&told), "an owner's {sampler}");
+            assert!(!refusals_under(&owner, &sampled(sampler, good.clone())).contains(&told), "an owner's {sampler}");
         }
         // Other samplers come to an end.
         fits("steps = 150\n", sampled("euler", endless));
