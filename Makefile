@@ -1,12 +1,12 @@
 # The commands of this repository. `make` alone lists them. Each says what it left out, in a line that begins with `skipped:`.
-# Only apt (for cmake), cargo and, for the page in a browser, pip and apt are ever asked for anything.
+# Only apt (for cmake), cargo and, for the page in a browser and for client libraries, pip, npm and apt are ever asked for anything.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools run test check lint doc deny bench fuzz release static real differential
+.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench fuzz release static real differential
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -18,6 +18,10 @@ TEST_LOG := $(TARGET_DIR)/test-output.log
 PAGES := 1.35.9 1.58.1
 BROWSER := $(TARGET_DIR)/browser
 TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' $(PAGES)
+
+# Client libraries of ComfyUI, as their registries have them.
+CLIENTS := $(TARGET_DIR)/clients
+TRY_CLIENTS := '$(CLIENTS)/venv/bin/python' tests/clients/clients.py --binaries '$(TARGET_DIR)/debug' --libraries '$(CLIENTS)'
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +70,11 @@ test: needs ## every test that needs no ComfyUI and no GPU
 	else
 		echo 'skipped: the stock page in a browser: Chromium, Playwright or the page is not installed (make browser)' >> $(TEST_LOG)
 	fi
+	if tests/clients/install.sh --there '$(CLIENTS)'; then
+		$(TRY_CLIENTS)
+	else
+		echo 'skipped: client libraries: those of PyPI and npm are not installed (make clients)' >> $(TEST_LOG)
+	fi
 	echo
 	echo 'All tests passed. Not part of it:'
 	grep -ho 'skipped: .*' $(TEST_LOG) | sed 's/&apos;/'"'"'/g; s/&quot;/"/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g' | sort -u || true
@@ -79,6 +88,13 @@ browser: needs browser-tools ## the stock page, two versions, in headless Chromi
 
 browser-tools:
 	@tests/browser/install.sh '$(BROWSER)' $(PAGES)
+
+clients: needs clients-tools ## five client libraries of ComfyUI through the gateway (the first time pip and npm fetch about 500 MB); NAMES='sdk cli' for some of them
+	cargo build $(EVERYTHING) --bins
+	$(TRY_CLIENTS) $(NAMES)
+
+clients-tools:
+	@tests/clients/install.sh '$(CLIENTS)'
 
 check: needs ## everything before a change is handed over: format, lints, tests, documentation, dependencies
 	@cargo fmt --all --check

@@ -13,7 +13,7 @@ mod upgrade;
 
 pub use logging::start_logging;
 
-use crate::actions::{Lists, ObjectInfos};
+use crate::actions::{Lists, ObjectInfos, ViewTurns};
 use crate::admin;
 use crate::admin::lifecycle::Ask;
 use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
@@ -193,6 +193,7 @@ impl App {
             audit,
             metrics,
             status_turns: StatusTurns::default(),
+            view_turns: ViewTurns::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
             key_sets,

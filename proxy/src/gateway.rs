@@ -19,7 +19,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::ids::{ClientId, RequestId, SessionId};
-use crate::inspect::media;
+use crate::inspect::media::{self, Sender};
 use crate::listen::trace::TraceId;
 use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
 use crate::owner::{Credential, Scope};
@@ -171,13 +171,13 @@ impl Gateway {
             Handling::NotYet(reason) => Err((Stage::Route, Rejection::not_yet(reason))),
             // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
-                self.body(session, matched.entry.body, ctx).await?;
+                self.body(session, matched.entry.body, Sender::Page, ctx).await?;
                 self.forward(caller.as_ref(), matched, ctx)
             }
             Handling::Answer(Action::Options) => Ok(Served::Answered(allowed(&matched))),
             Handling::Answer(Action::WebSocket) => {
                 self.admit_request(caller.as_ref())?;
-                self.body(session, matched.entry.body, ctx).await?;
+                self.body(session, matched.entry.body, Sender::Page, ctx).await?;
                 self.carry_socket(session, caller, &matched, ctx).await
             }
             Handling::Answer(Action::View) => self.view(session, caller, &matched, &method, ctx).await,
@@ -339,7 +339,7 @@ impl Gateway {
             let ours = handshake::check_our_page(&head.headers, host_of(head), site(&config, ctx));
             let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
             if let Some(place) = place {
-                self.body(session, BodyRule::None, ctx).await?;
+                self.body(session, BodyRule::None, Sender::Page, ctx).await?;
                 return self.hold_socket(session, place, ctx).await;
             }
         }
@@ -393,7 +393,9 @@ impl Gateway {
             BodyRule::Multipart => Some(self.form(session, caller.as_ref()).await?),
             _ => None,
         };
-        let body = self.body(session, matched.entry.body, ctx).await?;
+        let sender =
+            Sender::of(caller.as_ref().map(|caller| caller.principal.credential), &session.req_header().headers);
+        let body = self.body(session, matched.entry.body, sender, ctx).await?;
         let rate = match turn {
             Some((Turn::Now(permit), _)) => Some(permit.rate()),
             Some((Turn::Later, caller)) => Some(self.turn(session, caller).await?.rate()),
@@ -436,6 +438,7 @@ impl Gateway {
         &self,
         session: &mut Session,
         rule: BodyRule,
+        sender: Sender,
         ctx: &mut Context,
     ) -> Result<Bytes, (Stage, Rejection)> {
         let head = session.req_header();
@@ -446,7 +449,7 @@ impl Gateway {
         let Some(bytes_max) = media::bytes_max(rule, &self.services.config().limits, absent).map_err(inspected)? else {
             return Ok(Bytes::new());
         };
-        media::check(&session.req_header().headers, rule).map_err(inspected)?;
+        media::check(&session.req_header().headers, rule, sender).map_err(inspected)?;
         if declared.is_some_and(|declared| declared > bytes_max) {
             return Err(inspected(media::too_large(bytes_max)));
         }
@@ -626,6 +629,7 @@ impl Gateway {
         match answer.body {
             AnswerBody::Bytes(bytes) => session.write_response_body(Some(bytes), true).await,
             AnswerBody::File { path, start, length } => stream_file(session, &path, start, length).await,
+            AnswerBody::Spooled { content, length } => stream_file(session, content.path(), 0, length).await,
         }
     }
 }

@@ -411,9 +411,6 @@ impl From<ViewError> for Rejection {
         match error {
             ViewError::NotFound => Self::not_found(),
             ViewError::Directory => Self::new(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
-            ViewError::NotYet => Self::not_yet(
-                "previews and channels are computed by a later release; leave `preview` and `channel` out",
-            ),
         }
     }
 }

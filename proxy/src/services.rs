@@ -1,6 +1,6 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
-use crate::actions::{Lists, ObjectInfos};
+use crate::actions::{Lists, ObjectInfos, ViewTurns};
 use crate::authenticate::browsers::Browsers;
 use crate::authenticate::jwks::KeySets;
 use crate::authenticate::{AuthError, Authenticator, session};
@@ -67,6 +67,8 @@ pub struct Services {
     pub status_turns: StatusTurns,
     /// Large answers at once: each may take [`ANSWER_GRAPHS_BYTES_MAX`] and some.
     pub large_answers: Semaphore,
+    /// Whose turn it is to have another form of a picture made.
+    pub view_turns: ViewTurns,
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
     /// Keys that issuers publish: kept over a reload.

@@ -106,7 +106,7 @@ impl State {
             self.close_sockets().await;
         }
         if imitation && name.contains("preview=webp") {
-            println!("skipped: the stand-in has no WebP encoder and says so ({name})");
+            println!("skipped: the stand-in writes WebP without loss, in other bytes than the recording ({name})");
             return;
         }
         if name == "POST /interrupt own" {

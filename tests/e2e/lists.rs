@@ -31,10 +31,6 @@ async fn models_are_listed_without_code_and_without_paths() {
     for closed in ["/models/custom_nodes", "/models/configs", "/models/nosuch", "/experiment/models/custom_nodes"] {
         assert_eq!(acme.get(closed).await.expect(404).text(), "", "{closed}");
     }
-    assert_eq!(
-        acme.get("/view_metadata/loras?filename=example_lora.safetensors").await.expect(501).code(),
-        "not_implemented"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

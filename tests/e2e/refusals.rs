@@ -63,7 +63,7 @@ async fn a_check_gives_verdict_and_cost_and_makes_no_job() {
         (&json!("deny"), &Value::Null),
         "what can't be read costs nothing: {answer}"
     );
-    acme.post_bytes("/gate/check", "text/plain", "{}").await.expect(415);
+    acme.post_bytes("/gate/check", "text/html", "{}").await.expect(415);
     acme.stranger().post("/gate/check", &too_wide()).await.expect(401);
     assert_eq!(acme.get("/queue").await.expect(200).json()["queue_pending"], json!([]));
     assert_eq!(acme.get("/history").await.expect(200).json(), json!({}));

@@ -81,6 +81,7 @@ const MALFORMED: &[u16] = &[400];
 const MALFORMED_OR_TOO_LARGE: &[u16] = &[400, 413];
 const TOO_LARGE: &[u16] = &[413];
 const MEDIA: &[u16] = &[415];
+const CROSS_SITE: &[u16] = &[403, 415];
 
 /// The requests of an entry that have to be refused. Empty for entries that are defused instead.
 pub fn attempts(entry: u8, caller: &Client) -> Vec<Attempt> {
@@ -106,6 +107,8 @@ fn encodings(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
             body.as_bytes(),
         )
     };
+    let simple =
+        |headers: &str| raw.post("/prompt", &format!("sec-fetch-site: cross-site\r\n{headers}"), body.as_bytes());
     match entry {
         1 => {
             let mut list = vec![attempt("utf-16", typed("application/json; charset=utf-16", &utf16(&body)), MEDIA, "")];
@@ -121,10 +124,11 @@ fn encodings(entry: u8, raw: &Raw<'_>) -> Vec<Attempt> {
         }
         2 => ["gzip", "deflate", "br", "zstd"].map(|coding| attempt(coding, coded(coding), MEDIA, "")).into(),
         3 => ["GZIP", "x-foo", "gzip, gzip", "x-gzip"].map(|coding| attempt(coding, coded(coding), MEDIA, "")).into(),
+        // As a page of another site sends it, along with a password that the browser remembers. A program may leave the type out.
         _ => vec![
-            attempt("text/plain", typed("text/plain", body.as_bytes()), MEDIA, ""),
-            attempt("a form", typed("application/x-www-form-urlencoded", body.as_bytes()), MEDIA, ""),
-            attempt("none", raw.post("/prompt", "", body.as_bytes()), MEDIA, ""),
+            attempt("text/plain", simple("content-type: text/plain\r\n"), CROSS_SITE, ""),
+            attempt("a form", simple("content-type: application/x-www-form-urlencoded\r\n"), CROSS_SITE, ""),
+            attempt("none", simple(""), CROSS_SITE, ""),
             attempt("another form", typed("multipart/form-data; boundary=x", body.as_bytes()), MEDIA, ""),
             attempt("a list of types", typed("application/json, text/plain", body.as_bytes()), MEDIA, ""),
             attempt("a near one", typed("application/json5", body.as_bytes()), MEDIA, ""),

@@ -147,6 +147,11 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
         Action::Login => vec![typed("application/x-www-form-urlencoded", format!("key={}", escaped(name)))],
         Action::LoginPage => vec![query(format!("next=/{}", escaped(name)))],
         Action::Logout => vec![plain(), cookie(name)],
+        Action::ModelMetadata => vec![
+            plain(),
+            query(format!("filename={}", escaped(name))),
+            query(format!("filename={}.safetensors", escaped(parted(name).1))),
+        ],
         Action::MoveUserFile => vec![plain(), query("overwrite=true&full_info=true")],
         Action::SignedFile => {
             let mut forged = signed.to_owned();
@@ -182,6 +187,7 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
                 for folder in [folder, "vault"] {
                     let named = format!("filename={}&subfolder={}&type={kind}", escaped(file), escaped(folder));
                     all.push(query(format!("{named}&preview=webp;90&rand=0.5")));
+                    all.push(query(format!("{named}&channel=a")));
                     all.push(query(named));
                 }
             }
@@ -258,7 +264,7 @@ fn prefix(entry: &Entry, turn: usize) -> &'static str {
     match entry.prefix {
         Prefix::PlainOnly => "",
         Prefix::ApiOnly => "/api",
-        Prefix::Both if turn % 2 == 0 => "",
+        Prefix::Both if turn.is_multiple_of(2) => "",
         Prefix::Both => "/api",
     }
 }

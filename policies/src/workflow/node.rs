@@ -15,7 +15,7 @@ pub const NODE_ID_CHARS_MAX: usize = 64;
 /// Bytes of a class name; the longest of ComfyUI 0.8.0 has 46.
 pub const CLASS_BYTES_MAX: usize = 256;
 
-/// The id of a node: 1 to 64 of `[0-9A-Za-z_:() -]`, without a space at either end.
+/// The id of a node: 1 to 64 of `[0-9A-Za-z_:(). -]`, without a space or a dot at either end, and with one dot at most.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(Text);
 
@@ -27,10 +27,15 @@ impl NodeId {
 
     /// Reads an id that a body holds.
     pub(crate) fn read(text: Text) -> Result<Self, NodeIdError> {
-        // Scripts name nodes by their titles (`VAE Decode`, `Solid (Black)`).
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-' | b' ' | b'(' | b')');
-        let ends = text.starts_with(' ') || text.ends_with(' ');
+        // Scripts name nodes by their titles (`VAE Decode`, `Solid (Black)`), or by class and number (`SaveImage.0`, ComfyScript).
+        let good =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-' | b' ' | b'(' | b')' | b'.');
+        let ends = text.starts_with([' ', '.']) || text.ends_with([' ', '.']);
         if text.is_empty() || ends || text.len() > NODE_ID_CHARS_MAX || !text.bytes().all(good) {
+            return Err(NodeIdError);
+        }
+        // SECURITY: ComfyUI names the nodes of an expansion `<root>.<call>.<graph>.<id>` (comfy_execution/graph_utils.py, 0.8.0) and looks those up first: no id of a caller's may look like one.
+        if text.bytes().filter(|byte| *byte == b'.').count() > 1 {
             return Err(NodeIdError);
         }
         Ok(Self(text))
@@ -53,9 +58,9 @@ impl Borrow<str> for NodeId {
     }
 }
 
-/// The text is not 1 to 64 of `[0-9A-Za-z_:() -]`.
+/// The text is no id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a node id is 1 to {NODE_ID_CHARS_MAX} of `0-9A-Za-z_:()-`, with spaces between at most")]
+#[error("a node id is 1 to {NODE_ID_CHARS_MAX} of `0-9A-Za-z_:()-`, with spaces and one dot between at most")]
 pub struct NodeIdError;
 
 impl FromStr for NodeId {
@@ -200,10 +205,10 @@ mod tests {
 
     #[test]
     fn node_ids_have_one_alphabet_and_length() {
-        for text in ["1", "12:34", "a_b-C", &"x".repeat(64)] {
+        for text in ["1", "12:34", "a_b-C", "SaveImage.0", "VAE Decode", &"x".repeat(64)] {
             assert!(text.parse::<NodeId>().is_ok(), "{text}");
         }
-        for text in ["", "a.b", " a", "a ", "a\nb", "é", "a/b", &"x".repeat(65)] {
+        for text in ["", "a.b.c", "1.0.0.1", ".a", "a.", ".", " a", "a ", "a\nb", "é", "a/b", &"x".repeat(65)] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
         }
     }

@@ -1,7 +1,8 @@
 //! Files: by signed URL without a credential, or by their shown name for their owner.
 
-use super::Call;
+use super::{Call, views};
 use crate::deliver::answer::Answer;
+use crate::deliver::views::view::Form;
 use crate::deliver::views::{file, view};
 use crate::ids::FileId;
 use crate::record::ledger::{FileRow, LedgerError};
@@ -12,7 +13,11 @@ pub(super) async fn view(call: &Call<'_>) -> Result<Answer, Rejection> {
     let wanted = view::ViewQuery::parse(&call.matched.query)?;
     let found =
         call.services.ledger.owned_file(&call.scope()?, wanted.directory, &wanted.subfolder, &wanted.filename).await;
-    content(call, found?)
+    let row = found?;
+    match wanted.form {
+        Form::Whole => content(call, row),
+        form => views::form(call, &row, form).await,
+    }
 }
 
 /// `GET /gate/files/{file_id}/…`: the signature is the credential.

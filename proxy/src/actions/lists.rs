@@ -113,6 +113,26 @@ pub(super) async fn model_details(call: &Call<'_>) -> Result<Answer, Rejection> 
     listed(call, &format!("/experiment/models/{folder}"), move |live| models::details(live, &offered)).await
 }
 
+/// `GET /view_metadata/{folder}?filename=`: what a model's file says of itself, of a model that is offered. All others answer like one that is not there.
+pub(super) async fn model_metadata(call: &Call<'_>) -> Result<Answer, Rejection> {
+    let none = || Ok(Answer::empty(StatusCode::NOT_FOUND));
+    let filename = call.matched.query.value("filename").unwrap_or_default();
+    let Some(folder) = model_folder(call) else { return none() };
+    if !filename.ends_with(".safetensors") || !offered(call).await?.contains(filename) {
+        return none();
+    }
+    let Some(backend) = first_up(call) else { return Err(no_backend()) };
+    match backend.comfyui.model_metadata(folder, filename).await {
+        Ok(live) => {
+            let body = tokio::task::spawn_blocking(move || models::metadata(&live)).await;
+            let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
+            Ok(Answer::bytes(StatusCode::OK, "application/json", body))
+        }
+        Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => none(),
+        Err(error) => Err(no_backend().with_log(format!("{}: no metadata: {error}", backend.id))),
+    }
+}
+
 /// `GET /i18n`.
 pub(super) async fn translations(call: &Call<'_>) -> Result<Answer, Rejection> {
     let allowed = allowed_classes(call)?;

@@ -12,10 +12,12 @@ mod submit;
 mod uploads;
 mod userdata;
 mod verdict;
+mod views;
 
 pub use info::ObjectInfos;
 pub use lists::Lists;
 pub use login::refusal_page;
+pub use views::ViewTurns;
 
 use crate::admit::{Admission, FailedLogins};
 use crate::deliver::answer::Answer;
@@ -124,6 +126,7 @@ pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Reject
         Action::ModelFolderDetails => lists::model_folder_details(&call).await,
         Action::Models => lists::models(&call).await,
         Action::ModelDetails => lists::model_details(&call).await,
+        Action::ModelMetadata => lists::model_metadata(&call).await,
         Action::Embeddings => lists::embeddings(&call).await,
         Action::Translations => lists::translations(&call).await,
         Action::Templates => lists::templates(&call).await,

@@ -1,9 +1,11 @@
 //! What a handler gives back, free of any HTTP server's types: `gateway.rs` writes it to the wire.
 
+use crate::record::blobs::BlobWriter;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An HTTP answer: status, headers, body. `content-length` is set by whoever writes it.
 #[derive(Debug, Clone)]
@@ -30,6 +32,13 @@ pub enum AnswerBody {
         /// How many bytes.
         length: u64,
     },
+    /// What lies in the spool for this answer alone, and is gone with it.
+    Spooled {
+        /// Where it lies, for as long as this is there.
+        content: Arc<BlobWriter>,
+        /// How many bytes.
+        length: u64,
+    },
 }
 
 impl AnswerBody {
@@ -37,7 +46,7 @@ impl AnswerBody {
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { length, .. } => *length,
+            Self::File { length, .. } | Self::Spooled { length, .. } => *length,
         }
     }
     /// Whether there is nothing to send.
@@ -72,7 +81,7 @@ impl Answer {
     pub fn text(&self) -> String {
         match &self.body {
             AnswerBody::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            AnswerBody::File { .. } => String::new(),
+            AnswerBody::File { .. } | AnswerBody::Spooled { .. } => String::new(),
         }
     }
 }

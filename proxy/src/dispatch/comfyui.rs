@@ -318,13 +318,23 @@ impl ComfyUi {
     /// # Errors
     /// Any of [`ComfyUiError`].
     pub async fn view(&self, file: &UpstreamFile) -> Result<Pieces, ComfyUiError> {
-        let path = format!(
-            "/view?filename={}&subfolder={}&type={}",
-            query_encoded(&file.filename),
-            query_encoded(&file.subfolder),
-            file.directory.name()
-        );
-        Ok(Pieces(self.send(Method::GET, &path, None, CALL_TIMEOUT).await?.into_body()))
+        Ok(Pieces(self.send(Method::GET, &view_path(file, ""), None, CALL_TIMEOUT).await?.into_body()))
+    }
+
+    /// `GET /view` of another form of a picture, as `form` asks for it (`preview=webp;90`): in our own words. Given more time: it is made before the first byte comes.
+    ///
+    /// # Errors
+    /// Any of [`ComfyUiError`].
+    pub async fn view_as(&self, file: &UpstreamFile, form: &str) -> Result<Pieces, ComfyUiError> {
+        Ok(Pieces(self.send(Method::GET, &view_path(file, form), None, SUBMIT_TIMEOUT).await?.into_body()))
+    }
+
+    /// `GET /view_metadata/{folder}`: what the header of a model's file says of it. `folder` is a plain word.
+    ///
+    /// # Errors
+    /// `Status` 404 where there is no such file, or no word in it.
+    pub async fn model_metadata(&self, folder: &str, filename: &str) -> Result<Bytes, ComfyUiError> {
+        self.get(&format!("/view_metadata/{folder}?filename={}", query_encoded(filename)), PAGE_FILE_BYTES_MAX).await
     }
 
     /// `POST` of a body of ours that is made while it is sent, `length` bytes. Gives the JSON of a 200.
@@ -524,6 +534,12 @@ fn without_odd_numbers(bytes: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+fn view_path(file: &UpstreamFile, form: &str) -> String {
+    let (filename, subfolder) = (query_encoded(&file.filename), query_encoded(&file.subfolder));
+    let path = format!("/view?filename={filename}&subfolder={subfolder}&type={}", file.directory.name());
+    if form.is_empty() { path } else { format!("{path}&{form}") }
 }
 
 /// Percent-encodes for a query value: everything but RFC 3986's unreserved characters.

@@ -185,16 +185,17 @@ async fn upload(
     let within = PUSH_TIMEOUT + Duration::from_secs(bytes / PUSH_BYTES_PER_SECOND);
     let answer = comfyui.post_form(route, &content_type, length, Box::pin(body), within).await;
     match answer {
-        Ok(answer) if answer == *answer_for(file) => Ok(()),
+        Ok(answer) if took(&answer, file) => Ok(()),
         Ok(answer) => Err(ComfyUiError::Malformed(format!("an upload was answered with {answer}")).into()),
         Err(ComfyUiError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. }) => Err(PushError::TooLarge { bytes }),
         Err(error) => Err(error.into()),
     }
 }
 
-/// What ComfyUI says when it took the file under our name.
-fn answer_for(file: &Pushed) -> Box<serde_json::Value> {
-    Box::new(serde_json::json!({"name": file.name, "subfolder": file.folder, "type": "input"}))
+/// Whether ComfyUI says that it took the file under our name. Later versions add what they know of it (`asset`).
+fn took(answer: &serde_json::Value, file: &Pushed) -> bool {
+    let told = |key: &str| answer.get(key).and_then(serde_json::Value::as_str);
+    told("name") == Some(&file.name) && told("subfolder") == Some(&file.folder) && told("type") == Some("input")
 }
 
 /// The form up to the content. INVARIANT: names and values are of our own making, without quotes and line ends.
@@ -266,6 +267,21 @@ mod tests {
     #[test]
     fn a_name_upstream_is_ours_and_has_our_extension() {
         assert_eq!(file().canonical(), "t/abc/07070707-0707-0707-0707-070707070707.jpg");
+    }
+
+    #[test]
+    fn a_file_was_taken_under_our_name_or_not_at_all_whatever_else_is_told_of_it() {
+        let file = file();
+        let answer = serde_json::json!({"name": file.name, "subfolder": file.folder, "type": "input"});
+        let mut newer = answer.clone();
+        newer["asset"] = serde_json::json!({"id": "x", "tags": []});
+        assert!(took(&answer, &file) && took(&newer, &file));
+        for (key, other) in [("name", "other.jpg"), ("subfolder", ""), ("type", "output")] {
+            let mut renamed = newer.clone();
+            renamed[key] = serde_json::json!(other);
+            assert!(!took(&renamed, &file), "{key}");
+        }
+        assert!(!took(&serde_json::json!([]), &file));
     }
 
     #[test]

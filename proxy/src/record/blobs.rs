@@ -63,6 +63,15 @@ impl Blobs {
     }
 }
 
+impl std::fmt::Debug for BlobWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobWriter")
+            .field("bytes", &self.bytes)
+            .field("bytes_max", &self.bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A content on its way in; dropped before [`BlobWriter::finish`], nothing of it stays.
 pub struct BlobWriter {
     file: File,
@@ -112,6 +121,11 @@ impl BlobWriter {
     pub async fn spooled(&mut self) -> Result<(PathBuf, u64), BlobError> {
         self.file.flush().await.map_err(|error| unavailable("write", &error))?;
         Ok((self.path.clone(), self.bytes))
+    }
+
+    /// Where it lies until it is dropped. Whoever reads it has called [`BlobWriter::spooled`] before.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Syncs the content under its digest; gives digest and length in bytes. A content that is there already is replaced by its equal.

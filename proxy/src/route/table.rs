@@ -133,6 +133,7 @@ pub enum Action {
     ModelDetails,
     ModelFolderDetails,
     ModelFolders,
+    ModelMetadata,
     Models,
     MoveUserFile,
     NodeReplacements,
@@ -293,6 +294,8 @@ pub static TABLE: &[Entry] = &[
     answer(POST, "/history", Action::ChangeHistory, Some(Scope::Cancel), "`clear` and `delete` mean own entries only (bypass 98)")
         .body(BodyRule::Json { max_bytes: SMALL_JSON }),
     answer(GET, "/history/{prompt_id}", Action::HistoryEntry, Some(Scope::Read), "a foreign id answers `{}` like an unknown one"),
+    answer(GET, "/history_v2/{prompt_id}", Action::HistoryEntry, Some(Scope::Read), "as /history/{prompt_id}: so comfy-cli calls it where it sends a key")
+        .prefix(Prefix::ApiOnly),
     answer(GET, "/ws", Action::WebSocket, Some(Scope::Read), "ends here: upstream sids are secrets (bypass 109)").keys(&["clientId", "token"]),
     answer(GET, "/jobs", Action::Jobs, Some(Scope::Read), "from the ledger: own jobs only; filters, sorting and paging are ours")
         .prefix(Prefix::ApiOnly).keys(&["status", "workflow_id", "sort_by", "sort_order", "limit", "offset"]),
@@ -309,7 +312,8 @@ pub static TABLE: &[Entry] = &[
         .body(BodyRule::Multipart),
     answer(POST, "/upload/mask", Action::UploadMask, Some(Scope::Files), "the original is looked up among the caller's own files (bypass 92)")
         .body(BodyRule::Multipart),
-    not_yet(GET, "/view_metadata/{folder}", "how a model was trained is its owner's business").owners(),
+    answer(GET, "/view_metadata/{folder}", Action::ModelMetadata, Some(Scope::Read), "what a model is, of models that an allowed class offers; not how its owner trained it")
+        .keys(&["filename"]).owners(),
     answer(GET, "/internal/files/{directory}", Action::InternalFiles, Some(Scope::Files), "ComfyUI lists everybody's files; ours the caller's own")
         .prefix(Prefix::PlainOnly),
     answer(GET, "/userdata", Action::UserFiles, Some(Scope::Files), "the owner's own store; ComfyUI's is one for all, or for whoever names the user")

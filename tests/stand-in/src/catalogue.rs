@@ -75,6 +75,10 @@ impl Catalogue<'_> {
     /// The entry of `GET /object_info` for one class.
     pub fn info(&self, class: &str) -> Option<Json> {
         let mut info = self.recorded(class)?.clone();
+        // ComfyUI's own words are not kept here; every class has some, if only none.
+        if let Json::Dict(entry) = &mut info {
+            entry.entry("description".into()).or_insert_with(|| "".into());
+        }
         if let Json::Dict(entry) = &mut info
             && let Some(Json::Dict(inputs)) = entry.get_mut("input")
         {

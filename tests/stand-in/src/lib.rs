@@ -76,6 +76,8 @@ pub struct Options {
     pub web_root: Option<PathBuf>,
     /// How many made-up node packs are installed, `pack_1` first; at most [`PACKS_MAX`].
     pub packs: u32,
+    /// Behave as versions after 0.8.0 do, as far as that is known (`http/newer.rs`)?
+    pub newer: bool,
     /// Are faults also set by `POST /stand-in/faults`?
     pub faults_by_http: bool,
 }
@@ -95,6 +97,7 @@ impl Default for Options {
             step_time: Duration::from_millis(100),
             web_root: None,
             packs: 0,
+            newer: false,
             faults_by_http: false,
         }
     }
@@ -235,6 +238,11 @@ impl StandIn {
     /// Ids of the prompts whose execution began, in order, restarts included.
     pub fn executed(&self) -> Vec<String> {
         copied(&self.shared.executed)
+    }
+
+    /// Sends every socket a binary message, as a node pack may: the event's number, then whatever follows.
+    pub fn sends_binary(&self, event: u32, payload: &[u8]) {
+        self.process().hub.send_binary(event, payload, events::Audience::All);
     }
 
     fn process(&self) -> Arc<Process> {

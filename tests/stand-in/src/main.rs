@@ -42,6 +42,9 @@ struct Arguments {
     /// How many made-up node packs are installed
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(PACKS_MAX)))]
     packs: u32,
+    /// Behave as versions after 0.8.0 do
+    #[arg(long)]
+    newer: bool,
     /// Accept faults by POST /stand-in/faults
     #[arg(long)]
     faults: bool,
@@ -61,6 +64,7 @@ async fn main() -> std::io::Result<()> {
         previews: arguments.previews,
         web_root: arguments.web_root,
         packs: arguments.packs,
+        newer: arguments.newer,
         faults_by_http: arguments.faults,
         ..Options::default()
     })

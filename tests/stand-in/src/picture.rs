@@ -111,6 +111,41 @@ impl Picture {
         Ok(out)
     }
 
+    /// The first frame as WebP, without loss and without compression: each sample stands in eight bits of its own (RFC 9649 §3).
+    pub fn webp(&self) -> Result<Vec<u8>, PictureError> {
+        let too_large = || PictureError("encoding error 5: the picture is too large for WebP".into());
+        let side =
+            |side: usize| u32::try_from(side).ok().filter(|side| (1..=16_383).contains(side)).map(|side| side - 1);
+        let (Some(width), Some(height)) = (side(self.width), side(self.height)) else { return Err(too_large()) };
+        let mut bits = Bits::default();
+        bits.put(0x2f, 8);
+        bits.put(width, 14);
+        bits.put(height, 14);
+        bits.put(u32::from(self.channels == 4), 1);
+        // Version 0; no transform, no colour cache, one group of codes.
+        bits.put(0, 3 + 3);
+        for last in [true, false, false, false] {
+            bits.codes_of_eight_bits(last);
+        }
+        // Distances: one symbol, which is never used.
+        bits.put(1, 4);
+        for y in 0..self.height {
+            for x in 0..self.width {
+                let alpha = if self.channels == 4 { 3 } else { usize::MAX };
+                let of_grey = |channel| if self.channels == 1 { 0 } else { channel };
+                for channel in [of_grey(1), of_grey(0), of_grey(2), alpha] {
+                    bits.put(u32::from(self.sample(0, x, y, channel).reverse_bits()), 8);
+                }
+            }
+        }
+        let data = bits.finish();
+        let padded = data.len() + data.len() % 2;
+        let length = |length: usize| u32::try_from(length).map(u32::to_le_bytes).map_err(|_| too_large());
+        let mut out = [b"RIFF".as_slice(), &length(padded + 12)?, b"WEBPVP8L", &length(data.len())?, &data].concat();
+        out.resize(padded + 20, 0);
+        Ok(out)
+    }
+
     /// The same picture with another number of channels: grey spreads, missing alpha is opaque.
     pub fn with_channels(&self, channels: usize) -> Result<Picture, PictureError> {
         Picture::from_fn((self.width, self.height, channels), self.frames.len(), |frame, x, y, channel| {
@@ -148,9 +183,65 @@ impl Picture {
     }
 }
 
+/// Bits as WebP packs them: the least one first.
+#[derive(Default)]
+struct Bits {
+    out: Vec<u8>,
+    held: u64,
+    count: u32,
+}
+
+impl Bits {
+    /// The `count` lowest bits of a value, 32 at most.
+    fn put(&mut self, value: u32, count: u32) {
+        self.held |= u64::from(value) << self.count;
+        self.count += count;
+        while self.count >= 8 {
+            let [low, ..] = self.held.to_le_bytes();
+            self.out.push(low);
+            self.held >>= 8;
+            self.count -= 8;
+        }
+    }
+
+    /// A prefix code in which each of 256 symbols has eight bits; `more`: further symbols follow, which have none.
+    fn codes_of_eight_bits(&mut self, more: bool) {
+        // A code in full, whose lengths are written in a code of 12 lengths; of these only the twelfth, that of "eight", is used, so each costs no bit.
+        self.put(0, 1);
+        self.put(12 - 4, 4);
+        for place in 0..12 {
+            self.put(u32::from(place == 11), 3);
+        }
+        if more {
+            // Only 256 lengths follow: 2 and the 254 of eight bits.
+            self.put(1, 1);
+            self.put(3, 3);
+            self.put(254, 8);
+        } else {
+            self.put(0, 1);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.put(0, (8 - self.count % 8) % 8);
+        self.out
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_webp_has_its_size_in_its_header_and_ends_where_that_says() {
+        let picture = Picture::from_fn((5, 3, 3), 1, |_, x, y, c| u8::try_from(x * 40 + y * 10 + c).unwrap()).unwrap();
+        let webp = picture.webp().unwrap();
+        assert_eq!((&webp[..4], &webp[8..16], webp[20]), (b"RIFF".as_slice(), b"WEBPVP8L".as_slice(), 0x2f));
+        assert_eq!(u32::from_le_bytes(webp[4..8].try_into().unwrap()) as usize + 8, webp.len());
+        assert_eq!(u32::from_le_bytes(webp[21..25].try_into().unwrap()), 4 | 2 << 14);
+        assert!(Picture::from_fn((16_384, 1, 3), 1, |_, _, _, _| 0).unwrap().webp().is_err());
+        assert!(Picture::from_fn((16_383, 1, 3), 1, |_, _, _, _| 0).unwrap().webp().is_ok());
+    }
 
     #[test]
     fn a_png_written_is_the_picture_read() {

@@ -45,6 +45,29 @@ pub fn folders(live: &[u8]) -> Result<Bytes, StateError> {
     written(&names.into_iter().filter(|name| is_folder(name)).collect())
 }
 
+/// What a model's metadata may tell: what it is (<https://github.com/Stability-AI/ModelSpec>) and how it is used. Paths, data sets and settings of whoever trained it are not among it.
+const TOLD: [&str; 8] = [
+    "format",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_resolution",
+    "ss_clip_skip",
+    "ss_v2",
+];
+
+/// `GET /view_metadata/{folder}`: texts under the names that may be told.
+///
+/// # Errors
+/// What is no object.
+pub fn metadata(live: &[u8]) -> Result<Bytes, StateError> {
+    let mut entries: Map<String, Value> = read(live, "a model's metadata")?;
+    entries
+        .retain(|name, value| value.is_string() && (name.starts_with("modelspec.") || TOLD.contains(&name.as_str())));
+    written(&Value::Object(entries))
+}
+
 /// `GET /models/{folder}`: the names that are offered.
 ///
 /// # Errors
@@ -99,6 +122,14 @@ fn written(value: &Value) -> Result<Bytes, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_tells_what_a_model_is_and_not_where_it_was_made() {
+        let live = br#"{"modelspec.title": "Example", "ss_base_model_version": "sd_v1", "ss_sd_model_name": "/home/me/base.safetensors", "ss_dataset_dirs": "{}", "modelspec.x": {"a": 1}, "ss_tag_frequency": "{}"}"#;
+        let told = metadata(live).unwrap();
+        assert_eq!(&told[..], br#"{"modelspec.title":"Example","ss_base_model_version":"sd_v1"}"#);
+        assert!(metadata(b"[]").is_err());
+    }
 
     fn json_of(bytes: Result<Bytes, StateError>) -> Value {
         serde_json::from_slice(&bytes.unwrap()).unwrap()

@@ -63,6 +63,36 @@ pub fn answer(row: &FileRow, path: PathBuf, method: &Method, headers: &HeaderMap
     answer
 }
 
+/// 304 for who has this form already.
+pub fn unchanged(headers: &HeaderMap, etag: &str) -> Option<Answer> {
+    if !headers.contains_key(IF_NONE_MATCH) || !is_unchanged(headers, etag, "") {
+        return None;
+    }
+    let mut answer = Answer::empty(StatusCode::NOT_MODIFIED);
+    mark(&mut answer, etag);
+    Some(answer)
+}
+
+/// The answer for another form of a stored picture, made for this request: it may be kept by the owner's browser, and is asked for again by its ETag.
+pub fn computed(row: &FileRow, content_type: &'static str, etag: &str, body: AnswerBody) -> Answer {
+    let mut answer = Answer::empty(StatusCode::OK);
+    mark(&mut answer, etag);
+    answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Ok(value) = HeaderValue::from_str(&disposition("inline", &row.filename)) {
+        answer.headers.insert(CONTENT_DISPOSITION, value);
+    }
+    answer.body = body;
+    answer
+}
+
+fn mark(answer: &mut Answer, etag: &str) {
+    answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static(ASKING));
+    answer.headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
+    if let Ok(value) = HeaderValue::from_str(etag) {
+        answer.headers.insert(ETAG, value);
+    }
+}
+
 /// RFC 9110 §13.1.2 and §13.1.3: `If-None-Match` decides if it is there, by weak comparison; else `If-Modified-Since`.
 fn is_unchanged(headers: &HeaderMap, etag: &str, modified: &str) -> bool {
     let mut tags = headers.get_all(IF_NONE_MATCH).iter().peekable();
@@ -162,7 +192,7 @@ mod tests {
     fn part(answer: &Answer) -> (u64, u64) {
         match answer.body {
             AnswerBody::File { start, length, .. } => (start, length),
-            AnswerBody::Bytes(_) => panic!("no file"),
+            AnswerBody::Bytes(_) | AnswerBody::Spooled { .. } => panic!("no file"),
         }
     }
 
@@ -177,6 +207,26 @@ mod tests {
         let svg = answer(&row("a.svg"), PathBuf::new(), &Method::GET, &HeaderMap::new());
         assert_eq!(svg.headers[CONTENT_TYPE], OCTET_STREAM);
         assert!(svg.headers[CONTENT_DISPOSITION].to_str().unwrap().starts_with("attachment"));
+    }
+
+    #[test]
+    fn another_form_is_told_by_its_own_etag() {
+        let with = |value: &'static str| HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(value))]);
+        assert_eq!(
+            unchanged(&with("\"a-channel-rgb\""), "\"a-channel-rgb\"").unwrap().status,
+            StatusCode::NOT_MODIFIED
+        );
+        assert!(unchanged(&with("\"a\""), "\"a-channel-rgb\"").is_none());
+        assert!(unchanged(&HeaderMap::new(), "\"a\"").is_none());
+        let made = computed(&row("a.png"), "image/webp", "\"e\"", AnswerBody::Bytes(bytes::Bytes::new()));
+        assert_eq!(
+            (&made.headers[CONTENT_TYPE], &made.headers[ETAG]),
+            (&"image/webp".parse().unwrap(), &"\"e\"".parse().unwrap())
+        );
+        assert_eq!(
+            (&made.headers[CACHE_CONTROL], &made.headers[CONTENT_SECURITY_POLICY]),
+            (&ASKING.parse().unwrap(), &SANDBOX.parse().unwrap())
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode};
 use super::Call;
 use super::answer::{Answer, Reply, set};
 use crate::files::{absolute, contained, normalised, split_annotation};
-use crate::json::{Json, dict};
+use crate::json::{Dict, Json};
 use crate::multipart::{self, Part};
 use crate::picture::Picture;
 
@@ -39,6 +39,11 @@ fn built(status: StatusCode, kind: &str, body: Bytes) -> Answer {
 /// `GET /view`: the suffix beats `type`, containment is by text, and only the last segment of the name counts.
 pub(super) fn view(call: &Call) -> Result<Reply, Reply> {
     let status = |status: StatusCode| Reply::Empty(status);
+    if call.process.options().newer
+        && let Some(file) = super::newer::by_hash(call)
+    {
+        return Ok(Reply::Built(Box::new(file_answer(&file, "image/png", call.request.headers())?)));
+    }
     let written = call.query("filename").ok_or(status(StatusCode::NOT_FOUND))?;
     let (name, annotated) = split_annotation(written);
     if name.is_empty() || name.starts_with('/') || name.contains("..") {
@@ -84,11 +89,14 @@ fn opened(file: &Path) -> Result<Picture, Reply> {
 
 fn preview_of(file: &Path, preview: &str, channel: &str, disposition: &str) -> Result<Reply, Reply> {
     let picture = opened(file)?;
-    if preview.split(';').next() != Some("jpeg") || channel.contains('a') {
-        return Err(Reply::not_built("previews in WebP; ask for preview=jpeg"));
-    }
-    let jpeg = picture.jpeg(usize::from(u16::MAX)).map_err(|_| Reply::Crash)?;
-    let mut answer = built(StatusCode::OK, "image/jpeg", jpeg.into());
+    let (kind, made) = if preview.split(';').next() == Some("jpeg") && !channel.contains('a') {
+        ("image/jpeg", picture.jpeg(usize::from(u16::MAX)))
+    } else if channel == "rgb" {
+        ("image/webp", picture.with_channels(3).and_then(|picture| picture.webp()))
+    } else {
+        ("image/webp", picture.webp())
+    };
+    let mut answer = built(StatusCode::OK, kind, made.map_err(|_| Reply::Crash)?.into());
     set(&mut answer, CONTENT_DISPOSITION, disposition);
     Ok(Reply::Built(Box::new(answer)))
 }
@@ -295,7 +303,12 @@ fn store(
     if !duplicate && let Some(bytes) = content(call, &image.content)? {
         std::fs::write(&file, bytes).map_err(|_| Reply::Crash)?;
     }
-    Ok(Reply::json(dict([("name", told.into()), ("subfolder", subfolder.into()), ("type", kind.into())])))
+    let mut answer = Dict::from_iter([("subfolder".to_owned(), subfolder.into()), ("type".to_owned(), kind.into())]);
+    if call.process.options().newer {
+        answer.insert("asset".into(), super::newer::uploaded(call, &told));
+    }
+    answer.shift_insert(0, "name".into(), told.into());
+    Ok(Reply::json(Json::Dict(answer)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod files;
 mod models;
+mod newer;
 mod prompts;
 mod users;
 mod web;
@@ -113,7 +114,9 @@ async fn respond(process: Arc<Process>, connected: Arc<Connected>, request: Requ
     let seen: SeenRequest = (request.method().clone(), target, request.headers().clone());
     process.shared().requests.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
     process.shared().faults.http_flows().await;
-    if foreign_origin(&request) {
+    let newer = process.options().newer;
+    let cross_site = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if foreign_origin(&request) || (newer && cross_site) {
         return Reply::Empty(StatusCode::FORBIDDEN).answer();
     }
     if request.method() == Method::OPTIONS {
@@ -195,11 +198,22 @@ async fn route(call: Call, connected: Arc<Connected>, path: &str) -> Reply {
     dispatch(call, connected, names, path).await
 }
 
+/// What the server announces, of either version.
+fn server_features(process: &Process) -> Json {
+    let features = events::server_features();
+    if process.options().newer { newer::features(features) } else { features }
+}
+
 /// The table of routes.
 async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], path: &str) -> Reply {
     let method = call.request.method().clone();
     // HEAD runs GET; hyper leaves the body out.
     let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
+    if call.process.options().newer
+        && let Some(reply) = newer::route(&mut call, verb, names).await
+    {
+        return reply;
+    }
     match (verb, names) {
         ("GET", ["ws"]) => ws::upgrade(call, connected),
         ("GET", [""]) => web::page_file(&call, names).unwrap_or_else(files::front_page),
@@ -217,7 +231,7 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
         ("GET", ["view"]) => files::view(&call).into(),
         ("POST", ["upload", "image"]) => files::upload(&mut call).await.into(),
         ("POST", ["upload", "mask"]) => files::upload_mask(&mut call).await.into(),
-        ("GET", ["view_metadata", _]) => Reply::Empty(StatusCode::NOT_FOUND),
+        ("GET", ["view_metadata", folder]) => models::metadata(&call, folder),
         ("GET", ["userdata"]) => users::list(&call).into(),
         ("GET", ["v2", "userdata"]) => users::list_v2(&call).into(),
         ("GET", ["userdata", file]) => users::read(&call, file).into(),
@@ -230,7 +244,7 @@ async fn dispatch(mut call: Call, connected: Arc<Connected>, names: &[&str], pat
         ("POST", ["settings", id]) => users::change_setting(&mut call, id).await.into(),
         ("GET", ["users"]) => users::users(&call),
         ("POST", ["users"]) => users::add_user(&mut call).await.into(),
-        ("GET", ["features"]) => Reply::json(events::server_features()),
+        ("GET", ["features"]) => Reply::json(server_features(&call.process)),
         ("GET", ["system_stats"]) => models::system_stats(&call),
         ("GET", ["object_info"]) => models::object_info(&call),
         ("GET", ["object_info", class]) => models::object_info_of(&call, class),

@@ -61,6 +61,21 @@ pub(super) fn folders() -> Reply {
     Reply::json(Json::List(FOLDERS.iter().map(|(name, ..)| Json::from(*name)).collect()))
 }
 
+/// `GET /view_metadata/{folder}`: of every model there is, the same: what it is, and the path of what it was made from.
+pub(super) fn metadata(call: &Call, folder: &str) -> Reply {
+    let name = call.query("filename").unwrap_or_default();
+    if !name.ends_with(".safetensors") || !listed(call, folder).iter().any(|listed| listed == name) {
+        return Reply::Empty(StatusCode::NOT_FOUND);
+    }
+    let base = paths(call, folder);
+    let base = base.as_list().and_then(|paths| paths.first()).cloned().unwrap_or(Json::Null);
+    Reply::json(dict([
+        ("modelspec.title", name.into()),
+        ("ss_base_model_version", "sd_v1".into()),
+        ("ss_sd_model_name", base),
+    ]))
+}
+
 /// `GET /models/{folder}`.
 pub(super) fn names(call: &Call, folder: &str) -> Reply {
     if !is_folder(folder) {
@@ -103,7 +118,10 @@ pub(super) fn experiment_names(call: &Call, folder: &str) -> Reply {
 pub(super) fn object_info(call: &Call) -> Reply {
     let models = call.process.models();
     let catalogue = call.process.catalogue(&models);
-    let entries = catalogue.names().into_iter().filter_map(|name| Some((name.to_owned(), catalogue.info(name)?)));
+    let newer = call.process.options().newer;
+    let of_version = |info| if newer { super::newer::class_info(info) } else { info };
+    let names = catalogue.names().into_iter();
+    let entries = names.filter_map(|name| Some((name.to_owned(), of_version(catalogue.info(name)?))));
     Reply::json(Json::Dict(entries.collect()))
 }
 
@@ -122,7 +140,7 @@ pub(super) fn system_stats(call: &Call) -> Reply {
     if call.process.options().multi_user {
         argv.push("--multi-user".into());
     }
-    let system = dict([
+    let mut system = dict([
         ("os", "linux".into()),
         ("ram_total", Json::Int(TOTAL)),
         ("ram_free", Json::Int(FREE)),
@@ -135,6 +153,9 @@ pub(super) fn system_stats(call: &Call) -> Reply {
         ("embedded_python", Json::Bool(false)),
         ("argv", Json::List(argv)),
     ]);
+    if call.process.options().newer {
+        super::newer::system(&mut system, &call.process.folders().base().to_string_lossy());
+    }
     let device = dict([
         ("name", "cpu".into()),
         ("type", "cpu".into()),

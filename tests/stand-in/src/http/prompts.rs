@@ -21,11 +21,14 @@ const SENSITIVE_KEYS: [&str; 2] = ["auth_token_comfy_org", "api_key_comfy_org"];
 pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
     let process = call.process.clone();
     process.log("got prompt\n");
-    let body = call.json().await?;
+    let mut body = call.json().await?;
     if ["number", "front"].into_iter().any(|key| found_but_not_indexed(&body, key)) {
         return Err(Reply::Crash);
     }
     process.shared().submissions.lock().unwrap_or_else(PoisonError::into_inner).push(body.to_value());
+    if process.options().newer {
+        super::newer::submission(&mut body, call.header("comfy-usage-source"))?;
+    }
     let number = number_of(&body, || process.number.fetch_add(1, SeqCst))?;
     if found_but_not_indexed(&body, "prompt") {
         return Err(Reply::Crash);
@@ -77,7 +80,7 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
     Ok(Reply::json(dict([("prompt_id", prompt_id.into()), ("number", number), ("node_errors", node_errors)])))
 }
 
-fn refused(error: Json, node_errors: Json) -> Reply {
+pub(super) fn refused(error: Json, node_errors: Json) -> Reply {
     Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", error), ("node_errors", node_errors)]))
 }
 
@@ -224,6 +227,8 @@ pub(super) async fn change_history(call: &mut Call) -> Result<Reply, Reply> {
 pub(super) fn jobs(call: &Call) -> Result<Reply, Reply> {
     let bad = |text: String| Reply::json_with(StatusCode::BAD_REQUEST, dict([("error", text.into())]));
     let states: Vec<String> = match call.query("status").filter(|text| !text.is_empty()) {
+        // Later versions know one more; how a job of theirs comes to it is not imitated.
+        Some(text) if call.process.options().newer && text == "cancelled" => Vec::new(),
         Some(text) => text.split(',').map(|word| word.trim().to_lowercase()).filter(|word| !word.is_empty()).collect(),
         None => jobs::STATES.map(str::to_owned).to_vec(),
     };

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::Call;
 use super::answer::{Reply, set};
-use crate::events::server_features;
+use super::server_features;
 use crate::json::{Json, dict};
 use crate::process::{Connected, Process};
 
@@ -74,7 +74,7 @@ async fn converse(process: &Process, name: &str, socket: WebSocketStream<TokioIo
                 if first && said.get("type").and_then(Json::as_str) == Some("feature_flags") {
                     process.hub.set_features(name, said.get("data").cloned().unwrap_or_else(|| dict([])));
                     if !process.shared().faults.sockets_are_silent() {
-                        process.hub.send_now("feature_flags", server_features(), name).await;
+                        process.hub.send_now("feature_flags", server_features(process), name).await;
                     }
                 }
                 first = false;
