@@ -695,6 +695,11 @@ impl Step<'_, '_> {
         let first = shapes.next().ok_or(Gap::Unknown)??;
         shapes.try_fold(first, |sum, shape| {
             let shape = shape?;
+            let alike = (sum.cell, sum.width, sum.height) == (shape.cell, shape.width, shape.height);
+            if is_latent && sum.cell.min(shape.cell) <= 1 && !alike {
+                // The latents of sounds and of 3D have fewer dimensions, and are counted otherwise.
+                return Err(Gap::Unbounded("latents of different kinds are added".to_owned()));
+            }
             let frames = sum.frames.hull(shape.frames);
             let mixed = is_latent && !same_dimensions(sum, shape);
             let most = if mixed { frames.hi.max(LATENT_CHANNELS_MAX * FRAMES_OF_A_CELL_MAX) } else { frames.hi };

@@ -116,3 +116,14 @@ fn cropping_the_latent_of_a_film_cuts_time_and_height() {
         "3":{"class_type":"PreviewAny","inputs":{"source":["2",0]}}}"#,
     );
 }
+
+#[test]
+fn the_latent_of_a_3d_model_beside_that_of_a_picture_is_refused() {
+    let prompt = r#"{"1":{"class_type":"EmptyLatentHunyuan3Dv2","inputs":{"resolution":460,"batch_size":1}},
+        "2":{"class_type":"EmptyLatentImage","inputs":{"width":64,"height":64,"batch_size":1}},
+        "3":{"class_type":"LatentAdd","inputs":{"samples1":["1",0],"samples2":["2",0]}},
+        "4":{"class_type":"PreviewAny","inputs":{"source":["3",0]}}}"#;
+    let mut seen = Seen::default();
+    let fault = judge(&graph(prompt), &comfygate_policy::Policy::from_toml(WIDE).unwrap(), &mut seen);
+    assert_eq!((fault, seen.refused.get("size_unbounded")), (None, Some(&1)));
+}
