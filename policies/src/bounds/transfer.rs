@@ -224,7 +224,12 @@ impl Step<'_, '_> {
                 Ok(Shape { frames: Interval::between(1, frames_of(moments)), ..turned(from) }.hull(from))
             }
             SizeRule::CropLatent(input) => {
-                Ok(latent_cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?))
+                let from = self.shape(input)?;
+                // Of a film's latent, which what an unknown VAE encoded may be, it cuts time and height.
+                if from.tempo > 1 || from.frames.hi > 1 || from.encoder.is_some() {
+                    return Ok(Shape { frames: Interval::between(0, from.frames.hi), ..narrowed(from) });
+                }
+                Ok(latent_cropped(from, self.hint("width")?, self.hint("height")?))
             }
             SizeRule::LargerBatch(inputs) => self.larger_batch(inputs),
             SizeRule::Decode(input) => {
@@ -250,14 +255,15 @@ impl Step<'_, '_> {
             SizeRule::Target(input) => {
                 Ok(self.shape(input)?.resized(self.int("target_width")?, self.int("target_height")?))
             }
-            SizeRule::ScaleBy(rule) => Ok(scaled(self.shape(&rule.of)?, self.float(&rule.by)?)),
+            SizeRule::ScaleBy(rule) => Ok(self.pooled(scaled(self.shape(&rule.of)?, self.float(&rule.by)?))),
             SizeRule::UpscaleModel(input) => Ok(upscaled(self.shape(input)?, self.facts.caps.upscale_model_factor)),
             SizeRule::TotalPixels(input) => {
-                Ok(total_pixels(self.shape(input)?, self.float("megapixels")?, self.rounding()?))
+                let out = total_pixels(self.shape(input)?, self.float("megapixels")?, self.rounding()?);
+                Ok(self.pooled(out))
             }
-            SizeRule::LargestSide(rule) => Ok(largest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
-            SizeRule::ShortestSide(rule) => Ok(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?)),
-            SizeRule::ResizeAny(input) => self.resize_any(self.shape(input)?),
+            SizeRule::LargestSide(rule) => Ok(self.pooled(largest_side(self.shape(&rule.of)?, self.int(&rule.to)?))),
+            SizeRule::ShortestSide(rule) => Ok(self.pooled(shortest_side(self.shape(&rule.of)?, self.int(&rule.to)?))),
+            SizeRule::ResizeAny(input) => Ok(self.pooled(self.resize_any(self.shape(input)?)?)),
             SizeRule::Crop(input) => {
                 // Masks are cut where the numbers say, pictures from within: but a negative place, which only a link gives, counts from the other end.
                 let beyond = self.gives_mask() || ["x", "y"].iter().any(|place| self.may_be_negative(place));
@@ -385,6 +391,17 @@ impl Step<'_, '_> {
             Value::Int(value) if value.lo >= 0 => value,
             _ => Interval::between(0, i128::MAX),
         })
+    }
+
+    /// Where a side rounds to nothing, `area` gives a picture without pixels; every other method raises.
+    fn pooled(&self, shape: Shape) -> Shape {
+        let methods = ["upscale_method", "scale_method"];
+        let given = methods.into_iter().find(|name| self.node.input(name).is_some());
+        if given.and_then(|name| self.node.text(name)).is_some_and(|method| method != "area") || given.is_none() {
+            return shape;
+        }
+        let least = |side: Interval| if side.lo <= 1 { Interval::between(0, side.hi) } else { side };
+        Shape { width: least(shape.width), height: least(shape.height), ..shape }
     }
 
     /// Whether the class has this number and it is not known to be zero or more.
@@ -678,6 +695,11 @@ impl Step<'_, '_> {
         let first = shapes.next().ok_or(Gap::Unknown)??;
         shapes.try_fold(first, |sum, shape| {
             let shape = shape?;
+            let alike = (sum.cell, sum.width, sum.height) == (shape.cell, shape.width, shape.height);
+            if is_latent && sum.cell.min(shape.cell) <= 1 && !alike {
+                // The latents of sounds and of 3D have fewer dimensions, and are counted otherwise.
+                return Err(Gap::Unbounded("latents of different kinds are added".to_owned()));
+            }
             let frames = sum.frames.hull(shape.frames);
             let mixed = is_latent && !same_dimensions(sum, shape);
             let most = if mixed { frames.hi.max(LATENT_CHANNELS_MAX * FRAMES_OF_A_CELL_MAX) } else { frames.hi };

@@ -306,6 +306,11 @@ fn can_scale(w: i128, h: i128, to_w: i128, to_h: i128) -> bool {
     w > 0 && h > 0 && to_w > 0 && to_h > 0
 }
 
+/// The same for a method that may be `area`, which gives nothing at all where the others raise.
+fn scales(w: i128, h: i128, to_w: i128, to_h: i128, pooled: bool) -> bool {
+    can_scale(w, h, to_w, to_h) || (pooled && w > 0 && h > 0 && to_w >= 0 && to_h >= 0)
+}
+
 /// Whether cutting to the other aspect leaves anything: `common_upscale(.., crop="center")` rounds what it cuts.
 fn can_crop(w: i128, h: i128, to_w: i128, to_h: i128) -> bool {
     if !can_scale(w, h, to_w, to_h) {
@@ -435,8 +440,9 @@ fn numbers(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
 
 fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
     let one = |thing: Thing| Some(Some(vec![thing]));
+    let pooled = a.text("upscale_method") == Some("area");
     let scaled = |source: [i128; 4], w: i128, h: i128| {
-        can_scale(source[2], source[1], w, h).then(|| Some(vec![image(source[0], h, w, source[3])]))
+        scales(source[2], source[1], w, h, pooled).then(|| Some(vec![image(source[0], h, w, source[3])]))
     };
     match class {
         "EmptyImage" => {
@@ -722,7 +728,8 @@ fn resized(a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
     if cropped && !can_crop(w, h, to_w, to_h) {
         return None;
     }
-    can_scale(w, h, to_w, to_h).then(|| Some(vec![with(to_w, to_h)]))
+    let pooled = a.text("scale_method") == Some("area");
+    scales(w, h, to_w, to_h, pooled).then(|| Some(vec![with(to_w, to_h)]))
 }
 
 fn stitched(a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
@@ -866,7 +873,8 @@ fn latents(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             let (w, h) = (round(old_w as f64 * by), round(old_h as f64 * by));
             let count = dims.len();
             (dims[count - 2], dims[count - 1]) = (h, w);
-            (count >= 4 && can_scale(old_w, old_h, w, h)).then(|| Some(vec![latent(dims, cell, time)]))
+            let pooled = a.text("upscale_method") == Some("area");
+            (count >= 4 && scales(old_w, old_h, w, h, pooled)).then(|| Some(vec![latent(dims, cell, time)]))
         }
         "LatentFromBatch" => {
             let (mut dims, cell, time) = a.latent("samples")?;
@@ -907,7 +915,8 @@ fn latents(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
         }
         "LatentCrop" => {
             let (mut dims, cell, time) = a.latent("samples")?;
-            let [_, _, h, w] = dims[..] else { return Some(None) };
+            // The third and fourth dimension, also where these are time and height.
+            let [_, _, h, w, ..] = dims[..] else { return Some(None) };
             let (x, y) = ((a.int("x")? / 8).min(w - 8), (a.int("y")? / 8).min(h - 8));
             dims[2] = slice(h, y, floor_div(a.int("height")?, 8) + y);
             dims[3] = slice(w, x, floor_div(a.int("width")?, 8) + x);
@@ -1255,7 +1264,7 @@ fn rebatched(lists: &BTreeMap<&str, Vec<Thing>>, size: Option<i128>) -> Option<V
     let (list, size) = (lists.get("latents")?, size.filter(|size| *size > 0)?);
     let [Thing::Latent { dims, cell, time }] = list.as_slice() else { return None };
     let total = *dims.first()?;
-    (dims.len() == 4).then(|| {
+    (dims.len() >= 4).then(|| {
         (0..(total + size - 1) / size)
             .map(|part| {
                 let mut dims = dims.clone();

@@ -96,3 +96,34 @@ fn the_channels_of_a_picture_become_frames_beside_a_film() {
         lies_within(&mixed(first, second, "LatentInterpolate", r#","ratio":0.5"#));
     }
 }
+
+#[test]
+fn a_side_that_rounds_to_nothing_is_nothing_with_the_method_area() {
+    lies_within(
+        r#"{"1":{"class_type":"EmptyImage","inputs":{"width":1,"height":226,"batch_size":1,"color":0}},
+        "2":{"class_type":"ImageScaleToMaxDimension","inputs":{"image":["1",0],"upscale_method":"area","largest_size":26}},
+        "3":{"class_type":"ImageScaleBy","inputs":{"image":["1",0],"upscale_method":"area","scale_by":0.01}},
+        "4":{"class_type":"PreviewAny","inputs":{"source":["2",0]}},
+        "5":{"class_type":"PreviewAny","inputs":{"source":["3",0]}}}"#,
+    );
+}
+
+#[test]
+fn cropping_the_latent_of_a_film_cuts_time_and_height() {
+    lies_within(
+        r#"{"1":{"class_type":"EmptyHunyuanVideo15Latent","inputs":{"width":128,"height":108,"length":6,"batch_size":6}},
+        "2":{"class_type":"LatentCrop","inputs":{"samples":["1",0],"width":359,"height":64,"x":6,"y":0}},
+        "3":{"class_type":"PreviewAny","inputs":{"source":["2",0]}}}"#,
+    );
+}
+
+#[test]
+fn the_latent_of_a_3d_model_beside_that_of_a_picture_is_refused() {
+    let prompt = r#"{"1":{"class_type":"EmptyLatentHunyuan3Dv2","inputs":{"resolution":460,"batch_size":1}},
+        "2":{"class_type":"EmptyLatentImage","inputs":{"width":64,"height":64,"batch_size":1}},
+        "3":{"class_type":"LatentAdd","inputs":{"samples1":["1",0],"samples2":["2",0]}},
+        "4":{"class_type":"PreviewAny","inputs":{"source":["3",0]}}}"#;
+    let mut seen = Seen::default();
+    let fault = judge(&graph(prompt), &comfygate_policy::Policy::from_toml(WIDE).unwrap(), &mut seen);
+    assert_eq!((fault, seen.refused.get("size_unbounded")), (None, Some(&1)));
+}
