@@ -489,4 +489,35 @@ mod tests {
             assert!(text.contains(wanted), "`{wanted}` is missing:\n{text}");
         }
     }
+
+    #[test]
+    fn what_shadow_mode_lets_pass_is_told_with_the_lines_that_would_allow_it() {
+        let explained = explained("name = \"p\"\nmode = \"shadow\"\nclasses.allow = [\"*\"]\ncaps.steps = 30");
+        let text = explained.to_string();
+        assert!(text.starts_with("allowed, by shadow mode only; cost "), "{text}");
+        for wanted in
+            ["if the policy were not in shadow mode:", "steps ≤ 40, and 30 is allowed", "    [caps]\n    steps = 40\n"]
+        {
+            assert!(text.contains(wanted), "`{wanted}` is missing:\n{text}");
+        }
+        let account = explained.to_json();
+        assert_eq!((&account["violations"], &account["shadowed"][0]["code"]), (&json!([]), &json!("cap_exceeded")));
+    }
+
+    #[test]
+    fn what_the_policy_says_of_a_packs_class_is_in_the_table() {
+        let catalogue = br#"{"Pack": {"input": {"required": {"n": ["INT", {"min": 0, "max": 99}]}}, "input_order": {"required": ["n"]},
+            "output": ["IMAGE"], "output_is_list": [false], "output_name": ["IMAGE"], "name": "Pack", "display_name": "Pack",
+            "description": "", "python_module": "custom_nodes.pack", "category": "", "output_node": true}}"#;
+        let catalogue = Catalogue::from_object_info(catalogue).unwrap();
+        let parsed = parse(br#"{"prompt": {"1": {"class_type": "Pack", "inputs": {"n": 7}}}}"#).unwrap();
+        let text = |annotations: &str| {
+            let policy = format!("name = \"p\"\nclasses.allow = [\"*\"]\n{annotations}");
+            let policy = Policy::from_toml(&policy).unwrap();
+            explain(&parsed, &policy, &catalogue, &FileFacts::none()).to_string()
+        };
+        let made = "[annotations.Pack]\ninputs = { n = \"width\" }\nsizes = { made = { width = \"n\", height = 5 } }\n";
+        assert!(text(made).contains("IMAGE 7 × 5"), "{}", text(made));
+        assert!(!text("").contains("7 × 5"), "{}", text(""));
+    }
 }

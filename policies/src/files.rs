@@ -168,9 +168,11 @@ pub(crate) fn is_path_trick(name: &str) -> bool {
         return true;
     }
     // Plain ASCII without two stops in a row, as nearly every name is, needs no second look.
-    let mut before = b' ';
-    let plain =
-        |byte: &u8| matches!(byte, b' '..=b'~') && (*byte, std::mem::replace(&mut before, *byte)) != (b'.', b'.');
+    let mut stops = 0;
+    let plain = |byte: &u8| {
+        stops = if *byte == b'.' { stops + 1 } else { 0 };
+        matches!(byte, b' '..=b'~') && stops < 2
+    };
     if bytes.iter().all(plain) {
         return false;
     }

@@ -93,7 +93,7 @@ fn classes_that_scale_crop_and_join_are_followed_exactly() {
     let both = json!({"samples1": ["latent", 0], "samples2": ["latent", 0], "dim": "-y"});
     exactly("LatentConcat", both, 64, 64, 1);
     let both = json!({"samples1": ["latent", 0], "samples2": ["latent", 0], "dim": "t"});
-    exactly("LatentConcat", both, 64, 32, 2);
+    exactly("LatentConcat", both, 64, 32, 9);
     let upscaled = json!({"images": picture, "positive": ["text", 0], "negative": ["text", 0], "scale_ratio": 4.0, "noise_augmentation": 0.0});
     exactly("SD_4XUpscale_Conditioning", upscaled, 256, 128, 1);
     let grid = json!({"images": picture, "columns": 3, "cell_width": 40, "cell_height": 50, "padding": 10});
@@ -103,13 +103,14 @@ fn classes_that_scale_crop_and_join_are_followed_exactly() {
 #[test]
 fn a_doubling_chain_of_latents_along_time_is_refused_where_it_is_too_long() {
     let mut nodes = json!({});
+    // Each time seven more: the first cell of the second film is no longer a single frame.
     for n in 0..5 {
         let from = if n == 0 { "latent".to_owned() } else { format!("c{}", n - 1) };
         nodes[format!("c{n}")] =
             node("LatentConcat", json!({"samples1": [from.clone(), 0], "samples2": [from, 0], "dim": "t"}));
     }
-    fits("frames = 32\n", nodes.clone());
-    is_refused("frames = 31\n", nodes, "c4", "size_exceeded");
+    fits("frames = 249\n", nodes.clone());
+    is_refused("frames = 248\n", nodes, "c4", "size_exceeded");
 }
 
 #[test]

@@ -536,6 +536,17 @@ fn cases() -> Vec<Case> {
             ("c", ""),
             "",
         ),
+        case(
+            "schedule_refused",
+            open(""),
+            json!({
+                "g": node("KarrasScheduler", json!({"steps": 4, "sigma_max": ["z", 0], "sigma_min": 0.1, "rho": 7.0})),
+                "z": node("PrimitiveFloat", json!({"value": 0.0})),
+                "k": node("KSamplerSelect", json!({"sampler_name": "dpmpp_sde"})),
+            }),
+            ("g", "sigma_max"),
+            "linked from z (PrimitiveFloat.value)",
+        ),
         case("regex_refused", open(""), regex("(a+)+$", "a".repeat(1000)), ("r", "regex_pattern"), ""),
         case(
             "type_unknown",

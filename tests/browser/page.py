@@ -64,10 +64,10 @@ def eventually(what, probe):
 
 
 def free_port():
-    """Below the ports that the system gives to outgoing connections, so that none of those takes it before the gateway does."""
+    """Below the ports that the system gives to outgoing connections, so that none of those takes it before the gateway does; and above those that browsers refuse (10080 is the last)."""
     while True:
         with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            listener.bind(("127.0.0.1", random.randrange(10_100, 32_000)))
             return listener.getsockname()[1]
 
 

@@ -53,10 +53,74 @@ vae_scale = 8
 const NUMBERS_MAX: i128 = 30_000_000;
 
 /// Why the engine refuses what ComfyUI would run within the caps: code, class (`*`: any), reason.
-const EXPLAINED: &[(&str, &str, &str)] = &[];
+const EXPLAINED: &[(&str, &str, &str)] = &[
+    ("value_smaller_than_min", "*", LINKED),
+    ("value_bigger_than_max", "*", LINKED),
+    (
+        "cap_exceeded",
+        "*",
+        "the number is over its cap by itself; that a denoise or a cut makes less of it afterwards does not count",
+    ),
+    ("denoise_too_small", "*", "below `denoise_min`; here the schedule is short all the same"),
+    (
+        "size_exceeded",
+        "EmptyQwenImageLayeredLatentImage",
+        "a layer counts as a cell of a film, four frames: a VAE for films may decode it",
+    ),
+    ("size_exceeded", "LatentCutToBatch", "slices are counted for the longest side that the latent may have"),
+    (
+        "size_exceeded",
+        "LatentUpscale",
+        "one side follows from the other by a ratio far from 1, which rounding to cells makes still less sure",
+    ),
+    ("size_exceeded", "ResizeImagesByShorterEdge", "one side follows from the other by a ratio far from 1"),
+    (
+        "size_exceeded",
+        "*",
+        "really within the caps of this test only by the way in which it counts: the engine counts pixels that were asked for, frames of films in batches and what a VAE may make of a latent",
+    ),
+    ("size_unbounded", "CreateVideo", "the sound of a film that has none: nothing is known about it"),
+    ("size_unbounded", "LatentRotate", "turning the latent of a film exchanges its time and its height"),
+    ("size_unbounded", "*", "the latent of a sound has no width and height that these classes could be followed with"),
+    ("value_unbounded", "ManualSigmas", "a joined text may hold more numbers than its parts"),
+];
 
 /// Where the engine and ComfyUI disagree on what is invalid: the engine's code (`accepted` where it has none), ComfyUI's (`accepted`), reason.
-const DISAGREE: &[(&str, &str, &str)] = &[];
+const DISAGREE: &[(&str, &str, &str)] = &[
+    ("accepted", "partly *", "the rest is good: both drop the outputs that are wrong and run the others"),
+    (
+        "accepted",
+        "value_smaller_than_min",
+        "PrimitiveFloat's least value is no double: the literal is the next one below",
+    ),
+    (
+        "undeclared_input",
+        "accepted",
+        "ComfyUI ignores what a class does not declare; some of it ends its worker (K2, K4)",
+    ),
+    ("bad_linked_input", "accepted", "a list that is no link, where the class declares nothing or takes anything"),
+    (
+        "invalid_input_type",
+        "accepted",
+        "ComfyUI makes a number of `true`, of a text and of 64.5; the engine takes what is declared",
+    ),
+    ("wrapped_value", "accepted", "ComfyUI unwraps `__value__` after it was checked"),
+    ("value_smaller_than_min", "accepted", LINKED),
+    ("value_bigger_than_max", "accepted", LINKED),
+    ("cap_exceeded", "*", SIZES),
+    ("denoise_too_small", "*", SIZES),
+    ("memory_exceeded", "*", SIZES),
+    ("sample_rate_refused", "*", SIZES),
+    ("schedule_too_long", "*", SIZES),
+    ("size_exceeded", "*", SIZES),
+    ("size_unbounded", "*", SIZES),
+    ("value_unbounded", "*", SIZES),
+];
+/// See [`DISAGREE`].
+const SIZES: &str = "refused for its size, which ComfyUI does not ask for";
+/// See [`EXPLAINED`] and [`DISAGREE`].
+const LINKED: &str =
+    "ComfyUI holds literals to their declared range and nothing that comes by a link; the engine holds both to it";
 
 /// Literals that would only cost time, and those that have to be rare.
 const FIXED: &[(&str, &str, &[f64])] = &[
@@ -70,8 +134,17 @@ const FIXED: &[(&str, &str, &[f64])] = &[
 ];
 
 /// Classes of the evaluator that need a model.
-const NEED_MODELS: [&str; 5] =
-    ["VAEDecode", "VAEEncode", "BasicScheduler", "SDTurboScheduler", "BetaSamplingScheduler"];
+const NEED_MODELS: [&str; 9] = [
+    "VAEDecode",
+    "VAEDecodeTiled",
+    "VAEEncode",
+    "VAEEncodeTiled",
+    "KSampler",
+    "KSamplerAdvanced",
+    "BasicScheduler",
+    "SDTurboScheduler",
+    "BetaSamplingScheduler",
+];
 
 struct Bench {
     comfyui: ComfyUi,
@@ -127,14 +200,22 @@ impl Bench {
     }
 }
 
-/// The graph without its own output nodes, and a probe on each output that the evaluator expects to be made.
-fn with_probes(graph: &Graph, real: &BTreeMap<(usize, usize), Given1>) -> (Value, Vec<(String, usize, usize)>) {
+/// The graph without its own output nodes, and a probe on each output that the evaluator expects to be made, or `everywhere`.
+fn with_probes(
+    graph: &Graph,
+    real: &BTreeMap<(usize, usize), Given1>,
+    everywhere: bool,
+) -> (Value, Vec<(String, usize, usize)>) {
     let mut prompt = graph.prompt();
     let nodes = prompt.as_object_mut().unwrap();
     nodes.retain(|_, node| node["class_type"] != "PreviewAny");
     let mut probes = Vec::new();
     for ((place, slot), given) in real {
-        if matches!(given, Given1::List(things) if !matches!(things[..], [Thing::Other] | [])) {
+        let expected = match given {
+            Given1::List(things) => !matches!(things[..], [Thing::Other] | []),
+            Given1::Raises | Given1::Unknown => everywhere,
+        };
+        if expected {
             let name = format!("probe{place}_{slot}");
             nodes.insert(
                 name.clone(),
@@ -182,11 +263,14 @@ fn seen(told: &Value, expected: &Thing) -> Thing {
         };
         return Thing::Video { n, h, w, sound };
     }
+    if told.get("tensor").is_none() {
+        return Thing::Other;
+    }
     match dims("tensor")[..] {
         [n, h, w, c] => Thing::Image { n, h, w, c },
         [n, h, w] => Thing::Mask { n, h, w },
         [count] => Thing::Sigmas(count),
-        _ => panic!("{told}"),
+        _ => Thing::Other,
     }
 }
 
@@ -210,7 +294,7 @@ fn bench() -> Option<Bench> {
 fn real_sizes_of_accepted_graphs_lie_within_the_bounds() {
     let Some(bench) = bench() else { return };
     let wanted = number("DIFFERENTIAL_GRAPHS", 2000);
-    let (mut ran, mut outputs, mut failed) = (0_u64, 0_u64, 0_u64);
+    let (mut ran, mut outputs, mut failed, mut beyond) = (0_u64, 0_u64, 0_u64, 0_u64);
     let (mut outside, mut astray): (BTreeMap<String, String>, BTreeMap<String, String>) = Default::default();
     let mut errors: BTreeMap<String, (u64, String)> = BTreeMap::new();
     let mut classes: BTreeMap<String, u64> = BTreeMap::new();
@@ -224,7 +308,8 @@ fn real_sizes_of_accepted_graphs_lie_within_the_bounds() {
             continue;
         }
         let real = evaluate(&graph, &bench.world);
-        let (prompt, probes) = with_probes(&graph, &real);
+        // In some graphs also where the evaluator knows no value: it may take for an error what is none.
+        let (prompt, probes) = with_probes(&graph, &real, seed % 4 == 0);
         if probes.is_empty() || largest(&real) > NUMBERS_MAX {
             continue;
         }
@@ -241,11 +326,15 @@ fn real_sizes_of_accepted_graphs_lie_within_the_bounds() {
         let said = bounds_of(&parsed, &bench.policy, Catalogue::builtin(), &bench.files);
         for (name, place, slot) in probes {
             let Some(told) = entry["outputs"][&name]["seen"].as_array() else { continue };
-            let Given1::List(expected) = &real[&(place, slot)] else { continue };
             let class = &graph.nodes[place].class;
-            let things: Vec<Thing> =
-                told.iter().zip(expected.iter().cycle()).map(|(told, expected)| seen(told, expected)).collect();
-            if &things != expected {
+            let expected: &[Thing] = match &real[&(place, slot)] {
+                Given1::List(expected) => expected,
+                Given1::Raises | Given1::Unknown => &[],
+            };
+            let like = expected.iter().chain(std::iter::repeat(expected.last().unwrap_or(&Thing::Other)));
+            let things: Vec<Thing> = told.iter().zip(like).map(|(told, expected)| seen(told, expected)).collect();
+            beyond += u64::from(expected.is_empty());
+            if things != expected && real[&(place, slot)] != Given1::Unknown {
                 let small = graph.reduced_to(place, slot).prompt();
                 astray
                     .entry(format!("{class}.{slot}"))
@@ -265,7 +354,7 @@ fn real_sizes_of_accepted_graphs_lie_within_the_bounds() {
         }
     }
     println!(
-        "{ran} accepted graphs ran, {outputs} outputs of {} classes compared, {failed} ended in an error",
+        "{ran} accepted graphs ran, {outputs} outputs of {} classes compared ({beyond} that the evaluator knows nothing of), {failed} ended in an error",
         classes.len()
     );
     for (error, (count, first)) in &errors {
@@ -327,7 +416,7 @@ fn refusals_of_what_runs_within_the_caps_are_explained() {
         let graph = graph(&mut Choices::seeded(seed), &bench.profile(0));
         let Some(violations) = bench.decide(&graph) else { continue };
         let real = evaluate(&graph, &bench.world);
-        let (prompt, probes) = with_probes(&graph, &real);
+        let (prompt, probes) = with_probes(&graph, &real, false);
         // What raises somewhere would not run as a whole.
         let runs = real.values().all(|given| matches!(given, Given1::List(_)));
         if probes.is_empty() || !runs || largest(&real) > NUMBERS_MAX || !within_caps(&real) {
@@ -348,13 +437,18 @@ fn refusals_of_what_runs_within_the_caps_are_explained() {
         }
     }
     println!("{ran} refused graphs ran; what the engine said of those that ended within the caps:");
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
     let mut open = Vec::new();
     for ((code, class), (count, first)) in &strict {
         let why = EXPLAINED.iter().find(|(of, at, _)| of == code && (*at == "*" || at == class));
-        println!("{count} × {code} {class}: {}", why.map_or("NOT EXPLAINED", |(_, _, why)| why));
+        *reasons.entry(why.map_or("NOT EXPLAINED", |(_, _, why)| why)).or_default() += count;
+        println!("{count} × {code} {class}");
         if why.is_none() {
             open.push(format!("{count} × {code} {class}: {first}"));
         }
+    }
+    for (why, count) in reasons {
+        println!("{count} × {why}");
     }
     assert!(open.is_empty(), "not explained:\n{}", open.join("\n"));
 }
@@ -377,7 +471,9 @@ fn both_call_the_same_graphs_invalid() {
                 invalid.or(violations.first()).unwrap().code.to_owned()
             }),
         };
-        if largest(&evaluate(&graph, &bench.world)) > NUMBERS_MAX {
+        // A link to a node that is not there ends ComfyUI's worker (K2), and every later graph with it.
+        if largest(&evaluate(&graph, &bench.world)) > NUMBERS_MAX || graph.prompt().to_string().contains("nowhere") {
+            assert!(ours.is_some() || !graph.prompt().to_string().contains("nowhere"), "{}", graph.prompt());
             continue;
         }
         ran += 1;
@@ -398,7 +494,8 @@ fn both_call_the_same_graphs_invalid() {
     println!("{ran} broken graphs; where the engine and ComfyUI disagree:");
     let mut open = Vec::new();
     for ((ours, theirs), (count, first)) in &found {
-        let why = DISAGREE.iter().find(|(of, at, _)| of == ours && (*at == "*" || at == theirs));
+        let fits = |at: &str| at == theirs || at.strip_suffix('*').is_some_and(|start| theirs.starts_with(start));
+        let why = DISAGREE.iter().find(|(of, at, _)| of == ours && fits(at));
         println!("{count} × engine {ours}, ComfyUI {theirs}: {}", why.map_or("NOT EXPLAINED", |(_, _, why)| why));
         if why.is_none() {
             open.push(format!("{count} × engine {ours}, ComfyUI {theirs}: {first}"));

@@ -260,7 +260,7 @@ async fn bypass_083_to_085_a_view_is_a_name_of_the_callers_own_and_nothing_else(
         // 83: what the name says of the folder.
         format!("filename={name}%20%5Boutput%5D&subfolder=secret&type=input"),
         format!("filename={name}%5Boutput%5D&subfolder=secret"),
-        format!("filename=x.png%20%5Btemp%5D&type=output"),
+        "filename=x.png%20%5Btemp%5D&type=output".to_owned(),
         // 84: where the folder leads.
         format!("filename={name}&subfolder=t%2FA%2F..%2FB&type=output"),
         format!("filename={name}&subfolder=%2Fsecret&type=output"),

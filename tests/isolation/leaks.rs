@@ -2,12 +2,12 @@
 //! meanwhile. Nothing that the gateway gives to that page, writes of its requests, or counts in public, may hold a marker.
 
 use crate::matrix::paths;
-use crate::world::{endless, generous, real_urls};
+use crate::world::{endless, generous, listening, real_urls};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfygate::route::{Prefix, TABLE, Verb};
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Browser, Client, Gateway, Response, Socket, pictures, workflows};
+use comfygate_tests::{Browser, Client, Event, Gateway, Response, eventually, pictures, workflows};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -127,13 +127,13 @@ impl Told {
         answer
     }
 
-    async fn heard(&mut self, what: &str, socket: &mut Socket) {
-        for event in socket.heard_so_far().await {
-            self.look(what, format!("{event:?}").as_bytes());
-            if let comfygate_tests::Event::Binary(bytes) | comfygate_tests::Event::Preview { image: bytes, .. } = event
-            {
-                self.look(what, &bytes);
-            }
+    fn heard(&mut self, event: &Event) {
+        self.look("a socket", format!("{event:?}").as_bytes());
+        if let Event::Binary(bytes)
+        | Event::Preview { image: bytes, .. }
+        | Event::PreviewWithMetadata { image: bytes, .. } = event
+        {
+            self.look("a socket", bytes);
         }
     }
 }
@@ -304,6 +304,7 @@ async fn a_whole_session_beside_another_tenant_at_work_is_told_nothing_of_it() {
     let mut sockets = [acme.socket(None).await, acme.socket(Some(CLIENT)).await, browser.page().socket(None).await];
     let sid = sockets[0].sid().await;
     assert_eq!(sockets[1].sid().await, CLIENT, "its own word: not to be found again");
+    let sockets = sockets.map(listening);
     for client in [&acme, &browser.page()] {
         for version in ["1.35.9", "1.58.1"] {
             stock_session(&mut told, client, version, &sid).await;
@@ -316,8 +317,12 @@ async fn a_whole_session_beside_another_tenant_at_work_is_told_nothing_of_it() {
     every_get(&mut told, &acme).await;
     let fence = acme.submit(workflows::quick("fence")).await;
     acme.finished(&fence).await;
-    for socket in &mut sockets {
-        told.heard("a socket", socket).await;
+    for heard in &sockets {
+        let ended = |event: &Event| {
+            event.kind() == "executing" && event.data()["node"].is_null() && event.prompt_id().as_ref() == Some(&fence)
+        };
+        eventually("its end is heard", || async { heard.lock().unwrap().iter().any(ended).then_some(()) }).await;
+        heard.lock().unwrap().iter().for_each(|event| told.heard(event));
     }
     let addresses = gateway.addresses();
     for path in ["/metrics", "/healthz", "/readyz"] {

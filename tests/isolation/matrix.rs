@@ -264,7 +264,7 @@ fn prefix(entry: &Entry, turn: usize) -> &'static str {
     match entry.prefix {
         Prefix::PlainOnly => "",
         Prefix::ApiOnly => "/api",
-        Prefix::Both if turn % 2 == 0 => "",
+        Prefix::Both if turn.is_multiple_of(2) => "",
         Prefix::Both => "/api",
     }
 }

@@ -183,3 +183,51 @@ async fn bypass_114_no_other_site_opens_a_socket_with_what_the_browser_sends_by_
     let ours = [("origin", own.as_str()), ("sec-fetch-site", "same-origin")];
     browser.sending(&ours).try_socket("/ws", None, &[]).await.unwrap().sid().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bypass_115_frames_whose_inner_lengths_lie_reach_nobody_and_end_nothing() {
+    let (gateway, acme, bravo) = two().await;
+    let backend = &gateway.stand_ins()[0];
+    let mut theirs = bravo.socket(Some("theirs")).await;
+    theirs.sid().await;
+    let mut mine = acme.socket(Some("mine")).await;
+    mine.sid().await;
+    let prompt = acme.submit_with(json!({"prompt": workflows::slow("run", 60, 20, true), "client_id": "mine"})).await;
+    mine.until("its first step", |event| event.kind() == "progress").await;
+    let sized = |length: u32, rest: &[u8]| [&length.to_be_bytes()[..], rest].concat();
+    let foreign = json!({"prompt_id": ["x"], "node_id": "1", "image_type": "image/png"}).to_string();
+    let unknown = json!({"prompt_id": "00000000-0000-4000-8000-000000000000", "image_type": "image/png"}).to_string();
+    let length = |text: &str| u32::try_from(text.len()).unwrap();
+    let frames = [
+        (1, vec![]),
+        (1, vec![0, 0]),
+        (3, vec![]),
+        (3, sized(u32::MAX, b"marker-lie")),
+        (3, sized(11, b"marker-lie")),
+        (4, vec![0, 0, 0]),
+        (4, sized(u32::MAX, b"{}marker-lie")),
+        (4, sized(0x7fff_ffff, b"{}marker-lie")),
+        (4, sized(length(&foreign) + 1, foreign.as_bytes())),
+        (4, sized(2, b"[]marker-lie")),
+        (4, sized(4, b"\xff\xfe{}marker-lie")),
+        (4, [sized(length(&foreign), foreign.as_bytes()), b"marker-lie".to_vec()].concat()),
+        (4, [sized(length(&unknown), unknown.as_bytes()), b"marker-lie".to_vec()].concat()),
+        (99, sized(3, b"marker-lie")),
+        (u32::MAX, b"marker-lie".to_vec()),
+    ];
+    for (event, payload) in &frames {
+        backend.sends_binary(*event, payload);
+    }
+    let heard = mine.until_end_of(&prompt).await;
+    assert!(heard.iter().any(|event| event.kind() == "execution_success"), "{heard:?}");
+    let lies = |event: &Event| match event {
+        Event::Binary(bytes)
+        | Event::Preview { image: bytes, .. }
+        | Event::PreviewWithMetadata { image: bytes, .. } => bytes.windows(10).any(|window| window == b"marker-lie"),
+        _ => false,
+    };
+    assert!(!heard.iter().any(lies), "a frame that lies was passed on");
+    let heard = theirs.heard_so_far().await;
+    assert!(heard.iter().all(|event| event.kind() == "status"), "{heard:?}");
+    hears_its_own_run(&bravo, "theirs").await;
+}

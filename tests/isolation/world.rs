@@ -188,7 +188,7 @@ impl Victim {
 }
 
 /// Reads a socket to its end, as a page does: pings are answered meanwhile.
-fn listening(mut socket: Socket) -> Arc<Mutex<Vec<Event>>> {
+pub fn listening(mut socket: Socket) -> Arc<Mutex<Vec<Event>>> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let all = Arc::clone(&heard);
     tokio::spawn(async move {

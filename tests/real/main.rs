@@ -44,7 +44,8 @@ async fn the_gateway_in_front_of_real_comfyuis() {
     near_misses::what_is_nearly_fatal_is_survived(&gateway).await;
     results_are_there(&bravo).await;
     interrupts_end_the_own_job(&acme, &bravo).await;
-    operated::a_policy_is_operated(&urls).await;
+    // Its own gateway and all that is asked of it: too much for the stack of a test that has one already.
+    Box::pin(operated::a_policy_is_operated(&urls)).await;
     a_lost_backend_loses_no_job(&gateway, &acme, urls.len()).await;
 }
 

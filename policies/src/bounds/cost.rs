@@ -125,17 +125,19 @@ pub(super) fn sigmas(facts: &Facts<'_>, node: &Node, class: &ClassSignature, slo
 /// `sigmas[:step + 1]` and `sigmas[step:]`.
 fn split(steps: i128, at: Option<Interval>, slot: usize) -> i128 {
     match (slot, at) {
-        (0, Some(at)) => steps.min(at.hi.max(0)),
-        // A negative step counts from the end.
-        (_, Some(at)) if at.lo >= 0 => steps.saturating_sub(at.lo).max(0),
+        // A negative step, which a link may bring, counts from the end.
+        (0, Some(at)) if at.lo >= 0 => steps.min(at.hi),
+        (1, Some(at)) if at.lo >= 0 => steps.saturating_sub(at.lo).max(0),
         _ => steps,
     }
 }
 
-/// The last `round(steps × denoise)` steps are the second part.
+/// The last `round(steps × denoise)` steps are the second part; a negative number, which a link may bring, counts from the beginning.
 fn split_by_denoise(steps: i128, denoise: Option<FloatInterval>, slot: usize) -> i128 {
     match (slot, denoise) {
-        (1, Some(denoise)) => steps.min(ceil(FloatInterval::from(Interval::exactly(steps)).times(denoise).hi)),
+        (1, Some(denoise)) if denoise.lo >= 0.0 => {
+            steps.min(ceil(FloatInterval::from(Interval::exactly(steps)).times(denoise).hi))
+        }
         _ => steps,
     }
 }

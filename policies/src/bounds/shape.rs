@@ -23,6 +23,8 @@ pub(crate) struct Shape {
     pub(crate) cell: i128,
     /// Frames that one cell of a film's latent stands for, at least; 1 for what is no such latent.
     pub(crate) tempo: i128,
+    /// Whether this latent's batch may be the frames of one film instead: a VAE for films makes one latent of all pictures.
+    pub(super) row: bool,
     /// The VAE that made this latent, if it is known: the same one makes no more pixels of it than there were.
     pub(super) encoder: Option<Link>,
 }
@@ -43,6 +45,7 @@ impl Shape {
             frames: one,
             cell: 1,
             tempo: 1,
+            row: false,
             encoder: None,
         }
     }
@@ -54,6 +57,7 @@ impl Shape {
             frames: self.frames,
             cell: self.cell,
             tempo: self.tempo,
+            row: self.row,
             encoder: self.encoder,
             ..Self::image(width, height)
         }
@@ -70,6 +74,7 @@ impl Shape {
             frames: self.frames.hull(other.frames),
             cell: self.cell.min(other.cell),
             tempo: self.tempo.min(other.tempo),
+            row: self.row || other.row,
             encoder: self.encoder.filter(|_| self.encoder == other.encoder),
         }
     }

@@ -113,6 +113,11 @@ fn cells(side: Interval, cell: i128) -> Interval {
     Interval::between(of(side.lo).min(of(side.hi)) - 1, of(side.hi)).max(Interval::exactly(1))
 }
 
+/// Frames that so many cells in time become at most.
+fn frames_of(moments: i128) -> i128 {
+    (moments - 1).max(0).saturating_mul(FRAMES_OF_A_CELL_MAX).saturating_add(1)
+}
+
 /// No larger, and perhaps much smaller.
 fn narrowed(from: Shape) -> Shape {
     let side = |side: Interval| Interval::between(0, side.hi);
@@ -210,11 +215,13 @@ impl Step<'_, '_> {
             }
             SizeRule::TurnedLatent(input) => {
                 let from = self.shape(input)?;
-                if from.frames.hi > 1 || from.tempo > 1 {
+                if from.frames.hi > 1 || from.tempo > 1 || from.row {
                     let why = "turning a film's latent changes time and height";
                     return Err(Gap::Unbounded(why.to_owned()));
                 }
-                Ok(turned(from))
+                // A picture's latent may be a film's of one moment: its height is then time afterwards.
+                let moments = cells(from.height, from.cell).hi;
+                Ok(Shape { frames: Interval::between(1, frames_of(moments)), ..turned(from) }.hull(from))
             }
             SizeRule::CropLatent(input) => {
                 Ok(latent_cropped(self.shape(input)?, self.hint("width")?, self.hint("height")?))
@@ -463,7 +470,9 @@ impl Step<'_, '_> {
         };
         let sides = Shape::image(self.amount(&made.width)?, self.amount(&made.height)?);
         let (cell, tempo) = (made.cell, made.tempo);
-        Ok(Shape { batch: count(&made.batch)?, frames: count(&made.frames)?, cell, tempo, ..sides })
+        // Where it has the batch of a latent that it is made from, it has that one's doubts.
+        let row = self.node.inputs.iter().any(|(name, _)| self.facts.shape(self.node, name).is_some_and(|of| of.row));
+        Ok(Shape { batch: count(&made.batch)?, frames: count(&made.frames)?, cell, tempo, row, ..sides })
     }
 
     fn amount(&self, amount: &Amount) -> Result<Interval, Gap> {
@@ -594,8 +603,12 @@ impl Step<'_, '_> {
         Ok(match along.trim_start_matches('-') {
             "x" => Shape { batch: a.batch, ..both.resized(a.width.plus(b.width), both.height) },
             "y" => Shape { batch: a.batch, ..both.resized(both.width, a.height.plus(b.height)) },
-            // Of a latent without frames it is the channels that add up: more bytes all the same.
-            _ => Shape { frames: a.frames.plus(b.frames), ..both },
+            // Of a latent without frames it is the channels that add up: more bytes all the same. The first cell of a film is one frame, but not when it comes second. What counts as the second
+            // one's batch may be its frames.
+            _ => {
+                let more = Interval::exactly(FRAMES_OF_A_CELL_MAX - 1);
+                Shape { frames: a.frames.plus(if b.row { b.count() } else { b.frames }).plus(more), ..both }
+            }
         })
     }
 
@@ -608,7 +621,7 @@ impl Step<'_, '_> {
             "y" => Shape { batch: from.batch.times(slices(cells(from.height, from.cell))), ..narrowed(from) },
             _ => {
                 // The first cell of a film is one frame, each other one at most eight.
-                let frames = (size.hi - 1).saturating_mul(FRAMES_OF_A_CELL_MAX).saturating_add(1).min(from.frames.hi);
+                let frames = frames_of(size.hi).min(from.frames.hi);
                 let moments = from.frames.hi.saturating_add(from.tempo - 1).div_euclid(from.tempo.max(1));
                 let batch = from.batch.times(slices(Interval::between(1, moments)));
                 Shape { batch, frames: Interval::between(1, frames), ..from }
@@ -623,6 +636,8 @@ impl Step<'_, '_> {
         let cut = |count: Interval| Interval::between(0, count.hi.min(length));
         Ok(match (shape.frames.hi > 1, shape.cell > 1) {
             (true, false) => Shape { batch: Interval::exactly(1), frames: cut(shape.count()), ..shape },
+            // One latent of it may be all.
+            _ if shape.row => Shape { batch: Interval::between(0, shape.batch.hi), ..shape },
             _ => Shape { batch: cut(shape.batch), ..shape },
         })
     }
@@ -636,12 +651,19 @@ impl Step<'_, '_> {
         // What has frames has them in one row with the batch, or in each latent.
         Ok(match (shape.frames.hi > 1, shape.cell > 1) {
             (true, false) => Shape { batch: Interval::exactly(1), frames: at_most(shape.count()), ..shape },
+            // Each of them may be one latent of many frames.
+            _ if shape.row => {
+                let films = Interval::between(1, items.hi.min(size.hi));
+                Shape { batch: Interval::between(1, shape.batch.times(films).hi), ..shape }
+            }
             _ => Shape { batch: at_most(shape.batch), ..shape },
         })
     }
 
     fn film(&self, of: &crate::catalogue::Film) -> Result<Extent, Gap> {
         let sound = match (&of.sound, of.sound.as_deref().and_then(|input| self.node.input(input))) {
+            // Where no cap asks for the length of sound, what is not known of it takes nothing from the pictures.
+            (Some(input), Some(_)) if self.facts.caps.seconds.is_none() => self.sound(input).ok(),
             (Some(input), Some(_)) => Some(self.sound(input)?),
             _ => None,
         };
@@ -660,7 +682,8 @@ impl Step<'_, '_> {
             let mixed = is_latent && !same_dimensions(sum, shape);
             let most = if mixed { frames.hi.max(LATENT_CHANNELS_MAX * FRAMES_OF_A_CELL_MAX) } else { frames.hi };
             let tempo = sum.tempo.min(shape.tempo);
-            Ok(Shape { batch: sum.batch.hull(shape.batch), frames: Interval::between(frames.lo, most), tempo, ..sum })
+            let (batch, row) = (sum.batch.hull(shape.batch), sum.row || shape.row);
+            Ok(Shape { batch, frames: Interval::between(frames.lo, most), tempo, row, ..sum })
         })
     }
 

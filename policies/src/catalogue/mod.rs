@@ -52,7 +52,7 @@ pub struct Catalogue {
     /// The places of the classes: each node of each workflow is looked up.
     places: HashMap<Box<str>, usize, RandomState>,
     /// Further declarations of the same classes, where it is not known which release runs.
-    other_releases: BTreeMap<String, Vec<ClassSignature>>,
+    other_releases: HashMap<String, Vec<ClassSignature>, RandomState>,
     complete: bool,
     digest: Digest,
 }

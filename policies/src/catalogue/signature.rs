@@ -381,7 +381,8 @@ impl ClassSignature {
 
     /// Calls a paid service of comfy.org. By module: some helpers of the package carry no flag.
     pub fn is_paid(&self) -> bool {
-        self.module.split('.').next() == Some("comfy_api_nodes")
+        let rest = self.module.strip_prefix("comfy_api_nodes");
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
     /// Gives only models, from model files only.

@@ -21,6 +21,7 @@ mod possible_texts;
 mod prompts;
 mod regex;
 mod samplers;
+mod schedules;
 pub(crate) mod shadow;
 mod sizes;
 mod texts;
@@ -136,6 +137,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         prompts::check,
         cost::check,
         crash::check,
+        schedules::check,
         expressions::check,
         regex::check,
     ] {

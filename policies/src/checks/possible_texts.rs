@@ -13,9 +13,9 @@ use crate::workflow::node::{Input, Node};
 const TEXTS_MAX: usize = 16;
 /// Bytes of all texts that are put together for one workflow.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
-/// The same for each byte of a literal text, so that a small body never takes much; and in every case.
+/// The same for each byte of the literal texts, so that a small body does not take so much; and in every case, enough for two of the longest texts that caps allow.
 const BYTES_A_BYTE: usize = 16;
-const BYTES_LEAST: usize = 64 * 1024;
+const BYTES_LEAST: usize = 2 * 1024 * 1024;
 
 /// Known texts of the first output of nodes.
 pub(crate) struct PossibleTexts {

@@ -113,6 +113,9 @@ pub struct Fault {
     pub too_large: bool,
 }
 
+/// What reading comes to that gives nothing.
+pub type Read = Result<(), Box<Fault>>;
+
 /// Where in the text the inside of a string is.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -279,20 +282,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object member by member; `each` is called with the key when its value comes next, and must read that value, which no white space stands before.
-    pub fn members(
-        &mut self,
-        each: &mut dyn FnMut(&mut Self, &Text) -> Result<(), Box<Fault>>,
-    ) -> Result<(), Box<Fault>> {
+    pub fn members(&mut self, each: &mut dyn FnMut(&mut Self, &Text) -> Read) -> Read {
         self.each_member(|reader, key| {
             let key = reader.text_of(key);
             each(reader, &key)
         })
     }
 
-    fn each_member(
-        &mut self,
-        mut each: impl FnMut(&mut Self, Span) -> Result<(), Box<Fault>>,
-    ) -> Result<(), Box<Fault>> {
+    fn each_member(&mut self, mut each: impl FnMut(&mut Self, Span) -> Read) -> Read {
         self.expect_byte(b'{', "an object")?;
         let mut keys = Keys { base: self.keys.len(), many: None };
         self.skip_space();
@@ -361,7 +358,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads one value like [`part`](Self::part), and keeps nothing of it.
-    pub fn skip(&mut self, limits: Limits) -> Result<(), Box<Fault>> {
+    pub fn skip(&mut self, limits: Limits) -> Read {
         self.bounded(limits, |reader| reader.value::<Checked>(0)).map(drop)
     }
 
@@ -403,12 +400,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a value like [`inner`](Self::inner), and keeps nothing of it.
-    pub fn skip_inner(&mut self, depth: usize) -> Result<(), Box<Fault>> {
+    pub fn skip_inner(&mut self, depth: usize) -> Read {
         self.value::<Checked>(depth).map(drop)
     }
 
     /// Counts a value whose members are read one by one by [`members`](Self::members).
-    pub fn count_value(&mut self) -> Result<(), Box<Fault>> {
+    pub fn count_value(&mut self) -> Read {
         match self.values_left.checked_sub(1) {
             Some(left) => self.values_left = left,
             None => return Err(self.too_many_values()),
@@ -457,7 +454,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Refuses anything but white space up to the end.
-    pub fn end(&mut self) -> Result<(), Box<Fault>> {
+    pub fn end(&mut self) -> Read {
         self.skip_space();
         match self.peek() {
             None => Ok(()),
@@ -675,7 +672,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn expect_byte(&mut self, byte: u8, name: &str) -> Result<(), Box<Fault>> {
+    fn expect_byte(&mut self, byte: u8, name: &str) -> Read {
         if self.take(byte) { Ok(()) } else { Err(self.expected(name)) }
     }
 

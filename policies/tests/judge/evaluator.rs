@@ -879,6 +879,11 @@ fn latents(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             dims[0] = dims[0].saturating_mul(a.int("amount")?);
             (dims[0] >= 0).then(|| Some(vec![latent(dims, cell, time)]))
         }
+        // With an unknown model: the number of channels may change, and a film's model adds a dimension of one.
+        "KSampler" | "KSamplerAdvanced" => {
+            let (dims, cell, time) = a.latent("latent_image")?;
+            one(latent(dims, cell, time))
+        }
         "SetLatentNoiseMask" | "LatentMultiply" | "LatentBatchSeedBehavior" | "NormalizeVideoLatentStart" => {
             let name = if a.now.contains_key("latent") { "latent" } else { "samples" };
             let (dims, cell, time) = a.latent(name)?;
@@ -1262,6 +1267,13 @@ fn rebatched(lists: &BTreeMap<&str, Vec<Thing>>, size: Option<i128>) -> Option<V
 }
 
 /// Classes that the evaluator knows and that make graphs worth looking at.
+///
+/// The other annotated core classes that make sizes or numbers are left out because what they make depends on what is no number of the graph:
+/// - a model or its VAE: `ImageUpscaleWithModel`, the `LTXV…`, `Wan…`, `Hunyuan…ToVideo`, `Cosmos…ToVideo`, `Kandinsky5…`, `SV3D…`, `SVD…`, `StableZero123…`, `StableCascade_StageC…` and `InpaintModelConditioning`,
+///   whose latents are as long and as fine as the model's VAE says, `AddNoise`, `SamplerCustom` and `SamplerCustomAdvanced` (as `KSampler`, which is here);
+/// - a file's content: `LoadLatent`, `LoadVideo`, `LoadAudio`, `Load3D`, `RecordAudio`, `WebcamCapture`, the loaders of data sets;
+/// - what is in the pictures: `ImageDeduplication`, `ResolutionBucket`;
+/// - the text of tracks: `GenerateTracks` and the `WanMove…` classes.
 pub const CLASSES: &[&str] = &[
     "PrimitiveInt",
     "PrimitiveFloat",
@@ -1399,4 +1411,9 @@ pub const CLASSES: &[&str] = &[
     "ImageGrid",
     "MergeImageLists",
     "ShuffleDataset",
+    "VAEDecodeTiled",
+    "VAEEncodeTiled",
+    "NormalizeVideoLatentStart",
+    "KSampler",
+    "KSamplerAdvanced",
 ];

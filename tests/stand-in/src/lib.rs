@@ -240,6 +240,11 @@ impl StandIn {
         copied(&self.shared.executed)
     }
 
+    /// Sends every socket a binary message, as a node pack may: the event's number, then whatever follows.
+    pub fn sends_binary(&self, event: u32, payload: &[u8]) {
+        self.process().hub.send_binary(event, payload, events::Audience::All);
+    }
+
     fn process(&self) -> Arc<Process> {
         Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -30,7 +30,18 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
     // A film of `length` frames is a whole number of cells in time: `(length - 1) // n * n + 1` frames, of which one is sure.
     let frames = if latent.frames.hi > 1 { Interval::between(1, latent.frames.hi) } else { latent.frames };
-    Shape { width, height, area, ratio: cell_ratio(latent, cell), frames, cell: 1, tempo: 1, encoder: None, ..latent }
+    Shape {
+        width,
+        height,
+        area,
+        ratio: cell_ratio(latent, cell),
+        frames,
+        cell: 1,
+        tempo: 1,
+        row: false,
+        encoder: None,
+        ..latent
+    }
 }
 
 /// The latent in cells, as if it were a picture of so many pixels.
@@ -50,7 +61,9 @@ fn in_pixels(cells: Shape, cell: i128) -> Shape {
 /// LatentCrop: 8 pixels a cell, whatever the latent's model has.
 pub(super) fn latent_cropped(from: Shape, width: Interval, height: Interval) -> Shape {
     let side = |side: Interval| Interval::between(side.lo.div_euclid(8), side.hi.div_euclid(8));
-    in_pixels(cropped(in_cells(from), side(width), side(height), true), from.cell)
+    let part = in_pixels(cropped(in_cells(from), side(width), side(height), true), from.cell);
+    // Its cells may be larger than is known, so that the VAE that made them may make more pixels of them.
+    Shape { encoder: None, ..part }
 }
 
 /// A side of a latent is a whole number of cells, so its ratio differs a little from the picture's.
@@ -77,7 +90,8 @@ fn drift(shape: Shape, cell: i128) -> f64 {
 pub(super) fn encoded(image: Shape, cell: i128) -> Shape {
     let side = |side: Interval| Interval::between((side.lo - CELL_PIXELS_MAX).max(0), side.hi);
     let ratio = cell_ratio(image, CELL_PIXELS_MAX);
-    Shape { width: side(image.width), height: side(image.height), ratio, cell, tempo: 1, ..image }
+    let row = image.count().hi > 1;
+    Shape { width: side(image.width), height: side(image.height), ratio, cell, tempo: 1, row, ..image }
 }
 
 /// A latent of `width // 8` × `height // 8` cells, whatever its cells stand for, and of at least eight; where one is 0 that side follows from the other, where both are it stays as it is (ComfyUI 0.8.0, `nodes.py`
