@@ -1,10 +1,10 @@
 //! Other forms of a picture: `GET /view?preview=…` and `channel=…`, computed by a backend as ComfyUI would, relayed and not stored.
 //!
-//! *Answers the attack*: a picture that is made to be decoded again and again on the event loop that serves everybody (one at a time at each backend, one of each tenant's in that line,
+//! *Answers the attack*: a picture that is made to be decoded again and again on the event loop that serves everybody (one at a time at each backend, a few of each tenant's in that line,
 //! and pixels counted from the header before); and a query whose spelling reaches the backend (it is built from an enum).
 
 use super::Call;
-use crate::deliver::answer::{Answer, AnswerBody};
+use crate::deliver::answer::{Answer, AnswerBody, Spooled};
 use crate::deliver::uploads::UploadError;
 use crate::deliver::views::file;
 use crate::deliver::views::view::Form;
@@ -14,14 +14,13 @@ use crate::dispatch::push::{self, PushError, Pushed};
 use crate::ids::TenantId;
 use crate::inspect::contents::{ContentFacts, ContentFamily};
 use crate::inspect::files;
-use crate::record::blobs::BlobWriter;
 use crate::record::ledger::FileRow;
 use crate::reject::Rejection;
 use http::StatusCode;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// Pixels of a picture that another form is made of: a backend decodes it on its event loop, so many in about two seconds.
 const PIXELS_MAX: u64 = 1 << 25;
@@ -32,23 +31,26 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client waits before it asks again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Whose turn it is within each tenant: at a backend's door, no tenant stands more than once.
+/// Forms of one tenant's that are made or told at once: so many lie in the spool, and so many wait at the backends' doors.
+const AT_ONCE_MAX: usize = 4;
+
+/// Places for each tenant's forms, from the question until the answer was read: nobody's fill the disk or the line at a backend.
 #[derive(Debug, Default)]
-pub struct ViewTurns(Mutex<HashMap<TenantId, Weak<tokio::sync::Mutex<()>>>>);
+pub struct ViewTurns(Mutex<HashMap<TenantId, Weak<Semaphore>>>);
 
 impl ViewTurns {
-    /// Waits until none of the tenant's others is before this one. Only tenants that wait or are at it are remembered.
-    async fn of(&self, tenant: &TenantId) -> OwnedMutexGuard<()> {
-        let turn = {
+    /// Waits for a place. Only tenants that have one or wait are remembered.
+    async fn of(&self, tenant: &TenantId) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let places = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
+            turns.retain(|_, places| places.strong_count() > 0);
             turns.get(tenant).and_then(Weak::upgrade).unwrap_or_else(|| {
-                let turn = Arc::default();
-                turns.insert(tenant.clone(), Arc::downgrade(&turn));
-                turn
+                let places = Arc::new(Semaphore::new(AT_ONCE_MAX));
+                turns.insert(tenant.clone(), Arc::downgrade(&places));
+                places
             })
         };
-        turn.lock_owned().await
+        places.acquire_owned().await
     }
 }
 
@@ -67,10 +69,10 @@ pub(super) async fn form(call: &Call<'_>, row: &FileRow, form: Form) -> Result<A
     let folder = files::owner_folder(&call.services.ledger.owner_secrets(&call.scope()?).await?);
     let source = Pushed::new(row.id, row.content, row.bytes, &facts, &folder, &row.filename);
     let made = tokio::time::timeout(TIMEOUT, made(call, &source, facts, form)).await;
-    let (content, length) = made.map_err(|_| {
+    let (spooled, length) = made.map_err(|_| {
         Rejection::unavailable("view_failed", "the backends took too long for this picture: try again", RETRY)
     })??;
-    let body = AnswerBody::Spooled { content: Arc::new(content), length };
+    let body = AnswerBody::Spooled { content: Arc::new(spooled), length };
     Ok(file::computed(row, content_type, &etag, body))
 }
 
@@ -88,14 +90,10 @@ fn check(facts: ContentFacts) -> Result<(), Rejection> {
 }
 
 /// Has the form made, and spools it.
-async fn made(
-    call: &Call<'_>,
-    source: &Pushed,
-    facts: ContentFacts,
-    form: Form,
-) -> Result<(BlobWriter, u64), Rejection> {
+async fn made(call: &Call<'_>, source: &Pushed, facts: ContentFacts, form: Form) -> Result<(Spooled, u64), Rejection> {
     let tenant = &call.caller()?.tenant;
-    let _own_turn = call.services.view_turns.of(&tenant.id).await;
+    let place = call.services.view_turns.of(&tenant.id).await;
+    let place = place.map_err(|error| Rejection::internal(error.to_string()))?;
     let mut backends = call.services.backends_of(tenant);
     backends.retain(|backend| backend.is_up());
     // The one that has the picture already, if there is one.
@@ -114,7 +112,7 @@ async fn made(
             Ok((writer, length))
         };
         match making.await {
-            Ok(made) => return Ok(made),
+            Ok((writer, length)) => return Ok((Spooled::new(writer, place), length)),
             Err(Failed::ForGood(rejection)) => return Err(rejection),
             Err(Failed::Elsewhere(error)) => tracing::warn!(backend = %backend.id, %error, "no form was made"),
         }
@@ -177,17 +175,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_one_tenant_one_has_the_turn_and_another_tenant_does_not_wait_for_it() {
+    async fn a_tenant_has_a_few_places_and_another_tenant_does_not_wait_for_them() {
         let turns = ViewTurns::default();
         let (acme, bravo): (TenantId, TenantId) = ("acme".parse().unwrap(), "bravo".parse().unwrap());
-        let first = turns.of(&acme).await;
-        let other = turns.of(&bravo).await;
-        let mut second = Box::pin(turns.of(&acme));
-        assert!(futures_util::poll!(&mut second).is_pending());
-        drop(first);
-        let second = second.await;
-        drop((second, other));
-        drop(turns.of(&bravo).await);
+        let mut held = Vec::new();
+        for _ in 0..AT_ONCE_MAX {
+            held.push(turns.of(&acme).await.unwrap());
+        }
+        held.push(turns.of(&bravo).await.unwrap());
+        let mut next = Box::pin(turns.of(&acme));
+        assert!(futures_util::poll!(&mut next).is_pending());
+        drop(held);
+        drop(next.await.unwrap());
+        drop(turns.of(&bravo).await.unwrap());
         assert_eq!(turns.0.lock().unwrap().len(), 1, "who waits for nothing is forgotten");
     }
 }

@@ -4,8 +4,9 @@ use crate::record::blobs::BlobWriter;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// An HTTP answer: status, headers, body. `content-length` is set by whoever writes it.
 #[derive(Debug, Clone)]
@@ -35,10 +36,29 @@ pub enum AnswerBody {
     /// What lies in the spool for this answer alone, and is gone with it.
     Spooled {
         /// Where it lies, for as long as this is there.
-        content: Arc<BlobWriter>,
+        content: Arc<Spooled>,
         /// How many bytes.
         length: u64,
     },
+}
+
+/// A content of the spool, and the place that its owner's answer takes until it was read.
+#[derive(Debug)]
+pub struct Spooled {
+    writer: BlobWriter,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Spooled {
+    /// What `writer` holds, flushed; the place is given back with it.
+    pub fn new(writer: BlobWriter, place: OwnedSemaphorePermit) -> Self {
+        Self { writer, _place: place }
+    }
+
+    /// Where it lies for as long as this is there.
+    pub fn path(&self) -> &Path {
+        self.writer.path()
+    }
 }
 
 impl AnswerBody {
