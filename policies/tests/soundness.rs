@@ -182,7 +182,9 @@ fn a_part_of_a_latent_has_cells_of_whatever_size_its_vae_makes() {
             "scaled": node("ImageScaleBy", json!({"image": ["decoded", 0], "upscale_method": "area", "scale_by": 4.0})),
         })
     };
-    fits("vae_scale = 32\nwidth = 1024\n", nodes(64));
+    // A VAE for films gives one more dimension, time: then LatentCrop cuts time and height, and the width stays whole.
+    fits("vae_scale = 32\nwidth = 4096\n", nodes(64));
+    is_refused("vae_scale = 32\nwidth = 4095\n", nodes(64), "scaled", "size_exceeded");
     is_refused("vae_scale = 32\nwidth = 1024\n", nodes(256), "scaled", "size_exceeded");
 }
 
