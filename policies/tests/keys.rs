@@ -56,6 +56,7 @@ fn workflow() -> Value {
         "p": node("PreviewImage", json!({"images": ["b", 0]})),
         "a": node("EmptyAudio", json!({"duration": 30.0, "sample_rate": 44_100, "channels": 2})),
         "f": node("EmptyHunyuanLatentVideo", json!({"width": 512, "height": 512, "length": 17, "batch_size": 1})),
+        "d": node("VAEDecode", json!({"samples": ["f", 0], "vae": ["m", 2]})),
         "i": node("LoadImage", json!({"image": "me.png"})),
     })
 }
@@ -98,8 +99,9 @@ fn pairs() -> Vec<(&'static str, String, String)> {
         // What a cell and an upscale model become matters to sizes only where these are capped.
         let sizes = match key {
             "caps.vae_scale" => "width = 2048\n",
+            "caps.vae_frames" => "vae_scale = 8\nframes = 17\n",
             "caps.upscale_model_factor" => "vae_scale = 8\nwidth = 1024\n",
-            _ => "vae_scale = 8\nupscale_model_factor = 4\n",
+            _ => "vae_scale = 8\nvae_frames = 4\nupscale_model_factor = 4\n",
         };
         let name = key.strip_prefix("caps.").unwrap();
         let with = |value: &str| open(&format!("[caps]\n{sizes}{name} = {value}\n"));
@@ -125,12 +127,14 @@ fn pairs() -> Vec<(&'static str, String, String)> {
         cap("caps.frames", "17", "16"),
         cap("caps.seconds", "30", "29.9"),
         cap("caps.denoise_min", "0.5", "0.51"),
-        cap("caps.nodes", "14", "13"),
+        cap("caps.nodes", "15", "14"),
         cap("caps.outputs", "2", "1"),
         cap("caps.upscale", "2", "1.9"),
         // 256 pixels become 1024, and 1024 of cells of 8 become 2048 of cells of 16.
         cap("caps.upscale_model_factor", "4", "5"),
         cap("caps.vae_scale", "16", "17"),
+        // Of a film of 17 frames five cells in time, the first of one frame.
+        cap("caps.vae_frames", "4", "5"),
         list("classes.allow", "[\"*\"]", "[\"[!E]*\"]"),
         (
             "classes.deny",

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 fn policy(caps: &str) -> Policy {
     let scale = if caps.contains("vae_scale") { "" } else { "vae_scale = 8\n" };
+    let tempo = if caps.contains("vae_frames") { "" } else { "vae_frames = 4\n" };
     let head = "name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nupscale_model_factor = 4\n";
-    Policy::from_toml(&format!("{head}{scale}{caps}")).unwrap()
+    Policy::from_toml(&format!("{head}{scale}{tempo}{caps}")).unwrap()
 }
 
 fn node(class: &str, inputs: Value) -> Value {

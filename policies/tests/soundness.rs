@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 fn policy(caps: &str) -> Policy {
     let scale = if caps.contains("vae_scale") { "" } else { "vae_scale = 8\n" };
+    let tempo = if caps.contains("vae_frames") { "" } else { "vae_frames = 4\n" };
     let head = "name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nupscale_model_factor = 4\n";
-    Policy::from_toml(&format!("{head}{scale}{caps}")).unwrap()
+    Policy::from_toml(&format!("{head}{scale}{tempo}{caps}")).unwrap()
 }
 
 fn node(class: &str, inputs: Value) -> Value {
@@ -315,4 +316,30 @@ fn a_model_shifted_to_infinite_noise_is_refused_beside_a_sampler_with_brownian_n
     fits("", nodes("ModelSamplingFlux", flux(1.15, 4096), "dpmpp_sde"));
     is_refused("", nodes("ModelSamplingFlux", flux(1.15, 16384), "dpmpp_sde"), "shifted", "schedule_refused");
     is_refused("", nodes("ModelSamplingFlux", flux(100.0, 1024), "dpmpp_sde"), "shifted", "schedule_refused");
+}
+
+#[test]
+fn a_film_that_another_vae_decodes_may_have_more_frames() {
+    // 17 frames are five cells of Hunyuan's, which ComfyUI gives the channels that LTXV's model wants; LTXV's VAE makes 33 frames of five.
+    let nodes = json!({
+        "film": node("EmptyHunyuanLatentVideo", json!({"width": 64, "height": 64, "length": 17, "batch_size": 1})),
+        "decoded": node("VAEDecode", json!({"samples": ["film", 0], "vae": ["vae", 0]})),
+    });
+    fits("vae_frames = 4\nframes = 17\n", nodes.clone());
+    is_refused("vae_frames = 4\nframes = 16\n", nodes.clone(), "decoded", "size_exceeded");
+    fits("vae_frames = 8\nframes = 33\n", nodes.clone());
+    is_refused("vae_frames = 8\nframes = 32\n", nodes, "decoded", "size_exceeded");
+}
+
+#[test]
+fn pictures_that_one_vae_for_films_encodes_may_become_more_in_another() {
+    let nodes = json!({
+        "pictures": node("EmptyImage", json!({"width": 64, "height": 64, "batch_size": 9, "color": 0})),
+        "latent": node("VAEEncode", json!({"pixels": ["pictures", 0], "vae": ["vae", 0]})),
+        "other": node("VAELoader", json!({"vae_name": "b.safetensors"})),
+        "own": node("VAEDecode", json!({"samples": ["latent", 0], "vae": ["vae", 0]})),
+        "decoded": node("VAEDecode", json!({"samples": ["latent", 0], "vae": ["other", 0]})),
+    });
+    fits("vae_frames = 8\nbatch = 17\n", nodes.clone());
+    is_refused("vae_frames = 8\nbatch = 16\n", nodes, "decoded", "size_exceeded");
 }

@@ -63,6 +63,15 @@ impl Shape {
         }
     }
 
+    /// Frames a cell in time that both have at least. What has one frame has one cell, of whatever tempo.
+    pub(super) fn least_tempo(self, other: Self) -> i128 {
+        match (self.frames.hi > 1, other.frames.hi > 1) {
+            (true, false) => self.tempo,
+            (false, true) => other.tempo,
+            _ => self.tempo.min(other.tempo),
+        }
+    }
+
     /// Images of either size, batch and frames as given here.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self {
@@ -73,7 +82,7 @@ impl Shape {
             batch: self.batch.hull(other.batch),
             frames: self.frames.hull(other.frames),
             cell: self.cell.min(other.cell),
-            tempo: self.tempo.min(other.tempo),
+            tempo: self.least_tempo(other),
             row: self.row || other.row,
             encoder: self.encoder.filter(|_| self.encoder == other.encoder),
         }

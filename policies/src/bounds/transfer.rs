@@ -4,15 +4,15 @@
 //! (`size_unbounded`), whether or not something consumes it: the node itself may make too much. Sources: ComfyUI 0.8.0, `nodes.py` and `comfy_extras/`.
 //!
 //! Latents are followed in pixels of the picture they were declared for, with the pixels per cell. Decoding assumes the largest factor of any VAE installed
-//! (`caps.vae_scale`, 32 unless the policy says less), since ComfyUI gives an empty latent whatever channels the model wants, so that a latent of 8-pixel cells may end in a 32-pixel VAE. The
-//! temporal factor is taken as declared. Sound is followed in seconds; its latents are pictures to nobody, so that a rule for pictures that meets one gives no size.
+//! (`caps.vae_scale`, 32 unless the policy says less), since ComfyUI gives an empty latent whatever channels the model wants, so that a latent of 8-pixel cells may end in a 32-pixel VAE. The same
+//! goes for cells in time (`caps.vae_frames`, 8 unless the policy says less). Sound is followed in seconds; its latents are pictures to nobody, so that a rule for pictures that meets one gives no size.
 
 mod fit;
 mod sides;
 
 use sides::{
-    cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, multiplied, padded,
-    repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
+    VaeFactors, cropped, decoded, encoded, kontext_scaled, largest_side, latent_cropped, latent_resized, multiplied,
+    padded, repeated, resized, scaled, shortest_side, stitched, total_pixels, turned, upscaled,
 };
 
 use super::interval::{FloatInterval, Interval, ceil};
@@ -235,8 +235,9 @@ impl Step<'_, '_> {
             SizeRule::Decode(input) => {
                 let latent = self.shape(input)?;
                 let own = latent.encoder.is_some() && latent.encoder == self.vae_link();
-                let scale = if own || self.vae() == Vae::Pixels { 1 } else { self.facts.caps.vae_scale };
-                Ok(decoded(latent, scale))
+                let caps = self.facts.caps;
+                let of = |largest: i128| if own || self.vae() == Vae::Pixels { 1 } else { largest };
+                Ok(decoded(latent, VaeFactors { scale: of(caps.vae_scale), frames: of(caps.vae_frames) }))
             }
             SizeRule::Encode(input) => {
                 let pixels = match self.vae() {
@@ -703,7 +704,7 @@ impl Step<'_, '_> {
             let frames = sum.frames.hull(shape.frames);
             let mixed = is_latent && !same_dimensions(sum, shape);
             let most = if mixed { frames.hi.max(LATENT_CHANNELS_MAX * FRAMES_OF_A_CELL_MAX) } else { frames.hi };
-            let tempo = sum.tempo.min(shape.tempo);
+            let tempo = sum.least_tempo(shape);
             let (batch, row) = (sum.batch.hull(shape.batch), sum.row || shape.row);
             Ok(Shape { batch, frames: Interval::between(frames.lo, most), tempo, row, ..sum })
         })

@@ -64,6 +64,8 @@ impl RouteBundle {
 
 /// The largest spatial factor of a VAE that we know (HunyuanImage 2.1, LTXV); assumed unless the policy says which VAEs are installed.
 const VAE_SCALE_MAX: i128 = 32;
+/// Frames that a cell in time of the VAEs of LTXV and Cosmos 1 stands for, the most that ComfyUI 0.8.0 knows (comfy/sd.py `VAE`).
+const VAE_FRAMES_MAX: i128 = 8;
 /// The largest factor of an upscale model that we know; assumed unless the policy says otherwise.
 const UPSCALE_MODEL_FACTOR_MAX: i128 = 8;
 
@@ -125,6 +127,8 @@ pub(crate) struct Caps {
     pub(crate) upscale: Option<f64>,
     /// How much an upscale model multiplies width and height at most.
     pub(crate) upscale_model_factor: i128,
+    /// How many frames a latent cell in time becomes at most, over all VAEs installed.
+    pub(crate) vae_frames: i128,
     /// How many pixels a latent cell becomes at most, over all VAEs installed.
     pub(crate) vae_scale: i128,
 }
@@ -148,13 +152,19 @@ impl Caps {
             cost: None,
             upscale: None,
             upscale_model_factor: UPSCALE_MODEL_FACTOR_MAX,
+            vae_frames: VAE_FRAMES_MAX,
             vae_scale: VAE_SCALE_MAX,
         }
     }
 
     /// The same without limits on what is made; what they say of the models stays.
     pub(crate) fn without_limits(&self) -> Self {
-        Self { upscale_model_factor: self.upscale_model_factor, vae_scale: self.vae_scale, ..Self::none() }
+        Self {
+            upscale_model_factor: self.upscale_model_factor,
+            vae_frames: self.vae_frames,
+            vae_scale: self.vae_scale,
+            ..Self::none()
+        }
     }
 
     /// Whether the size of what is made is limited in any way.

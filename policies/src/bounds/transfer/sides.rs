@@ -1,5 +1,6 @@
 //! The arithmetic of sizes: one function for each way in which ComfyUI changes a picture.
 
+use super::LEAST_TEMPO;
 use crate::bounds::Shape;
 use crate::bounds::interval::{FloatInterval, Interval, ceil, floor};
 
@@ -20,21 +21,33 @@ pub(super) fn turned(from: Shape) -> Shape {
     Shape { area: from.area, ..from.resized(sides, sides) }
 }
 
-/// At most the declared picture, or as many times larger as the largest VAE's cells are; at least one pixel a cell.
-pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
+/// What the VAEs installed make of a latent's cells at most.
+#[derive(Clone, Copy)]
+pub(super) struct VaeFactors {
+    /// Pixels a cell, along each side.
+    pub(super) scale: i128,
+    /// Frames a cell in time, after the first, which is one frame.
+    pub(super) frames: i128,
+}
+
+/// At most the declared picture and film, or as many times larger as the largest VAE's cells are; at least one pixel a cell.
+pub(super) fn decoded(latent: Shape, vae: VaeFactors) -> Shape {
+    let vae_scale = vae.scale;
     let cell = latent.cell.max(1);
     // Rounded up: 32 / 12 pixels a cell is less than 3.
     let factor = (vae_scale + cell - 1).div_euclid(cell).max(1);
     let side = |side: Interval| Interval::between(side.lo / CELL_PIXELS_EVER, side.hi.saturating_mul(factor));
     let (width, height) = (side(latent.width), side(latent.height));
     let area = Interval::exactly(latent.area).times(Interval::exactly(factor * factor)).hi;
-    // A film of `length` frames is a whole number of cells in time: `(length - 1) // n * n + 1` frames, of which one is sure.
-    let frames = if latent.frames.hi > 1 { Interval::between(1, latent.frames.hi) } else { latent.frames };
+    // What counts as a batch may be the frames of one film, of as many cells in time as the least of the VAEs for films makes.
+    let batch = if latent.row { film(latent.batch, LEAST_TEMPO, vae.frames) } else { latent.batch };
+    let frames = film(latent.frames, latent.tempo, vae.frames);
     Shape {
         width,
         height,
         area,
         ratio: cell_ratio(latent, cell),
+        batch,
         frames,
         cell: 1,
         tempo: 1,
@@ -42,6 +55,17 @@ pub(super) fn decoded(latent: Shape, vae_scale: i128) -> Shape {
         encoder: None,
         ..latent
     }
+}
+
+/// A film of `length` frames is a whole number of cells in time, of `tempo` frames each but the first: `(length - 1) // n * n + 1` frames, of which one is sure. Another VAE may make more of each.
+fn film(length: Interval, tempo: i128, vae_frames: i128) -> Interval {
+    if length.hi <= 1 {
+        return length;
+    }
+    // Latents that are frames one by one have no time, and no VAE gives it to them.
+    let tempo = tempo.max(LEAST_TEMPO);
+    let cells = length.hi.saturating_add(tempo - 2).div_euclid(tempo);
+    Interval::between(1, cells.saturating_mul(vae_frames).saturating_add(1).max(length.hi))
 }
 
 /// The latent in cells, as if it were a picture of so many pixels.

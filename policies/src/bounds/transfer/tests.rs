@@ -165,7 +165,7 @@ fn encoding_and_decoding_stays_within_bounds() {
         let declared = Shape { cell: 8, ..shape };
         for decoder in [8, 16, 32] {
             let to = Picture { width: w / 8 * decoder, height: h / 8 * decoder };
-            assert_holds(decoded(declared, 32), to, "decode");
+            assert_holds(decoded(declared, VaeFactors { scale: 32, frames: 8 }), to, "decode");
         }
     }
 }
@@ -199,7 +199,10 @@ fn stitching_stays_within_bounds() {
 /// What a VAE of unknown factor makes of a square is a square, and two in a row are twice as wide as high.
 #[test]
 fn the_ratio_of_a_row_follows_from_those_of_its_pictures() {
-    let square = decoded(Shape { cell: 8, ..Shape::image(Interval::exactly(1024), Interval::exactly(1024)) }, 8);
+    let square = decoded(
+        Shape { cell: 8, ..Shape::image(Interval::exactly(1024), Interval::exactly(1024)) },
+        VaeFactors { scale: 8, frames: 4 },
+    );
     let none = Interval::exactly(0);
     let row = stitched(square, square, none, Some("right"), Some(true));
     assert!(row.ratio.lo > 1.8 && row.ratio.hi < 2.2, "{:?}", row.ratio);
@@ -232,7 +235,7 @@ fn resizing_a_latent_stays_within_bounds_whatever_its_cells_are() {
         let latent = latent_resized(shape, to_width, to_height);
         for decoder in [8, 16, 32] {
             let to = Picture { width: tw / 8 * decoder, height: th / 8 * decoder };
-            let out = decoded(latent, 32);
+            let out = decoded(latent, VaeFactors { scale: 32, frames: 8 });
             assert!(to.width <= out.width.hi && to.height <= out.height.hi, "{to:?} in {out:?} of {latent:?}");
         }
     }

@@ -11,7 +11,8 @@ use crate::patterns::Patterns;
 use crate::policy::bans::Bans;
 use crate::policy::rules::{Allowance, FileRules, ModelRule, TextRules};
 use crate::policy::{
-    AssumedUpload, Caps, Mode, PaidNodes, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_SCALE_MAX,
+    AssumedUpload, Caps, Mode, PaidNodes, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_FRAMES_MAX,
+    VAE_SCALE_MAX,
 };
 
 /// Bytes of all patterns about texts, compiled into one automaton.
@@ -69,6 +70,7 @@ pub(super) struct CapsDraft {
     outputs: Option<i128>,
     upscale: Option<f64>,
     upscale_model_factor: Option<i128>,
+    vae_frames: Option<i128>,
     vae_scale: Option<i128>,
 }
 
@@ -85,6 +87,7 @@ impl CapsDraft {
             "nodes" => &mut self.nodes,
             "outputs" => &mut self.outputs,
             "upscale_model_factor" => &mut self.upscale_model_factor,
+            "vae_frames" => &mut self.vae_frames,
             "vae_scale" => &mut self.vae_scale,
             _ => return None,
         })
@@ -120,6 +123,7 @@ impl CapsDraft {
             cost: None,
             upscale: self.upscale,
             upscale_model_factor: self.upscale_model_factor.unwrap_or(UPSCALE_MODEL_FACTOR_MAX),
+            vae_frames: self.vae_frames.unwrap_or(VAE_FRAMES_MAX),
             vae_scale: self.vae_scale.unwrap_or(VAE_SCALE_MAX),
         }
     }

@@ -28,7 +28,7 @@ pub(in crate::policy) const MODELS: [&str; 4] = ["input", "allow", "deny", "repl
 pub(in crate::policy) const TEXTS: [&str; 5] = ["max_bytes", "deny", "deny_regex", "embeddings", "replace"];
 pub(in crate::policy) const FILES: [&str; 3] = ["assumed_upload", "inputs", "directories"];
 pub(in crate::policy) const ASSUMED: [&str; 4] = ["width", "height", "frames", "seconds"];
-pub(in crate::policy) const CAPS: [&str; 16] = [
+pub(in crate::policy) const CAPS: [&str; 17] = [
     "replace",
     "steps",
     "steps_total",
@@ -44,6 +44,7 @@ pub(in crate::policy) const CAPS: [&str; 16] = [
     "outputs",
     "upscale",
     "upscale_model_factor",
+    "vae_frames",
     "vae_scale",
 ];
 /// Short forms, beside the keys of annotation files.
