@@ -53,7 +53,6 @@ pub(super) fn decoded(latent: Shape, vae: VaeFactors) -> Shape {
         tempo: 1,
         row: false,
         encoder: None,
-        ..latent
     }
 }
 
