@@ -74,6 +74,7 @@ const EXPLAINED: &[(&str, &str, &str)] = &[
         "one side follows from the other by a ratio far from 1, which rounding to cells makes still less sure",
     ),
     ("size_exceeded", "ResizeImagesByShorterEdge", "one side follows from the other by a ratio far from 1"),
+    ("memory_exceeded", "ResizeImagesByShorterEdge", "one side follows from the other by a ratio far from 1"),
     (
         "size_exceeded",
         "*",
@@ -83,6 +84,7 @@ const EXPLAINED: &[(&str, &str, &str)] = &[
     ("size_unbounded", "LatentRotate", "turning the latent of a film exchanges its time and its height"),
     ("size_unbounded", "*", "the latent of a sound has no width and height that these classes could be followed with"),
     ("value_unbounded", "ManualSigmas", "a joined text may hold more numbers than its parts"),
+    ("value_unbounded", "*", "the rate of a film's pictures may be any number, and a cap reads it"),
 ];
 
 /// Where the engine and ComfyUI disagree on what is invalid: the engine's code (`accepted` where it has none), ComfyUI's (`accepted`), reason.
@@ -103,6 +105,11 @@ const DISAGREE: &[(&str, &str, &str)] = &[
         "invalid_input_type",
         "accepted",
         "ComfyUI makes a number of `true`, of a text and of 64.5; the engine takes what is declared",
+    ),
+    (
+        "dependency_cycle",
+        "accepted",
+        "ComfyUI looks for cycles among declared inputs only, and follows undeclared links when it runs (K2)",
     ),
     ("wrapped_value", "accepted", "ComfyUI unwraps `__value__` after it was checked"),
     ("value_smaller_than_min", "accepted", LINKED),
@@ -256,12 +263,12 @@ fn seen(told: &Value, expected: &Thing) -> Thing {
         return Thing::Audio { n, c, samples, rate: i128::from(told["rate"].as_i64().unwrap()) };
     }
     if told.get("video").is_some() {
-        let [n, h, w, _] = dims("video")[..] else { panic!("{told}") };
+        let [n, h, w, c] = dims("video")[..] else { panic!("{told}") };
         let sound = match expected {
             Thing::Video { sound, .. } => sound.clone(),
             _ => None,
         };
-        return Thing::Video { n, h, w, sound };
+        return Thing::Video { n, h, w, c, sound };
     }
     if told.get("tensor").is_none() {
         return Thing::Other;

@@ -28,7 +28,7 @@ pub enum Thing {
     /// Sounds × channels × samples, samples a second.
     Audio { n: i128, c: i128, samples: i128, rate: i128 },
     /// Frames, height, width.
-    Video { n: i128, h: i128, w: i128, sound: Option<Box<Thing>> },
+    Video { n: i128, h: i128, w: i128, c: i128, sound: Option<Box<Thing>> },
     /// How many numbers a schedule has: one more than its steps.
     Sigmas(i128),
     /// A model or the like.
@@ -76,7 +76,7 @@ pub fn largest(values: &BTreeMap<(usize, usize), Given1>) -> i128 {
         Thing::Mask { n, h, w } => product(&[*n, *h, *w]),
         Thing::Latent { dims, .. } => product(dims),
         Thing::Audio { n, c, samples, .. } => product(&[*n, *c, *samples]),
-        Thing::Video { n, h, w, .. } => product(&[*n, *h, *w, 3]),
+        Thing::Video { n, h, w, c, .. } => product(&[*n, *h, *w, *c]),
         Thing::Sigmas(n) => *n,
         Thing::Text(text) => i128::try_from(text.len()).unwrap(),
         _ => 1,
@@ -482,7 +482,9 @@ fn images(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
                 h = round(quotient(old_h * w, old_w)).max(1);
             }
             if a.text("crop") == Some("center") && !can_crop(old_w, old_h, w, h) {
-                return None;
+                // Pillow makes a picture of the size that is asked for of one without pixels too.
+                let by_pillow = a.text("upscale_method") == Some("lanczos") && can_scale(old_w, old_h, w, h);
+                return by_pillow.then(|| Some(vec![image(source[0], h, w, source[3])]));
             }
             scaled(source, w, h)
         }
@@ -1199,14 +1201,14 @@ fn sounds(class: &str, a: &Args<'_>) -> Option<Option<Vec<Thing>>> {
             one([x[0].max(y[0]), x[1].max(y[1]), x[2], rate])
         }
         "CreateVideo" => {
-            let [n, h, w, _] = a.image("images")?;
+            let [n, h, w, c] = a.image("images")?;
             let sound = a.now.get("audio").map(|thing| Box::new((*thing).clone()));
-            Some(Some(vec![Thing::Video { n, h, w, sound }]))
+            Some(Some(vec![Thing::Video { n, h, w, c, sound }]))
         }
         "GetVideoComponents" => match *a.now.get("video")? {
-            Thing::Video { n, h, w, sound } => {
+            Thing::Video { n, h, w, c, sound } => {
                 let sound = sound.as_ref().map_or(Thing::Other, |sound| (**sound).clone());
-                Some(Some(vec![image(*n, *h, *w, 3), sound, Thing::Other]))
+                Some(Some(vec![image(*n, *h, *w, *c), sound, Thing::Other]))
             }
             _ => None,
         },
