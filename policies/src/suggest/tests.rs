@@ -82,6 +82,15 @@ fn a_list_over_two_caps_together_is_not_answered_by_one() {
 }
 
 #[test]
+fn no_line_is_suggested_for_nodes_that_the_gateway_can_not_pay() {
+    let body = r#"{"prompt": {"1": {"class_type": "KlingVideoExtendNode", "inputs": {}}}}"#;
+    let refused = violations(body, "name = \"p\"\nclasses.allow = [\"*\"]\n");
+    let paid = refused.iter().find(|violation| violation.code == "paid_node_refused").unwrap();
+    assert_eq!(suggestion(paid), None);
+    assert!(remark(paid.code).is_some());
+}
+
+#[test]
 fn a_name_is_added_to_the_list_that_lacks_it_and_taken_from_the_one_that_denies_it() {
     let one = |policy: &str| {
         let refused = violations(SAMPLING, &format!("name = \"p\"\n{policy}"));
