@@ -430,6 +430,123 @@ fn an_address_is_fetched_from_only_where_the_network_is_allowed() {
     assert_eq!(refused("", "https://example.org/a.png"), Some("address_refused"), "nothing is allowed unless said");
 }
 
+/// Which of these addresses a policy with these lists lets a node fetch from, and which not.
+fn assert_fetched(network: &str, taken: &[&str], refused: &[&str]) {
+    let own = open(&format!("{FETCH}[network]\n{network}\n"));
+    let code = |url: &str| judged(&own, &pack(), &fetch(url, "a")).err().map(|found| found[0].code);
+    for url in taken {
+        assert_eq!(code(url), None, "{url} by {network}");
+    }
+    for url in refused {
+        assert_eq!(code(url), Some("address_refused"), "{url} by {network}");
+    }
+}
+
+#[test]
+fn a_star_in_a_host_does_not_reach_into_the_path() {
+    assert_fetched(
+        "allow = [\"images.example.com\", \"https://*.example.org/public/*\"]",
+        &["https://images.example.com/x", "https://a.example.org/public/x.png", "https://a.b.example.org/public/x?y"],
+        &[
+            "https://evil.com/.example.org/public/x.png",
+            "https://169.254.169.254/latest/meta-data?.example.org/public/",
+            "https://169.254.169.254?.example.org/public/",
+            "https://evil.com#.example.org/public/",
+            "https://evil.com\\.example.org/public/",
+            "https://evil.com@a.example.org/public/",
+            "https://a.example.org/private/public/x",
+            "https://example.org/public/x",
+            "http://a.example.org/public/x",
+        ],
+    );
+    assert_fetched(
+        "allow = [\"*.example.org\"]",
+        &["https://a.example.org/x", "http://a.example.org"],
+        &["https://evil.com/.example.org", "https://a.example.org.evil.com/"],
+    );
+}
+
+#[test]
+fn a_denied_host_stays_denied_in_every_spelling() {
+    assert_fetched(
+        "allow = [\"*\", \"*:8080\"]\ndeny = [\"Evil.com\", \"169.254.169.254\", \"https://half.org/private/*\"]",
+        &[
+            "https://good.com/",
+            "https://good.com./",
+            "https://good.com:443/",
+            "http://good.com:8080/",
+            "https://10.1.2.3/",
+            "https://half.org/public/x",
+        ],
+        &[
+            "https://evil.com/",
+            "https://EVIL.com/",
+            "https://evil.com./",
+            "https://evil.com:443/",
+            "https://evil.com:8080/",
+            "http://169.254.169.254/x",
+            "http://169.254.169.254./x",
+            "http://2852039166/x",
+            "http://0xa9fea9fe/",
+            "http://0251.0376.0251.0376/",
+            "http://169.254.43518/",
+            "http://[::ffff:169.254.169.254]/",
+            "https://half.org/private/x",
+            "https://half.org/%70rivate/x",
+            "https://half.org/./private/x",
+        ],
+    );
+}
+
+#[test]
+fn a_host_without_a_port_allows_the_schemes_own_and_denies_every_one() {
+    assert_fetched(
+        "allow = [\"a.org\", \"b.org:8080\", \"c.org:*\"]",
+        &["https://a.org:443/", "http://a.org:80/", "https://b.org:8080/", "https://c.org:9/", "https://c.org/"],
+        &["https://a.org:80/", "https://a.org:22/", "https://b.org/", "https://b.org:8081/"],
+    );
+    assert_fetched(
+        "allow = [\"*:*\"]\ndeny = [\"a.org\", \"b.org:22\"]",
+        &["https://b.org/", "https://b.org:23/"],
+        &["https://a.org/", "https://a.org:22/", "https://b.org:22/"],
+    );
+}
+
+#[test]
+fn an_address_of_ipv6_is_allowed_by_its_own_pattern_only_in_any_spelling() {
+    assert_fetched(
+        "allow = [\"*\", \"[2001:DB8:0::1]\"]",
+        &["https://[2001:db8::1]/", "https://[2001:0db8:0:0::0001]:443/x"],
+        &["https://[2001:db8::2]/", "https://[::1]/", "https://[2001:db8::1]:8080/"],
+    );
+    assert_fetched(
+        "allow = [\"[::1]:*\", \"[::2]\"]\ndeny = [\"[0:0::1]:22\"]",
+        &["https://[::1]:23/"],
+        &["https://[::1]:22/", "https://[0::1]:22/"],
+    );
+}
+
+#[test]
+fn a_pattern_that_can_not_mean_an_address_is_told_with_its_place() {
+    let found = faults("name = \"x\"\n[network]\ndeny = [\"10.0.0.0/8\", \"10.0.0.*\"]\n", &|_| None);
+    let told: Vec<(usize, &str)> = found.iter().map(|fault| (fault.line, fault.key.as_str())).collect();
+    assert_eq!(told, [(3, "network.deny")]);
+}
+
+#[test]
+fn the_suggested_host_is_the_one_that_was_refused() {
+    let refused = |network: &str, url: &str| {
+        let own = open(&format!("{FETCH}[network]\n{network}\n"));
+        judged(&own, &pack(), &fetch(url, "a")).err().unwrap_or_default()
+    };
+    for url in ["https://a.org/x", "https://a.org:8080/x", "https://[::1]/", "https://[::1]:8080/"] {
+        let lines = comfygate_policy::suggest::lines(&refused("", url));
+        assert_eq!(refused(&lines.replace("[network]\n", ""), url), [], "{lines}");
+    }
+    let denied = refused("allow = [\"*\"]\ndeny = [\"a.org\"]", "https://a.org/");
+    assert_eq!(denied[0].key, Some("network.deny"));
+}
+
 // ---- cost
 
 #[test]

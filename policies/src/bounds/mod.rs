@@ -402,7 +402,7 @@ impl<'a> Facts<'a> {
             ("pixels_total", all, caps.pixels_total),
             // A list of batches is as much as one batch of all.
             (
-                "batch",
+                "list",
                 count,
                 caps.batch.zip(caps.frames).filter(|_| items > 1).map(|(batch, frames)| batch.saturating_mul(frames)),
             ),

@@ -30,7 +30,12 @@ const OWN_FOLDER: &str = "t";
 
 /// Whether a name leads into our own folders, in any spelling that some system takes for the same.
 fn is_in_own_folders(name: &str) -> bool {
-    let first = name.split(['/', '\\']).map(str::trim).find(|segment| !matches!(*segment, "" | "."));
+    // Windows drops dots and spaces at the end of a name, and takes what follows a colon for a stream of the same file or folder.
+    let bare = |segment: &str| -> String {
+        let stem = segment.split(':').next().unwrap_or_default();
+        stem.trim().trim_end_matches(|c: char| c == '.' || c.is_whitespace()).to_owned()
+    };
+    let first = name.split(['/', '\\']).map(bare).find(|segment| !segment.is_empty());
     first.is_some_and(|segment| segment.eq_ignore_ascii_case(OWN_FOLDER))
 }
 

@@ -44,9 +44,8 @@ fn address_fault(subject: &Subject<'_>, node: &Node, name: &str, text: &str) -> 
     let Some(address) = Address::read(text) else {
         return Some(refused(format!("`{}` is no plain http or https address", shown(text))));
     };
-    if subject.policy.allows_address(&address) {
-        return None;
-    }
-    let message = format!("the policy does not allow to fetch from `{}`", shown(&address.host));
-    Some(Violation { bound: Some(address.host), key: Some("network.allow"), ..refused(message) })
+    let list = subject.policy.against_address(&address)?;
+    let host = address.authority();
+    let message = format!("the policy does not allow to fetch from `{}`", shown(&host));
+    Some(Violation { bound: Some(host), key: Some(list), ..refused(message) })
 }

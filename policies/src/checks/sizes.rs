@@ -52,6 +52,8 @@ fn cap_key(what: &str) -> Option<&'static str> {
         "pixels_total" => "caps.megapixels_total",
         "batch" => "caps.batch",
         "frames" => "caps.frames",
+        "seconds" => "caps.seconds",
+        // A list answers to two caps together: no single key stands for it.
         _ => return None,
     })
 }

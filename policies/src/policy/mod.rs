@@ -5,14 +5,16 @@
 
 mod bans;
 mod fault;
+mod network;
 mod raw;
 mod rules;
 
 use std::sync::Arc;
 
 pub use fault::{PolicyError, PolicyErrors};
-pub(crate) use rules::{Address, FileRules, ModelRefusal, TextRules};
+pub(crate) use network::Address;
 pub use rules::{AssumedUpload, Mode, PaidNodes};
+pub(crate) use rules::{FileRules, ModelRefusal, TextRules};
 
 use crate::catalogue::{Catalogue, ClassSignature, PolicyAnnotations};
 use crate::cost::CostModel;
@@ -84,7 +86,7 @@ pub struct Policy {
     packs: Allowance,
     samplers: Allowance,
     schedulers: Allowance,
-    network: Allowance,
+    network: network::NetworkRules,
     models: Vec<ModelRule>,
     pub(crate) texts: TextRules,
     pub(crate) files: FileRules,
@@ -331,10 +333,9 @@ impl Policy {
         rules::model_refusal(&self.models, class, input, names_models, name)
     }
 
-    /// Whether nodes may fetch from this address: by its host, or by the whole where a pattern has a scheme.
-    pub(crate) fn allows_address(&self, address: &Address) -> bool {
-        let denied = self.network.denies(&address.host) || self.network.denies(&address.whole);
-        !denied && (self.network.allows(&address.host) || self.network.allows(&address.whole))
+    /// The list that stands against fetching from this address, if one does.
+    pub(crate) fn against_address(&self, address: &Address) -> Option<&'static str> {
+        self.network.against(address)
     }
 
     /// Whether the class may be used. Classes, modules and packs may each allow; a denial of either wins.

@@ -211,38 +211,6 @@ impl FileRules {
     }
 }
 
-/// An address that a node fetches from, in the one form that rules compare: scheme, host in lower case, port and path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// Such as `example.org` or `example.org:8080`.
-    pub(crate) host: String,
-    /// Such as `https://example.org/a/b`.
-    pub(crate) whole: String,
-}
-
-impl Address {
-    /// Reads `http` and `https` addresses of a plain host name. `None`: credentials, brackets, spaces, control characters, backslashes, steps upwards or anything else by which two readers
-    /// could end at different hosts.
-    pub(crate) fn read(text: &str) -> Option<Address> {
-        let (scheme, rest) = text.split_once("://")?;
-        let scheme = scheme.to_ascii_lowercase();
-        if !matches!(scheme.as_str(), "http" | "https") {
-            return None;
-        }
-        let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let host = host.to_ascii_lowercase();
-        let (name, port) = host.split_once(':').map_or((host.as_str(), None), |(name, port)| (name, Some(port)));
-        let name_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-        let good_name =
-            !name.is_empty() && name.bytes().all(name_byte) && !name.starts_with('.') && !name.contains("..");
-        let good_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-        let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#');
-        let upwards = path.contains("..") || path.to_ascii_lowercase().contains("%2e");
-        (good_name && good_port && plain && !upwards)
-            .then(|| Address { whole: format!("{scheme}://{host}{path}"), host: host.clone() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,29 +225,5 @@ mod tests {
         assert_eq!(names("embedding:\nfar embedding:a:b embedding:"), ["far", "a:b"]);
         assert_eq!(names("xembedding:y(z)"), ["y"]);
         assert!(names("an embedding of text").is_empty());
-    }
-
-    #[test]
-    fn addresses_have_one_form_and_tricks_have_none() {
-        let read = |text: &str| Address::read(text).map(|address| address.whole);
-        assert_eq!(read("HTTPS://Example.org:8080/A?b=1").as_deref(), Some("https://example.org:8080/A?b=1"));
-        assert_eq!(read("http://example.org").as_deref(), Some("http://example.org"));
-        for text in [
-            "ftp://example.org",
-            "file:///etc/passwd",
-            "https://user@example.org",
-            "https://[::1]/",
-            "https://example.org\\@evil.org",
-            "https://example.org/a/../b",
-            "https://example.org/%2E%2e/b",
-            "https:// example.org",
-            "https://",
-            "https://example.org:0/",
-            "https://ex\u{e4}mple.org",
-            "https://a..b/",
-            "example.org",
-        ] {
-            assert_eq!(read(text), None, "{text}");
-        }
     }
 }

@@ -55,6 +55,42 @@ fn every_cap_is_suggested_so_large_that_it_no_longer_refuses_and_no_larger() {
 }
 
 #[test]
+fn sound_over_the_cap_is_answered_by_the_cap_on_seconds() {
+    let body = r#"{"prompt": {
+        "a": {"class_type": "EmptyAudio", "inputs": {"duration": 20.0, "sample_rate": 44100, "channels": 2}},
+        "b": {"class_type": "AudioConcat", "inputs": {"audio1": ["a", 0], "audio2": ["a", 0], "direction": "after"}},
+        "c": {"class_type": "PreviewAudio", "inputs": {"audio": ["b", 0]}}}}"#;
+    let all = "name = \"p\"\nclasses.allow = [\"*\"]\n";
+    let refused = violations(body, &format!("{all}caps.seconds = 39"));
+    assert_eq!(refused.iter().map(|violation| violation.code).collect::<Vec<_>>(), ["size_exceeded"]);
+    assert_eq!(violations(body, &format!("{all}{}", lines(&refused))), [], "{}", lines(&refused));
+    assert!(!violations(body, &format!("{all}caps.seconds = 39.9")).is_empty());
+}
+
+#[test]
+fn a_list_over_two_caps_together_is_not_answered_by_one() {
+    let body = r#"{"prompt": {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 8, "color": 0}},
+        "2": {"class_type": "RebatchImages", "inputs": {"images": ["1", 0], "batch_size": 1}},
+        "3": {"class_type": "RepeatImageBatch", "inputs": {"image": ["2", 0], "amount": 8}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}}}"#;
+    let all = "name = \"p\"\nclasses.allow = [\"*\"]\n";
+    let refused = violations(body, &format!("{all}caps.batch = 9\ncaps.frames = 7"));
+    assert!(refused.iter().any(|violation| violation.code == "size_exceeded"), "{refused:?}");
+    assert_eq!(refused.iter().filter_map(suggestion).collect::<Vec<_>>(), []);
+    assert_eq!(violations(body, &format!("{all}caps.batch = 8\ncaps.frames = 8")), []);
+}
+
+#[test]
+fn no_line_is_suggested_for_nodes_that_the_gateway_can_not_pay() {
+    let body = r#"{"prompt": {"1": {"class_type": "KlingVideoExtendNode", "inputs": {}}}}"#;
+    let refused = violations(body, "name = \"p\"\nclasses.allow = [\"*\"]\n");
+    let paid = refused.iter().find(|violation| violation.code == "paid_node_refused").unwrap();
+    assert_eq!(suggestion(paid), None);
+    assert!(remark(paid.code).is_some());
+}
+
+#[test]
 fn a_name_is_added_to_the_list_that_lacks_it_and_taken_from_the_one_that_denies_it() {
     let one = |policy: &str| {
         let refused = violations(SAMPLING, &format!("name = \"p\"\n{policy}"));

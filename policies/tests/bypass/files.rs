@@ -265,9 +265,23 @@ fn bypass_079_foreign_files_and_false_suffixes() {
         assert_eq!(body["prompt"]["f"]["inputs"]["image"], sent);
     }
     // Our own folders stay each user's, in the owner posture too.
-    for name in ["t/B/x.png", "t/B/x.png [output]", "T/B/x.png", "./t/B/x.png", "a/./../t/x.png", "t\\B\\x.png"] {
+    for name in [
+        "t/B/x.png",
+        "t/B/x.png [output]",
+        "T/B/x.png",
+        "./t/B/x.png",
+        "a/./../t/x.png",
+        "t\\B\\x.png",
+        "t./q7/a.png",
+        "T. ./q7/a.png",
+        "./t ../q7/a.png",
+        "t::$INDEX_ALLOCATION/q7/a.png",
+    ] {
         let found = super::denials(&super::shipped("owner"), load(name));
         assert!(found.iter().any(|(_, code)| ["file_not_found", "path_refused"].contains(code)), "{name}: {found:?}");
+    }
+    for name in ["t.d/q7/a.png", "tt/q7/a.png", "a./t/a.png", ".t/q7/a.png"] {
+        assert_eq!(super::denials(&super::shipped("owner"), load(name)), [], "{name}");
     }
 }
 

@@ -7,14 +7,16 @@ use crate::admin::control_client::{ControlClient, ControlError};
 use crate::admin::refusals::RefusalView;
 use crate::config::Config;
 use crate::ids::RequestId;
-use crate::inspect::refused;
+use crate::inspect::{InspectError, refused};
 use crate::record::ledger::refusals::RefusalRow;
 use crate::record::pins;
 use crate::tenants::amend::{self, Amended};
 use crate::tenants::policies;
 use anyhow::{Context, bail};
 use clap::Args;
-use comfygate_policy::{Catalogue, FileFacts, Parsed, Policy, Suggestion, Verdict, Violation, suggest, suggestion};
+use comfygate_policy::{
+    Catalogue, FileFacts, Parsed, Policy, Suggestion, Verdict, Violation, ViolationKind, suggest, suggestion,
+};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -205,6 +207,8 @@ fn judged(
     // The owner's files are not at hand: each is taken for one as large as the policy assumes.
     let verdict = comfygate_policy::decide(parsed, &policy, catalogue, &FileFacts::assumed(&policy));
     Ok(Some(match verdict {
+        // The engine lets it pass where the policy says who pays; the gateway does not.
+        Verdict::Allow(approved) if approved.has_paid_nodes() => vec![paid_nodes()],
         // Of a policy in shadow mode: what it only tells.
         Verdict::Allow(approved) => approved.shadowed().to_vec(),
         // The files of its owner are the gateway's to look up.
@@ -214,6 +218,22 @@ fn judged(
     }))
 }
 
+/// What stands against a submission with paid nodes under every policy, until the gateway can pay.
+fn paid_nodes() -> Violation {
+    Violation {
+        code: "paid_nodes_unsupported",
+        kind: ViolationKind::Denied,
+        node: None,
+        class: None,
+        input: None,
+        bound: None,
+        limit: None,
+        key: None,
+        chain: None,
+        message: InspectError::PaidNodes.to_string(),
+    }
+}
+
 /// Says what still stands against the submission, and whether anything does.
 fn told(judged: Option<&[Violation]>) -> bool {
     match judged {
@@ -221,7 +241,10 @@ fn told(judged: Option<&[Violation]>) -> bool {
         Some([]) => println!("with this change the submission is accepted"),
         Some(left) => {
             println!("with this change, this still stands against the submission:");
-            left.iter().for_each(|violation| println!("  {} [{}]", printable(&violation.to_string()), violation.code));
+            for violation in left {
+                println!("  {} [{}]", printable(&violation.to_string()), violation.code);
+                suggest::remark(violation.code).iter().for_each(|remark| println!("    {remark}"));
+            }
             return true;
         }
     }

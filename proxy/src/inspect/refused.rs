@@ -102,6 +102,10 @@ fn change(suggested: Suggestion) -> RuleChange {
 
 /// The engine's form of a change that was kept; none for a number that is none.
 pub fn suggested(kept: &RuleChange) -> Option<Suggestion> {
+    // An earlier version suggested to let the gateway pay, which it can't.
+    if kept.key == "paid_nodes" {
+        return None;
+    }
     let change = match &kept.change {
         KeyChange::Raise(to) => Change::Raise(to.parse().ok()?),
         KeyChange::Lower(to) => Change::Lower(to.parse().ok()?),

@@ -2,14 +2,11 @@
 //!
 //! The places come from the TOML parser's spans. Every change is read back before it counts; what can't be written so is left to a person, with the reason.
 
-use comfygate_policy::suggest::quoted;
+use comfygate_policy::suggest::{MODELS, pattern, quoted};
 use comfygate_policy::{Change, Suggestion};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
-
-/// Characters that mean something in a pattern; a name that has them is written so that it means itself.
-const PATTERN_CHARS: [char; 6] = ['*', '?', '[', ']', '{', '}'];
 
 /// A document with changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,11 +66,20 @@ fn merged(suggestions: impl IntoIterator<Item = Suggestion>) -> Vec<Suggestion> 
 fn changed(text: &str, suggestion: &Suggestion) -> Result<Option<String>, String> {
     let document = Document::read(text)?;
     let (section, name) = (suggestion.section(), suggestion.name());
+    let input = section.strip_prefix(MODELS);
     let edit = match &suggestion.change {
+        Change::Add(item) => match input {
+            Some(input) => document.add_model(input, name, item)?,
+            None => document.add(section, name, item)?,
+        },
+        _ if input.is_some() => {
+            return Err(
+                "which `[[models]]` rule denies it, and what that may allow besides, is yours to see".to_owned()
+            );
+        }
         Change::Raise(to) => document.number(section, name, *to, |known| known >= *to)?,
         Change::Lower(to) => document.number(section, name, *to, |known| known <= *to)?,
         Change::Set(value) => document.set(section, name, value)?,
-        Change::Add(item) => document.add(section, name, item)?,
         Change::Remove(item) => Some(document.remove(section, name, item)?),
     };
     let Some(edit) = edit else { return Ok(None) };
@@ -145,14 +151,42 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// One more item at the end of a list, in a line of its own if the last one has one.
+    /// One more pattern at the end of a list.
     fn add(&self, section: &str, name: &str, item: &str) -> Result<Option<Edit>, String> {
-        let quoted = quoted(&literal_pattern(item));
-        let Some(value) = self.value(section, name)? else {
-            return self.insert(section, name, &format!("[{quoted}]")).map(Some);
-        };
+        match self.value(section, name)? {
+            Some(value) => self.add_to(value, name, item),
+            None => self.insert(section, name, &format!("[{}]", quoted(item))).map(Some),
+        }
+    }
+
+    /// One more pattern for the models of an input: in the rule about exactly this input, or in a rule of its own at the end. Rules that allow add to each other, those of extended documents too.
+    fn add_model(&self, input: &str, name: &str, item: &str) -> Result<Option<Edit>, String> {
+        if let Some(value) = self.model_list(input, name) {
+            return self.add_to(value, name, item);
+        }
+        let gap = if self.text.ends_with('\n') || self.text.is_empty() { "\n" } else { "\n\n" };
+        let (at, input) = (self.text.len()..self.text.len(), quoted(&pattern(input)));
+        Ok(Some(Edit { at, text: format!("{gap}[[models]]\ninput = {input}\n{name} = [{}]\n", quoted(item)) }))
+    }
+
+    /// The list of the last rule about exactly this input that has one.
+    fn model_list(&self, input: &str, name: &str) -> Option<&toml::Spanned<DeValue<'t>>> {
+        let DeValue::Array(rules) = self.table.get_ref().get("models")?.get_ref() else { return None };
+        let wanted = pattern(input);
+        let lists = rules.iter().filter_map(|rule| match rule.get_ref() {
+            DeValue::Table(rule) if rule.get("input").and_then(|of| text_of(of.get_ref())) == Some(&wanted) => {
+                rule.get(name)
+            }
+            _ => None,
+        });
+        lists.last()
+    }
+
+    /// One more item at the end of a list, in a line of its own if the last one has one.
+    fn add_to(&self, value: &toml::Spanned<DeValue<'t>>, name: &str, item: &str) -> Result<Option<Edit>, String> {
+        let quoted = quoted(item);
         let DeValue::Array(items) = value.get_ref() else { return Err(format!("`{name}` is no list")) };
-        if items.iter().any(|known| text_of(known.get_ref()) == Some(&literal_pattern(item))) {
+        if items.iter().any(|known| text_of(known.get_ref()) == Some(item)) {
             return Ok(None);
         }
         let Some(last) = items.last() else {
@@ -245,7 +279,10 @@ impl<'t> Document<'t> {
 
     /// Whether the document says what the change wanted.
     fn says(&self, section: &str, name: &str, change: &Change) -> bool {
-        let value = self.value(section, name).ok().flatten();
+        let value = match section.strip_prefix(MODELS) {
+            Some(input) => self.model_list(input, name),
+            None => self.value(section, name).ok().flatten(),
+        };
         let number = || value.and_then(|value| number_of(value.get_ref()));
         let has = |item: &str| match value.map(toml::Spanned::get_ref) {
             Some(DeValue::Array(items)) => items.iter().any(|known| text_of(known.get_ref()) == Some(item)),
@@ -254,7 +291,7 @@ impl<'t> Document<'t> {
         match change {
             Change::Raise(to) => number().is_some_and(|known| known >= *to),
             Change::Lower(to) => number().is_some_and(|known| known <= *to),
-            Change::Add(item) => has(&literal_pattern(item)),
+            Change::Add(item) => has(item),
             Change::Remove(item) => !has(item),
             Change::Set(to) => value.is_some_and(|value| self.text.get(value.span()) == Some(to)),
         }
@@ -274,16 +311,6 @@ fn text_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
         DeValue::String(text) => Some(text),
         _ => None,
     }
-}
-
-/// A pattern that matches this name and no other.
-fn literal_pattern(name: &str) -> String {
-    let one = |character: char| match character {
-        special if PATTERN_CHARS.contains(&special) => format!("[{special}]"),
-        '\\' => "\\\\".to_owned(),
-        plain => plain.to_string(),
-    };
-    name.chars().map(one).collect()
 }
 
 /// The difference of two texts in the unified format, with three lines around each change. Empty if there is none.
@@ -452,10 +479,72 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_pattern_characters_means_itself() {
-        let text = one(DOCUMENT, "classes.allow", Change::Add("X [*] \"y\"".into()));
+    fn a_pattern_is_written_as_it_was_suggested() {
+        let text = one(DOCUMENT, "classes.allow", Change::Add("X [[]*] \"y\"".into()));
         let allow = toml::from_str::<toml::Table>(&text).unwrap()["classes"]["allow"][2].as_str().unwrap().to_owned();
-        assert_eq!(allow, "X [[][*][]] \"y\"");
+        assert_eq!(allow, "X [[]*] \"y\"");
+    }
+
+    /// What stands against a submission that names these models, under a document that may extend `base.toml`.
+    fn refused(document: &str, base: &str, names: &[&str]) -> Vec<comfygate_policy::Violation> {
+        use comfygate_policy::{Catalogue, FileFacts, Policy, Verdict, decide, parse};
+        let mut prompt = serde_json::Map::new();
+        for (place, name) in names.iter().enumerate() {
+            let (loader, save) = (format!("{place}"), format!("{place}0"));
+            prompt.insert(
+                loader.clone(),
+                serde_json::json!({"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}),
+            );
+            prompt.insert(
+                save,
+                serde_json::json!({"class_type": "ModelSave", "inputs": {"model": [loader, 0], "filename_prefix": "x"}}),
+            );
+        }
+        let files = |_: &str| Some(base.to_owned());
+        let policy = Policy::from_toml_with(document, &files).unwrap_or_else(|faults| panic!("{faults}\n{document}"));
+        let body = serde_json::json!({ "prompt": prompt }).to_string();
+        match decide(&parse(body.as_bytes()).unwrap(), &policy, Catalogue::builtin(), &FileFacts::none()) {
+            Verdict::Allow(_) => Vec::new(),
+            Verdict::Deny(violations) => {
+                violations.iter().filter(|violation| violation.code.starts_with("model")).cloned().collect()
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_of_any_name_is_allowed_by_its_suggestion_and_no_other_is() {
+        let rules = "[[models]]\ninput = \"ckpt_name\"\nallow = [\"base\"]\n";
+        let classes = "[classes]\nallow = [\"*\"]\n";
+        let names = ["a [b] * ? {c,d}.safetensors", "sub/plain.safetensors"];
+        for (document, base) in [
+            (format!("name = \"x\"\n{classes}{rules}"), String::new()),
+            // The rule stands in a document that this one extends.
+            (format!("name = \"x\"\nextends = \"base.toml\"\n{classes}"), format!("name = \"base\"\n{rules}")),
+        ] {
+            let found = refused(&document, &base, &names);
+            assert_eq!(found.len(), names.len(), "{found:?}");
+            let suggestions = found.iter().filter_map(comfygate_policy::suggestion);
+            let amended = amended(&document, suggestions.clone());
+            assert_eq!(amended.left, []);
+            assert_eq!(refused(&amended.text, &base, &names), [], "{}", amended.text);
+            for other in ["a b * ? {c,d}.safetensors", "a [b] x ? {c,d}.safetensors", "a [b] * ? c.safetensors"] {
+                assert_eq!(refused(&amended.text, &base, &[other]).len(), 1, "{other} by {}", amended.text);
+            }
+            let rules_now = amended.text.matches("[[models]]").count();
+            assert_eq!(rules_now, document.matches("[[models]]").count() + 1, "one rule for one input");
+            let again = super::amended(&amended.text, suggestions);
+            assert_eq!((again.text.as_str(), again.left.len()), (amended.text.as_str(), 0), "it stands there already");
+        }
+    }
+
+    #[test]
+    fn rules_about_models_that_are_written_in_one_line_are_left_to_a_person() {
+        let text = "name = \"x\"\nmodels = [{ input = \"ckpt_name\", allow = [\"a\"] }]\n";
+        let key = "models.CheckpointLoaderSimple.ckpt_name";
+        for (list, change) in [("allow", Change::Add("b".into())), ("deny", Change::Remove("a".into()))] {
+            let amended = amended(text, [with(&format!("{key}.{list}"), change)]);
+            assert_eq!((amended.text.as_str(), amended.left.len()), (text, 1));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::files::Directory;
 use crate::patterns::Patterns;
 use crate::policy::bans::Bans;
+use crate::policy::network::{AddressPattern, NetworkRules};
 use crate::policy::rules::{Allowance, FileRules, ModelRule, TextRules};
 use crate::policy::{
     AssumedUpload, Caps, Mode, PaidNodes, Policy, Posture, RouteBundle, UPSCALE_MODEL_FACTOR_MAX, VAE_FRAMES_MAX,
@@ -176,7 +177,10 @@ impl Draft {
             packs: allowance("packs", self.packs, Absent::Nothing)?,
             samplers: allowance("samplers", self.samplers, Absent::Everything)?,
             schedulers: allowance("schedulers", self.schedulers, Absent::Everything)?,
-            network: allowance("network", self.network, Absent::Nothing)?,
+            network: NetworkRules {
+                allow: addresses("network.allow", self.network.allow.unwrap_or_default())?,
+                deny: addresses("network.deny", self.network.deny)?,
+            },
             models: self.models.into_iter().map(model_rule).collect::<Result<_, _>>()?,
             texts: text_rules(self.texts)?,
             files,
@@ -195,6 +199,14 @@ fn allowance(key: &str, draft: ListDraft, absent: Absent) -> Result<Allowance, S
         (None, Absent::Everything) => Patterns::all(),
     };
     Ok(Allowance { allow, deny: set(&format!("{key}.deny"), draft.deny)? })
+}
+
+fn addresses(key: &str, globs: Vec<Glob>) -> Result<Vec<AddressPattern>, String> {
+    if globs.len() > PATTERNS_MAX {
+        return Err(format!("`{key}`: more than {PATTERNS_MAX} patterns in all documents together"));
+    }
+    let pattern = |glob: &Glob| AddressPattern::of(glob.glob()).map_err(|why| format!("`{key}`: {why}"));
+    globs.iter().map(pattern).collect()
 }
 
 fn model_rule(draft: ModelDraft) -> Result<ModelRule, String> {

@@ -9,6 +9,7 @@ use super::draft::{CapsDraft, FilesDraft, ListDraft, ModelDraft, TextsDraft};
 use crate::catalogue::{AnnotationFault, PolicyAnnotations};
 use crate::files::Directory;
 use crate::policy::AssumedUpload;
+use crate::policy::network::AddressPattern;
 
 /// Patterns of one list.
 pub(super) const PATTERNS_MAX: usize = 10_000;
@@ -63,12 +64,13 @@ impl DocumentReader<'_> {
         if self.replaces(section, key) {
             *draft = ListDraft::default();
         }
+        let case = if key == "network" { Case::Address } else { Case::Exact };
         if let Some(value) = section.get("allow") {
-            let globs = self.globs(value, &format!("{key}.allow"), Case::Exact);
+            let globs = self.globs(value, &format!("{key}.allow"), case);
             draft.allow.get_or_insert_default().extend(globs);
         }
         if let Some(value) = section.get("deny") {
-            draft.deny.extend(self.globs(value, &format!("{key}.deny"), Case::Exact));
+            draft.deny.extend(self.globs(value, &format!("{key}.deny"), case));
         }
     }
 
@@ -90,6 +92,13 @@ impl DocumentReader<'_> {
         for (span, text) in self.texts_of(value, key) {
             let pattern = match case {
                 Case::Exact => text,
+                Case::Address => {
+                    if let Err(why) = AddressPattern::of(&text) {
+                        self.fault(&span, key, why);
+                        continue;
+                    }
+                    text
+                }
                 Case::Model => text.replace('\\', "/"),
                 Case::LowerModel => text.replace('\\', "/").to_lowercase(),
             };
@@ -287,6 +296,8 @@ impl DocumentReader<'_> {
 #[derive(Clone, Copy)]
 enum Case {
     Exact,
+    /// Of an address, part by part.
+    Address,
     /// Folders with `/`.
     Model,
     /// And in lower case.
