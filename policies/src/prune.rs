@@ -12,7 +12,8 @@ use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
 
 /// What a rule says of a node when it lacks a number, a size or a length that an invalid input would have given.
-const FOR_WANT_OF_A_VALUE: [&str; 4] = ["value_unbounded", "size_unbounded", "steps_unbounded", "text_unbounded"];
+const FOR_WANT_OF_A_VALUE: [&str; 5] =
+    ["value_unbounded", "number_unbounded", "size_unbounded", "steps_unbounded", "text_unbounded"];
 
 /// The submission without its invalid nodes. None if a rule of the policy is broken too, if the fault is the whole's (ComfyUI refuses a prompt with a class that it does not know, reached or
 /// not), or if no output would be left to run.

@@ -537,6 +537,17 @@ fn cases() -> Vec<Case> {
             "",
         ),
         case(
+            "number_unbounded",
+            open(""),
+            json!({
+                "e": node("EmptyImage", json!({"width": ["n", 1], "height": 64, "batch_size": 1, "color": 0})),
+                "n": node("ComfyNumberConvert", json!({"value": ["x", 0]})),
+                "x": node("RegexExtract", json!({"string": "9999999999", "regex_pattern": "9+", "mode": "First Match", "case_insensitive": false, "multiline": false, "dotall": false, "group_index": 1})),
+            }),
+            ("e", "width"),
+            "linked from n (ComfyNumberConvert.value), from x (RegexExtract",
+        ),
+        case(
             "schedule_refused",
             open(""),
             json!({

@@ -1,11 +1,15 @@
 //! What brings a ComfyUI down, whoever asks for it (facts §3.6). These rules hold under every policy, in the owner posture and in shadow mode too; what bodies of a wrong shape do is refused in
 //! parsing already. Their bounds are far beyond any work that a machine can do, and lie where it would end.
 
-use super::{Subject, at, of};
+use std::collections::HashSet;
+
+use super::{Subject, at, of, shadow};
 use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
-use crate::catalogue::{ClassSignature, DeclaredType, InputKind, TypeSet};
+use crate::catalogue::{ClassSignature, DeclaredType, InputKind, KindSet, TypeSet};
+use crate::policy::Mode;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
+use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
 
 /// Entries of a sampling schedule, `steps / denoise` of them (facts K9). ComfyUI's own range of steps ends at 10,000.
@@ -25,6 +29,21 @@ const SIGNATURE_INPUTS_MAX: u64 = 100_000;
 const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
 const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
+/// Kinds of inputs whose value the rules of schedules and memory read. None of them can be judged where nobody knows the number (facts K9, K10).
+const NUMBERS_READ: [InputKind; 12] = [
+    InputKind::Steps,
+    InputKind::Denoise,
+    InputKind::Seconds,
+    InputKind::Width,
+    InputKind::Height,
+    InputKind::Side,
+    InputKind::Megapixels,
+    InputKind::Factor,
+    InputKind::Pad,
+    InputKind::Count,
+    InputKind::Batch,
+    InputKind::Frames,
+];
 
 /// ComfyUI's own classes whose text may be longer than each of their inputs.
 const GROWING_TEXTS: [&str; 10] = [
@@ -48,6 +67,7 @@ pub(super) fn is_only_shown(class: &ClassSignature, input: &str) -> bool {
 }
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    unknown_numbers(subject, out);
     for (place, node, class) in subject.known() {
         out.extend(shown_value(subject, place, node, class));
         if subject.policy.trusts(class) {
@@ -71,6 +91,66 @@ fn ends(value: Value) -> Option<(f64, f64)> {
         Value::Float(value) => Some((value.lo, value.hi)),
         Value::Bool(_) | Value::Unknown => None,
     }
+}
+
+/// Numbers that come by a link and that nobody knows, where a rule here would have to read them: whatever holds for known ones holds for none of these.
+fn unknown_numbers(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let read = KindSet::of(NUMBERS_READ);
+    let mut found = Vec::new();
+    let mut of_packs = None;
+    for (_, node, class) in subject.known() {
+        // In a pack's class it is a guess what a number does.
+        if !class.is_core() || !class.may_have_any(read) {
+            continue;
+        }
+        for (name, signature) in class.inputs_of(node) {
+            let Some(Input::Link(link)) = node.input(name) else { continue };
+            let is_read = signature.kind().is_some_and(|kind| NUMBERS_READ.contains(&kind));
+            if !is_read || ends(number(&subject.facts, node, name, signature.declared())).is_some() {
+                continue;
+            }
+            // An owner's packs are trusted, with the numbers that they give.
+            let trusted =
+                subject.owner() && of_packs.get_or_insert_with(|| fed_by_packs(subject)).contains(&link.target);
+            if !trusted && !is_told(subject, out, node, name) {
+                found.push(number_unbounded(subject, node, name));
+            }
+        }
+    }
+    out.extend(found);
+}
+
+/// The nodes of classes that are not ComfyUI's own, and all that these lead to. The pictures of a paid service are no work of ComfyUI's either; its texts may say any number.
+fn fed_by_packs(subject: &Subject<'_>) -> HashSet<NodeIndex> {
+    let facts = &subject.facts;
+    let of_a_service = |link: Link| {
+        facts.class_at(link.target).is_some_and(ClassSignature::is_paid)
+            && facts.slot(link).is_some_and(|slot| slot.type_set.is_within(TypeSet::SHAPED))
+    };
+    let mut fed: HashSet<NodeIndex> = HashSet::new();
+    for (place, node) in facts.workflow.sources_first() {
+        let own = facts.class_at(place).is_some_and(ClassSignature::is_core);
+        if !own || links(node).any(|link| fed.contains(&link.target) || of_a_service(link)) {
+            fed.insert(place);
+        }
+    }
+    fed
+}
+
+/// Whether another rule refuses this input already, in this policy's mode too.
+fn is_told(subject: &Subject<'_>, out: &[Violation], node: &Node, name: &str) -> bool {
+    let refuses = |known: &Violation| subject.policy.mode() == Mode::Enforce || !shadow::relaxes(known.code);
+    out.iter()
+        .any(|known| known.node.as_ref() == Some(&node.id) && known.input.as_deref() == Some(name) && refuses(known))
+}
+
+fn number_unbounded(subject: &Subject<'_>, node: &Node, name: &str) -> Violation {
+    let chain = chain(&subject.facts, node, name);
+    let from = chain.as_deref().map(|chain| format!(" ({chain})")).unwrap_or_default();
+    let message = format!(
+        "nobody knows how large {name} becomes{from}, and too much of it ends a ComfyUI: write the number down, or link a number that is written down"
+    );
+    Violation { chain, ..at(node, name, "number_unbounded", ViolationKind::Denied, message) }
 }
 
 /// What is known of the node's input of that kind, with its name.

@@ -1,18 +1,36 @@
 //! K1 to K14 (facts §3.6): what kills, freezes or poisons a ComfyUI is accepted under no policy, an owner's and shadow mode included. K1 to K6, K11 and K12 are faults of form, which no policy sees;
 //! the near misses that are allowed here are sent to real ComfyUIs by `tests/real` of the workspace.
 
-use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Verdict, parse};
+use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Policy, Verdict, parse};
 use serde_json::{Value, json};
 
 use super::{
     all_policies, denials, euler, node, parses, prompt, raw, refused_everywhere, sampler, shipped, switch, unparsable,
-    verdict_under,
+    verdict_under, with,
 };
 
 /// The owner's policy lets it run: it is beside the mark.
 #[track_caller]
 fn an_owner_may(nodes: Value) {
     assert_eq!(denials(&shipped("owner"), nodes), []);
+}
+
+/// A text that nobody knows before it is run.
+fn extracted(from: &str) -> Value {
+    node(
+        "RegexExtract",
+        json!({"string": from, "regex_pattern": "9+", "mode": "First Match", "case_insensitive": false, "multiline": false, "dotall": false, "group_index": 1}),
+    )
+}
+
+/// Under every policy, shadow mode and an owner's included: where caps ask for the number by their rule, else by the rule of crashes.
+#[track_caller]
+fn refused_for_its_number(nodes: Value, at: &str) {
+    for policy in all_policies() {
+        let found = denials(&policy, nodes.clone());
+        let codes = ["number_unbounded", "value_unbounded"];
+        assert!(found.iter().any(|(node, code)| node == at && codes.contains(code)), "{}: {found:?}", policy.name());
+    }
 }
 
 #[test]
@@ -147,6 +165,16 @@ fn k9_schedules_without_end() {
     refused_everywhere(linked(1_000_001, 1.0), "s", "schedule_too_long");
     refused_everywhere(linked(i64::MAX, 1.0), "s", "schedule_too_long");
     an_owner_may(linked(1000, 0.1));
+    // A number that nobody knows may be any.
+    let unknown = |class: &str, name: &str, output: u8, inputs: Value| json!({"u": node(class, with(inputs, json!({name: ["n", output]}))), "n": node("ComfyNumberConvert", json!({"value": ["x", 0]})), "x": extracted("9999999999")});
+    let scheduler = json!({"model": ["model", 0], "scheduler": "simple", "steps": 20, "denoise": 1.0});
+    refused_for_its_number(unknown("BasicScheduler", "steps", 1, scheduler.clone()), "u");
+    refused_for_its_number(unknown("BasicScheduler", "denoise", 0, scheduler), "u");
+    let percent = json!({
+        "g": node("BasicScheduler", json!({"model": ["model", 0], "scheduler": "simple", "steps": 1000, "denoise": ["p", 0]})),
+        "p": node("SamplingPercentToSigma", json!({"model": ["model", 0], "sampling_percent": 0.999_999_999_9, "return_actual_sigma": false})),
+    });
+    refused_for_its_number(percent, "g");
     let basic = |denoise: f64| json!({"g": node("BasicScheduler", json!({"model": ["model", 0], "scheduler": "simple", "steps": 10_000, "denoise": denoise}))});
     refused_everywhere(basic(0.009), "g", "schedule_too_long");
     an_owner_may(basic(0.01));
@@ -166,6 +194,32 @@ fn k10_memory_by_bytes() {
         "x",
         "memory_exceeded",
     );
+    // A number that nobody knows may be any.
+    let unknown = |class: &str, name: &str, output: u8, inputs: Value| json!({"u": node(class, with(inputs, json!({name: ["n", output]}))), "n": node("ComfyNumberConvert", json!({"value": ["x", 0]})), "x": extracted("9999999999")});
+    let empty = json!({"width": 64, "height": 64, "batch_size": 1, "color": 0});
+    for name in ["width", "height", "batch_size"] {
+        refused_for_its_number(unknown("EmptyImage", name, 1, empty.clone()), "u");
+    }
+    refused_for_its_number(unknown("RepeatImageBatch", "amount", 1, json!({"image": ["image", 0]})), "u");
+    refused_for_its_number(
+        unknown("ImageScaleBy", "scale_by", 0, json!({"image": ["image", 0], "upscale_method": "area"})),
+        "u",
+    );
+    let silence = json!({"sample_rate": 44100, "channels": 2});
+    refused_for_its_number(unknown("EmptyAudio", "duration", 0, silence.clone()), "u");
+    // Caps that say nothing of seconds.
+    let sizes = "name = \"x\"\n[classes]\nallow = [\"*\"]\n[caps]\nsteps = 30\nwidth = 1024\nheight = 1024\n";
+    let found = denials(&Policy::from_toml(sizes).unwrap(), unknown("EmptyAudio", "duration", 0, silence));
+    assert_eq!(found, [("u".to_owned(), "number_unbounded")]);
+    // An owner's packs are trusted with the numbers that they give, through nodes of ComfyUI too; strangers name no such class.
+    let of_a_pack = |from: Value| {
+        json!({"u": node("EmptyImage", json!({"width": from, "height": 64, "batch_size": 1, "color": 0})), "p": node("SomePacksNumber", json!({})),
+        "n": node("ComfyNumberConvert", json!({"value": ["p", 0]}))})
+    };
+    for from in [json!(["p", 0]), json!(["n", 1])] {
+        let found = denials(&shipped("owner"), of_a_pack(from));
+        assert!(!found.iter().any(|(_, code)| *code == "number_unbounded"), "{found:?}");
+    }
     // By growth.
     let grown = |count: usize| {
         let mut nodes =
