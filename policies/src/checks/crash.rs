@@ -24,7 +24,7 @@ const SIGNATURE_INPUTS_MAX: u64 = 100_000;
 /// Full stops in a row in a text of numbers: the pattern that looks for numbers in it takes their square (facts K8).
 const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
-const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
+pub(super) const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 
 /// ComfyUI's own classes whose text may be longer than each of their inputs.
 const GROWING_TEXTS: [&str; 10] = [

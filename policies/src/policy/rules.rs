@@ -211,6 +211,9 @@ impl FileRules {
     }
 }
 
+/// Bytes of a host's name in the DNS.
+const HOST_BYTES_MAX: usize = 253;
+
 /// An address that a node fetches from, in the one form that rules compare: scheme, host in lower case, port and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -233,9 +236,12 @@ impl Address {
         let host = host.to_ascii_lowercase();
         let (name, port) = host.split_once(':').map_or((host.as_str(), None), |(name, port)| (name, Some(port)));
         let name_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-        let good_name =
-            !name.is_empty() && name.bytes().all(name_byte) && !name.starts_with('.') && !name.contains("..");
-        let good_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+        let good_name = !name.is_empty()
+            && name.len() <= HOST_BYTES_MAX
+            && name.bytes().all(name_byte)
+            && !name.starts_with('.')
+            && !name.contains("..");
+        let good_port = port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok_and(|port| port > 0));
         let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#');
         let upwards = path.contains("..") || path.to_ascii_lowercase().contains("%2e");
         (good_name && good_port && plain && !upwards)
@@ -277,9 +283,12 @@ mod tests {
             "https://example.org:0/",
             "https://ex\u{e4}mple.org",
             "https://a..b/",
+            "https://example.org:000080/",
             "example.org",
         ] {
             assert_eq!(read(text), None, "{text}");
         }
+        assert!(read(&format!("https://{}/", "a".repeat(HOST_BYTES_MAX))).is_some());
+        assert_eq!(read(&format!("https://{}/", "a".repeat(HOST_BYTES_MAX + 1))), None);
     }
 }
