@@ -269,11 +269,36 @@ fn worst() -> Vec<(&'static str, String)> {
             "sigmas: 2 MiB of digits",
             graph(NODES, |n| node(n, "ManualSigmas", &format!(r#""sigmas":"{}""#, repeat("1 ", 100_000)))),
         ),
+        // Texts of 1.9 MB that a small body makes, and 400 nodes that read them.
+        ("texts: 400 prompts from one joined text", readers("cat ", "CLIPTextEncode", "text")),
+        ("sigmas: 400 from one joined text", readers("1 ", "ManualSigmas", "sigmas")),
+        (
+            "texts: 400 joined of one each",
+            graph(NODES, |n| match n {
+                0 => node(0, "PrimitiveString", &format!(r#""value":"{}""#, repeat("cat ", 120_000))),
+                1..=200 => {
+                    node(n, "StringConcatenate", &format!(r#""string_a":["0",0],"string_b":"{n}","delimiter":"""#))
+                }
+                n => node(n, "CLIPTextEncode", &format!(r#""text":["{}",0]"#, 1 + n % 200)),
+            }),
+        ),
         (
             "expressions: 2 MiB",
             graph(NODES, |n| node(n, "ComfyMathExpression", &format!(r#""expression":"{}1""#, repeat("(1+2)*", 4000)))),
         ),
     ]
+}
+
+/// A text that four nodes make 16 times as long, beside a sampler with Brownian noise, and 400 nodes that take it.
+fn readers(part: &str, class: &str, input: &str) -> String {
+    graph(406, |n| match n {
+        0 => node(0, "PrimitiveString", &format!(r#""value":"{}""#, part.repeat(120_000 / part.len()))),
+        1..=4 => {
+            node(n, "StringConcatenate", &format!(r#""string_a":["{0}",0],"string_b":["{0}",0],"delimiter":"""#, n - 1))
+        }
+        5 => node(5, "KSamplerSelect", r#""sampler_name":"dpmpp_sde""#),
+        n => node(n, class, &format!(r#""{input}":["4",0]"#)),
+    })
 }
 
 /// A graph of ordinary size with the page's own form of it, as large as that may be.

@@ -28,7 +28,7 @@ const SIGNATURE_INPUTS_MAX: u64 = 100_000;
 /// Full stops in a row in a text of numbers: the pattern that looks for numbers in it takes their square (facts K8).
 const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
-const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
+pub(super) const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 /// Kinds of inputs whose value the rules of schedules and memory read. None of them can be judged where nobody knows the number (facts K9, K10).
 const NUMBERS_READ: [InputKind; 12] = [
     InputKind::Steps,

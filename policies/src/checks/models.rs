@@ -1,6 +1,6 @@
 //! Models by name: the rules of `[[models]]`, for every input that names one.
 
-use super::possible_texts::PossibleTexts;
+use super::possible_texts::{PossibleTexts, ReadOnce};
 use super::{Subject, at};
 use crate::bounds::chain;
 use crate::catalogue::{ClassSignature, DeclaredType, DynamicInput, InputKind};
@@ -27,11 +27,14 @@ const ENDINGS: [&str; 13] = [
     ".msgpack",
 ];
 
+/// Bytes of a name that comes by a link, the longest path that a system opens. Many nodes may take one text that others made long.
+const NAME_BYTES_MAX: usize = 4096;
+
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.has_model_rules() {
         return;
     }
-    let texts = subject.possible_texts();
+    let (texts, mut findings) = (subject.possible_texts(), ReadOnce::new());
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
             match input {
@@ -49,7 +52,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
                     }
                 }
                 Input::Literal(_) => {}
-                Input::Link(_) => out.extend(linked(subject, texts, node, class, name)),
+                Input::Link(_) => out.extend(linked(subject, (texts, &mut findings), node, class, name)),
             }
         }
     }
@@ -104,12 +107,12 @@ fn fault(subject: &Subject<'_>, node: &Node, input: &str, asked: (&str, bool), t
 }
 
 /// A name that comes by a link is one of those that it may be, each of which must be allowed.
-fn linked(
+fn linked<'a>(
     subject: &Subject<'_>,
-    texts: &PossibleTexts,
-    node: &Node,
+    (texts, findings): (&PossibleTexts, &mut ReadOnce<(&'a str, &'a str, bool)>),
+    node: &'a Node,
     class: &ClassSignature,
-    name: &str,
+    name: &'a str,
 ) -> Option<Violation> {
     let known = class.input_kind(node, name) == Some(InputKind::ModelFile);
     let text_like = class.input(node, name).is_some_and(|signature| {
@@ -118,13 +121,21 @@ fn linked(
     if !text_like || !subject.policy.has_model_rule(node.class.as_str(), name, known) {
         return None;
     }
-    let chain = chain(&subject.facts, node, name);
+    let unknown = |message: String| at(node, name, "model_unknown", ViolationKind::Denied, message);
     let violation = match texts.at(node, name) {
-        Some(possible) => possible.iter().find_map(|text| fault(subject, node, name, (name, known), text))?,
-        None => {
-            let message = "the policy has rules about models, and this name is made by nodes that can't be followed";
-            at(node, name, "model_unknown", ViolationKind::Denied, message.to_owned())
-        }
+        // Which rules ask depends on the class and the input.
+        Some(possible) => findings.of(node, name, (node.class.as_str(), name, known), possible, |text| {
+            if text.len() > NAME_BYTES_MAX {
+                let bytes = text.len();
+                return Some(unknown(format!(
+                    "no model has a name of {bytes} bytes, {NAME_BYTES_MAX} at most are taken"
+                )));
+            }
+            fault(subject, node, name, (name, known), text)
+        })?,
+        None => unknown(
+            "the policy has rules about models, and this name is made by nodes that can't be followed".to_owned(),
+        ),
     };
-    Some(Violation { chain, ..violation })
+    Some(Violation { chain: chain(&subject.facts, node, name), ..violation })
 }

@@ -1,5 +1,6 @@
 //! Addresses: a node fetches only from where `[network]` allows. Nothing is allowed unless the document says so.
 
+use super::possible_texts::ReadOnce;
 use super::{Subject, at};
 use crate::bounds::chain;
 use crate::catalogue::{ClassSignature, InputKind};
@@ -18,10 +19,12 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if fetching.is_empty() {
         return;
     }
-    let texts = subject.possible_texts();
+    let (texts, mut findings) = (subject.possible_texts(), ReadOnce::new());
     for (node, _, name, input) in fetching {
         match texts.at(node, name) {
-            Some(possible) => out.extend(possible.iter().find_map(|text| address_fault(subject, node, name, text))),
+            Some(possible) => {
+                out.extend(findings.of(node, name, (), possible, |text| address_fault(subject, node, name, text)));
+            }
             None => {
                 let message = match input {
                     Input::Link(_) => "an address that can't be followed to a literal is not fetched from",

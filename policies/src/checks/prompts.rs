@@ -3,7 +3,7 @@
 //! Asked are the inputs whose text goes to a text encoder, and in classes of packs every text that means nothing else that we know of. A text that comes by a link is followed to its literals;
 //! where that is not possible it is refused, since it could say anything.
 
-use super::possible_texts::PossibleTexts;
+use super::possible_texts::{PossibleTexts, ReadOnce};
 use super::{Subject, at};
 use crate::bounds::chain;
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind};
@@ -15,7 +15,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.policy.texts.asks() {
         return;
     }
-    let texts = subject.possible_texts();
+    let (texts, mut findings) = (subject.possible_texts(), ReadOnce::new());
     for (_, node, class) in subject.known() {
         for (name, input) in &node.inputs {
             if !is_prompt(class, node, name) {
@@ -25,7 +25,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             if matches!(input, Input::Link(_)) && subject.policy.trusts(class) {
                 continue;
             }
-            out.extend(text_fault(subject, texts, node, name));
+            out.extend(text_fault(subject, texts, &mut findings, node, name));
         }
     }
 }
@@ -38,7 +38,13 @@ fn is_prompt(class: &ClassSignature, node: &Node, name: &str) -> bool {
     }
 }
 
-fn text_fault(subject: &Subject<'_>, texts: &PossibleTexts, node: &Node, name: &str) -> Option<Violation> {
+fn text_fault(
+    subject: &Subject<'_>,
+    texts: &PossibleTexts,
+    findings: &mut ReadOnce<()>,
+    node: &Node,
+    name: &str,
+) -> Option<Violation> {
     let from = || chain(&subject.facts, node, name);
     let Some(possible) = texts.at(node, name) else {
         // A literal of another JSON type is the inputs rule's.
@@ -48,10 +54,8 @@ fn text_fault(subject: &Subject<'_>, texts: &PossibleTexts, node: &Node, name: &
         let message = "the policy reads texts, and this one is made by nodes that can't be followed".to_owned();
         return Some(Violation { chain: from(), ..at(node, name, "text_unknown", ViolationKind::Denied, message) });
     };
-    possible
-        .iter()
-        .find_map(|text| one_text(subject, node, name, text))
-        .map(|fault| Violation { chain: from(), ..fault })
+    let fault = findings.of(node, name, (), possible, |text| one_text(subject, node, name, text))?;
+    Some(Violation { chain: from(), ..fault })
 }
 
 fn one_text(subject: &Subject<'_>, node: &Node, name: &str, text: &str) -> Option<Violation> {

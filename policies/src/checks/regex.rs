@@ -85,7 +85,7 @@ struct Work {
 
 /// What matches nothing, in one way.
 const NOTHING: Work = Work { ways: 1.0, steps: 0.0 };
-/// One character, class or anchor.
+/// One character or anchor.
 const ONE: Work = Work { ways: 1.0, steps: 1.0 };
 
 impl Work {
@@ -191,8 +191,9 @@ pub(crate) fn steps(pattern: &str, bytes: i128) -> Result<f64, PatternFault> {
                 at += 1;
             }
             '[' => {
-                at += class_length(rest)?;
-                group.push(ONE);
+                let length = class_length(rest)?;
+                at += length;
+                group.push(Work { steps: class_steps(rest.get(..length).unwrap_or_default()), ..ONE });
             }
             '(' => {
                 at += group_head_length(rest)?;
@@ -272,6 +273,20 @@ fn class_length(rest: &[char]) -> Result<usize, PatternFault> {
     }
 }
 
+/// Steps to ask a class about one character. Python finds members of the basic plane in a table and tries those beyond it one by one (`re._compiler._optimize_charset`), which takes twice as long
+/// in any case of letters. `\U0001F600` and `\N{GRINNING FACE}` are such members too.
+fn class_steps(class: &[char]) -> f64 {
+    let mut beyond: u32 = 0;
+    let mut escaped = false;
+    for character in class {
+        if *character > '\u{ffff}' || escaped && matches!(character, 'U' | 'N') {
+            beyond = beyond.saturating_add(1);
+        }
+        escaped = *character == '\\' && !escaped;
+    }
+    1.0 + 2.0 * f64::from(beyond)
+}
+
 /// The length of what follows a `(` before the group's content.
 fn group_head_length(rest: &[char]) -> Result<usize, PatternFault> {
     match rest {
@@ -304,6 +319,28 @@ mod tests {
         }
         assert!(taken("<(.*?)>(.*?)<", 300));
         assert!(!taken("<(.*?)>(.*?)<", 1000));
+    }
+
+    #[test]
+    fn members_of_a_class_beyond_the_basic_plane_are_tried_one_by_one() {
+        let class = |count: u32| -> String { (0..count).map(|n| char::from_u32(0x1_F300 + n).unwrap()).collect() };
+        let many = format!("[^<{}]*b", class(240));
+        assert!(taken(&many, 400) && !taken(&many, 500) && !taken(&many, 5700), "{:?}", steps(&many, 400));
+        // As many in the basic plane cost nothing more, and so does what is matched once.
+        assert!(taken(&format!("[^<{}]*b", "\u{4e2d}".repeat(240)), 5700));
+        assert!(taken(&format!("[^<{}]b", class(240)), 100_000));
+        for (class, wanted) in [
+            ("[a-z]", 1.0),
+            ("[\u{ffff}]", 1.0),
+            ("[\u{10000}]", 3.0),
+            (r"[\U0001F600\U0001F601]", 5.0),
+            (r"[\N{GRINNING FACE}]", 3.0),
+            (r"[\\UN]", 1.0),
+            ("[\\\u{1f600}]", 3.0),
+        ] {
+            // One place for an empty text, one step to begin with.
+            assert_eq!(steps(class, 0), Ok(wanted + 1.0), "{class}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //!
 //! So beside such a sampler the numbers that noise levels are made of keep to what makes levels above 0. No ordinary workflow is near these bounds.
 
+use super::crash::LINKED_SIGMAS_BYTES_MAX;
+use super::possible_texts::ReadOnce;
 use super::{Subject, at};
 use crate::bounds::{Value, chain, number};
 use crate::catalogue::{ClassSignature, InputKind};
@@ -56,9 +58,10 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     if !subject.known().any(|(_, node, class)| takes_brownian_noise(node, class)) {
         return;
     }
+    let mut findings = ReadOnce::new();
     for (_, node, class) in subject.known().filter(|(_, _, class)| class.is_core()) {
         if class.name() == "ManualSigmas" {
-            out.extend(levels_fault(subject, node));
+            out.extend(levels_fault(subject, &mut findings, node));
         }
         for (_, input, least, most) in RANGES.iter().filter(|(of, ..)| *of == class.name()) {
             let value = value_of(subject, node, class, input);
@@ -127,16 +130,18 @@ fn range_fault(
 }
 
 /// All levels but the last ones, which may be 0, are above it.
-fn levels_fault(subject: &Subject<'_>, node: &Node) -> Option<Violation> {
-    node.input("sigmas")?;
+fn levels_fault(subject: &Subject<'_>, findings: &mut ReadOnce<()>, node: &Node) -> Option<Violation> {
+    let linked = matches!(node.input("sigmas")?, Input::Link(_));
     let message = |what: &str| format!("{what} {WHY}: numbers above 0, and 0 only at the end");
-    match subject.possible_texts().at(node, "sigmas") {
-        None => Some(refused(node, "sigmas", message("noise levels that can't be followed are not taken"))),
-        Some(texts) => texts
-            .iter()
-            .any(|text| !are_levels(text))
-            .then(|| refused(node, "sigmas", message("these are no noise levels"))),
-    }
+    let Some(texts) = subject.possible_texts().at(node, "sigmas") else {
+        return Some(refused(node, "sigmas", message("noise levels that can't be followed are not taken")));
+    };
+    // What is too long for a link is refused as such already: it is not read.
+    let too_long = |text: &str| linked && i128::try_from(text.len()).is_ok_and(|bytes| bytes > LINKED_SIGMAS_BYTES_MAX);
+    findings.of(node, "sigmas", (), texts, |text| {
+        let good = !too_long(text) && are_levels(text);
+        (!good).then(|| refused(node, "sigmas", message("these are no noise levels")))
+    })
 }
 
 /// Whether a text is a list of plain decimal numbers, all above 0 but for those at the end. ComfyUI finds numbers in any text; one that holds more than a list is not understood here.

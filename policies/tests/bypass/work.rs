@@ -225,6 +225,43 @@ fn bypass_060e_texts_that_are_known_word_for_word_are_as_long_as_they_are() {
 }
 
 #[test]
+fn bypass_060i_one_long_text_that_many_nodes_read() {
+    // 1.9 MB of a small body. Each text is read once a rule (`a_text_is_read_once_however_many_nodes_take_it_and_each_is_told`), and each reader is told.
+    let fan = |part: &str, class: &str, input: &str, readers: usize| {
+        let mut nodes = json!({"s0": node("PrimitiveString", json!({"value": part.repeat(120_000 / part.len())})), "k": node("KSamplerSelect", json!({"sampler_name": "dpmpp_sde"}))});
+        for n in 0..4 {
+            let from = json!([format!("s{n}"), 0]);
+            nodes[format!("s{}", n + 1)] =
+                node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": ""}));
+        }
+        for n in 0..readers {
+            let mut inputs = json!({input: ["s4", 0]});
+            if class == "CLIPTextEncode" {
+                inputs["clip"] = json!(["model", 1]);
+            }
+            nodes[format!("m{n}")] = node(class, inputs);
+        }
+        nodes
+    };
+    let told = |policy: &Policy, nodes: Value, code: &str| {
+        let mut ids: Vec<String> =
+            denials(policy, nodes).into_iter().filter(|(_, found)| *found == code).map(|(id, _)| id).collect();
+        ids.sort();
+        ids.dedup();
+        ids.len()
+    };
+    for readers in [1, 400] {
+        let sigmas = fan("1 ", "ManualSigmas", "sigmas", readers);
+        assert_eq!(told(&super::open_policy(), sigmas.clone(), "schedule_refused"), readers);
+        assert_eq!(told(&super::open_policy(), sigmas, "regex_refused"), readers);
+        let document = |word: &str| format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n[texts]\ndeny = [\"{word}\"]\n");
+        let prompts = || fan("cat ", "CLIPTextEncode", "text", readers);
+        assert_eq!(told(&Policy::from_toml(&document("cat cat")).unwrap(), prompts(), "text_denied"), readers);
+        assert_eq!(denials(&Policy::from_toml(&document("dog")).unwrap(), prompts()), []);
+    }
+}
+
+#[test]
 fn bypass_060f_a_plain_pattern_is_found_as_often_as_it_fits() {
     let policy = super::steps_policy();
     let allowed = |nodes: Value| assert_eq!(denials(&policy, nodes), []);
