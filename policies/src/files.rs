@@ -62,6 +62,8 @@ pub struct FileFact {
     pub height: u32,
     /// Frames, at least 1.
     pub frames: u32,
+    /// Seconds of sound at most, rounded up; `None` where nobody knows, which counts as endless.
+    pub seconds: Option<u32>,
 }
 
 /// The files that this caller may name. What is not here does not exist, whether it is somebody else's or nobody's.
@@ -100,15 +102,11 @@ impl FileFacts {
         if let Some((_, known)) = of_name.into_iter().find(|(known, _)| *known == directory) {
             return Some(Cow::Borrowed(known));
         }
-        let AssumedUpload { width, height, frames, .. } = self.others.filter(|_| is_plain(name))?;
+        let AssumedUpload { width, height, frames, seconds } = self.others.filter(|_| is_plain(name))?;
         let frames = if is_still(name) { 1 } else { frames };
         let suffix = if directory == Directory::Input { String::new() } else { format!(" [{}]", directory.name()) };
-        Some(Cow::Owned(FileFact { canonical_name: format!("{name}{suffix}"), width, height, frames }))
-    }
-
-    /// Seconds of sound in a file that is only assumed.
-    pub(crate) fn assumed_seconds(&self) -> Option<u32> {
-        self.others.map(|assumed| assumed.seconds)
+        let canonical_name = format!("{name}{suffix}");
+        Some(Cow::Owned(FileFact { canonical_name, width, height, frames, seconds: Some(seconds) }))
     }
 }
 

@@ -31,7 +31,7 @@ fn files(case: &Path) -> FileFacts {
     };
     let listed: std::collections::BTreeMap<String, (String, u32, u32, u32)> = serde_json::from_str(&text).unwrap();
     for (name, (canonical_name, width, height, frames)) in listed {
-        facts.insert(name, Directory::Input, FileFact { canonical_name, width, height, frames });
+        facts.insert(name, Directory::Input, FileFact { canonical_name, width, height, frames, seconds: Some(10) });
     }
     facts
 }

@@ -81,7 +81,8 @@ fn allows(text: &str, workflow: &Value, catalogue: &Catalogue) -> bool {
     let mut files = FileFacts::assumed(&policy);
     if !text.contains("assumed_upload") {
         files = FileFacts::none();
-        let fact = FileFact { canonical_name: "t/a/1.png".into(), width: 512, height: 512, frames: 1 };
+        let fact =
+            FileFact { canonical_name: "t/a/1.png".into(), width: 512, height: 512, frames: 1, seconds: Some(10) };
         files.insert("me.png", Directory::Input, fact);
     }
     matches!(decide(&parsed, &policy, catalogue, &files), Verdict::Allow(approved) if approved.pruned().is_none())
@@ -195,7 +196,8 @@ fn others() -> Vec<(&'static str, bool, bool)> {
             Policy::from_toml_with(&format!("name = \"x\"\nextends = \"base.toml\"\n{own}\n"), &files).unwrap();
         let parsed = parse(json!({ "prompt": workflow }).to_string().as_bytes()).unwrap();
         let mut files = FileFacts::none();
-        let fact = FileFact { canonical_name: "t/a/1.png".into(), width: 512, height: 512, frames: 1 };
+        let fact =
+            FileFact { canonical_name: "t/a/1.png".into(), width: 512, height: 512, frames: 1, seconds: Some(10) };
         files.insert("me.png", Directory::Input, fact);
         matches!(decide(&parsed, &policy, Catalogue::builtin(), &files), Verdict::Allow(_))
     };

@@ -47,7 +47,7 @@ fn uploads(parsed: &Parsed) -> FileFacts {
     let mut facts = FileFacts::none();
     for reference in parsed.file_references(Catalogue::builtin()) {
         let canonical_name = reference.name.clone();
-        let fact = FileFact { canonical_name, width: 1024, height: 768, frames: 1 };
+        let fact = FileFact { canonical_name, width: 1024, height: 768, frames: 1, seconds: Some(10) };
         facts.insert(reference.name, reference.directory, fact);
     }
     facts

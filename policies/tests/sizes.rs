@@ -34,7 +34,8 @@ fn refusals(caps: &str, nodes: Value) -> Vec<(String, String)> {
         prompt[id] = node.clone();
     }
     let mut files = FileFacts::none();
-    let fact = FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10 };
+    let fact =
+        FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10, seconds: Some(10) };
     files.insert("film.mp4", Directory::Input, fact);
     let body = json!({ "prompt": prompt }).to_string();
     let parsed = parse(body.as_bytes()).expect("parses");

@@ -46,7 +46,8 @@ fn refusals(caps: &str, nodes: &Value) -> Vec<(String, String)> {
 
 fn refusals_under(policy: &Policy, nodes: &Value) -> Vec<(String, String)> {
     let mut files = FileFacts::none();
-    let fact = FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10 };
+    let fact =
+        FileFact { canonical_name: "t/film.mp4".to_owned(), width: 64, height: 32, frames: 10, seconds: Some(10) };
     files.insert("film.mp4", Directory::Input, fact);
     let body = json!({ "prompt": prompt(nodes) }).to_string();
     let parsed = parse(body.as_bytes()).expect("parses");
@@ -125,7 +126,10 @@ fn film(duration: &Value, by: f64) -> Value {
 #[test]
 fn pictures_of_a_film_have_their_size_whatever_is_known_of_its_sound() {
     for duration in [json!(5.0), json!(["unknown", 0])] {
-        fits("width = 256\n", film(&duration, 4.0));
+        // A number that nobody knows is refused for itself alone.
+        let found = refusals("width = 256\n", &film(&duration, 4.0));
+        assert!(found.iter().all(|(node, code)| node == "sound" && code == "number_unbounded"), "{found:?}");
+        assert_eq!(found.is_empty(), duration.is_number());
         is_refused("width = 255\n", film(&duration, 4.0), "scaled", "size_exceeded");
     }
 }

@@ -100,9 +100,16 @@ fn pack() -> Catalogue {
 
 fn files() -> FileFacts {
     let mut files = FileFacts::none();
-    let fact = |side: u32| FileFact { canonical_name: "a.png".into(), width: side, height: side, frames: 1 };
+    let fact = |side: u32| FileFact {
+        canonical_name: "a.png".into(),
+        width: side,
+        height: side,
+        frames: 1,
+        seconds: Some(10),
+    };
     files.insert("me.png", Directory::Input, fact(512));
     files.insert("large.png", Directory::Input, fact(5000));
+    files.insert("any.flac", Directory::Input, FileFact { seconds: None, ..fact(1) });
     files
 }
 
@@ -534,6 +541,17 @@ fn cases() -> Vec<Case> {
             open(""),
             json!({"c": node("StringConcatenate", json!({"string_a": ["p", 1], "string_b": "x", "delimiter": ""})), "p": node("LoadImageTextDataSetFromFolder", json!({"folder": "x"}))}),
             ("c", ""),
+            "",
+        ),
+        case("sound_unbounded", open(""), json!({"a": node("LoadAudio", json!({"audio": "any.flac"}))}), ("a", ""), ""),
+        case(
+            "memory_exceeded",
+            open(""),
+            json!({
+                "a": node("EmptyAudio", json!({"duration": 20_000.0, "sample_rate": 44_100, "channels": 2})),
+                "b": node("AudioConcat", json!({"audio1": ["a", 0], "audio2": ["a", 0], "direction": "after"})),
+            }),
+            ("b", ""),
             "",
         ),
         case(

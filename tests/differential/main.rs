@@ -175,7 +175,7 @@ impl Bench {
             ("clear.png", 70, 130, 1, true),
             ("moving.webp", 48, 96, 4, true),
         ] {
-            let fact = FileFact { canonical_name: name.to_owned(), width: w, height: h, frames: n };
+            let fact = FileFact { canonical_name: name.to_owned(), width: w, height: h, frames: n, seconds: Some(10) };
             facts.insert(name, Directory::Input, fact);
             let picture = Picture { w: i128::from(w), h: i128::from(h), n: i128::from(n), alpha };
             files.insert(name.to_owned(), picture);

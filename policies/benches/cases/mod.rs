@@ -63,7 +63,7 @@ fn files(body: &[u8]) -> FileFacts {
         facts.insert(
             reference.name,
             Directory::Input,
-            FileFact { canonical_name, width: 1024, height: 768, frames: 1 },
+            FileFact { canonical_name, width: 1024, height: 768, frames: 1, seconds: Some(10) },
         );
     }
     facts

@@ -819,10 +819,15 @@ impl Step<'_, '_> {
     fn sound_file(&self, input: &str) -> Result<Extent, Gap> {
         let text = self.node.text(input).ok_or(Gap::Inherited)?;
         let (name, directory) = annotated_name(text).map_err(|_| Gap::Inherited)?;
-        self.facts.files.get(name, directory).ok_or(Gap::Inherited)?;
-        // Nobody measures sound: how long a file may be is a matter of the bytes that may be uploaded. One that is only assumed is as long as the policy says.
-        let uploaded = self.facts.caps.seconds.unwrap_or(f64::MAX);
-        let seconds = self.facts.files.assumed_seconds().map_or(uploaded, f64::from);
+        let fact = self.facts.files.get(name, directory).ok_or(Gap::Inherited)?;
+        // A few bytes of a compressed sound are hours of it.
+        let seconds = match (fact.seconds, self.facts.caps.seconds) {
+            (Some(seconds), _) => f64::from(seconds),
+            (None, None) => f64::INFINITY,
+            (None, Some(_)) => {
+                return Err(Gap::Unbounded("nobody knows how long the sound in this file is".to_owned()));
+            }
+        };
         Ok(sounding(Sound { seconds, batch: 1 }))
     }
 }

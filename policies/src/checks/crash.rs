@@ -317,7 +317,7 @@ fn fits_exactly(slot: &Slot<'_>, declared: &DeclaredType) -> bool {
     !slot.types.is_empty() && slot.types.iter().all(fits)
 }
 
-/// Pictures, films and latents that no memory holds. A policy with caps has found larger ones than its caps already, and cut them.
+/// Pictures, films, latents and sounds that no memory holds. A policy with caps has found larger ones than its caps already, and cut them.
 fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let within_caps = out.is_empty();
     let mut told = |facts: &Facts<'_>| {
@@ -330,13 +330,21 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         };
         let worst = |place: NodeIndex| facts.slots_at(place).iter().find_map(too_large);
         for (place, node) in facts.workflow.indexed() {
-            let Some((pixels, limit)) = worst(place) else { continue };
-            // Told where it arises.
-            let from_above = links(node).any(|link| facts.slot(link).is_some_and(|slot| too_large(slot).is_some()));
-            // A film of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
-            let own_film =
+            // A film or sound of the owner's that nobody has measured counts as endless where caps ask; here it is taken for one that fits.
+            let own_file =
                 subject.owner() && facts.class_at(place).is_some_and(|class| class.may_have(InputKind::File));
-            if from_above || own_film {
+            // Told where it arises.
+            let from_above =
+                |beyond: &dyn Fn(&Slot<'_>) -> bool| links(node).any(|link| facts.slot(link).is_some_and(beyond));
+            if own_file {
+                continue;
+            }
+            let longest = facts.slots_at(place).iter().filter_map(too_long).reduce(f64::max);
+            if let Some(seconds) = longest.filter(|_| !from_above(&|slot| too_long(slot).is_some())) {
+                out.push(sound_too_long(node, seconds));
+            }
+            let Some((pixels, limit)) = worst(place) else { continue };
+            if from_above(&|slot| too_large(slot).is_some()) {
                 continue;
             }
             let message = format!("may make {pixels} pixels at once, and no more than {limit} leave a ComfyUI running");
@@ -345,12 +353,32 @@ fn memory(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             out.push(Violation { bound, limit, chain, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
         }
     };
-    if within_caps || !subject.policy.caps.limits_sizes() {
+    let caps = &subject.policy.caps;
+    if within_caps || !(caps.limits_sizes() || caps.seconds.is_some()) {
         return told(&subject.facts);
     }
     // What was cut to a cap is looked at uncut: shadow mode lets it through.
-    let uncapped = subject.policy.caps.without_limits();
+    let uncapped = caps.without_limits();
     told(&subject.facts.under(&uncapped));
+}
+
+/// Seconds of all sounds in it, if no memory holds them.
+#[expect(clippy::cast_precision_loss, reason = "compared with a bound far below 2^53")]
+fn too_long(slot: &Slot<'_>) -> Option<f64> {
+    let sound = slot.sound?;
+    let seconds = sound.seconds * sound.batch.saturating_mul(slot.items).max(1) as f64;
+    (seconds > SECONDS_MAX).then_some(seconds)
+}
+
+fn sound_too_long(node: &Node, seconds: f64) -> Violation {
+    if seconds.is_infinite() {
+        let message = "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI: make the sound in the workflow".to_owned();
+        return of(node, "sound_unbounded", ViolationKind::Denied, message);
+    }
+    let message =
+        format!("may make {seconds:.0} seconds of sound, and no more than {SECONDS_MAX} leave a ComfyUI running");
+    let (bound, limit) = (Some(format!("{seconds:.0}")), Some(SECONDS_MAX.to_string()));
+    Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) }
 }
 
 /// ComfyUI makes the cache key of each node of the inputs of all its ancestors (`comfy_execution/caching.py` `get_node_signature`), before the first node runs.

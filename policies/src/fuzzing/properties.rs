@@ -14,7 +14,8 @@ const ATTEMPT: &str = "t/abcdefgh23456777/0190a7c4-8f5e-7cc1-b7a3-0123456789ab-1
 pub(super) fn all_files(parsed: &Parsed, catalogue: &Catalogue) -> FileFacts {
     let mut files = FileFacts::none();
     for reference in parsed.file_references(catalogue) {
-        let fact = FileFact { canonical_name: reference.name.clone(), width: 640, height: 480, frames: 2 };
+        let fact =
+            FileFact { canonical_name: reference.name.clone(), width: 640, height: 480, frames: 2, seconds: Some(10) };
         files.insert(reference.name.clone(), crate::Directory::Input, fact.clone());
         files.insert(reference.name, reference.directory, fact);
     }

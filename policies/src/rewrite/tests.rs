@@ -6,7 +6,7 @@ use crate::{Catalogue, Directory, FileFact, FileFacts, Policy, Verdict, decide, 
 fn approved(prompt: &str, rest: &str) -> ApprovedWorkflow {
     let parsed = parse(format!("{{\"prompt\":{prompt}{rest}}}").as_bytes()).unwrap();
     let mut files = FileFacts::none();
-    let fact = FileFact { canonical_name: "t/q/up1.png".into(), width: 512, height: 512, frames: 1 };
+    let fact = FileFact { canonical_name: "t/q/up1.png".into(), width: 512, height: 512, frames: 1, seconds: Some(10) };
     files.insert("me.png", Directory::Input, fact);
     match decide(&parsed, &Policy::builtin("default").unwrap(), Catalogue::builtin(), &files) {
         Verdict::Allow(approved) => *approved,

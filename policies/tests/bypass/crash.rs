@@ -5,8 +5,8 @@ use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Policy, Verdict, parse};
 use serde_json::{Value, json};
 
 use super::{
-    all_policies, denials, euler, node, parses, prompt, raw, refused_everywhere, sampler, shipped, switch, unparsable,
-    verdict_under, with,
+    all_policies, denials, euler, node, open_policy, parses, prompt, raw, refused, refused_everywhere, sampler,
+    shipped, steps_policy, switch, unparsable, verdict_under, with,
 };
 
 /// The owner's policy lets it run: it is beside the mark.
@@ -244,6 +244,38 @@ fn k10_memory_by_bytes() {
     };
     an_owner_may(text(14));
     refused_everywhere(text(15), "d15", "text_exceeded");
+}
+
+#[test]
+fn k10_sound_of_an_upload_that_nobody_has_measured() {
+    let load = |name: &str| json!({"a": node("LoadAudio", json!({"audio": name})), "p": node("PreviewAudio", json!({"audio": ["a", 0]}))});
+    let policy = |text: &str| Policy::from_toml(&format!("name = \"x\"\n{text}")).unwrap();
+    let seconds = "[classes]\nallow = [\"*\"]\n[caps]\nseconds = 10\n";
+    assert_eq!(denials(&policy(seconds), load("ten.wav")), []);
+    let shorter = seconds.replace("10", "9");
+    assert_eq!(denials(&policy(&shorter), load("ten.wav")), [("a".to_owned(), "size_exceeded")]);
+    // A FLAC of 298 KB holds two days.
+    let shadow = format!("mode = \"shadow\"\n{seconds}");
+    for policy in
+        [open_policy(), steps_policy(), shipped("default"), shipped("generous"), policy(seconds), policy(&shadow)]
+    {
+        let found = denials(&policy, load("any.flac"));
+        assert!(found.contains(&("a".to_owned(), "sound_unbounded")), "{}: {found:?}", policy.name());
+    }
+    assert!(denials(&policy(seconds), load("any.flac")).contains(&("a".to_owned(), "size_unbounded")));
+    // What is cut from it is read whole before.
+    let mut cut = load("any.flac");
+    cut["t"] = node("TrimAudioDuration", json!({"audio": ["a", 0], "start_index": 0.0, "duration": 1.0}));
+    refused(cut, "a", "size_unbounded");
+    // An owner's own sound is taken for one that fits.
+    an_owner_may(load("any.flac"));
+    // By growth.
+    let joined = |seconds: f64| {
+        json!({"e": node("EmptyAudio", json!({"duration": seconds, "sample_rate": 44100, "channels": 2})),
+        "j": node("AudioConcat", json!({"audio1": ["e", 0], "audio2": ["e", 0], "direction": "after"}))})
+    };
+    an_owner_may(joined(17_999.0));
+    refused_everywhere(joined(18_001.0), "j", "memory_exceeded");
 }
 
 #[test]

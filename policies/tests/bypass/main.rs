@@ -87,8 +87,11 @@ pub(crate) fn files() -> FileFacts {
         width: side,
         height: side,
         frames,
+        seconds: Some(10),
     };
     files.insert("me.png", Directory::Input, fact("t/a/1.png", 512, 1));
+    files.insert("ten.wav", Directory::Input, fact("t/a/8.wav", 1, 1));
+    files.insert("any.flac", Directory::Input, FileFact { seconds: None, ..fact("t/a/9.flac", 1, 1) });
     files.insert("mine.png", Directory::Output, fact("t/a/2.png [output]", 512, 1));
     files.insert("bomb.png", Directory::Input, fact("t/a/3.png", 60_000, 1));
     files.insert("film.gif", Directory::Input, fact("t/a/4.gif", 64, 10_000));

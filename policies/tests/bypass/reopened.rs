@@ -19,7 +19,7 @@ fn job(n: u8) -> String {
 fn files() -> FileFacts {
     let mut files = FileFacts::none();
     let upstream = format!("t/{OWNER}/0190a7c4-8f5e-7cc1-b7a3-00000000000f.png");
-    let fact = FileFact { canonical_name: upstream.clone(), width: 512, height: 512, frames: 1 };
+    let fact = FileFact { canonical_name: upstream.clone(), width: 512, height: 512, frames: 1, seconds: Some(10) };
     files.insert("me.png", Directory::Input, fact.clone());
     files.insert(upstream, Directory::Input, fact);
     files

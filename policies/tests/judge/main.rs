@@ -86,7 +86,7 @@ fn world() -> (World, FileFacts) {
     for (name, picture) in pictures {
         let size = |side: i128| u32::try_from(side).unwrap();
         let (width, height, frames) = (size(picture.w), size(picture.h), size(picture.n));
-        let fact = FileFact { canonical_name: name.to_owned(), width, height, frames };
+        let fact = FileFact { canonical_name: name.to_owned(), width, height, frames, seconds: Some(10) };
         facts.insert(name, Directory::Input, fact);
         files.insert(name.to_owned(), picture);
     }

@@ -33,10 +33,12 @@ pub fn facts(pins: &[Pin], owner_folder: &str) -> FileFacts {
     for pin in pins {
         let canonical_name = format!("{owner_folder}/{}", upstream_name(pin.file, &pin.facts));
         let ContentFacts { width, height, frames, .. } = pin.facts;
+        // Nobody measures sound: a few bytes of FLAC are hours, and what looks like WAV may be decoded as something else.
+        let seconds = None;
         out.insert(
             pin.name.clone(),
             policy_directory(pin.directory),
-            FileFact { canonical_name, width, height, frames },
+            FileFact { canonical_name, width, height, frames, seconds },
         );
     }
     out

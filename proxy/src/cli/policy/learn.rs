@@ -144,7 +144,13 @@ fn files(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue) -> FileFacts {
         if let ["t", _owner, file] = segments.as_slice() {
             let is_still = [".png", ".jpg"].iter().any(|ending| file.ends_with(ending));
             let frames = if is_still { 1 } else { assumed.frames };
-            let fact = FileFact { canonical_name: name.clone(), width: assumed.width, height: assumed.height, frames };
+            let fact = FileFact {
+                canonical_name: name.clone(),
+                width: assumed.width,
+                height: assumed.height,
+                frames,
+                seconds: Some(assumed.seconds),
+            };
             files.insert(name, directory, fact);
         }
     }
