@@ -173,13 +173,13 @@ impl<'t> Document<'t> {
     fn model_list(&self, input: &str, name: &str) -> Option<&toml::Spanned<DeValue<'t>>> {
         let DeValue::Array(rules) = self.table.get_ref().get("models")?.get_ref() else { return None };
         let wanted = pattern(input);
-        let lists = rules.iter().filter_map(|rule| match rule.get_ref() {
+        let mut lists = rules.iter().filter_map(|rule| match rule.get_ref() {
             DeValue::Table(rule) if rule.get("input").and_then(|of| text_of(of.get_ref())) == Some(&wanted) => {
                 rule.get(name)
             }
             _ => None,
         });
-        lists.last()
+        lists.next_back()
     }
 
     /// One more item at the end of a list, in a line of its own if the last one has one.
