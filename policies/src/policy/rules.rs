@@ -149,18 +149,27 @@ impl TextRules {
     /// The first embedding that the text asks for and that is not allowed.
     pub(crate) fn refused_embedding<'t>(&self, text: &'t str) -> Option<&'t str> {
         let allowed = self.embeddings.as_ref()?;
-        embeddings(text).find(|name| !allowed.matches(&name.replace('\\', "/")))
+        embeddings(text).find(|name| name.len() > EMBEDDING_BYTES_MAX || !allowed.matches(&name.replace('\\', "/")))
     }
 }
 
 /// Marks an embedding in a prompt (ComfyUI 0.8.0, `comfy/sd1_clip.py`).
 const EMBEDDING: &str = "embedding:";
+/// Bytes of an embedding's name. Names may lie in each other (`embedding:embedding:…`), and all of them together would take the square of the text.
+const EMBEDDING_BYTES_MAX: usize = 512;
 
-/// The names of embeddings in a prompt: what follows each mark, up to a space or a parenthesis, without commas at its ends. Within parentheses a weight may follow a colon.
+/// The names of embeddings in a prompt: what follows each mark, up to a space or a parenthesis, without commas at its ends. Within parentheses a weight may follow a colon. One that is too long is cut, and stays
+/// too long.
 fn embeddings(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices(EMBEDDING).filter_map(|(at, mark)| {
         let rest = text.get(at + mark.len()..)?.trim_start();
-        let end = rest.find(|c: char| c.is_whitespace() || c == '(' || c == ')');
+        // The first place behind the limit where no character is cut.
+        let cut = (1..=4).find_map(|more| rest.get(..EMBEDDING_BYTES_MAX + more));
+        let read = cut.unwrap_or(rest);
+        let end = read.find(|c: char| c.is_whitespace() || c == '(' || c == ')');
+        if end.is_none() && cut.is_some() {
+            return cut;
+        }
         let name = rest.get(..end.unwrap_or(rest.len()))?;
         let weighted = end.and_then(|end| rest.get(end..)).is_some_and(|rest| rest.starts_with(')'));
         let name = match name.rsplit_once(':') {
@@ -225,5 +234,17 @@ mod tests {
         assert_eq!(names("embedding:\nfar embedding:a:b embedding:"), ["far", "a:b"]);
         assert_eq!(names("xembedding:y(z)"), ["y"]);
         assert!(names("an embedding of text").is_empty());
+    }
+
+    #[test]
+    fn an_embedding_with_a_name_that_is_too_long_is_refused_whatever_is_allowed() {
+        let all = TextRules { embeddings: Some(Patterns::all()), ..TextRules::default() };
+        let refused = |name: &str| all.refused_embedding(&format!("a cat, embedding:{name} and")).map(str::len);
+        assert_eq!(refused(&"a".repeat(EMBEDDING_BYTES_MAX)), None);
+        assert_eq!(refused(&"a".repeat(EMBEDDING_BYTES_MAX + 1)), Some(EMBEDDING_BYTES_MAX + 1));
+        // What would be taken away at its ends, and characters of several bytes.
+        assert!(refused(&",".repeat(100_000)).is_some());
+        assert!(refused(&"\u{e9}".repeat(100_000)).is_some());
+        assert_eq!(refused(&"embedding:".repeat(100_000)), Some(EMBEDDING_BYTES_MAX + 1));
     }
 }

@@ -262,6 +262,21 @@ fn bypass_060i_one_long_text_that_many_nodes_read() {
 }
 
 #[test]
+fn bypass_060j_a_model_s_name_by_a_link_has_the_length_of_a_path() {
+    let document = "name = \"x\"\n[classes]\nallow = [\"*\"]\n[[models]]\ninput = \"ckpt_name\"\nallow = [\"*\"]\n";
+    let policy = Policy::from_toml(document).unwrap();
+    let refused = |bytes: usize| {
+        let nodes = json!({
+            "n": node("PrimitiveString", json!({"value": "a".repeat(bytes)})),
+            "m": node("CheckpointLoaderSimple", json!({"ckpt_name": ["n", 0]})),
+        });
+        denials(&policy, nodes).contains(&("m".to_owned(), "model_unknown"))
+    };
+    assert!(!refused(4096));
+    assert!(refused(4097));
+}
+
+#[test]
 fn bypass_060f_a_plain_pattern_is_found_as_often_as_it_fits() {
     let policy = super::steps_policy();
     let allowed = |nodes: Value| assert_eq!(denials(&policy, nodes), []);
