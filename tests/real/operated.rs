@@ -3,8 +3,10 @@
 use super::succeeds;
 use comfygate_tests::client::files_of;
 use comfygate_tests::gateway::{run_in, said};
-use comfygate_tests::{Client, Gateway, workflows};
+use comfygate_tests::{Client, Gateway, RawConnection, eventually, workflows};
 use serde_json::{Value, json};
+use std::future::ready;
+use std::net::{Ipv4Addr, SocketAddr};
 
 const POLICY: &str = r#"# Ours
 name = "own"
@@ -27,7 +29,7 @@ pub async fn a_policy_is_operated(urls: &[String]) {
     Box::pin(a_ban_fails_what_waits_and_ends_when_it_is_lifted(&gateway, &acme, urls.len())).await;
     Box::pin(a_faulty_policy_is_refused_whole(&gateway, &acme)).await;
     Box::pin(shadow_mode_runs_and_tells(&gateway, &acme)).await;
-    Box::pin(what_ran_is_learned_from(&gateway, &acme, &urls[0])).await;
+    Box::pin(what_ran_is_learned_from(&gateway, &acme, urls)).await;
 }
 
 fn done(gateway: &Gateway, arguments: &[&str]) -> String {
@@ -96,7 +98,7 @@ async fn shadow_mode_runs_and_tells(gateway: &Gateway, acme: &Client) {
     assert!(told.contains("would have been refused") && told.contains("width = 128"), "{told}");
 }
 
-async fn what_ran_is_learned_from(gateway: &Gateway, acme: &Client, url: &str) {
+async fn what_ran_is_learned_from(gateway: &Gateway, acme: &Client, urls: &[String]) {
     let entry = succeeds(acme, &acme.submit(inverted(112)).await).await;
     let file = files_of(&entry).remove(0);
     let picture = acme.get(&acme.path_of(file["url"].as_str().unwrap())).await.expect(200).body;
@@ -105,8 +107,35 @@ async fn what_ran_is_learned_from(gateway: &Gateway, acme: &Client, url: &str) {
     assert!(of_picture.contains("learned from 1 workflow"), "{of_picture}");
     let checked = run_in(gateway.directory(), &["policy", "check", "--policy", "picture.toml", "saved.png"]);
     assert!(checked.status.success(), "{}", said(&checked));
-    let of_history = done(gateway, &["policy", "learn", "--from-backend", url, "--without-caps"]);
-    assert!(of_history.contains("\"SaveImage\""), "{of_history}");
+    what_ran_before_is_learned_from(gateway, urls).await;
     let of_shadow = done(gateway, &["policy", "learn", "--from-shadow"]);
     assert!(of_shadow.contains("\"ImageInvert\""), "{of_shadow}");
+}
+
+/// What the gateway runs is deleted from the backends' histories: there is only what came beside it, as from the time before it.
+async fn what_ran_before_is_learned_from(gateway: &Gateway, urls: &[String]) {
+    let mut learn = vec!["policy", "learn", "--without-caps"];
+    for (url, width) in urls.iter().zip(116..) {
+        submit_beside_the_gateway(url, inverted(width)).await;
+        learn.extend(["--from-backend", url]);
+    }
+    let document = eventually("both are in their histories", || {
+        let told = said(&gateway.command(&learn));
+        let count = told.split_once("learned from ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        ready(count.is_some_and(|count: usize| count >= urls.len()).then_some(told))
+    });
+    let document = document.await;
+    assert!(document.contains("\"SaveImage\"") && document.contains("\"ImageInvert\""), "{document}");
+}
+
+async fn submit_beside_the_gateway(url: &str, workflow: Value) {
+    let address: SocketAddr = url.trim_start_matches("http://").parse().expect("COMFYUI_URLS has addresses");
+    let body = json!({"prompt": workflow}).to_string();
+    let request = format!(
+        "POST /prompt HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = RawConnection::plain(address, Ipv4Addr::LOCALHOST).await;
+    connection.write(request.as_bytes()).await;
+    assert_eq!(connection.response().await.unwrap().status, 200);
 }

@@ -26,9 +26,9 @@ const TOLD_MAX: usize = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct LearnArguments {
-    /// Learn from the history of this running ComfyUI as well
+    /// Learn from the history of this running ComfyUI as well (again for each further one)
     #[arg(long, value_name = "URL")]
-    from_backend: Option<String>,
+    from_backend: Vec<String>,
     /// Learn from what the gateway refused as well: what is kept of it
     #[arg(long)]
     from_refusals: bool,
@@ -122,7 +122,7 @@ fn gathered(arguments: &LearnArguments, catalogue: &Catalogue) -> anyhow::Result
         Ok(())
     };
     workflows::for_each(&arguments.workflows, &mut add)?;
-    if let Some(url) = &arguments.from_backend {
+    for url in &arguments.from_backend {
         for submission in history(url)? {
             add(submission)?;
         }
