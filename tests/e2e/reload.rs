@@ -215,6 +215,42 @@ async fn another_catalogue_decides_what_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_waits_never_loses_an_output_silently() {
+    let stand_in = StandIn::start(fast()).await.unwrap();
+    let gateway = Gateway::builder().backends(&[stand_in.url()]).prepare().await;
+    let whole = gateway.plain_get(stand_in.addr(), "/object_info").await.1;
+    let path = gateway.directory().join("object_info.json");
+    fs::write(&path, &whole).unwrap();
+    gateway.edit("gateway.toml", |text| format!("{text}\n[catalogue]\nobject_info = {path:?}\n"));
+    let mut gateway = gateway;
+    gateway.start().await;
+    gateway.backends_are_up().await;
+    let acme = gateway.client("acme");
+    let running = acme.submit(workflows::slow("runs", 60, 100, false)).await;
+    acme.running(&running).await;
+    let both = |prefix: &str| {
+        let mut both = workflows::slow(prefix, 50, 1, false);
+        both["19"] = json!({"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}});
+        both
+    };
+    let loses = acme.submit(both("loses")).await;
+    let keeps = acme.submit(workflows::quick("keeps")).await;
+    let mut narrower: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    narrower["GateProbeSleep"]["input"]["required"]["steps"][1]["max"] = json!(49);
+    gateway.edit("object_info.json", |_| narrower.to_string());
+    gateway.generation_is(2).await;
+    // A new submission runs in part, and its answer says what does not.
+    let answer = acme.post("/prompt", &json!({"prompt": both("next")})).await.expect(200).json();
+    assert!(answer["node_errors"]["2"].is_object(), "{answer}");
+    let ended = acme.finished(&loses).await;
+    assert_eq!(ended["status"]["status_str"], "error", "{ended}");
+    assert!(ended.to_string().contains("node 9 would be left out"), "{ended}");
+    assert!(ended.to_string().contains("steps"), "{ended}");
+    assert_eq!(acme.finished(&running).await["status"]["status_str"], "success");
+    assert_eq!(acme.finished(&keeps).await["status"]["status_str"], "success");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disabled_tenant_is_refused_and_its_open_socket_is_closed() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));

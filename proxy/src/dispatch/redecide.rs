@@ -8,7 +8,7 @@ use crate::inspect::{InspectError, files};
 use crate::record::ledger::{Job, LedgerError};
 use crate::services::Services;
 use crate::tenants::Tenant;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts};
+use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, Violations};
 use std::sync::Arc;
 
 /// Violations that the message of a failed job names.
@@ -37,9 +37,26 @@ impl Refusal {
 
     /// What its owner is told, with the first reasons.
     fn of(error: &InspectError) -> Self {
-        let InspectError::Denied(violations) = error else {
-            return Self::plain(format!("the policy changed while the job waited: {error}"));
-        };
+        match error {
+            InspectError::Denied(violations) => {
+                Self::of_violations("the policy changed while the job waited", violations)
+            }
+            _ => Self::plain(format!("the policy changed while the job waited: {error}")),
+        }
+    }
+
+    /// That an output which the owner was promised at acceptance would not run any more. What is left out of a new submission is told in its answer; here nobody would hear of it.
+    fn of_lost_outputs(job: &Job, approved: &ApprovedWorkflow) -> Option<Self> {
+        let runs = |output: &str| approved.output_nodes().iter().any(|node| node.as_str() == output);
+        let lost = job.output_nodes.iter().find(|output| !runs(output))?;
+        let what = format!("what can run changed while the job waited, and node {lost} would be left out");
+        Some(match approved.pruned() {
+            Some(violations) => Self::of_violations(&what, violations),
+            None => Self::plain(what),
+        })
+    }
+
+    fn of_violations(what: &str, violations: &Violations) -> Self {
         let node = violations.iter().find_map(|violation| {
             Some((violation.node.as_ref()?.to_string(), violation.class.as_ref()?.as_str().to_owned()))
         });
@@ -48,7 +65,7 @@ impl Refusal {
         if more > 0 {
             reasons.push(format!("and {more} more"));
         }
-        Self { node, reason: format!("the policy changed while the job waited: {}", reasons.join("; ")) }
+        Self { node, reason: format!("{what}: {}", reasons.join("; ")) }
     }
 }
 
@@ -85,7 +102,11 @@ pub(super) async fn decided(
     let decided = decided.await.map_err(|error| never(&error.to_string()))?;
     let decided = decided.map_err(|error| Undecided::Never(Refusal::of(&error)))?;
     // No installation of the owner's has answered yet.
-    decided.map(Arc::new).ok_or(Undecided::Later)
+    let approved = decided.map(Arc::new).ok_or(Undecided::Later)?;
+    match Refusal::of_lost_outputs(job, &approved) {
+        Some(refusal) => Err(Undecided::Never(refusal)),
+        None => Ok(approved),
+    }
 }
 
 /// The files that a held job pinned when it was accepted, whatever their names mean by now.
