@@ -98,7 +98,6 @@ pub const PROMISES: &[Promise] = &[
     ),
     levelled("cached", "ComfyUI keeps the results of the last job only, and the last one was another tenant's"),
     levelled("executed", "an output is told once its files are there"),
-    levelled("preview", "previews wait in a queue of their own, from which they may be dropped"),
     header(ALL, "Content-Type", "Some(\"application/json; charset=utf-8\")", JSON, "JSON has no other charset"),
     header(ALL, "Content-Type", "None", PROBLEM, WHY_SAID),
     header(ALL, "Content-Type", "Some(\"application/octet-stream\")", PROBLEM, WHY_SAID),
@@ -246,12 +245,9 @@ pub const PROMISES: &[Promise] = &[
         "it was not taken",
     ),
     refused(&["POST /users create"], 404, "not_found", "users come from keys and tokens"),
+    // One of them, in WebP, is asked of a real server only.
     header(
-        &[
-            "GET /view?filename=a.png&type=input",
-            "GET /view?filename=a.png&type=input&channel=rgb",
-            "GET /view?filename=a.png%20[input]",
-        ],
+        ALL,
         "Content-Disposition",
         r#"Some("filename=\"a.png\"")"#,
         r#"Some("inline; filename=\"a.png\"; filename*=UTF-8''a.png")"#,
