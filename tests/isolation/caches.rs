@@ -58,6 +58,7 @@ async fn an_owners_second_run_is_found_with_its_file_and_another_owners_first_is
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let ann = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--user", "ann"]));
     let graph = graph();
+    let mut shown: Vec<String> = Vec::new();
     for (who, client) in
         [("a tenant", &acme), ("another tenant", &bravo), ("a user of the first", &ann), ("the first", &acme)]
     {
@@ -66,11 +67,15 @@ async fn an_owners_second_run_is_found_with_its_file_and_another_owners_first_is
         assert_eq!(made.cached, [""; 0], "{who}: found what is another's");
         for _ in 0..2 {
             let found = run(client, &graph).await;
-            println!("{who}: {:?} {:?} {:?}", found.cached, found.files[0].0, found.files[1].0);
             assert_eq!(found.cached, ["1", "10"], "{who}: its own results; what is saved is saved again");
             assert_eq!(found.files[0].1, made.files[0].1, "{who}: the same picture");
             assert_eq!(found.files[1], made.files[1], "{who}: the file of its first run");
         }
+        // The node lives on at the backend, with the letters and the count of all previews that it made for anybody.
+        let preview = &made.files[1].0;
+        assert!(preview.ends_with("_00001_.png"), "{who} is told how many previews others had: {preview}");
+        assert!(!shown.contains(preview), "{who} is told a name of another's: {preview}");
+        shown.push(preview.clone());
     }
 }
 

@@ -433,17 +433,16 @@ async fn k15_a_socket_that_never_reads_stalls_no_events_of_another() {
     let world = World::new().await;
     let (deaf, answer) = by_hand(&world.open, "/ws?clientId=deaf", "").await;
     assert_eq!(answer.status, 101);
-    // 16 MiB of text, the most that is let through.
-    let mut graph = doubled_text(14);
-    graph["shown"] = node("PreviewAny", json!({"source": ["d14", 0]}));
+    // More than waits in the buffers of two connections, and to a real ComfyUI the most that is let through: 16 MiB of text.
+    let times = if real_urls().is_some() { 14 } else { 13 };
+    let mut graph = doubled_text(times);
+    graph["shown"] = node("PreviewAny", json!({"source": [format!("d{times}"), 0]}));
     let told = world.open.submit_with(json!({"prompt": graph, "client_id": "deaf"})).await;
     goes_on(&world.acme).await;
     let entry = world.open.finished(&told).await;
     assert_eq!(entry["status"]["status_str"], "success", "{}", entry["status"]);
-    // Again, now that the first text waits for its reader.
-    let again = world.open.submit_with(json!({"prompt": graph, "client_id": "deaf"})).await;
+    // And now that the text waits for its reader.
     goes_on(&world.acme).await;
-    world.open.finished(&again).await;
     world.both_still_work().await;
     drop(deaf);
 }

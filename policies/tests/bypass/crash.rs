@@ -1,5 +1,5 @@
 //! K1 to K14 (facts §3.6): what kills, freezes or poisons a ComfyUI is accepted under no policy, an owner's and shadow mode included. K1 to K6, K11 and K12 are faults of form, which no policy sees;
-//! the near misses that are allowed here are sent to real ComfyUIs by `tests/real` of the workspace.
+//! all of them, and the near misses that are allowed here, are sent through the gateway to real ComfyUIs by `tests/isolation/fatal.rs` of the workspace.
 
 use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Policy, Verdict, parse};
 use serde_json::{Value, json};

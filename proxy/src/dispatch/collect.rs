@@ -9,7 +9,9 @@ use super::push::Pushed;
 use crate::clock::WallMillis;
 use crate::ids::{PromptId, UpstreamPromptId};
 use crate::record::ledger::{Directory, JobResult, NewName};
+use comfygate_policy::Digest;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// How the backend says that a prompt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
     scrub(&mut outputs, names, Scrub::All);
     if !names.trusting {
         drop_paths(&mut outputs);
+        rename_temporary(&mut fetches, names.owner_folder);
     }
     let timestamp = |wanted: &str| {
         let found = messages.iter().find(|(event, _)| event == wanted)?;
@@ -376,19 +379,51 @@ fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mu
     }
 }
 
-/// `ComfyUI_00001_.png` → prefix `ComfyUI`, group 1, suffix `_.png` (nodes.py `SaveImage.save_images`).
-fn numbered(filename: &str) -> NewName {
-    let parts = filename.rmatch_indices('_').find_map(|(at, _)| {
+/// Gives numbered temporary files names of the owner's own. A node at ComfyUI outlives the job, and with it the random letters and the count of its previews (nodes.py `PreviewImage`,
+/// execution.py `caches.objects`, 0.8.0): whoever uses the node next could read off them that others had previews there, and how many. Equal names come out of
+/// equal ones, so what is found in ComfyUI's cache has the names of its first time.
+fn rename_temporary(fetches: &mut [Fetch], owner_folder: &str) {
+    let mut firsts: BTreeMap<String, u64> = BTreeMap::new();
+    for fetch in fetches.iter().filter(|fetch| fetch.directory == Directory::Temp) {
+        if let Some((prefix, count, _)) = counted(&fetch.from.filename) {
+            let first = firsts.entry(prefix.to_owned()).or_insert(count);
+            *first = (*first).min(count);
+        }
+    }
+    for fetch in fetches.iter_mut().filter(|fetch| fetch.directory == Directory::Temp) {
+        let Some((prefix, count, suffix)) = counted(&fetch.from.filename) else { continue };
+        let first = firsts.get(prefix).copied().unwrap_or(count);
+        let is_random = |letters: &str| letters.len() == 5 && letters.bytes().all(|byte| byte.is_ascii_lowercase());
+        let stem = prefix.rsplit_once('_').filter(|(_, letters)| is_random(letters)).map_or(prefix, |(stem, _)| stem);
+        let letters = letters_of(&format!("{owner_folder}/{prefix}/{first}"));
+        let count = count.saturating_sub(first).saturating_add(1);
+        fetch.name = NewName::AsIs(format!("{stem}_{letters}_{count:05}{suffix}"));
+    }
+}
+
+/// Five lower-case letters, as ComfyUI has them; the same for the same text.
+fn letters_of(text: &str) -> String {
+    let digest = Digest::of(text.as_bytes());
+    digest.as_bytes().iter().take(5).map(|byte| char::from(b'a' + byte % 26)).collect()
+}
+
+/// `ComfyUI_00001_.png` → prefix `ComfyUI`, count 1, rest `_.png` (nodes.py `SaveImage.save_images`); `a_00001.mp4` alike.
+fn counted(filename: &str) -> Option<(&str, u64, &str)> {
+    filename.rmatch_indices('_').find_map(|(at, _)| {
         let (prefix, rest) = (filename.get(..at)?, filename.get(at + 1..)?);
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let group = rest.get(..digits)?.parse().ok()?;
-        (digits >= 5 && rest[digits..].starts_with('_')).then(|| (prefix, group, rest.get(digits..)))
-    });
-    match parts {
-        Some((prefix, group, Some(suffix))) => {
+        let (count, rest) = (rest.get(..digits)?.parse().ok()?, rest.get(digits..)?);
+        (digits >= 5 && rest.starts_with(['_', '.'])).then_some((prefix, count, rest))
+    })
+}
+
+/// The name in a series of the owner's, if ComfyUI numbered it as `SaveImage` does.
+fn numbered(filename: &str) -> NewName {
+    match counted(filename).filter(|(_, _, rest)| rest.starts_with('_')) {
+        Some((prefix, group, suffix)) => {
             NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() }
         }
-        _ => NewName::AsIs(filename.to_owned()),
+        None => NewName::AsIs(filename.to_owned()),
     }
 }
 
@@ -404,7 +439,6 @@ mod tests {
     use super::*;
     use crate::ids::FileId;
     use crate::inspect::contents::{ContentFacts, ContentKind};
-    use comfygate_policy::Digest;
 
     const FOLDER: &str = "t/abc234";
 
@@ -504,14 +538,48 @@ mod tests {
         assert_eq!((shown.get("fullpath"), &shown["format"]), (None, &json!("video/mp4")));
     }
 
+    /// Shown names of these temporary files, to the owner of a folder.
+    fn temporary(files: &[&str], owner_folder: &str) -> Vec<String> {
+        let images: Vec<Value> = files.iter().map(|name| image("", name, "temp")).collect();
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder, trusting: false, files: &[] };
+        let ending = read(&entry(json!({"2": {"images": images}}), "success", json!([])), &names).unwrap();
+        assert_eq!(ending.fetches[0].from.filename, files[0], "what is fetched is the backend's");
+        let shown = |fetch: &Fetch| match &fetch.name {
+            NewName::AsIs(name) => name.clone(),
+            NewName::Numbered { .. } => panic!("{fetch:?}"),
+        };
+        ending.fetches.iter().map(shown).collect()
+    }
+
     #[test]
-    fn temporary_files_keep_their_random_name() {
-        let ending = reading(&entry(
-            json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}),
-            "success",
-            json!([]),
-        ));
-        assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00001_.png".into()));
+    fn temporary_files_have_letters_and_counts_of_the_owners_own() {
+        let mine = temporary(&["ComfyUI_temp_abcde_00007_.png", "ComfyUI_temp_abcde_00008_.png"], "t/mine");
+        let letters = mine[0].strip_prefix("ComfyUI_temp_").and_then(|rest| rest.strip_suffix("_00001_.png")).unwrap();
+        assert!(letters.len() == 5 && letters != "abcde" && letters.bytes().all(|byte| byte.is_ascii_lowercase()));
+        assert_eq!(mine[1], format!("ComfyUI_temp_{letters}_00002_.png"), "a batch keeps its order");
+        assert_eq!(temporary(&["ComfyUI_temp_abcde_00007_.png", "ComfyUI_temp_abcde_00008_.png"], "t/mine"), mine);
+        let later = temporary(&["ComfyUI_temp_abcde_00009_.png"], "t/mine");
+        assert!(later[0].ends_with("_00001_.png") && later[0] != mine[0], "{later:?}");
+        let theirs = temporary(&["ComfyUI_temp_abcde_00007_.png"], "t/theirs");
+        assert!(theirs[0].ends_with("_00001_.png") && theirs[0] != mine[0], "{theirs:?}");
+    }
+
+    #[test]
+    fn temporary_names_of_packs_lose_their_count_and_those_without_one_stay() {
+        let video = temporary(&["preview_00004.mp4"], "t/mine");
+        assert!(video[0].starts_with("preview_") && video[0].ends_with("_00001.mp4"), "{video:?}");
+        assert_eq!(temporary(&["3f9a.png"], "t/mine"), ["3f9a.png"]);
+        assert_eq!(temporary(&["a_0001_.png"], "t/mine"), ["a_0001_.png"]);
+        let most = format!("a_{}_.png", u64::MAX);
+        assert!(temporary(&["a_00000_.png", &most], "t/mine")[1].ends_with(&format!("_{}_.png", u64::MAX)));
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_temporary_files_keep_their_names() {
+        let outputs = json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00007_.png", "temp")]}});
+        let ending = trusting_reading(&entry(outputs, "success", json!([])));
+        assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00007_.png".into()));
     }
 
     #[test]

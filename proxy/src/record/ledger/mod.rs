@@ -189,7 +189,7 @@ pub struct NewFile {
 /// How the shown name of a new file is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewName {
-    /// As given, such as a temporary preview's; a later file of the same name takes the name over.
+    /// As given, such as a temporary preview's (`dispatch::collect`); a later file of the same name takes the name over.
     AsIs(String),
     /// `<prefix>_<counter>_<suffix>`: numbered within scope, directory, folder and prefix as one ComfyUI would (folder_paths.py
     /// `get_save_image_path`). Files of one job with the same `group` share one number (a video and its preview).
