@@ -8,6 +8,7 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+mod credential;
 pub mod cost;
 pub mod explain;
 pub mod learn;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
+pub use credential::{API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError};
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
