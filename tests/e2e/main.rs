@@ -26,6 +26,7 @@ mod login;
 mod newer;
 mod owner;
 mod pacing;
+mod paid;
 mod policy;
 mod programs;
 mod record;

@@ -179,7 +179,10 @@ pub(super) async fn check(call: &Call<'_>) -> Result<Answer, Rejection> {
     let body = match inspected(call, caller).await {
         Ok(Inspected { workflow, .. }) => allowed(&workflow, &models::lacking(call, &workflow)?),
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
-        Err(Unapproved::Refused(refused)) => denied(&refused, &refused.row(call, caller, "")),
+        Err(Unapproved::Refused(refused)) => {
+            let code = Rejection::from(refused.error.clone()).code().to_owned();
+            denied(&refused, &refused.row(call, caller, &code))
+        }
     };
     Ok(Answer::json(StatusCode::OK, &body))
 }

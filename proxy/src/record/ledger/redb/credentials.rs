@@ -77,6 +77,7 @@ impl Credentials {
 mod tests {
     use super::*;
     use crate::clock::WallMillis;
+    use crate::record::ledger::closing::Closing as _;
     use crate::record::ledger::redb::{RedbLedger, RedbOptions};
     use crate::record::ledger::suite;
     use crate::record::ledger::{Acceptance, Accepted, Approval, Ledger, Outcome};
