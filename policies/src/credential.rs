@@ -14,6 +14,9 @@ pub const API_KEY_KEY: &str = "api_key_comfy_org";
 /// Bytes of each: the tokens of comfy.org are JSON Web Tokens of about one KiB.
 pub const CREDENTIAL_BYTES_MAX: usize = 4096;
 
+/// Bytes of the shortest text that is taken for a secret in an answer: keys of comfy.org have some 70 characters, tokens some hundred.
+pub const HIDDEN_BYTES_MIN: usize = 16;
+
 /// Who pays: a token, an API key, or both. At least one of them is there; each is 1 to [`CREDENTIAL_BYTES_MAX`] of printable ASCII without spaces. `Debug` shows nothing of it.
 ///
 /// ```
@@ -51,9 +54,9 @@ impl ComfyOrgCredential {
         Self::new(None, Some(api_key))?.ok_or(CredentialError)
     }
 
-    /// The secrets themselves, for what must not show them.
-    pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        self.members().map(|(_, text)| text)
+    /// The secrets themselves, to be cut out of texts that may quote them: those of [`HIDDEN_BYTES_MIN`] or more. Shorter ones are no credentials of comfy.org, and would cut words apart.
+    pub fn hidden(&self) -> impl Iterator<Item = &str> {
+        self.members().map(|(_, text)| text).filter(|text| text.len() >= HIDDEN_BYTES_MIN)
     }
 
     /// Keys of `extra_data` with their values.
@@ -126,10 +129,6 @@ mod tests {
         for (token, key) in [(Some("t\"1"), None), (None, Some("k\\2")), (Some("t"), Some("k"))] {
             let credential = ComfyOrgCredential::new(token, key).unwrap().unwrap();
             assert_eq!(ComfyOrgCredential::read(&credential.exposed()).unwrap(), credential);
-            assert_eq!(
-                credential.secrets().collect::<Vec<_>>(),
-                [token, key].into_iter().flatten().collect::<Vec<_>>()
-            );
         }
         let others: [&[u8]; 4] = [
             b"",
@@ -140,6 +139,12 @@ mod tests {
         for other in others {
             assert_eq!(ComfyOrgCredential::read(other), Err(CredentialError));
         }
+    }
+
+    #[test]
+    fn a_text_of_16_characters_is_hidden_and_a_shorter_one_is_not() {
+        let credential = ComfyOrgCredential::new(Some("0123456789abcdef"), Some("0123456789abcde")).unwrap().unwrap();
+        assert_eq!(credential.hidden().collect::<Vec<_>>(), ["0123456789abcdef"]);
     }
 
     #[test]

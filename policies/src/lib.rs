@@ -26,7 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
-pub use credential::{API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError};
+pub use credential::{
+    API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError, HIDDEN_BYTES_MIN,
+};
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};

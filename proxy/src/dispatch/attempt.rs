@@ -313,6 +313,7 @@ impl Carrying {
     }
 
     async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
+        self.know_payment().await;
         if let Err(reason) = self.know_files().await {
             return self.lost(&reason).await;
         }
@@ -403,24 +404,30 @@ impl Carrying {
         self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
-    /// Reads which files the job pinned, for the backend and for texts that name them, and what it may be paid with.
+    /// Reads which files the job pinned, for the backend and for texts that name them.
     async fn know_files(&mut self) -> Result<(), String> {
         let secrets = self.owner_secrets().await?;
         let pins = until_available!(self.services.ledger.pins(self.job.id)).map_err(|error| error.to_string())?;
         self.owner_folder = files::owner_folder(&secrets);
         self.files = pins.iter().map(|pin| Pushed::of_pin(pin, &self.owner_folder)).collect();
-        if self.job.paid {
-            self.own_credential = match until_available!(self.services.ledger.credential(self.job.id)) {
-                Ok(credential) => credential,
-                Err(error) => {
-                    tracing::error!(job = %self.job.id, %error, "the credential of a job can't be read");
-                    None
-                }
-            };
-            let gateways = self.services.config().comfy_org.clone();
-            self.secrets = self.own_credential.iter().cloned().chain(gateways).collect();
-        }
         Ok(())
+    }
+
+    /// Reads what the job may be paid with, so that nothing that its nodes say shows it.
+    async fn know_payment(&mut self) {
+        if !self.job.paid {
+            return;
+        }
+        self.own_credential = match until_available!(self.services.ledger.credential(self.job.id)) {
+            Ok(credential) => credential,
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "the credential of a job can't be read");
+                None
+            }
+        };
+        let gateways = self.services.config().comfy_org.clone();
+        self.secrets = self.own_credential.iter().cloned().chain(gateways).collect();
+        self.services.tracks.hide(self.attempt.upstream, &self.secrets);
     }
 
     /// Gives the backend every file that it lacks.
@@ -478,6 +485,10 @@ impl Carrying {
 
     /// Watches the attempt at its backend, and commits what it finds.
     async fn follow(mut self) -> AttemptOver {
+        if !self.submitted {
+            // A former process sent it.
+            self.know_payment().await;
+        }
         match self.watched().await {
             Watched::Entry(entry) => self.finish(&entry).await,
             Watched::Withdrawn => {

@@ -12,9 +12,6 @@ use crate::record::ledger::{Directory, JobResult, NewName};
 use comfygate_policy::ComfyOrgCredential;
 use serde_json::{Map, Value, json};
 
-/// Credentials of comfy.org are longer: keys have some 70 characters, tokens some hundred.
-const SECRET_BYTES_MIN: usize = 16;
-
 /// How the backend says that a prompt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamEnd {
@@ -245,10 +242,8 @@ fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
 }
 
 /// A text without what was paid with. SECURITY: ComfyUI hands it to nodes, and the error of one may quote it.
-pub fn without_secrets(text: &str, names: &Names<'_>) -> String {
-    let secrets = names.secrets.iter().flat_map(ComfyOrgCredential::secrets);
-    // Shorter ones are no credentials of comfy.org, and would cut words apart.
-    let secrets = secrets.filter(|secret| secret.len() >= SECRET_BYTES_MIN);
+fn without_secrets(text: &str, names: &Names<'_>) -> String {
+    let secrets = names.secrets.iter().flat_map(ComfyOrgCredential::hidden);
     secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
 }
 

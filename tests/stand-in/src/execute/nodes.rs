@@ -407,6 +407,7 @@ fn paid_image(run: &Run<'_>, node: &Node<'_>) -> Result<Value, Stop> {
         return Err(raised("Exception", "Unauthorized: Please login first to use this node."));
     };
     if node.text("prompt")? == "quote" {
+        run.send_text(node.id, &format!("paying with {secret}"));
         return Err(raised("Exception", format!("API Error: 401 for '{secret}'")));
     }
     Ok(image(Picture::from_fn((64, 48, 3), 1, |_, _, _, _| 128)?))
