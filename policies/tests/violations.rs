@@ -17,11 +17,13 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 16] = [
+const WITH_BOUND_AND_LIMIT: [&str; 18] = [
     "cap_exceeded",
+    "conditioning_exceeded",
     "cost_exceeded",
     "denoise_too_small",
     "memory_exceeded",
+    "merge_exceeded",
     "overlap_too_large",
     "sample_rate_refused",
     "schedule_too_long",
@@ -168,6 +170,23 @@ fn doubling(count: usize) -> Value {
         let from = json!([format!("d{}", n - 1), 0]);
         nodes[format!("d{n}")] =
             node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": ""}));
+    }
+    nodes
+}
+
+/// Nodes that take the one before at two inputs; the first takes a prompt, or a model.
+fn twice(count: usize, (class, first, second): (&str, &str, &str), more: &Value) -> Value {
+    let mut nodes = json!({
+        "x0": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd.safetensors"})),
+        "p": node("CLIPTextEncode", json!({"text": "a cat", "clip": ["x0", 1]})),
+    });
+    let mut last = json!([if class.starts_with("Model") { "x0" } else { "p" }, 0]);
+    for n in 1..=count {
+        let mut inputs = more.clone();
+        inputs[first] = last.clone();
+        inputs[second] = last;
+        nodes[format!("x{n}")] = node(class, inputs);
+        last = json!([format!("x{n}"), 0]);
     }
     nodes
 }
@@ -541,6 +560,20 @@ fn cases() -> Vec<Case> {
             open(""),
             json!({"c": node("StringConcatenate", json!({"string_a": ["p", 1], "string_b": "x", "delimiter": ""})), "p": node("LoadImageTextDataSetFromFolder", json!({"folder": "x"}))}),
             ("c", ""),
+            "",
+        ),
+        case(
+            "conditioning_exceeded",
+            open(""),
+            twice(12, ("ConditioningCombine", "conditioning_1", "conditioning_2"), &json!({})),
+            ("x12", ""),
+            "",
+        ),
+        case(
+            "merge_exceeded",
+            open(""),
+            twice(11, ("ModelMergeSimple", "model1", "model2"), &json!({"ratio": 0.5})),
+            ("x11", ""),
             "",
         ),
         case("sound_unbounded", open(""), json!({"a": node("LoadAudio", json!({"audio": "any.flac"}))}), ("a", ""), ""),

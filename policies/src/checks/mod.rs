@@ -11,6 +11,7 @@ mod crash;
 mod dynamic;
 mod expressions;
 mod files;
+mod growth;
 mod inputs;
 mod links;
 mod models;
@@ -137,6 +138,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         prompts::check,
         cost::check,
         crash::check,
+        growth::check,
         schedules::check,
         expressions::check,
         regex::check,

@@ -340,3 +340,111 @@ fn k14_values_that_no_page_can_be_told() {
     }
     an_owner_may(json!({"p": node("PreviewAny", json!({"source": ["k", 0]})), "k": euler()}));
 }
+
+/// `count` nodes, each of which takes what the one before gives at both of its inputs; the first takes `from`.
+fn doubling(count: usize, from: &Value, made: impl Fn(&Value) -> Value) -> Value {
+    let mut nodes = json!({});
+    let mut last = from.clone();
+    for n in 1..=count {
+        nodes[format!("d{n}")] = made(&last);
+        last = json!([format!("d{n}"), 0]);
+    }
+    nodes
+}
+
+#[test]
+fn k10_conditionings_that_are_joined_to_themselves() {
+    let text = json!(["text", 0]);
+    let concat = |last: &Value| node("ConditioningConcat", json!({"conditioning_to": last, "conditioning_from": last}));
+    let combine = |last: &Value| node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": last}));
+    let pair = |last: &Value| {
+        node(
+            "PairConditioningCombine",
+            json!({"positive_A": last, "negative_A": last, "positive_B": last, "negative_B": last}),
+        )
+    };
+    for made in [&concat as &dyn Fn(&Value) -> Value, &combine, &pair] {
+        an_owner_may(doubling(11, &text, made));
+        refused_everywhere(doubling(12, &text, made), "d12", "conditioning_exceeded");
+        refused_everywhere(doubling(150, &text, made), "d12", "conditioning_exceeded");
+    }
+    // Through a switch, of whatever type it is.
+    let switched =
+        |last: &Value| node("ConditioningConcat", json!({"conditioning_to": last, "conditioning_from": last}));
+    let mut nodes = doubling(14, &text, switched);
+    nodes["sw"] = switch("d5", "d5", json!(true));
+    nodes["d6"] = switched(&json!(["sw", 0]));
+    refused_everywhere(nodes, "d12", "conditioning_exceeded");
+    // Both at once: each of many becomes longer.
+    let mut nodes = doubling(6, &text, combine);
+    for (n, from) in (7..=12).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
+        nodes[format!("d{n}")] = concat(&from);
+    }
+    refused_everywhere(nodes, "d12", "conditioning_exceeded");
+    // A long text is longer than many short ones.
+    let mut nodes = doubling(3, &json!(["long", 0]), concat);
+    nodes["long"] = node("CLIPTextEncode", json!({"text": "word ".repeat(20_000), "clip": ["model", 1]}));
+    an_owner_may(nodes.clone());
+    for n in 4..=7 {
+        nodes[format!("d{n}")] = concat(&json!([format!("d{}", n - 1), 0]));
+    }
+    refused_everywhere(nodes, "d6", "conditioning_exceeded");
+}
+
+#[test]
+fn many_prompts_in_a_row_are_combined() {
+    // Sixty regions, as pairs and one by one.
+    let pairs = doubling(60, &json!(["text", 0]), |last| {
+        node(
+            "PairConditioningCombine",
+            json!({"positive_A": last, "negative_A": ["text", 0], "positive_B": ["text", 0], "negative_B": ["text", 0]}),
+        )
+    });
+    an_owner_may(pairs.clone());
+    assert_eq!(denials(&shipped("default"), pairs), []);
+    let one_by_one = doubling(60, &json!(["text", 0]), |last| {
+        node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
+    });
+    assert_eq!(denials(&shipped("default"), one_by_one), []);
+    // ControlNets go on both lists alike, and join nothing.
+    let controlled = doubling(60, &json!(["text", 0]), |last| {
+        node(
+            "ControlNetApplyAdvanced",
+            json!({"positive": last, "negative": last, "control_net": ["cn", 0], "image": ["image", 0], "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}),
+        )
+    });
+    let net = json!({"cn": node("ControlNetLoader", json!({"control_net_name": "cn.safetensors"}))});
+    assert_eq!(denials(&open_policy(), with(controlled, net)), []);
+}
+
+#[test]
+fn models_that_are_merged_with_themselves() {
+    let merge = |class: &'static str, a: &'static str, b: &'static str| {
+        move |last: &Value| node(class, json!({a: last, b: last, "ratio": 0.5}))
+    };
+    let subtract =
+        |last: &Value| node("ModelMergeSubtract", json!({"model1": last, "model2": last, "multiplier": 0.5}));
+    let of_models = merge("ModelMergeSimple", "model1", "model2");
+    let of_texts = merge("CLIPMergeSimple", "clip1", "clip2");
+    for (made, slot) in [(&of_models as &dyn Fn(&Value) -> Value, 0), (&of_texts, 1), (&subtract, 0)] {
+        let from = json!(["model", slot]);
+        an_owner_may(doubling(10, &from, made));
+        refused_everywhere(doubling(11, &from, made), "d11", "merge_exceeded");
+        refused_everywhere(doubling(150, &from, made), "d11", "merge_exceeded");
+    }
+    // One after the other is no doubling, nor are LoRAs.
+    let loras = doubling(100, &json!(["model", 0]), |last| {
+        node("LoraLoaderModelOnly", json!({"model": last, "lora_name": "style.safetensors", "strength_model": 1.0}))
+    });
+    an_owner_may(loras.clone());
+    let row = doubling(30, &json!(["model", 0]), |last| {
+        node("ModelMergeSimple", json!({"model1": last, "model2": ["model", 0], "ratio": 0.5}))
+    });
+    an_owner_may(row);
+    // What is patched onto a model is merged with it.
+    let mut nodes = loras;
+    for (n, from) in (101..=106).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
+        nodes[format!("d{n}")] = of_models(&from);
+    }
+    refused_everywhere(nodes, "d104", "merge_exceeded");
+}

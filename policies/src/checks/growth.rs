@@ -1,0 +1,182 @@
+//! What grows without a size: conditionings that are joined to themselves, and models that are merged with themselves. Both double at each node, so that forty nodes end a ComfyUI whatever the
+//! sizes of its pictures are. Like the rules of [`crash`](super::crash) these hold under every policy.
+//!
+//! Seen on ComfyUI 0.8.0: thirteen `ConditioningConcat` of a conditioning with itself hold 4.9 GB, after one the half of it. `ConditioningCombine` adds lists of them. A merge is a patch that holds
+//! all patches of the second model, which are computed anew for each place where they stand (`comfy/lora.py` `calculate_weight`), where no interrupt is looked at.
+
+use super::{Subject, of};
+use crate::bounds::{Facts, input_text_bytes};
+use crate::catalogue::{ClassSignature, InputKind, TypeSet};
+use crate::verdict::{Violation, ViolationKind};
+use crate::workflow::graph::links;
+use crate::workflow::link::Link;
+use crate::workflow::node::{Input, Node};
+
+/// Conditionings that all nodes which join them hold together, of [`UNIT_BYTES`] of text each: some 8 MB with T5, so that this is 33 GB.
+const CONDITIONINGS_MAX: i128 = 4096;
+/// Bytes of text that make one: some 512 tokens.
+const UNIT_BYTES: i128 = 2048;
+/// Models that all merges together have to compute. One takes seconds.
+const MERGED_MAX: i128 = 2048;
+
+/// What comes out of a node.
+#[derive(Clone, Copy)]
+struct Grown {
+    /// Conditionings in its list.
+    entries: i128,
+    /// Units of text in the longest of them.
+    units: i128,
+    /// Models that its patches are computed of.
+    patches: i128,
+}
+
+impl Grown {
+    const PLAIN: Self = Self { entries: 1, units: 1, patches: 0 };
+
+    fn conditionings(self) -> i128 {
+        self.entries.saturating_mul(self.units)
+    }
+}
+
+/// How a node puts what comes in together.
+#[derive(Clone, Copy, PartialEq)]
+enum Joins {
+    /// Lists of conditionings one after the other, in so many outputs.
+    Lists(usize),
+    /// The first list, each of whose conditionings is as long as before and the second's together.
+    Lengths,
+    Models(TypeSet),
+    Nothing,
+}
+
+pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let mut grown = vec![Grown::PLAIN; subject.parsed.workflow.nodes().len()];
+    let (mut conditionings, mut merged) = (Total::of(CONDITIONINGS_MAX), Total::of(MERGED_MAX));
+    for (place, node) in subject.parsed.workflow.sources_first() {
+        let class = subject.facts.class_at(place);
+        let judged = class.filter(|class| !subject.policy.trusts(class));
+        let join = judged.map_or(Joins::Nothing, |class| joins(&subject.facts, node, class));
+        let made = grow(&subject.facts, node, class, join, &grown);
+        if let Some(known) = grown.get_mut(place.number()) {
+            *known = made;
+        }
+        if join == Joins::Lengths || made.entries > 1 {
+            let message = "conditionings that are joined again and again fill the memory";
+            out.extend(conditionings.add(node, made.conditionings(), "conditioning_exceeded", message));
+        }
+        if matches!(join, Joins::Models(_)) {
+            let message = "models that are merged again and again are computed for hours, and nothing interrupts it";
+            out.extend(merged.add(node, made.patches, "merge_exceeded", message));
+        }
+    }
+}
+
+/// A sum over nodes, with its limit.
+struct Total {
+    sum: i128,
+    limit: i128,
+}
+
+impl Total {
+    fn of(limit: i128) -> Self {
+        Self { sum: 0, limit }
+    }
+
+    /// A violation of the node that goes beyond the limit first.
+    fn add(&mut self, node: &Node, more: i128, code: &'static str, what: &str) -> Option<Violation> {
+        let before = self.sum;
+        self.sum = self.sum.saturating_add(more);
+        if before > self.limit || self.sum <= self.limit {
+            return None;
+        }
+        let message = format!(
+            "{what}: up to here {} are counted, and no more than {} leave a ComfyUI running",
+            self.sum, self.limit
+        );
+        let (bound, limit) = (Some(self.sum.to_string()), Some(self.limit.to_string()));
+        Some(Violation { bound, limit, ..of(node, code, ViolationKind::Denied, message) })
+    }
+}
+
+/// Whether `kind` comes by this link, or what nobody knows.
+fn carries(facts: &Facts<'_>, link: Link, kind: TypeSet) -> bool {
+    facts.slot(link).is_some_and(|slot| slot.type_set.meets(kind.and(TypeSet::ANY)))
+}
+
+fn links_of<'a>(facts: &'a Facts<'_>, node: &'a Node, kind: TypeSet) -> impl Iterator<Item = Link> + 'a {
+    links(node).filter(move |link| carries(facts, *link, kind))
+}
+
+/// ComfyUI's own classes are known by these names; one of a pack is judged likewise.
+fn joins(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Joins {
+    let gives = |kind: TypeSet| (0..class.outputs().len()).filter(|slot| class.output_types(*slot).meets(kind)).count();
+    let named = |word: &str| class.name().to_ascii_lowercase().contains(word);
+    let outputs = gives(TypeSet::CONDITIONING);
+    if outputs > 0 && named("concat") {
+        return Joins::Lengths;
+    }
+    if outputs > 0 && named("combine") {
+        return Joins::Lists(outputs);
+    }
+    let merges = |kind: &TypeSet| gives(*kind) > 0 && links_of(facts, node, *kind).nth(1).is_some();
+    let merged = [TypeSet::MODEL, TypeSet::CLIP].into_iter().find(merges).filter(|_| !named("switch"));
+    merged.map_or(Joins::Nothing, Joins::Models)
+}
+
+fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Joins, grown: &[Grown]) -> Grown {
+    let known = |link: Link| grown.get(link.target.number()).copied().unwrap_or(Grown::PLAIN);
+    let largest = |a: Grown, b: Grown| Grown {
+        entries: a.entries.max(b.entries),
+        units: a.units.max(b.units),
+        patches: a.patches.max(b.patches),
+    };
+    let mut out = links(node).map(known).fold(Grown::PLAIN, largest);
+    let all = |kind: TypeSet, part: fn(Grown) -> i128| sum(links_of(facts, node, kind).map(|link| part(known(link))));
+    match join {
+        Joins::Lists(1) => out.entries = all(TypeSet::CONDITIONING, |of| of.entries),
+        Joins::Lists(_) => out.entries = pairs(facts, node, |link| known(link).entries),
+        Joins::Lengths => out.units = all(TypeSet::CONDITIONING, |of| of.units),
+        // The first model itself is not patched onto anything.
+        Joins::Models(kind) => out.patches = all(kind, |of| of.patches.saturating_add(1)).saturating_sub(1),
+        Joins::Nothing => {}
+    }
+    let Some(class) = class else { return out };
+    out.units = out.units.max(text_units(facts, node, class));
+    let patches = class.may_have(InputKind::ModelFile) && links(node).next().is_some();
+    out.patches = out.patches.saturating_add(i128::from(patches));
+    out
+}
+
+/// Entries of the longer list of two: of what is called positive, and of what is called negative. Anything else may go to both.
+fn pairs(facts: &Facts<'_>, node: &Node, entries: impl Fn(Link) -> i128) -> i128 {
+    let (mut positive, mut negative): (i128, i128) = (0, 0);
+    for (name, input) in &node.inputs {
+        let Input::Link(link) = input else { continue };
+        if !carries(facts, *link, TypeSet::CONDITIONING) {
+            continue;
+        }
+        let more = entries(*link);
+        if !name.starts_with("negative") {
+            positive = positive.saturating_add(more);
+        }
+        if !name.starts_with("positive") {
+            negative = negative.saturating_add(more);
+        }
+    }
+    positive.max(negative).max(1)
+}
+
+/// Units of all texts that a node encodes. One whose length nobody knows counts as one unit.
+fn text_units(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> i128 {
+    if !class.may_have(InputKind::PromptText) {
+        return 1;
+    }
+    let prompts = node.inputs.iter().filter(|(name, _)| class.input_kind(node, name) == Some(InputKind::PromptText));
+    let bytes = sum(prompts.map(|(name, _)| input_text_bytes(facts, node, name).unwrap_or(0)));
+    bytes.div_euclid(UNIT_BYTES).saturating_add(1)
+}
+
+/// At least one, and never beyond what a number holds.
+fn sum(numbers: impl Iterator<Item = i128>) -> i128 {
+    numbers.fold(0, i128::saturating_add).max(1)
+}
