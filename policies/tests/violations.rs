@@ -17,7 +17,7 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 18] = [
+const WITH_BOUND_AND_LIMIT: [&str; 19] = [
     "cap_exceeded",
     "conditioning_exceeded",
     "cost_exceeded",
@@ -25,6 +25,7 @@ const WITH_BOUND_AND_LIMIT: [&str; 18] = [
     "memory_exceeded",
     "merge_exceeded",
     "overlap_too_large",
+    "prompt_too_long",
     "sample_rate_refused",
     "schedule_too_long",
     "size_exceeded",
@@ -567,6 +568,16 @@ fn cases() -> Vec<Case> {
             open(""),
             twice(12, ("ConditioningCombine", "conditioning_1", "conditioning_2"), &json!({})),
             ("x12", ""),
+            "",
+        ),
+        case(
+            "prompt_too_long",
+            open(""),
+            json!({
+                "m": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd.safetensors"})),
+                "t": node("CLIPTextEncode", json!({"text": "x".repeat(12_289), "clip": ["m", 1]})),
+            }),
+            ("t", "text"),
             "",
         ),
         case(

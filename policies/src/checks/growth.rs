@@ -1,16 +1,19 @@
 //! What grows without a size: conditionings that are joined to themselves, and models that are merged with themselves. Both double at each node, so that forty nodes end a ComfyUI whatever the
-//! sizes of its pictures are. Like the rules of [`crash`](super::crash) these hold under every policy.
+//! sizes of its pictures are; and texts, whose encoding takes the square of their length. Like the rules of [`crash`](super::crash) these hold under every policy.
 //!
 //! Seen on ComfyUI 0.8.0: thirteen `ConditioningConcat` of a conditioning with itself hold 4.9 GB, after one the half of it. `ConditioningCombine` adds lists of them. A merge is a patch that holds
 //! all patches of the second model, which are computed anew for each place where they stand (`comfy/lora.py` `calculate_weight`), where no interrupt is looked at.
 
-use super::{Subject, of};
-use crate::bounds::{Facts, input_text_bytes};
+use std::cell::OnceCell;
+
+use super::{Subject, at, of};
+use crate::bounds::{Facts, chain, input_text_bytes};
 use crate::catalogue::{ClassSignature, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::links;
 use crate::workflow::link::Link;
 use crate::workflow::node::{Input, Node};
+use crate::workflow::text::Text;
 
 /// Conditionings that all nodes which join them hold together, of [`UNIT_BYTES`] of text each: some 8 MB with T5, so that this is 33 GB.
 const CONDITIONINGS_MAX: i128 = 4096;
@@ -18,6 +21,10 @@ const CONDITIONINGS_MAX: i128 = 4096;
 const UNIT_BYTES: i128 = 2048;
 /// Models that all merges together have to compute. One takes seconds.
 const MERGED_MAX: i128 = 2048;
+
+/// Bytes of a text that goes to a text encoder, each of which may be a token. T5 takes 14 GB for 6000 tokens and the square of that for more: 58 GB for these (measured on ComfyUI 0.8.0, whose tokenizers for it cut
+/// nothing off). The longest of 760 published workflows has 8398.
+const ENCODED_BYTES_MAX: i128 = 12 * 1024;
 
 /// What comes out of a node.
 #[derive(Clone, Copy)]
@@ -50,6 +57,52 @@ enum Joins {
 }
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    encoded_texts(subject, out);
+    joined(subject, out);
+}
+
+/// Texts that go to an encoder of the backend's own. Of one that a pack makes nothing is known.
+fn encoded_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    // Made only for texts that may be too long.
+    let in_tokens = OnceCell::new();
+    for (_, node, class) in subject.known() {
+        if !class.is_core() || links_of(&subject.facts, node, TypeSet::CLIP).next().is_none() {
+            continue;
+        }
+        for (name, _) in prompts(node, class) {
+            let is_long = |bytes: &i128| *bytes > ENCODED_BYTES_MAX;
+            if input_text_bytes(&subject.facts, node, name).filter(is_long).is_none() {
+                continue;
+            }
+            let facts = in_tokens.get_or_init(|| subject.facts.in_tokens());
+            // What is known word for word may be shorter.
+            let bytes = written_bytes(subject, node, name).or_else(|| input_text_bytes(facts, node, name));
+            out.extend(bytes.filter(is_long).map(|bytes| too_long(subject, node, name, bytes)));
+        }
+    }
+}
+
+fn too_long(subject: &Subject<'_>, node: &Node, name: &str, bytes: i128) -> Violation {
+    let message = format!(
+        "a text encoder takes the square of a text in memory: this one may have {bytes} bytes, and no more than {ENCODED_BYTES_MAX} leave a ComfyUI running; write less, or encode it in parts and concatenate these"
+    );
+    let (bound, limit) = (Some(bytes.to_string()), Some(ENCODED_BYTES_MAX.to_string()));
+    let chain = chain(&subject.facts, node, name);
+    Violation { bound, limit, chain, ..at(node, name, "prompt_too_long", ViolationKind::Denied, message) }
+}
+
+fn written_bytes(subject: &Subject<'_>, node: &Node, name: &str) -> Option<i128> {
+    let texts = subject.possible_texts().at(node, name)?;
+    i128::try_from(texts.iter().map(String::len).max()?).ok()
+}
+
+/// The inputs of a node whose text goes to a text encoder.
+fn prompts<'a>(node: &'a Node, class: &'a ClassSignature) -> impl Iterator<Item = &'a (Text, Input)> {
+    let inputs = if class.may_have(InputKind::PromptText) { node.inputs.as_slice() } else { &[] };
+    inputs.iter().filter(|(name, _)| class.input_kind(node, name) == Some(InputKind::PromptText))
+}
+
+fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let mut grown = vec![Grown::PLAIN; subject.parsed.workflow.nodes().len()];
     let (mut conditionings, mut merged) = (Total::of(CONDITIONINGS_MAX), Total::of(MERGED_MAX));
     for (place, node) in subject.parsed.workflow.sources_first() {
@@ -168,11 +221,7 @@ fn pairs(facts: &Facts<'_>, node: &Node, entries: impl Fn(Link) -> i128) -> i128
 
 /// Units of all texts that a node encodes. One whose length nobody knows counts as one unit.
 fn text_units(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> i128 {
-    if !class.may_have(InputKind::PromptText) {
-        return 1;
-    }
-    let prompts = node.inputs.iter().filter(|(name, _)| class.input_kind(node, name) == Some(InputKind::PromptText));
-    let bytes = sum(prompts.map(|(name, _)| input_text_bytes(facts, node, name).unwrap_or(0)));
+    let bytes = sum(prompts(node, class).map(|(name, _)| input_text_bytes(facts, node, name).unwrap_or(0)));
     bytes.div_euclid(UNIT_BYTES).saturating_add(1)
 }
 

@@ -383,12 +383,12 @@ fn k10_conditionings_that_are_joined_to_themselves() {
     refused_everywhere(nodes, "d12", "conditioning_exceeded");
     // A long text is longer than many short ones.
     let mut nodes = doubling(3, &json!(["long", 0]), concat);
-    nodes["long"] = node("CLIPTextEncode", json!({"text": "word ".repeat(20_000), "clip": ["model", 1]}));
+    nodes["long"] = node("CLIPTextEncode", json!({"text": "word ".repeat(2400), "clip": ["model", 1]}));
     an_owner_may(nodes.clone());
-    for n in 4..=7 {
+    for n in 4..=12 {
         nodes[format!("d{n}")] = concat(&json!([format!("d{}", n - 1), 0]));
     }
-    refused_everywhere(nodes, "d6", "conditioning_exceeded");
+    refused_everywhere(nodes, "d9", "conditioning_exceeded");
 }
 
 #[test]
@@ -447,4 +447,32 @@ fn models_that_are_merged_with_themselves() {
         nodes[format!("d{n}")] = of_models(&from);
     }
     refused_everywhere(nodes, "d104", "merge_exceeded");
+}
+
+#[test]
+fn k10_texts_whose_square_no_encoder_holds() {
+    let encode = |class: &str, inputs: Value| json!({"t": node(class, with(inputs, json!({"clip": ["model", 1]})))});
+    let text = |bytes: usize| "abc ".repeat(bytes / 4);
+    an_owner_may(encode("CLIPTextEncode", json!({"text": text(12_288)})));
+    assert_eq!(denials(&shipped("default"), encode("CLIPTextEncode", json!({"text": text(12_288)}))), []);
+    refused_everywhere(encode("CLIPTextEncode", json!({"text": text(12_292)})), "t", "prompt_too_long");
+    let flux = |t5: &str| encode("CLIPTextEncodeFlux", json!({"clip_l": "a", "t5xxl": t5, "guidance": 3.5}));
+    an_owner_may(flux(&text(12_288)));
+    refused_everywhere(flux(&text(100_000)), "t", "prompt_too_long");
+    // By links.
+    let linked = |count: usize| {
+        let mut nodes = doubling(count, &json!(["start", 0]), |last| {
+            node("StringConcatenate", json!({"string_a": last, "string_b": last, "delimiter": ""}))
+        });
+        nodes["start"] = node("PrimitiveString", json!({"value": text(96)}));
+        with(nodes, encode("CLIPTextEncode", json!({"text": [format!("d{count}"), 0]})))
+    };
+    an_owner_may(linked(7));
+    refused_everywhere(linked(8), "t", "prompt_too_long");
+    // A bound that says too much is set right by the words themselves.
+    let replaced = json!({
+        "r": node("StringReplace", json!({"string": text(4000), "find": "z", "replace": text(200)})),
+        "t": node("CLIPTextEncode", json!({"text": ["r", 0], "clip": ["model", 1]})),
+    });
+    an_owner_may(replaced);
 }

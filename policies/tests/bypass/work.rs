@@ -257,7 +257,7 @@ fn bypass_060i_one_long_text_that_many_nodes_read() {
         let document = |word: &str| format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n[texts]\ndeny = [\"{word}\"]\n");
         let prompts = || fan("cat ", "CLIPTextEncode", "text", readers);
         assert_eq!(told(&Policy::from_toml(&document("cat cat")).unwrap(), prompts(), "text_denied"), readers);
-        assert_eq!(denials(&Policy::from_toml(&document("dog")).unwrap(), prompts()), []);
+        assert_eq!(told(&Policy::from_toml(&document("dog")).unwrap(), prompts(), "text_denied"), 0);
     }
 }
 
