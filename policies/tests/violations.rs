@@ -17,7 +17,7 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 19] = [
+const WITH_BOUND_AND_LIMIT: [&str; 20] = [
     "cap_exceeded",
     "conditioning_exceeded",
     "cost_exceeded",
@@ -26,6 +26,7 @@ const WITH_BOUND_AND_LIMIT: [&str; 19] = [
     "merge_exceeded",
     "overlap_too_large",
     "prompt_too_long",
+    "repeats_exceeded",
     "sample_rate_refused",
     "schedule_too_long",
     "size_exceeded",
@@ -578,6 +579,16 @@ fn cases() -> Vec<Case> {
                 "t": node("CLIPTextEncode", json!({"text": "x".repeat(12_289), "clip": ["m", 1]})),
             }),
             ("t", "text"),
+            "",
+        ),
+        case(
+            "repeats_exceeded",
+            open(""),
+            json!({
+                "m": node("SolidMask", json!({"value": 1.0, "width": 16_384, "height": 16_384})),
+                "g": node("GrowMask", json!({"mask": ["m", 0], "expand": 1025, "tapered_corners": true})),
+            }),
+            ("g", ""),
             "",
         ),
         case(

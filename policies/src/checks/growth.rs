@@ -1,5 +1,5 @@
 //! What grows without a size: conditionings that are joined to themselves, and models that are merged with themselves. Both double at each node, so that forty nodes end a ComfyUI whatever the
-//! sizes of its pictures are; and texts, whose encoding takes the square of their length. Like the rules of [`crash`](super::crash) these hold under every policy.
+//! sizes of its pictures are; masks that are grown by so many pixels; and texts, whose encoding takes the square of their length. Like the rules of [`crash`](super::crash) these hold under every policy.
 //!
 //! Seen on ComfyUI 0.8.0: thirteen `ConditioningConcat` of a conditioning with itself hold 4.9 GB, after one the half of it. `ConditioningCombine` adds lists of them. A merge is a patch that holds
 //! all patches of the second model, which are computed anew for each place where they stand (`comfy/lora.py` `calculate_weight`), where no interrupt is looked at.
@@ -7,7 +7,8 @@
 use std::cell::OnceCell;
 
 use super::{Subject, at, of};
-use crate::bounds::{Facts, chain, input_text_bytes};
+use crate::bounds::interval::ceil;
+use crate::bounds::{Facts, Value, chain, input_text_bytes, number};
 use crate::catalogue::{ClassSignature, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::links;
@@ -25,6 +26,12 @@ const MERGED_MAX: i128 = 2048;
 /// Bytes of a text that goes to a text encoder, each of which may be a token. T5 takes 14 GB for 6000 tokens and the square of that for more: 58 GB for these (measured on ComfyUI 0.8.0, whose tokenizers for it cut
 /// nothing off). The longest of 760 published workflows has 8398.
 const ENCODED_BYTES_MAX: i128 = 12 * 1024;
+
+/// Pixels that are looked at one by one again and again, in all nodes. One takes 12 ns (`GrowMask` of ComfyUI 0.8.0), so that these take an hour, in which nothing interrupts a node.
+const REPEATED_PIXELS_MAX: i128 = 1 << 38;
+
+/// Where nobody knows how often.
+const REPEATS_UNKNOWN: i128 = 16_384;
 
 /// What comes out of a node.
 #[derive(Clone, Copy)]
@@ -59,6 +66,7 @@ enum Joins {
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     encoded_texts(subject, out);
     joined(subject, out);
+    repeated(subject, out);
 }
 
 /// Texts that go to an encoder of the backend's own. Of one that a pack makes nothing is known.
@@ -100,6 +108,41 @@ fn written_bytes(subject: &Subject<'_>, node: &Node, name: &str) -> Option<i128>
 fn prompts<'a>(node: &'a Node, class: &'a ClassSignature) -> impl Iterator<Item = &'a (Text, Input)> {
     let inputs = if class.may_have(InputKind::PromptText) { node.inputs.as_slice() } else { &[] };
     inputs.iter().filter(|(name, _)| class.input_kind(node, name) == Some(InputKind::PromptText))
+}
+
+/// Slow things that are done to whole pictures, so many times over.
+fn repeated(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let repeating = |class: &ClassSignature| class.may_have(InputKind::Repeats) && !subject.policy.trusts(class);
+    if !subject.known().any(|(_, _, class)| repeating(class)) {
+        return;
+    }
+    // What was cut to a cap is looked at uncut: shadow mode lets it through.
+    let uncapped = subject.policy.caps.without_limits();
+    let looked_at = if out.is_empty() { None } else { Some(subject.facts.under(&uncapped)) };
+    let facts = looked_at.as_ref().unwrap_or(&subject.facts);
+    let mut total = Total::of(REPEATED_PIXELS_MAX);
+    for (place, node, class) in subject.known().filter(|(_, _, class)| repeating(class)) {
+        // The largest of its pictures, as it may be a mask beside one.
+        let shapes = facts.slots_at(place).iter().filter_map(|slot| slot.shape);
+        let Some(shape) = shapes.max_by_key(|shape| shape.pixels_total()) else { continue };
+        let times = times_over(facts, node, class, shape.count().hi).saturating_mul(facts.runs(node, class).max(1));
+        let pixels = shape.pixels_total().saturating_mul(times);
+        let message = "masks are grown pixel by pixel for hours, and nothing interrupts it";
+        out.extend(total.add(node, pixels, "repeats_exceeded", message));
+    }
+}
+
+/// How often it is done to the last of so many pictures. A whole number is for all of them; a rate (FLOAT) is added at each.
+fn times_over(facts: &Facts<'_>, node: &Node, class: &ClassSignature, pictures: i128) -> i128 {
+    let repeats =
+        class.inputs_of(node).into_iter().filter(|(_, signature)| signature.kind() == Some(InputKind::Repeats));
+    let times = repeats.map(|(name, signature)| match number(facts, node, name, signature.declared()) {
+        Value::Int(times) => times.lo.saturating_abs().max(times.hi.saturating_abs()),
+        Value::Float(rate) => ceil(rate.lo.abs().max(rate.hi.abs())).saturating_mul(pictures),
+        // Where caps ask for it that is refused; without them it is as much as GrowMask takes.
+        Value::Bool(_) | Value::Unknown => REPEATS_UNKNOWN,
+    });
+    sum(times)
 }
 
 fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {

@@ -476,3 +476,21 @@ fn k10_texts_whose_square_no_encoder_holds() {
     });
     an_owner_may(replaced);
 }
+
+#[test]
+fn masks_that_are_grown_for_hours() {
+    let grown = |count: usize, by: i64, films: u32| {
+        let mut nodes = doubling(count, &json!(["m", 0]), |last| {
+            node("GrowMask", json!({"mask": last, "expand": by, "tapered_corners": true}))
+        });
+        nodes["i"] = node("EmptyImage", json!({"width": 1024, "height": 1024, "batch_size": films, "color": 0}));
+        nodes["m"] = node("ImageToMask", json!({"image": ["i", 0], "channel": "red"}));
+        nodes
+    };
+    // 2²⁰ pixels in each of 16, by 1024 at each of 16 nodes.
+    an_owner_may(grown(16, 1024, 16));
+    assert_eq!(denials(&shipped("default"), grown(16, -1024, 16)), []);
+    refused_everywhere(grown(17, 1024, 16), "d17", "repeats_exceeded");
+    refused_everywhere(grown(17, -1024, 16), "d17", "repeats_exceeded");
+    an_owner_may(grown(150, 30, 16));
+}
