@@ -17,7 +17,7 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 20] = [
+const WITH_BOUND_AND_LIMIT: [&str; 21] = [
     "cap_exceeded",
     "conditioning_exceeded",
     "cost_exceeded",
@@ -25,6 +25,7 @@ const WITH_BOUND_AND_LIMIT: [&str; 20] = [
     "memory_exceeded",
     "merge_exceeded",
     "overlap_too_large",
+    "passes_exceeded",
     "prompt_too_long",
     "repeats_exceeded",
     "sample_rate_refused",
@@ -592,6 +593,20 @@ fn cases() -> Vec<Case> {
             "",
         ),
         case(
+            "passes_exceeded",
+            caps("steps = 20"),
+            {
+                let mut nodes = twice(6, ("ConditioningCombine", "conditioning_1", "conditioning_2"), &json!({}));
+                nodes["g"] = node(
+                    "CFGGuider",
+                    json!({"model": ["x0", 0], "positive": ["x6", 0], "negative": ["p", 0], "cfg": 7.0}),
+                );
+                nodes
+            },
+            ("g", ""),
+            "",
+        ),
+        case(
             "merge_exceeded",
             open(""),
             twice(11, ("ModelMergeSimple", "model1", "model2"), &json!({"ratio": 0.5})),
@@ -757,6 +772,7 @@ const RELAXED_IN_SHADOW: [&str; 22] = [
     "model_denied",
     "model_not_allowed",
     "model_unknown",
+    "passes_exceeded",
     "sampler_refused",
     "scheduler_refused",
     "size_exceeded",

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 
 use super::{Subject, at, of};
 use crate::bounds::interval::ceil;
-use crate::bounds::{Facts, Value, chain, input_text_bytes, number};
+use crate::bounds::{Facts, Value, chain, input_text_bytes, number, sampling};
 use crate::catalogue::{ClassSignature, InputKind, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::links;
@@ -33,6 +33,20 @@ const REPEATED_PIXELS_MAX: i128 = 1 << 38;
 /// Where nobody knows how often.
 const REPEATS_UNKNOWN: i128 = 16_384;
 
+/// Passes of the model in one step, under a cap on steps: two are usual, and one more for each region of a picture.
+const PASSES_MAX: i128 = 64;
+/// ComfyUI's own classes that add passes over all conditionings of a prompt to each step, and do so anew at each of their nodes (`set_model_sampler_post_cfg_function`).
+const ADD_PASSES: [&str; 6] = [
+    "LTXVModalityGuidance",
+    "PerpNeg",
+    "PerturbedAttentionGuidance",
+    "SelfAttentionGuidance",
+    "SkipLayerGuidanceDiT",
+    "SkipLayerGuidanceSD3",
+];
+/// ControlNets that take as long as one pass.
+const CONTROLS_A_PASS: i128 = 2;
+
 /// What comes out of a node.
 #[derive(Clone, Copy)]
 struct Grown {
@@ -42,10 +56,14 @@ struct Grown {
     units: i128,
     /// Models that its patches are computed of.
     patches: i128,
+    /// Passes that patches of a model add for each conditioning.
+    added: i128,
+    /// ControlNets on the way.
+    controls: i128,
 }
 
 impl Grown {
-    const PLAIN: Self = Self { entries: 1, units: 1, patches: 0 };
+    const PLAIN: Self = Self { entries: 1, units: 1, patches: 0, added: 0, controls: 0 };
 
     fn conditionings(self) -> i128 {
         self.entries.saturating_mul(self.units)
@@ -153,6 +171,7 @@ fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         let judged = class.filter(|class| !subject.policy.trusts(class));
         let join = judged.map_or(Joins::Nothing, |class| joins(&subject.facts, node, class));
         let made = grow(&subject.facts, node, class, join, &grown);
+        out.extend(class.and_then(|class| passes(subject, node, class, &grown)));
         if let Some(known) = grown.get_mut(place.number()) {
             *known = made;
         }
@@ -165,6 +184,32 @@ fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             out.extend(merged.add(node, made.patches, "merge_exceeded", message));
         }
     }
+}
+
+/// Each step of a sampler, or of what guides one, evaluates every conditioning, as often as patches of the model say, and its ControlNets with it.
+fn passes(subject: &Subject<'_>, node: &Node, class: &ClassSignature, grown: &[Grown]) -> Option<Violation> {
+    let facts = &subject.facts;
+    if !subject.policy.caps.limits_steps() || subject.policy.trusts(class) {
+        return None;
+    }
+    if gives(class, TypeSet::GUIDER) == 0 && sampling(facts, node, class).is_none() {
+        return None;
+    }
+    let known = |link: Link| grown.get(link.target.number()).copied().unwrap_or(Grown::PLAIN);
+    let added = links_of(facts, node, TypeSet::MODEL).map(|link| known(link).added).max().unwrap_or(0);
+    let of_one = |of: Grown| {
+        let each = added.saturating_add(of.controls.div_euclid(CONTROLS_A_PASS)).saturating_add(1);
+        of.entries.saturating_mul(each)
+    };
+    let passes = sum(links_of(facts, node, TypeSet::CONDITIONING).map(|link| of_one(known(link))));
+    if passes <= PASSES_MAX {
+        return None;
+    }
+    let message = format!(
+        "each step evaluates the model up to {passes} times, and {PASSES_MAX} are allowed where steps are capped: combine fewer conditionings, or patch the model less often"
+    );
+    let (bound, limit) = (Some(passes.to_string()), Some(PASSES_MAX.to_string()));
+    Some(Violation { bound, limit, ..of(node, "passes_exceeded", ViolationKind::Denied, message) })
 }
 
 /// A sum over nodes, with its limit.
@@ -205,18 +250,22 @@ fn links_of<'a>(facts: &'a Facts<'_>, node: &'a Node, kind: TypeSet) -> impl Ite
 
 /// ComfyUI's own classes are known by these names; one of a pack is judged likewise.
 fn joins(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Joins {
-    let gives = |kind: TypeSet| (0..class.outputs().len()).filter(|slot| class.output_types(*slot).meets(kind)).count();
     let named = |word: &str| class.name().to_ascii_lowercase().contains(word);
-    let outputs = gives(TypeSet::CONDITIONING);
+    let outputs = gives(class, TypeSet::CONDITIONING);
     if outputs > 0 && named("concat") {
         return Joins::Lengths;
     }
     if outputs > 0 && named("combine") {
         return Joins::Lists(outputs);
     }
-    let merges = |kind: &TypeSet| gives(*kind) > 0 && links_of(facts, node, *kind).nth(1).is_some();
+    let merges = |kind: &TypeSet| gives(class, *kind) > 0 && links_of(facts, node, *kind).nth(1).is_some();
     let merged = [TypeSet::MODEL, TypeSet::CLIP].into_iter().find(merges).filter(|_| !named("switch"));
     merged.map_or(Joins::Nothing, Joins::Models)
+}
+
+/// In how many outputs `kind` comes.
+fn gives(class: &ClassSignature, kind: TypeSet) -> usize {
+    (0..class.outputs().len()).filter(|slot| class.output_types(*slot).meets(kind)).count()
 }
 
 fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Joins, grown: &[Grown]) -> Grown {
@@ -225,6 +274,8 @@ fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Jo
         entries: a.entries.max(b.entries),
         units: a.units.max(b.units),
         patches: a.patches.max(b.patches),
+        added: a.added.max(b.added),
+        controls: a.controls.max(b.controls),
     };
     let mut out = links(node).map(known).fold(Grown::PLAIN, largest);
     let all = |kind: TypeSet, part: fn(Grown) -> i128| sum(links_of(facts, node, kind).map(|link| part(known(link))));
@@ -240,6 +291,10 @@ fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Jo
     out.units = out.units.max(text_units(facts, node, class));
     let patches = class.may_have(InputKind::ModelFile) && links(node).next().is_some();
     out.patches = out.patches.saturating_add(i128::from(patches));
+    out.added = out.added.saturating_add(i128::from(class.is_core() && ADD_PASSES.contains(&class.name())));
+    let controls =
+        links_of(facts, node, TypeSet::CONTROL_NET).next().is_some() && gives(class, TypeSet::CONDITIONING) > 0;
+    out.controls = out.controls.saturating_add(i128::from(controls));
     out
 }
 
