@@ -761,7 +761,7 @@ fn what_comfyui_would_call_invalid_is_told_apart_from_what_a_rule_denies() {
 }
 
 /// Rules of classes, caps, models and texts; what brings a ComfyUI down, files, links and form hold whatever the mode is.
-const RELAXED_IN_SHADOW: [&str; 22] = [
+const RELAXED_IN_SHADOW: [&str; 23] = [
     "cap_exceeded",
     "class_denied",
     "class_not_allowed",

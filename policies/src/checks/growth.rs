@@ -10,6 +10,7 @@ use super::{Subject, at, of};
 use crate::bounds::interval::ceil;
 use crate::bounds::{Facts, Value, chain, input_text_bytes, number, sampling};
 use crate::catalogue::{ClassSignature, InputKind, TypeSet};
+use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::links;
 use crate::workflow::link::Link;
@@ -20,6 +21,14 @@ use crate::workflow::text::Text;
 const CONDITIONINGS_MAX: i128 = 4096;
 /// Bytes of text that make one: some 512 tokens.
 const UNIT_BYTES: i128 = 2048;
+/// The same in one conditioning: where attention is masked (`StyleModelApply`), the mask is as large as their square.
+const UNITS_MAX: i128 = 64;
+/// What `StyleModelApply` adds for each picture: 729 tokens.
+const UNITS_A_PICTURE: i128 = 2;
+/// No octree is finer than ComfyUI 0.8.0 takes it, by far.
+const OCTREE_MAX: i128 = 16_384;
+/// Numbers of 32 bits in the grids of voxels that one node makes: 51 GB.
+const VOXELS_MAX: i128 = (1 << 32) * 3;
 /// Models that all merges together have to compute. One takes seconds.
 const MERGED_MAX: i128 = 2048;
 
@@ -60,10 +69,12 @@ struct Grown {
     added: i128,
     /// ControlNets on the way.
     controls: i128,
+    /// Whether it is longer than [`UNITS_MAX`] at this node first.
+    grew_here: bool,
 }
 
 impl Grown {
-    const PLAIN: Self = Self { entries: 1, units: 1, patches: 0, added: 0, controls: 0 };
+    const PLAIN: Self = Self { entries: 1, units: 1, patches: 0, added: 0, controls: 0, grew_here: false };
 
     fn conditionings(self) -> i128 {
         self.entries.saturating_mul(self.units)
@@ -82,9 +93,30 @@ enum Joins {
 }
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+    let uncapped = subject.policy.caps.without_limits();
+    let caps = if out.is_empty() { None } else { Some(&uncapped) };
+    let sizes = Sizes { facts: &subject.facts, caps, uncut: OnceCell::new() };
     encoded_texts(subject, out);
-    joined(subject, out);
-    repeated(subject, out);
+    joined(subject, &sizes, out);
+    repeated(subject, &sizes, out);
+    voxels(subject, &sizes, out);
+}
+
+/// Sizes as they are: what was found beyond a cap was cut to it, and shadow mode lets it through.
+struct Sizes<'s> {
+    facts: &'s Facts<'s>,
+    /// None where nothing was found.
+    caps: Option<&'s Caps>,
+    uncut: OnceCell<Facts<'s>>,
+}
+
+impl<'s> Sizes<'s> {
+    fn facts(&self) -> &Facts<'s> {
+        match self.caps {
+            Some(caps) => self.uncut.get_or_init(|| self.facts.under(caps)),
+            None => self.facts,
+        }
+    }
 }
 
 /// Texts that go to an encoder of the backend's own. Of one that a pack makes nothing is known.
@@ -129,15 +161,12 @@ fn prompts<'a>(node: &'a Node, class: &'a ClassSignature) -> impl Iterator<Item 
 }
 
 /// Slow things that are done to whole pictures, so many times over.
-fn repeated(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+fn repeated(subject: &Subject<'_>, sizes: &Sizes<'_>, out: &mut Vec<Violation>) {
     let repeating = |class: &ClassSignature| class.may_have(InputKind::Repeats) && !subject.policy.trusts(class);
     if !subject.known().any(|(_, _, class)| repeating(class)) {
         return;
     }
-    // What was cut to a cap is looked at uncut: shadow mode lets it through.
-    let uncapped = subject.policy.caps.without_limits();
-    let looked_at = if out.is_empty() { None } else { Some(subject.facts.under(&uncapped)) };
-    let facts = looked_at.as_ref().unwrap_or(&subject.facts);
+    let facts = sizes.facts();
     let mut total = Total::of(REPEATED_PIXELS_MAX);
     for (place, node, class) in subject.known().filter(|(_, _, class)| repeating(class)) {
         // The largest of its pictures, as it may be a mask beside one.
@@ -163,14 +192,14 @@ fn times_over(facts: &Facts<'_>, node: &Node, class: &ClassSignature, pictures: 
     sum(times)
 }
 
-fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {
+fn joined(subject: &Subject<'_>, sizes: &Sizes<'_>, out: &mut Vec<Violation>) {
     let mut grown = vec![Grown::PLAIN; subject.parsed.workflow.nodes().len()];
     let (mut conditionings, mut merged) = (Total::of(CONDITIONINGS_MAX), Total::of(MERGED_MAX));
     for (place, node) in subject.parsed.workflow.sources_first() {
         let class = subject.facts.class_at(place);
         let judged = class.filter(|class| !subject.policy.trusts(class));
         let join = judged.map_or(Joins::Nothing, |class| joins(&subject.facts, node, class));
-        let made = grow(&subject.facts, node, class, join, &grown);
+        let made = grow(&subject.facts, sizes, node, class, join, &grown);
         out.extend(class.and_then(|class| passes(subject, node, class, &grown)));
         if let Some(known) = grown.get_mut(place.number()) {
             *known = made;
@@ -178,6 +207,10 @@ fn joined(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         if join == Joins::Lengths || made.entries > 1 {
             let message = "conditionings that are joined again and again fill the memory";
             out.extend(conditionings.add(node, made.conditionings(), "conditioning_exceeded", message));
+        }
+        // Told of the first.
+        if made.units > UNITS_MAX && join == Joins::Lengths && made.grew_here {
+            out.push(too_many_units(node, made.units));
         }
         if matches!(join, Joins::Models(_)) {
             let message = "models that are merged again and again are computed for hours, and nothing interrupts it";
@@ -210,6 +243,36 @@ fn passes(subject: &Subject<'_>, node: &Node, class: &ClassSignature, grown: &[G
     );
     let (bound, limit) = (Some(passes.to_string()), Some(PASSES_MAX.to_string()));
     Some(Violation { bound, limit, ..of(node, "passes_exceeded", ViolationKind::Denied, message) })
+}
+
+fn too_many_units(node: &Node, units: i128) -> Violation {
+    let message = format!(
+        "makes a conditioning as long as {units} texts of {UNIT_BYTES} bytes, and no more than {UNITS_MAX} leave a ComfyUI running: concatenate less"
+    );
+    let (bound, limit) = (Some(units.to_string()), Some(UNITS_MAX.to_string()));
+    Violation { bound, limit, ..of(node, "conditioning_exceeded", ViolationKind::Denied, message) }
+}
+
+/// Cubes of numbers, one for each latent (`VAEDecodeHunyuan3D`); nothing else follows their size.
+fn voxels(subject: &Subject<'_>, sizes: &Sizes<'_>, out: &mut Vec<Violation>) {
+    let makes = |class: &ClassSignature| class.is_core() && class.name() == "VAEDecodeHunyuan3D";
+    for (_, node, class) in subject.known().filter(|(_, _, class)| makes(class)) {
+        let Some(input) = class.input(node, "octree_resolution") else { continue };
+        let side = match number(&subject.facts, node, "octree_resolution", input.declared()) {
+            Value::Int(side) => side.hi.clamp(0, OCTREE_MAX).saturating_add(1),
+            _ => OCTREE_MAX,
+        };
+        let latents =
+            links_of(&subject.facts, node, TypeSet::LATENT).filter_map(|link| sizes.facts().slot(link)?.shape);
+        let batch = latents.map(|shape| shape.count().hi).max().unwrap_or(1);
+        let voxels = side.saturating_mul(side).saturating_mul(side).saturating_mul(batch);
+        if voxels > VOXELS_MAX {
+            let message =
+                format!("may make {voxels} voxels at once, and no more than {VOXELS_MAX} leave a ComfyUI running");
+            let (bound, limit) = (Some(voxels.to_string()), Some(VOXELS_MAX.to_string()));
+            out.push(Violation { bound, limit, ..of(node, "memory_exceeded", ViolationKind::Denied, message) });
+        }
+    }
 }
 
 /// A sum over nodes, with its limit.
@@ -252,7 +315,7 @@ fn links_of<'a>(facts: &'a Facts<'_>, node: &'a Node, kind: TypeSet) -> impl Ite
 fn joins(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Joins {
     let named = |word: &str| class.name().to_ascii_lowercase().contains(word);
     let outputs = gives(class, TypeSet::CONDITIONING);
-    if outputs > 0 && named("concat") {
+    if outputs > 0 && (named("concat") || named("stylemodelapply")) {
         return Joins::Lengths;
     }
     if outputs > 0 && named("combine") {
@@ -268,7 +331,14 @@ fn gives(class: &ClassSignature, kind: TypeSet) -> usize {
     (0..class.outputs().len()).filter(|slot| class.output_types(*slot).meets(kind)).count()
 }
 
-fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Joins, grown: &[Grown]) -> Grown {
+fn grow(
+    facts: &Facts<'_>,
+    sizes: &Sizes<'_>,
+    node: &Node,
+    class: Option<&ClassSignature>,
+    join: Joins,
+    grown: &[Grown],
+) -> Grown {
     let known = |link: Link| grown.get(link.target.number()).copied().unwrap_or(Grown::PLAIN);
     let largest = |a: Grown, b: Grown| Grown {
         entries: a.entries.max(b.entries),
@@ -276,19 +346,30 @@ fn grow(facts: &Facts<'_>, node: &Node, class: Option<&ClassSignature>, join: Jo
         patches: a.patches.max(b.patches),
         added: a.added.max(b.added),
         controls: a.controls.max(b.controls),
+        grew_here: false,
     };
     let mut out = links(node).map(known).fold(Grown::PLAIN, largest);
     let all = |kind: TypeSet, part: fn(Grown) -> i128| sum(links_of(facts, node, kind).map(|link| part(known(link))));
     match join {
         Joins::Lists(1) => out.entries = all(TypeSet::CONDITIONING, |of| of.entries),
         Joins::Lists(_) => out.entries = pairs(facts, node, |link| known(link).entries),
-        Joins::Lengths => out.units = all(TypeSet::CONDITIONING, |of| of.units),
+        Joins::Lengths => {
+            let before = out.units;
+            // A style model's tokens are those of its pictures.
+            out.units = sum(links(node).map(|link| known(link).units));
+            out.grew_here = before <= UNITS_MAX;
+        }
         // The first model itself is not patched onto anything.
         Joins::Models(kind) => out.patches = all(kind, |of| of.patches.saturating_add(1)).saturating_sub(1),
         Joins::Nothing => {}
     }
     let Some(class) = class else { return out };
     out.units = out.units.max(text_units(facts, node, class));
+    if class.is_core() && class.name() == "CLIPVisionEncode" {
+        let pictures =
+            links(node).filter_map(|link| sizes.facts().slot(link)?.shape).map(|shape| shape.count().hi).max();
+        out.units = out.units.max(pictures.unwrap_or(1).saturating_mul(UNITS_A_PICTURE));
+    }
     let patches = class.may_have(InputKind::ModelFile) && links(node).next().is_some();
     out.patches = out.patches.saturating_add(i128::from(patches));
     out.added = out.added.saturating_add(i128::from(class.is_core() && ADD_PASSES.contains(&class.name())));

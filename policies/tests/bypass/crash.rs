@@ -363,21 +363,22 @@ fn k10_conditionings_that_are_joined_to_themselves() {
             json!({"positive_A": last, "negative_A": last, "positive_B": last, "negative_B": last}),
         )
     };
-    for made in [&concat as &dyn Fn(&Value) -> Value, &combine, &pair] {
+    for made in [&combine as &dyn Fn(&Value) -> Value, &pair] {
         an_owner_may(doubling(11, &text, made));
         refused_everywhere(doubling(12, &text, made), "d12", "conditioning_exceeded");
         refused_everywhere(doubling(150, &text, made), "d12", "conditioning_exceeded");
     }
+    an_owner_may(doubling(6, &text, concat));
+    refused_everywhere(doubling(7, &text, concat), "d7", "conditioning_exceeded");
+    refused_everywhere(doubling(150, &text, concat), "d7", "conditioning_exceeded");
     // Through a switch, of whatever type it is.
-    let switched =
-        |last: &Value| node("ConditioningConcat", json!({"conditioning_to": last, "conditioning_from": last}));
-    let mut nodes = doubling(14, &text, switched);
+    let mut nodes = doubling(8, &text, concat);
     nodes["sw"] = switch("d5", "d5", json!(true));
-    nodes["d6"] = switched(&json!(["sw", 0]));
-    refused_everywhere(nodes, "d12", "conditioning_exceeded");
+    nodes["d6"] = concat(&json!(["sw", 0]));
+    refused_everywhere(nodes, "d7", "conditioning_exceeded");
     // Both at once: each of many becomes longer.
-    let mut nodes = doubling(6, &text, combine);
-    for (n, from) in (7..=12).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
+    let mut nodes = doubling(9, &text, combine);
+    for (n, from) in (10..=12).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
         nodes[format!("d{n}")] = concat(&from);
     }
     refused_everywhere(nodes, "d12", "conditioning_exceeded");
@@ -385,10 +386,36 @@ fn k10_conditionings_that_are_joined_to_themselves() {
     let mut nodes = doubling(3, &json!(["long", 0]), concat);
     nodes["long"] = node("CLIPTextEncode", json!({"text": "word ".repeat(2400), "clip": ["model", 1]}));
     an_owner_may(nodes.clone());
-    for n in 4..=12 {
-        nodes[format!("d{n}")] = concat(&json!([format!("d{}", n - 1), 0]));
-    }
-    refused_everywhere(nodes, "d9", "conditioning_exceeded");
+    nodes["d4"] = concat(&json!(["d3", 0]));
+    refused_everywhere(nodes, "d4", "conditioning_exceeded");
+    // As are the pictures that a style is taken from.
+    let styled = |pictures: u32| {
+        json!({
+            "i": node("EmptyImage", json!({"width": 8, "height": 8, "batch_size": pictures, "color": 0})),
+            "v": node("CLIPVisionLoader", json!({"clip_name": "v.safetensors"})),
+            "e": node("CLIPVisionEncode", json!({"clip_vision": ["v", 0], "image": ["i", 0], "crop": "center"})),
+            "m": node("StyleModelLoader", json!({"style_model_name": "s.safetensors"})),
+            "y": node("StyleModelApply", json!({
+                "conditioning": text, "style_model": ["m", 0], "clip_vision_output": ["e", 0], "strength": 0.5, "strength_type": "attn_bias",
+            })),
+        })
+    };
+    an_owner_may(styled(31));
+    refused_everywhere(styled(32), "y", "conditioning_exceeded");
+}
+
+#[test]
+fn k10_voxels_of_many_latents() {
+    let decoded = |batch: u32, side: u32| {
+        json!({
+            "e": node("EmptyLatentHunyuan3Dv2", json!({"resolution": 3072, "batch_size": batch})),
+            "v": node("VAEDecodeHunyuan3D", json!({"samples": ["e", 0], "vae": ["model", 2], "num_chunks": 8000, "octree_resolution": side})),
+        })
+    };
+    // 513³ numbers each.
+    an_owner_may(decoded(95, 512));
+    refused_everywhere(decoded(96, 512), "v", "memory_exceeded");
+    an_owner_may(decoded(96, 256));
 }
 
 #[test]
