@@ -17,7 +17,7 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 21] = [
+const WITH_BOUND_AND_LIMIT: [&str; 22] = [
     "cap_exceeded",
     "conditioning_exceeded",
     "cost_exceeded",
@@ -37,6 +37,7 @@ const WITH_BOUND_AND_LIMIT: [&str; 21] = [
     "too_densely_linked",
     "too_many_nodes",
     "too_many_outputs",
+    "tracks_exceeded",
     "value_bigger_than_max",
     "value_smaller_than_min",
 ];
@@ -604,6 +605,20 @@ fn cases() -> Vec<Case> {
                 nodes
             },
             ("g", ""),
+            "",
+        ),
+        case(
+            "tracks_exceeded",
+            open(""),
+            json!({
+                "i": node("EmptyImage", json!({"width": 64, "height": 64, "batch_size": 1, "color": 0})),
+                "t": node("WanMoveTracksFromCoords", json!({"track_coords": ["p", 0]})),
+                "p": node("PrimitiveString", json!({"value": r#"[[{"x":0,"y":0},{"x":1e15,"y":0}]]"#})),
+                "v": node("WanMoveVisualizeTracks", json!({
+                    "images": ["i", 0], "tracks": ["t", 0], "line_resolution": 24, "circle_size": 12, "opacity": 0.75, "line_width": 16,
+                })),
+            }),
+            ("v", ""),
             "",
         ),
         case(

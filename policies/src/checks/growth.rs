@@ -21,6 +21,7 @@ use crate::workflow::text::Text;
 const CONDITIONINGS_MAX: i128 = 4096;
 /// Bytes of text that make one: some 512 tokens.
 const UNIT_BYTES: i128 = 2048;
+const UNIT_TOKENS: i128 = 512;
 /// The same in one conditioning: where attention is masked (`StyleModelApply`), the mask is as large as their square.
 const UNITS_MAX: i128 = 64;
 /// What `StyleModelApply` adds for each picture: 729 tokens.
@@ -95,7 +96,7 @@ enum Joins {
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let uncapped = subject.policy.caps.without_limits();
     let caps = if out.is_empty() { None } else { Some(&uncapped) };
-    let sizes = Sizes { facts: &subject.facts, caps, uncut: OnceCell::new() };
+    let sizes = Sizes { facts: &subject.facts, caps, uncut: OnceCell::new(), padding: padding(subject) };
     encoded_texts(subject, out);
     joined(subject, &sizes, out);
     repeated(subject, &sizes, out);
@@ -108,6 +109,8 @@ struct Sizes<'s> {
     /// None where nothing was found.
     caps: Option<&'s Caps>,
     uncut: OnceCell<Facts<'s>>,
+    /// Units that every text has at least.
+    padding: i128,
 }
 
 impl<'s> Sizes<'s> {
@@ -364,7 +367,7 @@ fn grow(
         Joins::Nothing => {}
     }
     let Some(class) = class else { return out };
-    out.units = out.units.max(text_units(facts, node, class));
+    out.units = out.units.max(text_units(facts, node, class, sizes.padding));
     if class.is_core() && class.name() == "CLIPVisionEncode" {
         let pictures =
             links(node).filter_map(|link| sizes.facts().slot(link)?.shape).map(|shape| shape.count().hi).max();
@@ -399,9 +402,27 @@ fn pairs(facts: &Facts<'_>, node: &Node, entries: impl Fn(Link) -> i128) -> i128
 }
 
 /// Units of all texts that a node encodes. One whose length nobody knows counts as one unit.
-fn text_units(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> i128 {
-    let bytes = sum(prompts(node, class).map(|(name, _)| input_text_bytes(facts, node, name).unwrap_or(0)));
-    bytes.div_euclid(UNIT_BYTES).saturating_add(1)
+fn text_units(facts: &Facts<'_>, node: &Node, class: &ClassSignature, padding: i128) -> i128 {
+    let mut texts = prompts(node, class).peekable();
+    if texts.peek().is_none() {
+        return 1;
+    }
+    let bytes = sum(texts.map(|(name, _)| input_text_bytes(facts, node, name).unwrap_or(0)));
+    bytes.div_euclid(UNIT_BYTES).saturating_add(1).max(padding)
+}
+
+/// `T5TokenizerOptions` makes every text as many tokens long as it says, at least.
+fn padding(subject: &Subject<'_>) -> i128 {
+    let options = subject.known().filter(|(_, _, class)| class.is_core() && class.name() == "T5TokenizerOptions");
+    let tokens = options.flat_map(|(_, node, class)| {
+        ["min_padding", "min_length"].into_iter().filter_map(move |name| {
+            match number(&subject.facts, node, name, class.input(node, name)?.declared()) {
+                Value::Int(tokens) => Some(tokens.hi),
+                _ => None,
+            }
+        })
+    });
+    tokens.max().unwrap_or(0).div_euclid(UNIT_TOKENS).saturating_add(1)
 }
 
 /// At least one, and never beyond what a number holds.

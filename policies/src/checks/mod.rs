@@ -26,6 +26,7 @@ mod schedules;
 pub(crate) mod shadow;
 mod sizes;
 mod texts;
+mod tracks;
 mod whole;
 
 use std::cell::OnceCell;
@@ -139,6 +140,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         cost::check,
         crash::check,
         growth::check,
+        tracks::check,
         schedules::check,
         expressions::check,
         regex::check,

@@ -388,6 +388,14 @@ fn k10_conditionings_that_are_joined_to_themselves() {
     an_owner_may(nodes.clone());
     nodes["d4"] = concat(&json!(["d3", 0]));
     refused_everywhere(nodes, "d4", "conditioning_exceeded");
+    // Or short ones that are padded.
+    let padded = |count: usize| {
+        let options = json!({"clip": ["model", 1], "min_padding": 0, "min_length": 10_000});
+        let encoded = json!({"long": node("CLIPTextEncode", json!({"text": "a", "clip": ["o", 0]})), "o": node("T5TokenizerOptions", options)});
+        with(doubling(count, &json!(["long", 0]), concat), encoded)
+    };
+    an_owner_may(padded(1));
+    refused_everywhere(padded(2), "d2", "conditioning_exceeded");
     // As are the pictures that a style is taken from.
     let styled = |pictures: u32| {
         json!({
@@ -520,4 +528,49 @@ fn masks_that_are_grown_for_hours() {
     refused_everywhere(grown(17, 1024, 16), "d17", "repeats_exceeded");
     refused_everywhere(grown(17, -1024, 16), "d17", "repeats_exceeded");
     an_owner_may(grown(150, 30, 16));
+}
+
+#[test]
+fn tracks_that_are_drawn_for_ever() {
+    let drawn = |tracks: Value, nodes: Value| {
+        let draw = json!({
+            "images": ["image", 0], "tracks": tracks, "line_resolution": 24, "circle_size": 12, "opacity": 0.75, "line_width": 16,
+        });
+        with(nodes, json!({"v": node("WanMoveVisualizeTracks", draw)}))
+    };
+    let written = |text: Value| {
+        drawn(json!(["t", 0]), json!({"t": node("WanMoveTracksFromCoords", json!({"track_coords": text}))}))
+    };
+    let places = |x: &str| format!(r#"[[{{"x":0,"y":0}},{{"x":{x},"y":0}}]]"#);
+    let of_text =
+        |x: &str| with(written(json!(["p", 0])), json!({"p": node("PrimitiveString", json!({"value": places(x)}))}));
+    an_owner_may(of_text("4096"));
+    assert_eq!(denials(&shipped("default"), of_text("4096")), []);
+    // 2²⁸ points are 5,592,405 places, twice and in 24 pictures.
+    an_owner_may(of_text("5592405"));
+    for x in ["5592406", "1e15", "-1e15", "Infinity", "NaN", "1e400"] {
+        refused_everywhere(of_text(x), "v", "tracks_exceeded");
+    }
+    let generated = |inputs: Value| {
+        let all = json!({
+            "width": 832, "height": 480, "start_x": 0.0, "start_y": 0.0, "end_x": 1.0, "end_y": 1.0, "num_frames": 81, "num_tracks": 5, "track_spread": 0.025,
+            "bezier": false, "mid_x": 0.5, "mid_y": 0.5, "interpolation": "linear",
+        });
+        drawn(
+            json!(["t", 0]),
+            json!({
+                "t": node("GenerateTracks", with(all, inputs)), "far": node("PrimitiveFloat", json!({"value": 1e12})), "near": node("PrimitiveFloat", json!({"value": 0.5})),
+            }),
+        )
+    };
+    an_owner_may(generated(json!({"end_x": ["near", 0]})));
+    for name in ["start_x", "end_y", "mid_x", "track_spread"] {
+        refused_everywhere(generated(json!({name: ["far", 0]})), "v", "tracks_exceeded");
+    }
+    // The same ones many times over.
+    let mut nodes =
+        doubling(20, &json!(["t", 0]), |last| node("WanMoveConcatTrack", json!({"tracks_1": last, "tracks_2": last})));
+    nodes = with(generated(json!({})), nodes);
+    nodes["v"]["inputs"]["tracks"] = json!(["d20", 0]);
+    refused_everywhere(nodes, "v", "tracks_exceeded");
 }
