@@ -207,7 +207,8 @@ fn joined(subject: &Subject<'_>, sizes: &Sizes<'_>, out: &mut Vec<Violation>) {
         if let Some(known) = grown.get_mut(place.number()) {
             *known = made;
         }
-        if join == Joins::Lengths || made.entries > 1 {
+        let gives_some = class.is_some_and(|class| gives(class, TypeSet::CONDITIONING) > 0);
+        if join == Joins::Lengths || gives_some && made.entries > 1 {
             let message = "conditionings that are joined again and again fill the memory";
             out.extend(conditionings.add(node, made.conditionings(), "conditioning_exceeded", message));
         }
@@ -367,6 +368,11 @@ fn grow(
         Joins::Nothing => {}
     }
     let Some(class) = class else { return out };
+    // What gives no conditionings hands none on.
+    let handing = TypeSet::CONDITIONING.and(TypeSet::ANY).and(TypeSet::OTHER);
+    if gives(class, handing) == 0 {
+        out = Grown { entries: 1, units: 1, controls: 0, ..out };
+    }
     out.units = out.units.max(text_units(facts, node, class, sizes.padding));
     if class.is_core() && class.name() == "CLIPVisionEncode" {
         let pictures =

@@ -3,10 +3,11 @@
 
 use super::{Subject, of};
 use crate::bounds::{Value, number};
-use crate::catalogue::ClassSignature;
+use crate::catalogue::{ClassSignature, TypeSet};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::links;
-use crate::workflow::node::Node;
+use crate::workflow::link::Link;
+use crate::workflow::node::{Input, Node};
 
 /// Points of all lines that one node draws. One takes 10 µs, so that these are three quarters of an hour.
 const POINTS_MAX: f64 = 268_435_456.0;
@@ -24,20 +25,26 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     // How long the ways of all tracks together are, by node.
     let mut lengths = vec![0.0_f64; subject.parsed.workflow.nodes().len()];
     for (place, node) in subject.parsed.workflow.sources_first() {
-        let Some(class) = subject.facts.class_at(place).filter(|class| class.is_core()) else { continue };
-        let linked = || links(node).filter_map(|link| lengths.get(link.target.number())).sum();
-        let length = match class.name() {
-            "GenerateTracks" => generated(subject, node, class),
-            "WanMoveTracksFromCoords" => written(subject, node),
-            // Tracks of both, or of either.
-            "WanMoveConcatTrack" | "ComfySwitchNode" | "WanMoveVisualizeTracks" => linked(),
-            _ => continue,
-        };
+        let Some(class) = subject.facts.class_at(place) else { continue };
+        let of_link = |link: Link| lengths.get(link.target.number()).copied().unwrap_or(0.0);
         if draws(class) {
+            let Some(Input::Link(link)) = node.input("tracks") else { continue };
             // Each part of a way is drawn in so many pictures.
-            let points = length * largest(subject, node, class, "line_resolution");
-            out.extend((points > POINTS_MAX).then(|| too_many_points(node, points)));
-        } else if let Some(known) = lengths.get_mut(place.number()) {
+            let points = of_link(*link) * largest(subject, node, class, "line_resolution");
+            out.extend((points.is_nan() || points > POINTS_MAX).then(|| too_many_points(node, points)));
+            continue;
+        }
+        let tracks = TypeSet::TRACKS.and(TypeSet::ANY).and(TypeSet::OTHER);
+        let length = match class.name() {
+            "GenerateTracks" if class.is_core() => generated(subject, node, class),
+            "WanMoveTracksFromCoords" if class.is_core() => written(subject, node),
+            // Tracks of all that come in, or of one of them.
+            _ if (0..class.outputs().len()).any(|slot| class.output_types(slot).meets(tracks)) => {
+                links(node).map(of_link).sum()
+            }
+            _ => 0.0,
+        };
+        if let Some(known) = lengths.get_mut(place.number()) {
             *known = length;
         }
     }

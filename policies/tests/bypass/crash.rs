@@ -441,6 +441,20 @@ fn many_prompts_in_a_row_are_combined() {
         node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
     });
     assert_eq!(denials(&shipped("default"), one_by_one), []);
+    // What comes after a sampler holds none of them.
+    let mut nodes = doubling(60, &json!(["text", 0]), |last| {
+        node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
+    });
+    nodes["s"] = sampler(json!({"positive": ["d60", 0]}));
+    nodes = with(
+        nodes,
+        json!({"l0": node("LatentFlip", json!({"samples": ["s", 0], "flip_method": "x-axis: vertically"}))}),
+    );
+    for n in 1..=100 {
+        nodes[format!("l{n}")] =
+            node("LatentFlip", json!({"samples": [format!("l{}", n - 1), 0], "flip_method": "x-axis: vertically"}));
+    }
+    assert_eq!(denials(&shipped("default"), nodes), []);
     // ControlNets go on both lists alike, and join nothing.
     let controlled = doubling(60, &json!(["text", 0]), |last| {
         node(
