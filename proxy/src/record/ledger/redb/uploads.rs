@@ -5,6 +5,7 @@ use super::readings::number;
 use super::storage::Fault;
 use super::tables::{FILES, NAMES, PINS, Tables, UPLOADED, corrupt, encoded, row};
 use crate::ids::{JobId, TenantId};
+use crate::inspect::contents::ContentFacts;
 use crate::owner::OwnerScope;
 use crate::record::ledger::uploads::{FileName, LISTED_FILES_MAX, NAME_COPIES_MAX, NewUpload, Pin, Uploads};
 use crate::record::ledger::{Directory, FileRow, LedgerError};
@@ -46,7 +47,7 @@ impl Uploads for RedbLedger {
 fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let scope = upload.owner.scope().key();
     let filename = match free_name(tables, &scope, &upload)? {
-        Named::Present(row) => return Ok(row),
+        Named::Present(row) => return measured_anew(tables, row, upload.facts),
         Named::Free(filename) => filename,
     };
     let tenant = upload.owner.tenant.clone();
@@ -75,6 +76,16 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let name = (scope.as_str(), row.directory.name(), row.subfolder.as_str(), row.filename.as_str());
     tables.names.insert(name, id)?;
     tables.uploaded.insert(tenant.as_str(), total)?;
+    Ok(row)
+}
+
+/// A row from before something was measured tells it once its content comes again.
+fn measured_anew(tables: &mut Tables<'_>, present: FileRow, facts: ContentFacts) -> Result<FileRow, Fault> {
+    if present.facts.is_none_or(|known| known == facts) {
+        return Ok(present);
+    }
+    let row = FileRow { facts: Some(facts), ..present };
+    tables.files.insert(number(row.id.bytes()), encoded(&row)?.as_slice())?;
     Ok(row)
 }
 
