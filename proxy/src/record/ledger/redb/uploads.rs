@@ -47,7 +47,7 @@ impl Uploads for RedbLedger {
 fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let scope = upload.owner.scope().key();
     let filename = match free_name(tables, &scope, &upload)? {
-        Named::Present(row) => return measured_anew(tables, row, upload.facts),
+        Named::Present(row) => return measured_anew(tables, *row, upload.facts),
         Named::Free(filename) => filename,
     };
     let tenant = upload.owner.tenant.clone();
@@ -91,7 +91,7 @@ fn measured_anew(tables: &mut Tables<'_>, present: FileRow, facts: ContentFacts)
 
 enum Named {
     /// The same content has the name already.
-    Present(FileRow),
+    Present(Box<FileRow>),
     Free(String),
 }
 
@@ -102,7 +102,7 @@ fn free_name(tables: &Tables<'_>, scope: &str, upload: &NewUpload) -> Result<Nam
         let Some(id) = tables.names.get(name)?.map(|id| id.value()) else { return Ok(Named::Free(filename)) };
         let present: FileRow = row(&tables.files, id)?.ok_or_else(|| corrupt("a name leads to no file"))?;
         if present.content == upload.content {
-            return Ok(Named::Present(present));
+            return Ok(Named::Present(Box::new(present)));
         }
         if upload.overwrite {
             return Ok(Named::Free(filename));
