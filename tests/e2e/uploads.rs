@@ -519,7 +519,7 @@ async fn loading(client: &Client, name: &str) -> Vec<String> {
     if answer.status == 200 {
         return Vec::new();
     }
-    let answer = answer.expect(400).json();
+    let answer = answer.expect(403).json();
     let errors = answer["node_errors"]["1"]["errors"].as_array().unwrap_or_else(|| panic!("{answer}"));
     errors.iter().map(|error| error["extra_info"]["code"].as_str().unwrap().to_owned()).collect()
 }
