@@ -31,7 +31,7 @@ pub use credential::{
 };
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
-pub use files::{Directory, FileFact, FileFacts, FileReference};
+pub use files::{Directory, FileFact, FileFacts, FileReference, SAMPLE_RATES};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{

@@ -571,7 +571,7 @@ mod tests {
     #[test]
     fn texts_that_name_a_pushed_file_name_it_as_its_owner_does() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1 };
+        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1, seconds: None };
         let file = Pushed::new(FileId::from_bytes([9; 16]), Digest::of(b"x"), 1, &facts, FOLDER, "holiday/cat.png");
         let names = Names {
             prompt_id: &prompt_id,
