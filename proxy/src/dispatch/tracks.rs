@@ -4,6 +4,7 @@ use super::attempt::Signal;
 use crate::deliver::events::hub::Route;
 use crate::ids::{BackendId, PromptId, UpstreamPromptId};
 use crate::record::ledger::{Attempt, Job};
+use comfygate_policy::ComfyOrgCredential;
 use dashmap::DashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +30,8 @@ pub struct Track {
     pub prompt_id: PromptId,
     /// Which backend has it.
     pub backend: BackendId,
+    /// What it may be paid with: in no event that people hear.
+    pub secrets: Arc<[ComfyOrgCredential]>,
     /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
     pub start_told: bool,
     heard: Arc<Heard>,
@@ -66,12 +69,20 @@ impl Tracks {
             route: Route { scope: job.owner.scope(), client_id: job.client_id.clone() },
             prompt_id: job.prompt_id.clone(),
             backend: attempt.backend.clone(),
+            secrets: Arc::default(),
             start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
             heard: Arc::default(),
             signals,
         };
         self.by_upstream.insert(attempt.upstream, track);
         receiver
+    }
+
+    /// From now on nobody hears these in events of that attempt.
+    pub fn hide(&self, upstream: UpstreamPromptId, secrets: &[ComfyOrgCredential]) {
+        if let Some(mut track) = self.by_upstream.get_mut(&upstream) {
+            track.secrets = secrets.into();
+        }
     }
 
     /// Events of that attempt reach nobody any more.

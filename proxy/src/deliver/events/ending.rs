@@ -67,6 +67,7 @@ mod tests {
             folder: "t/x/1-1".into(),
             assigned_at: WallMillis(1),
             started_at: started.then_some(WallMillis(2)),
+            sent: false,
             lost: None,
         };
         Job {
@@ -80,6 +81,7 @@ mod tests {
             submission: Digest::of(b""),
             output_nodes: vec![],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],
