@@ -186,6 +186,9 @@ fn odd_sample_rates_are_refused() {
         |rate: u32| json!({"a": node("EmptyAudio", json!({"duration": 1.0, "sample_rate": rate, "channels": 2}))});
     fits("seconds = 10\n", nodes(48_000));
     is_refused("seconds = 10\n", nodes(191_999), "a", "sample_rate_refused");
+    // What ends a ComfyUI does so without caps too.
+    fits("", nodes(192_000));
+    is_refused("", nodes(191_999), "a", "sample_rate_refused");
 }
 
 #[test]

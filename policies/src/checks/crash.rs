@@ -29,11 +29,17 @@ const SIGNATURE_INPUTS_MAX: u64 = 100_000;
 const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
 pub(super) const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
+/// Numbers a second that sound is recorded with.
+const SAMPLE_RATES: [f64; 13] = [
+    8000.0, 11025.0, 12000.0, 16000.0, 22050.0, 24000.0, 32000.0, 44100.0, 48000.0, 88200.0, 96000.0, 176_400.0,
+    192_000.0,
+];
 /// Kinds of inputs whose value the rules of schedules and memory read. None of them can be judged where nobody knows the number (facts K9, K10).
-const NUMBERS_READ: [InputKind; 12] = [
+const NUMBERS_READ: [InputKind; 13] = [
     InputKind::Steps,
     InputKind::Denoise,
     InputKind::Seconds,
+    InputKind::SampleRate,
     InputKind::Width,
     InputKind::Height,
     InputKind::Side,
@@ -75,6 +81,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
         out.extend(schedule(subject, node, class));
         out.extend(sound(subject, node, class));
+        out.extend(odd_rate(subject, node, class));
         out.extend(text(subject, place, node, class));
         out.extend(sigmas_text(subject, node, class));
     }
@@ -139,7 +146,7 @@ fn fed_by_packs(subject: &Subject<'_>) -> HashSet<NodeIndex> {
 
 /// Whether another rule refuses this input already, in this policy's mode too.
 fn is_told(subject: &Subject<'_>, out: &[Violation], node: &Node, name: &str) -> bool {
-    let refuses = |known: &Violation| subject.policy.mode() == Mode::Enforce || !shadow::relaxes(known.code);
+    let refuses = |known: &Violation| subject.policy.mode() == Mode::Enforce || !shadow::relaxes(known);
     out.iter()
         .any(|known| known.node.as_ref() == Some(&node.id) && known.input.as_deref() == Some(name) && refuses(known))
 }
@@ -201,6 +208,18 @@ fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<V
     let (name, _, seconds) = of_kind(subject, node, class, InputKind::Seconds)?;
     (seconds > SECONDS_MAX)
         .then(|| over(subject, node, name, "memory_exceeded", "makes sound for seconds", (seconds, SECONDS_MAX)))
+}
+
+/// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
+fn odd_rate(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    let (name, lo, hi) = of_kind(subject, node, class, InputKind::SampleRate)?;
+    if lo == hi && SAMPLE_RATES.contains(&lo) {
+        return None;
+    }
+    let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
+    let (bound, limit) = (Some(hi.to_string()), Some(SAMPLE_RATES.map(|rate| rate.to_string()).join(", ")));
+    let chain = chain(&subject.facts, node, name);
+    Some(Violation { bound, limit, chain, ..at(node, name, "sample_rate_refused", ViolationKind::Denied, message) })
 }
 
 fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {

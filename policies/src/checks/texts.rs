@@ -35,3 +35,8 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
     }
 }
+
+/// Whether a `text_exceeded` is this rule's, and not the one against crashes.
+pub(super) fn is_of_the_caps(violation: &Violation) -> bool {
+    violation.code == "text_exceeded" && violation.limit.as_deref() == Some(&*TEXT_BYTES_MAX.to_string())
+}
