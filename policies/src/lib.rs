@@ -10,6 +10,7 @@ mod bounds;
 mod checks;
 pub mod cost;
 pub mod explain;
+mod instead;
 pub mod learn;
 mod patterns;
 mod prune;

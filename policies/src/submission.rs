@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
+use crate::instead::{instead, with_advice};
 use crate::policy::Policy;
 use crate::workflow::graph::{GraphFault, NodeIndex, RawPrompt, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
@@ -62,7 +63,7 @@ const ENVELOPE_LIMITS: Limits =
     Limits { depth_max: 8, string_bytes_max: ENVELOPE_BYTES_MAX, values_max: 4096, bytes_max: ENVELOPE_BYTES_MAX };
 
 /// What is told to whoever sends the web page's own file of a workflow.
-const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run; export it for programs with \"Workflow → Export (API)\" in the page's menu";
+const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run";
 
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
@@ -408,7 +409,7 @@ pub enum ParseErrorKind {
 
 /// Why a body is not a submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", self.place())]
+#[error("{}{}", self.place(), with_advice(message.clone(), self.code))]
 pub struct ParseError {
     code: &'static str,
     message: String,
@@ -484,7 +485,7 @@ impl ParseError {
             "error": {
                 "type": known.unwrap_or("invalid_prompt"),
                 "message": self.message,
-                "details": self.place().trim_end_matches(": "),
+                "details": format!("{}{}", self.place(), instead(self.code).unwrap_or_default()),
                 "extra_info": { "code": self.code, "pointer": self.pointer },
             },
             "node_errors": {},

@@ -641,6 +641,8 @@ fn every_violation_says_where_it_is_how_much_it_is_and_what_led_to_it() {
             (wanted, None) => panic!("{code} has no chain, and `{wanted}` leads to it"),
         }
         assert!(violation.because().contains(violation.chain.as_deref().unwrap_or_default()), "{code}");
+        let advice = violation.instead().unwrap_or_else(|| panic!("{code}: does not say what to do instead"));
+        assert!(violation.because().ends_with(advice), "{code}: {told}");
         assert!(!violation.message.is_empty() && told["because"].as_str().unwrap().len() >= 10, "{code}: {told}");
     }
 }

@@ -61,10 +61,10 @@ pub struct Catalogue {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
     /// Not JSON.
-    #[error("not JSON: {0}")]
+    #[error("not JSON: {0}; fetch the object_info again")]
     Json(String),
     /// Not an object of classes, or a class of another shape.
-    #[error("class `{class}`: {message}")]
+    #[error("class `{class}`: {message}; fetch the object_info again, or take the class out of the file")]
     Class {
         /// The class, or empty for the whole.
         class: String,

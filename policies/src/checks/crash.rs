@@ -154,9 +154,7 @@ fn is_told(subject: &Subject<'_>, out: &[Violation], node: &Node, name: &str) ->
 fn number_unbounded(subject: &Subject<'_>, node: &Node, name: &str) -> Violation {
     let chain = chain(&subject.facts, node, name);
     let from = chain.as_deref().map(|chain| format!(" ({chain})")).unwrap_or_default();
-    let message = format!(
-        "nobody knows how large {name} becomes{from}, and too much of it ends a ComfyUI: write the number down, or link a number that is written down"
-    );
+    let message = format!("nobody knows how large {name} becomes{from}, and too much of it ends a ComfyUI");
     Violation { chain, ..at(node, name, "number_unbounded", ViolationKind::Denied, message) }
 }
 
@@ -233,7 +231,7 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
         // Nor is it known whether anything makes it longer.
         None if subject.owner_of_unknown() => None,
         None => {
-            let message = "the length of its text can't be bounded: give it texts that are written down".to_owned();
+            let message = "the length of its text can't be bounded".to_owned();
             Some(of(node, "text_unbounded", ViolationKind::Denied, message))
         }
     }
@@ -264,9 +262,8 @@ fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 }
 
 fn text_of(facts: &Facts<'_>, node: &Node, bytes: i128) -> Violation {
-    let message = format!(
-        "may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running: join or replace less"
-    );
+    let message =
+        format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
     let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
     Violation {
         bound,
@@ -391,7 +388,8 @@ fn too_long(slot: &Slot<'_>) -> Option<f64> {
 
 fn sound_too_long(node: &Node, seconds: f64) -> Violation {
     if seconds.is_infinite() {
-        let message = "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI: make the sound in the workflow".to_owned();
+        let message =
+            "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI".to_owned();
         return of(node, "sound_unbounded", ViolationKind::Denied, message);
     }
     let message =
@@ -408,7 +406,7 @@ fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let inputs = subject.parsed.workflow.signature_inputs();
     if inputs > SIGNATURE_INPUTS_MAX {
         let message = format!(
-            "ComfyUI would read {inputs} inputs to make the cache keys of this workflow, and no more than {SIGNATURE_INPUTS_MAX} are taken: link fewer nodes to each other"
+            "ComfyUI would read {inputs} inputs to make the cache keys of this workflow, and no more than {SIGNATURE_INPUTS_MAX} are taken"
         );
         let (bound, limit) = (Some(inputs.to_string()), Some(SIGNATURE_INPUTS_MAX.to_string()));
         let violation = super::whole("too_densely_linked", ViolationKind::Denied, message);

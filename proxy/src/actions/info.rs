@@ -110,7 +110,7 @@ pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
             Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
         }
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
 }
 
 /// `GET /object_info`: a backend's own, without the classes that the tenant's policy denies or that differ from the catalogue there.
@@ -209,7 +209,7 @@ async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
         call.services.object_infos.keep(key, call.services.clock.monotonic(), Arc::clone(&template));
         return with_own_files(call, &template).await;
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
 }
 
 /// The answer with the caller's own uploads in its lists.
