@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
 pub use digest::{Digest, DigestError};
-pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
+pub use explain::{Explanation, NodeAccount, OutputAccount, ReleaseNote, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
