@@ -54,6 +54,7 @@ async fn main() {
     event.print("submit to first progress event");
     upload.print("POST /upload/image, 1 MB, fsynced");
     setting.print("POST /settings/{id}, fsynced");
+    catalogue(pairs).await;
     println!("{:<34} {idle:>9.1} MB (aim: {IDLE_MEMORY_AIM_MB:.0} MB at most)", "resident memory, idle after start");
     println!("{:<34} {after:>9.1} MB", "resident memory, after this run");
 }
@@ -146,6 +147,36 @@ async fn settings(directly: &mut Side, through: &mut Side, pairs: u32) -> Pairs 
         taken.add(round >= WARM_UP, direct, gated);
     }
     taken
+}
+
+/// `GET /object_info` of a real ComfyUI: the stand-in answers it from memory, where ComfyUI imports, asks each class and reads folders. By gzip as a browser asks for it, and for one that has it already.
+async fn catalogue(pairs: u32) {
+    let Ok(url) = std::env::var("COMFYUI_URL") else {
+        return println!("skipped: GET /object_info beside a real ComfyUI: COMFYUI_URL is not set");
+    };
+    let address =
+        url.trim_start_matches("http://").trim_end_matches('/').parse().expect("COMFYUI_URL is http://ADDRESS:PORT");
+    let plan = "policy = \"generous\"\nrequests = { per_second = 100000, burst = 100000 }\n";
+    let gateway = Gateway::builder().backends(&[url]).plan(plan).start().await;
+    gateway.backends_are_up().await;
+    let (mut directly, mut through) = (Side::directly(address).await, Side::through(&gateway).await);
+    let etag = gateway.client("acme").get("/object_info").await.expect(200).header("etag").unwrap().to_owned();
+    for (what, asks) in [
+        ("GET /object_info, plain", vec![]),
+        ("GET /object_info, accepting gzip", vec![("accept-encoding", "gzip")]),
+        ("GET /object_info, known", vec![("if-none-match", etag.as_str())]),
+    ] {
+        let mut taken = Pairs::default();
+        for round in 0..WARM_UP + pairs {
+            let (mut direct, mut gated) = (Duration::ZERO, Duration::ZERO);
+            for of_gateway in order(round) {
+                let (side, time) = if of_gateway { (&mut through, &mut gated) } else { (&mut directly, &mut direct) };
+                *time = side.get("/object_info", &asks).await;
+            }
+            taken.add(round >= WARM_UP, direct, gated);
+        }
+        taken.print(what);
+    }
 }
 
 /// Whether the gateway's call comes first or second: A B, B A, …

@@ -67,7 +67,12 @@ impl Side {
 
     /// Posts a body of this type; gives how long the answer took.
     pub(crate) async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> Duration {
-        self.call_as("POST", path, content_type, body).await.1
+        self.call_as("POST", path, &[("content-type", content_type)], body).await.1
+    }
+
+    /// Gets an answer with these headers; gives how long it took.
+    pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Duration {
+        self.call_as("GET", path, headers, Bytes::new()).await.1
     }
 
     /// Fetches a file, whole.
@@ -113,10 +118,11 @@ impl Side {
 
     /// One call on the kept connection, timed from sending to the last byte of the answer.
     async fn call(&mut self, method: &str, path: &str, body: Bytes) -> (Bytes, Duration) {
-        self.call_as(method, path, "application/json", body).await
+        let kind = [("content-type", "application/json")];
+        self.call_as(method, path, if body.is_empty() { &[] } else { &kind }, body).await
     }
 
-    async fn call_as(&mut self, method: &str, path: &str, content_type: &str, body: Bytes) -> (Bytes, Duration) {
+    async fn call_as(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> (Bytes, Duration) {
         // Whoever keeps connections closes one now and then; opening the next is not what is measured.
         if self.sender.ready().await.is_err() {
             self.sender = sender(self.address, self.gate.as_ref()).await;
@@ -127,8 +133,8 @@ impl Side {
                 request = request.header(name, value);
             }
         }
-        if !body.is_empty() {
-            request = request.header("content-type", content_type);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).unwrap();
         let start = Instant::now();
@@ -136,7 +142,11 @@ impl Side {
         let status = response.status();
         let body = within(path, response.into_body().collect()).await.unwrap().to_bytes();
         let elapsed = start.elapsed();
-        assert_eq!(status, StatusCode::OK, "{method} {path}: {}", String::from_utf8_lossy(&body));
+        assert!(
+            matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED),
+            "{method} {path}: {}",
+            String::from_utf8_lossy(&body)
+        );
         (body, elapsed)
     }
 }

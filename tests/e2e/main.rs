@@ -24,6 +24,7 @@ mod lists;
 mod listen;
 mod login;
 mod newer;
+mod object_info;
 mod owner;
 mod pacing;
 mod policy;

@@ -3,8 +3,8 @@
 use super::possible_texts::{PossibleTexts, ReadOnce};
 use super::{Subject, at};
 use crate::bounds::chain;
-use crate::catalogue::{ClassSignature, DeclaredType, DynamicInput, InputKind};
-use crate::policy::ModelRefusal;
+use crate::catalogue::{ClassSignature, DeclaredType, DynamicInput, InputKind, InputSignature};
+use crate::policy::{Mode, ModelRefusal, Policy};
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::{Json, shown};
 use crate::workflow::node::{Input, Node};
@@ -26,6 +26,9 @@ const ENDINGS: [&str; 13] = [
     ".npz",
     ".msgpack",
 ];
+
+/// Many packs write it for "no model".
+const NO_MODEL: &str = "None";
 
 /// Bytes of a name that comes by a link, the longest path that a system opens. Many nodes may take one text that others made long.
 const NAME_BYTES_MAX: usize = 4096;
@@ -60,10 +63,28 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 
 /// Whether the input is known to name a model: as it is annotated, or by the ending of what is chosen.
 fn names_models(class: &ClassSignature, node: &Node, name: &str, text: &str) -> bool {
-    let Some(signature) = class.input(node, name) else { return false };
+    class.input(node, name).is_some_and(|signature| is_model(signature, text))
+}
+
+fn is_model(signature: &InputSignature, text: &str) -> bool {
     match signature.kind() {
         Some(kind) => kind == InputKind::ModelFile,
         None => matches!(signature.declared(), DeclaredType::Combo(_)) && ends_like_a_model(text),
+    }
+}
+
+impl ClassSignature {
+    /// Whether `option` is known to be the name of a model where this input offers it: lists of models belong to an installation, others to the class.
+    pub fn offers_model(&self, input: &str, option: &str) -> bool {
+        self.inputs().iter().any(|signature| signature.name() == input && is_model(signature, option))
+    }
+}
+
+impl Policy {
+    /// Whether a caller may choose `option` at this input of the class, as far as models go: what a filtered `/object_info` offers. Everything in shadow mode.
+    pub fn offers(&self, class: &ClassSignature, input: &str, option: &str) -> bool {
+        let refused = || self.model_refusal(class.name(), input, class.offers_model(input, option), option).is_some();
+        !self.has_model_rules() || option == NO_MODEL || self.mode() == Mode::Shadow || !refused()
     }
 }
 
@@ -89,8 +110,7 @@ fn models_of<'m>(shape: &DynamicInput, members: &'m [(Text, Json)]) -> Vec<(&'m 
 /// `asked`: the name by which rules know the input, and whether it is known to name models.
 fn fault(subject: &Subject<'_>, node: &Node, input: &str, asked: (&str, bool), text: &str) -> Option<Violation> {
     let (name, names_models) = asked;
-    // Many packs write it for "no model".
-    if text == "None" {
+    if text == NO_MODEL {
         return None;
     }
     let refusal = subject.policy.model_refusal(node.class.as_str(), name, names_models, text)?;

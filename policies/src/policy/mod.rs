@@ -361,6 +361,11 @@ impl Policy {
         !paid && (self.mode == Mode::Shadow || self.class_refusal(class).is_none())
     }
 
+    /// Whether a prompt of a caller's may ask for the embedding: what a filtered `/embeddings` lists. All in shadow mode.
+    pub fn offers_embedding(&self, name: &str) -> bool {
+        self.mode == Mode::Shadow || self.texts.allows_embedding(name)
+    }
+
     pub(crate) fn allows_sampler(&self, name: &str) -> bool {
         self.samplers.allows(name)
     }

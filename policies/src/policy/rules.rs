@@ -148,8 +148,14 @@ impl TextRules {
 
     /// The first embedding that the text asks for and that is not allowed.
     pub(crate) fn refused_embedding<'t>(&self, text: &'t str) -> Option<&'t str> {
-        let allowed = self.embeddings.as_ref()?;
-        embeddings(text).find(|name| name.len() > EMBEDDING_BYTES_MAX || !allowed.matches(&name.replace('\\', "/")))
+        self.embeddings.as_ref()?;
+        embeddings(text).find(|name| !self.allows_embedding(name))
+    }
+
+    /// Whether a text may ask for it.
+    pub(super) fn allows_embedding(&self, name: &str) -> bool {
+        let Some(allowed) = &self.embeddings else { return true };
+        name.len() <= EMBEDDING_BYTES_MAX && allowed.matches(&name.replace('\\', "/"))
     }
 }
 

@@ -3,23 +3,15 @@
 use super::Call;
 use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
-use crate::deliver::state::offers::Template;
 use crate::deliver::state::system;
-use crate::dispatch::backend::BackendState;
-use crate::ids::BackendId;
 use crate::listen::own_ca;
 use crate::owner::Scope;
-use crate::record::ledger::Directory;
 use crate::reject::Rejection;
-use comfygate_policy::Digest;
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use uuid::Uuid;
+use std::time::Duration;
 
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
@@ -111,117 +103,6 @@ pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
         }
     }
     Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
-}
-
-/// `GET /object_info`: a backend's own, without the classes that the tenant's policy denies or that differ from the catalogue there.
-pub(super) async fn object_info(call: &Call<'_>) -> Result<Answer, Rejection> {
-    filtered(call, "/object_info").await
-}
-
-/// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
-pub(super) async fn object_info_class(call: &Call<'_>) -> Result<Answer, Rejection> {
-    let class = call.matched.params.named("class").unwrap_or_default();
-    let tenant = &call.caller()?.tenant;
-    let mut catalogues = call.services.backends_of(tenant).into_iter();
-    let known = catalogues.find_map(|backend| {
-        let catalogue = call.services.catalogue_at(tenant, &backend)?;
-        catalogue.class(class).map(|class| class.name().to_owned())
-    });
-    match known {
-        // Only a name that the catalogue knows goes into a path upstream.
-        Some(known) => filtered(call, &format!("/object_info/{known}")).await,
-        None => Ok(Answer::json(StatusCode::OK, &json!({}))),
-    }
-}
-
-/// Filtered answers of `/object_info` that were given lately: the page asks for megabytes at each load, and a backend stalls while it makes them.
-#[derive(Debug, Default)]
-pub struct ObjectInfos {
-    turn: tokio::sync::Mutex<()>,
-    kept: Mutex<VecDeque<(ObjectInfoKey, Instant, Arc<Template>)>>,
-}
-
-/// Which configuration's, which backend's, under which policy, which path. One that is being made while the configuration is read again is kept under the former.
-type ObjectInfoKey = (u64, BackendId, Digest, String);
-
-/// How many are kept: a handful of policies, or of classes.
-const OBJECT_INFOS_MAX: usize = 8;
-/// How long one is good: new models show after that. A caller's own uploads are put in each time.
-const OBJECT_INFO_LIFETIME: Duration = Duration::from_secs(60);
-
-impl ObjectInfos {
-    fn find(&self, key: &ObjectInfoKey, now: Instant) -> Option<Arc<Template>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |at: Instant| now.saturating_duration_since(at) < OBJECT_INFO_LIFETIME;
-        kept.iter().find(|(known, at, _)| known == key && fresh(*at)).map(|(_, _, kept)| Arc::clone(kept))
-    }
-
-    /// Forgets all: policies, catalogue or backends are others now.
-    pub fn clear(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn keep(&self, key: ObjectInfoKey, now: Instant, template: Arc<Template>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(known, _, _)| *known != key);
-        kept.push_back((key, now, template));
-        while kept.len() > OBJECT_INFOS_MAX {
-            kept.pop_front();
-        }
-    }
-}
-
-async fn filtered(call: &Call<'_>, path: &str) -> Result<Answer, Rejection> {
-    let tenant = call.caller()?.tenant.clone();
-    let generation = call.services.live().generation;
-    let policy = call.services.policy_of(&tenant);
-    for backend in call.services.backends_of(&tenant) {
-        let BackendState::Up { agreement } = &*backend.state() else { continue };
-        let key = (generation, backend.id.clone(), policy.digest(), path.to_owned());
-        let now = call.services.clock.monotonic();
-        if let Some(template) = call.services.object_infos.find(&key, now) {
-            return with_own_files(call, &template).await;
-        }
-        // One at a time: ComfyUI makes it on its event loop, from the disk.
-        let _turn = call.services.object_infos.turn.lock().await;
-        if let Some(template) = call.services.object_infos.find(&key, now) {
-            return with_own_files(call, &template).await;
-        }
-        let live = match backend.comfyui.catalogue(path).await {
-            Ok(live) => live,
-            Err(error) => {
-                tracing::warn!(backend = %backend.id, %error, "no object_info");
-                continue;
-            }
-        };
-        let Some(catalogue) = call.services.catalogue_at(&tenant, &backend) else { continue };
-        let (owner, policy, agreement) = (tenant.is_owner(), Arc::clone(&policy), Arc::clone(agreement));
-        let work = tokio::task::spawn_blocking(move || {
-            let allowed = |class: &str| {
-                (owner || agreement.agrees(class))
-                    && catalogue.class(class).is_some_and(|class| policy.allows_class(class))
-            };
-            // Random: nothing that a backend lists can hold it on purpose.
-            system::filter_object_info(&live, &Uuid::new_v4().to_string(), allowed, owner)
-        });
-        let template = work.await.map_err(|error| Rejection::internal(error.to_string()))?;
-        let template = Arc::new(template.map_err(|error| Rejection::internal(error.to_string()))?);
-        call.services.object_infos.keep(key, call.services.clock.monotonic(), Arc::clone(&template));
-        return with_own_files(call, &template).await;
-    }
-    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
-}
-
-/// The answer with the caller's own uploads in its lists.
-async fn with_own_files(call: &Call<'_>, template: &Template) -> Result<Answer, Rejection> {
-    let may_see_files = crate::authenticate::require(&call.caller()?.principal, Scope::Files).is_ok();
-    let rows = if may_see_files && template.is_personal() {
-        call.services.ledger.top_files(&call.scope()?, Directory::Input).await?
-    } else {
-        Vec::new()
-    };
-    let files: Vec<_> = rows.into_iter().filter_map(|row| Some((row.filename, row.facts?.kind.family()))).collect();
-    Ok(Answer::bytes(StatusCode::OK, "application/json", template.filled(&files)))
 }
 
 /// `GET /gate/health`: that this process answers; no detail for strangers.

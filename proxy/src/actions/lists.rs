@@ -1,8 +1,8 @@
-//! Lists that a backend makes and the page reads: models, and what node packs bring. Each is cut to what the caller's policy allows before anybody sees it,
-//! and kept for a minute. All are of the first backend that is up, as `/object_info` is.
+//! Lists that backends make and the page reads: models, and what node packs bring. Each is cut to what the caller's policy allows before anybody sees it,
+//! and kept for a minute. Models are those of all backends that are up, as in `/object_info`; what packs bring is of the first.
 
-use super::{Call, info};
-use crate::deliver::answer::{Answer, AnswerBody};
+use super::{Call, object_info};
+use crate::deliver::answer::Answer;
 use crate::deliver::state::{StateError, models, packs, userdata};
 use crate::deliver::views;
 use crate::dispatch::backend::Backend;
@@ -11,6 +11,7 @@ use crate::ids::BackendId;
 use crate::reject::Rejection;
 use bytes::Bytes;
 use comfygate_policy::Digest;
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -26,8 +27,10 @@ const LISTS_MAX: usize = 128;
 /// Their bytes together.
 const LISTS_BYTES_MAX: usize = 32 << 20;
 
-/// Which configuration's, which backend's, under which policy, which path.
-type Key = (u64, BackendId, Digest, String);
+/// Which configuration's, of which backends, under which policy, which path.
+type Key = (u64, Vec<BackendId>, Digest, String);
+/// Backends that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 
 /// Lists that were made lately, by what they were cut to.
 #[derive(Debug, Default)]
@@ -86,31 +89,33 @@ impl Lists {
 
 /// `GET /models`.
 pub(super) async fn model_folders(call: &Call<'_>) -> Result<Answer, Rejection> {
-    listed(call, "/models", models::folders).await
+    listed(call, "/models", Asked::All, models::folders).await
 }
 
 /// `GET /experiment/models`.
 pub(super) async fn model_folder_details(call: &Call<'_>) -> Result<Answer, Rejection> {
-    listed(call, "/experiment/models", models::folder_details).await
+    listed(call, "/experiment/models", Asked::All, models::folder_details).await
 }
 
 /// `GET /embeddings`.
 pub(super) async fn embeddings(call: &Call<'_>) -> Result<Answer, Rejection> {
-    listed(call, "/embeddings", models::embeddings).await
+    let policy = call.services.policy_of(&call.caller()?.tenant);
+    listed(call, "/embeddings", Asked::All, move |live| models::embeddings(live, |name| policy.offers_embedding(name)))
+        .await
 }
 
 /// `GET /models/{folder}`.
 pub(super) async fn models(call: &Call<'_>) -> Result<Answer, Rejection> {
     let Some(folder) = model_folder(call) else { return Ok(Answer::empty(StatusCode::NOT_FOUND)) };
     let offered = offered(call).await?;
-    listed(call, &format!("/models/{folder}"), move |live| models::names(live, &offered)).await
+    listed(call, &format!("/models/{folder}"), Asked::All, move |live| models::names(live, &offered)).await
 }
 
 /// `GET /experiment/models/{folder}`.
 pub(super) async fn model_details(call: &Call<'_>) -> Result<Answer, Rejection> {
     let Some(folder) = model_folder(call) else { return Ok(Answer::empty(StatusCode::NOT_FOUND)) };
     let offered = offered(call).await?;
-    listed(call, &format!("/experiment/models/{folder}"), move |live| models::details(live, &offered)).await
+    listed(call, &format!("/experiment/models/{folder}"), Asked::All, move |live| models::details(live, &offered)).await
 }
 
 /// `GET /view_metadata/{folder}?filename=`: what a model's file says of itself, of a model that is offered. All others answer like one that is not there.
@@ -121,16 +126,21 @@ pub(super) async fn model_metadata(call: &Call<'_>) -> Result<Answer, Rejection>
     if !filename.ends_with(".safetensors") || !offered(call).await?.contains(filename) {
         return none();
     }
-    let Some(backend) = first_up(call) else { return Err(no_backend()) };
-    match backend.comfyui.model_metadata(folder, filename).await {
-        Ok(live) => {
-            let body = tokio::task::spawn_blocking(move || models::metadata(&live)).await;
-            let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
-            Ok(Answer::bytes(StatusCode::OK, "application/json", body))
+    let up = up(call)?;
+    let mut failed = up.is_empty().then(no_backend);
+    for backend in up {
+        match backend.comfyui.model_metadata(folder, filename).await {
+            Ok(live) => {
+                let body = tokio::task::spawn_blocking(move || models::metadata(&live)).await;
+                let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
+                return Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+            }
+            // Another one may have it.
+            Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => {}
+            Err(error) => failed = Some(no_backend().with_log(format!("{}: no metadata: {error}", backend.id))),
         }
-        Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => none(),
-        Err(error) => Err(no_backend().with_log(format!("{}: no metadata: {error}", backend.id))),
     }
+    failed.map_or_else(none, Err)
 }
 
 /// `GET /i18n`.
@@ -139,7 +149,8 @@ pub(super) async fn translations(call: &Call<'_>) -> Result<Answer, Rejection> {
     if allowed.is_empty() {
         return Ok(Answer::json(StatusCode::OK, &json!({})));
     }
-    listed(call, "/i18n", move |live| packs::translations(live, |class| allowed.contains(class))).await
+    listed(call, "/i18n", Asked::First, move |live| packs::translations(first(live), |class| allowed.contains(class)))
+        .await
 }
 
 /// `GET /workflow_templates`.
@@ -148,7 +159,7 @@ pub(super) async fn templates(call: &Call<'_>) -> Result<Answer, Rejection> {
     if allowed.is_empty() {
         return Ok(Answer::json(StatusCode::OK, &json!({})));
     }
-    listed(call, "/workflow_templates", move |live| packs::templates(live, &allowed)).await
+    listed(call, "/workflow_templates", Asked::First, move |live| packs::templates(first(live), &allowed)).await
 }
 
 /// `GET /api/workflow_templates/{pack}/{file}`: a workflow, or its picture.
@@ -161,7 +172,7 @@ pub(super) async fn template_file(call: &Call<'_>) -> Result<Answer, Rejection> 
     }
     // Built from the segments that were matched, never the caller's own spelling. ComfyUI has these files under `/api` only.
     match fetched(call, &format!("/api{}", call.matched.path.encoded())).await? {
-        Some((_, body)) => {
+        Some(body) => {
             let mut answer = Answer::bytes(StatusCode::OK, kind, body);
             userdata::harmless(&mut answer.headers);
             Ok(answer)
@@ -176,7 +187,7 @@ pub(super) async fn subgraphs(call: &Call<'_>) -> Result<Answer, Rejection> {
     if allowed.is_empty() {
         return Ok(Answer::json(StatusCode::OK, &json!({})));
     }
-    listed(call, "/global_subgraphs", move |live| packs::subgraphs(live, &allowed)).await
+    listed(call, "/global_subgraphs", Asked::First, move |live| packs::subgraphs(first(live), &allowed)).await
 }
 
 /// `GET /global_subgraphs/{id}`.
@@ -186,14 +197,15 @@ pub(super) async fn subgraph(call: &Call<'_>) -> Result<Answer, Rejection> {
     if allowed.is_empty() || !packs::is_subgraph_id(id) {
         return Ok(Answer::json(StatusCode::OK, &json!(null)));
     }
-    listed(call, &format!("/global_subgraphs/{id}"), move |live| packs::subgraph(live, &allowed)).await
+    listed(call, &format!("/global_subgraphs/{id}"), Asked::First, move |live| packs::subgraph(first(live), &allowed))
+        .await
 }
 
 /// `GET /node_replacements`: none. A backend that has some would swap classes after our check, so then we do not say that it has none.
 pub(super) async fn node_replacements(call: &Call<'_>) -> Result<Answer, Rejection> {
     let none = match fetched(call, "/node_replacements").await? {
         None => true,
-        Some((_, body)) => serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|found| found == json!({})),
+        Some(body) => serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|found| found == json!({})),
     };
     if none {
         Ok(Answer::json(StatusCode::OK, &json!({})))
@@ -226,74 +238,117 @@ fn allowed(call: &Call<'_>, name: impl Fn(&str, &str) -> String) -> Result<BTree
 
 /// What the caller's own `/object_info` offers to choose from: no list of models shows more.
 async fn offered(call: &Call<'_>) -> Result<Arc<HashSet<String>>, Rejection> {
-    let Some(backend) = first_up(call) else { return Err(no_backend()) };
-    let key = key(call, &backend, "offered")?;
+    let key = key(call, "offered")?;
     let now = call.services.clock.monotonic();
     if let Some(List::Offered(names)) = call.services.lists.find(&key, now) {
         return Ok(names);
     }
-    let AnswerBody::Bytes(body) = info::object_info(call).await?.body else {
-        return Err(Rejection::internal("an object_info that is no text"));
-    };
-    let read = tokio::task::spawn_blocking(move || models::offered(&body)).await;
+    let text = object_info::text(call).await?;
+    let read = tokio::task::spawn_blocking(move || models::offered(&text)).await;
     let names = Arc::new(read.map_err(|error| Rejection::internal(error.to_string()))??);
     call.services.lists.keep(key, now, List::Offered(Arc::clone(&names)));
     Ok(names)
 }
 
-/// A backend's list, cut by `cut`, kept for a minute under the caller's policy; 404 for what the backend has not.
+/// Which backends a list is of.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// The first that answers.
+    First,
+    /// All that are up.
+    All,
+}
+
+/// The list of [`Asked::First`]; never called without any.
+fn first(live: &[Bytes]) -> &[u8] {
+    live.first().map_or(&[], |live| live)
+}
+
+/// Lists of backends, made one by `cut`, kept for a minute under the caller's policy; 404 for what no backend has.
 async fn listed(
     call: &Call<'_>,
     path: &str,
-    cut: impl FnOnce(&[u8]) -> Result<Bytes, StateError> + Send + 'static,
+    asked: Asked,
+    cut: impl FnOnce(&[Bytes]) -> Result<Bytes, StateError> + Send + 'static,
 ) -> Result<Answer, Rejection> {
     let json = |body| Ok(Answer::bytes(StatusCode::OK, "application/json", body));
     let now = call.services.clock.monotonic();
-    let known = || -> Result<Option<Bytes>, Rejection> {
-        let Some(backend) = first_up(call) else { return Ok(None) };
-        Ok(match call.services.lists.find(&key(call, &backend, path)?, now) {
-            Some(List::Body(body)) => Some(body),
-            _ => None,
-        })
+    let key = key(call, path)?;
+    let known = || match call.services.lists.find(&key, now) {
+        Some(List::Body(body)) => Some(body),
+        _ => None,
     };
-    if let Some(body) = known()? {
+    if let Some(body) = known() {
         return json(body);
     }
     // One at a time: ComfyUI makes it on its event loop, from the disk.
     let _turn = call.services.lists.turn.lock().await;
-    if let Some(body) = known()? {
+    if let Some(body) = known() {
         return json(body);
     }
-    let Some((backend, live)) = fetched(call, path).await? else {
-        return Ok(Answer::empty(StatusCode::NOT_FOUND));
+    let live: Vec<Bytes> = match asked {
+        Asked::First => fetched(call, path).await?.into_iter().collect(),
+        Asked::All => fetched_of_all(call, path).await?,
     };
+    if live.is_empty() {
+        return Ok(Answer::empty(StatusCode::NOT_FOUND));
+    }
     let body = tokio::task::spawn_blocking(move || cut(&live)).await;
     let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
-    call.services.lists.keep(key(call, &backend, path)?, now, List::Body(body.clone()));
+    call.services.lists.keep(key, now, List::Body(body.clone()));
     json(body)
 }
 
 /// What the first backend that answers has under `path`; none if it has nothing there.
-async fn fetched(call: &Call<'_>, path: &str) -> Result<Option<(Arc<Backend>, Bytes)>, Rejection> {
-    for backend in call.services.backends_of(&call.caller()?.tenant).into_iter().filter(|backend| backend.is_up()) {
-        match backend.comfyui.page_file(path).await {
-            Ok(body) => return Ok(Some((backend, body))),
-            Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => return Ok(None),
-            Err(error) => tracing::warn!(backend = %backend.id, path, %error, "no list"),
+async fn fetched(call: &Call<'_>, path: &str) -> Result<Option<Bytes>, Rejection> {
+    for backend in up(call)? {
+        match answer(&backend, path).await {
+            Fetched::Answered(found) => return Ok(found),
+            Fetched::Failed => {}
         }
     }
     Err(no_backend())
 }
 
-/// The backend that is asked first.
-fn first_up(call: &Call<'_>) -> Option<Arc<Backend>> {
-    let tenant = &call.caller.as_ref()?.tenant;
-    call.services.backends_of(tenant).into_iter().find(|backend| backend.is_up())
+/// What each backend that answers has under `path`.
+async fn fetched_of_all(call: &Call<'_>, path: &str) -> Result<Vec<Bytes>, Rejection> {
+    let asked = up(call)?.into_iter().map(|backend| async move { answer(&backend, path).await });
+    let answers: Vec<Fetched> = stream::iter(asked.collect::<Vec<_>>()).buffered(ASKED_AT_ONCE).collect().await;
+    if answers.iter().all(|answer| matches!(answer, Fetched::Failed)) {
+        return Err(no_backend());
+    }
+    let found = |answer| if let Fetched::Answered(found) = answer { found } else { None };
+    Ok(answers.into_iter().filter_map(found).collect())
 }
 
-fn key(call: &Call<'_>, backend: &Backend, path: &str) -> Result<Key, Rejection> {
+enum Fetched {
+    /// With nothing for a 404.
+    Answered(Option<Bytes>),
+    Failed,
+}
+
+async fn answer(backend: &Backend, path: &str) -> Fetched {
+    match backend.comfyui.page_file(path).await {
+        Ok(body) => Fetched::Answered(Some(body)),
+        Err(ComfyUiError::Status { status, .. }) if status == StatusCode::NOT_FOUND => Fetched::Answered(None),
+        Err(error) => {
+            tracing::warn!(backend = %backend.id, path, %error, "no list");
+            Fetched::Failed
+        }
+    }
+}
+
+/// The caller's backends that are up, in the order in which they are asked.
+fn up(call: &Call<'_>) -> Result<Vec<Arc<Backend>>, Rejection> {
+    let mut backends = call.services.backends_of(&call.caller()?.tenant);
+    backends.retain(|backend| backend.is_up());
+    Ok(backends)
+}
+
+fn key(call: &Call<'_>, path: &str) -> Result<Key, Rejection> {
     let generation = call.services.live().generation;
-    Ok((generation, backend.id.clone(), call.services.policy_of(&call.caller()?.tenant).digest(), path.to_owned()))
+    let backends = up(call)?.into_iter().map(|backend| backend.id.clone()).collect();
+    Ok((generation, backends, call.services.policy_of(&call.caller()?.tenant).digest(), path.to_owned()))
 }
 
 fn no_backend() -> Rejection {
@@ -305,7 +360,7 @@ mod tests {
     use super::*;
 
     fn key_of(path: &str) -> Key {
-        (1, "gpu0".parse().unwrap(), Digest::of(b"policy"), path.to_owned())
+        (1, vec!["gpu0".parse().unwrap()], Digest::of(b"policy"), path.to_owned())
     }
 
     #[test]

@@ -8,15 +8,16 @@ mod jobs;
 mod lists;
 mod login;
 mod models;
+mod object_info;
 mod submit;
 mod uploads;
 mod userdata;
 mod verdict;
 mod views;
 
-pub use info::ObjectInfos;
 pub use lists::Lists;
 pub use login::refusal_page;
+pub use object_info::ObjectInfos;
 pub use views::ViewTurns;
 
 use crate::admit::{Admission, FailedLogins};
@@ -152,8 +153,8 @@ pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Reject
         Action::Users => info::users(),
         Action::Features => info::features(&call),
         Action::SystemStats => info::system_stats(&call).await,
-        Action::ObjectInfo => info::object_info(&call).await,
-        Action::ObjectInfoClass => info::object_info_class(&call).await,
+        Action::ObjectInfo => object_info::whole(&call).await,
+        Action::ObjectInfoClass => object_info::class(&call).await,
         Action::FolderPaths => info::folder_paths(),
         Action::CaCertificate => info::ca_certificate(&call),
         Action::GateHealth => info::health(),

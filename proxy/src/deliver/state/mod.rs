@@ -1,9 +1,11 @@
 //! The owner's own state in ComfyUI's shapes, from rows of the ledger; and answers about the server, scrubbed. Pure.
 
+mod gzip;
 pub mod history;
-pub mod offers;
 pub mod jobs;
 pub mod models;
+pub mod object_info;
+pub mod offers;
 pub mod packs;
 pub mod queue;
 pub mod settings;

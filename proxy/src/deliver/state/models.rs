@@ -1,7 +1,8 @@
 //! Lists of models (ComfyUI 0.8.0 `server.py`, `app/model_manager.py`; facts §1.3), cut to what the caller's own `/object_info` offers. Pure.
 
-use super::{StateError, system};
+use super::{StateError, object_info};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 
@@ -25,7 +26,7 @@ pub fn offered(object_info: &[u8]) -> Result<HashSet<String>, StateError> {
         for section in ["/input/required", "/input/optional"] {
             let inputs = signature.pointer(section).and_then(Value::as_object);
             for (input, declared) in inputs.into_iter().flatten() {
-                if !system::lists_files(class, input, declared) {
+                if !object_info::lists_files(class, input, declared) {
                     let options = declared.get(0).filter(|first| first.is_array());
                     let options = options.or_else(|| declared.pointer("/1/options")).and_then(Value::as_array);
                     names.extend(options.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned));
@@ -36,12 +37,12 @@ pub fn offered(object_info: &[u8]) -> Result<HashSet<String>, StateError> {
     Ok(names)
 }
 
-/// `GET /models`: names of folders.
+/// `GET /models`: names of folders, of several backends' answers.
 ///
 /// # Errors
 /// What is no list of names.
-pub fn folders(live: &[u8]) -> Result<Bytes, StateError> {
-    let names: Vec<String> = read(live, "a backend's list of model folders")?;
+pub fn folders(live: &[Bytes]) -> Result<Bytes, StateError> {
+    let names = united(live, "a backend's list of model folders", |name: &String| Some(name.clone()))?;
     written(&names.into_iter().filter(|name| is_folder(name)).collect())
 }
 
@@ -68,30 +69,30 @@ pub fn metadata(live: &[u8]) -> Result<Bytes, StateError> {
     written(&Value::Object(entries))
 }
 
-/// `GET /models/{folder}`: the names that are offered.
+/// `GET /models/{folder}`: the names that are offered, of several backends' answers.
 ///
 /// # Errors
 /// What is no list of names.
-pub fn names(live: &[u8], offered: &HashSet<String>) -> Result<Bytes, StateError> {
-    let names: Vec<String> = read(live, "a backend's list of models")?;
+pub fn names(live: &[Bytes], offered: &HashSet<String>) -> Result<Bytes, StateError> {
+    let names = united(live, "a backend's list of models", |name: &String| Some(name.clone()))?;
     written(&names.into_iter().filter(|name| offered.contains(name)).collect())
 }
 
-/// `GET /embeddings`: texts name them, so all are allowed.
+/// `GET /embeddings`: those that a prompt of the caller's may name, of several backends' answers.
 ///
 /// # Errors
 /// What is no list of names.
-pub fn embeddings(live: &[u8]) -> Result<Bytes, StateError> {
-    let names: Vec<String> = read(live, "a backend's list of embeddings")?;
-    written(&names.into_iter().collect())
+pub fn embeddings(live: &[Bytes], offers: impl Fn(&str) -> bool) -> Result<Bytes, StateError> {
+    let names = united(live, "a backend's list of embeddings", |name: &String| Some(name.clone()))?;
+    written(&names.into_iter().filter(|name| offers(name)).collect())
 }
 
 /// `GET /experiment/models`: folders, without the paths on the backend's disk.
 ///
 /// # Errors
 /// What is no such list.
-pub fn folder_details(live: &[u8]) -> Result<Bytes, StateError> {
-    let entries: Vec<Value> = read(live, "a backend's list of model folders")?;
+pub fn folder_details(live: &[Bytes]) -> Result<Bytes, StateError> {
+    let entries = united(live, "a backend's list of model folders", name_of)?;
     let names = entries.iter().filter_map(|entry| entry.get("name")?.as_str()).filter(|name| is_folder(name));
     written(&names.map(|name| json!({"name": name, "folders": []})).collect())
 }
@@ -100,18 +101,35 @@ pub fn folder_details(live: &[u8]) -> Result<Bytes, StateError> {
 ///
 /// # Errors
 /// What is no such list.
-pub fn details(live: &[u8], offered: &HashSet<String>) -> Result<Bytes, StateError> {
-    let entries: Vec<Map<String, Value>> = read(live, "a backend's list of models")?;
-    let known =
-        |entry: &Map<String, Value>| entry.get("name").and_then(Value::as_str).is_some_and(|n| offered.contains(n));
-    let shown = |entry: &Map<String, Value>| -> Value {
+pub fn details(live: &[Bytes], offered: &HashSet<String>) -> Result<Bytes, StateError> {
+    let entries = united(live, "a backend's list of models", name_of)?;
+    let known = |entry: &Value| name_of(entry).is_some_and(|name| offered.contains(&name));
+    let shown = |entry: &Value| -> Value {
         let fields = ["name", "pathIndex", "modified", "created", "size"];
         fields.into_iter().filter_map(|key| Some((key.to_owned(), entry.get(key)?.clone()))).collect()
     };
     written(&entries.iter().filter(|entry| known(entry)).map(shown).collect())
 }
 
-fn read<T: serde::de::DeserializeOwned>(live: &[u8], what: &'static str) -> Result<T, StateError> {
+/// The entries of all lists, each once: as the first list has it.
+fn united<T: DeserializeOwned>(
+    live: &[Bytes],
+    what: &'static str,
+    key: impl Fn(&T) -> Option<String>,
+) -> Result<Vec<T>, StateError> {
+    let (mut seen, mut all) = (HashSet::new(), Vec::new());
+    for list in live {
+        let entries: Vec<T> = read(list, what)?;
+        all.extend(entries.into_iter().filter(|entry| key(entry).is_none_or(|key| seen.insert(key))));
+    }
+    Ok(all)
+}
+
+fn name_of(entry: &Value) -> Option<String> {
+    entry.get("name").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn read<T: DeserializeOwned>(live: &[u8], what: &'static str) -> Result<T, StateError> {
     serde_json::from_slice(live).map_err(|error| StateError::Unreadable { what, reason: error.to_string() })
 }
 
@@ -144,11 +162,11 @@ mod tests {
         });
         let offered = offered(info.to_string().as_bytes()).unwrap();
         let live = br#"["a.safetensors", "l/b.safetensors", "c.safetensors", "secret.safetensors"]"#;
-        assert_eq!(json_of(names(live, &offered)), json!(["a.safetensors", "l/b.safetensors"]));
+        assert_eq!(json_of(names(&[Bytes::from_static(live)], &offered)), json!(["a.safetensors", "l/b.safetensors"]));
         let live =
             json!([{"name": "a.safetensors", "size": 1, "path": "/opt/x"}, {"name": "secret.safetensors"}, {"x": 1}]);
         assert_eq!(
-            json_of(details(live.to_string().as_bytes(), &offered)),
+            json_of(details(&[live.to_string().into()], &offered)),
             json!([{"name": "a.safetensors", "size": 1}])
         );
     }
@@ -156,10 +174,21 @@ mod tests {
     #[test]
     fn folders_lose_code_and_paths() {
         let live = br#"["checkpoints", "custom_nodes", "configs", "loras", "../x"]"#;
-        assert_eq!(json_of(folders(live)), json!(["checkpoints", "loras"]));
+        assert_eq!(json_of(folders(&[Bytes::from_static(live)])), json!(["checkpoints", "loras"]));
         let live = br#"[{"name": "loras", "folders": ["/opt/ComfyUI/models/loras"]}, {"name": "custom_nodes", "folders": []}]"#;
-        assert_eq!(json_of(folder_details(live)), json!([{"name": "loras", "folders": []}]));
-        assert!(folders(b"{}").is_err());
+        assert_eq!(json_of(folder_details(&[Bytes::from_static(live)])), json!([{"name": "loras", "folders": []}]));
+        assert!(folders(&[Bytes::from_static(b"{}")]).is_err());
+    }
+
+    #[test]
+    fn lists_of_several_backends_are_one_in_which_each_name_is_once() {
+        let lists =
+            |texts: &[&'static str]| texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect::<Vec<_>>();
+        let both = lists(&[r#"["b", "a"]"#, r#"["a", "c", "b"]"#]);
+        assert_eq!(json_of(embeddings(&both, |name| name != "a")), json!(["b", "c"]));
+        let both = lists(&[r#"[{"name": "a", "size": 1}]"#, r#"[{"name": "a", "size": 2}, {"name": "b", "size": 3}]"#]);
+        let offered = ["a", "b"].map(str::to_owned).into();
+        assert_eq!(json_of(details(&both, &offered)), json!([{"name": "a", "size": 1}, {"name": "b", "size": 3}]));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The lists of files in `/object_info`: each caller's own, put into an answer that is the same for everybody. Pure.
 
+use super::gzip::{self, Deflated};
 use crate::inspect::contents::ContentFamily;
 use bytes::Bytes;
+use comfygate_policy::Digest;
 use memchr::memmem;
 use serde_json::{Value, json};
 
@@ -45,11 +47,19 @@ impl Place {
     }
 }
 
-/// An answer with places for lists.
+/// An answer with places for lists, ready to be sent plain and compressed.
 #[derive(Debug)]
 pub struct Template {
-    /// A piece, and the list that follows it.
-    pieces: Vec<(Bytes, Option<Place>)>,
+    pieces: Vec<Piece>,
+    digest: Digest,
+}
+
+#[derive(Debug)]
+struct Piece {
+    text: Bytes,
+    deflated: Deflated,
+    /// The list that follows it.
+    place: Option<Place>,
 }
 
 impl Template {
@@ -61,42 +71,70 @@ impl Template {
     /// Finds the marks that `token` begins in a serialised answer; they stand in the order of `places`.
     pub fn new(answer: Bytes, token: &str, places: Vec<Place>) -> Self {
         let mut pieces = Vec::new();
+        let mut digests = Vec::new();
+        let mut add = |text: Bytes, place| {
+            digests.extend_from_slice(Digest::of(&text).as_bytes());
+            let deflated = Deflated::of(&text);
+            pieces.push(Piece { text, deflated, place });
+        };
         let mut rest = answer;
         for (number, place) in places.into_iter().enumerate() {
             let mark = Self::mark(token, number).to_string();
             // A place that is not found, which can't be, offers nothing.
             let Some(at) = memmem::find(&rest, mark.as_bytes()) else { continue };
-            pieces.push((rest.split_to(at), Some(place)));
+            add(rest.split_to(at), Some(place));
             drop(rest.split_to(mark.len()));
         }
-        pieces.push((rest, None));
-        Self { pieces }
+        add(rest, None);
+        Self { pieces, digest: Digest::of(&digests) }
     }
 
     /// Whether it has a place for a list at all.
     pub fn is_personal(&self) -> bool {
-        self.pieces.iter().any(|(_, offer)| offer.is_some())
+        self.pieces.iter().any(|piece| piece.place.is_some())
     }
 
     /// The answer with the names of these files, in their order.
     pub fn filled(&self, files: &[(String, ContentFamily)]) -> Bytes {
-        if let [(only, None)] = self.pieces.as_slice() {
-            return only.clone();
+        if let [Piece { text, place: None, .. }] = self.pieces.as_slice() {
+            return text.clone();
         }
-        let mut out = Vec::with_capacity(self.pieces.iter().map(|(piece, _)| piece.len()).sum());
-        for (piece, place) in &self.pieces {
-            out.extend_from_slice(piece);
+        let mut out = Vec::with_capacity(self.pieces.iter().map(|piece| piece.text.len()).sum());
+        for Piece { text, place, .. } in &self.pieces {
+            out.extend_from_slice(text);
             if let Some(place) = place {
                 out.extend_from_slice(place.list(files).to_string().as_bytes());
             }
         }
         out.into()
     }
+
+    /// The same by gzip. Only the lists are compressed now.
+    pub fn filled_gzip(&self, files: &[(String, ContentFamily)]) -> Bytes {
+        let lists = self.pieces.iter().filter_map(|piece| piece.place.as_ref());
+        let lists: Vec<Deflated> = lists.map(|place| Deflated::of(place.list(files).to_string().as_bytes())).collect();
+        let mut lists = lists.iter();
+        let parts = self.pieces.iter().flat_map(|piece| {
+            let list = if piece.place.is_some() { lists.next() } else { None };
+            std::iter::once(&piece.deflated).chain(list)
+        });
+        gzip::joined(parts)
+    }
+
+    /// Another one for another answer.
+    pub fn digest(&self, files: &[(String, ContentFamily)]) -> Digest {
+        let mut all = self.digest.as_bytes().to_vec();
+        for list in self.pieces.iter().filter_map(|piece| Some(piece.place.as_ref()?.list(files))) {
+            all.extend_from_slice(Digest::of(list.to_string().as_bytes()).as_bytes());
+        }
+        Digest::of(&all)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     fn place(offer: Offer) -> Place {
         Place { offer, kept: Vec::new() }
@@ -116,6 +154,32 @@ mod tests {
         assert_eq!(filled, expected);
         let empty: Value = serde_json::from_slice(&template.filled(&[])).unwrap();
         assert_eq!(empty, json!({"a": [], "b": {"c": [], "d": []}, "e": ["x"]}));
+    }
+
+    #[test]
+    fn by_gzip_it_is_the_same_and_its_digest_follows_what_it_says() {
+        let answer = json!({"a": Template::mark("T", 0), "b": "b".repeat(100_000), "c": Template::mark("T", 1)});
+        let places = [Offer::Pictures, Offer::Sounds].map(place);
+        let template = Template::new(answer.to_string().into(), "T", places.to_vec());
+        let picture = |name: &str| [(name.to_owned(), ContentFamily::Picture)];
+        for files in [vec![], picture("x.png").to_vec()] {
+            let packed = template.filled_gzip(&files);
+            let mut text = Vec::new();
+            flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut text).unwrap();
+            assert!(text == template.filled(&files) && packed.len() < text.len() / 50);
+        }
+        let other = Template::new(answer.to_string().replace("bb", "cc").into(), "T", places.to_vec());
+        let digests = [
+            template.digest(&[]),
+            template.digest(&picture("x.png")),
+            template.digest(&picture("y.png")),
+            other.digest(&[]),
+        ];
+        assert_eq!(digests.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert_eq!(
+            template.digest(&[("y.mp4".into(), ContentFamily::Film)]),
+            template.digest(&[("y.mp4".into(), ContentFamily::Sound)])
+        );
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn answer(row: &FileRow, path: PathBuf, method: &Method, headers: &HeaderMap
 
 /// 304 for who has this form already.
 pub fn unchanged(headers: &HeaderMap, etag: &str) -> Option<Answer> {
-    if !headers.contains_key(IF_NONE_MATCH) || !is_unchanged(headers, etag, "") {
+    if !has(headers, etag) {
         return None;
     }
     let mut answer = Answer::empty(StatusCode::NOT_MODIFIED);
@@ -83,6 +83,11 @@ pub fn computed(row: &FileRow, content_type: &'static str, etag: &str, body: Ans
     }
     answer.body = body;
     answer
+}
+
+/// Whether the caller says that it has the content with this ETag.
+pub fn has(headers: &HeaderMap, etag: &str) -> bool {
+    headers.contains_key(IF_NONE_MATCH) && is_unchanged(headers, etag, "")
 }
 
 fn mark(answer: &mut Answer, etag: &str) {
