@@ -32,8 +32,9 @@ pub use files::{Directory, FileFact, FileFacts, FileReference};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
-    BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
-    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
+    BARE_BEFORE, BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX,
+    PROMPT_BYTES_MAX, PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind,
+    Parsed, bare_pointer, parse,
 };
 pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};

@@ -22,7 +22,7 @@ const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Documents that a document may extend, one the other.
 const BASES_MAX: usize = 8;
 /// Raised when the engine's fixed rules change, so that held verdicts are made anew.
-const RULES_VERSION: u32 = 3;
+const RULES_VERSION: u32 = 4;
 
 /// What a document may hold at its top.
 pub(super) const SECTIONS: [&str; 18] = [
