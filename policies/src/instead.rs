@@ -1,7 +1,6 @@
 //! What to do instead of what was refused, for each code of a violation and of a fault in a body. Told after the reason, so that the reason itself stays short.
 
 /// The advice for a code; none for a code that nobody has.
-#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn instead(code: &str) -> Option<&'static str> {
     Some(match code {
         // Classes
