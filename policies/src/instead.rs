@@ -63,6 +63,10 @@ pub(crate) fn instead(code: &str) -> Option<&'static str> {
         "expression_refused" => "write plain arithmetic of small numbers into the node itself",
         "regex_refused" => "write a simple pattern into the node itself, and give it a short text",
         "type_unknown" => "link an output of the declared type",
+        "conditioning_exceeded" | "merge_exceeded" => "join or merge fewer of them",
+        "passes_exceeded" => "combine fewer conditionings and patches",
+        "prompt_too_long" => "shorten it",
+        "repeats_exceeded" | "tracks_exceeded" => "repeat less, or make it smaller",
         "too_densely_linked" => "link fewer nodes to each other",
         // Faults of the body
         "body_too_large" | "part_too_large" | "too_many_values" | "too_many_inputs" => "send a smaller workflow",

@@ -4,7 +4,7 @@ use super::texts;
 use crate::verdict::{Violation, ViolationKind};
 
 /// Codes of the rules that shadow mode relaxes. A code that is not here refuses, a new one too.
-const RELAXED: [&str; 23] = [
+const RELAXED: [&str; 24] = [
     "cap_exceeded",
     "class_denied",
     "class_not_allowed",
@@ -16,6 +16,7 @@ const RELAXED: [&str; 23] = [
     "model_not_allowed",
     "model_unknown",
     "overlap_too_large",
+    "passes_exceeded",
     "sampler_refused",
     "scheduler_refused",
     "size_exceeded",
