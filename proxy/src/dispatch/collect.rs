@@ -394,13 +394,13 @@ fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mu
 fn rename_temporary(fetches: &mut [Fetch], owner_folder: &str) {
     let mut firsts: BTreeMap<String, u64> = BTreeMap::new();
     for fetch in fetches.iter().filter(|fetch| fetch.directory == Directory::Temp) {
-        if let Some((prefix, count, _)) = counted(&fetch.from.filename) {
+        if let Some((prefix, count, _)) = counted(&fetch.from.filename, &['_', '.']) {
             let first = firsts.entry(prefix.to_owned()).or_insert(count);
             *first = (*first).min(count);
         }
     }
     for fetch in fetches.iter_mut().filter(|fetch| fetch.directory == Directory::Temp) {
-        let Some((prefix, count, suffix)) = counted(&fetch.from.filename) else { continue };
+        let Some((prefix, count, suffix)) = counted(&fetch.from.filename, &['_', '.']) else { continue };
         let first = firsts.get(prefix).copied().unwrap_or(count);
         let is_random = |letters: &str| letters.len() == 5 && letters.bytes().all(|byte| byte.is_ascii_lowercase());
         let stem = prefix.rsplit_once('_').filter(|(_, letters)| is_random(letters)).map_or(prefix, |(stem, _)| stem);
@@ -416,19 +416,19 @@ fn letters_of(text: &str) -> String {
     digest.as_bytes().iter().take(5).map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
-/// `ComfyUI_00001_.png` → prefix `ComfyUI`, count 1, rest `_.png` (nodes.py `SaveImage.save_images`); `a_00001.mp4` alike.
-fn counted(filename: &str) -> Option<(&str, u64, &str)> {
+/// `ComfyUI_00001_.png` → prefix `ComfyUI`, count 1, rest `_.png` (nodes.py `SaveImage.save_images`). One of `after` follows the count.
+fn counted<'a>(filename: &'a str, after: &[char]) -> Option<(&'a str, u64, &'a str)> {
     filename.rmatch_indices('_').find_map(|(at, _)| {
         let (prefix, rest) = (filename.get(..at)?, filename.get(at + 1..)?);
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (count, rest) = (rest.get(..digits)?.parse().ok()?, rest.get(digits..)?);
-        (digits >= 5 && rest.starts_with(['_', '.'])).then_some((prefix, count, rest))
+        (digits >= 5 && rest.starts_with(after)).then_some((prefix, count, rest))
     })
 }
 
 /// The name in a series of the owner's, if ComfyUI numbered it as `SaveImage` does.
 fn numbered(filename: &str) -> NewName {
-    match counted(filename).filter(|(_, _, rest)| rest.starts_with('_')) {
+    match counted(filename, &['_']) {
         Some((prefix, group, suffix)) => {
             NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() }
         }
@@ -601,6 +601,8 @@ mod tests {
     fn a_name_without_five_digits_is_not_numbered() {
         assert_eq!(numbered("a_0001_.png"), NewName::AsIs("a_0001_.png".into()));
         assert_eq!(numbered("a_00001.png"), NewName::AsIs("a_00001.png".into()));
+        let expected = NewName::Numbered { prefix: "a".into(), group: 7, suffix: "_b_12345.png".into() };
+        assert_eq!(numbered("a_00007_b_12345.png"), expected);
         let expected = NewName::Numbered { prefix: "a_00007_b".into(), group: 123_456, suffix: "_.webp".into() };
         assert_eq!(numbered("a_00007_b_123456_.webp"), expected);
     }
