@@ -1,12 +1,14 @@
 //! Whose an upstream event is: from the id a backend uses to the owner, the owner's label and the task that carries the attempt.
 
 use super::attempt::Signal;
+use super::pictures::Intake;
+use crate::deliver::events::codec::{ImageFormat, Preview};
 use crate::deliver::events::hub::Route;
 use crate::ids::{BackendId, PromptId, UpstreamPromptId};
 use crate::record::ledger::{Attempt, Job};
 use dashmap::DashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Hints that wait for an attempt's task; more are dropped, since one is as good as many.
@@ -31,6 +33,8 @@ pub struct Track {
     pub backend: BackendId,
     /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
     pub start_told: bool,
+    /// Where pictures go that are results; none if the workflow has no node that sends some.
+    pictures: Option<Intake>,
     heard: Arc<Heard>,
     signals: mpsc::Sender<Signal>,
 }
@@ -40,12 +44,51 @@ pub struct Track {
 struct Heard {
     start: AtomicBool,
     further: AtomicU64,
+    /// By which connection of our socket the start and the end were heard; 0: not yet.
+    began_by: AtomicU64,
+    ended_by: AtomicU64,
+    /// The node that `executing` told last.
+    node: Mutex<Option<String>>,
+}
+
+/// Which part of an attempt's run was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// The connection of our socket that its start was heard by, counted from 1; 0: not heard.
+    pub began_by: u64,
+    /// Its end, the same.
+    pub ended_by: u64,
+    /// Events between.
+    pub events: u64,
 }
 
 impl Track {
     /// Gives the attempt's task a hint.
     pub fn signal(&self, signal: Signal) {
         let _ = self.signals.try_send(signal);
+    }
+
+    /// Its start was heard by that connection of our socket.
+    pub fn began(&self, connection: u64) {
+        self.heard.began_by.store(connection, Ordering::Relaxed);
+    }
+
+    /// Its end was heard by that connection of our socket: everything that it sent before has been heard too, since one connection keeps the order.
+    pub fn ended(&self, connection: u64) {
+        self.heard.ended_by.store(connection, Ordering::Release);
+    }
+
+    /// That node is executed now.
+    pub fn executes(&self, node: Option<&str>) {
+        *self.heard.node.lock().unwrap_or_else(PoisonError::into_inner) = node.map(str::to_owned);
+    }
+
+    /// Takes a picture that is a result, and says whether it is one: a PNG of a node that sends its pictures, by the frame's own word, else by the node that is executed now.
+    pub fn take_picture(&self, preview: &Preview) -> bool {
+        let (Some(pictures), ImageFormat::Png) = (&self.pictures, preview.format) else { return false };
+        let named = preview.metadata.get("node_id").and_then(|node| node.as_str()).map(str::to_owned);
+        let node = named.or_else(|| self.heard.node.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        node.is_some_and(|node| pictures.take(&node, preview, &self.prompt_id))
     }
 
     /// An event of it was heard.
@@ -60,13 +103,14 @@ impl Track {
 
 impl Tracks {
     /// From now on events of `attempt` reach the job's owner; the receiver hears the hints.
-    pub fn track(&self, job: &Job, attempt: &Attempt) -> mpsc::Receiver<Signal> {
+    pub fn track(&self, job: &Job, attempt: &Attempt, pictures: Option<Intake>) -> mpsc::Receiver<Signal> {
         let (signals, receiver) = mpsc::channel(SIGNALS_MAX);
         let track = Track {
             route: Route { scope: job.owner.scope(), client_id: job.client_id.clone() },
             prompt_id: job.prompt_id.clone(),
             backend: attempt.backend.clone(),
             start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
+            pictures,
             heard: Arc::default(),
             signals,
         };
@@ -89,6 +133,15 @@ impl Tracks {
     pub fn heard(&self, upstream: UpstreamPromptId) -> (bool, u64) {
         self.by_upstream.get(&upstream).map_or((false, 0), |track| {
             (track.heard.start.load(Ordering::Relaxed), track.heard.further.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Which part of that prompt's run was heard.
+    pub fn span(&self, upstream: UpstreamPromptId) -> Span {
+        self.by_upstream.get(&upstream).map_or(Span::default(), |track| Span {
+            ended_by: track.heard.ended_by.load(Ordering::Acquire),
+            began_by: track.heard.began_by.load(Ordering::Relaxed),
+            events: track.heard.further.load(Ordering::Relaxed),
         })
     }
 
