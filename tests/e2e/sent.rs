@@ -1,18 +1,19 @@
 //! Stage 7: pictures that SaveImageWebsocket sends are results, and whoever was away hears the end of its jobs.
 
+use comfygate_tests::client::files_of;
 use comfygate_tests::ws::kinds;
 use comfygate_tests::{Client, Event, Gateway, StandIn, eventually, pictures, workflows};
 use serde_json::{Value, json};
 
-const RED: [u8; 3] = [255, 0, 0];
-const BLUE: [u8; 3] = [0, 0, 255];
+const RED: u64 = 0xff_0000;
+const BLUE: u64 = 0x00_00ff;
 
 /// A red and a blue picture, sent by node 8; with a wait of so many ticks of 100 ms before.
 fn sending(ticks: u64) -> Value {
     let plain = |color: u64| json!({"class_type": "EmptyImage", "inputs": {"width": 32, "height": 24, "batch_size": 1, "color": color}});
     let mut workflow = json!({
-        "1": plain(0xff_0000),
-        "2": plain(0x00_00ff),
+        "1": plain(RED),
+        "2": plain(BLUE),
         "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
         "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["3", 0]}},
     });
@@ -43,10 +44,27 @@ fn collected(events: &[Event], prompt: &str) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-fn is_red_then_blue(events: &[Event], prompt: &str) {
-    let colours: Vec<Vec<u8>> = collected(events, prompt).iter().map(|(_, png)| pictures::pixels(png)).collect();
-    let all = |colour: [u8; 3]| colour.repeat(32 * 24);
-    assert_eq!(colours, [all(RED), all(BLUE)], "{:?}", kinds(events));
+/// The data of the two pictures, as the backend saves such ones to its disk.
+async fn made(client: &Client) -> [Vec<u8>; 2] {
+    let [mut red, mut blue] = [RED, BLUE].map(|color| (workflows::picture("made", 32, 24), color));
+    let mut made = [Vec::new(), Vec::new()];
+    for ((workflow, color), made) in [&mut red, &mut blue].into_iter().zip(&mut made) {
+        workflow["1"]["inputs"]["color"] = json!(color);
+        let prompt = client.submit(workflow.take()).await;
+        let file = files_of(&client.finished(&prompt).await).remove(0);
+        let picture = client.get(&client.path_of(file["url"].as_str().unwrap())).await.expect(200);
+        *made = pictures::pixels(&picture.body);
+        // Its end is heard by who connects next; here it is nobody's business.
+        client.post("/history", &json!({"delete": [prompt]})).await.expect(200);
+    }
+    assert!(made[0] != made[1]);
+    made
+}
+
+fn is_made(events: &[Event], prompt: &str, made: &[Vec<u8>; 2]) {
+    let sent: Vec<Vec<u8>> = collected(events, prompt).iter().map(|(_, png)| pictures::pixels(png)).collect();
+    assert_eq!(sent.len(), 2, "{:?}", kinds(events));
+    assert!(sent == made, "the red one, then the blue one: {:?}", kinds(events));
 }
 
 fn ran(stand_in: &StandIn) -> usize {
@@ -69,6 +87,7 @@ async fn one() -> (Gateway, Client) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sent_pictures_come_with_the_end_in_order_and_whole_in_both_forms() {
     let (gateway, acme) = one().await;
+    let made = made(&acme).await;
     let bravo = gateway.client("bravo");
     let mut plain = acme.socket(Some("script")).await;
     let mut page = acme.socket(Some("script")).await;
@@ -81,7 +100,7 @@ async fn sent_pictures_come_with_the_end_in_order_and_whole_in_both_forms() {
     let prompt = acme.submit_with(json!({"prompt": sending(2), "client_id": "script"})).await;
     let (heard, with_metadata) = (plain.until_end_of(&prompt).await, page.until_end_of(&prompt).await);
     for events in [&heard, &with_metadata] {
-        is_red_then_blue(events, &prompt);
+        is_made(events, &prompt, &made);
         let last_progress = events.iter().rposition(|event| event.kind() == "progress").unwrap();
         let sent = events.iter().position(|event| {
             matches!(event, Event::Preview { image, .. } | Event::PreviewWithMetadata { image, .. } if image.starts_with(b"\x89PNG"))
@@ -108,7 +127,7 @@ async fn sent_pictures_come_with_the_end_in_order_and_whole_in_both_forms() {
     assert!(heard.iter().all(|event| event.kind() == "status"), "{heard:?}");
     // A second run is not cached: ComfyUI runs this node always.
     let again = acme.submit_with(json!({"prompt": sending(2), "client_id": "script"})).await;
-    is_red_then_blue(&plain.until_end_of(&again).await, &again);
+    is_made(&plain.until_end_of(&again).await, &again, &made);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,6 +135,7 @@ async fn who_was_away_hears_the_end_once_and_nobody_else_does() {
     let (gateway, acme) = one().await;
     let bravo = gateway.client("bravo");
     let user = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--user", "ann"]));
+    let made = made(&acme).await;
     let prompt = acme.submit_with(json!({"prompt": sending(0), "client_id": "script"})).await;
     acme.finished(&prompt).await;
     for (client, name) in [(&bravo, "script"), (&user, "script"), (&acme, "other")] {
@@ -125,7 +145,7 @@ async fn who_was_away_hears_the_end_once_and_nobody_else_does() {
     let mut socket = acme.socket(Some("script")).await;
     let heard = socket.until_end_of(&prompt).await;
     assert_eq!(kinds(&heard), ["status", "executing", "preview", "execution_success", "executing"]);
-    is_red_then_blue(&heard, &prompt);
+    is_made(&heard, &prompt, &made);
     assert_eq!(socket.heard_so_far().await, []);
     drop(socket);
     assert_eq!(greeting(&acme, "script").await, [], "not a second time");
@@ -155,7 +175,7 @@ async fn what_was_heard_or_deleted_is_not_told_and_a_running_job_is_told_after_w
     };
     let (deleted, kept) = (submit("deleted").await, submit("kept").await);
     acme.post("/history", &json!({"delete": [deleted]})).await.expect(200);
-    let running = json!({"prompt": workflows::slow("runs", 200, 100, false), "client_id": "script"});
+    let running = json!({"prompt": workflows::slow("runs", 150, 400, false), "client_id": "script"});
     let running = acme.submit_with(running).await;
     acme.running(&running).await;
     let mut socket = acme.socket(Some("script")).await;
@@ -181,6 +201,8 @@ async fn submit_and_clear(acme: &Client, running: &str) {
 async fn a_backend_that_dies_after_it_sent_pictures_leaves_one_set_of_the_next() {
     let gateway = Gateway::builder().start().await;
     let acme = gateway.client("acme");
+    let made = made(&acme).await;
+    let before: Vec<usize> = gateway.stand_ins().iter().map(ran).collect();
     let mut socket = acme.socket(Some("script")).await;
     socket.sid().await;
     // Node 8 sends its pictures, and the run goes on.
@@ -190,17 +212,20 @@ async fn a_backend_that_dies_after_it_sent_pictures_leaves_one_set_of_the_next()
     let prompt = acme.submit_with(json!({"prompt": workflow, "client_id": "script"})).await;
     socket.until("the second picture", |event| event.kind() == "progress" && event.data()["node"] == "8").await;
     socket.until("the rest", |event| event.kind() == "progress" && event.data()["node"] == "5").await;
-    let running = gateway.stand_ins().iter().position(|stand_in| ran(stand_in) > 0).unwrap();
+    let running = gateway.stand_ins().iter().zip(&before).position(|(stand_in, before)| ran(stand_in) > *before);
+    let running = running.unwrap();
     gateway.stand_ins()[running].kill();
     let heard = socket.until_end_of(&prompt).await;
-    is_red_then_blue(&heard, &prompt);
-    assert_eq!(ran(&gateway.stand_ins()[1 - running]), 1);
+    is_made(&heard, &prompt, &made);
+    assert_eq!(ran(&gateway.stand_ins()[1 - running]), before[1 - running] + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_whose_pictures_were_not_heard_is_lost_and_tried_again() {
     let (gateway, acme) = one().await;
     let stand_in = &gateway.stand_ins()[0];
+    let made = made(&acme).await;
+    let before = ran(stand_in);
     let mut socket = acme.socket(Some("script")).await;
     socket.sid().await;
     stand_in.faults().silence_sockets(true);
@@ -208,21 +233,24 @@ async fn a_run_whose_pictures_were_not_heard_is_lost_and_tried_again() {
     eventually("it ran, unheard", || async {
         let body = gateway.plain_get(stand_in.addr(), "/history").await.1;
         let history: Value = serde_json::from_str(&body).unwrap();
-        history.as_object().is_some_and(|history| !history.is_empty()).then_some(())
+        let upstream = stand_in.submissions().last()?["prompt_id"].as_str()?.to_owned();
+        (ran(stand_in) > before && history.get(&upstream).is_some()).then_some(())
     })
     .await;
     // Nothing is told of it: neither an end nor a history entry.
     assert_eq!(acme.get(&format!("/history/{prompt}")).await.expect(200).json(), json!({}));
     stand_in.faults().silence_sockets(false);
     let heard = socket.until_end_of(&prompt).await;
-    is_red_then_blue(&heard, &prompt);
-    assert!(ran(stand_in) >= 2, "it ran again");
+    is_made(&heard, &prompt, &made);
+    assert!(ran(stand_in) >= before + 2, "it ran again");
     assert!(gateway.log_text().contains("not all of its pictures came"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pictures_that_a_restarted_gateway_missed_are_made_again() {
     let (mut gateway, acme) = one().await;
+    let made = made(&acme).await;
+    let before = ran(&gateway.stand_ins()[0]);
     let prompt = acme.submit_with(json!({"prompt": sending(20), "client_id": "script"})).await;
     acme.running(&prompt).await;
     gateway.kill9();
@@ -230,8 +258,8 @@ async fn pictures_that_a_restarted_gateway_missed_are_made_again() {
     let acme = gateway.client("acme");
     let mut socket = acme.socket(Some("script")).await;
     let heard = socket.until_end_of(&prompt).await;
-    is_red_then_blue(&heard, &prompt);
-    assert_eq!(ran(&gateway.stand_ins()[0]), 2, "its start was heard by another process");
+    is_made(&heard, &prompt, &made);
+    assert_eq!(ran(&gateway.stand_ins()[0]), before + 2, "its start was heard by another process");
 }
 
 /// Bytes of one frame: a few fill what the system takes for a client that does not read.
@@ -267,7 +295,7 @@ async fn a_slow_reader_is_closed_with_1013_and_gets_all_pictures_when_it_comes_b
     let acme = gateway.client("acme");
     let of_running = |count: usize| gateway.stand_ins().iter().position(move |stand_in| ran(stand_in) == count);
     // One that runs as long as it is needed, to flood by.
-    let long = acme.submit_with(json!({"prompt": workflows::slow("long", 300, 100, false), "client_id": "page"})).await;
+    let long = acme.submit_with(json!({"prompt": workflows::slow("long", 150, 400, false), "client_id": "page"})).await;
     acme.running(&long).await;
     let busy = of_running(1).unwrap();
     let (flooding, sending_one) = (&gateway.stand_ins()[busy], &gateway.stand_ins()[1 - busy]);

@@ -168,3 +168,94 @@ impl Tracks {
         self.running.get(backend).map(|prompt| *prompt)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallMillis;
+    use crate::dispatch::pictures::Pictures;
+    use crate::ids::JobId;
+    use crate::owner::Owner;
+    use crate::record::blobs::Blobs;
+    use crate::record::ledger::JobState;
+    use bytes::Bytes;
+    use comfygate_policy::Digest;
+    use serde_json::json;
+
+    fn attempt() -> Attempt {
+        Attempt {
+            n: 1,
+            backend: "gpu0".parse().unwrap(),
+            upstream: UpstreamPromptId::from_bytes([7; 16]),
+            folder: "t/x/1-1".into(),
+            assigned_at: WallMillis(1),
+            started_at: None,
+            lost: None,
+        }
+    }
+
+    fn job() -> Job {
+        Job {
+            id: JobId::new(),
+            sequence: 0,
+            version: 1,
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            prompt_id: "mine".parse().unwrap(),
+            number: 0,
+            client_id: None,
+            submission: Digest::of(b""),
+            output_nodes: vec![],
+            verdict: None,
+            accepted_at: WallMillis(0),
+            state: JobState::Assigned,
+            attempts: vec![attempt()],
+            cancel_requested: false,
+        }
+    }
+
+    fn preview(node: Option<&str>, format: ImageFormat) -> Preview {
+        let metadata = node.map(|node| json!({"node_id": node}).as_object().unwrap().clone());
+        let prompt = node.map(|_| attempt().upstream);
+        Preview { prompt, metadata: metadata.unwrap_or_default(), format, image: Bytes::from_static(b"x") }
+    }
+
+    #[tokio::test]
+    async fn a_picture_is_a_result_by_its_own_node_or_the_one_that_is_executed_and_only_as_png() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pictures = Pictures::begin(Blobs::open(dir.path()).unwrap(), vec!["8".parse().unwrap()]);
+        let tracks = Tracks::default();
+        let _signals = tracks.track(&job(), &attempt(), Some(pictures.intake()));
+        let track = tracks.of(attempt().upstream).unwrap();
+        use ImageFormat::{Jpeg, Png};
+        assert!(!track.take_picture(&preview(None, Png)), "nobody knows whose it is");
+        track.executes(Some("8"));
+        assert!(track.take_picture(&preview(None, Png)));
+        assert!(!track.take_picture(&preview(None, Jpeg)), "a preview");
+        assert!(!track.take_picture(&preview(Some("3"), Png)), "what it says itself counts more");
+        track.executes(Some("3"));
+        assert!(!track.take_picture(&preview(None, Png)));
+        assert!(track.take_picture(&preview(Some("8"), Png)));
+        assert!(!track.take_picture(&preview(Some("8"), Jpeg)));
+        assert_eq!(pictures.collected().await.unwrap().len(), 2);
+        let other = Tracks::default();
+        let _signals = other.track(&job(), &attempt(), None);
+        assert!(!other.of(attempt().upstream).unwrap().take_picture(&preview(Some("8"), Png)), "it has no such nodes");
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_of_a_run_is_told_by_connection() {
+        let tracks = Tracks::default();
+        let _signals = tracks.track(&job(), &attempt(), None);
+        let upstream = attempt().upstream;
+        assert_eq!(tracks.span(upstream), Span::default());
+        let track = tracks.of(upstream).unwrap();
+        track.heard(true);
+        track.began(2);
+        track.heard(false);
+        assert_eq!(tracks.span(upstream), Span { began_by: 2, ended_by: 0, events: 1 });
+        track.ended(3);
+        assert_eq!(tracks.span(upstream), Span { began_by: 2, ended_by: 3, events: 1 });
+        tracks.untrack(upstream);
+        assert_eq!(tracks.span(upstream), Span::default());
+    }
+}
