@@ -8,6 +8,7 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+mod credential;
 pub mod cost;
 pub mod explain;
 pub mod learn;
@@ -25,9 +26,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
+pub use credential::{
+    API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError, HIDDEN_BYTES_MIN,
+};
 pub use digest::{Digest, DigestError};
 pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
-pub use files::{Directory, FileFact, FileFacts, FileReference};
+pub use files::{Directory, FileFact, FileFacts, FileReference, SAMPLE_RATES};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{

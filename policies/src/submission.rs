@@ -1,8 +1,8 @@
 //! The envelope of `POST /prompt`: everything around the graph.
 //!
 //! In come untrusted bytes, out comes [`Parsed`], the only form in which the rest of the engine sees a submission. Kept are the graph, `partial_execution_targets`,
-//! `extra_pnginfo.workflow`, `preview_method` and the caller's own two ids, which are labels and never go upstream. Everything else (`number`, `front`, keys of
-//! comfy.org, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
+//! `extra_pnginfo.workflow`, `preview_method`, the caller's own two ids, which are labels and never go upstream, and its credential of comfy.org, which goes there only beside a
+//! paid node that the policy lets callers pay for ([`ComfyOrgCredential`]). Everything else (`number`, `front`, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
 //! ComfyUI 0.8.0, `server.py` `post_prompt`.
 
 use std::collections::HashSet;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Catalogue;
+use crate::credential::{API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, is_credential};
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
 use crate::policy::Policy;
@@ -78,6 +79,8 @@ pub struct Parsed {
     preview_method: Option<&'static str>,
     prompt_id: Option<Text>,
     client_id: Option<Text>,
+    /// A secret; no part of the submission's digest.
+    comfy_org: Option<ComfyOrgCredential>,
 }
 
 /// Reads the body of a `POST /prompt`.
@@ -126,6 +129,8 @@ struct RawExtraData {
     /// `extra_pnginfo.workflow`, if it is no object.
     other_workflow: Option<Json>,
     workflow: Option<Text>,
+    auth_token: Option<Json>,
+    api_key: Option<Json>,
 }
 
 fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Box<Fault>> {
@@ -169,6 +174,8 @@ fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Box<Fault>> 
         match key.as_str() {
             "client_id" => raw.client_id = Some(reader.inner(1)?),
             "preview_method" => raw.preview_method = Some(reader.inner(1)?),
+            AUTH_TOKEN_KEY => raw.auth_token = Some(reader.inner(1)?),
+            API_KEY_KEY => raw.api_key = Some(reader.inner(1)?),
             "extra_pnginfo" if reader.at_object() => {
                 reader.count_value()?;
                 reader.members(&mut |reader, key| read_info_member(reader, key, &mut raw))?;
@@ -214,7 +221,8 @@ impl RawSubmission {
         // `null` is dropped rather than passed on: ComfyUI's `/api/jobs` fails for everybody on it (facts K11).
         object_or_nothing(&["extra_data", "extra_pnginfo", "workflow"], extra.other_workflow.as_ref())?;
         let preview_method = read_preview_method(extra.preview_method.as_ref())?;
-        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id })
+        let comfy_org = read_credential(extra.auth_token.as_ref(), extra.api_key.as_ref())?;
+        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id, comfy_org })
     }
 }
 
@@ -291,6 +299,28 @@ fn read_preview_method(value: Option<&Json>) -> Result<Option<&'static str>, Par
     })
 }
 
+/// The caller's credential of comfy.org; `null` and the empty text are as good as absent.
+fn read_credential(token: Option<&Json>, key: Option<&Json>) -> Result<Option<ComfyOrgCredential>, ParseError> {
+    let (token, key) = (secret(AUTH_TOKEN_KEY, token)?, secret(API_KEY_KEY, key)?);
+    ComfyOrgCredential::new(token, key).map_err(|_| bad_secret(API_KEY_KEY))
+}
+
+/// SECURITY: what stands there is never repeated, whatever it is.
+fn secret<'a>(key: &str, value: Option<&'a Json>) -> Result<Option<&'a str>, ParseError> {
+    match value {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) if text.is_empty() => Ok(None),
+        Some(Json::Text(text)) if is_credential(text) => Ok(Some(text)),
+        Some(Json::Text(_)) => Err(bad_secret(key)),
+        Some(other) => Err(wrong_type(&["extra_data", key], "a string", other)),
+    }
+}
+
+fn bad_secret(key: &str) -> ParseError {
+    let message = format!("`{key}` must be 1 to {CREDENTIAL_BYTES_MAX} of printable ASCII without spaces");
+    ParseError::of("invalid_credential", Some(pointer(&["extra_data", key])), message)
+}
+
 impl Parsed {
     /// The same without these nodes and without targets among them. None if another node links to one of them.
     pub(crate) fn without(&self, gone: &HashSet<NodeIndex>) -> Option<Self> {
@@ -318,6 +348,11 @@ impl Parsed {
     /// The caller's own label of its socket: top level, else from `extra_data`; 1 to 128 of printable ASCII without spaces.
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
+    }
+
+    /// The caller's own credential of comfy.org, if it sent one. It is no part of [`canonical`](Self::canonical).
+    pub fn comfy_org(&self) -> Option<&ComfyOrgCredential> {
+        self.comfy_org.as_ref()
     }
 
     /// SHA-256 of [`canonical`](Self::canonical).

@@ -17,12 +17,17 @@ use comfygate_policy::{
 use serde_json::{Value, json};
 
 /// Codes of violations with a number: they carry the value, or its bound, and the limit that it breaks.
-const WITH_BOUND_AND_LIMIT: [&str; 16] = [
+const WITH_BOUND_AND_LIMIT: [&str; 22] = [
     "cap_exceeded",
+    "conditioning_exceeded",
     "cost_exceeded",
     "denoise_too_small",
     "memory_exceeded",
+    "merge_exceeded",
     "overlap_too_large",
+    "passes_exceeded",
+    "prompt_too_long",
+    "repeats_exceeded",
     "sample_rate_refused",
     "schedule_too_long",
     "size_exceeded",
@@ -32,6 +37,7 @@ const WITH_BOUND_AND_LIMIT: [&str; 16] = [
     "too_densely_linked",
     "too_many_nodes",
     "too_many_outputs",
+    "tracks_exceeded",
     "value_bigger_than_max",
     "value_smaller_than_min",
 ];
@@ -168,6 +174,23 @@ fn doubling(count: usize) -> Value {
         let from = json!([format!("d{}", n - 1), 0]);
         nodes[format!("d{n}")] =
             node("StringConcatenate", json!({"string_a": from, "string_b": from, "delimiter": ""}));
+    }
+    nodes
+}
+
+/// Nodes that take the one before at two inputs; the first takes a prompt, or a model.
+fn twice(count: usize, (class, first, second): (&str, &str, &str), more: &Value) -> Value {
+    let mut nodes = json!({
+        "x0": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd.safetensors"})),
+        "p": node("CLIPTextEncode", json!({"text": "a cat", "clip": ["x0", 1]})),
+    });
+    let mut last = json!([if class.starts_with("Model") { "x0" } else { "p" }, 0]);
+    for n in 1..=count {
+        let mut inputs = more.clone();
+        inputs[first] = last.clone();
+        inputs[second] = last;
+        nodes[format!("x{n}")] = node(class, inputs);
+        last = json!([format!("x{n}"), 0]);
     }
     nodes
 }
@@ -543,6 +566,68 @@ fn cases() -> Vec<Case> {
             ("c", ""),
             "",
         ),
+        case(
+            "conditioning_exceeded",
+            open(""),
+            twice(12, ("ConditioningCombine", "conditioning_1", "conditioning_2"), &json!({})),
+            ("x12", ""),
+            "",
+        ),
+        case(
+            "prompt_too_long",
+            open(""),
+            json!({
+                "m": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd.safetensors"})),
+                "t": node("CLIPTextEncode", json!({"text": "x".repeat(12_289), "clip": ["m", 1]})),
+            }),
+            ("t", "text"),
+            "",
+        ),
+        case(
+            "repeats_exceeded",
+            open(""),
+            json!({
+                "m": node("SolidMask", json!({"value": 1.0, "width": 16_384, "height": 16_384})),
+                "g": node("GrowMask", json!({"mask": ["m", 0], "expand": 1025, "tapered_corners": true})),
+            }),
+            ("g", ""),
+            "",
+        ),
+        case(
+            "passes_exceeded",
+            caps("steps = 20"),
+            {
+                let mut nodes = twice(6, ("ConditioningCombine", "conditioning_1", "conditioning_2"), &json!({}));
+                nodes["g"] = node(
+                    "CFGGuider",
+                    json!({"model": ["x0", 0], "positive": ["x6", 0], "negative": ["p", 0], "cfg": 7.0}),
+                );
+                nodes
+            },
+            ("g", ""),
+            "",
+        ),
+        case(
+            "tracks_exceeded",
+            open(""),
+            json!({
+                "i": node("EmptyImage", json!({"width": 64, "height": 64, "batch_size": 1, "color": 0})),
+                "t": node("WanMoveTracksFromCoords", json!({"track_coords": ["p", 0]})),
+                "p": node("PrimitiveString", json!({"value": r#"[[{"x":0,"y":0},{"x":1e15,"y":0}]]"#})),
+                "v": node("WanMoveVisualizeTracks", json!({
+                    "images": ["i", 0], "tracks": ["t", 0], "line_resolution": 24, "circle_size": 12, "opacity": 0.75, "line_width": 16,
+                })),
+            }),
+            ("v", ""),
+            "",
+        ),
+        case(
+            "merge_exceeded",
+            open(""),
+            twice(11, ("ModelMergeSimple", "model1", "model2"), &json!({"ratio": 0.5})),
+            ("x11", ""),
+            "",
+        ),
         case("sound_unbounded", open(""), json!({"a": node("LoadAudio", json!({"audio": "any.flac"}))}), ("a", ""), ""),
         case(
             "memory_exceeded",
@@ -691,7 +776,7 @@ fn what_comfyui_would_call_invalid_is_told_apart_from_what_a_rule_denies() {
 }
 
 /// Rules of classes, caps, models and texts; what brings a ComfyUI down, files, links and form hold whatever the mode is.
-const RELAXED_IN_SHADOW: [&str; 22] = [
+const RELAXED_IN_SHADOW: [&str; 23] = [
     "cap_exceeded",
     "class_denied",
     "class_not_allowed",
@@ -702,6 +787,7 @@ const RELAXED_IN_SHADOW: [&str; 22] = [
     "model_denied",
     "model_not_allowed",
     "model_unknown",
+    "passes_exceeded",
     "sampler_refused",
     "scheduler_refused",
     "size_exceeded",

@@ -386,7 +386,12 @@ impl From<InspectError> for Rejection {
                 let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
-            InspectError::PaidNodes => Self::new(StatusCode::FORBIDDEN, "paid_nodes_unsupported", error.to_string()),
+            InspectError::PaidCredentialMissing => {
+                Self::new(StatusCode::FORBIDDEN, "paid_credential_missing", error.to_string())
+            }
+            InspectError::PaidKeyMissing => {
+                Self::new(StatusCode::FORBIDDEN, "paid_nodes_unsupported", error.to_string())
+            }
             InspectError::TooManyFiles { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", error.to_string())
             }

@@ -27,6 +27,7 @@ mod newer;
 mod object_info;
 mod owner;
 mod pacing;
+mod paid;
 mod policy;
 mod programs;
 mod record;

@@ -825,7 +825,7 @@ impl Step<'_, '_> {
             (Some(seconds), _) => f64::from(seconds),
             (None, None) => f64::INFINITY,
             (None, Some(_)) => {
-                return Err(Gap::Unbounded("nobody knows how long the sound in this file is".to_owned()));
+                return Err(Gap::Unbounded("nobody knows how long the sound in this file is; plain WAV and FLAC are measured when they are uploaded".to_owned()));
             }
         };
         Ok(sounding(Sound { seconds, batch: 1 }))

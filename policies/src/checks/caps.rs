@@ -7,18 +7,13 @@ use crate::bounds::{
     Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text, steps_chain,
 };
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, KindSet};
+use crate::files::SAMPLE_RATES;
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node, NodeId};
 
 /// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
 const DENOISE_FLOOR: f64 = 0.001;
-
-/// Numbers a second that sound is recorded with.
-const SAMPLE_RATES: [f64; 13] = [
-    8000.0, 11025.0, 12000.0, 16000.0, 22050.0, 24000.0, 32000.0, 44100.0, 48000.0, 88200.0, 96000.0, 176_400.0,
-    192_000.0,
-];
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let numbers = KindSet::of(InputKind::NUMBERS);
@@ -84,7 +79,7 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     if kind == InputKind::Divisor && lo < 1.0 {
         return Some(under(subject, node, name, lo, 1.0));
     }
-    if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.contains(&lo)) {
+    if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.iter().any(|rate| f64::from(*rate) == lo)) {
         return Some(odd_rate(subject, node, name, hi));
     }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.

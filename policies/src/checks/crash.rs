@@ -372,7 +372,7 @@ fn too_long(slot: &Slot<'_>) -> Option<f64> {
 
 fn sound_too_long(node: &Node, seconds: f64) -> Violation {
     if seconds.is_infinite() {
-        let message = "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI: make the sound in the workflow".to_owned();
+        let message = "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI: convert it to plain WAV or FLAC of a usual rate, which are measured, and upload that, or make the sound in the workflow".to_owned();
         return of(node, "sound_unbounded", ViolationKind::Denied, message);
     }
     let message =

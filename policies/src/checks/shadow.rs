@@ -3,7 +3,7 @@
 use crate::verdict::Violation;
 
 /// Codes of the rules that shadow mode relaxes. A code that is not here refuses, a new one too.
-const RELAXED: [&str; 22] = [
+const RELAXED: [&str; 23] = [
     "cap_exceeded",
     "class_denied",
     "class_not_allowed",
@@ -14,6 +14,7 @@ const RELAXED: [&str; 22] = [
     "model_denied",
     "model_not_allowed",
     "model_unknown",
+    "passes_exceeded",
     "sampler_refused",
     "scheduler_refused",
     "size_exceeded",

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     fn picture(width: u32, height: u32) -> ContentFacts {
-        ContentFacts { kind: ContentKind::Png, width, height, frames: 1 }
+        ContentFacts { kind: ContentKind::Png, width, height, frames: 1, seconds: None }
     }
 
     #[test]

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_picture_at_the_bound_has_other_forms_and_one_beyond_or_a_sound_has_none() {
-        let of = |kind, width| check(ContentFacts { kind, width, height: 4096, frames: 1 });
+        let of = |kind, width| check(ContentFacts { kind, width, height: 4096, frames: 1, seconds: None });
         assert!(of(ContentKind::Png, 8192).is_ok());
         assert_eq!(of(ContentKind::Png, 8193).unwrap_err().status(), 413);
         assert_eq!(of(ContentKind::Mp3, 1).unwrap_err().status(), 400);

@@ -8,6 +8,7 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
+use super::paid::{self, Unpayable};
 use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
@@ -23,7 +24,7 @@ use crate::record::ledger::{
 };
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, NodeId, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, NodeId, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -137,9 +138,19 @@ pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
     }
 }
 
-/// Writes an attempt off. The job is held again, or ends if it had its tries.
-pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOver {
+/// Whether a backend may have an attempt that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// As the ledger says: its workflow was about to be sent.
+    Perhaps,
+    /// No connection came about.
+    Never,
+}
+
+/// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
+pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
     let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
+    let may_have_cost = job.paid && attempt.sent && reached == Reached::Perhaps;
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
@@ -166,6 +177,9 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOv
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
         end_held(services, job, Outcome::Interrupted, result).await;
         return AttemptOver::JobEnded;
+    }
+    if may_have_cost && !paid::may_cost_again(services, &job) {
+        return give_up(services, job, "PaidAttemptLost", &paid::lost_text(reason)).await;
     }
     // The slot stays booked meanwhile: whatever lost the attempt would lose the next one at once, and the one after.
     let unstarted = u32::try_from(job.attempts.len().saturating_sub(started)).unwrap_or(u32::MAX);
@@ -278,6 +292,10 @@ struct Carrying {
     owner_folder: String,
     /// The files that the workflow names.
     files: Vec<Pushed>,
+    /// The credential that the job was accepted with.
+    own_credential: Option<ComfyOrgCredential>,
+    /// What it may be paid with, by whomever.
+    secrets: Vec<ComfyOrgCredential>,
     /// Whether it gets anywhere.
     watch: stall::Watch,
     /// Changes when its backend's worker is found dead.
@@ -307,6 +325,8 @@ impl Carrying {
             submitted: false,
             owner_folder: String::new(),
             files: Vec::new(),
+            own_credential: None,
+            secrets: Vec::new(),
             watch,
             written_off,
             pictures,
@@ -318,7 +338,15 @@ impl Carrying {
     }
 
     async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
-        let body: bytes::Bytes = match self.know_files().await.and(self.upstream_body(workflow).await) {
+        self.know_payment().await;
+        if let Err(reason) = self.know_files().await {
+            return self.lost(&reason).await;
+        }
+        let credential = match paid::credential(&self.services, &self.job, workflow, self.own_credential.as_ref()) {
+            Ok(credential) => credential,
+            Err(unpayable) => return self.unpayable(&unpayable).await,
+        };
+        let body: bytes::Bytes = match self.upstream_body(workflow, credential.as_ref()).await {
             Ok(body) => body.into(),
             Err(reason) => return self.lost(&reason).await,
         };
@@ -327,6 +355,12 @@ impl Carrying {
             match self.pushed().await {
                 Ok(()) => {}
                 Err(unpushed) => return self.unpushed(unpushed).await,
+            }
+            if self.job.paid
+                && let Err(error) = self.about_to_cost().await
+            {
+                tracing::debug!(job = %self.job.id, %error, "not sent");
+                return AttemptOver::JobEnded;
             }
             let statuses = self.statuses();
             let on_its_way = self.services.submissions.enter();
@@ -377,7 +411,22 @@ impl Carrying {
         if matches!(error, ComfyUiError::Connect(_)) || error.is_server_error() {
             self.backend.eject_for(&error);
         }
-        self.lost(&error.to_string()).await
+        let reached = if matches!(error, ComfyUiError::Connect(_)) { Reached::Never } else { Reached::Perhaps };
+        self.lost_where(&error.to_string(), reached).await
+    }
+
+    /// Notes that paid calls may be made from here on, before anything is sent: a gateway that is killed in between does not make them twice.
+    async fn about_to_cost(&mut self) -> Result<(), LedgerError> {
+        let job = until_available!(self.services.ledger.send(self.id()))?;
+        self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job };
+        Ok(())
+    }
+
+    /// Nobody pays for it: to its owner that is a run that ended at once.
+    async fn unpayable(self, unpayable: &Unpayable) -> AttemptOver {
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "NotPaid", &unpayable.to_string(), at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
     /// Reads which files the job pinned, for the backend and for texts that name them.
@@ -387,6 +436,23 @@ impl Carrying {
         self.owner_folder = files::owner_folder(&secrets);
         self.files = pins.iter().map(|pin| Pushed::of_pin(pin, &self.owner_folder)).collect();
         Ok(())
+    }
+
+    /// Reads what the job may be paid with, so that nothing that its nodes say shows it.
+    async fn know_payment(&mut self) {
+        if !self.job.paid {
+            return;
+        }
+        self.own_credential = match until_available!(self.services.ledger.credential(self.job.id)) {
+            Ok(credential) => credential,
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "the credential of a job can't be read");
+                None
+            }
+        };
+        let gateways = self.services.config().comfy_org.clone();
+        self.secrets = self.own_credential.iter().cloned().chain(gateways).collect();
+        self.services.tracks.hide(self.attempt.upstream, &self.secrets);
     }
 
     /// Gives the backend every file that it lacks.
@@ -421,11 +487,19 @@ impl Carrying {
         self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
-    async fn upstream_body(&self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
+    async fn upstream_body(
+        &self,
+        workflow: &ApprovedWorkflow,
+        credential: Option<&ComfyOrgCredential>,
+    ) -> Result<Vec<u8>, String> {
         let secrets = self.owner_secrets().await?;
         let (prompt, client) = (self.attempt.upstream.to_string(), self.backend.client.to_string());
         let scope = OutputScope::new(&self.attempt.folder, &prompt, &client, &secrets.salt)
             .map_err(|error| error.to_string())?;
+        let scope = match credential {
+            Some(credential) => scope.paid_with(credential),
+            None => scope,
+        };
         Ok(workflow.upstream_body(&scope))
     }
 
@@ -436,6 +510,10 @@ impl Carrying {
 
     /// Watches the attempt at its backend, and commits what it finds.
     async fn follow(mut self) -> AttemptOver {
+        if !self.submitted {
+            // A former process sent it.
+            self.know_payment().await;
+        }
         match self.watched().await {
             Watched::Entry(entry) => self.finish(&entry).await,
             Watched::Withdrawn => {
@@ -687,6 +765,7 @@ impl Carrying {
             owner_folder: &self.owner_folder,
             files: &self.files,
             trusting: self.backend.is_owned(),
+            secrets: &self.secrets,
         }
     }
 
@@ -763,6 +842,10 @@ impl Carrying {
 
     /// Writes the attempt off, and sees to it that nothing of it goes on where the next job will run.
     async fn lost(self, reason: &str) -> AttemptOver {
+        self.lost_where(reason, Reached::Perhaps).await
+    }
+
+    async fn lost_where(self, reason: &str, reached: Reached) -> AttemptOver {
         self.services.tracks.untrack(self.attempt.upstream);
         let route = Route { scope: self.job.owner.scope(), client_id: self.job.client_id.clone() };
         self.services.hub.set_executing(&route, &self.job.prompt_id, None);
@@ -773,7 +856,7 @@ impl Carrying {
             let _ = comfyui.interrupt(upstream).await;
             let _ = comfyui.forget(upstream).await;
         });
-        lost(&self.services, self.job.clone(), reason).await
+        lost(&self.services, self.job.clone(), reason, reached).await
     }
 }
 

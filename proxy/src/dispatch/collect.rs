@@ -9,6 +9,7 @@ use super::push::Pushed;
 use crate::clock::WallMillis;
 use crate::ids::{PromptId, UpstreamPromptId};
 use crate::record::ledger::{Directory, JobResult, NewName};
+use comfygate_policy::ComfyOrgCredential;
 use serde_json::{Map, Value, json};
 
 /// How the backend says that a prompt ended.
@@ -63,6 +64,8 @@ pub struct Names<'a> {
     pub trusting: bool,
     /// The owner's files that the backend has under names of ours.
     pub files: &'a [Pushed],
+    /// What may have been paid with: nobody reads it in an answer, whatever a node wrote there.
+    pub secrets: &'a [ComfyOrgCredential],
 }
 
 /// The entry is not one that ComfyUI writes.
@@ -154,7 +157,7 @@ pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis
 
 /// The first node that a refused `/prompt` names, and what is wrong with it in the owner's words: `(node, class, text)`.
 pub fn refusal(body: &Value, names: &Names<'_>) -> (Option<(String, String)>, String) {
-    let own = |text: &str| owners_text(&without_paths(text), names);
+    let own = |text: &str| owners_text(&without_paths(&without_secrets(text, names)), names);
     let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
     let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next())
     else {
@@ -216,7 +219,8 @@ fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)>
         // Absolute paths, library versions, and the values of inputs that the gateway itself wrote.
         fields.insert("traceback".into(), json!([]));
         fields.insert("current_inputs".into(), json!({}));
-        if let Some(text) = fields.get("exception_message").and_then(Value::as_str).map(without_paths) {
+        if let Some(text) = fields.get("exception_message").and_then(Value::as_str) {
+            let text = without_paths(&without_secrets(text, names));
             fields.insert("exception_message".into(), text.into());
         }
     }
@@ -245,8 +249,14 @@ fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
     }
 }
 
+/// A text without what was paid with. SECURITY: ComfyUI hands it to nodes, and the error of one may quote it.
+fn without_secrets(text: &str, names: &Names<'_>) -> String {
+    let secrets = names.secrets.iter().flat_map(ComfyOrgCredential::hidden);
+    secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+}
+
 fn owners_text(text: &str, names: &Names<'_>) -> String {
-    let mut text = text.replace(&names.upstream.to_string(), names.prompt_id.as_str());
+    let mut text = without_secrets(text, names).replace(&names.upstream.to_string(), names.prompt_id.as_str());
     for file in names.files {
         // With its folder, and alone where a path was cut.
         text = text.replace(&file.canonical(), &file.shown).replace(&file.name, &file.shown);
@@ -422,14 +432,20 @@ mod tests {
 
     fn reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] })
-            .unwrap()
+        read(
+            entry,
+            &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[], secrets: &[] },
+        )
+        .unwrap()
     }
 
     fn trusting_reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[] })
-            .unwrap()
+        read(
+            entry,
+            &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[], secrets: &[] },
+        )
+        .unwrap()
     }
 
     #[test]
@@ -570,7 +586,7 @@ mod tests {
     #[test]
     fn texts_that_name_a_pushed_file_name_it_as_its_owner_does() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1 };
+        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1, seconds: None };
         let file = Pushed::new(FileId::from_bytes([9; 16]), Digest::of(b"x"), 1, &facts, FOLDER, "holiday/cat.png");
         let names = Names {
             prompt_id: &prompt_id,
@@ -578,6 +594,7 @@ mod tests {
             owner_folder: FOLDER,
             files: std::slice::from_ref(&file),
             trusting: false,
+            secrets: &[],
         };
         let named = file.canonical();
         let body = json!({"error": {"message": "Prompt outputs failed validation"}, "node_errors": {"3": {"class_type": "LoadImage",
@@ -593,9 +610,51 @@ mod tests {
     }
 
     #[test]
+    fn what_was_paid_with_is_in_no_text_that_a_node_wrote() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let (token, key) = ("eyJ0/oken.0123456789", "comfyui-0123456789abcdef");
+        let secrets = [ComfyOrgCredential::new(Some(token), Some(key)).unwrap().unwrap()];
+        let owners = |trusting| Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            trusting,
+            files: &[],
+            secrets: &secrets,
+        };
+        for trusting in [false, true] {
+            let text = format!("401 for '{key}' and (Bearer {token})");
+            let data = json!({"exception_message": text, "traceback": [text], "current_inputs": {"auth": [token]}});
+            let outputs = json!({"4": {"text": [text], "deep": {"er": [[key]]}}});
+            let entry = entry(outputs, "error", json!([["execution_error", data]]));
+            let ending = read(&entry, &owners(trusting)).unwrap();
+            let told = format!("{:?}{:?}", ending.result.messages, ending.result.outputs);
+            assert!(!told.contains("0123456789") && told.contains("401 for '…'"), "{told}");
+            let (_, refused) = refusal(&json!({"error": {"message": text}}), &owners(trusting));
+            assert!(!refused.contains("0123456789"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_too_short_for_a_credential_cuts_no_text_apart() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let secrets = [ComfyOrgCredential::of_api_key("a").unwrap()];
+        let names = Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            trusting: false,
+            files: &[],
+            secrets: &secrets,
+        };
+        assert_eq!(without_secrets("a banana", &names), "a banana");
+    }
+
+    #[test]
     fn an_entry_without_status_is_no_entry() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] };
+        let names =
+            Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[], secrets: &[] };
         assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
     }
 

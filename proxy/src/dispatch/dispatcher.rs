@@ -293,7 +293,8 @@ impl Dispatcher {
                 let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
                 self.carriers.spawn(async move {
                     let id = job.id;
-                    let over = attempt::lost(&services, job, "its backend is not configured any more").await;
+                    let reason = "its backend is not configured any more";
+                    let over = attempt::lost(&services, job, reason, attempt::Reached::Perhaps).await;
                     handle.send(Command::Over(id, over)).await;
                 });
             }

@@ -6,6 +6,7 @@ use crate::deliver::events::codec::{PackEvent, ProgressKind, UpstreamEvent};
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::services::Services;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Hands one event on. What belongs to no attempt of ours reaches nobody.
 ///
@@ -65,7 +66,7 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
     let kind = event.kind();
     if let Some(event) = event.for_owner(&track.prompt_id) {
         services.metrics.event(kind);
-        services.hub.publish(&track.route, &event);
+        services.hub.publish(&track.route, &event.without(&track.secrets));
     }
 }
 
@@ -80,14 +81,16 @@ fn relay_pack(services: &Services, backend: &Backend, event: PackEvent) {
     let of = |prompt| services.tracks.of(prompt).map(|track| (prompt, track));
     match event.prompt().map(of) {
         Some(Some((prompt, track))) => {
-            services.hub.publish(&track.route, &event.for_people(Some((prompt, &track.prompt_id))));
+            let event = event.for_people(Some((prompt, &track.prompt_id)));
+            services.hub.publish(&track.route, &event.without(&track.secrets));
         }
         // It names a prompt that is not followed (any more): whose it is can't be told.
         Some(None) => {}
         None => {
             let running = services.tracks.running_prompt_at(&backend.id).and_then(of);
+            let secrets = running.as_ref().map(|(_, track)| Arc::clone(&track.secrets)).unwrap_or_default();
             let running = running.as_ref().map(|(prompt, track)| (*prompt, &track.prompt_id));
-            services.hub.publish_to_tenant(&tenant.id, &event.for_people(running));
+            services.hub.publish_to_tenant(&tenant.id, &event.for_people(running).without(&secrets));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::deliver::events::codec::{ImageFormat, Preview};
 use crate::deliver::events::hub::Route;
 use crate::ids::{BackendId, PromptId, UpstreamPromptId};
 use crate::record::ledger::{Attempt, Job};
+use comfygate_policy::ComfyOrgCredential;
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,8 @@ pub struct Track {
     pub prompt_id: PromptId,
     /// Which backend has it.
     pub backend: BackendId,
+    /// What it may be paid with: in no event that people hear.
+    pub secrets: Arc<[ComfyOrgCredential]>,
     /// An earlier attempt has told the start already: it is told once, whatever the number of attempts.
     pub start_told: bool,
     /// Where pictures go that are results; none if the workflow has no node that sends some.
@@ -109,6 +112,7 @@ impl Tracks {
             route: Route { scope: job.owner.scope(), client_id: job.client_id.clone() },
             prompt_id: job.prompt_id.clone(),
             backend: attempt.backend.clone(),
+            secrets: Arc::default(),
             start_told: job.attempts.iter().any(|earlier| earlier.n != attempt.n && earlier.started_at.is_some()),
             pictures,
             heard: Arc::default(),
@@ -116,6 +120,13 @@ impl Tracks {
         };
         self.by_upstream.insert(attempt.upstream, track);
         receiver
+    }
+
+    /// From now on nobody hears these in events of that attempt.
+    pub fn hide(&self, upstream: UpstreamPromptId, secrets: &[ComfyOrgCredential]) {
+        if let Some(mut track) = self.by_upstream.get_mut(&upstream) {
+            track.secrets = secrets.into();
+        }
     }
 
     /// Events of that attempt reach nobody any more.
@@ -190,6 +201,7 @@ mod tests {
             folder: "t/x/1-1".into(),
             assigned_at: WallMillis(1),
             started_at: None,
+            sent: false,
             lost: None,
         }
     }
@@ -206,6 +218,7 @@ mod tests {
             submission: Digest::of(b""),
             output_nodes: vec![],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(0),
             state: JobState::Assigned,
             attempts: vec![attempt()],

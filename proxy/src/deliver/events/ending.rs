@@ -94,6 +94,7 @@ mod tests {
             folder: "t/x/1-1".into(),
             assigned_at: WallMillis(1),
             started_at: started.then_some(WallMillis(2)),
+            sent: false,
             lost: None,
         };
         Job {
@@ -107,6 +108,7 @@ mod tests {
             submission: Digest::of(b""),
             output_nodes: vec![],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],

@@ -105,7 +105,7 @@ impl Recent {
 
     /// How many are kept.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.kept.len()
     }
 }

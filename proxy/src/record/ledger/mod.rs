@@ -30,7 +30,7 @@ use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, Digest};
 pub use job_list::JobList;
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
@@ -62,6 +62,9 @@ pub struct Job {
     /// What it was accepted by; absent in rows of older gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<VerdictOf>,
+    /// It has a node of comfy.org's services: running it again may cost again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paid: bool,
     /// When it was accepted.
     pub accepted_at: WallMillis,
     /// Where it stands.
@@ -133,6 +136,9 @@ pub struct Attempt {
     /// When the backend began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<WallMillis>,
+    /// Paid calls may have been made: set before the workflow of a job with paid nodes is sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent: bool,
     /// Why it ended without being committed; absent while it may still be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
@@ -305,6 +311,8 @@ pub struct Approval {
     output_nodes: Vec<String>,
     verdict: Option<VerdictOf>,
     pins: Vec<Pin>,
+    paid: bool,
+    credential: Option<ComfyOrgCredential>,
 }
 
 impl Approval {
@@ -312,7 +320,24 @@ impl Approval {
     pub fn of(workflow: &ApprovedWorkflow, pins: Vec<Pin>) -> Self {
         let verdict = VerdictOf { policy: workflow.policy_digest(), catalogue: workflow.catalogue_digest() };
         let output_nodes = workflow.output_nodes().iter().map(ToString::to_string).collect();
-        Self { output_nodes, verdict: Some(verdict), pins }
+        let paid = workflow.has_paid_nodes();
+        Self { output_nodes, verdict: Some(verdict), pins, paid, credential: None }
+    }
+
+    /// The same with the caller's credential, which is kept until the job ends; none where somebody else pays, or nobody has to.
+    #[must_use]
+    pub fn paid_by(self, credential: Option<ComfyOrgCredential>) -> Self {
+        Self { paid: self.paid || credential.is_some(), credential, ..self }
+    }
+
+    /// Whether it has a node of comfy.org's services.
+    pub fn is_paid(&self) -> bool {
+        self.paid
+    }
+
+    /// The caller's own credential for such nodes.
+    pub fn credential(&self) -> Option<&ComfyOrgCredential> {
+        self.credential.as_ref()
     }
 
     /// The files that it names.
@@ -333,14 +358,14 @@ impl Approval {
     /// For tests of the ledger: on these files.
     #[cfg(test)]
     pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
-        Self { output_nodes: Vec::new(), verdict: None, pins }
+        Self { output_nodes: Vec::new(), verdict: None, pins, paid: false, credential: None }
     }
 
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
         let output_nodes = output_nodes.iter().map(|node| (*node).to_owned()).collect();
-        Self { output_nodes, verdict: None, pins: Vec::new() }
+        Self { output_nodes, verdict: None, pins: Vec::new(), paid: false, credential: None }
     }
 }
 
@@ -515,6 +540,12 @@ pub trait Ledger:
     /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
     async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError>;
 
+    /// Notes that the workflow of an assigned attempt is about to be sent: asked of jobs with paid nodes only, whose loss is then another one. Repeats change nothing.
+    ///
+    /// # Errors
+    /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
+    async fn send(&self, attempt: AttemptId) -> Result<Job, LedgerError>;
+
     /// `Assigned → Running`. Repeats change nothing.
     ///
     /// # Errors
@@ -612,6 +643,12 @@ pub trait Ledger:
     /// # Errors
     /// `NotFound`, `Unavailable`.
     async fn graph(&self, submission: &Digest) -> Result<Bytes, LedgerError>;
+
+    /// The credential that a job was accepted with; `None` if it has none. It goes when the job ends.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    async fn credential(&self, job: JobId) -> Result<Option<ComfyOrgCredential>, LedgerError>;
 
     /// A file by id, whoever owns it: only for a request whose signature covers the id.
     ///

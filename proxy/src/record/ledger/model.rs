@@ -73,6 +73,7 @@ impl Model {
             submission: acceptance.submission,
             output_nodes: acceptance.approval.output_nodes().to_vec(),
             verdict: acceptance.approval.verdict(),
+            paid: acceptance.approval.is_paid(),
             accepted_at: acceptance.at,
             state: JobState::Held,
             attempts: vec![],

@@ -123,6 +123,21 @@ pub(super) async fn exactly_one_attempt_is_committed(ledger: &impl Ledger) {
     assert!(ledger.active_jobs().await.unwrap().is_empty());
 }
 
+pub(super) async fn an_attempt_is_noted_as_sent_once_and_only_while_it_is_the_current_one(ledger: &impl Ledger) {
+    let job = accepted(ledger, "a", "p").await;
+    let first = assigned(ledger, &job).await;
+    let sent = ledger.send(first).await.unwrap();
+    assert!(sent.attempts[0].sent);
+    assert_eq!(ledger.send(first).await.unwrap(), sent);
+    let held = ledger.lose(first, "it died").await.unwrap();
+    assert!(held.attempts[0].sent);
+    assert!(matches!(ledger.send(first).await, Err(LedgerError::WrongState { .. })));
+    let second = assigned(ledger, &held).await;
+    assert!(!ledger.active_jobs().await.unwrap()[0].attempts[1].sent);
+    assert!(matches!(ledger.send(first).await, Err(LedgerError::WrongState { .. })));
+    assert!(ledger.send(second).await.unwrap().attempts[1].sent);
+}
+
 pub(super) async fn files_are_numbered_as_one_comfyui_would(ledger: &impl Ledger) {
     for shown in [["ComfyUI_00001_.png", "ComfyUI_00002_.png"], ["ComfyUI_00003_.png", "ComfyUI_00004_.png"]] {
         let attempt = assigned(ledger, &accepted(ledger, "a", shown[0].trim_end_matches("_.png")).await).await;

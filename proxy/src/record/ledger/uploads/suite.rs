@@ -11,7 +11,7 @@ fn upload(tenant: &str, filename: &str, content: &str) -> NewUpload {
         owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None },
         content: Digest::of(content.as_bytes()),
         bytes: 10,
-        facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1 },
+        facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1, seconds: None },
         directory: Directory::Input,
         subfolder: String::new(),
         filename: filename.into(),
@@ -39,6 +39,10 @@ pub(in crate::record::ledger) async fn a_name_is_numbered_shared_or_taken_over(l
     let other = ledger.keep_upload(upload("a", "a.png", "two")).await.unwrap();
     assert_eq!(other.filename, "a (1).png");
     assert_eq!(ledger.keep_upload(upload("a", "a.png", "two")).await.unwrap(), other);
+    let facts = ContentFacts { seconds: Some(2), ..other.facts.unwrap() };
+    let measured = ledger.keep_upload(NewUpload { facts, ..upload("a", "a.png", "two") }).await.unwrap();
+    assert_eq!((measured.id, measured.facts), (other.id, Some(facts)), "what was not measured before is now");
+    assert_eq!(ledger.file(other.id).await.unwrap(), measured);
     let over = NewUpload { overwrite: true, ..upload("a", "a.png", "three") };
     let over = ledger.keep_upload(over).await.unwrap();
     assert_eq!((over.filename.as_str(), named(ledger, "a", "a.png").await), ("a.png", Some(over.id)));
