@@ -185,13 +185,13 @@ async fn what_was_heard_or_deleted_is_not_told_and_a_running_job_is_told_after_w
     assert!(told.contains(&kept), "{events:?}");
     assert!(!told.contains(&deleted) && !told.contains(&heard), "{events:?}");
     drop(socket);
-    submit_and_clear(&acme, &running).await;
+    stop_and_clear(&acme, &running).await;
     let events = greeting(&acme, "script").await;
     assert!(events.iter().all(|event| event.prompt_id().is_none()), "all was cleared: {events:?}");
 }
 
 /// Ends what runs, and clears the history.
-async fn submit_and_clear(acme: &Client, running: &str) {
+async fn stop_and_clear(acme: &Client, running: &str) {
     acme.post("/interrupt", &json!({})).await.expect(200);
     acme.finished(running).await;
     acme.post("/history", &json!({"clear": true})).await.expect(200);
@@ -293,11 +293,11 @@ async fn a_client_that_never_reads_is_closed_with_1013_and_another_socket_of_it_
 async fn a_slow_reader_is_closed_with_1013_and_gets_all_pictures_when_it_comes_back() {
     let gateway = Gateway::builder().start().await;
     let acme = gateway.client("acme");
-    let of_running = |count: usize| gateway.stand_ins().iter().position(move |stand_in| ran(stand_in) == count);
     // One that runs as long as it is needed, to flood by.
     let long = acme.submit_with(json!({"prompt": workflows::slow("long", 150, 400, false), "client_id": "page"})).await;
     acme.running(&long).await;
-    let busy = of_running(1).unwrap();
+    let begun = || gateway.stand_ins().iter().position(|stand_in| ran(stand_in) > 0);
+    let busy = eventually("it has begun", || async { begun() }).await;
     let (flooding, sending_one) = (&gateway.stand_ins()[busy], &gateway.stand_ins()[1 - busy]);
     let mut slow = acme.socket(Some("page")).await;
     slow.sid().await;
