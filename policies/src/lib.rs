@@ -11,6 +11,7 @@ mod checks;
 mod credential;
 pub mod cost;
 pub mod explain;
+mod instead;
 pub mod learn;
 mod patterns;
 mod prune;
@@ -30,13 +31,14 @@ pub use credential::{
     API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError, HIDDEN_BYTES_MIN,
 };
 pub use digest::{Digest, DigestError};
-pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
+pub use explain::{Explanation, NodeAccount, OutputAccount, ReleaseNote, SamplingAccount, explain};
 pub use files::{Directory, FileFact, FileFacts, FileReference, SAMPLE_RATES};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
-    BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
-    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
+    BARE_BEFORE, BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX,
+    PROMPT_BYTES_MAX, PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind,
+    Parsed, bare_pointer, parse,
 };
 pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};

@@ -14,6 +14,7 @@ use crate::catalogue::Catalogue;
 use crate::credential::{API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, is_credential};
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
+use crate::instead::{instead, with_advice};
 use crate::policy::Policy;
 use crate::workflow::graph::{GraphFault, NodeIndex, RawPrompt, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
@@ -63,7 +64,7 @@ const ENVELOPE_LIMITS: Limits =
     Limits { depth_max: 8, string_bytes_max: ENVELOPE_BYTES_MAX, values_max: 4096, bytes_max: ENVELOPE_BYTES_MAX };
 
 /// What is told to whoever sends the web page's own file of a workflow.
-const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run; export it for programs with \"Workflow → Export (API)\" in the page's menu";
+const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run";
 
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
@@ -446,9 +447,17 @@ pub enum ParseErrorKind {
     TooLarge,
 }
 
+/// What makes a body of a graph by itself, with a `}` after it.
+pub const BARE_BEFORE: &str = "{\"prompt\":";
+
+/// A pointer into a body as one into the graph that is its `prompt`; the empty one is the graph itself.
+pub fn bare_pointer(pointer: &str) -> &str {
+    pointer.strip_prefix("/prompt").filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(pointer)
+}
+
 /// Why a body is not a submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", self.place())]
+#[error("{}{}", self.place(), with_advice(message.clone(), self.code))]
 pub struct ParseError {
     code: &'static str,
     message: String,
@@ -485,6 +494,19 @@ impl ParseError {
             (None, Some(pointer)) => format!("{pointer}: "),
             (None, None) => String::new(),
         }
+    }
+
+    /// The same fault of a graph that was put between [`BARE_BEFORE`] and `}` to be read as a body: its places are those in the graph by itself.
+    #[must_use]
+    pub fn of_bare_graph(mut self) -> Self {
+        self.pointer = self.pointer.map(|pointer| bare_pointer(&pointer).to_owned());
+        let before = BARE_BEFORE.len();
+        // What the closing brace is missing is missing at the graph's end.
+        self.position = self.position.map(|(line, column)| match line {
+            1 => (1, column.saturating_sub(before).max(1)),
+            _ => (line, column),
+        });
+        self
     }
 
     /// A stable code, such as `duplicate_key`, `too_deep`, `dependency_cycle`.
@@ -524,7 +546,7 @@ impl ParseError {
             "error": {
                 "type": known.unwrap_or("invalid_prompt"),
                 "message": self.message,
-                "details": self.place().trim_end_matches(": "),
+                "details": format!("{}{}", self.place(), instead(self.code).unwrap_or_default()),
                 "extra_info": { "code": self.code, "pointer": self.pointer },
             },
             "node_errors": {},
@@ -697,6 +719,17 @@ mod tests {
             ("duplicate_key", Some((2, 15)), Some("/prompt/1/a"))
         );
         assert!(error.to_string().starts_with("line 2, column 15: "));
+        let graph = "{\"1\": {\"class_type\":\"A\",\"inputs\":{\"x\":[\"nope\",0]}}}";
+        let bare = |graph: &str| parse(format!("{BARE_BEFORE}{graph}}}").as_bytes()).unwrap_err().of_bare_graph();
+        assert_eq!(bare(graph).pointer(), Some("/1/inputs/x"));
+        assert_eq!(
+            (bare("{\"a\":1,\"a\":2}").position(), bare("{\n\"a\":1,\"a\":2}").position()),
+            (Some((1, 8)), Some((2, 7)))
+        );
+        assert_eq!(
+            (bare_pointer("/prompt"), bare_pointer("/prompt_id"), bare_pointer("/prompt/a~1b")),
+            ("", "/prompt_id", "/a~1b")
+        );
         let error = parse(node(r#"{"x":["nope",0]}"#).as_bytes()).unwrap_err();
         assert_eq!(error.pointer(), Some("/prompt/2/inputs/x"));
         assert_eq!(error.to_comfyui()["error"]["type"], "invalid_prompt");

@@ -7,7 +7,6 @@ use crate::bounds::{
     Need, REPEATS_MAX, Sampling, Unsampled, Value, chain, need, number, sampling, sigmas_in_text, steps_chain,
 };
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, InputSignature, KindSet};
-use crate::files::SAMPLE_RATES;
 use crate::policy::Caps;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::node::{Input, Node, NodeId};
@@ -78,9 +77,6 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     }
     if kind == InputKind::Divisor && lo < 1.0 {
         return Some(under(subject, node, name, lo, 1.0));
-    }
-    if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.iter().any(|rate| f64::from(*rate) == lo)) {
-        return Some(odd_rate(subject, node, name, hi));
     }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
@@ -172,14 +168,6 @@ fn overlap_faults(subject: &Subject<'_>, node: &Node, class: &ClassSignature) ->
         }
     }
     out
-}
-
-/// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
-fn odd_rate(subject: &Subject<'_>, node: &Node, name: &str, hi: f64) -> Violation {
-    let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
-    let (bound, limit) = (Some(hi.to_string()), Some(SAMPLE_RATES.map(|rate| rate.to_string()).join(", ")));
-    let chain = chain(&subject.facts, node, name);
-    Violation { bound, limit, chain, ..at(node, name, "sample_rate_refused", ViolationKind::Denied, message) }
 }
 
 fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {

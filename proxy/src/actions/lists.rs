@@ -352,7 +352,7 @@ fn key(call: &Call<'_>, path: &str) -> Result<Key, Rejection> {
 }
 
 fn no_backend() -> Rejection {
-    Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY)
+    Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY)
 }
 
 #[cfg(test)]

@@ -121,7 +121,11 @@ async fn template(call: &Call<'_>, path: &str) -> Result<Arc<Template>, Rejectio
     let answers: Vec<_> =
         stream::iter(asked).buffered(ASKED_AT_ONCE).filter_map(|answer| async { answer }).collect().await;
     if answers.is_empty() {
-        return Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY));
+        return Err(Rejection::unavailable(
+            "no_backend",
+            "no backend answers now: try again after `Retry-After`",
+            NO_BACKEND_RETRY,
+        ));
     }
     let owner = tenant.is_owner();
     let work = tokio::task::spawn_blocking(move || {

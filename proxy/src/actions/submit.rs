@@ -83,7 +83,7 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
-    let text = "no backend has all node classes of this workflow as the catalogue knows them";
+    let text = "no backend has all node classes of this workflow as the catalogue knows them: try again after `Retry-After`, or use other classes";
     Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
 }
 

@@ -83,7 +83,9 @@ fn check(facts: ContentFacts) -> Result<(), Rejection> {
     }
     let pixels = u64::from(facts.width) * u64::from(facts.height);
     if pixels > PIXELS_MAX {
-        let text = format!("other forms are made of pictures of up to {PIXELS_MAX} pixels; this one has {pixels}");
+        let text = format!(
+            "other forms are made of pictures of up to {PIXELS_MAX} pixels; this one has {pixels}: ask for it as it is"
+        );
         return Err(Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "view_too_large", text));
     }
     Ok(())
@@ -117,7 +119,7 @@ async fn made(call: &Call<'_>, source: &Pushed, facts: ContentFacts, form: Form)
             Err(Failed::Elsewhere(error)) => tracing::warn!(backend = %backend.id, %error, "no form was made"),
         }
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", RETRY))
 }
 
 /// Why a backend gave no form.

@@ -39,13 +39,13 @@ pub enum InspectError {
     )]
     PaidKeyMissing,
     /// More files than one workflow may name.
-    #[error("the workflow names {found} files, {} are allowed", files::FILES_MAX)]
+    #[error("the workflow names {found} files, {} are allowed: split it", files::FILES_MAX)]
     TooManyFiles {
         /// How many.
         found: usize,
     },
     /// An own file that no node can read.
-    #[error("`{name}` can't be used as an input: {reason}")]
+    #[error("`{name}` can't be used as an input: {reason}; upload another file")]
     FileUnusable {
         /// As the workflow names it.
         name: String,

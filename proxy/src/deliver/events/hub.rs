@@ -36,7 +36,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
     /// The tenant has as many sockets as it may.
-    #[error("{limit} sockets are open, which is all that the tenant may have")]
+    #[error("{limit} sockets are open, which is all that the tenant may have: close one")]
     TooManySockets {
         /// How many it may have.
         limit: u32,

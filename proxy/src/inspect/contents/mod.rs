@@ -129,7 +129,7 @@ pub enum ContentError {
     )]
     Unknown,
     /// Begins like a type we take, and is not well-formed or not unambiguous.
-    #[error("this is no sound {what} file: {fault}")]
+    #[error("this is no sound {what} file: {fault}; save it again, or send another")]
     Malformed {
         /// The type.
         what: &'static str,
@@ -137,7 +137,9 @@ pub enum ContentError {
         fault: &'static str,
     },
     /// More pixels than can be opened.
-    #[error("the picture claims {width} × {height} pixels; at most {PICTURE_PIXELS_MAX} can be opened")]
+    #[error(
+        "the picture claims {width} × {height} pixels; at most {PICTURE_PIXELS_MAX} can be opened: send a smaller one"
+    )]
     TooManyPixels {
         /// As claimed.
         width: u32,

@@ -457,13 +457,15 @@ pub enum LedgerError {
         copies: u32,
     },
     /// There is a file of that path already.
-    #[error("there is a file `{path}` already")]
+    #[error("there is a file `{path}` already: choose another name, or overwrite it")]
     Exists {
         /// Which.
         path: String,
     },
     /// A folder stands where a file is wanted, or a file where a folder is.
-    #[error("`{path}` can't be a file: a folder has that name, or a file stands where its folder would be")]
+    #[error(
+        "`{path}` can't be a file: a folder has that name, or a file stands where its folder would be; choose another name"
+    )]
     NoPlace {
         /// Which.
         path: String,
