@@ -336,6 +336,11 @@ impl Parsed {
         self.workflow.nodes().iter().map(|node| &node.class)
     }
 
+    /// The nodes of a class, in the caller's order.
+    pub fn nodes_of(&self, class: &str) -> impl Iterator<Item = &NodeId> {
+        self.workflow.nodes().iter().filter(move |node| node.class.as_str() == class).map(|node| &node.id)
+    }
+
     /// The caller's own label of this job: 1 to 64 of `[0-9A-Za-z_-]`.
     pub fn prompt_id(&self) -> Option<&str> {
         self.prompt_id.as_deref()

@@ -172,7 +172,7 @@ impl App {
             reloaded: watch::channel(1).0,
             submissions: Drain::new(),
             space: Space::of(&config.state_dir),
-            hub: Arc::new(Hub::new(config.limits.websockets_max)),
+            hub: Arc::new(Hub::new(config.limits.websockets_max, clock.clone())),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
                 generation: 1,

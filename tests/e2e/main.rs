@@ -35,6 +35,7 @@ mod refusals;
 mod reload;
 mod reopened;
 mod route;
+mod sent;
 mod setup;
 mod state;
 mod upgrade;

@@ -137,6 +137,8 @@ pub struct ApprovedWorkflow {
     /// In the order of the text.
     holes: Vec<Hole>,
     output_nodes: Vec<NodeId>,
+    /// Of the output nodes, in their order.
+    output_classes: Vec<NodeClass>,
     /// In order, each once.
     classes: Vec<NodeClass>,
     save_targets: Vec<SaveTarget>,
@@ -212,10 +214,12 @@ impl ApprovedWorkflow {
             workflow.indexed().map(|(place, node)| class_name(subject.facts.class_at(place), node)).collect();
         classes.sort_unstable();
         classes.dedup();
+        let output_class = |place: &NodeIndex| Some(class_name(subject.facts.class_at(*place), workflow.node(*place)?));
         let mut approved = Self {
             text: Vec::new(),
             holes: Vec::new(),
             output_nodes: subject.outputs.iter().filter_map(id).collect(),
+            output_classes: subject.outputs.iter().filter_map(output_class).collect(),
             classes,
             save_targets: Vec::new(),
             dropped: Vec::new(),
@@ -389,6 +393,12 @@ impl ApprovedWorkflow {
     /// The output nodes that run, in the caller's order; restricted by `partial_execution_targets`.
     pub fn output_nodes(&self) -> &[NodeId] {
         &self.output_nodes
+    }
+
+    /// The output nodes of a class that run, in the caller's order.
+    pub fn output_nodes_of(&self, class: &str) -> impl Iterator<Item = &NodeId> {
+        let classed = self.output_nodes.iter().zip(&self.output_classes);
+        classed.filter(move |(_, its)| its.as_str() == class).map(|(node, _)| node)
     }
 
     /// The classes that occur, each once.

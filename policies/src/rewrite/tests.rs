@@ -45,6 +45,27 @@ fn what_is_sent_is_ours() {
 }
 
 #[test]
+fn output_nodes_of_a_class_are_those_that_run_and_no_others() {
+    let prompt = r#"{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":64,"batch_size":1,"color":0}},
+        "ws2":{"class_type":"SaveImageWebsocket","inputs":{"images":["1",0]}},
+        "ws1":{"class_type":"SaveImageWebsocket","inputs":{"images":["1",0]}},
+        "3":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}"#;
+    let of = |approved: &ApprovedWorkflow, class: &str| -> Vec<String> {
+        approved.output_nodes_of(class).map(ToString::to_string).collect()
+    };
+    let all = approved(prompt, "");
+    assert_eq!(of(&all, "SaveImageWebsocket"), ["ws2", "ws1"]);
+    assert_eq!(of(&all, "PreviewImage"), ["3"]);
+    assert!(of(&all, "EmptyImage").is_empty(), "no output node");
+    let some = approved(prompt, r#","partial_execution_targets":["3","ws1"]"#);
+    assert_eq!(of(&some, "SaveImageWebsocket"), ["ws1"]);
+    let parsed = parse(format!("{{\"prompt\":{prompt}}}").as_bytes()).unwrap();
+    let nodes: Vec<String> = parsed.nodes_of("SaveImageWebsocket").map(ToString::to_string).collect();
+    assert_eq!(nodes, ["ws2", "ws1"]);
+    assert_eq!(parsed.nodes_of("SaveImage").count(), 0);
+}
+
+#[test]
 fn the_salt_is_in_every_node_but_pure_model_loaders() {
     let body = sent(&approved(PROMPT, ""));
     for (id, salted) in [("9", true), ("1", true), ("3", true), ("4", false)] {

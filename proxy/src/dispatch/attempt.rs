@@ -9,6 +9,7 @@ use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
 use super::paid::{self, Unpayable};
+use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
 use super::redecide::{self, Refusal, Undecided};
@@ -18,10 +19,12 @@ use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
 use crate::inspect::files;
 use crate::record::blobs::BlobError;
-use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
+use crate::record::ledger::{
+    Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, SentPicture,
+};
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, NodeId, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -37,9 +40,9 @@ const HURRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Unanswered polls in a row before a backend counts as hung. Refused connections need none.
 const POLL_MISSES_MAX: u32 = 6;
 /// One output: an hour of video fits, a disk does not fill from one file.
-const OUTPUT_BYTES_MAX: u64 = 8 << 30;
+pub(super) const OUTPUT_BYTES_MAX: u64 = 8 << 30;
 /// Between two tries to write the ledger while it is unavailable.
-const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Repeats a transition while the ledger is unavailable: an accepted job is never dropped because a disk is full for a minute.
 macro_rules! until_available {
@@ -119,7 +122,8 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     };
     let waited = services.clock.wall().since(job.accepted_at);
     services.metrics.queue_wait(waited);
-    match Carrying::new(carried, job) {
+    let senders = workflow.output_nodes_of(pictures::SENDER).cloned().collect();
+    match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.submit_and_follow(&workflow).await,
         None => AttemptOver::JobEnded,
     }
@@ -127,7 +131,8 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
 
 /// Follows up an attempt that a former process had assigned: it may be running, done, or never have arrived.
 pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
-    match Carrying::new(carried, job) {
+    let senders = senders_of(&carried.services, &job).await;
+    match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.follow().await,
         None => AttemptOver::JobEnded,
     }
@@ -235,6 +240,22 @@ async fn fresh_workflow(
     redecide::decided(services, &tenant, Some(catalogue), job).await
 }
 
+/// The nodes of a stored submission that send their pictures, of those that were accepted to run.
+async fn senders_of(services: &Services, job: &Job) -> Vec<NodeId> {
+    let graph = match until_available!(services.ledger.graph(&job.submission)) {
+        Ok(graph) => graph,
+        Err(error) => {
+            tracing::error!(job = %job.id, %error, "which of its nodes send pictures can't be read");
+            return Vec::new();
+        }
+    };
+    let inspector = services.inspector();
+    let parsed = tokio::task::spawn_blocking(move || inspector.parse(&graph)).await;
+    let Ok(Ok(parsed)) = parsed else { return Vec::new() };
+    let runs = |node: &&NodeId| job.output_nodes.iter().any(|output| output == node.as_str());
+    parsed.nodes_of(pictures::SENDER).filter(runs).cloned().collect()
+}
+
 fn current(job: &Job) -> Option<&Attempt> {
     job.attempts.last().filter(|attempt| attempt.lost.is_none())
 }
@@ -279,14 +300,17 @@ struct Carrying {
     watch: stall::Watch,
     /// Changes when its backend's worker is found dead.
     written_off: watch::Receiver<u64>,
+    /// What its nodes send instead of saving it; none if it has no such nodes.
+    pictures: Option<Pictures>,
 }
 
 impl Carrying {
-    /// From here on the backend's events for this attempt reach its owner.
-    fn new(carried: Carried, job: Job) -> Option<Self> {
+    /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
+    fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
-        let signals = services.tracks.track(&job, &attempt);
+        let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
+        let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
         let (watch, written_off) = (stall::Watch::new(services.clock.monotonic()), backend.written_off());
         Some(Self {
             services,
@@ -305,6 +329,7 @@ impl Carrying {
             secrets: Vec::new(),
             watch,
             written_off,
+            pictures,
         })
     }
 
@@ -674,24 +699,61 @@ impl Carrying {
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
+        let sent = match self.sent(outcome, &ending).await {
+            Ok(sent) => sent,
+            Err(Spoiled::Lost(reason)) => return self.lost(&reason).await,
+            Err(Spoiled::TooLarge(text)) => return self.too_large(&text).await,
+        };
         loop {
             match self.fetched(&ending).await {
-                Ok(files) => return self.commit(outcome, ending.result, files).await,
+                Ok(files) => return self.commit(outcome, JobResult { sent, ..ending.result }, files).await,
                 // Our disk, not the backend's work: the results lie there still.
                 Err(Unfetched::Blobs(BlobError::Unavailable { action, reason })) => {
                     tracing::error!(action, reason, "results can't be stored; trying again");
                     tokio::time::sleep(LEDGER_INTERVAL).await;
                 }
                 Err(Unfetched::Blobs(error)) => {
-                    let text = format!("a result can't be kept: {error}");
-                    let at = self.services.clock.wall();
-                    let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", &text, at);
-                    return self.commit(Outcome::Failed, failure, Vec::new()).await;
+                    return self.too_large(&format!("a result can't be kept: {error}")).await;
                 }
                 Err(Unfetched::Backend(error)) => {
                     return self.lost(&format!("its results can't be copied: {error}")).await;
                 }
             }
+        }
+    }
+
+    async fn too_large(self, text: &str) -> AttemptOver {
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", text, at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
+    }
+
+    /// The pictures that its nodes sent. A success without all of them is none; what failed or was stopped has those that came until then.
+    async fn sent(&mut self, outcome: Outcome, ending: &Ending) -> Result<Vec<SentPicture>, Spoiled> {
+        let Some(mut pictures) = self.pictures.take() else { return Ok(Vec::new()) };
+        let settled = self.settled().await;
+        let sent = pictures.collected().await;
+        if outcome != Outcome::Succeeded {
+            return Ok(sent.unwrap_or_default());
+        }
+        let sent = sent?;
+        pictures.check(settled, &sent, &collect::cached_nodes(&ending.result)).map_err(Spoiled::Lost)?;
+        Ok(sent)
+    }
+
+    /// Waits until everything has been heard that the backend sent of this attempt, or it is known that it won't be.
+    async fn settled(&self) -> Settled {
+        let clock = &self.services.clock;
+        let mut arrival = Arrival::new(clock.monotonic());
+        loop {
+            let socket = self.backend.socket();
+            let connection =
+                socket.filter(|socket| *socket.connected().borrow()).map_or(0, UpstreamSocket::connections);
+            let span = self.services.tracks.span(self.attempt.upstream);
+            if let Some(settled) = arrival.look(span, connection, clock.monotonic()) {
+                return settled;
+            }
+            tokio::time::sleep(HURRY_INTERVAL).await;
         }
     }
 

@@ -110,8 +110,16 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
         ended_at: None,
         messages,
         files: Vec::new(),
+        sent: Vec::new(),
     };
     Ok(Ending { end, result, fetches, foreign })
+}
+
+/// The nodes that the backend did not run because it had their outputs, by its `execution_cached`.
+pub fn cached_nodes(result: &JobResult) -> Vec<&str> {
+    let told = result.messages.iter().filter(|(event, _)| event == "execution_cached");
+    let nodes = told.filter_map(|(_, data)| data.get("nodes")?.as_array());
+    nodes.flatten().filter_map(Value::as_str).collect()
 }
 
 /// What the gateway itself says of a job that no backend could finish, in the shape of ComfyUI's own events.
@@ -628,6 +636,13 @@ mod tests {
         }
         assert!(text.contains("can't open '…/x.png' (a/b)"), "{text}");
         assert!(text.contains("\"mine\""));
+    }
+
+    #[test]
+    fn cached_nodes_are_those_that_the_backend_names() {
+        let messages = json!([["execution_start", {}], ["execution_cached", {"nodes": ["1", "9"], "prompt_id": "x"}]]);
+        assert_eq!(cached_nodes(&reading(&entry(json!({}), "success", messages)).result), ["1", "9"]);
+        assert!(cached_nodes(&reading(&entry(json!({}), "success", json!([]))).result).is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt.
+//! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt. Pictures that are results go to that task alone.
 
 use super::attempt::Signal;
 use super::backend::Backend;
 use crate::deliver::events::codec::{PackEvent, ProgressKind, UpstreamEvent};
+use crate::deliver::events::upstream::UpstreamSocket;
 use crate::services::Services;
 use serde_json::Value;
 use std::sync::Arc;
@@ -37,10 +38,23 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
     };
     let Some(track) = track else { return };
     track.heard(matches!(event, UpstreamEvent::Started { .. }));
+    // This is called by the task that reads the socket: the connection is the one that the event came by.
+    let connection = backend.socket().map_or(0, UpstreamSocket::connections);
     match &event {
-        UpstreamEvent::Started { .. } => track.signal(Signal::Started),
-        UpstreamEvent::Ended { .. } => track.signal(Signal::Ended),
+        UpstreamEvent::Started { .. } => {
+            track.began(connection);
+            track.signal(Signal::Started);
+        }
+        UpstreamEvent::Ended { .. } => {
+            track.ended(connection);
+            track.signal(Signal::Ended);
+        }
+        UpstreamEvent::Preview(preview) if track.take_picture(preview) => {
+            services.metrics.event("picture");
+            return;
+        }
         UpstreamEvent::Progress { kind: ProgressKind::Executing, data, .. } => {
+            track.executes(data.get("node").and_then(Value::as_str));
             let node = data.get("display_node").or_else(|| data.get("node")).and_then(Value::as_str);
             services.hub.set_executing(&track.route, &track.prompt_id, node.map(str::to_owned));
         }

@@ -251,17 +251,8 @@ impl ClientEvent {
             Self::Json(text) => Message::Text(text.clone()),
             Self::Text(text) => Message::Binary(framed(TEXT, &[text])),
             Self::Frame(bytes) => Message::Binary(bytes.clone()),
-            Self::Preview { metadata, image, .. } if with_metadata && !metadata.is_empty() => {
-                let metadata = Value::Object(metadata.clone()).to_string();
-                let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
-                Message::Binary(framed(PREVIEW_IMAGE_WITH_METADATA, &[&length, metadata.as_bytes(), image]))
-            }
-            Self::Preview { format, image, .. } => {
-                let format: u32 = match format {
-                    ImageFormat::Jpeg => 1,
-                    ImageFormat::Png => 2,
-                };
-                Message::Binary(framed(PREVIEW_IMAGE, &[&format.to_be_bytes(), image]))
+            Self::Preview { metadata, format, image } => {
+                Message::Binary(picture_frame(with_metadata, metadata, *format, image))
             }
         }
     }
@@ -279,6 +270,24 @@ impl ClientEvent {
     pub fn is_preview(&self) -> bool {
         matches!(self, Self::Preview { .. })
     }
+}
+
+/// The frame of a picture, up to the picture's own bytes, for a client that did, or did not, announce `supports_preview_metadata`.
+pub fn picture_head(with_metadata: bool, metadata: &Map<String, Value>, format: ImageFormat) -> Bytes {
+    picture_frame(with_metadata, metadata, format, &[])
+}
+
+fn picture_frame(with_metadata: bool, metadata: &Map<String, Value>, format: ImageFormat, image: &[u8]) -> Bytes {
+    if with_metadata && !metadata.is_empty() {
+        let metadata = Value::Object(metadata.clone()).to_string();
+        let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
+        return framed(PREVIEW_IMAGE_WITH_METADATA, &[&length, metadata.as_bytes(), image]);
+    }
+    let format: u32 = match format {
+        ImageFormat::Jpeg => 1,
+        ImageFormat::Png => 2,
+    };
+    framed(PREVIEW_IMAGE, &[&format.to_be_bytes(), image])
 }
 
 /// JSON without a text, as it is written in JSON.

@@ -160,6 +160,25 @@ pub struct JobResult {
     /// Where the files stand in `outputs`, so that `deliver` can add their `url`s. Written by `commit`; whatever was here before is replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ResultFile>,
+    /// Pictures that nodes sent over the WebSocket instead of saving them, in the order in which they were sent; already in the blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<SentPicture>,
+}
+
+/// A picture that a node (`SaveImageWebsocket`) sent over the WebSocket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SentPicture {
+    /// The node.
+    pub node: String,
+    /// Its bytes in the blobs.
+    pub content: Digest,
+    /// How many.
+    pub bytes: u64,
+    /// `image/png`.
+    pub content_type: String,
+    /// What came with it, ids already the owner's; empty if the backend sent none.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A file object of [`JobResult::outputs`] and the file it means.
