@@ -256,9 +256,28 @@ impl Socket {
         .await;
     }
 
+    /// Waits for the end of a job whose start it heard, too.
+    pub async fn until_end_of_what_began(&self) {
+        self.until("the end of a job that began", |events| {
+            let began = began(events);
+            events.iter().any(|event| {
+                event["type"] == "executing"
+                    && event["data"]["node"].is_null()
+                    && began.contains(&&event["data"]["prompt_id"])
+            })
+        })
+        .await;
+    }
+
     pub fn is_open(&self) -> bool {
         !self.reader.is_finished()
     }
+}
+
+/// The prompts whose start was heard.
+pub fn began(events: &[Value]) -> Vec<&Value> {
+    let starts = events.iter().filter(|event| event["type"] == "execution_start");
+    starts.map(|event| &event["data"]["prompt_id"]).collect()
 }
 
 impl Drop for Socket {

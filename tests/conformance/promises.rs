@@ -98,6 +98,7 @@ pub const PROMISES: &[Promise] = &[
     ),
     levelled("cached", "ComfyUI keeps the results of the last job only, and the last one was another tenant's"),
     levelled("executed", "an output is told once its files are there"),
+    levelled("missed", "the end of a job that ended while nobody of its client listened is told to the next that does"),
     header(ALL, "Content-Type", "Some(\"application/json; charset=utf-8\")", JSON, "JSON has no other charset"),
     header(ALL, "Content-Type", "None", PROBLEM, WHY_SAID),
     header(ALL, "Content-Type", "Some(\"application/octet-stream\")", PROBLEM, WHY_SAID),

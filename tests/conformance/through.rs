@@ -4,7 +4,7 @@
 //!
 //! With `COMFYUI_URLS` the backends are real ones.
 
-use crate::client::{DEADLINE, Server};
+use crate::client::{DEADLINE, Server, began};
 use crate::promises::PROMISES;
 use crate::replay::{Fault, replay_beside};
 use comfygate_stand_in::{Models, Options};
@@ -112,6 +112,18 @@ fn essence(answer: &Value) -> Option<Value> {
     };
     let nodes: Map<String, Value> = nodes.iter().map(|(id, node)| (id.clone(), of_node(node))).collect();
     Some(json!({"error": answer.get("error")?.get("type")?, "node_errors": nodes}))
+}
+
+/// Leaves out the ends of jobs that ended before while nobody listened.
+pub fn of_this_run(heard: &[Value]) -> (Vec<Value>, Option<Fault>) {
+    let began = began(heard);
+    let is_earlier = |event: &Value| {
+        let prompt = &event["data"]["prompt_id"];
+        !began.is_empty() && !prompt.is_null() && !began.contains(&prompt)
+    };
+    let kept: Vec<Value> = heard.iter().filter(|event| !is_earlier(event)).cloned().collect();
+    let missed = (kept.len() < heard.len()).then(|| everywhere("missed"));
+    (kept, missed)
 }
 
 /// Makes alike what differs in every run's events; says what was found.
