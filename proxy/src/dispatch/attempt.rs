@@ -20,7 +20,7 @@ use crate::ids::{AttemptId, FileId};
 use crate::inspect::files;
 use crate::record::blobs::BlobError;
 use crate::record::ledger::{
-    Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, SentPicture,
+    Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, Reached, SentPicture,
 };
 use crate::record::metrics;
 use crate::services::Services;
@@ -93,6 +93,10 @@ enum Watched {
 pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
+    let job = match to_be_tried(services, job).await {
+        Ok(job) => job,
+        Err(over) => return over,
+    };
     let workflow = match fresh_workflow(services, backend, &job, workflow).await {
         Ok(workflow) => workflow,
         Err(Undecided::Later) => {
@@ -138,53 +142,51 @@ pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
     }
 }
 
-/// Whether a backend may have an attempt that is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reached {
-    /// As the ledger says: its workflow was about to be sent.
-    Perhaps,
-    /// No connection came about.
-    Never,
-}
-
 /// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
 pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
     let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
-    let may_have_cost = job.paid && attempt.sent && reached == Reached::Perhaps;
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
-    let job = match until_available!(services.ledger.lose(id, reason)) {
+    let job = match until_available!(services.ledger.lose(id, reason, reached)) {
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
             return AttemptOver::JobEnded;
         }
     };
+    let job = match to_be_tried(services, job).await {
+        Ok(job) => job,
+        Err(over) => return over,
+    };
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
-    if started >= started_max || job.attempts.len() >= TRIES_MAX {
-        let tries = job.attempts.len();
-        return give_up(
-            services,
-            job,
-            "TooManyAttempts",
-            &format!("the job was tried {tries} times and lost each time; the last time: {reason}"),
-        )
-        .await;
-    }
-    if job.cancel_requested {
-        let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
-        end_held(services, job, Outcome::Interrupted, result).await;
-        return AttemptOver::JobEnded;
-    }
-    if may_have_cost && !paid::may_cost_again(services, &job) {
-        return give_up(services, job, "PaidAttemptLost", &paid::lost_text(reason)).await;
-    }
     // The slot stays booked meanwhile: whatever lost the attempt would lose the next one at once, and the one after.
     let unstarted = u32::try_from(job.attempts.len().saturating_sub(started)).unwrap_or(u32::MAX);
     tokio::time::sleep((RETRY_INTERVAL * unstarted).min(RETRY_INTERVAL_MAX)).await;
     AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }))
+}
+
+/// A held job that may be tried, for the first time or again; else it ends here: it had its tries, its owner asked for its end, or another run may cost once more. Asked before each attempt, since the
+/// process that wrote the last one off may have ended before it ended the job.
+pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Job, AttemptOver> {
+    let Some(reason) = job.attempts.last().and_then(|attempt| attempt.lost.clone()) else { return Ok(job) };
+    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
+    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
+    if started >= started_max || job.attempts.len() >= TRIES_MAX {
+        let tries = job.attempts.len();
+        let text = format!("the job was tried {tries} times and lost each time; the last time: {reason}");
+        return Err(give_up(services, job, "TooManyAttempts", &text).await);
+    }
+    if job.cancel_requested {
+        let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
+        end_held(services, job, Outcome::Interrupted, result).await;
+        return Err(AttemptOver::JobEnded);
+    }
+    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
+    if may_have_cost && !paid::may_cost_again(services, &job) {
+        return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
+    }
+    Ok(job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.

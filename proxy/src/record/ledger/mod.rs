@@ -85,6 +85,15 @@ pub struct VerdictOf {
     pub catalogue: Digest,
 }
 
+/// Whether a backend may have an attempt that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// As the row says: its workflow was about to be sent.
+    Perhaps,
+    /// No connection came about: nothing was sent.
+    Never,
+}
+
 /// Where a job stands. `Held → Assigned → Running → Ended`; a lost attempt leads back to `Held`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -558,7 +567,7 @@ pub trait Ledger:
     ///
     /// # Errors
     /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
-    async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError>;
+    async fn lose(&self, attempt: AttemptId, reason: &str, reached: Reached) -> Result<Job, LedgerError>;
 
     /// `Assigned | Running → Ended`: the one attempt that counts. Registers the files, numbers their shown names, writes the names
     /// into `result.outputs` at each file's pointer, and stores the result. A second commit of any attempt of the job is `WrongState`.

@@ -315,7 +315,7 @@ impl Walk {
                 ("start", told(done.map(drop)))
             }
             8 => {
-                let done = ledger.lose(attempt, "it died").await.map_err(|error| kind(&error));
+                let done = ledger.lose(attempt, "it died", Reached::Perhaps).await.map_err(|error| kind(&error));
                 assert_eq!(done, self.model.lose(attempt, "it died"));
                 ("lose", told(done.map(drop)))
             }

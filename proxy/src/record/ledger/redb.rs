@@ -32,7 +32,7 @@ mod tests;
 
 use super::{
     Acceptance, Accepted, Directory, FileRow, HistoryPage, Job, JobResult, Ledger, LedgerError, NewFile, Outcome,
-    OwnedPrompt, OwnerSecrets,
+    OwnedPrompt, OwnerSecrets, Reached,
 };
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
@@ -219,9 +219,9 @@ impl Ledger for RedbLedger {
         self.write("start", move |tables| transitions::start(tables, attempt, at)).await
     }
 
-    async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError> {
+    async fn lose(&self, attempt: AttemptId, reason: &str, reached: Reached) -> Result<Job, LedgerError> {
         let reason = reason.to_owned();
-        self.write("lose", move |tables| transitions::lose(tables, attempt, reason)).await
+        self.write("lose", move |tables| transitions::lose(tables, attempt, reason, reached)).await
     }
 
     async fn commit(

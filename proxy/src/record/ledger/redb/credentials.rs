@@ -80,7 +80,7 @@ mod tests {
     use crate::record::ledger::closing::Closing as _;
     use crate::record::ledger::redb::{RedbLedger, RedbOptions};
     use crate::record::ledger::suite;
-    use crate::record::ledger::{Acceptance, Accepted, Approval, Ledger, Outcome};
+    use crate::record::ledger::{Acceptance, Accepted, Approval, Ledger, Outcome, Reached};
     use std::os::unix::fs::PermissionsExt as _;
 
     const SECRET: &str = "comfyui-hunter2-hunter2";
@@ -137,7 +137,7 @@ mod tests {
         let ledger = open(dir.path());
         let Accepted::New(job) = ledger.accept(paid("p", "{}")).await.unwrap() else { panic!("it is new") };
         let first = suite::assigned(&ledger, &job).await;
-        let held = ledger.lose(first, "it died").await.unwrap();
+        let held = ledger.lose(first, "it died", Reached::Perhaps).await.unwrap();
         assert!(ledger.credential(job.id).await.unwrap().is_some());
         let second = suite::assigned(&ledger, &held).await;
         ledger.commit(second, Outcome::Succeeded, Default::default(), Vec::new(), WallMillis(4)).await.unwrap();

@@ -7,7 +7,7 @@ use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
 use crate::record::ledger::{
-    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets,
+    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets, Reached,
 };
 use ::redb::ReadableTable;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -142,11 +142,17 @@ pub(super) fn start(tables: &mut Tables<'_>, attempt: AttemptId, at: WallMillis)
     store(tables, row)
 }
 
-pub(super) fn lose(tables: &mut Tables<'_>, attempt: AttemptId, reason: String) -> Result<Job, Fault> {
+pub(super) fn lose(
+    tables: &mut Tables<'_>,
+    attempt: AttemptId,
+    reason: String,
+    reached: Reached,
+) -> Result<Job, Fault> {
     let mut row = current(tables, attempt, "lose it")?;
     row.job.state = JobState::Held;
     if let Some(last) = row.job.attempts.last_mut() {
         last.lost = Some(reason);
+        last.sent &= reached == Reached::Perhaps;
     }
     store(tables, row)
 }

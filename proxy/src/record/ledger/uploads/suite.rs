@@ -3,7 +3,7 @@
 use super::*;
 use crate::inspect::contents::ContentKind;
 use crate::record::ledger::{Acceptance, Accepted};
-use crate::record::ledger::{Approval, Ledger, Outcome, suite};
+use crate::record::ledger::{Approval, Ledger, Outcome, Reached, suite};
 
 fn upload(tenant: &str, filename: &str, content: &str) -> NewUpload {
     NewUpload {
@@ -91,7 +91,7 @@ pub(in crate::record::ledger) async fn pins_stay_until_their_job_has_ended(ledge
     assert_eq!(ledger.pins(job.id).await.unwrap(), std::slice::from_ref(&pin));
     assert!(ledger.pins(bare.id).await.unwrap().is_empty());
     let attempt = suite::assigned(ledger, &job).await;
-    let held = ledger.lose(attempt, "it died").await.unwrap();
+    let held = ledger.lose(attempt, "it died", Reached::Perhaps).await.unwrap();
     assert_eq!(ledger.pins(job.id).await.unwrap(), [pin]);
     ledger.end_held(held.id, held.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
     assert!(ledger.pins(job.id).await.unwrap().is_empty());
