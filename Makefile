@@ -174,3 +174,6 @@ real: needs ## conformance and end-to-end tests on a real ComfyUI: COMFYUI_URL=h
 	fi
 	cargo build $(EVERYTHING) --bins
 	cargo test $(EVERYTHING) --test conformance --test real -- --show-output --test-threads 1
+	if [ -n "$${COMFYUI_URLS:-}" ]; then
+		cargo test $(EVERYTHING) --test isolation -- --show-output --test-threads 1 matrix leaks fatal caches
+	fi

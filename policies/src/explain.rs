@@ -29,6 +29,7 @@ pub struct Explanation {
     verdict: Verdict,
     cost: Cost,
     nodes: Vec<NodeAccount>,
+    mixed: Vec<ReleaseNote>,
 }
 
 /// What is known of one node.
@@ -63,6 +64,17 @@ pub struct SamplingAccount {
     pub calls: i128,
     /// How often the node runs, for a list.
     pub runs: i128,
+}
+
+/// A node of a workflow that no release of ComfyUI has as a whole, and the releases that have this one. Where no installation is known each is judged as one of its own declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseNote {
+    /// Its id.
+    pub node: NodeId,
+    /// Its class.
+    pub class: NodeClass,
+    /// Such as `0.8.0` or `0.33.0 to 0.38.1`.
+    pub releases: String,
 }
 
 /// What is known of one output. Each pair is the smallest and the largest that may occur.
@@ -108,7 +120,13 @@ pub fn explain(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue, files: &
             ..account(&facts, place, node)
         }
     });
-    Explanation { cost: cost::cost(&facts, policy.costs()), nodes: nodes.collect(), verdict }
+    let mixed = facts.resolved.mixed.iter().filter_map(|of| {
+        let node = parsed.workflow.node(of.place)?;
+        let (id, class) = (node.id.detached(), node.class.detached());
+        Some(ReleaseNote { node: id, class, releases: of.releases.shown() })
+    });
+    let mixed = mixed.collect();
+    Explanation { cost: cost::cost(&facts, policy.costs()), nodes: nodes.collect(), mixed, verdict }
 }
 
 fn account(facts: &Facts<'_>, place: NodeIndex, node: &Node) -> NodeAccount {
@@ -190,7 +208,8 @@ impl Explanation {
         }
     }
 
-    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, known, sampling, family, cost, outputs}], violations, shadowed, dropped, replaced, lines}`.
+    /// For programs: `{verdict, cost, nodes: [{node, class, title, runs, known, sampling, family, cost, outputs}], mixed_releases: [{node, class, releases}], violations, shadowed, dropped, replaced,
+    /// lines}`.
     pub fn to_json(&self) -> Value {
         let (dropped, replaced) = match &self.verdict {
             Verdict::Allow(approved) => (
@@ -207,6 +226,9 @@ impl Explanation {
             "verdict": self.verdict_name(),
             "cost": self.cost.units(),
             "nodes": self.nodes.iter().map(NodeAccount::to_json).collect::<Vec<_>>(),
+            "mixed_releases": self.mixed.iter().map(|one| json!({
+                "node": one.node, "class": one.class, "releases": one.releases,
+            })).collect::<Vec<_>>(),
             "violations": self.violations().iter().map(|one| one.to_json()).collect::<Vec<_>>(),
             "shadowed": self.shadowed().iter().map(Violation::to_json).collect::<Vec<_>>(),
             "dropped": dropped,
@@ -297,6 +319,11 @@ impl Explanation {
         };
         writeln!(f, "{word}; cost {}\n", units(self.cost.units()))?;
         self.write_table(f)?;
+        if !self.mixed.is_empty() {
+            let each = "each of these is judged as a release declares it that has it so";
+            writeln!(f, "\nNo release of ComfyUI that is known here has all nodes as they are used; {each}:")?;
+            self.mixed.iter().try_for_each(|one| writeln!(f, "  {} ({}): {}", one.node, one.class, one.releases))?;
+        }
         self.write_changes(f)?;
         if !violations.is_empty() {
             writeln!(f, "\nAgainst it:")?;

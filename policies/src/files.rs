@@ -62,9 +62,13 @@ pub struct FileFact {
     pub height: u32,
     /// Frames, at least 1.
     pub frames: u32,
-    /// Seconds of sound at most, rounded up; `None` where nobody knows, which counts as endless.
+    /// Seconds of sound at most, rounded up, of two channels at most and one of [`SAMPLE_RATES`]; `None` where nobody knows, which counts as endless.
     pub seconds: Option<u32>,
 }
+
+/// Numbers a second that sound is recorded with. Between two others ComfyUI may make a filter of gigabytes when it resamples, so a sound of another rate counts as one that nobody knows.
+pub const SAMPLE_RATES: [u32; 13] =
+    [8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000];
 
 /// The files that this caller may name. What is not here does not exist, whether it is somebody else's or nobody's.
 #[derive(Debug, Clone, Default)]

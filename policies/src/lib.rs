@@ -8,8 +8,10 @@ pub mod workflow;
 pub mod policy;
 mod bounds;
 mod checks;
+mod credential;
 pub mod cost;
 pub mod explain;
+mod instead;
 pub mod learn;
 mod patterns;
 mod prune;
@@ -25,14 +27,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use catalogue::{Agreement, Catalogue, CatalogueError, ClassSignature, ModelChoice, ModelOptions};
 pub use cost::CostModel;
+pub use credential::{
+    API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, CredentialError, HIDDEN_BYTES_MIN,
+};
 pub use digest::{Digest, DigestError};
-pub use explain::{Explanation, NodeAccount, OutputAccount, SamplingAccount, explain};
-pub use files::{Directory, FileFact, FileFacts, FileReference};
+pub use explain::{Explanation, NodeAccount, OutputAccount, ReleaseNote, SamplingAccount, explain};
+pub use files::{Directory, FileFact, FileFacts, FileReference, SAMPLE_RATES};
 pub use policy::{AssumedUpload, Mode, PaidNodes, Policy, PolicyError, PolicyErrors, Posture, RouteBundle};
 pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, SaveTarget, ScopeError};
 pub use submission::{
-    BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX, PROMPT_BYTES_MAX,
-    PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind, Parsed, parse,
+    BARE_BEFORE, BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX,
+    PROMPT_BYTES_MAX, PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind,
+    Parsed, bare_pointer, parse,
 };
 pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};

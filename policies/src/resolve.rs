@@ -1,6 +1,6 @@
 //! A workflow beside the catalogue: the class of each node and the declaration of each input, found once for all rules.
 
-use crate::catalogue::{Catalogue, ClassSignature, Declarations, InputSignature};
+use crate::catalogue::{Catalogue, ClassSignature, Declarations, InputSignature, Mixed};
 use crate::workflow::graph::{NodeIndex, Workflow};
 use crate::workflow::node::{Input, Node};
 use crate::workflow::text::Text;
@@ -13,6 +13,8 @@ pub(crate) struct Resolved<'a> {
     nodes: Vec<ResolvedNode<'a>>,
     /// Of the inputs of all nodes, one after the other.
     declarations: Vec<Option<&'a InputSignature>>,
+    /// The nodes that no release of ComfyUI has together, where nobody knows which release runs.
+    pub(crate) mixed: Vec<Mixed>,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,7 @@ impl<'a> Resolved<'a> {
             nodes.push(ResolvedNode { class, first: declarations.len() });
             declarations.extend(node.inputs.iter().map(|(name, _)| class?.input(node, name)));
         }
-        Self { workflow, nodes, declarations }
+        Self { workflow, nodes, declarations, mixed: declared.into_mixed() }
     }
 
     /// The class of the node at `place`.

@@ -1,8 +1,8 @@
 //! The envelope of `POST /prompt`: everything around the graph.
 //!
 //! In come untrusted bytes, out comes [`Parsed`], the only form in which the rest of the engine sees a submission. Kept are the graph, `partial_execution_targets`,
-//! `extra_pnginfo.workflow`, `preview_method` and the caller's own two ids, which are labels and never go upstream. Everything else (`number`, `front`, keys of
-//! comfy.org, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
+//! `extra_pnginfo.workflow`, `preview_method`, the caller's own two ids, which are labels and never go upstream, and its credential of comfy.org, which goes there only beside a
+//! paid node that the policy lets callers pay for ([`ComfyOrgCredential`]). Everything else (`number`, `front`, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
 //! ComfyUI 0.8.0, `server.py` `post_prompt`.
 
 use std::collections::HashSet;
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Catalogue;
+use crate::credential::{API_KEY_KEY, AUTH_TOKEN_KEY, CREDENTIAL_BYTES_MAX, ComfyOrgCredential, is_credential};
 use crate::digest::Digest;
 use crate::files::{FileReference, file_references};
+use crate::instead::{instead, with_advice};
 use crate::policy::Policy;
 use crate::workflow::graph::{GraphFault, NodeIndex, RawPrompt, Workflow};
 use crate::workflow::json::{Fault, Json, Limits, Reader, pointer, position};
@@ -62,7 +64,7 @@ const ENVELOPE_LIMITS: Limits =
     Limits { depth_max: 8, string_bytes_max: ENVELOPE_BYTES_MAX, values_max: 4096, bytes_max: ENVELOPE_BYTES_MAX };
 
 /// What is told to whoever sends the web page's own file of a workflow.
-const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run; export it for programs with \"Workflow → Export (API)\" in the page's menu";
+const PAGE_FORMAT: &str = "this is a workflow in the web page's own format, which ComfyUI can't run";
 
 /// What `preview_method` may be (ComfyUI 0.8.0, `latent_preview.py`).
 const PREVIEW_METHODS: [&str; 5] = ["none", "auto", "latent2rgb", "taesd", "default"];
@@ -78,6 +80,8 @@ pub struct Parsed {
     preview_method: Option<&'static str>,
     prompt_id: Option<Text>,
     client_id: Option<Text>,
+    /// A secret; no part of the submission's digest.
+    comfy_org: Option<ComfyOrgCredential>,
 }
 
 /// Reads the body of a `POST /prompt`.
@@ -126,6 +130,8 @@ struct RawExtraData {
     /// `extra_pnginfo.workflow`, if it is no object.
     other_workflow: Option<Json>,
     workflow: Option<Text>,
+    auth_token: Option<Json>,
+    api_key: Option<Json>,
 }
 
 fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Box<Fault>> {
@@ -169,6 +175,8 @@ fn read_extra_data(reader: &mut Reader<'_>) -> Result<RawExtraData, Box<Fault>> 
         match key.as_str() {
             "client_id" => raw.client_id = Some(reader.inner(1)?),
             "preview_method" => raw.preview_method = Some(reader.inner(1)?),
+            AUTH_TOKEN_KEY => raw.auth_token = Some(reader.inner(1)?),
+            API_KEY_KEY => raw.api_key = Some(reader.inner(1)?),
             "extra_pnginfo" if reader.at_object() => {
                 reader.count_value()?;
                 reader.members(&mut |reader, key| read_info_member(reader, key, &mut raw))?;
@@ -214,7 +222,8 @@ impl RawSubmission {
         // `null` is dropped rather than passed on: ComfyUI's `/api/jobs` fails for everybody on it (facts K11).
         object_or_nothing(&["extra_data", "extra_pnginfo", "workflow"], extra.other_workflow.as_ref())?;
         let preview_method = read_preview_method(extra.preview_method.as_ref())?;
-        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id })
+        let comfy_org = read_credential(extra.auth_token.as_ref(), extra.api_key.as_ref())?;
+        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id, comfy_org })
     }
 }
 
@@ -291,6 +300,28 @@ fn read_preview_method(value: Option<&Json>) -> Result<Option<&'static str>, Par
     })
 }
 
+/// The caller's credential of comfy.org; `null` and the empty text are as good as absent.
+fn read_credential(token: Option<&Json>, key: Option<&Json>) -> Result<Option<ComfyOrgCredential>, ParseError> {
+    let (token, key) = (secret(AUTH_TOKEN_KEY, token)?, secret(API_KEY_KEY, key)?);
+    ComfyOrgCredential::new(token, key).map_err(|_| bad_secret(API_KEY_KEY))
+}
+
+/// SECURITY: what stands there is never repeated, whatever it is.
+fn secret<'a>(key: &str, value: Option<&'a Json>) -> Result<Option<&'a str>, ParseError> {
+    match value {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) if text.is_empty() => Ok(None),
+        Some(Json::Text(text)) if is_credential(text) => Ok(Some(text)),
+        Some(Json::Text(_)) => Err(bad_secret(key)),
+        Some(other) => Err(wrong_type(&["extra_data", key], "a string", other)),
+    }
+}
+
+fn bad_secret(key: &str) -> ParseError {
+    let message = format!("`{key}` must be 1 to {CREDENTIAL_BYTES_MAX} of printable ASCII without spaces");
+    ParseError::of("invalid_credential", Some(pointer(&["extra_data", key])), message)
+}
+
 impl Parsed {
     /// The same without these nodes and without targets among them. None if another node links to one of them.
     pub(crate) fn without(&self, gone: &HashSet<NodeIndex>) -> Option<Self> {
@@ -305,6 +336,11 @@ impl Parsed {
         self.workflow.nodes().iter().map(|node| &node.class)
     }
 
+    /// The nodes of a class, in the caller's order.
+    pub fn nodes_of(&self, class: &str) -> impl Iterator<Item = &NodeId> {
+        self.workflow.nodes().iter().filter(move |node| node.class.as_str() == class).map(|node| &node.id)
+    }
+
     /// The caller's own label of this job: 1 to 64 of `[0-9A-Za-z_-]`.
     pub fn prompt_id(&self) -> Option<&str> {
         self.prompt_id.as_deref()
@@ -313,6 +349,11 @@ impl Parsed {
     /// The caller's own label of its socket: top level, else from `extra_data`; 1 to 128 of printable ASCII without spaces.
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
+    }
+
+    /// The caller's own credential of comfy.org, if it sent one. It is no part of [`canonical`](Self::canonical).
+    pub fn comfy_org(&self) -> Option<&ComfyOrgCredential> {
+        self.comfy_org.as_ref()
     }
 
     /// SHA-256 of [`canonical`](Self::canonical).
@@ -406,9 +447,17 @@ pub enum ParseErrorKind {
     TooLarge,
 }
 
+/// What makes a body of a graph by itself, with a `}` after it.
+pub const BARE_BEFORE: &str = "{\"prompt\":";
+
+/// A pointer into a body as one into the graph that is its `prompt`; the empty one is the graph itself.
+pub fn bare_pointer(pointer: &str) -> &str {
+    pointer.strip_prefix("/prompt").filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(pointer)
+}
+
 /// Why a body is not a submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", self.place())]
+#[error("{}{}", self.place(), with_advice(message.clone(), self.code))]
 pub struct ParseError {
     code: &'static str,
     message: String,
@@ -445,6 +494,19 @@ impl ParseError {
             (None, Some(pointer)) => format!("{pointer}: "),
             (None, None) => String::new(),
         }
+    }
+
+    /// The same fault of a graph that was put between [`BARE_BEFORE`] and `}` to be read as a body: its places are those in the graph by itself.
+    #[must_use]
+    pub fn of_bare_graph(mut self) -> Self {
+        self.pointer = self.pointer.map(|pointer| bare_pointer(&pointer).to_owned());
+        let before = BARE_BEFORE.len();
+        // What the closing brace is missing is missing at the graph's end.
+        self.position = self.position.map(|(line, column)| match line {
+            1 => (1, column.saturating_sub(before).max(1)),
+            _ => (line, column),
+        });
+        self
     }
 
     /// A stable code, such as `duplicate_key`, `too_deep`, `dependency_cycle`.
@@ -484,7 +546,7 @@ impl ParseError {
             "error": {
                 "type": known.unwrap_or("invalid_prompt"),
                 "message": self.message,
-                "details": self.place().trim_end_matches(": "),
+                "details": format!("{}{}", self.place(), instead(self.code).unwrap_or_default()),
                 "extra_info": { "code": self.code, "pointer": self.pointer },
             },
             "node_errors": {},
@@ -657,6 +719,17 @@ mod tests {
             ("duplicate_key", Some((2, 15)), Some("/prompt/1/a"))
         );
         assert!(error.to_string().starts_with("line 2, column 15: "));
+        let graph = "{\"1\": {\"class_type\":\"A\",\"inputs\":{\"x\":[\"nope\",0]}}}";
+        let bare = |graph: &str| parse(format!("{BARE_BEFORE}{graph}}}").as_bytes()).unwrap_err().of_bare_graph();
+        assert_eq!(bare(graph).pointer(), Some("/1/inputs/x"));
+        assert_eq!(
+            (bare("{\"a\":1,\"a\":2}").position(), bare("{\n\"a\":1,\"a\":2}").position()),
+            (Some((1, 8)), Some((2, 7)))
+        );
+        assert_eq!(
+            (bare_pointer("/prompt"), bare_pointer("/prompt_id"), bare_pointer("/prompt/a~1b")),
+            ("", "/prompt_id", "/a~1b")
+        );
         let error = parse(node(r#"{"x":["nope",0]}"#).as_bytes()).unwrap_err();
         assert_eq!(error.pointer(), Some("/prompt/2/inputs/x"));
         assert_eq!(error.to_comfyui()["error"]["type"], "invalid_prompt");

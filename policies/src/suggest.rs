@@ -70,8 +70,12 @@ pub fn remark(code: &str) -> Option<&'static str> {
         "size_unbounded" => {
             "of a pack's class, `[annotations.CLASS] sizes` says what it makes; without caps on sizes nobody asks"
         }
-        "paid_node_refused" | "paid_nodes_unsupported" => {
-            "the gateway has no credential for comfy.org's services yet: no line of a policy makes such nodes run"
+        "paid_node_refused" => {
+            "somebody has to pay: `paid_nodes = \"caller\"` takes the caller's own credential of comfy.org, `\"gateway\"` the key of `[comfy_org]`; the choice is yours"
+        }
+        "paid_nodes_unsupported" => "`[comfy_org] api_key` of the gateway's configuration says where the key is",
+        "paid_credential_missing" => {
+            "the caller has to send its own credential of comfy.org; no line of a policy does it"
         }
         "steps_unbounded" => "without caps on steps nobody asks",
         "value_unbounded" => "without caps on what the input means nobody asks",
@@ -102,7 +106,7 @@ fn change(violation: &Violation) -> Option<Change> {
             Change::Add(pattern(&input))
         }
         "models.allow" => Change::Add(pattern(&name()?.replace('\\', "/"))),
-        // What the key could say, the gateway does not do yet: see `remark`.
+        // Whose money is spent is no suggestion of ours: see `remark`.
         "paid_nodes" => return None,
         "texts.embeddings" => Change::Add(pattern(name()?)),
         key if key.ends_with(".allow") => Change::Add(pattern(name()?)),

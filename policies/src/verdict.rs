@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+use crate::instead::{instead, with_advice};
 use crate::rewrite::ApprovedWorkflow;
 use crate::workflow::node::{NodeClass, NodeId};
 
@@ -58,7 +59,7 @@ pub struct Violation {
     pub key: Option<&'static str>,
     /// Where a linked value comes from, such as `linked from 7 (PrimitiveInt.value)`.
     pub chain: Option<String>,
-    /// For people, whole.
+    /// For people: what is the matter, and where. What to do instead comes by the code ([`Violation::instead`]).
     pub message: String,
 }
 
@@ -77,12 +78,18 @@ impl Violation {
         out
     }
 
-    /// Why, in words: the message, and the chain of nodes that led to the bound.
+    /// Why, in words: the message, the chain of nodes that led to the bound, and what to do instead.
     pub fn because(&self) -> String {
-        match &self.chain {
+        let reason = match &self.chain {
             Some(chain) if !self.message.contains(chain.as_str()) => format!("{}: {chain}", self.message),
             _ => self.message.clone(),
-        }
+        };
+        with_advice(reason, self.code)
+    }
+
+    /// What to do instead, in words.
+    pub fn instead(&self) -> Option<&'static str> {
+        instead(self.code)
     }
 
     /// For a program: `{code, node, class, input, pointer, bound, limit, because}`.
@@ -108,7 +115,7 @@ impl Violation {
         let mut parts: Vec<&str> = Vec::new();
         parts.extend(self.input.as_deref());
         parts.extend(self.chain.as_deref());
-        parts.join(", ")
+        with_advice(parts.join(", "), self.code)
     }
 
     fn to_comfyui(&self) -> Value {

@@ -323,3 +323,49 @@ fn what_packs_load_has_no_size_that_anybody_knows() {
     });
     assert_refused(prompt, "i", "size_unbounded");
 }
+
+#[test]
+fn what_kjnodes_pads_goes_up_to_the_next_multiple() {
+    let resized = |width: u32, how: &str, multiple: u32| {
+        json!({
+            "p": picture(512, 64),
+            "x": node("ImageResizeKJv2", json!({
+                "image": ["p", 0], "width": width, "height": width, "upscale_method": "area", "keep_proportion": how, "pad_color": "0, 0, 0",
+                "crop_position": "center", "divisible_by": multiple,
+            })),
+            "s": node("PreviewImage", json!({"images": ["x", 0]})),
+        })
+    };
+    for how in ["pad", "pad_edge", "pillarbox_blur"] {
+        // 1020 becomes 1024 with multiples of 16, and 1500 with those of 500.
+        assert_allowed(resized(1020, how, 16));
+        assert_refused(resized(1020, how, 500), "x", "size_exceeded");
+        assert_allowed(resized(1000, how, 500));
+    }
+    for how in ["stretch", "resize", "crop"] {
+        assert_allowed(resized(1020, how, 500));
+    }
+}
+
+#[test]
+fn kjnodes_grows_masks_by_more_in_each_frame() {
+    let grown = |frames: u32, expand: i64, rate: f64| {
+        json!({
+            "m": node("CreateShapeMask", json!({
+                "shape": "circle", "frames": frames, "location_x": 1, "location_y": 1, "grow": 0, "frame_width": 1024, "frame_height": 1024,
+                "shape_width": 64, "shape_height": 64,
+            })),
+            "x": node("GrowMaskWithBlur", json!({
+                "mask": ["m", 0], "expand": expand, "incremental_expandrate": rate, "tapered_corners": true, "flip_input": false, "blur_radius": 0.0,
+                "lerp_alpha": 1.0, "decay_factor": 1.0,
+            })),
+            "i": node("MaskToImage", json!({"mask": ["x", 0]})),
+            "s": node("PreviewImage", json!({"images": ["i", 0]})),
+        })
+    };
+    // 2²⁰ pixels in each of 256 pictures: 1024 times is all that may be.
+    assert_allowed(grown(256, 1024, 0.0));
+    assert_allowed(grown(256, 0, 4.0));
+    assert_refused(grown(256, 1, 4.0), "x", "repeats_exceeded");
+    assert_refused(grown(257, 1024, 0.0), "x", "repeats_exceeded");
+}

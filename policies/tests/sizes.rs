@@ -181,11 +181,31 @@ fn sound_is_as_long_as_its_seconds_and_no_picture() {
 }
 
 #[test]
+fn sound_of_frames_is_as_long_as_the_slowest_rate_that_may_come() {
+    // Later releases take a number of either kind there, whose range nobody checks.
+    let nodes = |class: &str, rate: Value| {
+        json!({
+            "x": node("LTXVEmptyLatentAudio", json!({"frames_number": 100, "frame_rate": ["n", 0], "batch_size": 1, "audio_vae": ["model", 2]})),
+            "n": node(class, json!({"value": rate})),
+        })
+    };
+    fits("seconds = 5\n", nodes("PrimitiveFloat", json!(25.0)));
+    fits("seconds = 5\n", nodes("PrimitiveInt", json!(25)));
+    is_refused("seconds = 5\n", nodes("PrimitiveFloat", json!(19.0)), "x", "size_exceeded");
+    is_refused("seconds = 100\n", nodes("PrimitiveFloat", json!(0.5)), "x", "size_exceeded");
+    is_refused("seconds = 100\n", nodes("PrimitiveFloat", json!(0.0)), "x", "size_unbounded");
+    is_refused("seconds = 100\n", nodes("PrimitiveFloat", json!(-1.0)), "x", "size_unbounded");
+}
+
+#[test]
 fn odd_sample_rates_are_refused() {
     let nodes =
         |rate: u32| json!({"a": node("EmptyAudio", json!({"duration": 1.0, "sample_rate": rate, "channels": 2}))});
     fits("seconds = 10\n", nodes(48_000));
     is_refused("seconds = 10\n", nodes(191_999), "a", "sample_rate_refused");
+    // What ends a ComfyUI does so without caps too.
+    fits("", nodes(192_000));
+    is_refused("", nodes(191_999), "a", "sample_rate_refused");
 }
 
 #[test]

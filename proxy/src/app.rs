@@ -172,7 +172,7 @@ impl App {
             reloaded: watch::channel(1).0,
             submissions: Drain::new(),
             space: Space::of(&config.state_dir),
-            hub: Arc::new(Hub::new(config.limits.websockets_max)),
+            hub: Arc::new(Hub::new(config.limits.websockets_max, clock.clone())),
             tracks: Tracks::default(),
             live: ArcSwap::from_pointee(Live {
                 generation: 1,
@@ -441,7 +441,10 @@ pub fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The engine with its catalogues: that of the configuration, or the shipped one with what was accepted of each pool's packs.
-fn inspector(config: &Config) -> anyhow::Result<Inspector> {
+///
+/// # Errors
+/// A catalogue or a pin can't be read.
+pub(crate) fn inspector(config: &Config) -> anyhow::Result<Inspector> {
     if let Some(path) = &config.object_info_file {
         let bytes = std::fs::read(path).with_context(|| format!("can't read the catalogue `{}`", path.display()))?;
         let catalogue = Catalogue::from_object_info(&bytes)

@@ -137,7 +137,14 @@ impl Gateway {
             return Err((Stage::Listen, Rejection::unavailable("handing_over", text, HAND_OVER_RETRY)));
         }
         if self.drain.is_stopping() {
-            return Err((Stage::Listen, Rejection::unavailable("stopping", "the gateway is stopping", STOPPING_RETRY)));
+            return Err((
+                Stage::Listen,
+                Rejection::unavailable(
+                    "stopping",
+                    "the gateway is stopping: try again after `Retry-After`",
+                    STOPPING_RETRY,
+                ),
+            ));
         }
         let caller = match &found {
             Ok(matched) if matched.entry.access != Access::Credential => None,
@@ -290,7 +297,14 @@ impl Gateway {
     /// The backend that shows a tenant what is not about jobs: the first by id, so that a pack finds what it kept.
     fn first_up(&self, caller: &Caller) -> Result<Arc<Backend>, (Stage, Rejection)> {
         self.services.backends_of(&caller.tenant).into_iter().find(|backend| backend.is_up()).ok_or_else(|| {
-            (Stage::Dispatch, Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+            (
+                Stage::Dispatch,
+                Rejection::unavailable(
+                    "no_backend",
+                    "no backend answers now: try again after `Retry-After`",
+                    NO_BACKEND_RETRY,
+                ),
+            )
         })
     }
 
@@ -459,8 +473,11 @@ impl Gateway {
         let body = match tokio::time::timeout(self.services.config().limits.body_deadline, reading).await {
             Ok(body) => body?,
             Err(_) => {
-                let late =
-                    Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time");
+                let late = Rejection::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "body_timeout",
+                    "the body did not arrive in time: send it again",
+                );
                 return Err(inspected(late));
             }
         };
@@ -806,7 +823,7 @@ impl ProxyHttp for Gateway {
         }
         let rejection = match error.etype() {
             ErrorType::HTTPStatus(413) => media::too_large(self.services.config().limits.upload_bytes_max),
-            _ => Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer")
+            _ => Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "the backend did not answer: try again")
                 .with_retry_after(NO_BACKEND_RETRY),
         };
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);

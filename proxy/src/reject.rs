@@ -94,7 +94,11 @@ impl Rejection {
 
     /// What is foreign answers exactly like what does not exist (invariant 5): one constructor for both.
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here, or it is not yours")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing here, or it is not yours: check the path, the id or the name",
+        )
     }
 
     /// Named in the design, built by a later release.
@@ -107,7 +111,7 @@ impl Rejection {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "the gateway failed; the log has the reason under this request id",
+            "the gateway failed; the log has the reason under this request id: tell it to the operator",
         )
         .with_log(log)
     }
@@ -270,7 +274,7 @@ impl From<RouteError> for Rejection {
                 let rejection = Self::new(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "method_not_allowed",
-                    format!("this path is served for other methods: {allow}"),
+                    format!("this path is served for other methods, use one of them: {allow}"),
                 );
                 match HeaderValue::from_str(&allow.to_string()) {
                     Ok(value) => rejection.with_header(ALLOW, value),
@@ -278,10 +282,12 @@ impl From<RouteError> for Rejection {
                 }
             }
             RouteError::Odd(odd) => Self::new(StatusCode::BAD_REQUEST, "odd_target", odd.to_string()),
-            RouteError::QueryKeyRepeated { .. } => {
-                Self::new(StatusCode::BAD_REQUEST, "query_key_repeated", "a key stands more than once in the query")
-                    .with_log(error.to_string())
-            }
+            RouteError::QueryKeyRepeated { .. } => Self::new(
+                StatusCode::BAD_REQUEST,
+                "query_key_repeated",
+                "a key stands more than once in the query: send it once",
+            )
+            .with_log(error.to_string()),
         }
     }
 }
@@ -296,11 +302,16 @@ impl From<AuthError> for Rejection {
             AuthError::Forbidden(scope) => Self::new(
                 StatusCode::FORBIDDEN,
                 "forbidden",
-                format!("this credential lacks the scope `{}`", scope.name()),
+                format!("this credential lacks the scope `{}`: use one that has it, or ask the operator", scope.name()),
             ),
             error if error.retry_after().is_some() => {
                 let retry_after = error.retry_after().unwrap_or_default();
-                Self::unavailable("unavailable", "credentials can't be checked now", retry_after).with_log(log)
+                Self::unavailable(
+                    "unavailable",
+                    "credentials can't be checked now: try again after `Retry-After`",
+                    retry_after,
+                )
+                .with_log(log)
             }
             _ => {
                 let text = "show a valid API key (`Authorization: Bearer`, `X-API-Key`, or as password) or a token of a configured issuer";
@@ -386,7 +397,12 @@ impl From<InspectError> for Rejection {
                 let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 Self::new(status, code, lines.join("; ")).with_comfyui(violations.to_comfyui())
             }
-            InspectError::PaidNodes => Self::new(StatusCode::FORBIDDEN, "paid_nodes_unsupported", error.to_string()),
+            InspectError::PaidCredentialMissing => {
+                Self::new(StatusCode::FORBIDDEN, "paid_credential_missing", error.to_string())
+            }
+            InspectError::PaidKeyMissing => {
+                Self::new(StatusCode::FORBIDDEN, "paid_nodes_unsupported", error.to_string())
+            }
             InspectError::TooManyFiles { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", error.to_string())
             }
@@ -480,7 +496,7 @@ impl From<HubError> for Rejection {
                     .with_retry_after(RETRY)
             }
             HubError::Full { .. } => {
-                let text = "the gateway has no room for another WebSocket now";
+                let text = "the gateway has no room for another WebSocket now: try again after `Retry-After`";
                 Self::unavailable("websockets_full", text, RETRY).with_log(error.to_string())
             }
         }
@@ -498,8 +514,7 @@ const TOO_MANY_JOBS_RETRY: Duration = Duration::from_secs(15);
 
 impl From<SpaceError> for Rejection {
     fn from(error: SpaceError) -> Self {
-        let text =
-            "the gateway's disk is nearly full: submissions and uploads are refused until its operator makes room";
+        let text = "the gateway's disk is nearly full: submissions and uploads are refused until its operator makes room; try again later";
         Self::unavailable("disk_full", text, Duration::from_secs(30)).with_log(error.to_string())
     }
 }
@@ -622,6 +637,84 @@ mod tests {
             [("ratelimit-limit", "5"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "1"), ("retry-after", "1")]
         {
             assert_eq!(answer.headers[name], value, "{name}");
+        }
+    }
+
+    /// What a caller can do about it stands behind a colon or semicolon, unless the text itself is the demand.
+    fn says_what_to_do(text: &str) -> bool {
+        let demands = [" must ", " may have one ", "send ", "write it "];
+        text.contains(": ") || text.contains("; ") || demands.iter().any(|demand| text.contains(demand))
+    }
+
+    #[test]
+    fn every_refusal_of_a_request_says_what_to_do_instead() {
+        use crate::route::Odd;
+        use HeadError::*;
+        let heads = [
+            Timeout,
+            TooLarge,
+            TooManyHeaders,
+            LineEnd,
+            Nul,
+            RequestLine,
+            Method,
+            Target,
+            Version,
+            HeaderName,
+            HeaderValue,
+            HeaderFolded,
+            HeaderRepeated,
+            HostMissing,
+            HostMalformed,
+            HostDiffers,
+            LengthRepeated,
+            LengthMalformed,
+            LengthAndEncoding,
+            Encoding,
+            Upgrade,
+            Expectation,
+            ConnectionSpecific,
+        ];
+        let odd = [
+            Odd::NoLeadingSlash,
+            Odd::PathTooLong,
+            Odd::QueryTooLong,
+            Odd::EmptySegment,
+            Odd::DotSegment,
+            Odd::Character,
+            Odd::Escape,
+            Odd::EncodedUnreserved,
+            Odd::EncodedSlash,
+            Odd::EncodedPercent,
+            Odd::EncodedControl,
+            Odd::NotUtf8,
+        ];
+        let forms = [
+            FormError::ContentType,
+            FormError::Boundary,
+            FormError::Cut,
+            FormError::Head,
+            FormError::HeaderRefused,
+            FormError::PartType,
+            FormError::Length,
+            FormError::TooManyParts,
+        ];
+        let sockets = [
+            HandshakeError::NotAnUpgrade,
+            HandshakeError::Version,
+            HandshakeError::Key,
+            HandshakeError::Origin,
+            HandshakeError::NotOurPage,
+        ];
+        let mut all: Vec<Rejection> = vec![Rejection::not_found(), Rejection::internal("")];
+        all.extend(heads.into_iter().map(Rejection::from));
+        all.extend(odd.into_iter().map(|odd| Rejection::from(RouteError::Odd(odd))));
+        all.extend(forms.into_iter().map(|form| Rejection::from(UploadError::Form(form))));
+        all.extend([UploadError::NoFile, UploadError::OtherFile].into_iter().map(Rejection::from));
+        all.extend(sockets.into_iter().map(Rejection::from));
+        all.extend([FullError::Total, FullError::Group].into_iter().map(Rejection::from));
+        for rejection in all {
+            assert!(says_what_to_do(&rejection.0.message), "{}: {}", rejection.code(), rejection.0.message);
         }
     }
 

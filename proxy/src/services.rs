@@ -246,10 +246,10 @@ impl Services {
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.
     pub async fn tell_end(&self, job: &Job, result: &JobResult) {
         let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
-        for event in ending::events(job, result, &|id| self.links.signed(&job.owner.tenant, id, self.clock.wall())) {
-            self.metrics.event("end");
-            self.hub.publish(&route, &event);
-        }
+        let url = |id| self.links.signed(&job.owner.tenant, id, self.clock.wall());
+        let steps = ending::steps(job, result, &url, &|content| self.blobs.place(content));
+        steps.iter().for_each(|_| self.metrics.event("end"));
+        self.hub.publish_end(&route, job.id, steps);
         self.hub.set_executing(&route, &job.prompt_id, None);
         if let (JobState::Ended(outcome), Some(started), Some(ended)) = (job.state, result.started_at, result.ended_at)
         {

@@ -5,24 +5,34 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use comfygate_tests::{Client, headers};
 use futures_util::{SinkExt, StreamExt};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 /// Longest wait for anything that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// One server under test.
+/// One server under test: a ComfyUI by plain HTTP, or one tenant's view of a gateway by TLS with its key.
 #[derive(Debug, Clone, Copy)]
-pub struct Server {
-    pub addr: SocketAddr,
+pub enum Server {
+    Plain(SocketAddr),
+    Through(&'static Client),
 }
+
+/// A connection of either kind.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer, read whole.
 #[derive(Debug)]
@@ -72,6 +82,31 @@ fn named(plain: &str) -> String {
 }
 
 impl Server {
+    pub fn is_gateway(&self) -> bool {
+        matches!(self, Server::Through(_))
+    }
+
+    async fn wire(&self) -> Result<Box<dyn Wire>, Failed> {
+        Ok(match self {
+            Server::Plain(addr) => Box::new(TcpStream::connect(addr).await?),
+            Server::Through(client) => Box::new(client.stream().await),
+        })
+    }
+
+    fn authority(&self) -> String {
+        match self {
+            Server::Plain(addr) => addr.to_string(),
+            Server::Through(client) => client.authority(),
+        }
+    }
+
+    fn credential(&self) -> &[(String, String)] {
+        match self {
+            Server::Plain(_) => &[],
+            Server::Through(client) => client.credential(),
+        }
+    }
+
     /// `Err` when the connection is refused, reset or closed before an answer.
     pub async fn send(
         &self,
@@ -79,22 +114,25 @@ impl Server {
         path: &str,
         headers: &[(String, String)],
         body: Vec<u8>,
-    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(self.addr).await?;
+    ) -> Result<Answer, Failed> {
+        let stream = self.wire().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let target: PathAndQuery = path.parse()?;
         let mut request = Request::builder().method(method).uri(Uri::from(target));
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            request = request.header("host", self.addr.to_string());
+            request = request.header("host", self.authority());
         }
-        for (name, value) in headers {
+        for (name, value) in self.credential().iter().chain(headers) {
             request = request.header(name, value);
         }
         let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let (head, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
         driver.abort();
+        if self.is_gateway() {
+            headers::check(&head.headers, &format!("{method} {path}"));
+        }
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
@@ -104,7 +142,9 @@ impl Server {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let body = body.to_string().into_bytes();
-        self.send("POST", path, &[], body).await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
+        let json = [("content-type".to_owned(), "application/json".to_owned())];
+        let headers = if self.is_gateway() { &json[..] } else { &[] };
+        self.send("POST", path, headers, body).await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
     /// Submits a graph and returns its id.
@@ -148,9 +188,15 @@ impl Server {
 
     /// A socket under this name, with its first `status` heard.
     pub async fn socket(&self, name: &str) -> Socket {
-        let stream = TcpStream::connect(self.addr).await.expect("the server listens");
-        let url = format!("ws://{}/ws?clientId={name}", self.addr);
-        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("the handshake works");
+        let stream = self.wire().await.expect("the server listens");
+        let scheme = if self.is_gateway() { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}/ws?clientId={name}", self.authority());
+        let mut request = url.into_client_request().expect("a URL");
+        for (name, value) in self.credential() {
+            let name: http::HeaderName = name.parse().expect("the name of a header");
+            request.headers_mut().insert(name, value.parse().expect("a header"));
+        }
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("the handshake works");
         let (sink, mut messages) = socket.split();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heard);
@@ -170,7 +216,7 @@ impl Server {
     }
 }
 
-type Sink = futures_util::stream::SplitSink<tokio_tungstenite::WebSocketStream<TcpStream>, Message>;
+type Sink = futures_util::stream::SplitSink<tokio_tungstenite::WebSocketStream<Box<dyn Wire>>, Message>;
 
 /// An open socket and all that it has heard.
 pub struct Socket {
@@ -210,9 +256,28 @@ impl Socket {
         .await;
     }
 
+    /// Waits for the end of a job whose start it heard, too.
+    pub async fn until_end_of_what_began(&self) {
+        self.until("the end of a job that began", |events| {
+            let began = began(events);
+            events.iter().any(|event| {
+                event["type"] == "executing"
+                    && event["data"]["node"].is_null()
+                    && began.contains(&&event["data"]["prompt_id"])
+            })
+        })
+        .await;
+    }
+
     pub fn is_open(&self) -> bool {
         !self.reader.is_finished()
     }
+}
+
+/// The prompts whose start was heard.
+pub fn began(events: &[Value]) -> Vec<&Value> {
+    let starts = events.iter().filter(|event| event["type"] == "execution_start");
+    starts.map(|event| &event["data"]["prompt_id"]).collect()
 }
 
 impl Drop for Socket {

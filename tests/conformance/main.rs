@@ -10,13 +10,15 @@
 mod client;
 mod normal;
 mod own;
+mod promises;
 mod replay;
+mod through;
 
 use std::net::ToSocketAddrs as _;
 
 use client::Server;
 use comfygate_stand_in::{Models, Options, StandIn};
-use replay::{Mode, replay};
+use replay::{Fault, Mode, replay};
 
 /// A stand-in like the recorded server: no models, one user or several. Its folders lie deep enough that the recorded
 /// `../../../etc/passwd` is not a file: what ComfyUI answers to it depends on nothing else.
@@ -32,29 +34,30 @@ fn real(variable: &str) -> Option<Server> {
     let url = std::env::var(variable).ok()?;
     let authority = url.strip_prefix("http://").expect("an http URL").trim_end_matches('/');
     let addr = authority.to_socket_addrs().expect("a host and port").next().expect("an address");
-    Some(Server { addr })
+    Some(Server::Plain(addr))
 }
 
-fn none_of(faults: &[String]) {
-    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+fn none_of(faults: &[Fault]) {
+    let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), told.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stand_in_answers_as_recorded_with_one_user() {
     let (subject, _directory) = stand_in(false).await;
-    none_of(&replay(Server { addr: subject.addr() }, Mode::Single, "http.json", true).await);
+    none_of(&replay(Server::Plain(subject.addr()), Mode::Single, "http.json", true).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stand_in_answers_as_recorded_with_several_users() {
     let (subject, _directory) = stand_in(true).await;
-    none_of(&replay(Server { addr: subject.addr() }, Mode::Multi, "http.json", true).await);
+    none_of(&replay(Server::Plain(subject.addr()), Mode::Multi, "http.json", true).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stand_in_answers_odd_requests_as_recorded() {
     let (subject, _directory) = stand_in(false).await;
-    none_of(&replay(Server { addr: subject.addr() }, Mode::Single, "odd.json", true).await);
+    none_of(&replay(Server::Plain(subject.addr()), Mode::Single, "odd.json", true).await);
 }
 
 /// One test for the whole real server: its state is shared, so the order is fixed.

@@ -204,7 +204,7 @@ async fn started() -> StandIn {
 }
 
 fn server_of(subject: &StandIn) -> Server {
-    Server { addr: subject.addr() }
+    Server::Plain(subject.addr())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::client::{Answer, Server, Socket, parse};
 use crate::normal::{events, normal, sort};
+use crate::through;
 
 /// How a server was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +59,35 @@ fn recorded(mode: Mode, file: &str) -> Value {
     parse(&std::fs::read_to_string(path).expect("the recording is in the repository"))
 }
 
+/// One difference between the recording and now.
+#[derive(Debug)]
+pub struct Fault {
+    /// The name of the exchange, or the file of a socket.
+    pub exchange: String,
+    /// `status`, `body`, `events`, or a header.
+    pub part: &'static str,
+    pub recorded: String,
+    pub now: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Fault { exchange, part, recorded, now } = self;
+        write!(f, "{exchange}: {part}\n  recorded {recorded}\n  now      {now}")
+    }
+}
+
 /// Replays all exchanges of a recording; returns what differs, and prints what is skipped.
-pub async fn replay(server: Server, mode: Mode, file: &str, imitation: bool) -> Vec<String> {
-    let exchanges = recorded(mode, file);
-    let mut state = State { server, mode, first: (0, 0), users: Vec::new(), sockets: Vec::new(), faults: Vec::new() };
-    if mode == Mode::Multi {
-        state.prepare_user().await;
-    }
-    for exchange in exchanges.as_array().expect("a list") {
-        state.exchange(exchange, imitation).await;
-    }
+pub async fn replay(server: Server, mode: Mode, file: &str, imitation: bool) -> Vec<Fault> {
+    let mut state = State::new(server, mode);
+    state.all(file, imitation).await;
+    state.faults
+}
+
+/// [`replay`] of the single-user exchanges through a gateway, with another tenant's job before each one whose events were recorded.
+pub async fn replay_beside(server: Server, rounds: watch::Receiver<usize>, imitation: bool) -> Vec<Fault> {
+    let mut state = State { beside: Some(rounds), ..State::new(server, Mode::Single) };
+    state.all("http.json", imitation).await;
     state.faults
 }
 
@@ -79,10 +100,26 @@ struct State {
     users: Vec<(String, String)>,
     /// Open sockets with the recording that each is compared to.
     sockets: Vec<(Socket, &'static str)>,
-    faults: Vec<String>,
+    faults: Vec<Fault>,
+    /// Rounds of the other tenant's.
+    beside: Option<watch::Receiver<usize>>,
 }
 
 impl State {
+    fn new(server: Server, mode: Mode) -> State {
+        State { server, mode, first: (0, 0), users: Vec::new(), sockets: Vec::new(), faults: Vec::new(), beside: None }
+    }
+
+    async fn all(&mut self, file: &str, imitation: bool) {
+        let exchanges = recorded(self.mode, file);
+        if self.mode == Mode::Multi {
+            self.prepare_user().await;
+        }
+        for exchange in exchanges.as_array().expect("a list") {
+            self.exchange(exchange, imitation).await;
+        }
+    }
+
     /// The multi-user recording was made on a server that knew the user already.
     async fn prepare_user(&mut self) {
         let answer = self.server.post("/users", json!({"username": "acme"})).await;
@@ -95,6 +132,10 @@ impl State {
         let users = known.expect("the exchange")["response"]["body"]["users"].clone();
         let old = users.as_object().and_then(|users| users.keys().next()).expect("a user").clone();
         self.users.push((old, id));
+    }
+
+    fn fault(&mut self, exchange: &str, part: &'static str, recorded: String, now: String) {
+        self.faults.push(Fault { exchange: exchange.to_owned(), part, recorded, now });
     }
 
     async fn exchange(&mut self, exchange: &Value, imitation: bool) {
@@ -137,6 +178,9 @@ impl State {
             "POST /prompt takeover" => "ws-takeover-first.json",
             _ => return,
         };
+        if let Some(rounds) = &self.beside {
+            through::a_round(rounds).await;
+        }
         let client = body["client_id"].as_str().expect("a client id");
         let mut socket = self.server.socket(client).await;
         if file == "ws-success-preview-metadata.json" {
@@ -168,7 +212,8 @@ impl State {
                     socket.until("the queue is empty again", |events| events.iter().skip(1).any(ended)).await;
                 }
                 "ws-takeover-first.json" => {}
-                _ => socket.until_end().await,
+                "ws-takeover-second.json" => socket.until_end().await,
+                _ => socket.until_end_of_what_began().await,
             }
             assert!(socket.is_open(), "{file}: the socket was closed");
             self.compare_events(file, &socket.heard());
@@ -186,16 +231,26 @@ impl State {
                 None => json!({"binary": decoded(event["binary_base64"].as_str().expect("base64"))}),
             })
             .collect();
-        let (mut wanted_statuses, wanted) = events(&recorded, &OUTPUTS);
-        let (mut statuses, told) = events(heard, &OUTPUTS);
+        let (mut wanted_statuses, mut wanted) = events(&recorded, &OUTPUTS);
+        let (heard, earlier) =
+            if self.server.is_gateway() { through::of_this_run(heard) } else { (heard.to_vec(), None) };
+        self.faults.extend(earlier);
+        let (mut statuses, mut told) = events(&heard, &OUTPUTS);
+        if self.server.is_gateway() {
+            self.faults.extend(through::levelled_events(&mut wanted, &mut told));
+        }
         // The end of a recording is where its client left.
-        if told.get(..wanted.len()) != Some(&wanted) {
-            self.faults.push(format!("{file}: events\n  recorded {wanted:#?}\n  now      {told:#?}"));
+        if self.server.is_gateway() && told.len() >= wanted.len() {
+            for (old, new) in wanted.iter().zip(&told).filter(|(old, new)| old != new) {
+                self.fault(file, "events", old.clone(), new.clone());
+            }
+        } else if told.get(..wanted.len()) != Some(&wanted) {
+            self.fault(file, "events", format!("{wanted:#?}"), format!("{told:#?}"));
         }
         wanted_statuses.dedup();
         statuses.dedup();
         if statuses.get(..wanted_statuses.len()) != Some(&wanted_statuses) {
-            self.faults.push(format!("{file}: status\n  recorded {wanted_statuses:?}\n  now      {statuses:?}"));
+            self.fault(file, "status events", format!("{wanted_statuses:?}"), format!("{statuses:?}"));
         }
     }
 
@@ -221,7 +276,13 @@ impl State {
             }
             // Raw bodies were kept as one code point a byte.
             Value::String(text) => text.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect(),
-            json => json.to_string().into_bytes(),
+            json => {
+                // ComfyUI takes JSON under any name; a gateway wants to be told, and clients tell.
+                if self.server.is_gateway() {
+                    headers.push(("content-type".into(), "application/json".into()));
+                }
+                json.to_string().into_bytes()
+            }
         };
         (headers, body)
     }
@@ -229,7 +290,7 @@ impl State {
     fn compare(&mut self, name: &str, recorded: &Value, answer: &Answer) {
         if recorded["status"] != answer.status {
             let body = String::from_utf8_lossy(&answer.body);
-            self.faults.push(format!("{name}: status {} recorded, {} now: {body}", recorded["status"], answer.status));
+            self.fault(name, "status", recorded["status"].to_string(), format!("{} {body}", answer.status));
             return;
         }
         for header in ["Content-Type", "Content-Disposition", "Accept-Ranges", "Content-Range"] {
@@ -241,7 +302,8 @@ impl State {
                     (wanted.and_then(|text| text.split('/').next()), told.and_then(|text| text.split('/').next()));
             }
             if wanted != told {
-                self.faults.push(format!("{name}: {header} {wanted:?} recorded, {told:?} now"));
+                let (wanted, told) = (format!("{wanted:?}"), format!("{told:?}"));
+                self.fault(name, header, wanted, told);
             }
         }
         if let Some((_, reason)) = STATUS_ONLY.iter().find(|(skipped, _)| *skipped == name) {
@@ -271,6 +333,9 @@ impl State {
                     sort(Some(&mut wanted));
                     sort(Some(&mut told));
                 }
+                if self.server.is_gateway() {
+                    self.faults.extend(through::levelled(&mut wanted, &mut told));
+                }
                 (wanted, told)
             }
             Some("base64-prefix") => {
@@ -285,7 +350,7 @@ impl State {
             _ => (recorded["body"].clone(), json!(String::from_utf8_lossy(&answer.body))),
         };
         if wanted != told {
-            self.faults.push(format!("{name}: body\n  recorded {wanted}\n  now      {told}"));
+            self.fault(name, "body", wanted.to_string(), told.to_string());
         }
     }
 }

@@ -111,6 +111,11 @@ const DISAGREE: &[(&str, &str, &str)] = &[
         "accepted",
         "ComfyUI looks for cycles among declared inputs only, and follows undeclared links when it runs (K2)",
     ),
+    (
+        "value_not_in_list",
+        "accepted",
+        "the choice of a list with inputs of its own (`resize_type`): ComfyUI does not look whether it is one, and the node raises",
+    ),
     ("wrapped_value", "accepted", "ComfyUI unwraps `__value__` after it was checked"),
     ("value_smaller_than_min", "accepted", LINKED),
     ("value_bigger_than_max", "accepted", LINKED),

@@ -189,7 +189,7 @@ fn policy_check_says_a_line_of_json_for_each_file() {
     let violations = lines[1]["violations"].as_array().unwrap();
     let pointers: Vec<&str> = violations.iter().filter_map(|violation| violation["pointer"].as_str()).collect();
     assert!(
-        pointers.contains(&"/prompt/1/inputs/width") && pointers.contains(&"/prompt/1/inputs/height"),
+        pointers.contains(&"/1/inputs/width") && pointers.contains(&"/1/inputs/height"),
         "all at once: {pointers:?}"
     );
     assert_eq!(code(&run_in(directory.path(), &["policy", "check", "good.json"])), 0);

@@ -93,6 +93,29 @@ fn a_line_of_json_has_the_same_members_whatever_the_answer_is() {
 }
 
 #[test]
+fn pointers_lead_into_the_file_as_it_is() {
+    let wide = workflows::picture("x", 5000, 64);
+    let mut linked = wide.clone();
+    linked["9"]["inputs"]["images"] = json!(["8", 0]);
+    let directory = directory(&[
+        ("bare.json", wide.to_string().as_bytes()),
+        ("body.json", json!({ "prompt": wide }).to_string().as_bytes()),
+        ("made.png", &png(&wide)),
+        ("linked.json", linked.to_string().as_bytes()),
+        ("twice.json", b"{\"a\":1,\"a\":2}"),
+    ]);
+    let (_, found) = check(directory.path(), &["bare.json", "body.json", "made.png", "linked.json", "twice.json"]);
+    let pointers: Vec<&str> = found.iter().map(|line| line["violations"][0]["pointer"].as_str().unwrap()).collect();
+    let wanted = ["/1/inputs/width", "/prompt/1/inputs/width", "/prompt/1/inputs/width", "/9/inputs/images", "/a"];
+    assert_eq!(pointers, wanted);
+    assert_eq!(wide.pointer(pointers[0]), Some(&json!(5000)));
+    let because = found[4]["violations"][0]["because"].as_str().unwrap();
+    assert!(because.starts_with("line 1, column 8: "), "{because}");
+    let explained = run_in(directory.path(), &["policy", "explain", "--json", "bare.json"]);
+    assert_eq!(lines(&explained)[0]["violations"][0]["pointer"], "/1/inputs/width");
+}
+
+#[test]
 fn a_rewritten_workflow_is_accepted_and_rewritten_to_itself() {
     let directory = directory(&[("a.json", workflows::text_to_image("out/x").to_string().as_bytes())]);
     let (_, first) = check(directory.path(), &["a.json"]);
@@ -180,7 +203,7 @@ fn diff_tells_only_what_another_policy_changes() {
     assert!(text.contains("2 files, 1 judged otherwise") && text.contains("cap_exceeded: 1 → 0 files"), "{text}");
     let json = lines(&diff(&["--json", "narrow.toml", "wider.toml", "small.json", "wide.json"]));
     assert_eq!((json.len(), &json[0]["verdict"]), (2, &json!(["deny", "allow"])));
-    assert_eq!(json[0]["gone"][0]["pointer"], "/prompt/1/inputs/width");
+    assert_eq!(json[0]["gone"][0]["pointer"], "/1/inputs/width");
     assert_eq!(json[1]["summary"]["allowed"], json!([1, 2]));
     assert_eq!(code(&diff(&["narrow.toml", "narrow.toml", "small.json", "wide.json"])), 0);
 }

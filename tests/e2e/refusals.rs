@@ -1,5 +1,6 @@
 //! Operating the policy: what was refused is kept, a check costs no job, a ban holds at once.
 
+use comfygate_tests::deadline::eventually;
 use comfygate_tests::gateway::{fast, said};
 use comfygate_tests::{Client, Gateway, workflows};
 use serde_json::{Value, json};
@@ -224,6 +225,17 @@ async fn classes_of_packs_are_closed_until_an_operator_accepts_them() {
     gateway.backends_are_up().await;
     let answer = acme.post("/gate/check", &says).await.expect(200).json();
     assert!(!answer["violations"].to_string().contains("class_unknown"), "{answer}");
+    let mut refused = json!({"prompt": workflows::picture("said", 64, 8)});
+    refused["prompt"]["20"] = says["prompt"]["1"].clone();
+    refused["prompt"]["21"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}});
+    acme.post("/prompt", &refused).await.expect(403);
+    let learned = gateway.command(&["policy", "learn", "--from-refusals", "--without-caps"]);
+    let told = said(&learned);
+    for wanted in ["\"Pack1Say\"", "judged by the catalogue that was accepted for the pool `default`\n"] {
+        assert!(told.contains(wanted), "`{wanted}` is missing: {told}");
+    }
+    let elsewhere = gateway.command(&["policy", "learn", "--from-refusals", "--pool", "nowhere"]);
+    assert!(said(&elsewhere).contains("no backend is in a pool `nowhere`"), "{}", said(&elsewhere));
     gateway.restart().await;
     gateway.backends_are_up().await;
     let answer = acme.post("/gate/check", &says).await.expect(200).json();
@@ -232,6 +244,68 @@ async fn classes_of_packs_are_closed_until_an_operator_accepts_them() {
     assert!(diff.status.success() && said(&diff).contains("no difference"), "{}", said(&diff));
     let unknown = gateway.command(&["catalogue", "diff", "--pool", "nowhere"]);
     assert_eq!(unknown.status.code(), Some(2), "{}", said(&unknown));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_probe_nodes_keep_their_annotations_when_an_installation_is_accepted() {
+    let own = "name = \"own\"\n[classes]\nallow = [\"EmptyImage\", \"GateProbe*\", \"SaveImage\"]\n[caps]\nsteps = 10\nwidth = 512\nheight = 512\n";
+    for folder in ["gate_probe", "probe_nodes"] {
+        let options = comfygate_tests::Options { probe_folder: Some(folder.to_owned()), ..fast() };
+        let builder =
+            Gateway::builder().stand_ins_with(vec![options]).plan("policy = \"own.toml\"\n").file("own.toml", own);
+        let gateway = builder.start().await;
+        let acme = gateway.client("acme");
+        let quick = json!({"prompt": workflows::slow("probe", 2, 1, false)});
+        let mut over = quick.clone();
+        over["prompt"]["2"]["inputs"]["steps"] = json!(11);
+        for accepted in [false, true] {
+            if accepted {
+                let accept = gateway.command(&["catalogue", "accept", "--yes"]);
+                assert!(accept.status.success(), "{}", said(&accept));
+                gateway.backends_are_up().await;
+            }
+            let answer = acme.post("/gate/check", &quick).await.expect(200).json();
+            assert_eq!(
+                (&answer["verdict"], &answer["violations"]),
+                (&json!("allow"), &json!([])),
+                "{folder} {accepted}: {answer}"
+            );
+            let answer = acme.post("/gate/check", &over).await.expect(200).json();
+            assert_eq!(answer["violations"][0]["code"], "cap_exceeded", "{folder} {accepted}: {answer}");
+        }
+        let prompt = acme.submit(workflows::slow("probe", 2, 1, false)).await;
+        assert_eq!(acme.finished(&prompt).await["status"]["status_str"], "success", "{folder}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backends_of_a_pool_that_differ_from_one_another_are_named() {
+    let with = |packs| comfygate_tests::Options { packs, ..fast() };
+    let gateway = Gateway::builder().stand_ins_with(vec![with(1), with(1), with(2), with(2)]).start().await;
+    let diff = gateway.command(&["catalogue", "diff", "--json"]);
+    let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
+    let others = diff["others"].as_array().unwrap();
+    let ids: Vec<&str> = others.iter().map(|other| other["backend"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 3, "{diff}");
+    assert_eq!((&others[0]["same_as"], &others[0]["beside_shown"]), (&diff["backend"], &Value::Null), "{diff}");
+    assert_eq!(others[1]["beside_shown"], json!({"new": ["Pack2Say"], "changed": [], "gone": []}), "{diff}");
+    assert_eq!((&others[1]["same_as"], &others[2]["same_as"]), (&Value::Null, &others[1]["backend"]), "{diff}");
+    let accepted = gateway.command(&["catalogue", "accept", "--yes"]);
+    assert!(accepted.status.success(), "{}", said(&accepted));
+    gateway.backends_are_up().await;
+    let diff = gateway.command(&["catalogue", "diff"]);
+    let (shown, told) = (said(&diff), |id: &str, what: &str| format!("{id}: {what}"));
+    assert_eq!(diff.status.code(), Some(1), "others differ from the pin: {shown}");
+    assert!(shown.contains("no difference\n") && shown.contains(&told(ids[0], "as at ")), "{shown}");
+    for id in &ids[1..] {
+        assert!(shown.contains(&told(id, "beside the catalogue that holds:\n  + Pack2Say")), "{shown}");
+    }
+    gateway.stand_ins()[3].kill();
+    eventually("the backend is down", async || {
+        let shown = said(&gateway.command(&["catalogue", "diff"]));
+        shown.contains(&told(ids[2], "not compared: it is not up")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

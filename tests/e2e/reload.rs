@@ -184,17 +184,22 @@ async fn a_backend_that_moves_finishes_at_its_old_address_before_it_begins_at_th
     assert_eq!((gateway.stand_ins()[0].executed().len(), moved.executed().len()), (1, 1));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_catalogue_decides_what_is_known() {
+/// A gateway whose catalogue is the file `object_info.json`, as its one backend answers it, and that answer.
+async fn pinned() -> (StandIn, Gateway, String) {
     let stand_in = StandIn::start(fast()).await.unwrap();
-    let gateway = Gateway::builder().backends(&[stand_in.url()]).prepare().await;
+    let mut gateway = Gateway::builder().backends(&[stand_in.url()]).prepare().await;
     let whole = gateway.plain_get(stand_in.addr(), "/object_info").await.1;
     let path = gateway.directory().join("object_info.json");
     fs::write(&path, &whole).unwrap();
     gateway.edit("gateway.toml", |text| format!("{text}\n[catalogue]\nobject_info = {path:?}\n"));
-    let mut gateway = gateway;
     gateway.start().await;
     gateway.backends_are_up().await;
+    (stand_in, gateway, whole)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_catalogue_decides_what_is_known() {
+    let (_stand_in, gateway, whole) = pinned().await;
     let acme = gateway.client("acme");
     let prompt = acme.submit(workflows::quick("known")).await;
     acme.finished(&prompt).await;
@@ -216,15 +221,7 @@ async fn another_catalogue_decides_what_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_waits_never_loses_an_output_silently() {
-    let stand_in = StandIn::start(fast()).await.unwrap();
-    let gateway = Gateway::builder().backends(&[stand_in.url()]).prepare().await;
-    let whole = gateway.plain_get(stand_in.addr(), "/object_info").await.1;
-    let path = gateway.directory().join("object_info.json");
-    fs::write(&path, &whole).unwrap();
-    gateway.edit("gateway.toml", |text| format!("{text}\n[catalogue]\nobject_info = {path:?}\n"));
-    let mut gateway = gateway;
-    gateway.start().await;
-    gateway.backends_are_up().await;
+    let (_stand_in, gateway, whole) = pinned().await;
     let acme = gateway.client("acme");
     let running = acme.submit(workflows::slow("runs", 60, 100, false)).await;
     acme.running(&running).await;

@@ -480,3 +480,66 @@ async fn a_job_whose_file_is_on_its_way_to_a_backend_can_be_stopped() {
     let prompt = acme.submit(workflows::inverted(&name, "after")).await;
     picture_of(&acme, &prompt).await;
 }
+
+/// A WAV of noise that looks like nothing else: numbers of 16 bits, 8000 a second.
+fn wav(channels: u16, seconds: u32) -> Vec<u8> {
+    let mut state: u32 = 1;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    let block = channels * 2;
+    let data: Vec<u8> = (0..8000 * seconds * u32::from(block)).map(|_| noise()).collect();
+    let length = u32::try_from(data.len()).unwrap();
+    [
+        b"RIFF",
+        &(36 + length).to_le_bytes()[..],
+        b"WAVEfmt ",
+        &16_u32.to_le_bytes(),
+        &1_u16.to_le_bytes(),
+        &channels.to_le_bytes(),
+        &8000_u32.to_le_bytes(),
+        &(8000 * u32::from(block)).to_le_bytes(),
+        &block.to_le_bytes(),
+        &16_u16.to_le_bytes(),
+        b"data",
+        &length.to_le_bytes(),
+        &data,
+    ]
+    .concat()
+}
+
+/// The codes that `LoadAudio` of a file is refused with; none if it is accepted.
+async fn loading(client: &Client, name: &str) -> Vec<String> {
+    let workflow = json!({
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": name}},
+        "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "voice"}},
+    });
+    let answer = client.post("/prompt", &json!({ "prompt": workflow })).await;
+    if answer.status == 200 {
+        return Vec::new();
+    }
+    let answer = answer.expect(403).json();
+    let errors = answer["node_errors"]["1"]["errors"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    errors.iter().map(|error| error["extra_info"]["code"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_sound_is_loaded_where_its_length_is_known_and_within_the_cap() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let acme = gateway.client("acme");
+    for (name, channels, seconds) in [("two.wav", 1, 2), ("longest.wav", 1, 300), ("wide.wav", 8, 75)] {
+        uploaded(&acme, name, &wav(channels, seconds)).await;
+        assert_eq!(loading(&acme, name).await, [""; 0], "{name}");
+    }
+    for (name, channels, seconds) in [("longer.wav", 1, 301), ("wider.wav", 8, 76)] {
+        uploaded(&acme, name, &wav(channels, seconds)).await;
+        assert_eq!(loading(&acme, name).await, ["size_exceeded"], "{name}");
+    }
+    let mut odd = wav(1, 2);
+    odd[24..28].copy_from_slice(&8001_u32.to_le_bytes());
+    for (name, content) in [("odd.wav", odd), ("voice.mp3", b"ID3\x04\0\0\0\0\0\0".to_vec())] {
+        uploaded(&acme, name, &content).await;
+        assert_eq!(loading(&acme, name).await, ["size_unbounded", "sound_unbounded"], "{name}");
+    }
+}

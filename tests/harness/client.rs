@@ -265,6 +265,11 @@ impl Client {
         response
     }
 
+    /// A TLS connection, HTTP/1.1 by ALPN, on which nothing was said.
+    pub async fn stream(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        tls::connect(self.address, self.source, &self.trust, &["http/1.1"]).await
+    }
+
     /// A connection for raw bytes.
     pub async fn raw_connection(&self) -> RawConnection {
         RawConnection::tls(self.address, self.source, &self.trust).await

@@ -24,6 +24,15 @@ pub fn slow(prefix: &str, steps: u64, tick_ms: u64, preview: bool) -> Value {
     })
 }
 
+/// A picture of a paid node of comfy.org's services, after a wait as [`slow`] has it. For the text `quote` the stand-in's node fails, and quotes what it was to pay with.
+pub fn paid(text: &str, steps: u64, tick_ms: u64) -> Value {
+    json!({
+        "1": {"class_type": "IdeogramV1", "inputs": {"prompt": text, "turbo": false}},
+        "2": {"class_type": "GateProbeSleep", "inputs": {"image": ["1", 0], "steps": steps, "tick_ms": tick_ms, "preview": false}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "paid"}},
+    })
+}
+
 /// One that raises an exception when it runs.
 pub fn failing(message: &str) -> Value {
     json!({

@@ -1,12 +1,15 @@
 //! What one tenant takes is not taken from another: caps that answer 429 or 413 with their figures, and a tenant that fills its own to the brim.
 
+use crate::sockets::by_hand;
 use crate::wire::{request, two};
+use crate::world::without_urls;
 use comfygate_tests::client::files_of;
-use comfygate_tests::{Client, Gateway, RawConnection, eventually, pictures, workflows};
+use comfygate_tests::{Client, Gateway, RawConnection, Socket, eventually, pictures, skipped, workflows};
+use futures_util::StreamExt as _;
 use serde_json::json;
 
 /// Everything that a page does, once.
-async fn goes_on(client: &Client) {
+pub async fn goes_on(client: &Client) {
     let mut socket = client.socket(Some("page")).await;
     socket.sid().await;
     for path in ["/queue", "/history", "/api/jobs", "/settings", "/object_info/LoadImage", "/gate/me"] {
@@ -146,4 +149,146 @@ async fn five_hundred_held_jobs_of_one_change_no_list_number_or_limit_of_another
     acme.post("/interrupt", &json!({})).await.expect(200);
     assert_eq!(bravo.finished(prompt).await["status"]["status_str"], "success");
     goes_on(&bravo).await;
+}
+
+/// Status, headers, body.
+type Answer = (u16, Vec<(String, String)>, String);
+
+/// Answers of the calls that a page makes, in the form that tells two apart.
+async fn stock_answers(client: &Client) -> Vec<(&'static str, Answer)> {
+    let mut answers = Vec::new();
+    for path in [
+        "/prompt",
+        "/queue",
+        "/history",
+        "/api/jobs",
+        "/settings",
+        "/users",
+        "/features",
+        "/system_stats",
+        "/embeddings",
+        "/models/checkpoints",
+        "/object_info/LoadImage",
+        "/v2/userdata",
+        "/internal/files/output",
+        "/view?filename=none.png&type=input",
+    ] {
+        let (status, headers, body) = client.get(path).await.without_request_id();
+        // Signed URLs are made anew at each answer.
+        let body = serde_json::from_str(&body).map_or(body, |body| without_urls(body).to_string());
+        answers.push((path, (status, headers, body)));
+    }
+    answers
+}
+
+/// Resident memory of a process in bytes, where `/proc` tells.
+fn resident(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+}
+
+/// How many files a process of ours may open, after asking for as many as there may be. The gateway inherits it.
+fn files_max() -> Option<u64> {
+    let own = std::process::id().to_string();
+    let limit = || {
+        let asked = ["--pid", &own, "--nofile", "--raw", "--noheadings", "--output", "SOFT,HARD"];
+        let said = std::process::Command::new("prlimit").args(asked).output().ok()?;
+        let text = String::from_utf8(said.stdout).ok()?;
+        let mut words = text.split_whitespace().map(|word| word.parse().unwrap_or(u64::MAX));
+        Some((words.next()?, words.next()?))
+    };
+    let (_, hard) = limit()?;
+    let _ = std::process::Command::new("prlimit").args(["--pid", &own, &format!("--nofile={hard}:")]).status();
+    limit().map(|(soft, _)| soft)
+}
+
+/// Sockets of the test below, unless `MANY_SOCKETS` says another number: as the issue has it, 10,000.
+const SOCKETS: usize = 500;
+/// Files beside the sockets: listeners, backends, the ledger.
+const OTHER_FILES: u64 = 400;
+/// Handshakes at a time.
+const AT_ONCE: usize = 16;
+
+/// Sockets from one address, which may have 256 connections.
+const FROM_ONE_ADDRESS: usize = 200;
+
+/// Opens so many sockets with names of their own, and reads the first message of each.
+async fn many(client: &Client, count: usize) -> Vec<Socket> {
+    let opened = futures_util::stream::iter(0..count).map(|number| async move {
+        let from = client.from_address([127, 9, 0, u8::try_from(number / FROM_ONE_ADDRESS).unwrap()]);
+        let mut socket = from.socket(Some(&format!("many-{number}"))).await;
+        socket.sid().await;
+        socket
+    });
+    opened.buffer_unordered(AT_ONCE).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sockets_of_one_tenant_by_thousands_change_no_answer_of_another() {
+    let count: usize = std::env::var("MANY_SOCKETS").map_or(SOCKETS, |count| count.parse().unwrap());
+    let needed = count as u64 + OTHER_FILES;
+    match files_max() {
+        Some(limit) if limit >= needed => {}
+        limit => {
+            return skipped(&format!("{count} sockets: {needed} open files are needed, and {limit:?} are allowed"));
+        }
+    }
+    let plan = format!(
+        "policy = \"default\"\nwebsockets_max = {count}\nrequests = {{ per_second = 100000, burst = 100000 }}\n\
+         rate = {{ per_second = 1000, burst = 1000 }}"
+    );
+    let limits = format!("[limits]\nwebsockets_max = {}\nconnections_max = {}", count + 50, count + 500);
+    let gateway = Gateway::builder().stand_ins(1).plan(&plan).gateway_toml(&limits).start().await;
+    let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
+    goes_on(&bravo).await;
+    let alone = stock_answers(&bravo).await;
+    let process = gateway.process_id().unwrap();
+    let before = resident(process);
+    let mut sockets = many(&acme, count).await;
+    assert_eq!(acme.try_socket("/ws", None, &[]).await.unwrap_err(), 429, "all of them are open");
+    if let (Some(before), Some(now)) = (before, resident(process)) {
+        let each = now.saturating_sub(before) / count as u64;
+        println!("{count} idle sockets: {each} bytes of memory each, {now} bytes in all");
+    }
+    assert_eq!(stock_answers(&bravo).await, alone);
+    goes_on(&bravo).await;
+    // A job that is told to all of them.
+    let prompt = acme.submit(workflows::slow("told", 5, 20, true)).await;
+    goes_on(&bravo).await;
+    for socket in [0, count / 2, count - 1] {
+        sockets[socket].until_end_of(&prompt).await;
+    }
+    acme.finished(&prompt).await;
+    drop(sockets);
+    eventually("there is room again", || async { acme.try_socket("/ws", None, &[]).await.ok().map(drop) }).await;
+    goes_on(&bravo).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_sockets_that_never_read_change_no_answer_of_another() {
+    let plan = "policy = \"default\"\nwebsockets_max = 201\nrequests = { per_second = 100000, burst = 100000 }";
+    let gateway = Gateway::builder().stand_ins(2).plan(plan).start().await;
+    let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
+    goes_on(&bravo).await;
+    let alone = stock_answers(&bravo).await;
+    let mut deaf = Vec::new();
+    for _ in 0..200 {
+        let (connection, answer) = by_hand(&acme, "/ws?clientId=deaf", "").await;
+        assert_eq!(answer.status, 101);
+        deaf.push(connection);
+    }
+    let mut attentive = acme.socket(Some("deaf")).await;
+    attentive.sid().await;
+    let watched = json!({"prompt": workflows::slow("previews", 150, 40, true), "client_id": "deaf"});
+    let prompt = acme.submit_with(watched).await;
+    attentive.until("its first preview", |event| event.kind() == "preview").await;
+    // Meanwhile the other's page does everything, and what it hears of its own run it hears whole.
+    assert_eq!(stock_answers(&bravo).await, alone);
+    goes_on(&bravo).await;
+    let heard = attentive.until_end_of(&prompt).await;
+    let steps = heard.iter().filter(|event| event.kind() == "progress").count();
+    assert!(steps >= 100, "the one that reads hears {steps} steps");
+    goes_on(&bravo).await;
+    drop(deaf);
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// A WebSocket opened by hand: its upgrade is answered, its frames are not looked at.
-async fn by_hand(client: &Client, path: &str, more: &str) -> (RawConnection, comfygate_tests::RawResponse) {
+pub async fn by_hand(client: &Client, path: &str, more: &str) -> (RawConnection, comfygate_tests::RawResponse) {
     let mut connection = client.raw_connection().await;
     connection.write(&request(client, &format!("GET {path} HTTP/1.1"), &format!("{UPGRADE}{more}"), b"")).await;
     let answer = connection.response().await.expect("an answer to the upgrade");

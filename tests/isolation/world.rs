@@ -204,7 +204,8 @@ pub fn listening(mut socket: Socket) -> Arc<Mutex<Vec<Event>>> {
     heard
 }
 
-fn without_urls(mut value: Value) -> Value {
+/// The same without signed URLs.
+pub fn without_urls(mut value: Value) -> Value {
     match &mut value {
         Value::Object(members) => {
             members.remove("url");

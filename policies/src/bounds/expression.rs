@@ -30,7 +30,7 @@ pub(crate) enum ExpressionError {
     #[error("the expression is longer than {TEXT_BYTES_MAX} bytes or {TOKENS_MAX} numbers, names and signs")]
     TooLong,
     /// Something beyond arithmetic, or no expression at all.
-    #[error("`{0}` is not understood in an expression here: write plain arithmetic")]
+    #[error("`{0}` is not understood in an expression here")]
     NotUnderstood(String),
     /// The parts don't make up an expression.
     #[error("the expression is not complete")]
@@ -39,7 +39,7 @@ pub(crate) enum ExpressionError {
     #[error("the expression names `{0}`, which is not given")]
     UnknownName(String),
     /// It comes by a link.
-    #[error("the expression comes by a link, so that nobody can judge it: write it into the node itself")]
+    #[error("the expression comes by a link, so that nobody can judge it")]
     Linked,
     /// See [`ArithmeticError`].
     #[error("the expression {}", described(*.0))]

@@ -110,6 +110,8 @@ pub(crate) struct Facts<'a> {
     files: &'a FileFacts,
     /// Whether texts of unknown length count as what went into them: an owner's own packs are trusted.
     assumes_texts: bool,
+    /// What a token that a model writes counts as in texts.
+    token_bytes: i128,
     /// By the nodes' places: how many bytes the longest text has that the node gives. Where nobody knows, it is taken to hold all that went in.
     texts: Vec<i128>,
     /// Whether a VAE without cells may be about.
@@ -148,6 +150,7 @@ impl<'a> Facts<'a> {
             caps: &policy.caps,
             files,
             assumes_texts,
+            token_bytes: text::TOKEN_BYTES_MAX,
             texts,
             has_pixel_space,
             resolved,
@@ -164,9 +167,22 @@ impl<'a> Facts<'a> {
     where
         'a: 'b,
     {
+        self.again(caps, self.assumes_texts, self.token_bytes)
+    }
+
+    /// The same with texts counted in what may become tokens again: each byte that is written down, and few of a token that a model writes. Nothing is assumed of what packs write.
+    pub(crate) fn in_tokens(&self) -> Self {
+        self.again(self.caps, false, text::TOKENS_A_TOKEN)
+    }
+
+    fn again<'b>(&self, caps: &'b Caps, assumes_texts: bool, token_bytes: i128) -> Facts<'b>
+    where
+        'a: 'b,
+    {
         let resolved: Rc<Resolved<'b>> = Rc::<Resolved<'a>>::clone(&self.resolved);
         let (texts, slots, slots_of_node, size_faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut facts = Facts { caps, resolved, texts, slots, slots_of_node, size_faults, ..*self };
+        let mut facts =
+            Facts { caps, assumes_texts, token_bytes, resolved, texts, slots, slots_of_node, size_faults, ..*self };
         facts.add_all();
         facts
     }

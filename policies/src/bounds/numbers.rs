@@ -44,10 +44,16 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         InputKind::Pad => sizes,
         InputKind::Seconds => limit(kind, caps).map_or(Need::None, Need::AtMost),
         InputKind::Repeats => limit(kind, caps).map_or(Need::None, Need::AtMost),
-        InputKind::SampleRate | InputKind::Count | InputKind::Tile | InputKind::Overlap | InputKind::Divisor => {
-            if caps.limits_anything() { Need::Bounded } else { Need::None }
+        InputKind::Count | InputKind::Tile | InputKind::Overlap | InputKind::Divisor => {
+            if caps.limits_anything() {
+                Need::Bounded
+            } else {
+                Need::None
+            }
         }
-        InputKind::Sampler
+        // The rule against crashes reads it.
+        InputKind::SampleRate
+        | InputKind::Sampler
         | InputKind::Scheduler
         | InputKind::SigmasText
         | InputKind::SizeHint

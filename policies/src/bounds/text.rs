@@ -42,13 +42,15 @@ pub(super) fn text_bytes(facts: &Facts<'_>, node: &Node, class: &ClassSignature,
 }
 
 /// Bytes of a token at most; those of the tokenizers in use have far fewer.
-const TOKEN_BYTES_MAX: i128 = 256;
+pub(super) const TOKEN_BYTES_MAX: i128 = 256;
+/// What one tokenizer takes for a token is few of another one's.
+pub(super) const TOKENS_A_TOKEN: i128 = 2;
 
 /// So many tokens that a model writes.
 fn generated(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Option<Interval> {
     let declared = class.input(node, "max_length")?.declared();
     match number(facts, node, "max_length", declared) {
-        Value::Int(tokens) => Some(tokens.clamped(0, i128::MAX).times(Interval::exactly(TOKEN_BYTES_MAX))),
+        Value::Int(tokens) => Some(tokens.clamped(0, i128::MAX).times(Interval::exactly(facts.token_bytes))),
         _ => None,
     }
 }

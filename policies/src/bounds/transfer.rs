@@ -786,9 +786,8 @@ impl Step<'_, '_> {
         let seconds = match (&rule.seconds, &rule.frames) {
             (Some(input), _) => self.seconds(input)?,
             (None, Some(frames)) => {
-                let rate = self.number_of(rule.rate.as_deref().ok_or(Gap::Unknown)?)?;
-                // Fewer than one frame a second is none of ComfyUI's rates.
-                FloatInterval::from(self.int(frames)?).over(rate.clamped(1.0, f64::MAX)).hi
+                let rate = self.rate(rule.rate.as_deref().ok_or(Gap::Unknown)?)?;
+                FloatInterval::from(self.int(frames)?).over(rate).hi
             }
             (None, None) => return Err(Gap::Unknown),
         };
@@ -797,6 +796,22 @@ impl Step<'_, '_> {
             None => 1,
         };
         Ok(Sound { seconds, batch })
+    }
+
+    /// Frames a second, above 0.
+    fn rate(&self, input: &str) -> Result<FloatInterval, Gap> {
+        let declared = self.class.input(self.node, input).ok_or(Gap::Unknown)?.declared();
+        if matches!(declared, DeclaredType::Int { .. } | DeclaredType::Float { .. }) {
+            // Fewer than one frame a second is none of ComfyUI's rates.
+            return Ok(self.number_of(input)?.clamped(1.0, f64::MAX));
+        }
+        // A socket that takes numbers of both kinds has no range that anybody checks.
+        let rate = match number(self.facts, self.node, input, declared) {
+            Value::Int(value) => FloatInterval::from(value),
+            Value::Float(value) => value,
+            Value::Bool(_) | Value::Unknown => return Err(Gap::Unknown),
+        };
+        if rate.lo > 0.0 { Ok(rate) } else { Err(Gap::Unbounded(format!("{input} may be 0"))) }
     }
 
     /// A number of seconds, which may be infinite where the policy does not cap them.
@@ -825,7 +840,7 @@ impl Step<'_, '_> {
             (Some(seconds), _) => f64::from(seconds),
             (None, None) => f64::INFINITY,
             (None, Some(_)) => {
-                return Err(Gap::Unbounded("nobody knows how long the sound in this file is".to_owned()));
+                return Err(Gap::Unbounded("nobody knows how long the sound in this file is; plain WAV and FLAC are measured when they are uploaded".to_owned()));
             }
         };
         Ok(sounding(Sound { seconds, batch: 1 }))

@@ -27,7 +27,8 @@ pub use annotations::DynamicInput;
 pub use news::{ChangedClass, News, Unjudged, UnjudgedPart};
 pub use options::{ModelChoice, ModelOptions};
 pub(crate) use overlay::{AnnotationFault, PolicyAnnotations};
-pub(crate) use releases::Declarations;
+use releases::{ByRelease, ReleaseSet};
+pub(crate) use releases::{Declarations, Mixed};
 pub(crate) use rules::{
     Amount, ByChoice, Choice, Concat, Convert, CutToBatch, Expression, Film, First, Fit, Formula, Gives, How,
     JoinCounted, ListRule, Made, Rebatch, Sampled, Side, SizeRule, SoundRule, Switch, ValueRule,
@@ -51,8 +52,8 @@ pub struct Catalogue {
     classes: Vec<ClassSignature>,
     /// The places of the classes: each node of each workflow is looked up.
     places: HashMap<Box<str>, usize, RandomState>,
-    /// Further declarations of the same classes, where it is not known which release runs.
-    other_releases: HashMap<String, Vec<ClassSignature>, RandomState>,
+    /// Classes that the releases don't all declare alike, where it is not known which of them runs.
+    by_release: HashMap<String, ByRelease, RandomState>,
     complete: bool,
     digest: Digest,
 }
@@ -61,10 +62,10 @@ pub struct Catalogue {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
     /// Not JSON.
-    #[error("not JSON: {0}")]
+    #[error("not JSON: {0}; fetch the object_info again")]
     Json(String),
     /// Not an object of classes, or a class of another shape.
-    #[error("class `{class}`: {message}")]
+    #[error("class `{class}`: {message}; fetch the object_info again, or take the class out of the file")]
     Class {
         /// The class, or empty for the whole.
         class: String,
@@ -74,20 +75,32 @@ pub enum CatalogueError {
 }
 
 static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
-    let mut releases: BTreeMap<String, Vec<ClassSignature>> = BTreeMap::new();
-    for (name, class) in shipped().releases().flatten() {
-        let known = releases.entry(name.clone()).or_default();
-        match known.iter_mut().find(|known| known.shape() == class.shape()) {
-            Some(known) => known.add_choices_of(class),
-            None => known.push(class.clone()),
+    // What a release does not name is as in the one before.
+    let (mut declared, mut known) = (BTreeMap::<&String, &ClassSignature>::new(), BTreeMap::new());
+    for (place, release) in shipped().releases().enumerate() {
+        declared.extend(release);
+        for (name, class) in &declared {
+            let known: &mut Vec<(ReleaseSet, ClassSignature)> = known.entry((*name).clone()).or_default();
+            match known.iter_mut().find(|(_, known)| known.shape() == class.shape()) {
+                Some((releases, known)) => {
+                    *releases = releases.with(place);
+                    if release.contains_key(*name) {
+                        known.add_choices_of(class);
+                    }
+                }
+                None => known.push((ReleaseSet::default().with(place), (*class).clone())),
+            }
         }
     }
-    let mut classes = BTreeMap::new();
-    for (name, known) in &mut releases {
-        classes.insert(name.clone(), known.remove(0));
+    let (mut classes, mut by_release) = (BTreeMap::new(), BTreeMap::new());
+    for (name, mut known) in known {
+        let (first, class) = known.remove(0);
+        if !known.is_empty() || first != ReleaseSet::all(shipped().names.len()) {
+            by_release.insert(name.clone(), ByRelease { first, others: known });
+        }
+        classes.insert(name, class);
     }
-    releases.retain(|_, others| !others.is_empty());
-    Catalogue::of(classes, releases, false)
+    Catalogue::of(classes, by_release, false)
 });
 
 static INSTALLATION_0_8_0: LazyLock<Arc<Catalogue>> =
@@ -120,32 +133,26 @@ impl Catalogue {
         Ok(Self::of(joined.collect(), BTreeMap::new(), true))
     }
 
-    fn of(
-        classes: BTreeMap<String, ClassSignature>,
-        other_releases: BTreeMap<String, Vec<ClassSignature>>,
-        complete: bool,
-    ) -> Self {
+    fn of(classes: BTreeMap<String, ClassSignature>, by_release: BTreeMap<String, ByRelease>, complete: bool) -> Self {
         // The digest covers all that a verdict may depend on, annotations included.
-        let text = format!("{complete} {classes:?} {other_releases:?}");
-        Self::holding(classes, other_releases, complete, Digest::of(text.as_bytes()))
+        let text = format!("{complete} {classes:?} {by_release:?}");
+        Self::holding(classes, by_release, complete, Digest::of(text.as_bytes()))
     }
 
     /// Exactly these classes under a digest that covers them.
     fn holding(
         classes: BTreeMap<String, ClassSignature>,
-        other_releases: BTreeMap<String, Vec<ClassSignature>>,
+        by_release: BTreeMap<String, ByRelease>,
         complete: bool,
         digest: Digest,
     ) -> Self {
         let places = classes.keys().enumerate().map(|(place, name)| (name.as_str().into(), place)).collect();
-        let with_tables =
-            |classes: Vec<ClassSignature>| classes.into_iter().map(ClassSignature::with_tables).collect::<Vec<_>>();
-        let other_releases = other_releases.into_iter().map(|(name, others)| (name, with_tables(others))).collect();
-        let classes = with_tables(classes.into_values().collect());
-        Self { classes, places, other_releases, complete, digest }
+        let by_release = by_release.into_iter().map(|(name, known)| (name, known.with_tables())).collect();
+        let classes = classes.into_values().map(ClassSignature::with_tables).collect();
+        Self { classes, places, by_release, complete, digest }
     }
 
-    /// The class of this name; of several releases the first.
+    /// The class of this name; of several releases the oldest that has it.
     pub fn class(&self, name: &str) -> Option<&ClassSignature> {
         self.classes.get(*self.places.get(name)?)
     }

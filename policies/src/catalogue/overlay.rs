@@ -66,9 +66,9 @@ impl Catalogue {
             return None;
         }
         // Those of ComfyUI's own stay as they are.
-        let named = self.other_releases.iter().filter(|(name, _)| out.contains_key(*name));
-        let other_releases = named.map(|(name, others)| (name.clone(), others.clone())).collect();
-        Some(Catalogue::holding(out, other_releases, self.complete, self.digest))
+        let named = self.by_release.iter().filter(|(name, _)| out.contains_key(*name));
+        let by_release = named.map(|(name, known)| (name.clone(), known.clone())).collect();
+        Some(Catalogue::holding(out, by_release, self.complete, self.digest))
     }
 }
 

@@ -336,6 +336,8 @@ pub(crate) enum How {
     Within,
     /// And is padded.
     Pad,
+    /// The same, and then padded on to the next multiple.
+    PadUp,
     /// It is scaled until it covers all, and cut.
     Cover,
     /// It gets as many pixels as width times height.

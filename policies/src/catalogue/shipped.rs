@@ -16,7 +16,7 @@ use super::{ClassSignature, read};
 /// ComfyUI 0.8.0's own classes.
 pub(super) const COMFYUI_0_8_0: &str = include_str!("../../catalogues/comfyui-0.8.0.json");
 pub(super) const ANNOTATIONS_0_8_0: &str = include_str!("../../catalogues/annotations-0.8.0.json");
-/// What later releases added or changed, as far as it is annotated: a list of releases, the one that counts first where nothing is known of an installation.
+/// What later releases added or changed, as far as it is annotated: a list of releases, in the order of time.
 const LATER: &str = include_str!("../../catalogues/later.json");
 const ANNOTATIONS_LATER: &str = include_str!("../../catalogues/annotations-later.json");
 
@@ -60,8 +60,10 @@ const PACKS: &[&str] = &[
 pub(super) struct Shipped {
     /// ComfyUI 0.8.0.
     pub(super) first: BTreeMap<String, ClassSignature>,
-    /// Classes of later releases: new ones, and some of 0.8.0's with another signature.
+    /// Classes of later releases, in the order of time: new ones, and some of 0.8.0's with another signature. What a release does not name is as in the one before.
     pub(super) later: Vec<BTreeMap<String, ClassSignature>>,
+    /// The names of all releases, 0.8.0 first.
+    pub(super) names: Vec<String>,
     packs: Vec<Pack>,
 }
 
@@ -74,8 +76,7 @@ struct Pack {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Release<'a> {
-    #[serde(rename = "release")]
-    _release: String,
+    release: String,
     #[serde(borrow)]
     classes: &'a RawValue,
 }
@@ -86,9 +87,11 @@ static SHIPPED: LazyLock<Shipped> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "a file that ships; a test reads it")]
     let releases: Vec<Release<'_>> = serde_json::from_str(LATER).expect("the shipped releases are good");
     let release = |release: &Release<'_>| annotated(release.classes.get(), &[&later, &first]);
+    let later_names = releases.iter().map(|release| release.release.clone());
     Shipped {
         first: annotated(COMFYUI_0_8_0, &[&first]),
         later: releases.iter().map(release).collect(),
+        names: std::iter::once("0.8.0".to_owned()).chain(later_names).collect(),
         packs: PACKS.iter().map(|text| pack(text)).collect(),
     }
 });
@@ -131,7 +134,7 @@ impl Shipped {
     pub(super) fn same_as(&self, live: &ClassSignature) -> Option<&ClassSignature> {
         let shape = live.shape();
         let mut known = self.releases().filter_map(|release| release.get(live.name()));
-        known.find(|known| known.module() == live.module() && known.shape() == shape)
+        known.find(|known| is_same_module(known, live) && known.shape() == shape)
     }
 
     /// The class of this name in whichever release.
@@ -151,6 +154,13 @@ impl Shipped {
             self.packs.iter().filter(theirs).filter_map(|pack| pack.annotations.classes.get(live.name()));
         annotations.find(|annotation| live.fits(annotation))
     }
+}
+
+/// Folders under which the probe nodes are installed, whose signatures ship beside ComfyUI's own: the recordings have one, the instructions to make them the other.
+const PROBE_MODULES: [&str; 2] = ["custom_nodes.gate_probe", "custom_nodes.probe_nodes"];
+
+fn is_same_module(known: &ClassSignature, live: &ClassSignature) -> bool {
+    known.module() == live.module() || [known, live].iter().all(|class| PROBE_MODULES.contains(&class.module()))
 }
 
 #[cfg(test)]

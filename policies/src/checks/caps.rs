@@ -14,12 +14,6 @@ use crate::workflow::node::{Input, Node, NodeId};
 /// Where steps are capped and the policy names no floor: the schedule then has a thousand entries a step at most.
 const DENOISE_FLOOR: f64 = 0.001;
 
-/// Numbers a second that sound is recorded with.
-const SAMPLE_RATES: [f64; 13] = [
-    8000.0, 11025.0, 12000.0, 16000.0, 22050.0, 24000.0, 32000.0, 44100.0, 48000.0, 88200.0, 96000.0, 176_400.0,
-    192_000.0,
-];
-
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let numbers = KindSet::of(InputKind::NUMBERS);
     for (_, node, class) in subject.known() {
@@ -83,9 +77,6 @@ fn input_fault(subject: &Subject<'_>, node: &Node, name: &str, signature: &Input
     }
     if kind == InputKind::Divisor && lo < 1.0 {
         return Some(under(subject, node, name, lo, 1.0));
-    }
-    if kind == InputKind::SampleRate && !(lo == hi && SAMPLE_RATES.contains(&lo)) {
-        return Some(odd_rate(subject, node, name, hi));
     }
     // A size that is only known to be positive is no fault; a negative one is, and one that is certainly too small.
     let min = min.filter(|min| linked && (hi < *min || (lo < 0.0 && *min >= 0.0)))?;
@@ -177,14 +168,6 @@ fn overlap_faults(subject: &Subject<'_>, node: &Node, class: &ClassSignature) ->
         }
     }
     out
-}
-
-/// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
-fn odd_rate(subject: &Subject<'_>, node: &Node, name: &str, hi: f64) -> Violation {
-    let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
-    let (bound, limit) = (Some(hi.to_string()), Some(SAMPLE_RATES.map(|rate| rate.to_string()).join(", ")));
-    let chain = chain(&subject.facts, node, name);
-    Violation { bound, limit, chain, ..at(node, name, "sample_rate_refused", ViolationKind::Denied, message) }
 }
 
 fn unbounded(subject: &Subject<'_>, node: &Node, name: &str, wanted: Need) -> Violation {

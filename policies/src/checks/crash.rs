@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use super::{Subject, at, of, shadow};
 use crate::bounds::{Facts, Slot, Value, chain, input_text_bytes, number, size_chain, text_chain};
 use crate::catalogue::{ClassSignature, DeclaredType, InputKind, KindSet, TypeSet};
+use crate::files::SAMPLE_RATES;
 use crate::policy::Mode;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::graph::{NodeIndex, links};
@@ -30,10 +31,11 @@ const STOPS_MAX: usize = 64;
 /// Bytes of a text of numbers that comes by a link, where nobody sees its full stops.
 pub(super) const LINKED_SIGMAS_BYTES_MAX: i128 = 8192;
 /// Kinds of inputs whose value the rules of schedules and memory read. None of them can be judged where nobody knows the number (facts K9, K10).
-const NUMBERS_READ: [InputKind; 12] = [
+const NUMBERS_READ: [InputKind; 13] = [
     InputKind::Steps,
     InputKind::Denoise,
     InputKind::Seconds,
+    InputKind::SampleRate,
     InputKind::Width,
     InputKind::Height,
     InputKind::Side,
@@ -75,6 +77,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         }
         out.extend(schedule(subject, node, class));
         out.extend(sound(subject, node, class));
+        out.extend(odd_rate(subject, node, class));
         out.extend(text(subject, place, node, class));
         out.extend(sigmas_text(subject, node, class));
     }
@@ -139,7 +142,7 @@ fn fed_by_packs(subject: &Subject<'_>) -> HashSet<NodeIndex> {
 
 /// Whether another rule refuses this input already, in this policy's mode too.
 fn is_told(subject: &Subject<'_>, out: &[Violation], node: &Node, name: &str) -> bool {
-    let refuses = |known: &Violation| subject.policy.mode() == Mode::Enforce || !shadow::relaxes(known.code);
+    let refuses = |known: &Violation| subject.policy.mode() == Mode::Enforce || !shadow::relaxes(known);
     out.iter()
         .any(|known| known.node.as_ref() == Some(&node.id) && known.input.as_deref() == Some(name) && refuses(known))
 }
@@ -147,9 +150,7 @@ fn is_told(subject: &Subject<'_>, out: &[Violation], node: &Node, name: &str) ->
 fn number_unbounded(subject: &Subject<'_>, node: &Node, name: &str) -> Violation {
     let chain = chain(&subject.facts, node, name);
     let from = chain.as_deref().map(|chain| format!(" ({chain})")).unwrap_or_default();
-    let message = format!(
-        "nobody knows how large {name} becomes{from}, and too much of it ends a ComfyUI: write the number down, or link a number that is written down"
-    );
+    let message = format!("nobody knows how large {name} becomes{from}, and too much of it ends a ComfyUI");
     Violation { chain, ..at(node, name, "number_unbounded", ViolationKind::Denied, message) }
 }
 
@@ -203,6 +204,18 @@ fn sound(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<V
         .then(|| over(subject, node, name, "memory_exceeded", "makes sound for seconds", (seconds, SECONDS_MAX)))
 }
 
+/// Between two rates without a common divisor ComfyUI makes a filter as large as their product (`torchaudio.functional.resample`): tens of gigabytes.
+fn odd_rate(subject: &Subject<'_>, node: &Node, class: &ClassSignature) -> Option<Violation> {
+    let (name, lo, hi) = of_kind(subject, node, class, InputKind::SampleRate)?;
+    if lo == hi && SAMPLE_RATES.iter().any(|rate| f64::from(*rate) == lo) {
+        return None;
+    }
+    let message = format!("{name} must be one of the usual rates, such as 44100 or 48000");
+    let (bound, limit) = (Some(hi.to_string()), Some(SAMPLE_RATES.map(|rate| rate.to_string()).join(", ")));
+    let chain = chain(&subject.facts, node, name);
+    Some(Violation { bound, limit, chain, ..at(node, name, "sample_rate_refused", ViolationKind::Denied, message) })
+}
+
 fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSignature) -> Option<Violation> {
     if !is_growing(class) {
         return None;
@@ -214,7 +227,7 @@ fn text(subject: &Subject<'_>, place: NodeIndex, node: &Node, class: &ClassSigna
         // Nor is it known whether anything makes it longer.
         None if subject.owner_of_unknown() => None,
         None => {
-            let message = "the length of its text can't be bounded: give it texts that are written down".to_owned();
+            let message = "the length of its text can't be bounded".to_owned();
             Some(of(node, "text_unbounded", ViolationKind::Denied, message))
         }
     }
@@ -245,9 +258,8 @@ fn other_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
 }
 
 fn text_of(facts: &Facts<'_>, node: &Node, bytes: i128) -> Violation {
-    let message = format!(
-        "may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running: join or replace less"
-    );
+    let message =
+        format!("may make a text of {bytes} bytes, and no more than {TEXT_BYTES_MAX} leave a ComfyUI running");
     let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
     Violation {
         bound,
@@ -372,7 +384,8 @@ fn too_long(slot: &Slot<'_>) -> Option<f64> {
 
 fn sound_too_long(node: &Node, seconds: f64) -> Violation {
     if seconds.is_infinite() {
-        let message = "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI: make the sound in the workflow".to_owned();
+        let message =
+            "nobody knows how long this sound is, and a few bytes may be days of it, which ends a ComfyUI".to_owned();
         return of(node, "sound_unbounded", ViolationKind::Denied, message);
     }
     let message =
@@ -389,7 +402,7 @@ fn signatures(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     let inputs = subject.parsed.workflow.signature_inputs();
     if inputs > SIGNATURE_INPUTS_MAX {
         let message = format!(
-            "ComfyUI would read {inputs} inputs to make the cache keys of this workflow, and no more than {SIGNATURE_INPUTS_MAX} are taken: link fewer nodes to each other"
+            "ComfyUI would read {inputs} inputs to make the cache keys of this workflow, and no more than {SIGNATURE_INPUTS_MAX} are taken"
         );
         let (bound, limit) = (Some(inputs.to_string()), Some(SIGNATURE_INPUTS_MAX.to_string()));
         let violation = super::whole("too_densely_linked", ViolationKind::Denied, message);

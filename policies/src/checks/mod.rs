@@ -11,6 +11,7 @@ mod crash;
 mod dynamic;
 mod expressions;
 mod files;
+mod growth;
 mod inputs;
 mod links;
 mod models;
@@ -25,6 +26,7 @@ mod schedules;
 pub(crate) mod shadow;
 mod sizes;
 mod texts;
+mod tracks;
 mod whole;
 
 use std::cell::OnceCell;
@@ -137,6 +139,8 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Violation> {
         prompts::check,
         cost::check,
         crash::check,
+        growth::check,
+        tracks::check,
         schedules::check,
         expressions::check,
         regex::check,

@@ -32,13 +32,13 @@ impl std::fmt::Display for PrefixFault {
             PrefixFault::Parent => "a save prefix must not contain `..`",
             PrefixFault::Absolute => "a save prefix must not be an absolute path",
             PrefixFault::Backslash => {
-                "a save prefix must not contain a backslash, which is a separator on one system and a letter on another: write `/` between folders"
+                "a save prefix must not contain a backslash, which is a separator on one system and a letter on another"
             },
             PrefixFault::Control => "a save prefix must not contain control characters",
             PrefixFault::Substitution => {
                 "a save prefix may contain `%` only in %width%, %height%, %year%, %month%, %day%, %hour%, %minute%, %second%"
             }
-            PrefixFault::TooLong => "the save prefix is too long or too deep",
+            PrefixFault::TooLong => "a save prefix has at most 400 bytes, 8 folders, and 120 characters in each part",
         })
     }
 }

@@ -1,9 +1,10 @@
-//! Which rules a policy in shadow mode only tells of: those of classes, caps, models and texts. Every other one refuses all the same.
+//! Which rules a policy in shadow mode only tells of: those of classes, caps, models and texts. Every other one refuses all the same. `README.md` lists all codes, with the reasons.
 
-use crate::verdict::Violation;
+use super::texts;
+use crate::verdict::{Violation, ViolationKind};
 
 /// Codes of the rules that shadow mode relaxes. A code that is not here refuses, a new one too.
-const RELAXED: [&str; 22] = [
+const RELAXED: [&str; 24] = [
     "cap_exceeded",
     "class_denied",
     "class_not_allowed",
@@ -14,6 +15,8 @@ const RELAXED: [&str; 22] = [
     "model_denied",
     "model_not_allowed",
     "model_unknown",
+    "overlap_too_large",
+    "passes_exceeded",
     "sampler_refused",
     "scheduler_refused",
     "size_exceeded",
@@ -28,12 +31,18 @@ const RELAXED: [&str; 22] = [
     "value_unbounded",
 ];
 
-/// Whether shadow mode only tells of violations with this code.
-pub(super) fn relaxes(code: &str) -> bool {
-    RELAXED.contains(&code)
+/// Whether shadow mode only tells of this violation.
+pub(super) fn relaxes(violation: &Violation) -> bool {
+    match violation.code {
+        // The bound on texts under caps; what brings a ComfyUI down has the same code and a larger one.
+        "text_exceeded" => texts::is_of_the_caps(violation),
+        // Of a linked number caps ask that; a literal is ComfyUI's own to refuse.
+        "value_smaller_than_min" => violation.kind == ViolationKind::Denied,
+        code => RELAXED.contains(&code),
+    }
 }
 
 /// The violations that refuse, and those that are only told.
 pub(crate) fn split(violations: Vec<Violation>) -> (Vec<Violation>, Vec<Violation>) {
-    violations.into_iter().partition(|violation| !relaxes(violation.code))
+    violations.into_iter().partition(|violation| !relaxes(violation))
 }

@@ -16,8 +16,7 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
         match longest_text(subject, place, TEXT_BYTES_MAX) {
             Some(bytes) if bytes <= TEXT_BYTES_MAX => {}
             Some(bytes) => {
-                let message =
-                    format!("may make a text of {bytes} bytes, and {TEXT_BYTES_MAX} are allowed: join or replace less");
+                let message = format!("may make a text of {bytes} bytes, and {TEXT_BYTES_MAX} are allowed");
                 let (bound, limit) = (Some(bytes.to_string()), Some(TEXT_BYTES_MAX.to_string()));
                 let chain = text_chain(&subject.facts, node);
                 out.push(Violation {
@@ -29,9 +28,14 @@ pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
             }
             None if subject.owner_of_unknown() => {}
             None => {
-                let message = "the length of its text can't be bounded: give it texts that are written down".to_owned();
+                let message = "the length of its text can't be bounded".to_owned();
                 out.push(of(node, "text_unbounded", ViolationKind::Denied, message));
             }
         }
     }
+}
+
+/// Whether a `text_exceeded` is this rule's, and not the one against crashes.
+pub(super) fn is_of_the_caps(violation: &Violation) -> bool {
+    violation.code == "text_exceeded" && violation.limit.as_deref() == Some(&*TEXT_BYTES_MAX.to_string())
 }

@@ -7,6 +7,7 @@ use crate::{Catalogue, FileFacts, Policy, Verdict, decide, parse};
 
 /// What a workflow costs where everything is allowed.
 fn cost_of(prompt: &Value) -> f64 {
+    const FILLS_MEMORY: [&str; 2] = ["memory_exceeded", "conditioning_exceeded"];
     let policy =
         Policy::from_toml("name = \"p\"\nclasses.allow = [\"*\"]\ncaps.vae_scale = 8\ncaps.upscale_model_factor = 4")
             .unwrap();
@@ -14,7 +15,7 @@ fn cost_of(prompt: &Value) -> f64 {
     match decide(&parsed, &policy, Catalogue::builtin(), &FileFacts::none()) {
         Verdict::Allow(approved) => approved.cost().units(),
         // What would take all memory is refused under every policy, and has a cost all the same.
-        Verdict::Deny(violations) if violations.iter().all(|violation| violation.code == "memory_exceeded") => {
+        Verdict::Deny(violations) if violations.iter().all(|violation| FILLS_MEMORY.contains(&violation.code)) => {
             violations.cost().units()
         }
         Verdict::Deny(violations) => panic!("{}", violations.to_json()),

@@ -79,7 +79,9 @@ pub enum LearnError {
     #[error("{0}")]
     Options(&'static str),
     /// No submission could be learned from, and what stands against each.
-    #[error("there is nothing to learn from: no workflow was given that a policy could allow")]
+    #[error(
+        "there is nothing to learn from: no workflow was given that a policy could allow; give files in API format or pictures that ComfyUI saved"
+    )]
     Nothing(Vec<LeftOut>),
 }
 

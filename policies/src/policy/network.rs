@@ -183,7 +183,7 @@ impl AddressPattern {
             }
         };
         if host.is_empty() {
-            return Err("it names no host (`*` is every host)".to_owned());
+            return Err("it names no host: write one, or `*` for every host".to_owned());
         }
         if !host.is_ascii() {
             return Err("hosts are written in ASCII, such as `xn--bcher-kva.example`".to_owned());
@@ -193,7 +193,9 @@ impl AddressPattern {
         }
         let is_range = path.strip_prefix('/').is_some_and(|bits| bits.parse::<u8>().is_ok());
         if scheme.is_none() && is_range && (is_ipv6 || host.parse::<Ipv4Addr>().is_ok()) {
-            return Err("ranges of addresses are not understood".to_owned());
+            return Err(
+                "ranges of addresses are not understood: name each address, or let `*` stand for a part".to_owned()
+            );
         }
         Ok(Self {
             scheme: scheme.as_deref().map(compiled).transpose()?,
@@ -233,7 +235,8 @@ fn is_port_pattern(text: &str) -> bool {
 
 fn compiled(pattern: &str) -> Result<Patterns, String> {
     let glob = GlobBuilder::new(pattern).literal_separator(false).backslash_escape(false).build();
-    let glob = glob.map_err(|error| format!("not a pattern: {} in `{pattern}`", error.kind()))?;
+    let glob =
+        glob.map_err(|error| format!("not a pattern: {} in `{pattern}`; write `[[]` for a plain `[`", error.kind()))?;
     Patterns::of([glob]).map_err(|error| format!("not a pattern: {error}"))
 }
 

@@ -22,7 +22,7 @@ const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Documents that a document may extend, one the other.
 const BASES_MAX: usize = 8;
 /// Raised when the engine's fixed rules change, so that held verdicts are made anew.
-const RULES_VERSION: u32 = 3;
+const RULES_VERSION: u32 = 4;
 
 /// What a document may hold at its top.
 pub(super) const SECTIONS: [&str; 18] = [
@@ -99,7 +99,7 @@ fn layers(text: &str, files: &dyn Fn(&str) -> Option<String>, faults: &mut Vec<P
     while let Some(layer) = layers.last() {
         let mut reader = DocumentReader::of(layer);
         if layer.text.len() > DOCUMENT_BYTES_MAX {
-            reader.fault(&(0..0), "", format!("the document has more than {DOCUMENT_BYTES_MAX} bytes"));
+            reader.fault(&(0..0), "", format!("the document has more than {DOCUMENT_BYTES_MAX} bytes: shorten it"));
             faults.extend(reader.faults);
             break;
         }
@@ -116,8 +116,10 @@ fn layers(text: &str, files: &dyn Fn(&str) -> Option<String>, faults: &mut Vec<P
             Some(text) => layers.push(Layer { document: Some(name), text }),
             None => {
                 let message = match known {
-                    true => format!("`{name}` extends itself, by way of other documents"),
-                    false if layers.len() > BASES_MAX => format!("more than {BASES_MAX} documents extend one another"),
+                    true => format!("`{name}` extends itself, by way of other documents: take one `extends` out"),
+                    false if layers.len() > BASES_MAX => {
+                        format!("more than {BASES_MAX} documents extend one another: write what they say into fewer")
+                    }
                     false => format!(
                         "there is no policy `{name}`: write the name of one that ships ({}) or of a file",
                         shipped_names()
@@ -191,7 +193,10 @@ impl<'a> DocumentReader<'a> {
             if known.contains(&name) {
                 continue;
             }
-            let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            let hint = nearest(name, known).map_or_else(
+                || format!(": take it out, or write one of {}", known.join(", ")),
+                |near| format!("; did you mean `{near}`?"),
+            );
             self.fault(&key.span(), &format!("{prefix}{name}"), format!("unknown key{hint}"));
         }
     }
@@ -203,7 +208,7 @@ impl<'a> DocumentReader<'a> {
         match table.get("name") {
             Some(value) => self.text_of(value, "name"),
             None => {
-                self.fault(&(0..0), "name", "a policy needs a name".to_owned());
+                self.fault(&(0..0), "name", "a policy needs a name: write `name = \"mine\"`".to_owned());
                 String::new()
             }
         }
@@ -227,7 +232,7 @@ impl<'a> DocumentReader<'a> {
             draft.routes = self.bundles(value);
         }
         if !draft.routes.is_empty() && draft.posture != Posture::Owner {
-            let message = "bundles of routes are for `posture = \"owner\"` only: they let callers change the backend";
+            let message = "bundles of routes are for `posture = \"owner\"` only, since they let callers change the backend: take them out";
             let span = table.get("routes").or(table.get("posture")).map_or(0..0, Spanned::span);
             self.fault(&span, "routes", message.to_owned());
         }
@@ -308,7 +313,7 @@ impl<'a> DocumentReader<'a> {
         };
         let number = number.filter(|number| number.is_finite() && *number > 0.0 && *number <= 1e12);
         if number.is_none() {
-            self.fault(&value.span(), key, "must be a number above 0".to_owned());
+            self.fault(&value.span(), key, "must be a number above 0 and at most 10^12".to_owned());
         }
         number
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::catalogue::{ClassSignature, InputKind, InputSignature, ModelChoice};
 use crate::checks::Subject;
 use crate::cost;
+use crate::credential::ComfyOrgCredential;
 use crate::digest::Digest;
 use crate::files::annotated_name;
 use crate::policy::{Policy, Posture};
@@ -36,6 +37,18 @@ pub struct OutputScope {
     prompt_id: String,
     client_id: String,
     salt: String,
+    /// Members of `extra_data`, each with a comma before it.
+    credential: Secret,
+}
+
+/// Shows nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
 }
 
 /// Why these are no scope.
@@ -64,7 +77,13 @@ impl OutputScope {
             return Err(ScopeError::Id);
         }
         let [folder, prompt_id, client_id, salt] = [folder, prompt_id, client_id, salt].map(str::to_owned);
-        Ok(Self { folder, prompt_id, client_id, salt })
+        Ok(Self { folder, prompt_id, client_id, salt, credential: Secret(String::new()) })
+    }
+
+    /// The same with the credential that pays for the paid nodes of the workflow. It goes upstream only beside such a node.
+    #[must_use]
+    pub fn paid_with(self, credential: &ComfyOrgCredential) -> Self {
+        Self { credential: Secret(credential.filling()), ..self }
     }
 }
 
@@ -118,6 +137,8 @@ pub struct ApprovedWorkflow {
     /// In the order of the text.
     holes: Vec<Hole>,
     output_nodes: Vec<NodeId>,
+    /// Of the output nodes, in their order.
+    output_classes: Vec<NodeClass>,
     /// In order, each once.
     classes: Vec<NodeClass>,
     save_targets: Vec<SaveTarget>,
@@ -132,7 +153,7 @@ pub struct ApprovedWorkflow {
     paid: bool,
 }
 
-/// A place in the text where something of an [`OutputScope`] goes. Its parts are of alphabets that JSON writes as they are.
+/// A place in the text where something of an [`OutputScope`] goes. Its parts are of alphabets that JSON writes as they are, but for the credential, which is JSON already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hole {
     /// Byte offset in the text.
@@ -147,6 +168,7 @@ enum Part {
     PromptId,
     ClientId,
     Salt,
+    Credential,
 }
 
 /// Whether this is a salt as we write it into what is sent, and as it comes back with a saved picture.
@@ -192,10 +214,12 @@ impl ApprovedWorkflow {
             workflow.indexed().map(|(place, node)| class_name(subject.facts.class_at(place), node)).collect();
         classes.sort_unstable();
         classes.dedup();
+        let output_class = |place: &NodeIndex| Some(class_name(subject.facts.class_at(*place), workflow.node(*place)?));
         let mut approved = Self {
             text: Vec::new(),
             holes: Vec::new(),
             output_nodes: subject.outputs.iter().filter_map(id).collect(),
+            output_classes: subject.outputs.iter().filter_map(output_class).collect(),
             classes,
             save_targets: Vec::new(),
             dropped: Vec::new(),
@@ -222,7 +246,12 @@ impl ApprovedWorkflow {
         write::separate(&mut out, written);
         out.extend_from_slice(b"\"client_id\":\"");
         approved.hole(&out, Part::ClientId);
-        out.extend_from_slice(b"\"}");
+        out.push(b'"');
+        // SECURITY: without a paid node there is no place for a credential, whatever the attempt has.
+        if approved.paid {
+            approved.hole(&out, Part::Credential);
+        }
+        out.push(b'}');
         parsed.write_targets(&mut out);
         out.push(b'}');
         out.shrink_to_fit();
@@ -345,7 +374,7 @@ impl ApprovedWorkflow {
         }
     }
 
-    /// The body that is POSTed to a backend: `{"prompt", "prompt_id", "client_id", "extra_data": {…, "client_id"}, "partial_execution_targets"?}`.
+    /// The body that is POSTed to a backend: `{"prompt", "prompt_id", "client_id", "extra_data": {…, "client_id", the credential of comfy.org?}, "partial_execution_targets"?}`.
     pub fn upstream_body(&self, scope: &OutputScope) -> Vec<u8> {
         let filled: usize = self.holes.iter().map(|hole| hole.filling(&self.text, scope).0.len() + 1).sum();
         let mut out = Vec::with_capacity(self.text.len() + filled);
@@ -364,6 +393,12 @@ impl ApprovedWorkflow {
     /// The output nodes that run, in the caller's order; restricted by `partial_execution_targets`.
     pub fn output_nodes(&self) -> &[NodeId] {
         &self.output_nodes
+    }
+
+    /// The output nodes of a class that run, in the caller's order.
+    pub fn output_nodes_of(&self, class: &str) -> impl Iterator<Item = &NodeId> {
+        let classed = self.output_nodes.iter().zip(&self.output_classes);
+        classed.filter(move |(_, its)| its.as_str() == class).map(|(node, _)| node)
     }
 
     /// The classes that occur, each once.
@@ -434,6 +469,7 @@ impl Hole {
             Part::PromptId => (&scope.prompt_id, b""),
             Part::ClientId => (&scope.client_id, b""),
             Part::Salt => (&scope.salt, b""),
+            Part::Credential => (&scope.credential.0, b""),
             Part::Folder(bytes) => {
                 let own = text.get(self.offset..self.offset + bytes).unwrap_or_default();
                 let rest = own.strip_prefix(scope.folder.as_bytes());

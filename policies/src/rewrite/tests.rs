@@ -45,6 +45,27 @@ fn what_is_sent_is_ours() {
 }
 
 #[test]
+fn output_nodes_of_a_class_are_those_that_run_and_no_others() {
+    let prompt = r#"{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":64,"batch_size":1,"color":0}},
+        "ws2":{"class_type":"SaveImageWebsocket","inputs":{"images":["1",0]}},
+        "ws1":{"class_type":"SaveImageWebsocket","inputs":{"images":["1",0]}},
+        "3":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}"#;
+    let of = |approved: &ApprovedWorkflow, class: &str| -> Vec<String> {
+        approved.output_nodes_of(class).map(ToString::to_string).collect()
+    };
+    let all = approved(prompt, "");
+    assert_eq!(of(&all, "SaveImageWebsocket"), ["ws2", "ws1"]);
+    assert_eq!(of(&all, "PreviewImage"), ["3"]);
+    assert!(of(&all, "EmptyImage").is_empty(), "no output node");
+    let some = approved(prompt, r#","partial_execution_targets":["3","ws1"]"#);
+    assert_eq!(of(&some, "SaveImageWebsocket"), ["ws1"]);
+    let parsed = parse(format!("{{\"prompt\":{prompt}}}").as_bytes()).unwrap();
+    let nodes: Vec<String> = parsed.nodes_of("SaveImageWebsocket").map(ToString::to_string).collect();
+    assert_eq!(nodes, ["ws2", "ws1"]);
+    assert_eq!(parsed.nodes_of("SaveImage").count(), 0);
+}
+
+#[test]
 fn the_salt_is_in_every_node_but_pure_model_loaders() {
     let body = sent(&approved(PROMPT, ""));
     for (id, salted) in [("9", true), ("1", true), ("3", true), ("4", false)] {
@@ -96,4 +117,48 @@ fn a_scope_has_one_alphabet() {
         assert_eq!(OutputScope::new("a", "p", id, "s"), Err(ScopeError::Id));
         assert_eq!(OutputScope::new("a", "p", "c", id), Err(ScopeError::Id));
     }
+}
+
+/// A picture of a paid node, if wanted, under a policy that lets it run.
+fn with_credential(class: &str, inputs: &str) -> (Vec<u8>, Value) {
+    let prompt = format!(
+        r#"{{"1":{{"class_type":"{class}","inputs":{{{inputs}}}}},"3":{{"class_type":"PreviewImage","inputs":{{"images":["1",0]}}}}}}"#
+    );
+    let body = format!(r#"{{"prompt":{prompt},"extra_data":{{"api_key_comfy_org":"hunter2"}}}}"#);
+    let parsed = parse(body.as_bytes()).unwrap();
+    let policy = Policy::from_toml("name = \"p\"\npaid_nodes = \"caller\"\n[classes]\nallow = [\"*\"]\n").unwrap();
+    let Verdict::Allow(approved) = decide(&parsed, &policy, Catalogue::builtin(), &FileFacts::none()) else {
+        panic!("refused")
+    };
+    let paid = OutputScope::new("t/q7/j1-1", "p-1", "c_1", "s4lt").unwrap().paid_with(parsed.comfy_org().unwrap());
+    assert!(!format!("{parsed:?}{paid:?}{approved:?}").contains("hunter2"));
+    assert!(!sent(&approved).to_string().contains("hunter2"), "an attempt without it sends none");
+    let with = serde_json::from_slice(&approved.upstream_body(&paid)).unwrap();
+    (parsed.canonical(), with)
+}
+
+#[test]
+fn a_credential_goes_upstream_beside_a_paid_node_and_nowhere_else() {
+    let (canonical, body) = with_credential("IdeogramV1", r#""prompt":"x","turbo":false"#);
+    assert_eq!(body["extra_data"], serde_json::json!({"client_id": "c_1", "api_key_comfy_org": "hunter2"}));
+    assert!(!String::from_utf8(canonical).unwrap().contains("hunter2"));
+    let (canonical, body) = with_credential("EmptyImage", r#""width":64,"height":64,"batch_size":1,"color":0"#);
+    assert_eq!(body["extra_data"], serde_json::json!({"client_id": "c_1"}));
+    assert!(!String::from_utf8(canonical).unwrap().contains("hunter2"));
+}
+
+#[test]
+fn a_credential_is_written_as_json_whatever_its_characters_are() {
+    let prompt = r#"{"1":{"class_type":"IdeogramV1","inputs":{"prompt":"x","turbo":false}},"3":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}"#;
+    let parsed = parse(format!("{{\"prompt\":{prompt}}}").as_bytes()).unwrap();
+    let policy = Policy::from_toml("name = \"p\"\npaid_nodes = \"gateway\"\n[classes]\nallow = [\"*\"]\n").unwrap();
+    let Verdict::Allow(approved) = decide(&parsed, &policy, Catalogue::builtin(), &FileFacts::none()) else {
+        panic!("refused")
+    };
+    let odd = ComfyOrgCredential::new(Some(r#"a","x":"b"#), Some(r"\u0041")).unwrap().unwrap();
+    let scope = OutputScope::new("t/q7/j1-1", "p-1", "c_1", "s4lt").unwrap().paid_with(&odd);
+    let body: Value = serde_json::from_slice(&approved.upstream_body(&scope)).unwrap();
+    let wanted =
+        serde_json::json!({"client_id": "c_1", "auth_token_comfy_org": r#"a","x":"b"#, "api_key_comfy_org": r"\u0041"});
+    assert_eq!(body["extra_data"], wanted);
 }

@@ -82,12 +82,12 @@ fn a_list_over_two_caps_together_is_not_answered_by_one() {
 }
 
 #[test]
-fn no_line_is_suggested_for_nodes_that_the_gateway_can_not_pay() {
+fn who_pays_for_paid_nodes_is_told_and_never_suggested() {
     let body = r#"{"prompt": {"1": {"class_type": "KlingVideoExtendNode", "inputs": {}}}}"#;
     let refused = violations(body, "name = \"p\"\nclasses.allow = [\"*\"]\n");
     let paid = refused.iter().find(|violation| violation.code == "paid_node_refused").unwrap();
     assert_eq!(suggestion(paid), None);
-    assert!(remark(paid.code).is_some());
+    assert!(remark(paid.code).is_some_and(|text| text.contains("caller") && text.contains("gateway")));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! K1 to K14 (facts §3.6): what kills, freezes or poisons a ComfyUI is accepted under no policy, an owner's and shadow mode included. K1 to K6, K11 and K12 are faults of form, which no policy sees;
-//! the near misses that are allowed here are sent to real ComfyUIs by `tests/real` of the workspace.
+//! all of them, and the near misses that are allowed here, are sent through the gateway to real ComfyUIs by `tests/isolation/fatal.rs` of the workspace.
 
 use comfygate_policy::{NODES_MAX, PATH_DEPTH_MAX, Policy, Verdict, parse};
 use serde_json::{Value, json};
@@ -339,4 +339,252 @@ fn k14_values_that_no_page_can_be_told() {
         an_owner_may(json!({"p": node(class, json!({input: ["image", 0]}))}));
     }
     an_owner_may(json!({"p": node("PreviewAny", json!({"source": ["k", 0]})), "k": euler()}));
+}
+
+/// `count` nodes, each of which takes what the one before gives at both of its inputs; the first takes `from`.
+fn doubling(count: usize, from: &Value, made: impl Fn(&Value) -> Value) -> Value {
+    let mut nodes = json!({});
+    let mut last = from.clone();
+    for n in 1..=count {
+        nodes[format!("d{n}")] = made(&last);
+        last = json!([format!("d{n}"), 0]);
+    }
+    nodes
+}
+
+#[test]
+fn k10_conditionings_that_are_joined_to_themselves() {
+    let text = json!(["text", 0]);
+    let concat = |last: &Value| node("ConditioningConcat", json!({"conditioning_to": last, "conditioning_from": last}));
+    let combine = |last: &Value| node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": last}));
+    let pair = |last: &Value| {
+        node(
+            "PairConditioningCombine",
+            json!({"positive_A": last, "negative_A": last, "positive_B": last, "negative_B": last}),
+        )
+    };
+    for made in [&combine as &dyn Fn(&Value) -> Value, &pair] {
+        an_owner_may(doubling(11, &text, made));
+        refused_everywhere(doubling(12, &text, made), "d12", "conditioning_exceeded");
+        refused_everywhere(doubling(150, &text, made), "d12", "conditioning_exceeded");
+    }
+    an_owner_may(doubling(6, &text, concat));
+    refused_everywhere(doubling(7, &text, concat), "d7", "conditioning_exceeded");
+    refused_everywhere(doubling(150, &text, concat), "d7", "conditioning_exceeded");
+    // Through a switch, of whatever type it is.
+    let mut nodes = doubling(8, &text, concat);
+    nodes["sw"] = switch("d5", "d5", json!(true));
+    nodes["d6"] = concat(&json!(["sw", 0]));
+    refused_everywhere(nodes, "d7", "conditioning_exceeded");
+    // Both at once: each of many becomes longer.
+    let mut nodes = doubling(9, &text, combine);
+    for (n, from) in (10..=12).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
+        nodes[format!("d{n}")] = concat(&from);
+    }
+    refused_everywhere(nodes, "d12", "conditioning_exceeded");
+    // A long text is longer than many short ones.
+    let mut nodes = doubling(3, &json!(["long", 0]), concat);
+    nodes["long"] = node("CLIPTextEncode", json!({"text": "word ".repeat(2400), "clip": ["model", 1]}));
+    an_owner_may(nodes.clone());
+    nodes["d4"] = concat(&json!(["d3", 0]));
+    refused_everywhere(nodes, "d4", "conditioning_exceeded");
+    // Or short ones that are padded.
+    let padded = |count: usize| {
+        let options = json!({"clip": ["model", 1], "min_padding": 0, "min_length": 10_000});
+        let encoded = json!({"long": node("CLIPTextEncode", json!({"text": "a", "clip": ["o", 0]})), "o": node("T5TokenizerOptions", options)});
+        with(doubling(count, &json!(["long", 0]), concat), encoded)
+    };
+    an_owner_may(padded(1));
+    refused_everywhere(padded(2), "d2", "conditioning_exceeded");
+    // As are the pictures that a style is taken from.
+    let styled = |pictures: u32| {
+        json!({
+            "i": node("EmptyImage", json!({"width": 8, "height": 8, "batch_size": pictures, "color": 0})),
+            "v": node("CLIPVisionLoader", json!({"clip_name": "v.safetensors"})),
+            "e": node("CLIPVisionEncode", json!({"clip_vision": ["v", 0], "image": ["i", 0], "crop": "center"})),
+            "m": node("StyleModelLoader", json!({"style_model_name": "s.safetensors"})),
+            "y": node("StyleModelApply", json!({
+                "conditioning": text, "style_model": ["m", 0], "clip_vision_output": ["e", 0], "strength": 0.5, "strength_type": "attn_bias",
+            })),
+        })
+    };
+    an_owner_may(styled(31));
+    refused_everywhere(styled(32), "y", "conditioning_exceeded");
+}
+
+#[test]
+fn k10_voxels_of_many_latents() {
+    let decoded = |batch: u32, side: u32| {
+        json!({
+            "e": node("EmptyLatentHunyuan3Dv2", json!({"resolution": 3072, "batch_size": batch})),
+            "v": node("VAEDecodeHunyuan3D", json!({"samples": ["e", 0], "vae": ["model", 2], "num_chunks": 8000, "octree_resolution": side})),
+        })
+    };
+    // 513³ numbers each.
+    an_owner_may(decoded(95, 512));
+    refused_everywhere(decoded(96, 512), "v", "memory_exceeded");
+    an_owner_may(decoded(96, 256));
+}
+
+#[test]
+fn many_prompts_in_a_row_are_combined() {
+    // Sixty regions, as pairs and one by one.
+    let pairs = doubling(60, &json!(["text", 0]), |last| {
+        node(
+            "PairConditioningCombine",
+            json!({"positive_A": last, "negative_A": ["text", 0], "positive_B": ["text", 0], "negative_B": ["text", 0]}),
+        )
+    });
+    an_owner_may(pairs.clone());
+    assert_eq!(denials(&shipped("default"), pairs), []);
+    let one_by_one = doubling(60, &json!(["text", 0]), |last| {
+        node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
+    });
+    assert_eq!(denials(&shipped("default"), one_by_one), []);
+    // What comes after a sampler holds none of them.
+    let mut nodes = doubling(60, &json!(["text", 0]), |last| {
+        node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
+    });
+    nodes["s"] = sampler(json!({"positive": ["d60", 0]}));
+    nodes = with(
+        nodes,
+        json!({"l0": node("LatentFlip", json!({"samples": ["s", 0], "flip_method": "x-axis: vertically"}))}),
+    );
+    for n in 1..=100 {
+        nodes[format!("l{n}")] =
+            node("LatentFlip", json!({"samples": [format!("l{}", n - 1), 0], "flip_method": "x-axis: vertically"}));
+    }
+    assert_eq!(denials(&shipped("default"), nodes), []);
+    // ControlNets go on both lists alike, and join nothing.
+    let controlled = doubling(60, &json!(["text", 0]), |last| {
+        node(
+            "ControlNetApplyAdvanced",
+            json!({"positive": last, "negative": last, "control_net": ["cn", 0], "image": ["image", 0], "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}),
+        )
+    });
+    let net = json!({"cn": node("ControlNetLoader", json!({"control_net_name": "cn.safetensors"}))});
+    assert_eq!(denials(&open_policy(), with(controlled, net)), []);
+}
+
+#[test]
+fn models_that_are_merged_with_themselves() {
+    let merge = |class: &'static str, a: &'static str, b: &'static str| {
+        move |last: &Value| node(class, json!({a: last, b: last, "ratio": 0.5}))
+    };
+    let subtract =
+        |last: &Value| node("ModelMergeSubtract", json!({"model1": last, "model2": last, "multiplier": 0.5}));
+    let of_models = merge("ModelMergeSimple", "model1", "model2");
+    let of_texts = merge("CLIPMergeSimple", "clip1", "clip2");
+    for (made, slot) in [(&of_models as &dyn Fn(&Value) -> Value, 0), (&of_texts, 1), (&subtract, 0)] {
+        let from = json!(["model", slot]);
+        an_owner_may(doubling(10, &from, made));
+        refused_everywhere(doubling(11, &from, made), "d11", "merge_exceeded");
+        refused_everywhere(doubling(150, &from, made), "d11", "merge_exceeded");
+    }
+    // One after the other is no doubling, nor are LoRAs.
+    let loras = doubling(100, &json!(["model", 0]), |last| {
+        node("LoraLoaderModelOnly", json!({"model": last, "lora_name": "style.safetensors", "strength_model": 1.0}))
+    });
+    an_owner_may(loras.clone());
+    let row = doubling(30, &json!(["model", 0]), |last| {
+        node("ModelMergeSimple", json!({"model1": last, "model2": ["model", 0], "ratio": 0.5}))
+    });
+    an_owner_may(row);
+    // What is patched onto a model is merged with it.
+    let mut nodes = loras;
+    for (n, from) in (101..=106).map(|n| (n, json!([format!("d{}", n - 1), 0]))) {
+        nodes[format!("d{n}")] = of_models(&from);
+    }
+    refused_everywhere(nodes, "d104", "merge_exceeded");
+}
+
+#[test]
+fn k10_texts_whose_square_no_encoder_holds() {
+    let encode = |class: &str, inputs: Value| json!({"t": node(class, with(inputs, json!({"clip": ["model", 1]})))});
+    let text = |bytes: usize| "abc ".repeat(bytes / 4);
+    an_owner_may(encode("CLIPTextEncode", json!({"text": text(12_288)})));
+    assert_eq!(denials(&shipped("default"), encode("CLIPTextEncode", json!({"text": text(12_288)}))), []);
+    refused_everywhere(encode("CLIPTextEncode", json!({"text": text(12_292)})), "t", "prompt_too_long");
+    let flux = |t5: &str| encode("CLIPTextEncodeFlux", json!({"clip_l": "a", "t5xxl": t5, "guidance": 3.5}));
+    an_owner_may(flux(&text(12_288)));
+    refused_everywhere(flux(&text(100_000)), "t", "prompt_too_long");
+    // By links.
+    let linked = |count: usize| {
+        let mut nodes = doubling(count, &json!(["start", 0]), |last| {
+            node("StringConcatenate", json!({"string_a": last, "string_b": last, "delimiter": ""}))
+        });
+        nodes["start"] = node("PrimitiveString", json!({"value": text(96)}));
+        with(nodes, encode("CLIPTextEncode", json!({"text": [format!("d{count}"), 0]})))
+    };
+    an_owner_may(linked(7));
+    refused_everywhere(linked(8), "t", "prompt_too_long");
+    // A bound that says too much is set right by the words themselves.
+    let replaced = json!({
+        "r": node("StringReplace", json!({"string": text(4000), "find": "z", "replace": text(200)})),
+        "t": node("CLIPTextEncode", json!({"text": ["r", 0], "clip": ["model", 1]})),
+    });
+    an_owner_may(replaced);
+}
+
+#[test]
+fn masks_that_are_grown_for_hours() {
+    let grown = |count: usize, by: i64, films: u32| {
+        let mut nodes = doubling(count, &json!(["m", 0]), |last| {
+            node("GrowMask", json!({"mask": last, "expand": by, "tapered_corners": true}))
+        });
+        nodes["i"] = node("EmptyImage", json!({"width": 1024, "height": 1024, "batch_size": films, "color": 0}));
+        nodes["m"] = node("ImageToMask", json!({"image": ["i", 0], "channel": "red"}));
+        nodes
+    };
+    // 2²⁰ pixels in each of 16, by 1024 at each of 16 nodes.
+    an_owner_may(grown(16, 1024, 16));
+    assert_eq!(denials(&shipped("default"), grown(16, -1024, 16)), []);
+    refused_everywhere(grown(17, 1024, 16), "d17", "repeats_exceeded");
+    refused_everywhere(grown(17, -1024, 16), "d17", "repeats_exceeded");
+    an_owner_may(grown(150, 30, 16));
+}
+
+#[test]
+fn tracks_that_are_drawn_for_ever() {
+    let drawn = |tracks: Value, nodes: Value| {
+        let draw = json!({
+            "images": ["image", 0], "tracks": tracks, "line_resolution": 24, "circle_size": 12, "opacity": 0.75, "line_width": 16,
+        });
+        with(nodes, json!({"v": node("WanMoveVisualizeTracks", draw)}))
+    };
+    let written = |text: Value| {
+        drawn(json!(["t", 0]), json!({"t": node("WanMoveTracksFromCoords", json!({"track_coords": text}))}))
+    };
+    let places = |x: &str| format!(r#"[[{{"x":0,"y":0}},{{"x":{x},"y":0}}]]"#);
+    let of_text =
+        |x: &str| with(written(json!(["p", 0])), json!({"p": node("PrimitiveString", json!({"value": places(x)}))}));
+    an_owner_may(of_text("4096"));
+    assert_eq!(denials(&shipped("default"), of_text("4096")), []);
+    // 2²⁸ points are 5,592,405 places, twice and in 24 pictures.
+    an_owner_may(of_text("5592405"));
+    for x in ["5592406", "1e15", "-1e15", "Infinity", "NaN", "1e400"] {
+        refused_everywhere(of_text(x), "v", "tracks_exceeded");
+    }
+    let generated = |inputs: Value| {
+        let all = json!({
+            "width": 832, "height": 480, "start_x": 0.0, "start_y": 0.0, "end_x": 1.0, "end_y": 1.0, "num_frames": 81, "num_tracks": 5, "track_spread": 0.025,
+            "bezier": false, "mid_x": 0.5, "mid_y": 0.5, "interpolation": "linear",
+        });
+        drawn(
+            json!(["t", 0]),
+            json!({
+                "t": node("GenerateTracks", with(all, inputs)), "far": node("PrimitiveFloat", json!({"value": 1e12})), "near": node("PrimitiveFloat", json!({"value": 0.5})),
+            }),
+        )
+    };
+    an_owner_may(generated(json!({"end_x": ["near", 0]})));
+    for name in ["start_x", "end_y", "mid_x", "track_spread"] {
+        refused_everywhere(generated(json!({name: ["far", 0]})), "v", "tracks_exceeded");
+    }
+    // The same ones many times over.
+    let mut nodes =
+        doubling(20, &json!(["t", 0]), |last| node("WanMoveConcatTrack", json!({"tracks_1": last, "tracks_2": last})));
+    nodes = with(generated(json!({})), nodes);
+    nodes["v"]["inputs"]["tracks"] = json!(["d20", 0]);
+    refused_everywhere(nodes, "v", "tracks_exceeded");
 }

@@ -156,6 +156,24 @@ fn bypass_032_secrets_are_dropped() {
 }
 
 #[test]
+fn bypass_032_a_credential_is_a_short_text_or_refused_and_never_repeated() {
+    let longest = "k".repeat(comfygate_policy::CREDENTIAL_BYTES_MAX);
+    for key in ["api_key_comfy_org", "auth_token_comfy_org"] {
+        for good in [json!(null), json!(""), json!("k"), json!("!~"), json!(longest)] {
+            upstream(&extra(json!({ key: good })));
+        }
+        for bad in ["se cret", "secret\n", "sécret", &format!("{longest}k")] {
+            let error = unparsable(&extra(json!({ key: bad })).to_string(), "invalid_credential");
+            assert!(!error.to_string().contains(bad), "{error}");
+        }
+        for other in [json!(5), json!(true), json!(["secret"]), json!({"a": "secret"})] {
+            let error = unparsable(&extra(json!({ key: other })).to_string(), "invalid_type");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn bypass_033_preview_method_is_one_of_five() {
     let body = |method: Value| extra(json!({ "preview_method": method }));
     for method in ["none", "auto", "latent2rgb", "taesd", "default"] {

@@ -20,8 +20,8 @@ mod values;
 mod work;
 
 use comfygate_policy::{
-    ApprovedWorkflow, Catalogue, Directory, FileFact, FileFacts, OutputScope, Policy, Verdict, Violations, decide,
-    parse,
+    ApprovedWorkflow, Catalogue, Directory, FileFact, FileFacts, OutputScope, ParseError, Policy, Verdict, Violations,
+    decide, parse,
 };
 use serde_json::{Value, json};
 
@@ -227,13 +227,10 @@ pub(crate) fn left_out_under(policy: &Policy, nodes: &Value, at: &str, code: &st
 }
 
 #[track_caller]
-pub(crate) fn unparsable(body: &str, code: &str) {
-    assert_eq!(
-        parse(body.as_bytes()).map(|_| ()).unwrap_err().code(),
-        code,
-        "{}",
-        body.chars().take(300).collect::<String>()
-    );
+pub(crate) fn unparsable(body: &str, code: &str) -> ParseError {
+    let error = parse(body.as_bytes()).map(|_| ()).unwrap_err();
+    assert_eq!(error.code(), code, "{}", body.chars().take(300).collect::<String>());
+    error
 }
 
 /// A submission of two nodes, `4` and `5`, the inputs of `5` as text.

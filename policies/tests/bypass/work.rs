@@ -257,7 +257,7 @@ fn bypass_060i_one_long_text_that_many_nodes_read() {
         let document = |word: &str| format!("name = \"x\"\n[classes]\nallow = [\"*\"]\n[texts]\ndeny = [\"{word}\"]\n");
         let prompts = || fan("cat ", "CLIPTextEncode", "text", readers);
         assert_eq!(told(&Policy::from_toml(&document("cat cat")).unwrap(), prompts(), "text_denied"), readers);
-        assert_eq!(denials(&Policy::from_toml(&document("dog")).unwrap(), prompts()), []);
+        assert_eq!(told(&Policy::from_toml(&document("dog")).unwrap(), prompts(), "text_denied"), 0);
     }
 }
 
@@ -581,4 +581,58 @@ fn bypass_069b_a_salt_of_another_s_is_never_passed_on() {
         refused_always(salted(salt.clone()), "show", "reserved_input");
         refused_everywhere(salted(salt), "show", "reserved_input");
     }
+}
+
+/// The same steps with the positive prompt of `conditioning` and the model of `model`.
+fn sampled_with(conditioning: Value, model: Value, nodes: Value) -> Value {
+    with(nodes, json!({"s": sampler(json!({"positive": conditioning, "model": model}))}))
+}
+
+#[test]
+fn bypass_057c_one_step_of_many_passes() {
+    let chain = |count: usize, first: Value, made: &dyn Fn(Value) -> Value| {
+        let (mut nodes, mut last) = (json!({}), first);
+        for n in 1..=count {
+            nodes[format!("d{n}")] = made(last);
+            last = json!([format!("d{n}"), 0]);
+        }
+        (nodes, last)
+    };
+    let check = |nodes: Value, allowed: bool| {
+        for policy in [shipped("default"), shipped("generous")] {
+            let found = denials(&policy, nodes.clone());
+            let told = found.iter().any(|(node, code)| node == "s" && *code == "passes_exceeded");
+            assert!(told != allowed && (told || found.is_empty()), "{}: {found:?}", policy.name());
+        }
+    };
+    let model = || json!(["model", 0]);
+    // 63 in the one list, and one in the other.
+    let combined = |count: usize| {
+        let (nodes, last) = chain(count, json!(["text", 0]), &|last| {
+            node("ConditioningCombine", json!({"conditioning_1": last, "conditioning_2": ["text", 0]}))
+        });
+        sampled_with(last, model(), nodes)
+    };
+    check(combined(62), true);
+    check(combined(63), false);
+    // Each patch evaluates both.
+    let patched = |count: usize| {
+        let (nodes, last) =
+            chain(count, model(), &|last| node("PerturbedAttentionGuidance", json!({"model": last, "scale": 3.0})));
+        sampled_with(json!(["text", 0]), last, nodes)
+    };
+    check(patched(31), true);
+    check(patched(32), false);
+    let controlled = |count: usize| {
+        let (mut nodes, last) = chain(count, json!(["text", 0]), &|last| {
+            node(
+                "ControlNetApply",
+                json!({"conditioning": last, "control_net": ["cn", 0], "image": ["image", 0], "strength": 1.0}),
+            )
+        });
+        nodes["cn"] = node("ControlNetLoader", json!({"control_net_name": "cn.safetensors"}));
+        sampled_with(last, model(), nodes)
+    };
+    check(controlled(125), true);
+    check(controlled(126), false);
 }

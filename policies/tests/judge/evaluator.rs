@@ -1227,6 +1227,9 @@ fn takes_lists(class: &str) -> bool {
     )
 }
 
+/// Items of a list that are written down one by one; of more nobody says what they are.
+const ITEMS_MAX: i128 = 100_000;
+
 fn of_lists(class: &str, lists: &BTreeMap<&str, Vec<Thing>>) -> Vec<Given1> {
     let first = |name: &str| match lists.get(name).and_then(|list| list.first()) {
         Some(Thing::Int(value)) => Some(*value),
@@ -1236,6 +1239,18 @@ fn of_lists(class: &str, lists: &BTreeMap<&str, Vec<Thing>>) -> Vec<Given1> {
         let list = lists.get("images")?;
         list.iter().map(image_dims).collect::<Option<Vec<_>>>()
     };
+    let batches = |total: i128| first("batch_size").is_some_and(|size| size > 0 && total / size > ITEMS_MAX);
+    let many = match class {
+        "RebatchImages" => images().is_some_and(|list| batches(list.iter().map(|of| of[0]).sum())),
+        "RebatchLatents" => match lists.get("latents").map(Vec::as_slice) {
+            Some([Thing::Latent { dims, .. }]) => dims.first().is_some_and(|total| batches(*total)),
+            _ => false,
+        },
+        _ => false,
+    };
+    if many {
+        return vec![Given1::Unknown];
+    }
     let found = match class {
         "RebatchImages" => images().zip(first("batch_size")).and_then(|(list, size)| {
             let same = list.windows(2).all(|pair| pair[0][1..] == pair[1][1..]);

@@ -128,7 +128,7 @@ async fn forget(call: &Call<'_>, prompts: &[OwnedPrompt]) -> Result<(), Rejectio
     for prompt in prompts.iter().filter(|prompt| prompt.job().state.is_ended()) {
         match call.services.ledger.forget(prompt).await {
             // Named twice in one request.
-            Ok(()) | Err(LedgerError::NotFound { .. }) => {}
+            Ok(()) | Err(LedgerError::NotFound { .. }) => call.services.hub.forget_end(prompt.job().id),
             Err(error) => return Err(error.into()),
         }
     }

@@ -102,7 +102,7 @@ pub(super) async fn system_stats(call: &Call<'_>) -> Result<Answer, Rejection> {
             Err(error) => tracing::warn!(backend = %backend.id, %error, "no system_stats"),
         }
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
 }
 
 /// `GET /gate/health`: that this process answers; no detail for strangers.

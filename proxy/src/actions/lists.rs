@@ -1,6 +1,7 @@
 //! Lists that backends make and the page reads: models, and what node packs bring. Each is cut to what the caller's policy allows before anybody sees it,
 //! and kept for a minute. Models are those of all backends that are up, as in `/object_info`; what packs bring is of the first.
 
+use super::turns::Turns;
 use super::{Call, object_info};
 use crate::deliver::answer::Answer;
 use crate::deliver::state::{StateError, models, packs, userdata};
@@ -35,7 +36,7 @@ const ASKED_AT_ONCE: usize = 8;
 /// Lists that were made lately, by what they were cut to.
 #[derive(Debug, Default)]
 pub struct Lists {
-    turn: tokio::sync::Mutex<()>,
+    turns: Turns,
     kept: Mutex<VecDeque<Kept>>,
 }
 
@@ -50,6 +51,8 @@ struct Kept {
 #[derive(Debug, Clone)]
 enum List {
     Body(Bytes),
+    /// No backend has it.
+    Nothing,
     /// The names that a policy's `object_info` offers.
     Offered(Arc<HashSet<String>>),
 }
@@ -58,6 +61,7 @@ impl List {
     fn bytes(&self) -> usize {
         match self {
             Self::Body(body) => body.len(),
+            Self::Nothing => 0,
             Self::Offered(names) => names.iter().map(|name| name.len() + size_of::<String>()).sum(),
         }
     }
@@ -272,26 +276,30 @@ async fn listed(
     cut: impl FnOnce(&[Bytes]) -> Result<Bytes, StateError> + Send + 'static,
 ) -> Result<Answer, Rejection> {
     let json = |body| Ok(Answer::bytes(StatusCode::OK, "application/json", body));
+    let nothing = || Ok(Answer::empty(StatusCode::NOT_FOUND));
     let now = call.services.clock.monotonic();
     let key = key(call, path)?;
     let known = || match call.services.lists.find(&key, now) {
-        Some(List::Body(body)) => Some(body),
+        Some(List::Body(body)) => Some(Some(body)),
+        Some(List::Nothing) => Some(None),
         _ => None,
     };
-    if let Some(body) = known() {
-        return json(body);
+    if let Some(known) = known() {
+        return known.map_or_else(nothing, json);
     }
     // One at a time: ComfyUI makes it on its event loop, from the disk.
-    let _turn = call.services.lists.turn.lock().await;
-    if let Some(body) = known() {
-        return json(body);
+    let turn = call.services.lists.turns.of(&key.1);
+    let _turn = turn.lock().await;
+    if let Some(known) = known() {
+        return known.map_or_else(nothing, json);
     }
     let live: Vec<Bytes> = match asked {
         Asked::First => fetched(call, path).await?.into_iter().collect(),
         Asked::All => fetched_of_all(call, path).await?,
     };
     if live.is_empty() {
-        return Ok(Answer::empty(StatusCode::NOT_FOUND));
+        call.services.lists.keep(key, now, List::Nothing);
+        return nothing();
     }
     let body = tokio::task::spawn_blocking(move || cut(&live)).await;
     let body = body.map_err(|error| Rejection::internal(error.to_string()))??;
@@ -352,7 +360,7 @@ fn key(call: &Call<'_>, path: &str) -> Result<Key, Rejection> {
 }
 
 fn no_backend() -> Rejection {
-    Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY)
+    Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY)
 }
 
 #[cfg(test)]

@@ -118,9 +118,13 @@ fn refused(error: AuthError) -> Rejection {
         AuthError::Unavailable(_) => error.into(),
         error => {
             let log = error.to_string();
-            Rejection::new(http::StatusCode::UNAUTHORIZED, "unauthenticated", "This key is not accepted.")
-                .with_challenge()
-                .with_log(log)
+            Rejection::new(
+                http::StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                "This key is not accepted. Check it, or ask for another.",
+            )
+            .with_challenge()
+            .with_log(log)
         }
     }
 }

@@ -10,6 +10,7 @@ mod login;
 mod models;
 mod object_info;
 mod submit;
+mod turns;
 mod uploads;
 mod userdata;
 mod verdict;

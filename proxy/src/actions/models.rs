@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::comfyui::query_encoded;
 use crate::reject::Rejection;
 use comfygate_policy::{ApprovedWorkflow, ModelChoice, NodeId, Parsed};
 use http::StatusCode;
@@ -74,9 +75,10 @@ async fn asked_again(call: &Call<'_>, backend: &Arc<Backend>, workflow: &Approve
     let Some(known) = backend.models() else { return Ok(()) };
     let classes: BTreeSet<&str> = known.lacking(workflow).iter().map(|choice| choice.class.as_str()).collect();
     let Some(catalogue) = call.services.catalogue_at(&call.caller()?.tenant, backend) else { return Ok(()) };
-    let plain = |class: &&str| class.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    for class in classes.into_iter().filter(plain).take(CLASSES_MAX) {
-        let Ok(live) = backend.comfyui.catalogue(&format!("/object_info/{class}")).await else { continue };
+    for class in classes.into_iter().take(CLASSES_MAX) {
+        let Ok(live) = backend.comfyui.catalogue(&format!("/object_info/{}", query_encoded(class))).await else {
+            continue;
+        };
         if let Ok(newer) = catalogue.model_options(&live) {
             backend.renew_models(newer);
         }

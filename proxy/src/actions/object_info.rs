@@ -1,11 +1,13 @@
 //! `/object_info`: what all backends of the caller's have, as one, cut to what its policy allows, with its own files in the lists.
 
 use super::Call;
+use super::turns::Turns;
 use crate::deliver::answer::Answer;
 use crate::deliver::state::object_info::{self, Rules, Source};
 use crate::deliver::state::offers::Template;
 use crate::deliver::views::file;
 use crate::dispatch::backend::{Backend, BackendState};
+use crate::dispatch::comfyui::query_encoded;
 use crate::ids::BackendId;
 use crate::inspect::contents::ContentFamily;
 use crate::owner::Scope;
@@ -24,8 +26,12 @@ use uuid::Uuid;
 
 /// How long a client waits before it asks for a backend again.
 const NO_BACKEND_RETRY: Duration = Duration::from_secs(5);
-/// How many are kept: a handful of policies, or of classes.
-const KEPT_MAX: usize = 8;
+/// How many whole ones are kept, of a couple of megabytes each: pools times policies.
+const WHOLE_MAX: usize = 16;
+/// How many of a single class are kept.
+const CLASSES_MAX: usize = 64;
+/// The path of a whole one.
+const WHOLE: &str = "/object_info";
 /// How long one is good: new models show after that. A caller's own uploads are put in each time.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Backends that are asked at once.
@@ -35,12 +41,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// `GET /object_info`.
 pub(super) async fn whole(call: &Call<'_>) -> Result<Answer, Rejection> {
-    answered(call, "/object_info").await
+    answered(call, WHOLE).await
 }
 
 /// The same as text, for what follows from it.
 pub(super) async fn text(call: &Call<'_>) -> Result<Bytes, Rejection> {
-    Ok(template(call, "/object_info").await?.filled(&[]))
+    Ok(template(call, WHOLE).await?.filled(&[]))
 }
 
 /// `GET /object_info/{class}`: `{}` for an unknown or denied one, as ComfyUI does for unknown ones.
@@ -54,7 +60,7 @@ pub(super) async fn class(call: &Call<'_>) -> Result<Answer, Rejection> {
     });
     match known {
         // Only a name that the catalogue knows goes into a path upstream.
-        Some(known) => answered(call, &format!("/object_info/{known}")).await,
+        Some(known) => answered(call, &format!("/object_info/{}", query_encoded(&known))).await,
         None => Ok(Answer::json(StatusCode::OK, &json!({}))),
     }
 }
@@ -62,7 +68,7 @@ pub(super) async fn class(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// Answers that were made lately: the page asks for megabytes at each load, and a backend stalls while it makes them.
 #[derive(Debug, Default)]
 pub struct ObjectInfos {
-    turn: tokio::sync::Mutex<()>,
+    turns: Turns,
     kept: Mutex<VecDeque<(Key, Instant, Arc<Template>)>>,
 }
 
@@ -85,8 +91,13 @@ impl ObjectInfos {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _, _)| *known != key);
         kept.push_back((key, now, template));
-        while kept.len() > KEPT_MAX {
-            kept.pop_front();
+        for (whole, max) in [(true, WHOLE_MAX), (false, CLASSES_MAX)] {
+            let is_such = |(known, _, _): &(Key, Instant, Arc<Template>)| (known.3 == WHOLE) == whole;
+            if kept.iter().filter(|one| is_such(one)).count() > max
+                && let Some(oldest) = kept.iter().position(is_such)
+            {
+                kept.remove(oldest);
+            }
         }
     }
 }
@@ -102,7 +113,8 @@ async fn template(call: &Call<'_>, path: &str) -> Result<Arc<Template>, Rejectio
     if let Some(template) = kept() {
         return Ok(template);
     }
-    let _turn = call.services.object_infos.turn.lock().await;
+    let turn = call.services.object_infos.turns.of(&key.1);
+    let _turn = turn.lock().await;
     if let Some(template) = kept() {
         return Ok(template);
     }
@@ -121,7 +133,11 @@ async fn template(call: &Call<'_>, path: &str) -> Result<Arc<Template>, Rejectio
     let answers: Vec<_> =
         stream::iter(asked).buffered(ASKED_AT_ONCE).filter_map(|answer| async { answer }).collect().await;
     if answers.is_empty() {
-        return Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY));
+        return Err(Rejection::unavailable(
+            "no_backend",
+            "no backend answers now: try again after `Retry-After`",
+            NO_BACKEND_RETRY,
+        ));
     }
     let owner = tenant.is_owner();
     let work = tokio::task::spawn_blocking(move || {

@@ -27,7 +27,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let began = call.services.clock.monotonic();
     let inspected = inspected(call, caller).await;
     call.services.metrics.prompt_decided(call.services.clock.monotonic().saturating_duration_since(began));
-    let Inspected { parsed, workflow, pins } = match inspected {
+    let Inspected { parsed, workflow, pins, credential } = match inspected {
         Ok(inspected) => inspected,
         Err(Unapproved::Refused(refused)) => return Err(refused.remembered(call, caller).await),
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
@@ -49,7 +49,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         idempotency_key,
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
-        approval: Approval::of(&workflow, pins),
+        approval: Approval::of(&workflow, pins).paid_by(credential),
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
     };
@@ -83,7 +83,7 @@ fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejectio
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
-    let text = "no backend has all node classes of this workflow as the catalogue knows them";
+    let text = "no backend has all node classes of this workflow as the catalogue knows them: try again after `Retry-After`, or use other classes";
     Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
 }
 

@@ -191,7 +191,10 @@ async fn original(
 fn check_mask(original: ContentFacts, mask: ContentFacts) -> Result<(), Rejection> {
     let refused = |status, text: String| Err(Rejection::new(status, "mask_refused", text));
     if original.kind.family() != ContentFamily::Picture || mask.kind.family() != ContentFamily::Picture {
-        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a mask is a picture for a picture".into());
+        return refused(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "a mask is a picture for a picture: send a PNG, JPEG or WebP".into(),
+        );
     }
     let pixels = u64::from(original.width) * u64::from(original.height);
     if pixels > MASKED_PIXELS_MAX {
@@ -250,7 +253,7 @@ async fn masked(
         }
         return Ok(Arc::clone(backend));
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", NO_BACKEND_RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", NO_BACKEND_RETRY))
 }
 
 #[cfg(test)]
@@ -258,7 +261,7 @@ mod tests {
     use super::*;
 
     fn picture(width: u32, height: u32) -> ContentFacts {
-        ContentFacts { kind: ContentKind::Png, width, height, frames: 1 }
+        ContentFacts { kind: ContentKind::Png, width, height, frames: 1, seconds: None }
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use super::{Call, Caller, models};
 use crate::deliver::answer::Answer;
 use crate::inspect::refused::{self, Understood};
-use crate::inspect::{InspectError, files};
+use crate::inspect::{InspectError, files, paid};
 use crate::record::ledger::Acceptance;
 use crate::record::ledger::refusals::{RefusalBounds, RefusalRow, RefusedRule};
 use crate::record::ledger::uploads::Pin;
 use crate::reject::Rejection;
 use bytes::Bytes;
 use comfygate_policy::{
-    ApprovedWorkflow, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violation, Violations,
+    ApprovedWorkflow, ComfyOrgCredential, Digest, FileFacts, FileReference, ModelChoice, Parsed, Policy, Violation,
+    Violations,
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ pub(super) struct Inspected {
     pub(super) workflow: ApprovedWorkflow,
     /// The files that it names.
     pub(super) pins: Vec<Pin>,
+    /// The caller's own, where it is what pays for the workflow.
+    pub(super) credential: Option<ComfyOrgCredential>,
 }
 
 /// Why there is no approved workflow.
@@ -82,13 +85,20 @@ pub(super) async fn inspected(call: &Call<'_>, caller: &Caller) -> Result<Inspec
         Err(error) => return Err(Rejection::from(error).into()),
     };
     let judge = Arc::clone(&policy);
-    let decided = tokio::task::spawn_blocking(move || match inspector.decide(&parsed, &judge, &catalogue, &known) {
-        Ok(workflow) => Ok((parsed, workflow)),
-        Err(error) => Err((error, parsed.canonical())),
+    let has_key = call.services.config().comfy_org.is_some();
+    let decided = tokio::task::spawn_blocking(move || {
+        let decided = inspector.decide(&parsed, &judge, &catalogue, &known).and_then(|workflow| {
+            let credential = paid::paid_by_caller(&workflow, &judge, parsed.comfy_org(), has_key)?;
+            Ok((workflow, credential))
+        });
+        match decided {
+            Ok((workflow, credential)) => Ok((parsed, workflow, credential)),
+            Err(error) => Err((error, parsed.canonical())),
+        }
     });
     let decided = decided.await.map_err(ended)?;
-    let (parsed, workflow) = decided.map_err(|(error, graph)| refused(error, read_by, Some(graph)))?;
-    Ok(Inspected { parsed, workflow, pins })
+    let (parsed, workflow, credential) = decided.map_err(|(error, graph)| refused(error, read_by, Some(graph)))?;
+    Ok(Inspected { parsed, workflow, pins, credential })
 }
 
 /// The caller's own files among those that a workflow names.
@@ -128,7 +138,8 @@ impl Refused {
         match &self.error {
             InspectError::Denied(violations) => Some(violations.cost().units()),
             InspectError::Malformed(_)
-            | InspectError::PaidNodes
+            | InspectError::PaidCredentialMissing
+            | InspectError::PaidKeyMissing
             | InspectError::TooManyFiles { .. }
             | InspectError::FileUnusable { .. } => None,
         }
@@ -168,7 +179,10 @@ pub(super) async fn check(call: &Call<'_>) -> Result<Answer, Rejection> {
     let body = match inspected(call, caller).await {
         Ok(Inspected { workflow, .. }) => allowed(&workflow, &models::lacking(call, &workflow)?),
         Err(Unapproved::Undecided(rejection)) => return Err(rejection),
-        Err(Unapproved::Refused(refused)) => denied(&refused, &refused.row(call, caller, "")),
+        Err(Unapproved::Refused(refused)) => {
+            let code = Rejection::from(refused.error.clone()).code().to_owned();
+            denied(&refused, &refused.row(call, caller, &code))
+        }
     };
     Ok(Answer::json(StatusCode::OK, &body))
 }

@@ -83,7 +83,9 @@ fn check(facts: ContentFacts) -> Result<(), Rejection> {
     }
     let pixels = u64::from(facts.width) * u64::from(facts.height);
     if pixels > PIXELS_MAX {
-        let text = format!("other forms are made of pictures of up to {PIXELS_MAX} pixels; this one has {pixels}");
+        let text = format!(
+            "other forms are made of pictures of up to {PIXELS_MAX} pixels; this one has {pixels}: ask for it as it is"
+        );
         return Err(Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "view_too_large", text));
     }
     Ok(())
@@ -117,7 +119,7 @@ async fn made(call: &Call<'_>, source: &Pushed, facts: ContentFacts, form: Form)
             Err(Failed::Elsewhere(error)) => tracing::warn!(backend = %backend.id, %error, "no form was made"),
         }
     }
-    Err(Rejection::unavailable("no_backend", "no backend answers now", RETRY))
+    Err(Rejection::unavailable("no_backend", "no backend answers now: try again after `Retry-After`", RETRY))
 }
 
 /// Why a backend gave no form.
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_picture_at_the_bound_has_other_forms_and_one_beyond_or_a_sound_has_none() {
-        let of = |kind, width| check(ContentFacts { kind, width, height: 4096, frames: 1 });
+        let of = |kind, width| check(ContentFacts { kind, width, height: 4096, frames: 1, seconds: None });
         assert!(of(ContentKind::Png, 8192).is_ok());
         assert_eq!(of(ContentKind::Png, 8193).unwrap_err().status(), 413);
         assert_eq!(of(ContentKind::Mp3, 1).unwrap_err().status(), 400);

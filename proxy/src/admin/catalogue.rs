@@ -17,10 +17,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use comfygate_policy::{Catalogue, Digest};
+use comfygate_policy::{Catalogue, CatalogueError, Digest};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// In which all further backends of a pool are asked what they have; whoever waits for the answer waits longer.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Which pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +70,56 @@ pub struct CatalogueDiff {
     /// What of ComfyUI's own new and changed classes no annotation speaks of yet, such as a number whose meaning nobody has said: policies with caps refuse it or hold it to nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unjudged: Vec<String>,
+    /// All other backends of the pool, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherBackend>,
+}
+
+/// What another backend of the pool has installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherBackend {
+    /// Which one.
+    pub backend: BackendId,
+    /// Why nothing is known of it: it is not up, or did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+    /// The first backend that has the same classes with the same signatures, the one shown before all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<BackendId>,
+    /// Beside the backend that is shown.
+    #[serde(default, skip_serializing_if = "Differences::is_none")]
+    pub beside_shown: Differences,
+    /// Beside the catalogue that holds.
+    #[serde(default, skip_serializing_if = "Differences::is_none")]
+    pub beside_held: Differences,
+}
+
+/// Classes by which one installation differs from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// It has them, and the other has not.
+    pub new: Vec<String>,
+    /// It has them with another signature.
+    pub changed: Vec<String>,
+    /// The other has them.
+    pub gone: Vec<String>,
+}
+
+impl Differences {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.new.is_empty() && self.changed.is_empty() && self.gone.is_empty()
+    }
+
+    fn between(known: &Catalogue, live: &Bytes, installed: &Catalogue) -> Result<Self, CatalogueError> {
+        let agreement = known.agreement(live)?;
+        let names = installed.classes().map(|class| class.name());
+        Ok(Self {
+            new: names.filter(|name| known.class(name).is_none()).map(str::to_owned).collect(),
+            changed: agreement.differing().map(str::to_owned).collect(),
+            gone: agreement.missing().map(str::to_owned).collect(),
+        })
+    }
 }
 
 /// A class that could be accepted.
@@ -107,7 +162,9 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
 }
 
 async fn diff(State(pins): State<Pins>, Json(request): Json<PoolRequest>) -> Result<Json<CatalogueDiff>, Refused> {
-    Ok(Json(compared(&pins.services, &request.pool).await?.0))
+    let (mut diff, live) = compared(&pins.services, &request.pool).await?;
+    diff.others = others(&pins.services, &request.pool, &diff.backend, live).await?;
+    Ok(Json(diff))
 }
 
 async fn accept(State(pins): State<Pins>, Json(request): Json<AcceptRequest>) -> Result<Json<CatalogueDiff>, Refused> {
@@ -147,8 +204,7 @@ async fn compared(services: &Arc<Services>, pool: &PoolId) -> Result<(CatalogueD
         let text = format!("the pool `{pool}` is an owner's: what is installed there holds, and needs no pin");
         return Err(told(StatusCode::CONFLICT, text));
     }
-    let mut of_pool: Vec<Arc<Backend>> = services.backends().values().cloned().collect();
-    of_pool.retain(|backend| backend.pool == *pool);
+    let mut of_pool = backends_of(services, pool);
     if of_pool.is_empty() {
         return Err(told(StatusCode::NOT_FOUND, format!("no backend is in a pool `{pool}`")));
     }
@@ -162,6 +218,102 @@ async fn compared(services: &Arc<Services>, pool: &PoolId) -> Result<(CatalogueD
     Ok((diff, live))
 }
 
+fn backends_of(services: &Services, pool: &PoolId) -> Vec<Arc<Backend>> {
+    let mut of_pool: Vec<Arc<Backend>> = services.backends().values().cloned().collect();
+    of_pool.retain(|backend| backend.pool == *pool);
+    of_pool
+}
+
+/// Installations that differ from one another, the one shown first.
+struct Installations {
+    holds: Arc<Catalogue>,
+    distinct: Vec<(BackendId, Catalogue)>,
+}
+
+impl Installations {
+    /// What a backend said, beside all that was seen before.
+    fn place(mut self, backend: BackendId, live: &Bytes) -> Result<(Self, OtherBackend), CatalogueError> {
+        let installed = Catalogue::from_object_info(live)?;
+        let mut beside_shown = None;
+        let mut same_as = None;
+        for (known, catalogue) in &self.distinct {
+            let found = Differences::between(catalogue, live, &installed)?;
+            if found.is_none() {
+                same_as = Some(known.clone());
+            }
+            beside_shown.get_or_insert(found);
+            if same_as.is_some() {
+                break;
+            }
+        }
+        let beside_held = Differences::between(&self.holds, live, &installed)?;
+        if same_as.is_none() {
+            self.distinct.push((backend.clone(), installed));
+        }
+        let beside_shown = beside_shown.unwrap_or_default();
+        Ok((self, OtherBackend { backend, unknown: None, same_as, beside_shown, beside_held }))
+    }
+}
+
+/// What all backends of the pool but the one shown have, one after the other: an answer takes megabytes.
+async fn others(
+    services: &Arc<Services>,
+    pool: &PoolId,
+    shown: &BackendId,
+    live: Bytes,
+) -> Result<Vec<OtherBackend>, Refused> {
+    let failed = |reason: String| Refused::Told(StatusCode::BAD_GATEWAY, reason);
+    let others = backends_of(services, pool).into_iter().filter(|backend| backend.id != *shown);
+    let others: Vec<Arc<Backend>> = others.collect();
+    if others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let first = blocking(move || Catalogue::from_object_info(&live)).await.map_err(failed)?;
+    let holds = services.inspector().catalogue_of(pool);
+    let mut installations = Installations { holds, distinct: vec![(shown.clone(), first)] };
+    let end = Instant::now() + OTHERS_TIMEOUT;
+    let mut out = Vec::new();
+    for backend in others {
+        let id = backend.id.clone();
+        let unknown = |reason: String| OtherBackend {
+            backend: backend.id.clone(),
+            unknown: Some(reason),
+            same_as: None,
+            beside_shown: Differences::default(),
+            beside_held: Differences::default(),
+        };
+        if !backend.is_up() {
+            out.push(unknown("it is not up".to_owned()));
+            continue;
+        }
+        let live = match timeout_at(end, backend.comfyui.object_info()).await {
+            Ok(Ok(live)) => live,
+            Ok(Err(error)) => {
+                out.push(unknown(error.to_string()));
+                continue;
+            }
+            Err(_) => {
+                out.push(unknown("it did not answer in time".to_owned()));
+                continue;
+            }
+        };
+        // What is no object_info ends it here as it does for the backend that is shown.
+        let placed = blocking(move || installations.place(id, &live)).await;
+        let (rest, other) = placed.map_err(|reason| failed(format!("{}: {reason}", backend.id)))?;
+        installations = rest;
+        out.push(other);
+    }
+    Ok(out)
+}
+
+/// Megabytes of JSON: not on an event loop.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CatalogueError> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    done.map_err(|error| error.to_string())
+}
+
 /// What a backend said, compared with what holds in its pool.
 async fn compared_with(
     services: &Services,
@@ -171,8 +323,7 @@ async fn compared_with(
 ) -> Result<CatalogueDiff, Refused> {
     let inspector = services.inspector();
     let (pinned, holds, pool) = (inspector.is_pinned(pool), inspector.catalogue_of(pool), pool.clone());
-    // Megabytes of JSON: not on an event loop.
-    let work = tokio::task::spawn_blocking(move || {
+    let compared = blocking(move || {
         let installed = Catalogue::from_object_info(&live)?;
         let agreement = holds.agreement(&live)?;
         let news = holds.news(&live)?;
@@ -181,7 +332,7 @@ async fn compared_with(
             pack: class.pack().to_owned(),
             closed: class.closed_because().map(|reason| reason.to_string()),
         });
-        Ok::<_, comfygate_policy::CatalogueError>(CatalogueDiff {
+        Ok(CatalogueDiff {
             pool,
             backend,
             pinned,
@@ -192,11 +343,10 @@ async fn compared_with(
             gone: agreement.missing().map(str::to_owned).collect(),
             changes: news.changed.iter().map(ToString::to_string).collect(),
             unjudged: news.unjudged.iter().map(ToString::to_string).collect(),
+            others: Vec::new(),
         })
     });
-    let compared = work.await.map_err(|error| error.to_string());
-    let compared = compared.and_then(|compared| compared.map_err(|error| error.to_string()));
-    compared.map_err(|reason| Refused::Told(StatusCode::BAD_GATEWAY, reason))
+    compared.await.map_err(|reason| Refused::Told(StatusCode::BAD_GATEWAY, reason))
 }
 
 impl ControlClient {

@@ -15,7 +15,7 @@ use crate::tenants::policies;
 use anyhow::{Context, bail};
 use clap::Args;
 use comfygate_policy::{
-    Catalogue, FileFacts, Parsed, Policy, Suggestion, Verdict, Violation, ViolationKind, suggest, suggestion,
+    Catalogue, FileFacts, PaidNodes, Parsed, Policy, Suggestion, Verdict, Violation, ViolationKind, suggest, suggestion,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -74,7 +74,8 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
     };
     let mut change = amend::amended(&document.text, suggestions.clone());
     let catalogue = catalogue(&config, &refusal)?;
-    let mut judged = judged(&document, &change, parsed.as_ref(), &catalogue)?;
+    let has_key = config.comfy_org.is_some();
+    let mut judged = judged(&document, &change, parsed.as_ref(), &catalogue, has_key)?;
     for _ in 0..ROUNDS_MAX {
         let known = suggestions.len();
         let more = judged.iter().flatten().filter_map(suggestion).filter(|more| !suggestions.contains(more));
@@ -84,7 +85,7 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
             break;
         }
         change = amend::amended(&document.text, suggestions.clone());
-        judged = self::judged(&document, &change, parsed.as_ref(), &catalogue)?;
+        judged = self::judged(&document, &change, parsed.as_ref(), &catalogue, has_key)?;
     }
     print!("{}", amend::unified_diff(&document.path.display().to_string(), &document.text, &change.text));
     for (suggestion, reason) in &change.left {
@@ -200,6 +201,7 @@ fn judged(
     change: &Amended,
     parsed: Option<&Parsed>,
     catalogue: &Catalogue,
+    gateway_has_key: bool,
 ) -> anyhow::Result<Option<Vec<Violation>>> {
     let policy: Policy = policies::compiled(&change.text, document.directory())
         .map_err(|faults| anyhow::anyhow!("the changed document would have faults:\n{}", faults.join("\n")))?;
@@ -207,8 +209,12 @@ fn judged(
     // The owner's files are not at hand: each is taken for one as large as the policy assumes.
     let verdict = comfygate_policy::decide(parsed, &policy, catalogue, &FileFacts::assumed(&policy));
     Ok(Some(match verdict {
-        // The engine lets it pass where the policy says who pays; the gateway does not.
-        Verdict::Allow(approved) if approved.has_paid_nodes() => vec![paid_nodes()],
+        // What its caller pays with is not kept. What the gateway pays with is in its configuration.
+        Verdict::Allow(approved)
+            if approved.has_paid_nodes() && policy.paid_nodes() == PaidNodes::Gateway && !gateway_has_key =>
+        {
+            vec![paid_nodes()]
+        }
         // Of a policy in shadow mode: what it only tells.
         Verdict::Allow(approved) => approved.shadowed().to_vec(),
         // The files of its owner are the gateway's to look up.
@@ -218,7 +224,7 @@ fn judged(
     }))
 }
 
-/// What stands against a submission with paid nodes under every policy, until the gateway can pay.
+/// What stands against a submission with paid nodes that the gateway should pay for and can't.
 fn paid_nodes() -> Violation {
     Violation {
         code: "paid_nodes_unsupported",
@@ -230,7 +236,7 @@ fn paid_nodes() -> Violation {
         limit: None,
         key: None,
         chain: None,
-        message: InspectError::PaidNodes.to_string(),
+        message: InspectError::PaidKeyMissing.to_string(),
     }
 }
 

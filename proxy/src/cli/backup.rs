@@ -22,7 +22,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 /// What `comfygate backup` is asked.
 #[derive(Debug, clap::Args)]
 pub struct BackupArguments {
-    /// Where to: FILE.tar, or a directory; must not be there yet. It holds every secret of the state directory, but not the configuration
+    /// Where to: FILE.tar, or a directory; must not be there yet. It holds every secret of the state directory but what callers pay with, and not the configuration
     #[arg(long, value_name = "PATH")]
     to: PathBuf,
     #[command(flatten)]

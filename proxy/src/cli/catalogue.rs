@@ -2,13 +2,16 @@
 
 use super::{ConfigArgument, Exit};
 use crate::admin::CONTROL_SOCKET;
-use crate::admin::catalogue::{CatalogueDiff, ClassView};
+use crate::admin::catalogue::{CatalogueDiff, ClassView, Differences, OtherBackend};
 use crate::admin::control_client::ControlClient;
 use crate::config::Config;
 use crate::ids::PoolId;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+
+/// Classes that are printed of each kind for each further backend.
+const NAMES_MAX: usize = 20;
 
 /// `comfygate catalogue …`
 #[derive(Debug, Args)]
@@ -21,7 +24,7 @@ pub struct CatalogueArguments {
 
 #[derive(Debug, Subcommand)]
 enum CatalogueCommand {
-    /// Show which node classes of a pool's backends are new, changed or gone; exit code 1 if any is
+    /// Show which node classes of a pool's backends are new, changed or gone, and which backends differ from one another; exit code 1 if any does
     Diff {
         /// The pool
         #[arg(long, default_value_t = PoolId::default_pool())]
@@ -59,7 +62,8 @@ pub fn run(arguments: &CatalogueArguments) -> anyhow::Result<Exit> {
             } else {
                 print(&diff);
             }
-            Ok(if is_same(&diff) { Exit::Good } else { Exit::No })
+            let same = is_same(&diff) && diff.others.iter().all(is_known_and_same);
+            Ok(if same { Exit::Good } else { Exit::No })
         }
         CatalogueCommand::Accept { pool, yes } => {
             let diff = runtime.block_on(gateway.catalogue_diff(pool))?;
@@ -80,6 +84,45 @@ pub fn run(arguments: &CatalogueArguments) -> anyhow::Result<Exit> {
 
 fn is_same(diff: &CatalogueDiff) -> bool {
     diff.new.is_empty() && diff.changed.is_empty() && diff.gone.is_empty()
+}
+
+/// A backend that is down can't be said to differ.
+fn is_known_and_same(other: &OtherBackend) -> bool {
+    other.beside_shown.is_none() && other.beside_held.is_none()
+}
+
+fn print_others(shown: &str, others: &[OtherBackend]) {
+    for other in others {
+        let backend = &other.backend;
+        match (&other.unknown, &other.same_as) {
+            (Some(reason), _) => println!("{backend}: not compared: {}", printable(reason)),
+            (None, Some(same)) if same.as_str() == shown => println!("{backend}: as at {same}"),
+            (None, same) => {
+                match same {
+                    Some(same) => println!("{backend}: as at {same}; beside {shown}:"),
+                    None => println!("{backend}: beside {shown}:"),
+                }
+                print_differences(&other.beside_shown);
+                if other.beside_held.is_none() {
+                    println!("  no difference from the catalogue that holds");
+                } else {
+                    println!("{backend}: beside the catalogue that holds:");
+                    print_differences(&other.beside_held);
+                }
+            }
+        }
+    }
+}
+
+fn print_differences(found: &Differences) {
+    for (mark, classes) in [('+', &found.new), ('~', &found.changed), ('-', &found.gone)] {
+        for class in classes.iter().take(NAMES_MAX) {
+            println!("  {mark} {}", printable(class));
+        }
+        if let Some(more) = classes.len().checked_sub(NAMES_MAX).filter(|more| *more > 0) {
+            println!("  {mark} and {more} more: `--json` names them");
+        }
+    }
 }
 
 fn print(diff: &CatalogueDiff) {
@@ -113,6 +156,7 @@ fn print(diff: &CatalogueDiff) {
     if is_same(diff) {
         println!("no difference");
     }
+    print_others(diff.backend.as_str(), &diff.others);
 }
 
 fn confirmed() -> anyhow::Result<bool> {

@@ -4,6 +4,7 @@ use super::faults::{Place, Report, SourceFile};
 use super::issuers::checked_issuers;
 use super::raw::{RawAudit, RawConfig, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
+use super::secrets::SecretReference;
 use super::tls_files::check_pair;
 use super::{
     AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, ROTATE_BYTES_MIN,
@@ -12,8 +13,8 @@ use super::{
 use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
-use comfygate_policy::{Posture, RouteBundle};
-use std::collections::BTreeMap;
+use comfygate_policy::{ComfyOrgCredential, PaidNodes, Posture, RouteBundle};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl Checker<'_> {
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
         self.check_pools(&backends, &tenants, tenants_at);
         let jwt = checked_issuers(self, raw.jwt, &tenants, &backends);
+        self.check_paid(&tenants, raw.comfy_org_key.is_some(), tenants_at);
         Config {
             public_url,
             client_certificates,
@@ -100,6 +102,7 @@ impl Checker<'_> {
                 .into_iter()
                 .filter_map(|name| self.certificate_name(name))
                 .collect(),
+            comfy_org: raw.comfy_org_key.and_then(|named| self.comfy_org_key(&named)),
             file: Some(file),
         }
     }
@@ -209,6 +212,37 @@ impl Checker<'_> {
                     "leave `routes` out once everything is installed",
                 );
             }
+        }
+    }
+
+    /// What the gateway pays for paid nodes with.
+    fn comfy_org_key(&self, named: &Located<String>) -> Option<ComfyOrgCredential> {
+        let reference = SecretReference::parse(&named.value, &self.surroundings.current_dir);
+        if let Ok(SecretReference::File(path)) = &reference {
+            self.consists_of(path);
+        }
+        let secret = match reference.and_then(|reference| reference.read(self.surroundings.environment)) {
+            Ok(secret) => secret,
+            Err(error) => return self.refuse(&named.at, error.to_string(), ""),
+        };
+        let text = std::str::from_utf8(secret.expose()).unwrap_or_default();
+        match ComfyOrgCredential::of_api_key(text) {
+            Ok(credential) => Some(credential),
+            Err(error) => self.refuse(&named.at, error.to_string(), "the key as comfy.org shows it, and nothing else"),
+        }
+    }
+
+    /// A policy that lets the gateway pay, where there is nothing to pay with, would refuse every paid node.
+    fn check_paid(&self, tenants: &TenantRegistry, has_key: bool, at: &Place) {
+        let of_tenants = tenants.tenants().map(|tenant| &tenant.policy);
+        let policies = of_tenants.chain(tenants.plans().map(|(_, plan)| &plan.policy));
+        let paying = policies.filter(|policy| policy.paid_nodes() == PaidNodes::Gateway && !has_key);
+        for name in paying.map(|policy| policy.name()).collect::<BTreeSet<_>>() {
+            self.report.error(
+                at,
+                format!("the policy `{name}` says `paid_nodes = \"gateway\"`, and the gateway has no key of comfy.org"),
+                "set `[comfy_org] api_key = \"file:PATH\"` or \"env:NAME\", or say \"caller\" or \"deny\"",
+            );
         }
     }
 

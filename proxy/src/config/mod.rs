@@ -27,6 +27,7 @@ use crate::listen::client_certificate::ClientCertificates;
 use crate::listen::{ListenAddress, ListenerFacts, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
+use comfygate_policy::ComfyOrgCredential;
 use faults::{ConfigErrors, Fault, Place, Report};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -77,6 +78,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Further names and addresses of this machine, for the certificate that is made.
     pub certificate_names: Vec<String>,
+    /// What the gateway pays for nodes of comfy.org's services with, where a policy says so.
+    pub comfy_org: Option<ComfyOrgCredential>,
 }
 
 /// `[[listen]]`.
@@ -580,6 +583,7 @@ impl Config {
             object_info_file: None,
             audit: AuditConfig::StandardOutput,
             certificate_names: Vec::new(),
+            comfy_org: None,
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct RawConfig {
     pub(super) object_info: Option<Located<String>>,
     pub(super) audit: RawAudit,
     pub(super) certificate_names: Vec<Located<String>>,
+    /// A reference to a secret.
+    pub(super) comfy_org_key: Option<Located<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +175,7 @@ impl RawConfig {
             object_info: in_table(&mut reader, "catalogue", |table| table.text("object_info")),
             audit: in_table(&mut reader, "audit", |table| Some(RawAudit::read(table))).unwrap_or_default(),
             certificate_names: in_table(&mut reader, "certificate", |table| table.texts("names")).unwrap_or_default(),
+            comfy_org_key: in_table(&mut reader, "comfy_org", |table| table.required_text("api_key")),
         };
         reader.finish();
         raw

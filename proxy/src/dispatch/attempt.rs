@@ -8,6 +8,8 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
+use super::paid::{self, Unpayable};
+use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
 use super::redecide::{self, Refusal, Undecided};
@@ -17,10 +19,12 @@ use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
 use crate::inspect::files;
 use crate::record::blobs::BlobError;
-use crate::record::ledger::{Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets};
+use crate::record::ledger::{
+    Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, Reached, SentPicture,
+};
 use crate::record::metrics;
 use crate::services::Services;
-use comfygate_policy::{ApprovedWorkflow, OutputScope};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, NodeId, OutputScope};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -36,9 +40,9 @@ const HURRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Unanswered polls in a row before a backend counts as hung. Refused connections need none.
 const POLL_MISSES_MAX: u32 = 6;
 /// One output: an hour of video fits, a disk does not fill from one file.
-const OUTPUT_BYTES_MAX: u64 = 8 << 30;
+pub(super) const OUTPUT_BYTES_MAX: u64 = 8 << 30;
 /// Between two tries to write the ledger while it is unavailable.
-const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Repeats a transition while the ledger is unavailable: an accepted job is never dropped because a disk is full for a minute.
 macro_rules! until_available {
@@ -89,6 +93,10 @@ enum Watched {
 pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let Carried { services, backend, .. } = &carried;
     let HeldJob { job, workflow } = held;
+    let job = match to_be_tried(services, job).await {
+        Ok(job) => job,
+        Err(over) => return over,
+    };
     let workflow = match fresh_workflow(services, backend, &job, workflow).await {
         Ok(workflow) => workflow,
         Err(Undecided::Later) => {
@@ -118,7 +126,8 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     };
     let waited = services.clock.wall().since(job.accepted_at);
     services.metrics.queue_wait(waited);
-    match Carrying::new(carried, job) {
+    let senders = workflow.output_nodes_of(pictures::SENDER).cloned().collect();
+    match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.submit_and_follow(&workflow).await,
         None => AttemptOver::JobEnded,
     }
@@ -126,46 +135,58 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
 
 /// Follows up an attempt that a former process had assigned: it may be running, done, or never have arrived.
 pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
-    match Carrying::new(carried, job) {
+    let senders = senders_of(&carried.services, &job).await;
+    match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.follow().await,
         None => AttemptOver::JobEnded,
     }
 }
 
-/// Writes an attempt off. The job is held again, or ends if it had its tries.
-pub async fn lost(services: &Arc<Services>, job: Job, reason: &str) -> AttemptOver {
+/// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
+pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
     let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
-    let job = match until_available!(services.ledger.lose(id, reason)) {
+    let job = match until_available!(services.ledger.lose(id, reason, reached)) {
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
             return AttemptOver::JobEnded;
         }
     };
+    let job = match to_be_tried(services, job).await {
+        Ok(job) => job,
+        Err(over) => return over,
+    };
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
-    if started >= started_max || job.attempts.len() >= TRIES_MAX {
-        let tries = job.attempts.len();
-        return give_up(
-            services,
-            job,
-            "TooManyAttempts",
-            &format!("the job was tried {tries} times and lost each time; the last time: {reason}"),
-        )
-        .await;
-    }
-    if job.cancel_requested {
-        let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
-        end_held(services, job, Outcome::Interrupted, result).await;
-        return AttemptOver::JobEnded;
-    }
     // The slot stays booked meanwhile: whatever lost the attempt would lose the next one at once, and the one after.
     let unstarted = u32::try_from(job.attempts.len().saturating_sub(started)).unwrap_or(u32::MAX);
     tokio::time::sleep((RETRY_INTERVAL * unstarted).min(RETRY_INTERVAL_MAX)).await;
     AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None }))
+}
+
+/// A held job that may be tried, for the first time or again; else it ends here: it had its tries, its owner asked for its end, or another run may cost once more. Asked before each attempt, since the
+/// process that wrote the last one off may have ended before it ended the job.
+pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Job, AttemptOver> {
+    let Some(reason) = job.attempts.last().and_then(|attempt| attempt.lost.clone()) else { return Ok(job) };
+    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
+    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
+    if started >= started_max || job.attempts.len() >= TRIES_MAX {
+        let tries = job.attempts.len();
+        let text = format!("the job was tried {tries} times and lost each time; the last time: {reason}");
+        return Err(give_up(services, job, "TooManyAttempts", &text).await);
+    }
+    if job.cancel_requested {
+        let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
+        end_held(services, job, Outcome::Interrupted, result).await;
+        return Err(AttemptOver::JobEnded);
+    }
+    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
+    if may_have_cost && !paid::may_cost_again(services, &job) {
+        return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
+    }
+    Ok(job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
@@ -221,6 +242,22 @@ async fn fresh_workflow(
     redecide::decided(services, &tenant, Some(catalogue), job).await
 }
 
+/// The nodes of a stored submission that send their pictures, of those that were accepted to run.
+async fn senders_of(services: &Services, job: &Job) -> Vec<NodeId> {
+    let graph = match until_available!(services.ledger.graph(&job.submission)) {
+        Ok(graph) => graph,
+        Err(error) => {
+            tracing::error!(job = %job.id, %error, "which of its nodes send pictures can't be read");
+            return Vec::new();
+        }
+    };
+    let inspector = services.inspector();
+    let parsed = tokio::task::spawn_blocking(move || inspector.parse(&graph)).await;
+    let Ok(Ok(parsed)) = parsed else { return Vec::new() };
+    let runs = |node: &&NodeId| job.output_nodes.iter().any(|output| output == node.as_str());
+    parsed.nodes_of(pictures::SENDER).filter(runs).cloned().collect()
+}
+
 fn current(job: &Job) -> Option<&Attempt> {
     job.attempts.last().filter(|attempt| attempt.lost.is_none())
 }
@@ -257,18 +294,25 @@ struct Carrying {
     owner_folder: String,
     /// The files that the workflow names.
     files: Vec<Pushed>,
+    /// The credential that the job was accepted with.
+    own_credential: Option<ComfyOrgCredential>,
+    /// What it may be paid with, by whomever.
+    secrets: Vec<ComfyOrgCredential>,
     /// Whether it gets anywhere.
     watch: stall::Watch,
     /// Changes when its backend's worker is found dead.
     written_off: watch::Receiver<u64>,
+    /// What its nodes send instead of saving it; none if it has no such nodes.
+    pictures: Option<Pictures>,
 }
 
 impl Carrying {
-    /// From here on the backend's events for this attempt reach its owner.
-    fn new(carried: Carried, job: Job) -> Option<Self> {
+    /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
+    fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
         let Carried { services, dispatch, backend, interrupt } = carried;
         let attempt = current(&job)?.clone();
-        let signals = services.tracks.track(&job, &attempt);
+        let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
+        let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
         let (watch, written_off) = (stall::Watch::new(services.clock.monotonic()), backend.written_off());
         Some(Self {
             services,
@@ -283,8 +327,11 @@ impl Carrying {
             submitted: false,
             owner_folder: String::new(),
             files: Vec::new(),
+            own_credential: None,
+            secrets: Vec::new(),
             watch,
             written_off,
+            pictures,
         })
     }
 
@@ -293,7 +340,15 @@ impl Carrying {
     }
 
     async fn submit_and_follow(mut self, workflow: &ApprovedWorkflow) -> AttemptOver {
-        let body: bytes::Bytes = match self.know_files().await.and(self.upstream_body(workflow).await) {
+        self.know_payment().await;
+        if let Err(reason) = self.know_files().await {
+            return self.lost(&reason).await;
+        }
+        let credential = match paid::credential(&self.services, &self.job, workflow, self.own_credential.as_ref()) {
+            Ok(credential) => credential,
+            Err(unpayable) => return self.unpayable(&unpayable).await,
+        };
+        let body: bytes::Bytes = match self.upstream_body(workflow, credential.as_ref()).await {
             Ok(body) => body.into(),
             Err(reason) => return self.lost(&reason).await,
         };
@@ -302,6 +357,12 @@ impl Carrying {
             match self.pushed().await {
                 Ok(()) => {}
                 Err(unpushed) => return self.unpushed(unpushed).await,
+            }
+            if self.job.paid
+                && let Err(error) = self.about_to_cost().await
+            {
+                tracing::debug!(job = %self.job.id, %error, "not sent");
+                return AttemptOver::JobEnded;
             }
             let statuses = self.statuses();
             let on_its_way = self.services.submissions.enter();
@@ -352,7 +413,22 @@ impl Carrying {
         if matches!(error, ComfyUiError::Connect(_)) || error.is_server_error() {
             self.backend.eject_for(&error);
         }
-        self.lost(&error.to_string()).await
+        let reached = if matches!(error, ComfyUiError::Connect(_)) { Reached::Never } else { Reached::Perhaps };
+        self.lost_where(&error.to_string(), reached).await
+    }
+
+    /// Notes that paid calls may be made from here on, before anything is sent: a gateway that is killed in between does not make them twice.
+    async fn about_to_cost(&mut self) -> Result<(), LedgerError> {
+        let job = until_available!(self.services.ledger.send(self.id()))?;
+        self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job };
+        Ok(())
+    }
+
+    /// Nobody pays for it: to its owner that is a run that ended at once.
+    async fn unpayable(self, unpayable: &Unpayable) -> AttemptOver {
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "NotPaid", &unpayable.to_string(), at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
     /// Reads which files the job pinned, for the backend and for texts that name them.
@@ -362,6 +438,23 @@ impl Carrying {
         self.owner_folder = files::owner_folder(&secrets);
         self.files = pins.iter().map(|pin| Pushed::of_pin(pin, &self.owner_folder)).collect();
         Ok(())
+    }
+
+    /// Reads what the job may be paid with, so that nothing that its nodes say shows it.
+    async fn know_payment(&mut self) {
+        if !self.job.paid {
+            return;
+        }
+        self.own_credential = match until_available!(self.services.ledger.credential(self.job.id)) {
+            Ok(credential) => credential,
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "the credential of a job can't be read");
+                None
+            }
+        };
+        let gateways = self.services.config().comfy_org.clone();
+        self.secrets = self.own_credential.iter().cloned().chain(gateways).collect();
+        self.services.tracks.hide(self.attempt.upstream, &self.secrets);
     }
 
     /// Gives the backend every file that it lacks.
@@ -396,11 +489,19 @@ impl Carrying {
         self.commit(Outcome::Failed, failure, Vec::new()).await
     }
 
-    async fn upstream_body(&self, workflow: &ApprovedWorkflow) -> Result<Vec<u8>, String> {
+    async fn upstream_body(
+        &self,
+        workflow: &ApprovedWorkflow,
+        credential: Option<&ComfyOrgCredential>,
+    ) -> Result<Vec<u8>, String> {
         let secrets = self.owner_secrets().await?;
         let (prompt, client) = (self.attempt.upstream.to_string(), self.backend.client.to_string());
         let scope = OutputScope::new(&self.attempt.folder, &prompt, &client, &secrets.salt)
             .map_err(|error| error.to_string())?;
+        let scope = match credential {
+            Some(credential) => scope.paid_with(credential),
+            None => scope,
+        };
         Ok(workflow.upstream_body(&scope))
     }
 
@@ -411,6 +512,10 @@ impl Carrying {
 
     /// Watches the attempt at its backend, and commits what it finds.
     async fn follow(mut self) -> AttemptOver {
+        if !self.submitted {
+            // A former process sent it.
+            self.know_payment().await;
+        }
         match self.watched().await {
             Watched::Entry(entry) => self.finish(&entry).await,
             Watched::Withdrawn => {
@@ -596,24 +701,61 @@ impl Carrying {
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
+        let sent = match self.sent(outcome, &ending).await {
+            Ok(sent) => sent,
+            Err(Spoiled::Lost(reason)) => return self.lost(&reason).await,
+            Err(Spoiled::TooLarge(text)) => return self.too_large(&text).await,
+        };
         loop {
             match self.fetched(&ending).await {
-                Ok(files) => return self.commit(outcome, ending.result, files).await,
+                Ok(files) => return self.commit(outcome, JobResult { sent, ..ending.result }, files).await,
                 // Our disk, not the backend's work: the results lie there still.
                 Err(Unfetched::Blobs(BlobError::Unavailable { action, reason })) => {
                     tracing::error!(action, reason, "results can't be stored; trying again");
                     tokio::time::sleep(LEDGER_INTERVAL).await;
                 }
                 Err(Unfetched::Blobs(error)) => {
-                    let text = format!("a result can't be kept: {error}");
-                    let at = self.services.clock.wall();
-                    let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", &text, at);
-                    return self.commit(Outcome::Failed, failure, Vec::new()).await;
+                    return self.too_large(&format!("a result can't be kept: {error}")).await;
                 }
                 Err(Unfetched::Backend(error)) => {
                     return self.lost(&format!("its results can't be copied: {error}")).await;
                 }
             }
+        }
+    }
+
+    async fn too_large(self, text: &str) -> AttemptOver {
+        let at = self.services.clock.wall();
+        let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", text, at);
+        self.commit(Outcome::Failed, failure, Vec::new()).await
+    }
+
+    /// The pictures that its nodes sent. A success without all of them is none; what failed or was stopped has those that came until then.
+    async fn sent(&mut self, outcome: Outcome, ending: &Ending) -> Result<Vec<SentPicture>, Spoiled> {
+        let Some(mut pictures) = self.pictures.take() else { return Ok(Vec::new()) };
+        let settled = self.settled().await;
+        let sent = pictures.collected().await;
+        if outcome != Outcome::Succeeded {
+            return Ok(sent.unwrap_or_default());
+        }
+        let sent = sent?;
+        pictures.check(settled, &sent, &collect::cached_nodes(&ending.result)).map_err(Spoiled::Lost)?;
+        Ok(sent)
+    }
+
+    /// Waits until everything has been heard that the backend sent of this attempt, or it is known that it won't be.
+    async fn settled(&self) -> Settled {
+        let clock = &self.services.clock;
+        let mut arrival = Arrival::new(clock.monotonic());
+        loop {
+            let socket = self.backend.socket();
+            let connection =
+                socket.filter(|socket| *socket.connected().borrow()).map_or(0, UpstreamSocket::connections);
+            let span = self.services.tracks.span(self.attempt.upstream);
+            if let Some(settled) = arrival.look(span, connection, clock.monotonic()) {
+                return settled;
+            }
+            tokio::time::sleep(HURRY_INTERVAL).await;
         }
     }
 
@@ -625,6 +767,7 @@ impl Carrying {
             owner_folder: &self.owner_folder,
             files: &self.files,
             trusting: self.backend.is_owned(),
+            secrets: &self.secrets,
         }
     }
 
@@ -701,6 +844,10 @@ impl Carrying {
 
     /// Writes the attempt off, and sees to it that nothing of it goes on where the next job will run.
     async fn lost(self, reason: &str) -> AttemptOver {
+        self.lost_where(reason, Reached::Perhaps).await
+    }
+
+    async fn lost_where(self, reason: &str, reached: Reached) -> AttemptOver {
         self.services.tracks.untrack(self.attempt.upstream);
         let route = Route { scope: self.job.owner.scope(), client_id: self.job.client_id.clone() };
         self.services.hub.set_executing(&route, &self.job.prompt_id, None);
@@ -711,7 +858,7 @@ impl Carrying {
             let _ = comfyui.interrupt(upstream).await;
             let _ = comfyui.forget(upstream).await;
         });
-        lost(&self.services, self.job.clone(), reason).await
+        lost(&self.services, self.job.clone(), reason, reached).await
     }
 }
 

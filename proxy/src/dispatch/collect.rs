@@ -9,7 +9,9 @@ use super::push::Pushed;
 use crate::clock::WallMillis;
 use crate::ids::{PromptId, UpstreamPromptId};
 use crate::record::ledger::{Directory, JobResult, NewName};
+use comfygate_policy::{ComfyOrgCredential, Digest};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// How the backend says that a prompt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Names<'a> {
     pub trusting: bool,
     /// The owner's files that the backend has under names of ours.
     pub files: &'a [Pushed],
+    /// What may have been paid with: nobody reads it in an answer, whatever a node wrote there.
+    pub secrets: &'a [ComfyOrgCredential],
 }
 
 /// The entry is not one that ComfyUI writes.
@@ -93,6 +97,7 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
     scrub(&mut outputs, names, Scrub::All);
     if !names.trusting {
         drop_paths(&mut outputs);
+        rename_temporary(&mut fetches, names.owner_folder);
     }
     let timestamp = |wanted: &str| {
         let found = messages.iter().find(|(event, _)| event == wanted)?;
@@ -105,8 +110,16 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
         ended_at: None,
         messages,
         files: Vec::new(),
+        sent: Vec::new(),
     };
     Ok(Ending { end, result, fetches, foreign })
+}
+
+/// The nodes that the backend did not run because it had their outputs, by its `execution_cached`.
+pub fn cached_nodes(result: &JobResult) -> Vec<&str> {
+    let told = result.messages.iter().filter(|(event, _)| event == "execution_cached");
+    let nodes = told.filter_map(|(_, data)| data.get("nodes")?.as_array());
+    nodes.flatten().filter_map(Value::as_str).collect()
 }
 
 /// What the gateway itself says of a job that no backend could finish, in the shape of ComfyUI's own events.
@@ -146,7 +159,7 @@ pub fn interruption(prompt_id: &PromptId, started_at: WallMillis, at: WallMillis
 
 /// The first node that a refused `/prompt` names, and what is wrong with it in the owner's words: `(node, class, text)`.
 pub fn refusal(body: &Value, names: &Names<'_>) -> (Option<(String, String)>, String) {
-    let own = |text: &str| owners_text(&without_paths(text), names);
+    let own = |text: &str| owners_text(&without_paths(&without_secrets(text, names)), names);
     let top = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("ComfyUI refused the workflow");
     let Some((id, node)) = body.get("node_errors").and_then(Value::as_object).and_then(|nodes| nodes.iter().next())
     else {
@@ -208,7 +221,8 @@ fn owners_message(message: &Value, names: &Names<'_>) -> Option<(String, Value)>
         // Absolute paths, library versions, and the values of inputs that the gateway itself wrote.
         fields.insert("traceback".into(), json!([]));
         fields.insert("current_inputs".into(), json!({}));
-        if let Some(text) = fields.get("exception_message").and_then(Value::as_str).map(without_paths) {
+        if let Some(text) = fields.get("exception_message").and_then(Value::as_str) {
+            let text = without_paths(&without_secrets(text, names));
             fields.insert("exception_message".into(), text.into());
         }
     }
@@ -237,8 +251,14 @@ fn scrub(value: &mut Value, names: &Names<'_>, what: Scrub) {
     }
 }
 
+/// A text without what was paid with. SECURITY: ComfyUI hands it to nodes, and the error of one may quote it.
+fn without_secrets(text: &str, names: &Names<'_>) -> String {
+    let secrets = names.secrets.iter().flat_map(ComfyOrgCredential::hidden);
+    secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+}
+
 fn owners_text(text: &str, names: &Names<'_>) -> String {
-    let mut text = text.replace(&names.upstream.to_string(), names.prompt_id.as_str());
+    let mut text = without_secrets(text, names).replace(&names.upstream.to_string(), names.prompt_id.as_str());
     for file in names.files {
         // With its folder, and alone where a path was cut.
         text = text.replace(&file.canonical(), &file.shown).replace(&file.name, &file.shown);
@@ -376,19 +396,51 @@ fn find_files(value: &Value, names: &Names<'_>, pointer: &mut String, found: &mu
     }
 }
 
-/// `ComfyUI_00001_.png` → prefix `ComfyUI`, group 1, suffix `_.png` (nodes.py `SaveImage.save_images`).
-fn numbered(filename: &str) -> NewName {
-    let parts = filename.rmatch_indices('_').find_map(|(at, _)| {
+/// Gives numbered temporary files names of the owner's own. A node at ComfyUI outlives the job, and with it the random letters and the count of its previews (nodes.py `PreviewImage`,
+/// execution.py `caches.objects`, 0.8.0): whoever uses the node next could read off them that others had previews there, and how many. Equal names come out of
+/// equal ones, so what is found in ComfyUI's cache has the names of its first time.
+fn rename_temporary(fetches: &mut [Fetch], owner_folder: &str) {
+    let mut firsts: BTreeMap<String, u64> = BTreeMap::new();
+    for fetch in fetches.iter().filter(|fetch| fetch.directory == Directory::Temp) {
+        if let Some((prefix, count, _)) = counted(&fetch.from.filename, &['_', '.']) {
+            let first = firsts.entry(prefix.to_owned()).or_insert(count);
+            *first = (*first).min(count);
+        }
+    }
+    for fetch in fetches.iter_mut().filter(|fetch| fetch.directory == Directory::Temp) {
+        let Some((prefix, count, suffix)) = counted(&fetch.from.filename, &['_', '.']) else { continue };
+        let first = firsts.get(prefix).copied().unwrap_or(count);
+        let is_random = |letters: &str| letters.len() == 5 && letters.bytes().all(|byte| byte.is_ascii_lowercase());
+        let stem = prefix.rsplit_once('_').filter(|(_, letters)| is_random(letters)).map_or(prefix, |(stem, _)| stem);
+        let letters = letters_of(&format!("{owner_folder}/{prefix}/{first}"));
+        let count = count.saturating_sub(first).saturating_add(1);
+        fetch.name = NewName::AsIs(format!("{stem}_{letters}_{count:05}{suffix}"));
+    }
+}
+
+/// Five lower-case letters, as ComfyUI has them; the same for the same text.
+fn letters_of(text: &str) -> String {
+    let digest = Digest::of(text.as_bytes());
+    digest.as_bytes().iter().take(5).map(|byte| char::from(b'a' + byte % 26)).collect()
+}
+
+/// `ComfyUI_00001_.png` → prefix `ComfyUI`, count 1, rest `_.png` (nodes.py `SaveImage.save_images`). One of `after` follows the count.
+fn counted<'a>(filename: &'a str, after: &[char]) -> Option<(&'a str, u64, &'a str)> {
+    filename.rmatch_indices('_').find_map(|(at, _)| {
         let (prefix, rest) = (filename.get(..at)?, filename.get(at + 1..)?);
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let group = rest.get(..digits)?.parse().ok()?;
-        (digits >= 5 && rest[digits..].starts_with('_')).then(|| (prefix, group, rest.get(digits..)))
-    });
-    match parts {
-        Some((prefix, group, Some(suffix))) => {
+        let (count, rest) = (rest.get(..digits)?.parse().ok()?, rest.get(digits..)?);
+        (digits >= 5 && rest.starts_with(after)).then_some((prefix, count, rest))
+    })
+}
+
+/// The name in a series of the owner's, if ComfyUI numbered it as `SaveImage` does.
+fn numbered(filename: &str) -> NewName {
+    match counted(filename, &['_']) {
+        Some((prefix, group, suffix)) => {
             NewName::Numbered { prefix: prefix.to_owned(), group, suffix: suffix.to_owned() }
         }
-        _ => NewName::AsIs(filename.to_owned()),
+        None => NewName::AsIs(filename.to_owned()),
     }
 }
 
@@ -404,7 +456,6 @@ mod tests {
     use super::*;
     use crate::ids::FileId;
     use crate::inspect::contents::{ContentFacts, ContentKind};
-    use comfygate_policy::Digest;
 
     const FOLDER: &str = "t/abc234";
 
@@ -414,14 +465,20 @@ mod tests {
 
     fn reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] })
-            .unwrap()
+        read(
+            entry,
+            &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[], secrets: &[] },
+        )
+        .unwrap()
     }
 
     fn trusting_reading(entry: &Value) -> Ending {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        read(entry, &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[] })
-            .unwrap()
+        read(
+            entry,
+            &Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: true, files: &[], secrets: &[] },
+        )
+        .unwrap()
     }
 
     #[test]
@@ -504,20 +561,56 @@ mod tests {
         assert_eq!((shown.get("fullpath"), &shown["format"]), (None, &json!("video/mp4")));
     }
 
+    /// Shown names of these temporary files, to the owner of a folder.
+    fn temporary(files: &[&str], owner_folder: &str) -> Vec<String> {
+        let images: Vec<Value> = files.iter().map(|name| image("", name, "temp")).collect();
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let names = Names { prompt_id: &prompt_id, upstream, owner_folder, trusting: false, files: &[], secrets: &[] };
+        let ending = read(&entry(json!({"2": {"images": images}}), "success", json!([])), &names).unwrap();
+        assert_eq!(ending.fetches[0].from.filename, files[0], "what is fetched is the backend's");
+        let shown = |fetch: &Fetch| match &fetch.name {
+            NewName::AsIs(name) => name.clone(),
+            NewName::Numbered { .. } => panic!("{fetch:?}"),
+        };
+        ending.fetches.iter().map(shown).collect()
+    }
+
     #[test]
-    fn temporary_files_keep_their_random_name() {
-        let ending = reading(&entry(
-            json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]}}),
-            "success",
-            json!([]),
-        ));
-        assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00001_.png".into()));
+    fn temporary_files_have_letters_and_counts_of_the_owners_own() {
+        let mine = temporary(&["ComfyUI_temp_abcde_00007_.png", "ComfyUI_temp_abcde_00008_.png"], "t/mine");
+        let letters = mine[0].strip_prefix("ComfyUI_temp_").and_then(|rest| rest.strip_suffix("_00001_.png")).unwrap();
+        assert!(letters.len() == 5 && letters != "abcde" && letters.bytes().all(|byte| byte.is_ascii_lowercase()));
+        assert_eq!(mine[1], format!("ComfyUI_temp_{letters}_00002_.png"), "a batch keeps its order");
+        assert_eq!(temporary(&["ComfyUI_temp_abcde_00007_.png", "ComfyUI_temp_abcde_00008_.png"], "t/mine"), mine);
+        let later = temporary(&["ComfyUI_temp_abcde_00009_.png"], "t/mine");
+        assert!(later[0].ends_with("_00001_.png") && later[0] != mine[0], "{later:?}");
+        let theirs = temporary(&["ComfyUI_temp_abcde_00007_.png"], "t/theirs");
+        assert!(theirs[0].ends_with("_00001_.png") && theirs[0] != mine[0], "{theirs:?}");
+    }
+
+    #[test]
+    fn temporary_names_of_packs_lose_their_count_and_those_without_one_stay() {
+        let video = temporary(&["preview_00004.mp4"], "t/mine");
+        assert!(video[0].starts_with("preview_") && video[0].ends_with("_00001.mp4"), "{video:?}");
+        assert_eq!(temporary(&["3f9a.png"], "t/mine"), ["3f9a.png"]);
+        assert_eq!(temporary(&["a_0001_.png"], "t/mine"), ["a_0001_.png"]);
+        let most = format!("a_{}_.png", u64::MAX);
+        assert!(temporary(&["a_00000_.png", &most], "t/mine")[1].ends_with(&format!("_{}_.png", u64::MAX)));
+    }
+
+    #[test]
+    fn on_an_installation_of_the_owners_own_temporary_files_keep_their_names() {
+        let outputs = json!({"2": {"images": [image("", "ComfyUI_temp_abcde_00007_.png", "temp")]}});
+        let ending = trusting_reading(&entry(outputs, "success", json!([])));
+        assert_eq!(ending.fetches[0].name, NewName::AsIs("ComfyUI_temp_abcde_00007_.png".into()));
     }
 
     #[test]
     fn a_name_without_five_digits_is_not_numbered() {
         assert_eq!(numbered("a_0001_.png"), NewName::AsIs("a_0001_.png".into()));
         assert_eq!(numbered("a_00001.png"), NewName::AsIs("a_00001.png".into()));
+        let expected = NewName::Numbered { prefix: "a".into(), group: 7, suffix: "_b_12345.png".into() };
+        assert_eq!(numbered("a_00007_b_12345.png"), expected);
         let expected = NewName::Numbered { prefix: "a_00007_b".into(), group: 123_456, suffix: "_.webp".into() };
         assert_eq!(numbered("a_00007_b_123456_.webp"), expected);
     }
@@ -546,6 +639,13 @@ mod tests {
     }
 
     #[test]
+    fn cached_nodes_are_those_that_the_backend_names() {
+        let messages = json!([["execution_start", {}], ["execution_cached", {"nodes": ["1", "9"], "prompt_id": "x"}]]);
+        assert_eq!(cached_nodes(&reading(&entry(json!({}), "success", messages)).result), ["1", "9"]);
+        assert!(cached_nodes(&reading(&entry(json!({}), "success", json!([]))).result).is_empty());
+    }
+
+    #[test]
     fn an_interruption_is_told_from_an_error() {
         let interrupted = json!([["execution_interrupted", {"prompt_id": "x", "timestamp": 1}]]);
         assert_eq!(reading(&entry(json!({}), "error", interrupted)).end, UpstreamEnd::Interrupted);
@@ -555,7 +655,7 @@ mod tests {
     #[test]
     fn texts_that_name_a_pushed_file_name_it_as_its_owner_does() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1 };
+        let facts = ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1, seconds: None };
         let file = Pushed::new(FileId::from_bytes([9; 16]), Digest::of(b"x"), 1, &facts, FOLDER, "holiday/cat.png");
         let names = Names {
             prompt_id: &prompt_id,
@@ -563,6 +663,7 @@ mod tests {
             owner_folder: FOLDER,
             files: std::slice::from_ref(&file),
             trusting: false,
+            secrets: &[],
         };
         let named = file.canonical();
         let body = json!({"error": {"message": "Prompt outputs failed validation"}, "node_errors": {"3": {"class_type": "LoadImage",
@@ -578,9 +679,51 @@ mod tests {
     }
 
     #[test]
+    fn what_was_paid_with_is_in_no_text_that_a_node_wrote() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let (token, key) = ("eyJ0/oken.0123456789", "comfyui-0123456789abcdef");
+        let secrets = [ComfyOrgCredential::new(Some(token), Some(key)).unwrap().unwrap()];
+        let owners = |trusting| Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            trusting,
+            files: &[],
+            secrets: &secrets,
+        };
+        for trusting in [false, true] {
+            let text = format!("401 for '{key}' and (Bearer {token})");
+            let data = json!({"exception_message": text, "traceback": [text], "current_inputs": {"auth": [token]}});
+            let outputs = json!({"4": {"text": [text], "deep": {"er": [[key]]}}});
+            let entry = entry(outputs, "error", json!([["execution_error", data]]));
+            let ending = read(&entry, &owners(trusting)).unwrap();
+            let told = format!("{:?}{:?}", ending.result.messages, ending.result.outputs);
+            assert!(!told.contains("0123456789") && told.contains("401 for '…'"), "{told}");
+            let (_, refused) = refusal(&json!({"error": {"message": text}}), &owners(trusting));
+            assert!(!refused.contains("0123456789"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_too_short_for_a_credential_cuts_no_text_apart() {
+        let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
+        let secrets = [ComfyOrgCredential::of_api_key("a").unwrap()];
+        let names = Names {
+            prompt_id: &prompt_id,
+            upstream,
+            owner_folder: FOLDER,
+            trusting: false,
+            files: &[],
+            secrets: &secrets,
+        };
+        assert_eq!(without_secrets("a banana", &names), "a banana");
+    }
+
+    #[test]
     fn an_entry_without_status_is_no_entry() {
         let (prompt_id, upstream) = ("mine".parse().unwrap(), UpstreamPromptId::from_bytes([7; 16]));
-        let names = Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[] };
+        let names =
+            Names { prompt_id: &prompt_id, upstream, owner_folder: FOLDER, trusting: false, files: &[], secrets: &[] };
         assert_eq!(read(&json!({"outputs": {}}), &names), Err(CollectError("status")));
     }
 

@@ -543,7 +543,7 @@ fn view_path(file: &UpstreamFile, form: &str) -> String {
 }
 
 /// Percent-encodes for a query value: everything but RFC 3986's unreserved characters.
-fn query_encoded(text: &str) -> String {
+pub(crate) fn query_encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));

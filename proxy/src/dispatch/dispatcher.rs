@@ -8,12 +8,12 @@ use super::queue::{HeldJob, HeldQueue};
 use super::redecide;
 use crate::drain::Drain;
 use crate::ids::{BackendId, JobId};
-use crate::record::ledger::{Job, JobState};
+use crate::record::ledger::{Job, JobState, Reached};
 use crate::record::metrics::JobCounts;
 use crate::services::Services;
 use comfygate_policy::ApprovedWorkflow;
 use futures_util::FutureExt;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +77,8 @@ pub struct Dispatcher {
     handle: DispatchHandle,
     queue: HeldQueue,
     outstanding: HashMap<JobId, Outstanding>,
+    /// Jobs whose last attempt is being written off, since its backend is no more.
+    written_off: HashSet<JobId>,
     /// The tasks that carry attempts.
     carriers: JoinSet<()>,
     /// How often the queue is compared with the ledger.
@@ -103,6 +105,7 @@ impl Dispatcher {
             handle,
             queue: HeldQueue::default(),
             outstanding: HashMap::new(),
+            written_off: HashSet::new(),
             carriers: JoinSet::new(),
             reconcile_interval: RECONCILE_INTERVAL,
             // What waited through a restart may have been accepted by other rules.
@@ -167,7 +170,8 @@ impl Dispatcher {
             Err(error) => return tracing::warn!(%error, "the ledger can't be compared with the queue now"),
         };
         for job in active {
-            if self.queue.contains(job.id) || self.outstanding.contains_key(&job.id) {
+            let carried = self.outstanding.contains_key(&job.id) || self.written_off.contains(&job.id);
+            if self.queue.contains(job.id) || carried {
                 continue;
             }
             tracing::warn!(job = %job.id, state = ?job.state, "a job that nobody carried is taken up");
@@ -222,6 +226,7 @@ impl Dispatcher {
             Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
             Command::Over(job, over) => {
                 self.outstanding.remove(&job);
+                self.written_off.remove(&job);
                 if let AttemptOver::HeldAgain(held) = over {
                     self.queue.insert(*held);
                 }
@@ -291,9 +296,11 @@ impl Dispatcher {
             }
             None => {
                 let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
+                self.written_off.insert(job.id);
                 self.carriers.spawn(async move {
                     let id = job.id;
-                    let over = attempt::lost(&services, job, "its backend is not configured any more").await;
+                    let reason = "its backend is not configured any more";
+                    let over = attempt::lost(&services, job, reason, Reached::Perhaps).await;
                     handle.send(Command::Over(id, over)).await;
                 });
             }

@@ -6,9 +6,9 @@
 //! global interrupt flag (nothing foreign waits behind a job), a backend that dies with work in its memory. *Leaves to others*: whether a
 //! workflow may run (inspect), who hears of it (deliver).
 //!
-//! Pure rules: [`queue`], [`place`], [`collect`], [`health`], [`stall`], [`facts`]. Tasks: [`dispatcher`] decides, [`attempt`] carries one attempt from assignment to commit,
+//! Pure rules: [`queue`], `place`, [`collect`], [`health`], [`stall`], [`facts`]. Tasks: [`dispatcher`] decides, [`attempt`] carries one attempt from assignment to commit,
 //! [`monitor`] watches one backend, with [`canary`] (does its worker run) and [`sweep`] (what is left there of ours), [`tracks`] says whose an upstream event is and [`relay`] hands
-//! it on, [`push`] brings the files that a workflow names to its backend. [`comfyui`] and [`push`] are the only files that speak ComfyUI's HTTP.
+//! it on, [`push`] brings the files that a workflow names to its backend, [`pictures`] keeps what its nodes send over the WebSocket. [`comfyui`] and [`push`] are the only files that speak ComfyUI's HTTP.
 
 pub mod attempt;
 pub mod backend;
@@ -20,7 +20,9 @@ pub mod estimate;
 pub mod facts;
 pub mod health;
 pub mod monitor;
-pub mod place;
+pub mod paid;
+pub mod pictures;
+mod place;
 pub mod push;
 pub mod queue;
 pub mod redecide;

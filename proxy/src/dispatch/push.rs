@@ -238,7 +238,7 @@ mod tests {
     use crate::inspect::contents::ContentKind;
 
     fn file() -> Pushed {
-        let facts = ContentFacts { kind: ContentKind::Jpeg, width: 1, height: 1, frames: 1 };
+        let facts = ContentFacts { kind: ContentKind::Jpeg, width: 1, height: 1, frames: 1, seconds: None };
         Pushed::new(FileId::from_bytes([7; 16]), Digest::of(b"x"), 1, &facts, "t/abc", "holiday.jpeg")
     }
 

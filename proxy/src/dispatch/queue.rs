@@ -94,6 +94,7 @@ mod tests {
             submission: Digest::of(b""),
             output_nodes: vec![],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(0),
             state: JobState::Held,
             attempts: vec![],

@@ -1,10 +1,12 @@
-//! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt.
+//! What arrives on a backend's socket: to the sockets of its owner, and as hints to the task that carries the attempt. Pictures that are results go to that task alone.
 
 use super::attempt::Signal;
 use super::backend::Backend;
 use crate::deliver::events::codec::{PackEvent, ProgressKind, UpstreamEvent};
+use crate::deliver::events::upstream::UpstreamSocket;
 use crate::services::Services;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Hands one event on. What belongs to no attempt of ours reaches nobody.
 ///
@@ -36,10 +38,23 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
     };
     let Some(track) = track else { return };
     track.heard(matches!(event, UpstreamEvent::Started { .. }));
+    // This is called by the task that reads the socket: the connection is the one that the event came by.
+    let connection = backend.socket().map_or(0, UpstreamSocket::connections);
     match &event {
-        UpstreamEvent::Started { .. } => track.signal(Signal::Started),
-        UpstreamEvent::Ended { .. } => track.signal(Signal::Ended),
+        UpstreamEvent::Started { .. } => {
+            track.began(connection);
+            track.signal(Signal::Started);
+        }
+        UpstreamEvent::Ended { .. } => {
+            track.ended(connection);
+            track.signal(Signal::Ended);
+        }
+        UpstreamEvent::Preview(preview) if track.take_picture(preview) => {
+            services.metrics.event("picture");
+            return;
+        }
         UpstreamEvent::Progress { kind: ProgressKind::Executing, data, .. } => {
+            track.executes(data.get("node").and_then(Value::as_str));
             let node = data.get("display_node").or_else(|| data.get("node")).and_then(Value::as_str);
             services.hub.set_executing(&track.route, &track.prompt_id, node.map(str::to_owned));
         }
@@ -51,7 +66,7 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
     let kind = event.kind();
     if let Some(event) = event.for_owner(&track.prompt_id) {
         services.metrics.event(kind);
-        services.hub.publish(&track.route, &event);
+        services.hub.publish(&track.route, &event.without(&track.secrets));
     }
 }
 
@@ -66,14 +81,16 @@ fn relay_pack(services: &Services, backend: &Backend, event: PackEvent) {
     let of = |prompt| services.tracks.of(prompt).map(|track| (prompt, track));
     match event.prompt().map(of) {
         Some(Some((prompt, track))) => {
-            services.hub.publish(&track.route, &event.for_people(Some((prompt, &track.prompt_id))));
+            let event = event.for_people(Some((prompt, &track.prompt_id)));
+            services.hub.publish(&track.route, &event.without(&track.secrets));
         }
         // It names a prompt that is not followed (any more): whose it is can't be told.
         Some(None) => {}
         None => {
             let running = services.tracks.running_prompt_at(&backend.id).and_then(of);
+            let secrets = running.as_ref().map(|(_, track)| Arc::clone(&track.secrets)).unwrap_or_default();
             let running = running.as_ref().map(|(prompt, track)| (*prompt, &track.prompt_id));
-            services.hub.publish_to_tenant(&tenant.id, &event.for_people(running));
+            services.hub.publish_to_tenant(&tenant.id, &event.for_people(running).without(&secrets));
         }
     }
 }

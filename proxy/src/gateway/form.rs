@@ -75,7 +75,11 @@ fn boundary(headers: &HeaderMap) -> Result<&str, UploadError> {
 }
 
 fn late() -> (Stage, Rejection) {
-    inspected(Rejection::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time"))
+    inspected(Rejection::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "body_timeout",
+        "the body did not arrive in time: send it again",
+    ))
 }
 
 fn received(error: UploadError) -> (Stage, Rejection) {

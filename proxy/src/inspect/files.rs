@@ -32,9 +32,7 @@ pub fn facts(pins: &[Pin], owner_folder: &str) -> FileFacts {
     let mut out = FileFacts::none();
     for pin in pins {
         let canonical_name = format!("{owner_folder}/{}", upstream_name(pin.file, &pin.facts));
-        let ContentFacts { width, height, frames, .. } = pin.facts;
-        // Nobody measures sound: a few bytes of FLAC are hours, and what looks like WAV may be decoded as something else.
-        let seconds = None;
+        let ContentFacts { width, height, frames, seconds, .. } = pin.facts;
         out.insert(
             pin.name.clone(),
             policy_directory(pin.directory),
@@ -167,6 +165,16 @@ mod tests {
             file_name("clipspace/x/a.png", Directory::Output, FOLDER),
             shown(Directory::Output, "clipspace/x", "a.png")
         );
+    }
+
+    #[test]
+    fn the_policy_is_told_how_long_a_sound_is_or_that_nobody_knows() {
+        for seconds in [None, Some(7)] {
+            let facts = ContentFacts { kind: contents::ContentKind::Flac, width: 1, height: 1, frames: 1, seconds };
+            let (name, content) = ("a.flac".to_owned(), Digest::of(b"x"));
+            let pin = Pin { name, directory: Directory::Input, file: FileId::new(), content, bytes: 1, facts };
+            assert!(format!("{:?}", super::facts(&[pin], FOLDER)).contains(&format!("seconds: {seconds:?}")));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn bytes_max(rule: BodyRule, limits: &LimitsConfig, absent: bool) -> Result<
     match rule {
         BodyRule::None | BodyRule::Stream if absent => Ok(None),
         BodyRule::None | BodyRule::Stream => {
-            Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body"))
+            Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body: send none"))
         }
         // Read by whoever takes uploads, before this.
         BodyRule::Multipart => Ok(None),

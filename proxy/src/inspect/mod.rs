@@ -9,6 +9,7 @@ pub mod bans;
 pub mod contents;
 pub mod files;
 pub mod media;
+pub mod paid;
 pub mod refused;
 
 use crate::ids::PoolId;
@@ -27,19 +28,24 @@ pub enum InspectError {
     /// A submission that the policy does not allow.
     #[error("the policy refuses {} thing(s)", .0.iter().count())]
     Denied(Violations),
-    /// The policy lets nodes of comfy.org's services run, and the gateway has no credential for them.
+    /// The policy lets callers pay for nodes of comfy.org's services, and this one sent nothing to pay with.
     #[error(
-        "nodes of comfy.org's services need a credential, which this gateway neither has nor passes on: take them out of the workflow"
+        "nodes of comfy.org's services are paid by whoever submits them: send your own API key of comfy.org as `extra_data.api_key_comfy_org`, or the token of your login there as `extra_data.auth_token_comfy_org`"
     )]
-    PaidNodes,
+    PaidCredentialMissing,
+    /// The policy lets the gateway pay for them, and it has no key.
+    #[error(
+        "nodes of comfy.org's services are paid by this gateway, which has no key for them: its operator has to set `[comfy_org] api_key`, or take them out of the workflow"
+    )]
+    PaidKeyMissing,
     /// More files than one workflow may name.
-    #[error("the workflow names {found} files, {} are allowed", files::FILES_MAX)]
+    #[error("the workflow names {found} files, {} are allowed: split it", files::FILES_MAX)]
     TooManyFiles {
         /// How many.
         found: usize,
     },
     /// An own file that no node can read.
-    #[error("`{name}` can't be used as an input: {reason}")]
+    #[error("`{name}` can't be used as an input: {reason}; upload another file")]
     FileUnusable {
         /// As the workflow names it.
         name: String,
@@ -100,8 +106,6 @@ impl Inspector {
         files: &FileFacts,
     ) -> Result<ApprovedWorkflow, InspectError> {
         match comfygate_policy::decide(parsed, policy, catalogue, files) {
-            // Whoever pays, the credential would have to wait with the job: it is neither kept nor passed on here.
-            Verdict::Allow(workflow) if workflow.has_paid_nodes() => Err(InspectError::PaidNodes),
             Verdict::Allow(workflow) => Ok(*workflow),
             Verdict::Deny(violations) => Err(InspectError::Denied(violations)),
         }

@@ -68,7 +68,10 @@ fn rules(error: &InspectError, code: &str) -> Vec<RefusedRule> {
             because: error.to_string(),
             ..RefusedRule::default()
         }],
-        InspectError::PaidNodes | InspectError::TooManyFiles { .. } | InspectError::FileUnusable { .. } => {
+        InspectError::PaidCredentialMissing
+        | InspectError::PaidKeyMissing
+        | InspectError::TooManyFiles { .. }
+        | InspectError::FileUnusable { .. } => {
             vec![RefusedRule { code: code.to_owned(), because: error.to_string(), ..RefusedRule::default() }]
         }
     }
@@ -102,7 +105,7 @@ fn change(suggested: Suggestion) -> RuleChange {
 
 /// The engine's form of a change that was kept; none for a number that is none.
 pub fn suggested(kept: &RuleChange) -> Option<Suggestion> {
-    // An earlier version suggested to let the gateway pay, which it can't.
+    // An earlier version suggested to let the gateway pay. Whose money is spent is no suggestion of ours.
     if kept.key == "paid_nodes" {
         return None;
     }

@@ -84,10 +84,10 @@ impl Default for ConnectionLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FullError {
     /// [`ConnectionLimits::total`].
-    #[error("the gateway has too many connections")]
+    #[error("the gateway has too many connections: try again after `Retry-After`")]
     Total,
     /// [`ConnectionLimits::per_group`].
-    #[error("there are too many connections from this address")]
+    #[error("there are too many connections from this address: close some, or use one for several requests")]
     Group,
 }
 

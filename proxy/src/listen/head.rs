@@ -32,73 +32,73 @@ const CONNECTION_FIELDS: [&str; 5] = ["connection", "keep-alive", "proxy-connect
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum HeadError {
     /// Not complete within the deadline.
-    #[error("the request head took too long")]
+    #[error("the request head took too long: send it at once")]
     Timeout,
     /// More than [`HEAD_BYTES_MAX`].
-    #[error("the request head is larger than 32 KiB")]
+    #[error("the request head is larger than 32 KiB: send fewer or shorter headers")]
     TooLarge,
     /// More than [`HEADERS_MAX`].
-    #[error("the request has more than 128 header fields")]
+    #[error("the request has more than 128 header fields: send fewer")]
     TooManyHeaders,
     /// CR without LF or LF without CR (RFC 9112 §2.2).
-    #[error("a line of the request head does not end in CR LF")]
+    #[error("a line of the request head does not end in CR LF: end each so")]
     LineEnd,
     /// A NUL byte.
-    #[error("the request head has a NUL byte")]
+    #[error("the request head has a NUL byte: leave it out")]
     Nul,
     /// Not `METHOD SP target SP HTTP/1.x` (RFC 9112 §3).
-    #[error("the request line is malformed")]
+    #[error("the request line is malformed: send `METHOD /path HTTP/1.1`")]
     RequestLine,
     /// None of [`METHODS`]; they are case-sensitive.
-    #[error("the method is not supported")]
+    #[error("the method is not supported: use one of those in `Allow`")]
     Method,
     /// Not origin-form (RFC 9112 §3.2.1), or with bytes outside visible ASCII, or a fragment.
     #[error("the request target must be a path of visible ASCII characters")]
     Target,
     /// Neither HTTP/1.1 nor HTTP/1.0.
-    #[error("the HTTP version is not supported")]
+    #[error("the HTTP version is not supported: use HTTP/1.1 or HTTP/2")]
     Version,
     /// Not a token, or white space before the colon (RFC 9112 §5.1).
-    #[error("a header name is malformed")]
+    #[error("a header name is malformed: letters, digits and `!#$%&'*+-.^_`|~` make one")]
     HeaderName,
     /// A control character other than tab.
-    #[error("a header value has a control character")]
+    #[error("a header value has a control character: leave it out")]
     HeaderValue,
     /// A line that continues the one before (RFC 9112 §5.2).
-    #[error("a header is folded over several lines")]
+    #[error("a header is folded over several lines: write it in one")]
     HeaderFolded,
     /// A field that decides something, twice.
-    #[error("a header field that may stand once stands more than once")]
+    #[error("a header field that may stand once stands more than once: send it once")]
     HeaderRepeated,
     /// HTTP/1.1 without Host, or HTTP/2 without authority.
-    #[error("the Host header is missing")]
+    #[error("the Host header is missing: send one")]
     HostMissing,
     /// Two Hosts, or not `name[:port]` or `address[:port]`.
-    #[error("the Host header is malformed or stands more than once")]
+    #[error("the Host header is malformed or stands more than once: send it once, as `host` or `host:port`")]
     HostMalformed,
     /// HTTP/2 with a Host that is not its authority.
-    #[error("Host and authority differ")]
+    #[error("Host and authority differ: send the same in both, or no Host")]
     HostDiffers,
     /// Several `content-length`, even equal ones, or a list.
-    #[error("content-length stands more than once")]
+    #[error("content-length stands more than once: send it once")]
     LengthRepeated,
     /// Not 1 to 18 digits.
-    #[error("content-length is not a number")]
+    #[error("content-length is not a number: send digits only")]
     LengthMalformed,
     /// Both framings: the classic of request smuggling (RFC 9112 §6.1).
-    #[error("content-length and transfer-encoding stand together")]
+    #[error("content-length and transfer-encoding stand together: send one of them")]
     LengthAndEncoding,
     /// `transfer-encoding` that is not exactly `chunked`, stands twice, or stands in HTTP/1.0.
     #[error("transfer-encoding must be `chunked`, once, in HTTP/1.1")]
     Encoding,
     /// `upgrade` other than `websocket`, or in HTTP/1.0.
-    #[error("only an upgrade to websocket is supported")]
+    #[error("only an upgrade to websocket is supported: leave other upgrades out")]
     Upgrade,
     /// `expect` other than `100-continue`.
-    #[error("only the expectation 100-continue is supported")]
+    #[error("only the expectation 100-continue is supported: leave others out")]
     Expectation,
     /// HTTP/2 with a header field of HTTP/1 connections, or `te` other than `trailers`.
-    #[error("a header field of HTTP/1 connections stands in an HTTP/2 request")]
+    #[error("a header field of HTTP/1 connections stands in an HTTP/2 request: leave it out")]
     ConnectionSpecific,
 }
 

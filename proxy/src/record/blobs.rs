@@ -59,7 +59,12 @@ impl Blobs {
 
     /// Where a content lies, if it is there.
     pub fn path(&self, content: &Digest) -> Option<PathBuf> {
-        Some(durable::sharded(&self.root, &content.to_string())).filter(|path| path.is_file())
+        Some(self.place(content)).filter(|path| path.is_file())
+    }
+
+    /// Where a content lies that was stored.
+    pub fn place(&self, content: &Digest) -> PathBuf {
+        durable::sharded(&self.root, &content.to_string())
     }
 }
 

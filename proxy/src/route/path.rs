@@ -11,40 +11,40 @@ pub const QUERY_BYTES_MAX: usize = 4 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Odd {
     /// Not origin-form: `/path?query`.
-    #[error("the target does not begin with `/`")]
+    #[error("the target does not begin with `/`: send a path")]
     NoLeadingSlash,
     /// More than [`PATH_BYTES_MAX`].
-    #[error("the path is longer than 2048 bytes")]
+    #[error("the path is longer than 2048 bytes: shorten it")]
     PathTooLong,
     /// More than [`QUERY_BYTES_MAX`].
-    #[error("the query is longer than 4096 bytes")]
+    #[error("the query is longer than 4096 bytes: shorten it")]
     QueryTooLong,
     /// `//`.
-    #[error("the path has an empty segment")]
+    #[error("the path has an empty segment: write one `/` between names")]
     EmptySegment,
     /// `.` or `..`, plain or within a decoded file name.
-    #[error("the path has a dot segment")]
+    #[error("the path has a dot segment: write the path that is meant")]
     DotSegment,
     /// A character that RFC 3986 §3.3 does not allow in a path, such as a backslash or `#`; and `;`, which some servers split at.
-    #[error("the path has a character that must not stand there")]
+    #[error("the path has a character that must not stand there: write it as a percent escape")]
     Character,
     /// `%` without two hexadecimal digits.
-    #[error("the target has an invalid percent escape")]
+    #[error("the target has an invalid percent escape: write `%` and two hexadecimal digits")]
     Escape,
     /// A letter, digit, `-`, `.`, `_` or `~` written as an escape: `/%70rompt` is `/prompt` for ComfyUI (bypass 16).
-    #[error("the path has an encoded character that needs no encoding")]
+    #[error("the path has an encoded character that needs no encoding: write it as it is")]
     EncodedUnreserved,
     /// `%2F` where the route has no file name.
-    #[error("the path has an encoded slash where no file name stands")]
+    #[error("the path has an encoded slash where no file name stands: write `/`")]
     EncodedSlash,
     /// `%25`: ComfyUI decodes userdata names a second time when a `%` remains (bypass 19).
-    #[error("the path has an encoded percent sign")]
+    #[error("the path has an encoded percent sign: encode the path once only")]
     EncodedPercent,
     /// An encoded NUL, control character, backslash or `;`.
-    #[error("the target has an encoded control character, backslash or semicolon")]
+    #[error("the target has an encoded control character, backslash or semicolon: leave it out")]
     EncodedControl,
     /// Escapes that do not make UTF-8.
-    #[error("the target is not UTF-8 once decoded")]
+    #[error("the target is not UTF-8 once decoded: encode it in UTF-8")]
     NotUtf8,
 }
 

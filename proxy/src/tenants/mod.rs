@@ -73,6 +73,8 @@ pub struct Limits {
     pub storage_bytes_max: u64,
     /// Share of the GPUs when tenants compete, relative to the others' weights; 1 to 1000.
     pub weight: u32,
+    /// Whether a job with paid nodes is run again after an attempt was lost that may have made paid calls.
+    pub retry_paid: bool,
 }
 
 impl Default for Limits {
@@ -86,6 +88,7 @@ impl Default for Limits {
             websockets_max: 50,
             storage_bytes_max: 10 << 30,
             weight: 1,
+            retry_paid: false,
         }
     }
 }

@@ -23,6 +23,7 @@ struct RawLimits {
     websockets_max: Option<u32>,
     storage_bytes_max: Option<u64>,
     weight: Option<u32>,
+    retry_paid: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         websockets_max: small(reader, "websockets_max", 100_000),
         storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
+        retry_paid: reader.boolean("retry_paid").map(|found| found.value),
     }
 }
 
@@ -136,6 +138,7 @@ impl RawLimits {
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
+            retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
         }
     }
 }
@@ -306,6 +309,18 @@ mod tests {
         assert_eq!(limits.prompt_rate, Rate { per_second: 2.0, burst: 3 });
         assert_eq!(limits.active_jobs_max, 9);
         assert_eq!(limits.weight, Limits::default().weight);
+    }
+
+    #[test]
+    fn paid_calls_are_made_twice_only_where_the_plan_or_the_tenant_says_so() {
+        let retries = |plan: &str, tenant: &str| {
+            let text = format!("[[plan]]\nid = \"p\"\n{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits.retry_paid
+        };
+        assert!(!retries("", ""));
+        assert!(retries("retry_paid = true", ""));
+        assert!(retries("", "retry_paid = true"));
+        assert!(!retries("retry_paid = true", "retry_paid = false"));
     }
 
     #[test]

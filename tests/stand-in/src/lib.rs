@@ -76,6 +76,8 @@ pub struct Options {
     pub web_root: Option<PathBuf>,
     /// How many made-up node packs are installed, `pack_1` first; at most [`PACKS_MAX`].
     pub packs: u32,
+    /// The folder in `custom_nodes` that the probe nodes are in; `None`: `gate_probe`, as in the recording.
+    pub probe_folder: Option<String>,
     /// Behave as versions after 0.8.0 do, as far as that is known (`http/newer.rs`)?
     pub newer: bool,
     /// Are faults also set by `POST /stand-in/faults`?
@@ -97,6 +99,7 @@ impl Default for Options {
             step_time: Duration::from_millis(100),
             web_root: None,
             packs: 0,
+            probe_folder: None,
             newer: false,
             faults_by_http: false,
         }

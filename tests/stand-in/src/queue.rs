@@ -27,6 +27,8 @@ pub struct Item {
     pub extra_data: Json,
     /// Ids of the output nodes that passed validation.
     pub outputs: Vec<String>,
+    /// The secrets of `extra_data`: a sixth slot that nothing shows and paid nodes are given.
+    pub sensitive: Dict,
 }
 
 impl Item {
@@ -298,6 +300,7 @@ mod tests {
             prompt: Json::Dict(Dict::new()),
             extra_data: Json::Dict(Dict::new()),
             outputs: Vec::new(),
+            sensitive: Dict::new(),
         }
     }
 

@@ -12,10 +12,16 @@ impl Step<'_, '_> {
     pub(super) fn fit(&self, rule: &Fit) -> Result<Extent, Gap> {
         let from = self.shape(&rule.of)?;
         let multiple = match &rule.multiple {
-            Some(name) => self.int(name)?.hi,
-            None => 1,
+            Some(name) => self.int(name)?,
+            None => Interval::exactly(1),
         };
-        let side = |name: &str| Ok::<_, Gap>(cut_to_multiple(self.int(name)?, multiple));
+        let side = |name: &str| {
+            let side = self.int(name)?;
+            // Padded up to the multiple is more than was asked for; on the way there it may be less.
+            let cut = cut_to_multiple(side, multiple.hi);
+            let up = if rule.how == How::PadUp { up_to_multiple(side.hi, multiple) } else { cut.hi };
+            Ok::<_, Gap>(Interval::between(cut.lo, up))
+        };
         Ok(picture(fitted(from, side(&rule.width)?, side(&rule.height)?, rule.how)))
     }
 
@@ -46,6 +52,16 @@ fn cut_to_multiple(side: Interval, multiple: i128) -> Interval {
     }
 }
 
+/// The next multiple of a side, whichever of these it is a multiple of. A side of 0 is none.
+fn up_to_multiple(side: i128, multiple: Interval) -> i128 {
+    match multiple.hi {
+        ..=1 => side,
+        _ if side <= 0 => side,
+        exact if multiple.lo == exact => side.saturating_add(exact - 1).div_euclid(exact).saturating_mul(exact),
+        largest => side.saturating_add(largest - 1),
+    }
+}
+
 /// A side where 0 stands for that of the picture.
 fn or_own(asked: Interval, own: Interval) -> Interval {
     if asked.lo <= 0 { asked.hull(own) } else { asked }
@@ -55,7 +71,7 @@ pub(super) fn fitted(from: Shape, width: Interval, height: Interval, how: How) -
     match how {
         How::Stretch => from.resized(or_own(width, from.width), or_own(height, from.height)),
         How::Within => within(from, width, height),
-        How::Pad => {
+        How::Pad | How::PadUp => {
             let side = |asked: Interval| if asked.lo <= 0 { Interval::between(1, LARGEST_SIDE) } else { asked };
             within(from, width, height).hull(from.resized(side(width), side(height)))
         }
@@ -151,6 +167,16 @@ mod tests {
         assert_eq!(cut_to_multiple(Interval::exactly(127), 128), Interval::between(0, 127));
         assert_eq!(cut_to_multiple(Interval::exactly(128), 128).lo, 1);
         assert_eq!(cut_to_multiple(Interval::exactly(100), 0), Interval::exactly(100));
+    }
+
+    #[test]
+    fn a_side_is_padded_up_to_its_multiple() {
+        for (side, multiple, up) in
+            [(4096, 500, 4500), (4096, 512, 4096), (1000, 16, 1008), (1000, 1, 1000), (0, 16, 0)]
+        {
+            assert_eq!(up_to_multiple(side, Interval::exactly(multiple)), up, "{side} {multiple}");
+        }
+        assert_eq!(up_to_multiple(4096, Interval::between(0, 512)), 4607);
     }
 
     #[test]

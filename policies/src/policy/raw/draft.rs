@@ -203,7 +203,9 @@ fn allowance(key: &str, draft: ListDraft, absent: Absent) -> Result<Allowance, S
 
 fn addresses(key: &str, globs: Vec<Glob>) -> Result<Vec<AddressPattern>, String> {
     if globs.len() > PATTERNS_MAX {
-        return Err(format!("`{key}`: more than {PATTERNS_MAX} patterns in all documents together"));
+        return Err(format!(
+            "`{key}`: more than {PATTERNS_MAX} patterns in all documents together: let `*` stand for several"
+        ));
     }
     let pattern = |glob: &Glob| AddressPattern::of(glob.glob()).map_err(|why| format!("`{key}`: {why}"));
     globs.iter().map(pattern).collect()
@@ -230,7 +232,7 @@ fn text_rules(draft: TextsDraft) -> Result<TextRules, String> {
                 .dfa_size_limit(TEXT_CACHE_BYTES_MAX)
                 .build()
                 .map_err(|_| {
-                    format!("`texts`: all patterns together take more than {TEXT_AUTOMATON_BYTES_MAX} bytes")
+                    format!("`texts`: all patterns together take more than {TEXT_AUTOMATON_BYTES_MAX} bytes: deny fewer or simpler ones")
                 })?,
         ),
     };
@@ -240,7 +242,9 @@ fn text_rules(draft: TextsDraft) -> Result<TextRules, String> {
 
 fn set(key: &str, globs: Vec<Glob>) -> Result<Patterns, String> {
     if globs.len() > PATTERNS_MAX {
-        return Err(format!("`{key}`: more than {PATTERNS_MAX} patterns in all documents together"));
+        return Err(format!(
+            "`{key}`: more than {PATTERNS_MAX} patterns in all documents together: let `*` stand for several"
+        ));
     }
     Patterns::of(globs).map_err(|error| format!("`{key}`: not a list of patterns: {error}"))
 }

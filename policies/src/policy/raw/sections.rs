@@ -80,7 +80,7 @@ impl DocumentReader<'_> {
             return Vec::new();
         };
         if items.len() > PATTERNS_MAX {
-            self.fault(&value.span(), key, format!("more than {PATTERNS_MAX} entries"));
+            self.fault(&value.span(), key, format!("more than {PATTERNS_MAX} entries: let `*` stand for several"));
             return Vec::new();
         }
         let texts = items.iter().map(|item| (item.span(), self.text_of(item, key)));
@@ -105,7 +105,9 @@ impl DocumentReader<'_> {
             // A class name is no path: `*` matches slashes too, and a backslash is itself.
             match GlobBuilder::new(&pattern).literal_separator(false).backslash_escape(false).build() {
                 Ok(glob) => globs.push(glob),
-                Err(error) => self.fault(&span, key, format!("not a pattern: {}", error.kind())),
+                Err(error) => {
+                    self.fault(&span, key, format!("not a pattern: {}; write `[[]` for a plain `[`", error.kind()))
+                }
             }
         }
         globs
@@ -144,7 +146,11 @@ impl DocumentReader<'_> {
                 });
             }
             let Ok(glob) = GlobBuilder::new(&input).literal_separator(false).backslash_escape(false).build() else {
-                self.fault(&item.span(), "models.input", format!("`{input}` is not a pattern"));
+                self.fault(
+                    &item.span(),
+                    "models.input",
+                    format!("`{input}` is not a pattern: write `[[]` for a plain `[`"),
+                );
                 continue;
             };
             let allow = section.get("allow").map(|value| self.globs(value, "models.allow", Case::Model));
@@ -155,7 +161,11 @@ impl DocumentReader<'_> {
             rules.push(ModelDraft { input_text: input, input: glob, allow, deny: deny.unwrap_or_default() });
         }
         if rules.len() > MODEL_RULES_MAX {
-            self.fault(&value.span(), "models", format!("more than {MODEL_RULES_MAX} rules"));
+            self.fault(
+                &value.span(),
+                "models",
+                format!("more than {MODEL_RULES_MAX} rules: let `*` stand for several inputs"),
+            );
         }
     }
 
@@ -192,7 +202,11 @@ impl DocumentReader<'_> {
             }
         }
         if draft.patterns.len() > TEXT_PATTERNS_MAX {
-            self.fault(&(0..0), "texts", format!("more than {TEXT_PATTERNS_MAX} patterns"));
+            self.fault(
+                &(0..0),
+                "texts",
+                format!("more than {TEXT_PATTERNS_MAX} patterns: put several into one `deny_regex`"),
+            );
         }
         if let Some(value) = section.get("embeddings") {
             let globs = self.globs(value, "texts.embeddings", Case::Model);
@@ -238,7 +252,7 @@ impl DocumentReader<'_> {
         };
         let number = self.whole(value, &name).unwrap_or(1);
         u32::try_from(number).unwrap_or_else(|_| {
-            self.fault(&value.span(), &name, format!("more than {}", u32::MAX));
+            self.fault(&value.span(), &name, format!("must be at most {}", u32::MAX));
             1
         })
     }
@@ -270,8 +284,9 @@ impl DocumentReader<'_> {
             let mut json = match json(value.get_ref(), 0) {
                 Some(json) => json,
                 None => {
-                    let message =
-                        format!("more than {ANNOTATION_DEPTH_MAX} levels, or a date or a number that JSON lacks");
+                    let message = format!(
+                        "more than {ANNOTATION_DEPTH_MAX} levels, or a date or a number that JSON lacks: write plain tables, lists, texts and numbers"
+                    );
                     self.fault(&value.span(), &name, message);
                     continue;
                 }
@@ -280,14 +295,19 @@ impl DocumentReader<'_> {
             match draft.add(class, json) {
                 Ok(()) => {}
                 Err(AnnotationFault::Core) => {
-                    let message = "a class of ComfyUI's own: what it does is said by this release, not by a policy";
+                    let message =
+                        "a class of ComfyUI's own: what it does is said by this release, not by a policy; take it out";
                     self.fault(&key.span(), &name, message.to_owned());
                 }
                 Err(AnnotationFault::Form(message)) => self.fault(&value.span(), &name, message),
             }
         }
         if draft.len() > ANNOTATIONS_MAX {
-            self.fault(&(0..0), "annotations", format!("more than {ANNOTATIONS_MAX} classes"));
+            self.fault(
+                &(0..0),
+                "annotations",
+                format!("more than {ANNOTATIONS_MAX} classes: annotate only those that workflows use"),
+            );
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<Exit> {
         let judged = Judged::of(&submission, &policy, &catalogue);
         all_allowed &= judged.is_allowed();
         if arguments.json {
-            println!("{}", judged.to_json(&submission.file)?);
+            println!("{}", judged.to_json(&submission)?);
         } else {
             judged.print(&submission.file);
         }
@@ -78,26 +78,28 @@ impl Judged {
         }
     }
 
-    /// Everything that stands against it; of an allowed one, against the nodes that are left out.
-    pub(super) fn violations(&self) -> Vec<Value> {
+    /// Everything that stands against it; of an allowed one, against the nodes that are left out. Pointers are into what was submitted.
+    pub(super) fn violations(&self, submission: &Submission) -> Vec<Value> {
+        let placed = |violation: &Violation| submission.placed(violation.to_json());
         match self {
             Self::Unread(fault) => vec![fault.to_json()],
-            Self::Allowed(approved) => approved.pruned().into_iter().flatten().map(Violation::to_json).collect(),
-            Self::Refused(violations) => violations.iter().map(Violation::to_json).collect(),
+            Self::Allowed(approved) => approved.pruned().into_iter().flatten().map(placed).collect(),
+            Self::Refused(violations) => violations.iter().map(placed).collect(),
         }
     }
 
-    fn to_json(&self, file: &str) -> anyhow::Result<Value> {
+    fn to_json(&self, submission: &Submission) -> anyhow::Result<Value> {
         let (workflow, shadowed) = match self {
             Self::Allowed(approved) => (rewritten(approved)?, approved.shadowed()),
             Self::Unread(_) | Self::Refused(_) => (Value::Null, &[][..]),
         };
         let mut line = json!({
-            "file": file, "verdict": self.verdict(), "cost": self.cost(), "violations": self.violations(), "workflow": workflow,
+            "file": submission.file, "verdict": self.verdict(), "cost": self.cost(), "violations": self.violations(submission), "workflow": workflow,
         });
         // Only a policy in shadow mode has it to tell.
         if let Some(members) = line.as_object_mut().filter(|_| !shadowed.is_empty()) {
-            members.insert("shadowed".to_owned(), shadowed.iter().map(Violation::to_json).collect());
+            let placed = |violation: &Violation| submission.placed(violation.to_json());
+            members.insert("shadowed".to_owned(), shadowed.iter().map(placed).collect());
         }
         Ok(line)
     }

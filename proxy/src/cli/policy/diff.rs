@@ -1,7 +1,7 @@
 //! `comfygate policy diff`: what another policy would change.
 
 use super::check::Judged;
-use super::workflows;
+use super::workflows::{self, Submission};
 use super::{Surroundings, plain};
 use crate::cli::Exit;
 use clap::Args;
@@ -46,8 +46,8 @@ pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<Exit> {
     workflows::for_each(&arguments.workflows, |submission| {
         let judged = [0, 1].map(|side| policies.get(side).map(|policy| Judged::of(&submission, policy, &catalogue)));
         let [Some(before), Some(after)] = judged else { return Ok(()) };
-        let change = Change::between(&before, &after);
-        summary.add(&before, &after, change.is_some());
+        let change = Change::between(&submission, &before, &after);
+        summary.add(&submission, &before, &after, change.is_some());
         match change {
             Some(change) if arguments.json => println!("{}", change.to_json(&submission.file)),
             Some(change) => change.print(&submission.file),
@@ -75,8 +75,8 @@ struct Change {
 
 impl Change {
     /// `None` if both say the same.
-    fn between(before: &Judged, after: &Judged) -> Option<Self> {
-        let (old, new) = (before.violations(), after.violations());
+    fn between(submission: &Submission, before: &Judged, after: &Judged) -> Option<Self> {
+        let (old, new) = (before.violations(submission), after.violations(submission));
         let change = Self {
             verdicts: [before.verdict(), after.verdict()],
             costs: [before.cost(), after.cost()],
@@ -115,12 +115,12 @@ impl Change {
 }
 
 impl Summary {
-    fn add(&mut self, before: &Judged, after: &Judged, changed: bool) {
+    fn add(&mut self, submission: &Submission, before: &Judged, after: &Judged, changed: bool) {
         self.files += 1;
         self.changed += usize::from(changed);
         for ((judged, allowed), side) in [before, after].into_iter().zip(&mut self.allowed).zip([0, 1]) {
             *allowed += usize::from(judged.is_allowed());
-            let violations = judged.violations();
+            let violations = judged.violations(submission);
             let mut codes: Vec<&str> = violations.iter().filter_map(|one| one.get("code")?.as_str()).collect();
             codes.sort_unstable();
             codes.dedup();

@@ -43,6 +43,10 @@ pub(super) fn run(arguments: &ExplainArguments) -> anyhow::Result<Exit> {
                 all_allowed &= matches!(explained.verdict(), Verdict::Allow(_));
                 if arguments.json {
                     let mut account = explained.to_json();
+                    for list in ["violations", "shadowed"] {
+                        let violations = account.get_mut(list).and_then(Value::as_array_mut);
+                        violations.into_iter().flatten().for_each(|one| *one = submission.placed(one.take()));
+                    }
                     if let Some(members) = account.as_object_mut() {
                         members.insert("file".to_owned(), Value::from(file.as_str()));
                     }

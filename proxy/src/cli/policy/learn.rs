@@ -2,20 +2,24 @@
 
 use super::workflows::{self, Submission};
 use super::{Surroundings, plain, shown};
+use crate::app::inspector;
 use crate::cli::refusals::Reached;
 use crate::cli::{ConfigArgument, Exit};
 use crate::config::Config;
 use crate::dispatch::comfyui::ComfyUi;
 use crate::endpoint::BackendEndpoint;
+use crate::ids::PoolId;
 use crate::record::ledger::refusals::RefusalQuery;
 use anyhow::{Context, bail};
 use clap::Args;
 use comfygate_policy::learn::{LearnError, LearnOptions, Learned, LeftOut, Sample, learn};
 use comfygate_policy::{Catalogue, FileFact, FileFacts, FileReference, Parsed, Policy, Verdict, decide};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Entries of a backend's history that are read; ComfyUI keeps ten thousand.
 const HISTORY_MAX: u32 = 10_000;
@@ -38,6 +42,9 @@ pub(super) struct LearnArguments {
     /// Whose refusals
     #[command(flatten)]
     which: ConfigArgument,
+    /// Judge by the catalogue that holds in this pool [default: the one pool that has a catalogue of its own]
+    #[arg(long, conflicts_with = "object_info")]
+    pool: Option<PoolId>,
     /// The policy's name
     #[arg(long, default_value = "learned")]
     name: String,
@@ -67,7 +74,8 @@ pub(super) struct LearnArguments {
 }
 
 pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
-    let catalogue = arguments.surroundings.catalogue()?;
+    let (catalogue, which) = catalogue(arguments)?;
+    eprintln!("judged by {which}");
     let options = LearnOptions {
         name: arguments.name.clone(),
         headroom: arguments.headroom,
@@ -104,6 +112,50 @@ pub(super) fn run(arguments: &LearnArguments) -> anyhow::Result<Exit> {
         tell_aside(&learned, &aside, &catalogue, &options)?;
     }
     Ok(Exit::Good)
+}
+
+/// What the workflows are judged by, and its name: the file that was asked for, what holds in the gateway's pool where a gateway is asked, else the shipped catalogue.
+fn catalogue(arguments: &LearnArguments) -> anyhow::Result<(Cow<'static, Catalogue>, String)> {
+    let given = &arguments.surroundings.object_info;
+    let of_a_gateway = arguments.from_refusals || arguments.from_shadow || arguments.pool.is_some();
+    if given.is_some() || !of_a_gateway {
+        let which = given.as_ref().map_or_else(shipped, |path| format!("the catalogue of `{}`", shown(path)));
+        return Ok((arguments.surroundings.catalogue()?, which));
+    }
+    let config = configuration(&arguments.which)?;
+    let inspector = inspector(&config)?;
+    let owned = |data: Arc<Catalogue>| Cow::Owned(Catalogue::clone(&data));
+    if let Some(path) = &config.object_info_file {
+        let which = format!("the catalogue of the configuration, `{}`", shown(path));
+        return Ok((owned(inspector.catalogue_of(&PoolId::default_pool())), which));
+    }
+    let pools: BTreeSet<&PoolId> = config.backends.iter().map(|backend| &backend.pool).collect();
+    if let Some(pool) = arguments.pool.as_ref().filter(|pool| !pools.contains(pool)) {
+        bail!("no backend is in a pool `{pool}`: name one of the configuration");
+    }
+    let wanted = |pool: &&&PoolId| arguments.pool.as_ref().is_none_or(|wanted| wanted == **pool);
+    let pinned: Vec<&PoolId> = pools.iter().filter(wanted).copied().filter(|pool| inspector.is_pinned(pool)).collect();
+    let digests: BTreeSet<String> =
+        pinned.iter().map(|pool| inspector.catalogue_of(pool).digest().to_string()).collect();
+    match pinned.as_slice() {
+        [] => Ok((Cow::Borrowed(Catalogue::builtin()), shipped())),
+        [pool, ..] if digests.len() == 1 => {
+            Ok((owned(inspector.catalogue_of(pool)), format!("the catalogue that was accepted for the pool `{pool}`")))
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(|pool| format!("`{pool}`")).collect();
+            bail!("the pools {} have catalogues of their own: name one by `--pool`", names.join(", "))
+        }
+    }
+}
+
+fn shipped() -> String {
+    "the shipped catalogue, which knows ComfyUI's own classes".to_owned()
+}
+
+fn configuration(which: &ConfigArgument) -> anyhow::Result<Config> {
+    let loaded = Config::load(which.config.as_deref());
+    Ok(loaded.map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?.config)
 }
 
 /// All workflows that can be read; what can't is told.
@@ -159,9 +211,7 @@ fn files(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue) -> FileFacts {
 
 /// What the gateway keeps of the submissions that it refused, or would have refused.
 fn refused(which: &ConfigArgument, shadow: bool) -> anyhow::Result<Vec<Submission>> {
-    let loaded = Config::load(which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
-    let reached = Reached::reach(&loaded.config)?;
+    let reached = Reached::reach(&configuration(which)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let query = RefusalQuery { tenant: None, since: None, shadow, limit: REFUSALS_MAX };

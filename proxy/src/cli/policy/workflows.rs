@@ -2,9 +2,8 @@
 
 use super::metadata::{self, Content};
 use anyhow::{Context, bail};
-use comfygate_policy::{ParseError, Parsed};
+use comfygate_policy::{BARE_BEFORE, ParseError, Parsed, bare_pointer};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,6 +26,8 @@ pub(super) struct Submission {
     pub(super) file: String,
     /// The body of a `POST /prompt`, or why there is none.
     body: Result<Vec<u8>, &'static str>,
+    /// It is a file that holds the graph alone: what is told of it has its places.
+    bare: bool,
 }
 
 /// Why there is nothing to judge.
@@ -64,42 +65,60 @@ impl NoWorkflow {
 impl Submission {
     /// A bare graph from elsewhere than a file.
     pub(super) fn of_graph(file: String, graph: &Value) -> Self {
-        Self { file, body: Ok(json!({ "prompt": graph }).to_string().into_bytes()) }
+        Self { file, body: Ok(json!({ "prompt": graph }).to_string().into_bytes()), bare: false }
     }
 
     /// A whole submission from elsewhere than a file.
     pub(super) fn of_body(file: String, body: &Value) -> Self {
-        Self { file, body: Ok(body.to_string().into_bytes()) }
+        Self { file, body: Ok(body.to_string().into_bytes()), bare: false }
     }
 
     fn of_bytes(file: String, bytes: Vec<u8>) -> Self {
-        let body = match metadata::read(&bytes) {
-            Content::Other => Ok(wrapped(Cow::Owned(bytes))),
-            Content::Prompt(graph) => Ok(wrapped(Cow::Owned(graph))),
-            Content::Nothing(kind) => Err(kind),
-        };
-        Self { file, body }
+        match metadata::read(&bytes) {
+            Content::Other => {
+                let bare = is_bare(&bytes);
+                Self { file, body: Ok(if bare { wrapped(&bytes) } else { bytes }), bare }
+            }
+            // Its places are those in the picture's `prompt`.
+            Content::Prompt(graph) => {
+                Self { file, body: Ok(if is_bare(&graph) { wrapped(&graph) } else { graph }), bare: false }
+            }
+            Content::Nothing(kind) => Self { file, body: Err(kind), bare: false },
+        }
+    }
+
+    /// A violation as JSON, with its pointer into the file as it is.
+    pub(super) fn placed(&self, mut violation: Value) -> Value {
+        if let Some(Value::String(pointer)) = violation.get_mut("pointer").filter(|_| self.bare) {
+            *pointer = bare_pointer(pointer).to_owned();
+        }
+        violation
     }
 
     /// What it says, as the engine reads it.
     pub(super) fn parsed(&self) -> Result<Parsed, NoWorkflow> {
         match &self.body {
-            Ok(body) => Ok(comfygate_policy::parse(body)?),
+            Ok(body) => {
+                let place = |fault: ParseError| if self.bare { fault.of_bare_graph() } else { fault };
+                Ok(comfygate_policy::parse(body).map_err(place)?)
+            }
             Err(kind) => Err(NoWorkflow::NoMetadata(kind)),
         }
     }
 }
 
-/// A submission around a bare graph; a whole submission as it is. The bytes of the graph stay as they are, so that what is odd in them is seen.
-fn wrapped(bytes: Cow<'_, [u8]>) -> Vec<u8> {
+/// Whether it is a graph alone, and not a whole submission.
+fn is_bare(bytes: &[u8]) -> bool {
     // Only to tell the forms apart: what is no JSON at all is told by the engine's own parser, with line and column.
-    let form: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let form: Value = serde_json::from_slice(bytes).unwrap_or_default();
     // A page's own file is told as such, whatever it is wrapped in.
     let page = form.get("nodes").is_some_and(Value::is_array);
-    if page || form.get("prompt").is_some_and(|prompt| prompt.get("class_type").is_none()) {
-        return bytes.into_owned();
-    }
-    [b"{\"prompt\":".as_slice(), &bytes, b"}"].concat()
+    !(page || form.get("prompt").is_some_and(|prompt| prompt.get("class_type").is_none()))
+}
+
+/// A submission around a bare graph. The bytes of the graph stay as they are, so that what is odd in them is seen.
+fn wrapped(graph: &[u8]) -> Vec<u8> {
+    [BARE_BEFORE.as_bytes(), graph, b"}"].concat()
 }
 
 /// Reads them one after the other, in order: `-` is standard input, a directory stands for what is in it, in the order of names.

@@ -98,6 +98,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("dispatch.poll_interval", Shape::Duration),
     ("dispatch.results", Shape::Word(&["copy", "leave"])),
     ("catalogue.object_info", Shape::Hidden),
+    ("comfy_org.api_key", Shape::Hidden),
     ("audit.file", Shape::Word(&["-"])),
     ("audit.rotate_bytes", Shape::Size),
     ("audit.keep", Shape::Plain),
@@ -113,6 +114,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("plan[].pace.pages", Shape::Duration),
     ("plan[].pace.programs", Shape::Duration),
     ("plan[].weight", Shape::Plain),
+    ("plan[].retry_paid", Shape::Plain),
     ("tenant[].id", Shape::Hidden),
     ("tenant[].plan", Shape::Hidden),
     ("tenant[].name", Shape::Hidden),
@@ -129,6 +131,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("tenant[].pace.pages", Shape::Duration),
     ("tenant[].pace.programs", Shape::Duration),
     ("tenant[].weight", Shape::Plain),
+    ("tenant[].retry_paid", Shape::Plain),
 ];
 
 /// A configuration file, key by key. Keys that do not stand in the list are counted: they may be what somebody typed in the wrong place.

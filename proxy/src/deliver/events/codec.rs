@@ -7,6 +7,7 @@
 
 use crate::ids::{PromptId, UpstreamPromptId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use comfygate_policy::ComfyOrgCredential;
 use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -232,23 +233,26 @@ impl ClientEvent {
         Self::Json(json!({"type": kind, "data": data}).to_string().into())
     }
 
+    /// The same without what a job was paid with, should a node have told it. SECURITY: nodes are handed it, and whatever they tell is passed on. Its place is filled, so that lengths within
+    /// a frame still hold; pictures are not looked through.
+    pub fn without(self, secrets: &[ComfyOrgCredential]) -> Self {
+        let secrets = secrets.iter().flat_map(ComfyOrgCredential::hidden);
+        secrets.fold(self, |event, secret| match event {
+            Self::Json(text) => Self::Json(without(text, secret)),
+            Self::Text(bytes) => Self::Text(masked(bytes, secret.as_bytes())),
+            Self::Frame(bytes) => Self::Frame(masked(bytes, secret.as_bytes())),
+            event @ Self::Preview { .. } => event,
+        })
+    }
+
     /// The frame for a client that did, or did not, announce `supports_preview_metadata`.
     pub fn frame(&self, with_metadata: bool) -> Message {
         match self {
             Self::Json(text) => Message::Text(text.clone()),
             Self::Text(text) => Message::Binary(framed(TEXT, &[text])),
             Self::Frame(bytes) => Message::Binary(bytes.clone()),
-            Self::Preview { metadata, image, .. } if with_metadata && !metadata.is_empty() => {
-                let metadata = Value::Object(metadata.clone()).to_string();
-                let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
-                Message::Binary(framed(PREVIEW_IMAGE_WITH_METADATA, &[&length, metadata.as_bytes(), image]))
-            }
-            Self::Preview { format, image, .. } => {
-                let format: u32 = match format {
-                    ImageFormat::Jpeg => 1,
-                    ImageFormat::Png => 2,
-                };
-                Message::Binary(framed(PREVIEW_IMAGE, &[&format.to_be_bytes(), image]))
+            Self::Preview { metadata, format, image } => {
+                Message::Binary(picture_frame(with_metadata, metadata, *format, image))
             }
         }
     }
@@ -266,6 +270,47 @@ impl ClientEvent {
     pub fn is_preview(&self) -> bool {
         matches!(self, Self::Preview { .. })
     }
+}
+
+/// The frame of a picture, up to the picture's own bytes, for a client that did, or did not, announce `supports_preview_metadata`.
+pub fn picture_head(with_metadata: bool, metadata: &Map<String, Value>, format: ImageFormat) -> Bytes {
+    picture_frame(with_metadata, metadata, format, &[])
+}
+
+fn picture_frame(with_metadata: bool, metadata: &Map<String, Value>, format: ImageFormat, image: &[u8]) -> Bytes {
+    if with_metadata && !metadata.is_empty() {
+        let metadata = Value::Object(metadata.clone()).to_string();
+        let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_be_bytes();
+        return framed(PREVIEW_IMAGE_WITH_METADATA, &[&length, metadata.as_bytes(), image]);
+    }
+    let format: u32 = match format {
+        ImageFormat::Jpeg => 1,
+        ImageFormat::Png => 2,
+    };
+    framed(PREVIEW_IMAGE, &[&format.to_be_bytes(), image])
+}
+
+/// JSON without a text, as it is written in JSON.
+fn without(text: Utf8Bytes, secret: &str) -> Utf8Bytes {
+    let quoted = Value::from(secret).to_string();
+    let written = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or(secret);
+    if text.contains(written) { text.replace(written, &"*".repeat(secret.len())).into() } else { text }
+}
+
+fn masked(bytes: Bytes, secret: &[u8]) -> Bytes {
+    let next = |bytes: &[u8], from: usize| {
+        let rest = bytes.get(from..)?;
+        Some(from + rest.windows(secret.len().max(1)).position(|part| part == secret)?)
+    };
+    let Some(first) = next(&bytes, 0) else { return bytes };
+    let (mut masked, mut found) = (bytes.to_vec(), Some(first));
+    while let Some(at) = found {
+        if let Some(part) = masked.get_mut(at..at + secret.len()) {
+            part.fill(b'*');
+        }
+        found = next(&masked, at + secret.len());
+    }
+    masked.into()
 }
 
 fn framed(kind: u32, parts: &[&[u8]]) -> Bytes {
@@ -436,6 +481,26 @@ mod tests {
         assert!(!told.contains(&id));
         assert_eq!(told.matches("mine").count(), 2);
         assert!(told.contains("1.0"));
+    }
+
+    #[test]
+    fn what_was_paid_with_is_in_no_event_and_lengths_within_a_frame_hold() {
+        let (token, key) = (r#"eyJ"0\oken.0123456789"#, "comfyui-0123456789abcdef");
+        let secrets = [ComfyOrgCredential::new(Some(token), Some(key)).unwrap().unwrap()];
+        let data = Map::from_iter([("said".to_owned(), json!([token, key, "kept"]))]);
+        let Message::Text(told) = ClientEvent::message("progress", data).without(&secrets).frame(true) else {
+            panic!("no text")
+        };
+        assert!(told.contains("kept") && !told.contains("0123456789"), "{told}");
+        let said = Bytes::from(format!("4:{key}{key} and {token}."));
+        for event in [ClientEvent::Text(said.clone()), ClientEvent::Frame(said.clone())] {
+            let (ClientEvent::Text(left) | ClientEvent::Frame(left)) = event.without(&secrets) else {
+                panic!("another event")
+            };
+            let wanted = format!("4:{} and {}.", "*".repeat(2 * key.len()), "*".repeat(token.len()));
+            assert_eq!(std::str::from_utf8(&left).unwrap(), wanted);
+        }
+        assert_eq!(ClientEvent::Text(said.clone()).without(&[]), ClientEvent::Text(said));
     }
 
     #[test]

@@ -2,34 +2,62 @@
 //!
 //! ComfyUI tells each output node with `executed` as it is done, then one of `execution_success`, `execution_error`, `execution_interrupted`, then
 //! `executing` without a node (facts §6.2). Here all of them come at once, after the files are in the blobs: whatever the backend had said, whatever frames
-//! were lost, and however many attempts there were, an owner hears one end.
+//! were lost, and however many attempts there were, an owner hears one end. Pictures that a node sent over the WebSocket come first, each run of one node's after an
+//! `executing` of that node: client libraries take binary frames for the node that was told last (ComfyUI's own `websockets_api_example_ws_images.py`).
 
-use super::codec::ClientEvent;
+use super::codec::{ClientEvent, ImageFormat};
+use super::end::{Picture, Step};
 use crate::deliver::state::history::outputs_with_urls;
 use crate::ids::FileId;
 use crate::record::ledger::{Job, JobResult};
+use comfygate_policy::Digest;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
-/// The events, in order. `url` signs a file's URL.
-pub fn events(job: &Job, result: &JobResult, url: &dyn Fn(FileId) -> String) -> Vec<ClientEvent> {
+/// The events and pictures, in order. `url` signs a file's URL, `place` says where a content lies.
+pub fn steps(
+    job: &Job,
+    result: &JobResult,
+    url: &dyn Fn(FileId) -> String,
+    place: &dyn Fn(&Digest) -> PathBuf,
+) -> Vec<Step> {
     let mut events = Vec::new();
     let message =
         |wanted: &str| result.messages.iter().find(|(event, _)| event == wanted).and_then(|(_, data)| data.as_object());
     // No backend began it, so nobody told its start yet.
     let never_started = job.attempts.iter().all(|attempt| attempt.started_at.is_none());
     if let (true, Some(data)) = (never_started, message("execution_start")) {
-        events.push(ClientEvent::message("execution_start", data.clone()));
+        events.push(Step::Event(ClientEvent::message("execution_start", data.clone())));
     }
+    pictures(job, result, place, &mut events);
     for (node, output) in outputs_with_urls(result, url) {
-        events.push(executed(job, result, &node, output));
+        events.push(Step::Event(executed(job, result, &node, output)));
     }
     for end in ["execution_success", "execution_error", "execution_interrupted"] {
         if let Some(data) = message(end) {
-            events.push(ClientEvent::message(end, data.clone()));
+            events.push(Step::Event(ClientEvent::message(end, data.clone())));
         }
     }
-    events.push(ClientEvent::message("executing", fields(json!({"node": null, "prompt_id": job.prompt_id}))));
+    let over = fields(json!({"node": null, "prompt_id": job.prompt_id}));
+    events.push(Step::Event(ClientEvent::message("executing", over)));
     events
+}
+
+fn pictures(job: &Job, result: &JobResult, place: &dyn Fn(&Digest) -> PathBuf, steps: &mut Vec<Step>) {
+    for run in result.sent.chunk_by(|one, next| one.node == next.node) {
+        if let Some(first) = run.first() {
+            let executing = json!({"node": first.node, "display_node": first.node, "prompt_id": job.prompt_id});
+            steps.push(Step::Event(ClientEvent::message("executing", fields(executing))));
+        }
+        steps.extend(run.iter().map(|sent| {
+            Step::Picture(Picture {
+                path: place(&sent.content),
+                bytes: sent.bytes,
+                metadata: sent.metadata.clone(),
+                format: if sent.content_type == "image/jpeg" { ImageFormat::Jpeg } else { ImageFormat::Png },
+            })
+        }));
+    }
 }
 
 fn executed(job: &Job, result: &JobResult, node: &str, output: Value) -> ClientEvent {
@@ -55,8 +83,7 @@ mod tests {
     use crate::dispatch::collect;
     use crate::ids::{JobId, UpstreamPromptId};
     use crate::owner::Owner;
-    use crate::record::ledger::{Attempt, JobState, Outcome, ResultFile};
-    use comfygate_policy::Digest;
+    use crate::record::ledger::{Attempt, JobState, Outcome, ResultFile, SentPicture};
     use tokio_tungstenite::tungstenite::Message;
 
     fn job(started: bool) -> Job {
@@ -67,6 +94,7 @@ mod tests {
             folder: "t/x/1-1".into(),
             assigned_at: WallMillis(1),
             started_at: started.then_some(WallMillis(2)),
+            sent: false,
             lost: None,
         };
         Job {
@@ -80,6 +108,7 @@ mod tests {
             submission: Digest::of(b""),
             output_nodes: vec![],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],
@@ -88,12 +117,59 @@ mod tests {
     }
 
     fn told(job: &Job, result: &JobResult) -> Vec<Value> {
-        let events = events(job, result, &|id| format!("https://gate/{id}"));
-        let text = |event: &ClientEvent| match event.frame(false) {
-            Message::Text(text) => serde_json::from_str(&text).unwrap(),
-            other => panic!("{other:?}"),
+        let url = |id| format!("https://gate/{id}");
+        let steps = steps(job, result, &url, &|content| format!("blobs/{content}").into());
+        let text = |step: &Step| match step {
+            Step::Event(event) => match event.frame(false) {
+                Message::Text(text) => serde_json::from_str(&text).unwrap(),
+                other => panic!("{other:?}"),
+            },
+            Step::Picture(picture) => json!({"type": "picture", "data": picture.path}),
         };
-        events.iter().map(text).collect()
+        steps.iter().map(text).collect()
+    }
+
+    fn sent(node: &str, content: &[u8]) -> SentPicture {
+        let metadata = fields(json!({"node_id": node, "prompt_id": "mine"}));
+        SentPicture {
+            node: node.into(),
+            content: Digest::of(content),
+            bytes: 1,
+            content_type: "image/png".into(),
+            metadata,
+        }
+    }
+
+    #[test]
+    fn pictures_come_first_in_their_order_each_run_after_its_node() {
+        let messages = vec![("execution_success".into(), json!({"prompt_id": "mine"}))];
+        let sent = vec![sent("8", b"1"), sent("8", b"2"), sent("9", b"3"), sent("8", b"4")];
+        let result =
+            JobResult { sent, messages, outputs: fields(json!({"7": {"text": ["x"]}})), ..JobResult::default() };
+        let told = told(&job(true), &result);
+        let shown = |event: &Value| match event["type"].as_str().unwrap() {
+            "executing" => format!("executing {}", event["data"]["node"].as_str().unwrap_or("nothing")),
+            "picture" => {
+                let contents: [&[u8]; 4] = [b"1", b"2", b"3", b"4"];
+                let path = |content: &&[u8]| event["data"] == format!("blobs/{}", Digest::of(content)).as_str();
+                format!("picture {}", contents.iter().position(path).unwrap() + 1)
+            }
+            other => other.to_owned(),
+        };
+        let all: Vec<String> = told.iter().map(shown).collect();
+        let pictures =
+            ["executing 8", "picture 1", "picture 2", "executing 9", "picture 3", "executing 8", "picture 4"];
+        assert_eq!(all, [&pictures[..], &["executed", "execution_success", "executing nothing"]].concat());
+        assert_eq!(told[0]["data"], json!({"node": "8", "display_node": "8", "prompt_id": "mine"}));
+    }
+
+    #[test]
+    fn a_result_of_before_there_were_sent_pictures_still_reads() {
+        let old = json!({"outputs": {}, "meta": {}, "messages": [], "started_at": 1, "ended_at": 2});
+        let result: JobResult = serde_json::from_value(old).unwrap();
+        assert!(result.sent.is_empty());
+        let new = JobResult { sent: vec![sent("8", b"1")], ..result };
+        assert_eq!(serde_json::from_str::<JobResult>(&serde_json::to_string(&new).unwrap()).unwrap(), new);
     }
 
     #[test]

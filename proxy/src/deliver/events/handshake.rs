@@ -18,7 +18,7 @@ const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// Another method, HTTP/2, or no upgrade asked for.
-    #[error("this path takes a WebSocket upgrade over HTTP/1.1")]
+    #[error("this path takes a WebSocket upgrade over HTTP/1.1: connect with a WebSocket client")]
     NotAnUpgrade,
     /// RFC 6455 §4.4.
     #[error("`Sec-WebSocket-Version` must be 13")]
@@ -27,7 +27,7 @@ pub enum HandshakeError {
     #[error("`Sec-WebSocket-Key` must be 16 bytes in base64")]
     Key,
     /// A page of another site opens the socket with the user's credential (facts §11, 114).
-    #[error("`Origin` is not this site")]
+    #[error("`Origin` is not this site: open the page from this gateway, or ask the operator to list the origin")]
     Origin,
     /// A cookie comes with any request to us, so the request itself has to show that a page of ours sent it.
     #[error("a request by cookie that changes something needs `Sec-Fetch-Site: same-origin`, or this site's `Origin`")]

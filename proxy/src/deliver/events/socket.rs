@@ -4,6 +4,7 @@
 //! dropped, within bounds.
 
 use super::codec::ClientEvent;
+use super::end::Picture;
 use super::held::{HELD_MAX, Held, HeldPlace};
 use super::hub::{self, Next, SocketHandle};
 use crate::listen::connections::AddrGroup;
@@ -14,6 +15,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -32,6 +34,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(70);
 const READ_BUFFER_BYTES: usize = 4 << 10;
 /// After a refusal we read on for so long: closing over unread bytes resets the connection, and the client never sees the code.
 const LINGER: Duration = Duration::from_millis(500);
+/// Bytes that are written at once: a slow client has [`WRITE_TIMEOUT`] for each piece, not for a picture of many megabytes.
+const PIECE_BYTES: usize = 64 << 10;
 /// A client that takes longer for one write does not read.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -157,14 +161,8 @@ impl<'a, S: RawStream> Socket<'a, S> {
 
     async fn greet(&mut self, queue_remaining: u64) -> Result<(), StreamError> {
         let Some(handle) = &self.handle else { return Ok(()) };
-        let (sid, node) = (handle.client_id().clone(), handle.executing());
-        self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await?;
-        match node {
-            Some(node) => {
-                self.send(Message::text(json!({"type": "executing", "data": {"node": node}}).to_string())).await
-            }
-            None => Ok(()),
-        }
+        let sid = handle.client_id().clone();
+        self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await
     }
 
     async fn close_ended(&mut self) -> Result<Closed, StreamError> {
@@ -207,6 +205,11 @@ impl<'a, S: RawStream> Socket<'a, S> {
                 }
                 next = next_of(self.handle.as_ref()) => match next {
                     Next::Event(event) => self.tell(&event).await?,
+                    Next::Picture(picture) => {
+                        self.show(&picture).await?;
+                        // Whoever took all of it is there, however long it took.
+                        heard = Instant::now();
+                    }
                     Next::Overflowed => {
                         return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await.map(Ended::Closed);
                     }
@@ -229,6 +232,31 @@ impl<'a, S: RawStream> Socket<'a, S> {
     async fn tell(&mut self, event: &ClientEvent) -> Result<(), StreamError> {
         let with_metadata = self.handle.as_ref().is_some_and(SocketHandle::with_metadata);
         self.send(event.frame(with_metadata)).await
+    }
+
+    /// Sends a picture out of its file, a piece at a time: it may be large, and many sockets may be sent one at once.
+    async fn show(&mut self, picture: &Picture) -> Result<(), StreamError> {
+        let unreadable = |error: std::io::Error| {
+            tracing::error!(path = %picture.path.display(), %error, "a picture can't be read; its socket is closed");
+            StreamError("a picture can't be read".into())
+        };
+        let mut file = tokio::fs::File::open(&picture.path).await.map_err(unreadable)?;
+        if file.metadata().await.map_err(unreadable)?.len() != picture.bytes {
+            return Err(unreadable(ErrorKind::UnexpectedEof.into()));
+        }
+        // Between two frames of tungstenite's: it keeps nothing back once it has flushed.
+        self.flush().await?;
+        let with_metadata = self.handle.as_ref().is_some_and(SocketHandle::with_metadata);
+        self.stream.write(picture.frame_head(with_metadata)).await?;
+        let mut left = picture.bytes;
+        while left > 0 {
+            let length = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let mut piece = BytesMut::zeroed(length);
+            file.read_exact(&mut piece).await.map_err(unreadable)?;
+            self.stream.write(piece.freeze()).await?;
+            left = left.saturating_sub(length as u64);
+        }
+        Ok(())
     }
 
     /// Reads every whole frame that has arrived.
@@ -304,10 +332,11 @@ impl<'a, S: RawStream> Socket<'a, S> {
     async fn flush(&mut self) -> Result<(), StreamError> {
         // Closed by the other side: what can be written still is, the rest is moot.
         let _ = self.context.flush(&mut self.memory);
-        if self.memory.outbound.is_empty() {
-            return Ok(());
+        while !self.memory.outbound.is_empty() {
+            let length = self.memory.outbound.len().min(PIECE_BYTES);
+            self.stream.write(self.memory.outbound.split_to(length).freeze()).await?;
         }
-        self.stream.write(self.memory.outbound.split().freeze()).await
+        Ok(())
     }
 
     async fn close(&mut self, code: CloseCode, reason: &'static str, closed: Closed) -> Result<Closed, StreamError> {

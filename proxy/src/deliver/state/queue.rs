@@ -172,6 +172,7 @@ pub(super) mod tests {
             submission: Digest::of(b""),
             output_nodes: vec!["9".into()],
             verdict: None,
+            paid: false,
             accepted_at: WallMillis(1_795_231_291_814),
             state,
             attempts: vec![],

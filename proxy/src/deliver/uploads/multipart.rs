@@ -43,13 +43,15 @@ pub enum FormError {
     )]
     ContentType,
     /// The body does not begin with the boundary, or something stands around it.
-    #[error("the form does not keep to its boundary")]
+    #[error("the form does not keep to its boundary: begin each part with the one that `Content-Type` names")]
     Boundary,
     /// The body ended before the form did.
-    #[error("the form ends before its last boundary")]
+    #[error("the form ends before its last boundary: send it whole")]
     Cut,
     /// A part's headers are too long or no lines.
-    #[error("the headers of a part are malformed or longer than {HEAD_BYTES_MAX} bytes")]
+    #[error(
+        "the headers of a part are malformed or longer than {HEAD_BYTES_MAX} bytes: send `Content-Disposition` and `Content-Type`"
+    )]
     Head,
     /// A header that a part may not have, or has twice.
     #[error("a part may have one `Content-Disposition`, one `Content-Type` and one `Content-Length`, and nothing else")]
@@ -60,13 +62,13 @@ pub enum FormError {
     )]
     Disposition,
     /// A type that is read in more than one way.
-    #[error("a part can't be multipart, nor of another charset than UTF-8")]
+    #[error("a part can't be multipart, nor of another charset than UTF-8: send it plain")]
     PartType,
     /// Another length than a part announced.
-    #[error("a part has another length than its `Content-Length` says")]
+    #[error("a part has another length than its `Content-Length` says: leave that header out")]
     Length,
     /// Too many parts.
-    #[error("the form has more than {PARTS_MAX} parts")]
+    #[error("the form has more than {PARTS_MAX} parts: send fewer fields")]
     TooManyParts,
 }
 

@@ -11,7 +11,7 @@ const FOLDERS_MAX: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Empty, as ComfyUI refuses too.
-    #[error("the file has no name")]
+    #[error("the file has no name: give it one")]
     Empty,
     /// A path, or a character that no name has.
     #[error(
@@ -19,10 +19,14 @@ pub enum NameError {
     )]
     Path(String),
     /// Would be taken for a suffix that selects a directory.
-    #[error("`{0}` ends in `[input]`, `[output]` or `[temp]`, which ComfyUI takes for a directory")]
+    #[error(
+        "`{0}` ends in `[input]`, `[output]` or `[temp]`, which ComfyUI takes for a directory: choose another name"
+    )]
     Suffix(String),
     /// Too long.
-    #[error("a file name has at most {NAME_BYTES_MAX} bytes, a subfolder at most {FOLDERS_MAX} folders")]
+    #[error(
+        "a file name has at most {NAME_BYTES_MAX} bytes, a subfolder at most {FOLDERS_MAX} folders: choose a shorter one"
+    )]
     Long,
 }
 

@@ -22,7 +22,7 @@ pub enum UploadError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// A field twice: readers choose differently (facts §11, 91).
-    #[error("the field `{0}` is there twice")]
+    #[error("the field `{0}` is there twice: send it once")]
     FieldRepeated(String),
     /// A field with another value than it may have.
     #[error("the field `{field}` {fault}")]
@@ -33,10 +33,10 @@ pub enum UploadError {
         fault: &'static str,
     },
     /// No file, or the file is in another field.
-    #[error("the form has no file in the field `image`")]
+    #[error("the form has no file in the field `image`: send one there, with a `filename`")]
     NoFile,
     /// A file beside `image`.
-    #[error("a form has one file, in the field `image`")]
+    #[error("a form has one file, in the field `image`: send others in forms of their own")]
     OtherFile,
     /// What the file is.
     #[error(transparent)]

@@ -29,6 +29,10 @@ impl Rig {
 
     /// A job that the ledger has, and nobody told the dispatcher of.
     fn accepted(&self) -> Job {
+        self.accepted_as(Approval::of_nodes(&["9"]))
+    }
+
+    fn accepted_as(&self, approval: Approval) -> Job {
         let graph: &[u8] = b"{}";
         let acceptance = Acceptance {
             owner: Owner { tenant: "local".parse().unwrap(), user: None, key: None },
@@ -37,7 +41,7 @@ impl Rig {
             idempotency_key: None,
             submission: Digest::of(graph),
             graph: graph.into(),
-            approval: Approval::of_nodes(&["9"]),
+            approval,
             active_jobs_max: 10,
             at: self.services.clock.wall(),
         };
@@ -125,4 +129,40 @@ fn a_job_at_a_backend_does_not_wait_again_when_the_word_of_its_acceptance_comes_
     dispatcher.obey(Command::Accepted(Box::new(other), None));
     assert!(!dispatcher.queue.contains(id), "it would be given away a second time");
     assert!(dispatcher.queue.contains(waits));
+}
+
+/// A job whose attempt was written off by a process that ended before it ended the job, as a later one finds it.
+fn written_off(rig: &Rig, reached: Reached, cancelled: bool) -> Result<(), Option<JobState>> {
+    let credential = comfygate_policy::ComfyOrgCredential::of_api_key("a-key-of-somebody").unwrap();
+    let job = rig.accepted_as(Approval::of_nodes(&["9"]).paid_by(Some(credential)));
+    let backend = rig.services.backends().values().next().unwrap().clone();
+    let (services, at) = (&rig.services, rig.services.clock.wall());
+    rig.core.block_on(async {
+        let job = services.ledger.assign(job.id, job.version, &backend.id, at).await.unwrap();
+        let attempt = crate::ids::AttemptId { job: job.id, n: 1 };
+        services.ledger.send(attempt).await.unwrap();
+        if cancelled {
+            let prompt = services.ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await.unwrap();
+            services.ledger.request_cancel(&prompt).await.unwrap();
+        }
+        let held = services.ledger.lose(attempt, "it died", reached).await.unwrap();
+        let tried = attempt::to_be_tried(services, held).await;
+        let prompt = services.ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await;
+        tried.map(drop).map_err(|_| prompt.ok().map(|prompt| prompt.job().state))
+    })
+}
+
+#[test]
+fn what_may_have_cost_is_not_tried_again_whoever_wrote_it_off() {
+    let rig = Rig::new();
+    let failed = Err(Some(JobState::Ended(crate::record::ledger::Outcome::Failed)));
+    assert_eq!(written_off(&rig, Reached::Perhaps, false), failed);
+    assert_eq!(written_off(&rig, Reached::Never, false), Ok(()), "nothing was sent");
+}
+
+#[test]
+fn what_its_owner_stopped_is_not_tried_again_whoever_wrote_it_off() {
+    let rig = Rig::new();
+    let interrupted = Err(Some(JobState::Ended(crate::record::ledger::Outcome::Interrupted)));
+    assert_eq!(written_off(&rig, Reached::Never, true), interrupted);
 }

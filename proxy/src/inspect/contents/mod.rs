@@ -4,12 +4,14 @@
 //! each reader takes a stricter form than Pillow does, and refuses the file where the two could differ (facts §11, 48, 61, 93): a size that is given twice, blocks that are
 //! skipped, and bytes that another of Pillow's readers would take when the first one gives up (`lookalikes.rs`).
 //!
-//! Sound and video are told by their containers only. Their sizes count as unbounded, so a policy that caps sizes refuses them where sizes matter.
+//! Sound and video are told by their containers only. Their sizes count as unbounded, so a policy that caps sizes refuses them where sizes matter. How long the sound in a file is at most is
+//! told for WAV and FLAC (`sound/`).
 
 mod gif;
 mod jpeg;
 mod lookalikes;
 mod png;
+mod sound;
 mod webp;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,9 @@ pub struct ContentFacts {
     pub height: u32,
     /// Upper bound of the pictures in it.
     pub frames: u32,
+    /// Upper bound of the seconds of sound in it, rounded up, of two channels; `None`: not known, as in rows from before it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
 }
 
 /// A size that is not known: larger than any cap.
@@ -124,7 +129,7 @@ pub enum ContentError {
     )]
     Unknown,
     /// Begins like a type we take, and is not well-formed or not unambiguous.
-    #[error("this is no sound {what} file: {fault}")]
+    #[error("this is no sound {what} file: {fault}; save it again, or send another")]
     Malformed {
         /// The type.
         what: &'static str,
@@ -132,7 +137,9 @@ pub enum ContentError {
         fault: &'static str,
     },
     /// More pixels than can be opened.
-    #[error("the picture claims {width} × {height} pixels; at most {PICTURE_PIXELS_MAX} can be opened")]
+    #[error(
+        "the picture claims {width} × {height} pixels; at most {PICTURE_PIXELS_MAX} can be opened: send a smaller one"
+    )]
     TooManyPixels {
         /// As claimed.
         width: u32,
@@ -150,7 +157,7 @@ impl ContentError {
     }
 }
 
-/// Reads the facts of a content of `length` bytes. Reads headers only, but for GIF and WebP, whose frames are counted block by block.
+/// Reads the facts of a content of `length` bytes. Reads headers only, but for GIF and WebP, whose frames are counted block by block, and FLAC, which is read whole.
 ///
 /// # Errors
 /// [`ContentError`] says what the content is not.
@@ -160,7 +167,8 @@ pub fn read(content: &mut (impl Read + Seek), length: u64) -> Result<ContentFact
     content.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     let kind = kind_of(&head).ok_or(ContentError::Unknown)?;
     if kind.family() != ContentFamily::Picture {
-        return Ok(ContentFacts { kind, width: UNBOUNDED, height: UNBOUNDED, frames: UNBOUNDED });
+        let seconds = sound::seconds(content, kind, length)?;
+        return Ok(ContentFacts { kind, width: UNBOUNDED, height: UNBOUNDED, frames: UNBOUNDED, seconds });
     }
     lookalikes::check(content, length)?;
     content.seek(SeekFrom::Start(0))?;
@@ -174,7 +182,7 @@ pub fn read(content: &mut (impl Read + Seek), length: u64) -> Result<ContentFact
     if u64::from(width) * u64::from(height) > PICTURE_PIXELS_MAX {
         return Err(ContentError::TooManyPixels { width, height });
     }
-    Ok(ContentFacts { kind, width, height, frames })
+    Ok(ContentFacts { kind, width, height, frames, seconds: None })
 }
 
 /// Major brands of pictures in an ISO base media file.
@@ -282,6 +290,15 @@ mod tests {
             assert_eq!(kind(head), Some(expected), "{head:?}");
             assert_eq!(facts(head).unwrap(), (UNBOUNDED, UNBOUNDED, UNBOUNDED), "sizes are not known");
         }
+    }
+
+    #[test]
+    fn a_row_from_before_sound_was_measured_has_no_length() {
+        let facts = |seconds: &str| {
+            let row = format!(r#"{{"kind":"flac","width":1,"height":1,"frames":1{seconds}}}"#);
+            serde_json::from_str::<ContentFacts>(&row).unwrap().seconds
+        };
+        assert_eq!((facts(""), facts(r#","seconds":7"#)), (None, Some(7)));
     }
 
     #[test]

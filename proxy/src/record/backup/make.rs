@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the copy of the rows lies until it is written.
 const TEMPORARY: &str = "backup.tmp";
-/// What lies in a state directory and is made anew, beside names that end with `.tmp`.
-const NOT_KEPT: [&str; 3] = ["comfygate.pid", "control.sock", "upgrade.sock"];
+/// What lies in a state directory and is made anew, beside names that end with `.tmp`. SECURITY: `credentials/` holds what callers pay with, which is no part of a backup.
+const NOT_KEPT: [&str; 4] = ["credentials", "comfygate.pid", "control.sock", "upgrade.sock"];
 
 /// A copy of the rows; dropped, it is deleted.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, Digest};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, Digest};
 pub use job_list::JobList;
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
@@ -62,6 +62,9 @@ pub struct Job {
     /// What it was accepted by; absent in rows of older gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<VerdictOf>,
+    /// It has a node of comfy.org's services: running it again may cost again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paid: bool,
     /// When it was accepted.
     pub accepted_at: WallMillis,
     /// Where it stands.
@@ -80,6 +83,15 @@ pub struct VerdictOf {
     pub policy: Digest,
     /// The catalogue.
     pub catalogue: Digest,
+}
+
+/// Whether a backend may have an attempt that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// As the row says: its workflow was about to be sent.
+    Perhaps,
+    /// No connection came about: nothing was sent.
+    Never,
 }
 
 /// Where a job stands. `Held → Assigned → Running → Ended`; a lost attempt leads back to `Held`.
@@ -133,6 +145,9 @@ pub struct Attempt {
     /// When the backend began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<WallMillis>,
+    /// Paid calls may have been made: set before the workflow of a job with paid nodes is sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent: bool,
     /// Why it ended without being committed; absent while it may still be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
@@ -154,6 +169,25 @@ pub struct JobResult {
     /// Where the files stand in `outputs`, so that `deliver` can add their `url`s. Written by `commit`; whatever was here before is replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ResultFile>,
+    /// Pictures that nodes sent over the WebSocket instead of saving them, in the order in which they were sent; already in the blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<SentPicture>,
+}
+
+/// A picture that a node (`SaveImageWebsocket`) sent over the WebSocket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SentPicture {
+    /// The node.
+    pub node: String,
+    /// Its bytes in the blobs.
+    pub content: Digest,
+    /// How many.
+    pub bytes: u64,
+    /// `image/png`.
+    pub content_type: String,
+    /// What came with it, ids already the owner's; empty if the backend sent none.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A file object of [`JobResult::outputs`] and the file it means.
@@ -189,7 +223,7 @@ pub struct NewFile {
 /// How the shown name of a new file is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewName {
-    /// As given, such as a temporary preview's; a later file of the same name takes the name over.
+    /// As given, such as a temporary preview's (`dispatch::collect`); a later file of the same name takes the name over.
     AsIs(String),
     /// `<prefix>_<counter>_<suffix>`: numbered within scope, directory, folder and prefix as one ComfyUI would (folder_paths.py
     /// `get_save_image_path`). Files of one job with the same `group` share one number (a video and its preview).
@@ -286,6 +320,8 @@ pub struct Approval {
     output_nodes: Vec<String>,
     verdict: Option<VerdictOf>,
     pins: Vec<Pin>,
+    paid: bool,
+    credential: Option<ComfyOrgCredential>,
 }
 
 impl Approval {
@@ -293,7 +329,24 @@ impl Approval {
     pub fn of(workflow: &ApprovedWorkflow, pins: Vec<Pin>) -> Self {
         let verdict = VerdictOf { policy: workflow.policy_digest(), catalogue: workflow.catalogue_digest() };
         let output_nodes = workflow.output_nodes().iter().map(ToString::to_string).collect();
-        Self { output_nodes, verdict: Some(verdict), pins }
+        let paid = workflow.has_paid_nodes();
+        Self { output_nodes, verdict: Some(verdict), pins, paid, credential: None }
+    }
+
+    /// The same with the caller's credential, which is kept until the job ends; none where somebody else pays, or nobody has to.
+    #[must_use]
+    pub fn paid_by(self, credential: Option<ComfyOrgCredential>) -> Self {
+        Self { paid: self.paid || credential.is_some(), credential, ..self }
+    }
+
+    /// Whether it has a node of comfy.org's services.
+    pub fn is_paid(&self) -> bool {
+        self.paid
+    }
+
+    /// The caller's own credential for such nodes.
+    pub fn credential(&self) -> Option<&ComfyOrgCredential> {
+        self.credential.as_ref()
     }
 
     /// The files that it names.
@@ -314,14 +367,14 @@ impl Approval {
     /// For tests of the ledger: on these files.
     #[cfg(test)]
     pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
-        Self { output_nodes: Vec::new(), verdict: None, pins }
+        Self { output_nodes: Vec::new(), verdict: None, pins, paid: false, credential: None }
     }
 
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
         let output_nodes = output_nodes.iter().map(|node| (*node).to_owned()).collect();
-        Self { output_nodes, verdict: None, pins: Vec::new() }
+        Self { output_nodes, verdict: None, pins: Vec::new(), paid: false, credential: None }
     }
 }
 
@@ -413,13 +466,15 @@ pub enum LedgerError {
         copies: u32,
     },
     /// There is a file of that path already.
-    #[error("there is a file `{path}` already")]
+    #[error("there is a file `{path}` already: choose another name, or overwrite it")]
     Exists {
         /// Which.
         path: String,
     },
     /// A folder stands where a file is wanted, or a file where a folder is.
-    #[error("`{path}` can't be a file: a folder has that name, or a file stands where its folder would be")]
+    #[error(
+        "`{path}` can't be a file: a folder has that name, or a file stands where its folder would be; choose another name"
+    )]
     NoPlace {
         /// Which.
         path: String,
@@ -496,6 +551,12 @@ pub trait Ledger:
     /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
     async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError>;
 
+    /// Notes that the workflow of an assigned attempt is about to be sent: asked of jobs with paid nodes only, whose loss is then another one. Repeats change nothing.
+    ///
+    /// # Errors
+    /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
+    async fn send(&self, attempt: AttemptId) -> Result<Job, LedgerError>;
+
     /// `Assigned → Running`. Repeats change nothing.
     ///
     /// # Errors
@@ -506,7 +567,7 @@ pub trait Ledger:
     ///
     /// # Errors
     /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.
-    async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError>;
+    async fn lose(&self, attempt: AttemptId, reason: &str, reached: Reached) -> Result<Job, LedgerError>;
 
     /// `Assigned | Running → Ended`: the one attempt that counts. Registers the files, numbers their shown names, writes the names
     /// into `result.outputs` at each file's pointer, and stores the result. A second commit of any attempt of the job is `WrongState`.
@@ -593,6 +654,12 @@ pub trait Ledger:
     /// # Errors
     /// `NotFound`, `Unavailable`.
     async fn graph(&self, submission: &Digest) -> Result<Bytes, LedgerError>;
+
+    /// The credential that a job was accepted with; `None` if it has none. It goes when the job ends.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    async fn credential(&self, job: JobId) -> Result<Option<ComfyOrgCredential>, LedgerError>;
 
     /// A file by id, whoever owns it: only for a request whose signature covers the id.
     ///

@@ -73,6 +73,7 @@ impl Model {
             submission: acceptance.submission,
             output_nodes: acceptance.approval.output_nodes().to_vec(),
             verdict: acceptance.approval.verdict(),
+            paid: acceptance.approval.is_paid(),
             accepted_at: acceptance.at,
             state: JobState::Held,
             attempts: vec![],
@@ -314,7 +315,7 @@ impl Walk {
                 ("start", told(done.map(drop)))
             }
             8 => {
-                let done = ledger.lose(attempt, "it died").await.map_err(|error| kind(&error));
+                let done = ledger.lose(attempt, "it died", Reached::Perhaps).await.map_err(|error| kind(&error));
                 assert_eq!(done, self.model.lose(attempt, "it died"));
                 ("lose", told(done.map(drop)))
             }

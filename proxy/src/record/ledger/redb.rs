@@ -1,4 +1,4 @@
-//! The ledger on redb: `<state>/ledger.redb` for the rows, `<state>/graphs/` for the submissions.
+//! The ledger on redb: `<state>/ledger.redb` for the rows, `<state>/graphs/` for the submissions, `<state>/credentials/` for what pays for some of them.
 //!
 //! One thread writes (`writer`): it takes what waits, applies it in one transaction, syncs once and answers all. Readings take a snapshot of
 //! their own and never wait for it. `storage` opens the database anew after an I/O error, which redb itself does not get over. The rules of
@@ -11,6 +11,7 @@ mod backups;
 mod bans;
 mod closing;
 mod commit;
+mod credentials;
 mod graphs;
 mod migration;
 mod readings;
@@ -31,7 +32,7 @@ mod tests;
 
 use super::{
     Acceptance, Accepted, Directory, FileRow, HistoryPage, Job, JobResult, Ledger, LedgerError, NewFile, Outcome,
-    OwnedPrompt, OwnerSecrets,
+    OwnedPrompt, OwnerSecrets, Reached,
 };
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
@@ -41,7 +42,8 @@ use crate::record::durable;
 use ::redb::{ReadTransaction, StorageBackend};
 use async_trait::async_trait;
 use bytes::Bytes;
-use comfygate_policy::Digest;
+use comfygate_policy::{ComfyOrgCredential, Digest};
+use credentials::Credentials;
 use graphs::Graphs;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,6 +78,7 @@ impl Default for RedbOptions {
 pub struct RedbLedger {
     storage: Arc<Storage>,
     graphs: Arc<Graphs>,
+    credentials: Arc<Credentials>,
     writer: Arc<Writer>,
     /// One large content of userdata at a time on its way through the writer: what else waits there waits for one of them at most.
     large: Semaphore,
@@ -100,8 +103,16 @@ impl RedbLedger {
     fn open_on(dir: &Path, backend: Arc<dyn StorageBackend>, options: RedbOptions) -> Result<Self, LedgerError> {
         let graphs = Arc::new(Graphs::open(dir)?);
         let storage = Arc::new(Storage::open(&dir.join(FILE), backend, options.cache_bytes)?);
+        let credentials = Arc::new(swept_credentials(dir, &storage)?);
         let writer = Arc::new(Writer::start(Arc::clone(&storage))?);
-        Ok(Self { storage, graphs, writer, large: Semaphore::new(1), ended_jobs_max: options.ended_jobs_max.max(1) })
+        Ok(Self {
+            storage,
+            graphs,
+            credentials,
+            writer,
+            large: Semaphore::new(1),
+            ended_jobs_max: options.ended_jobs_max.max(1),
+        })
     }
 
     async fn read<T, F>(&self, action: &'static str, reading: F) -> Result<T, LedgerError>
@@ -124,6 +135,45 @@ impl RedbLedger {
     {
         self.writer.write(action, transition).await
     }
+
+    /// Does something with the credentials off the event loop.
+    async fn at_credentials<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Credentials) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let credentials = Arc::clone(&self.credentials);
+        let done = tokio::task::spawn_blocking(move || work(&credentials)).await;
+        done.map_err(|error| LedgerError::Unavailable { action, reason: error.to_string() })
+    }
+
+    /// A job has ended: nobody pays for it any more.
+    async fn unpaid(&self, job: &Job) {
+        let id = job.id;
+        if job.paid
+            && let Err(error) = self.at_credentials("delete a credential", move |kept| kept.forget(id)).await
+        {
+            tracing::error!(job = %id, %error, "a credential is left until the gateway starts");
+        }
+    }
+}
+
+/// The credentials of the jobs that have not ended; all others are deleted.
+fn swept_credentials(dir: &Path, storage: &Storage) -> Result<Credentials, LedgerError> {
+    let credentials = Credentials::open(dir)?;
+    match storage.read(readings::active_jobs) {
+        Ok(active) => {
+            let active = active.iter().map(|job| job.id).collect();
+            let unavailable = |error: std::io::Error| LedgerError::Unavailable {
+                action: "sweep the credentials",
+                reason: error.to_string(),
+            };
+            credentials.keep_only(&active).map_err(unavailable)?;
+        }
+        // Whose they are can't be said; whoever reads the jobs next is told why.
+        Err(fault) => tracing::error!(error = %fault.told("list active jobs"), "credentials are not swept"),
+    }
+    Ok(credentials)
 }
 
 #[async_trait]
@@ -135,7 +185,25 @@ impl Ledger for RedbLedger {
         // INVARIANT: the graph is on the disk before a row names it.
         let kept = tokio::task::spawn_blocking(move || graphs.keep(&digest, &graph)).await;
         kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
-        self.write("accept", |tables| transitions::accept(tables, acceptance)).await
+        let id = JobId::new();
+        let Some(credential) = acceptance.approval.credential().cloned() else {
+            return self.write("accept", move |tables| transitions::accept(tables, acceptance, id)).await;
+        };
+        let (credentials, writer) = (Arc::clone(&self.credentials), Arc::clone(&self.writer));
+        // A task of its own: a caller that goes away in between leaves no file behind.
+        let accepting = tokio::spawn(async move {
+            let keeping = Arc::clone(&credentials);
+            // The same INVARIANT: an accepted job can be paid for after a restart.
+            let kept = tokio::task::spawn_blocking(move || keeping.keep(id, &credential)).await;
+            kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
+            let accepted = writer.write("accept", move |tables| transitions::accept(tables, acceptance, id)).await;
+            // After `Unavailable` the job may be there: the next start sweeps.
+            if !matches!(accepted, Ok(Accepted::New(_)) | Err(LedgerError::Unavailable { .. })) {
+                drop(tokio::task::spawn_blocking(move || credentials.forget(id)).await);
+            }
+            accepted
+        });
+        accepting.await.map_err(|error| LedgerError::Unavailable { action: "accept", reason: error.to_string() })?
     }
 
     async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError> {
@@ -143,13 +211,17 @@ impl Ledger for RedbLedger {
         self.write("assign", move |tables| transitions::assign(tables, job, version, backend, at)).await
     }
 
+    async fn send(&self, attempt: AttemptId) -> Result<Job, LedgerError> {
+        self.write("send", move |tables| transitions::send(tables, attempt)).await
+    }
+
     async fn start(&self, attempt: AttemptId, at: WallMillis) -> Result<Job, LedgerError> {
         self.write("start", move |tables| transitions::start(tables, attempt, at)).await
     }
 
-    async fn lose(&self, attempt: AttemptId, reason: &str) -> Result<Job, LedgerError> {
+    async fn lose(&self, attempt: AttemptId, reason: &str, reached: Reached) -> Result<Job, LedgerError> {
         let reason = reason.to_owned();
-        self.write("lose", move |tables| transitions::lose(tables, attempt, reason)).await
+        self.write("lose", move |tables| transitions::lose(tables, attempt, reason, reached)).await
     }
 
     async fn commit(
@@ -161,7 +233,12 @@ impl Ledger for RedbLedger {
         at: WallMillis,
     ) -> Result<(Job, JobResult), LedgerError> {
         let keep = self.ended_jobs_max;
-        self.write("commit", move |tables| commit::commit(tables, attempt, outcome, result, files, at, keep)).await
+        let committed =
+            self.write("commit", move |tables| commit::commit(tables, attempt, outcome, result, files, at, keep)).await;
+        if let Ok((job, _)) = &committed {
+            self.unpaid(job).await;
+        }
+        committed
     }
 
     async fn end_held(
@@ -173,10 +250,15 @@ impl Ledger for RedbLedger {
         at: WallMillis,
     ) -> Result<Job, LedgerError> {
         let keep = self.ended_jobs_max;
-        self.write("end a held job", move |tables| {
-            transitions::end_held(tables, job, version, outcome, result, at, keep)
-        })
-        .await
+        let ended = self
+            .write("end a held job", move |tables| {
+                transitions::end_held(tables, job, version, outcome, result, at, keep)
+            })
+            .await;
+        if let Ok(job) = &ended {
+            self.unpaid(job).await;
+        }
+        ended
     }
 
     async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError> {
@@ -228,6 +310,10 @@ impl Ledger for RedbLedger {
             Ok(read) => read,
             Err(error) => Err(LedgerError::Unavailable { action: "read a graph", reason: error.to_string() }),
         }
+    }
+
+    async fn credential(&self, job: JobId) -> Result<Option<ComfyOrgCredential>, LedgerError> {
+        self.at_credentials("read a credential", move |credentials| credentials.read(job)).await?
     }
 
     async fn file(&self, id: FileId) -> Result<FileRow, LedgerError> {

@@ -42,7 +42,7 @@ async fn lost(ledger: &impl Ledger, name: &str, cancelled: bool) -> Job {
     if cancelled {
         ledger.request_cancel(&owned(ledger, &job).await).await.unwrap();
     }
-    ledger.lose(attempt, "it died").await.unwrap()
+    ledger.lose(attempt, "it died", Reached::Perhaps).await.unwrap()
 }
 
 async fn owned(ledger: &impl Ledger, job: &Job) -> OwnedPrompt {
@@ -111,7 +111,7 @@ pub(super) async fn exactly_one_attempt_is_committed(ledger: &impl Ledger) {
     let stale = ledger.assign(job.id, job.version, &"gpu1".parse().unwrap(), WallMillis(2)).await;
     assert!(matches!(stale, Err(LedgerError::Stale { .. })));
     ledger.start(first, WallMillis(3)).await.unwrap();
-    let held = ledger.lose(first, "it died").await.unwrap();
+    let held = ledger.lose(first, "it died", Reached::Perhaps).await.unwrap();
     let second = assigned(ledger, &held).await;
     let late = ledger.commit(first, Outcome::Succeeded, JobResult::default(), vec![], WallMillis(4)).await;
     assert!(matches!(late, Err(LedgerError::WrongState { .. })));
@@ -121,6 +121,21 @@ pub(super) async fn exactly_one_attempt_is_committed(ledger: &impl Ledger) {
     let again = ledger.commit(second, Outcome::Failed, JobResult::default(), vec![], WallMillis(5)).await;
     assert!(matches!(again, Err(LedgerError::WrongState { .. })));
     assert!(ledger.active_jobs().await.unwrap().is_empty());
+}
+
+pub(super) async fn an_attempt_is_noted_as_sent_once_and_only_while_it_is_the_current_one(ledger: &impl Ledger) {
+    let job = accepted(ledger, "a", "p").await;
+    let first = assigned(ledger, &job).await;
+    let sent = ledger.send(first).await.unwrap();
+    assert!(sent.attempts[0].sent);
+    assert_eq!(ledger.send(first).await.unwrap(), sent);
+    let held = ledger.lose(first, "it died", Reached::Perhaps).await.unwrap();
+    assert!(held.attempts[0].sent);
+    assert!(matches!(ledger.send(first).await, Err(LedgerError::WrongState { .. })));
+    let second = assigned(ledger, &held).await;
+    assert!(!ledger.active_jobs().await.unwrap()[0].attempts[1].sent);
+    assert!(matches!(ledger.send(first).await, Err(LedgerError::WrongState { .. })));
+    assert!(ledger.send(second).await.unwrap().attempts[1].sent);
 }
 
 pub(super) async fn files_are_numbered_as_one_comfyui_would(ledger: &impl Ledger) {

@@ -329,6 +329,7 @@ fn compute(run: &mut Run<'_>, node: &Node<'_>) -> Result<Option<Vec<Value>>, Sto
         "GateProbeSleep" => return probe_sleep(run, node).map(Some),
         "GateProbeFail" => return Err(raised("RuntimeError", node.text("message")?)),
         "EmptyImage" => vec![empty_image(node)?],
+        "IdeogramV1" => vec![paid_image(run, node)?],
         "LoadImage" | "LoadImageOutput" => load_image(run, node)?,
         "LoadImageMask" => vec![load_mask(run, node)?],
         "SolidMask" => {
@@ -397,6 +398,19 @@ fn probe_sleep(run: &mut Run<'_>, node: &Node<'_>) -> Ran {
 fn solid_preview(colour: [u8; 3]) -> Result<Preview, Stop> {
     let picture = Picture::from_fn((64, 64, 3), 1, |_, _, _, channel| colour.get(channel).copied().unwrap_or(0))?;
     Ok(Preview { png: false, bytes: picture.jpeg(64)? })
+}
+
+/// A paid node: it pays with what came beside the prompt, as ComfyUI's own do. For the prompt `quote` it fails and quotes that in its error, as a careless one may.
+fn paid_image(run: &Run<'_>, node: &Node<'_>) -> Result<Value, Stop> {
+    let secret = run.item.sensitive.values().find_map(Json::as_str);
+    let Some(secret) = secret else {
+        return Err(raised("Exception", "Unauthorized: Please login first to use this node."));
+    };
+    if node.text("prompt")? == "quote" {
+        run.send_text(node.id, &format!("paying with {secret}"));
+        return Err(raised("Exception", format!("API Error: 401 for '{secret}'")));
+    }
+    Ok(image(Picture::from_fn((64, 48, 3), 1, |_, _, _, _| 128)?))
 }
 
 fn empty_image(node: &Node<'_>) -> Result<Value, Stop> {

@@ -119,16 +119,27 @@ pub(super) fn object_info(call: &Call) -> Reply {
     let models = call.process.models();
     let catalogue = call.process.catalogue(&models);
     let newer = call.process.options().newer;
-    let of_version = |info| if newer { super::newer::class_info(info) } else { info };
+    let of_version = |info| in_folder(call, if newer { super::newer::class_info(info) } else { info });
     let names = catalogue.names().into_iter();
     let entries = names.filter_map(|name| Some((name.to_owned(), of_version(catalogue.info(name)?))));
     Reply::json(Json::Dict(entries.collect()))
 }
 
+/// A class of the probe nodes says the folder that they were put into.
+fn in_folder(call: &Call, mut info: Json) -> Json {
+    if let (Some(folder), Json::Dict(entry)) = (&call.process.options().probe_folder, &mut info)
+        && let Some(module) = entry.get_mut("python_module")
+        && module.as_str() == Some("custom_nodes.gate_probe")
+    {
+        *module = format!("custom_nodes.{folder}").as_str().into();
+    }
+    info
+}
+
 /// `GET /object_info/{class}`: an unknown class is an empty object.
 pub(super) fn object_info_of(call: &Call, class: &str) -> Reply {
     let models = call.process.models();
-    let info = call.process.catalogue(&models).info(class);
+    let info = call.process.catalogue(&models).info(class).map(|info| in_folder(call, info));
     Reply::json(Json::Dict(info.into_iter().map(|info| (class.to_owned(), info)).collect()))
 }
 

@@ -63,10 +63,8 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
         }
         Verdict::Valid { outputs, node_errors } => (outputs, node_errors),
     };
-    for key in SENSITIVE_KEYS {
-        // Only nodes that call services are given them, and none of those runs here.
-        extra_data.shift_remove(key);
-    }
+    let sensitive = SENSITIVE_KEYS.into_iter().filter_map(|key| Some((key.to_owned(), extra_data.shift_remove(key)?)));
+    let sensitive = sensitive.collect();
     extra_data.insert("create_time".into(), Json::from(clock::now_ms()));
     let item = Item {
         number: number.clone(),
@@ -74,6 +72,7 @@ pub(super) async fn submit(call: &mut Call) -> Result<Reply, Reply> {
         prompt,
         extra_data: Json::Dict(extra_data),
         outputs,
+        sensitive,
     };
     process.queue.put(item).map_err(|_| Reply::Crash)?;
     process.queue_updated();

@@ -2,6 +2,10 @@
 
 use super::super::hub::{Hub, Route};
 use super::*;
+use crate::clock::Clock;
+use crate::deliver::events::codec::ImageFormat;
+use crate::deliver::events::end::Step;
+use crate::ids::JobId;
 use crate::owner::OwnerScope;
 use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
@@ -40,7 +44,7 @@ struct Session {
 }
 
 async fn session() -> Session {
-    session_in(Arc::new(Hub::new(100)), OwnerScope { tenant: "a".parse().unwrap(), user: None }).await
+    session_in(Arc::new(Hub::new(100, Clock::system())), OwnerScope { tenant: "a".parse().unwrap(), user: None }).await
 }
 
 async fn session_in(hub: Arc<Hub>, scope: OwnerScope) -> Session {
@@ -90,13 +94,68 @@ async fn the_first_message_is_the_owners_status_with_the_sid() {
 
 #[tokio::test]
 async fn a_client_that_comes_back_hears_second_which_node_runs() {
-    let hub = Arc::new(Hub::new(100));
+    let hub = Arc::new(Hub::new(100, Clock::system()));
     let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
     let route = Route { scope: scope.clone(), client_id: Some("x".parse().unwrap()) };
     hub.set_executing(&route, &"p".parse().unwrap(), Some("7".into()));
     let mut session = session_in(hub, scope).await;
     assert_eq!(session.json().await["data"]["sid"], "x");
     assert_eq!(session.json().await, json!({"type": "executing", "data": {"node": "7"}}));
+}
+
+fn picture(dir: &std::path::Path, name: &str, content: &[u8]) -> Picture {
+    let path = dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    let metadata = json!({"node_id": "3"}).as_object().unwrap().clone();
+    Picture { path, bytes: content.len() as u64, metadata, format: ImageFormat::Png }
+}
+
+#[tokio::test]
+async fn pictures_are_read_from_their_files_and_come_in_the_form_that_the_client_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Arc::new(Hub::new(100, Clock::system()));
+    let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+    // More than one piece, and of every form of a length.
+    let contents: Vec<Vec<u8>> = [0, 100, 200, 70_000, 3 * PIECE_BYTES + 1].map(|length| vec![7; length]).into();
+    let pictures = contents.iter().enumerate().map(|(at, content)| picture(dir.path(), &at.to_string(), content));
+    let steps: Vec<Step> = pictures.map(Step::Picture).chain([Step::Event(told())]).collect();
+    let route = Route { scope: scope.clone(), client_id: Some("x".parse().unwrap()) };
+    hub.publish_end(&route, JobId::new(), steps.clone());
+    let mut session = session_in(hub, scope).await;
+    assert_eq!(session.json().await["data"]["sid"], "x", "the status comes first");
+    for content in &contents {
+        assert_eq!(session.next().await.into_data(), [b"\0\0\0\x01\0\0\0\x02", &content[..]].concat());
+    }
+    assert_eq!(session.json().await["type"], "x");
+    let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
+    session.client.send(Message::text(flags.to_string())).await.unwrap();
+    session.json().await;
+    session.hub.publish_end(&route, JobId::new(), steps);
+    for content in &contents {
+        assert_eq!(
+            session.next().await.into_data(),
+            [b"\0\0\0\x04\0\0\0\x0f{\"node_id\":\"3\"}", &content[..]].concat()
+        );
+    }
+    assert_eq!(session.json().await["type"], "x");
+}
+
+#[tokio::test]
+async fn a_picture_whose_file_is_gone_or_cut_ends_the_socket_and_is_not_passed_over() {
+    for cut in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut session = session().await;
+        session.json().await;
+        let lost = picture(dir.path(), "lost", b"PNG");
+        if cut { std::fs::write(&lost.path, b"PN") } else { std::fs::remove_file(&lost.path) }.unwrap();
+        let route = Route { scope: session.scope.clone(), client_id: None };
+        session.hub.publish_end(&route, JobId::new(), vec![Step::Picture(lost), Step::Event(told())]);
+        let closed = tokio::time::timeout(DEADLINE, session.served).await.unwrap().unwrap();
+        assert!(matches!(closed, Closed::Failed(_)), "{closed:?}");
+        while let Ok(Some(Ok(message))) = tokio::time::timeout(DEADLINE, session.client.next()).await {
+            assert!(!message.is_text(), "{message:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -208,7 +267,8 @@ fn told() -> ClientEvent {
 #[tokio::test(start_paused = true)]
 async fn the_socket_of_an_ended_session_stays_open_is_pinged_and_hears_nothing_until_its_time_is_over() {
     let (_held, at_end) = held();
-    let (hub, scope) = (Arc::new(Hub::new(100)), OwnerScope { tenant: "a".parse().unwrap(), user: None });
+    let (hub, scope) =
+        (Arc::new(Hub::new(100, Clock::system())), OwnerScope { tenant: "a".parse().unwrap(), user: None });
     let mut session = session_at(hub, scope, at_end).await;
     session.json().await;
     let route = Route { scope: session.scope.clone(), client_id: None };
@@ -243,7 +303,7 @@ async fn where_no_more_sockets_are_held_an_ended_session_closes_its_own() {
     let places: Vec<_> = std::iter::from_fn(|| held.enter(group())).collect();
     assert!(!places.is_empty());
     let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
-    let mut session = session_at(Arc::new(Hub::new(100)), scope, at_end).await;
+    let mut session = session_at(Arc::new(Hub::new(100, Clock::system())), scope, at_end).await;
     session.json().await;
     std::mem::replace(&mut session.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
     assert_eq!(session.closed().await.1, Closed::CredentialEnded);

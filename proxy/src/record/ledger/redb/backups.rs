@@ -3,9 +3,9 @@
 use super::RedbLedger;
 use super::migration::{self, SCHEMA};
 use super::storage::{self, Fault};
-use super::tables::{FILES, JOBS, JobRow, copy_all, corrupt, decoded, uncopied, unknown_table};
+use super::tables::{FILES, JOBS, JobRow, RESULTS, copy_all, corrupt, decoded, uncopied, unknown_table};
 use crate::record::ledger::backups::{Backups, Copied};
-use crate::record::ledger::{FileRow, LedgerError};
+use crate::record::ledger::{FileRow, JobResult, LedgerError};
 use ::redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle};
 use async_trait::async_trait;
 use comfygate_policy::Digest;
@@ -63,18 +63,16 @@ pub fn inspect(file: &Path) -> Result<Copied, LedgerError> {
 }
 
 fn named(snapshot: &ReadTransaction, schema: u64) -> Result<Copied, Fault> {
-    Ok(Copied {
-        schema,
-        graphs: each(snapshot, JOBS, |row: JobRow| row.job.submission)?,
-        blobs: each(snapshot, FILES, |row: FileRow| row.content)?,
-    })
+    let mut blobs = each(snapshot, FILES, |row: FileRow| [row.content])?;
+    blobs.extend(each(snapshot, RESULTS, |row: JobResult| row.sent.into_iter().map(|picture| picture.content))?);
+    Ok(Copied { schema, graphs: each(snapshot, JOBS, |row: JobRow| [row.job.submission])?, blobs })
 }
 
 /// What the rows of a table name. A row that can't be read names nothing: it is copied as it is, and refused to whoever asks for it.
-fn each<T: DeserializeOwned>(
+fn each<T: DeserializeOwned, I: IntoIterator<Item = Digest>>(
     snapshot: &ReadTransaction,
     table: TableDefinition<'static, u128, &'static [u8]>,
-    named: impl Fn(T) -> Digest,
+    named: impl Fn(T) -> I,
 ) -> Result<BTreeSet<Digest>, Fault> {
     let rows = match snapshot.open_table(table) {
         Ok(rows) => rows,
@@ -86,7 +84,7 @@ fn each<T: DeserializeOwned>(
         let (id, bytes) = row?;
         match decoded(bytes.value()) {
             Ok(row) => {
-                found.insert(named(row));
+                found.extend(named(row));
             }
             Err(_) => {
                 tracing::error!(table = table.name(), id = %format_args!("{:032x}", id.value()), "a row can't be read")
@@ -99,9 +97,10 @@ fn each<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::WallMillis;
     use crate::record::ledger::redb::tables::{TABLE_NAMES, names};
     use crate::record::ledger::redb::{RedbOptions, storage::Storage};
-    use crate::record::ledger::{Ledger, suite};
+    use crate::record::ledger::{Ledger, Outcome, SentPicture, suite};
 
     fn ledger(dir: &Path) -> RedbLedger {
         RedbLedger::open(dir, RedbOptions::default()).unwrap()
@@ -131,6 +130,27 @@ mod tests {
         assert_eq!(rows(&copy.storage), 1);
         assert_eq!(copy.active_jobs().await.unwrap(), [held]);
         assert_eq!(copy.keys().await.unwrap(), [key]);
+    }
+
+    #[tokio::test]
+    async fn pictures_that_were_sent_are_among_the_contents_as_files_are() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let original = ledger(dir.path());
+        let attempt = suite::assigned(&original, &suite::accepted(&original, "a", "p").await).await;
+        let picture = |content: &[u8]| SentPicture {
+            node: "9".into(),
+            content: Digest::of(content),
+            bytes: 1,
+            content_type: "image/png".into(),
+            metadata: serde_json::Map::new(),
+        };
+        let result = JobResult { sent: vec![picture(b"1"), picture(b"2")], ..suite::two_images() };
+        let file = suite::image(1, "/9/images/0");
+        let content = file.content;
+        let committed = original.commit(attempt, Outcome::Succeeded, result.clone(), vec![file], WallMillis(4)).await;
+        assert_eq!(committed.unwrap().1.sent, result.sent);
+        let copied = original.copy_to(&other.path().join("ledger.redb")).await.unwrap();
+        assert_eq!(copied.blobs, BTreeSet::from([content, Digest::of(b"1"), Digest::of(b"2")]));
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ on_redb!(
     a_tenant_has_no_more_active_jobs_than_it_may,
     what_is_anothers_is_not_there,
     exactly_one_attempt_is_committed,
+    an_attempt_is_noted_as_sent_once_and_only_while_it_is_the_current_one,
     files_are_numbered_as_one_comfyui_would,
     a_pointer_without_file_object_refuses_the_commit_and_leaves_the_job,
     history_keeps_the_order_of_ends_and_knows_no_cancelled_job,
@@ -222,8 +223,8 @@ async fn only_our_own_user_enters_the_directories_and_reads_the_files() {
     let dir = outer.path().join("not/there/yet");
     suite::accepted(&ledger(&dir), "a", "p").await;
     let modes = modes(&dir);
-    // The state directory with the rows, `graphs`, its `tmp`, a shard and the graph in it.
-    assert_eq!(modes.len(), 6, "{modes:?}");
+    // The state directory with the rows, `credentials` with its `tmp`, `graphs` with its own, a shard and the graph in it.
+    assert_eq!(modes.len(), 8, "{modes:?}");
     for (path, mode) in modes {
         assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
     }

@@ -7,12 +7,13 @@ use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
 use crate::record::ledger::{
-    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets,
+    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets, Reached,
 };
 use ::redb::ReadableTable;
 use ring::rand::{SecureRandom, SystemRandom};
 
-pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<Accepted, Fault> {
+/// `id` is what the job is called if it is a new one.
+pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId) -> Result<Accepted, Fault> {
     let scope = acceptance.owner.scope().key();
     if let Some(job) = accepted_before(tables, &scope, &acceptance)? {
         return Ok(Accepted::Again(job));
@@ -22,7 +23,6 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
     if active >= acceptance.active_jobs_max {
         return Err(LedgerError::TooManyJobs { active, limit: acceptance.active_jobs_max }.into());
     }
-    let id = JobId::new();
     let prompt_id = acceptance.prompt_id.unwrap_or_else(|| PromptId::from(id));
     let named = tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.map(|job| job.value());
     if standing(tables, named)?.is_some() {
@@ -41,6 +41,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance) -> Result<
         submission: acceptance.submission,
         output_nodes: acceptance.approval.output_nodes().to_vec(),
         verdict: acceptance.approval.verdict(),
+        paid: acceptance.approval.is_paid(),
         accepted_at: acceptance.at,
         state: JobState::Held,
         attempts: Vec::new(),
@@ -113,9 +114,19 @@ pub(super) fn assign(
         folder: format!("t/{}/{}-{n}", owner.folder, id),
         assigned_at: at,
         started_at: None,
+        sent: false,
         lost: None,
     });
     row.job.state = JobState::Assigned;
+    store(tables, row)
+}
+
+pub(super) fn send(tables: &mut Tables<'_>, attempt: AttemptId) -> Result<Job, Fault> {
+    let mut row = current(tables, attempt, "send it")?;
+    match row.job.attempts.last_mut() {
+        Some(last) if !last.sent => last.sent = true,
+        _ => return Ok(row.job),
+    }
     store(tables, row)
 }
 
@@ -131,11 +142,17 @@ pub(super) fn start(tables: &mut Tables<'_>, attempt: AttemptId, at: WallMillis)
     store(tables, row)
 }
 
-pub(super) fn lose(tables: &mut Tables<'_>, attempt: AttemptId, reason: String) -> Result<Job, Fault> {
+pub(super) fn lose(
+    tables: &mut Tables<'_>,
+    attempt: AttemptId,
+    reason: String,
+    reached: Reached,
+) -> Result<Job, Fault> {
     let mut row = current(tables, attempt, "lose it")?;
     row.job.state = JobState::Held;
     if let Some(last) = row.job.attempts.last_mut() {
         last.lost = Some(reason);
+        last.sent &= reached == Reached::Perhaps;
     }
     store(tables, row)
 }

@@ -5,6 +5,7 @@ use super::readings::number;
 use super::storage::Fault;
 use super::tables::{FILES, NAMES, PINS, Tables, UPLOADED, corrupt, encoded, row};
 use crate::ids::{JobId, TenantId};
+use crate::inspect::contents::ContentFacts;
 use crate::owner::OwnerScope;
 use crate::record::ledger::uploads::{FileName, LISTED_FILES_MAX, NAME_COPIES_MAX, NewUpload, Pin, Uploads};
 use crate::record::ledger::{Directory, FileRow, LedgerError};
@@ -46,7 +47,7 @@ impl Uploads for RedbLedger {
 fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let scope = upload.owner.scope().key();
     let filename = match free_name(tables, &scope, &upload)? {
-        Named::Present(row) => return Ok(row),
+        Named::Present(row) => return measured_anew(tables, *row, upload.facts),
         Named::Free(filename) => filename,
     };
     let tenant = upload.owner.tenant.clone();
@@ -78,9 +79,19 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     Ok(row)
 }
 
+/// A row from before something was measured tells it once its content comes again.
+fn measured_anew(tables: &mut Tables<'_>, present: FileRow, facts: ContentFacts) -> Result<FileRow, Fault> {
+    if present.facts.is_none_or(|known| known == facts) {
+        return Ok(present);
+    }
+    let row = FileRow { facts: Some(facts), ..present };
+    tables.files.insert(number(row.id.bytes()), encoded(&row)?.as_slice())?;
+    Ok(row)
+}
+
 enum Named {
     /// The same content has the name already.
-    Present(FileRow),
+    Present(Box<FileRow>),
     Free(String),
 }
 
@@ -91,7 +102,7 @@ fn free_name(tables: &Tables<'_>, scope: &str, upload: &NewUpload) -> Result<Nam
         let Some(id) = tables.names.get(name)?.map(|id| id.value()) else { return Ok(Named::Free(filename)) };
         let present: FileRow = row(&tables.files, id)?.ok_or_else(|| corrupt("a name leads to no file"))?;
         if present.content == upload.content {
-            return Ok(Named::Present(present));
+            return Ok(Named::Present(Box::new(present)));
         }
         if upload.overwrite {
             return Ok(Named::Free(filename));

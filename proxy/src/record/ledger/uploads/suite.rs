@@ -3,7 +3,7 @@
 use super::*;
 use crate::inspect::contents::ContentKind;
 use crate::record::ledger::{Acceptance, Accepted};
-use crate::record::ledger::{Approval, Ledger, Outcome, suite};
+use crate::record::ledger::{Approval, Ledger, Outcome, Reached, suite};
 
 fn upload(tenant: &str, filename: &str, content: &str) -> NewUpload {
     NewUpload {
@@ -11,7 +11,7 @@ fn upload(tenant: &str, filename: &str, content: &str) -> NewUpload {
         owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None },
         content: Digest::of(content.as_bytes()),
         bytes: 10,
-        facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1 },
+        facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1, seconds: None },
         directory: Directory::Input,
         subfolder: String::new(),
         filename: filename.into(),
@@ -39,6 +39,10 @@ pub(in crate::record::ledger) async fn a_name_is_numbered_shared_or_taken_over(l
     let other = ledger.keep_upload(upload("a", "a.png", "two")).await.unwrap();
     assert_eq!(other.filename, "a (1).png");
     assert_eq!(ledger.keep_upload(upload("a", "a.png", "two")).await.unwrap(), other);
+    let facts = ContentFacts { seconds: Some(2), ..other.facts.unwrap() };
+    let measured = ledger.keep_upload(NewUpload { facts, ..upload("a", "a.png", "two") }).await.unwrap();
+    assert_eq!((measured.id, measured.facts), (other.id, Some(facts)), "what was not measured before is now");
+    assert_eq!(ledger.file(other.id).await.unwrap(), measured);
     let over = NewUpload { overwrite: true, ..upload("a", "a.png", "three") };
     let over = ledger.keep_upload(over).await.unwrap();
     assert_eq!((over.filename.as_str(), named(ledger, "a", "a.png").await), ("a.png", Some(over.id)));
@@ -87,7 +91,7 @@ pub(in crate::record::ledger) async fn pins_stay_until_their_job_has_ended(ledge
     assert_eq!(ledger.pins(job.id).await.unwrap(), std::slice::from_ref(&pin));
     assert!(ledger.pins(bare.id).await.unwrap().is_empty());
     let attempt = suite::assigned(ledger, &job).await;
-    let held = ledger.lose(attempt, "it died").await.unwrap();
+    let held = ledger.lose(attempt, "it died", Reached::Perhaps).await.unwrap();
     assert_eq!(ledger.pins(job.id).await.unwrap(), [pin]);
     ledger.end_held(held.id, held.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
     assert!(ledger.pins(job.id).await.unwrap().is_empty());
