@@ -194,6 +194,7 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
+            estimates: std::sync::Mutex::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
             key_sets,

@@ -8,6 +8,7 @@ use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
 use super::dispatcher::{Command, DispatchHandle};
 use super::health::{Cause, MISSES_MAX};
+use super::measure::{Placed, Run};
 use super::paid::{self, Unpayable};
 use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
@@ -62,10 +63,21 @@ macro_rules! until_available {
 /// What became of an attempt.
 #[derive(Debug)]
 pub enum AttemptOver {
-    /// The job has ended.
-    JobEnded,
+    /// The job has ended, with what ran of it at its backend, if that is known.
+    JobEnded(Option<Spent>),
     /// The attempt was lost: the job is held again.
     HeldAgain(Box<HeldJob>),
+}
+
+/// What the committed attempt of a job took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spent {
+    /// The run.
+    pub run: Run,
+    /// What its owner is charged, in seconds of a backend of speed 1.
+    pub charge: f64,
+    /// It ran to its end: its length says something of its model.
+    pub whole: bool,
 }
 
 /// What the backend's events say of an attempt: hints.
@@ -105,7 +117,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         }
         Err(Undecided::Never(refusal)) => {
             refuse(services, job, &refusal).await;
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     if !services.suits(backend, &workflow) {
@@ -121,7 +133,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         // Deleted, or moved on, while it was being placed.
         Err(error) => {
             tracing::debug!(job = %job.id, %error, "not assigned");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let waited = services.clock.wall().since(job.accepted_at);
@@ -129,7 +141,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let senders = workflow.output_nodes_of(pictures::SENDER).cloned().collect();
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.submit_and_follow(&workflow).await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
@@ -138,13 +150,13 @@ pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
     let senders = senders_of(&carried.services, &job).await;
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.follow().await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
 /// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
 pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
-    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
+    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded(None) };
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
@@ -152,7 +164,7 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Rea
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let job = match to_be_tried(services, job).await {
@@ -180,7 +192,7 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
     if job.cancel_requested {
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
         end_held(services, job, Outcome::Interrupted, result).await;
-        return Err(AttemptOver::JobEnded);
+        return Err(AttemptOver::JobEnded(None));
     }
     let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
     if may_have_cost && !paid::may_cost_again(services, &job) {
@@ -201,7 +213,7 @@ pub(super) async fn refuse(services: &Arc<Services>, job: Job, refusal: &Refusal
 async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
     let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
     end_held(services, job, Outcome::Failed, result).await;
-    AttemptOver::JobEnded
+    AttemptOver::JobEnded(None)
 }
 
 /// Says whether the job was still held, and has ended now.
@@ -273,6 +285,8 @@ pub struct Carried {
     pub backend: Arc<Backend>,
     /// Turns true when the owner wants its end.
     pub interrupt: watch::Receiver<bool>,
+    /// How it was placed.
+    pub placed: Placed,
 }
 
 /// An assigned attempt.
@@ -281,6 +295,7 @@ struct Carrying {
     dispatch: DispatchHandle,
     backend: Arc<Backend>,
     interrupt: watch::Receiver<bool>,
+    placed: Placed,
     job: Job,
     attempt: Attempt,
     signals: mpsc::Receiver<Signal>,
@@ -309,7 +324,7 @@ struct Carrying {
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
     fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
-        let Carried { services, dispatch, backend, interrupt } = carried;
+        let Carried { services, dispatch, backend, interrupt, placed } = carried;
         let attempt = current(&job)?.clone();
         let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
         let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
@@ -319,6 +334,7 @@ impl Carrying {
             dispatch,
             backend,
             interrupt,
+            placed,
             job,
             attempt,
             signals,
@@ -362,7 +378,7 @@ impl Carrying {
                 && let Err(error) = self.about_to_cost().await
             {
                 tracing::debug!(job = %self.job.id, %error, "not sent");
-                return AttemptOver::JobEnded;
+                return AttemptOver::JobEnded(None);
             }
             let statuses = self.statuses();
             let on_its_way = self.services.submissions.enter();
@@ -814,6 +830,11 @@ impl Carrying {
         let at = self.services.clock.wall();
         result.started_at = result.started_at.or(self.attempt.started_at);
         result.ended_at = Some(at);
+        let spent = Run::of(&result, self.placed).map(|run| Spent {
+            run,
+            charge: run.charge(self.placed),
+            whole: outcome == Outcome::Succeeded,
+        });
         let committed =
             until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
         // What its socket still brings of this run is older than the end that is told now.
@@ -831,7 +852,7 @@ impl Carrying {
             Err(LedgerError::WrongState { .. }) => self.tell_what_is_stored().await,
             Err(error) => tracing::error!(job = %self.job.id, %error, "not committed"),
         }
-        AttemptOver::JobEnded
+        AttemptOver::JobEnded(spent)
     }
 
     async fn tell_what_is_stored(&self) {

@@ -3,6 +3,7 @@
 use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
 use super::health::Standing;
+use super::measure::Placed;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
 use super::redecide;
@@ -321,11 +322,12 @@ impl Dispatcher {
             dispatch: handle.clone(),
             backend: Arc::clone(backend),
             interrupt: interrupted,
+            placed: Placed::default(),
         });
         let occupied = backend.occupy();
         self.carriers.spawn(async move {
             // A panic must not keep the slot: the ledger still has the job, and the next reconciliation takes it up.
-            let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded);
+            let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded(None));
             drop(occupied);
             handle.send(Command::Over(job, over)).await;
         });

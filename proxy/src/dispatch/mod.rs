@@ -19,6 +19,7 @@ pub mod dispatcher;
 pub mod estimate;
 pub mod facts;
 pub mod health;
+pub mod measure;
 pub mod monitor;
 pub mod paid;
 pub mod pictures;

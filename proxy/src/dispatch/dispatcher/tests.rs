@@ -42,6 +42,7 @@ impl Rig {
             submission: Digest::of(graph),
             graph: graph.into(),
             approval,
+            order: None,
             active_jobs_max: 10,
             at: self.services.clock.wall(),
         };
