@@ -15,6 +15,7 @@ use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::estimate::Estimates;
+use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
@@ -88,6 +89,8 @@ pub struct Services {
     pub rules: watch::Sender<u64>,
     /// What jobs take, as learned.
     pub estimates: std::sync::Mutex<Estimates>,
+    /// What held jobs may expect.
+    pub outlook: ArcSwap<Outlook>,
     /// Other lists that a backend made, as a policy shows them, for a minute.
     pub lists: Lists,
 }

@@ -1,7 +1,7 @@
 //! The order of what waits: one flow for each tenant, set of backends and band, and who is next among them.
 
 use super::interned::Key;
-use super::shares::{Shares, TenantKey, UserKey, Virtual};
+use super::shares::{Shares, TenantKey, UserKey, Virtual, of_weight};
 use super::{Band, Millis};
 use crate::ids::JobId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,6 +26,15 @@ pub struct Entry {
     pub band: Band,
     pub order: Order,
     pub models: Key,
+    /// What it is thought to take, in microseconds.
+    pub micros: u64,
+}
+
+/// A job as its flow knows it.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    models: Key,
+    micros: u64,
 }
 
 type FlowKey = (TenantKey, Key, Band);
@@ -34,8 +43,12 @@ type FlowKey = (TenantKey, Key, Band);
 struct Flow {
     /// Users that wait, by what they have taken.
     users: BTreeSet<(Virtual, UserKey)>,
-    /// Their jobs, and the models of each.
-    jobs: HashMap<UserKey, BTreeMap<Order, Key>>,
+    /// Their jobs.
+    jobs: HashMap<UserKey, BTreeMap<Order, Job>>,
+    /// How many these are.
+    count: u64,
+    /// What they are thought to take together, in microseconds.
+    micros: u64,
     /// How it stands in the indexes: its turn, and the models of its next job.
     stands: Option<(Turn, Key)>,
     /// When its next job rises by a band, unless one of it runs before.
@@ -45,9 +58,22 @@ struct Flow {
 impl Flow {
     fn next(&self) -> Option<(JobId, Key)> {
         let (_, user) = self.users.first()?;
-        let ((_, _, job), models) = self.jobs.get(user)?.first_key_value()?;
-        Some((*job, *models))
+        let ((_, _, id), job) = self.jobs.get(user)?.first_key_value()?;
+        Some((*id, job.models))
     }
+
+    /// What one of its jobs takes on the average, in microseconds.
+    fn mean(&self) -> u64 {
+        (self.micros / self.count.max(1)).max(1)
+    }
+}
+
+/// Of `count` jobs that take `each`, the first at `first`: how many begin before `by`, or at it too if `ties`.
+fn begun(first: Virtual, each: Virtual, count: u64, by: Virtual, ties: bool) -> u64 {
+    let Some(gap) = by.checked_sub(first) else { return 0 };
+    let each = each.max(1);
+    let begun = if ties { gap / each + 1 } else { gap.div_ceil(each) };
+    begun.min(count)
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +99,11 @@ impl Flows {
             }
             Flow { rises_at, ..Flow::default() }
         });
-        flow.jobs.entry(entry.user).or_default().insert(entry.order, entry.models);
+        let job = Job { models: entry.models, micros: entry.micros };
+        if flow.jobs.entry(entry.user).or_default().insert(entry.order, job).is_none() {
+            flow.count += 1;
+            flow.micros = flow.micros.saturating_add(entry.micros);
+        }
         flow.users.insert((shares.taken_by(entry.tenant, entry.user), entry.user));
         self.stand(shares, key);
     }
@@ -82,7 +112,10 @@ impl Flows {
         let key = (entry.tenant, entry.set, entry.band);
         let Some(flow) = self.flows.get_mut(&key) else { return };
         if let Some(jobs) = flow.jobs.get_mut(&entry.user) {
-            jobs.remove(&entry.order);
+            if let Some(job) = jobs.remove(&entry.order) {
+                flow.count = flow.count.saturating_sub(1);
+                flow.micros = flow.micros.saturating_sub(job.micros);
+            }
             if jobs.is_empty() {
                 flow.jobs.remove(&entry.user);
                 flow.users.remove(&(shares.taken_by(entry.tenant, entry.user), entry.user));
@@ -111,6 +144,51 @@ impl Flows {
             flow.rises_at = rises_at;
             self.rising.insert((rises_at, key));
         }
+    }
+
+    /// When the next job of the flow rises that this one waits in.
+    pub fn rises_at(&self, entry: &Entry) -> Millis {
+        self.flows.get(&(entry.tenant, entry.set, entry.band)).map_or(Millis::MAX, |flow| flow.rises_at)
+    }
+
+    /// How many of those that wait go before a job, about: of sets of backends that compete with its own.
+    pub fn before(&self, shares: &Shares, entry: &Entry, competes: impl Fn(Key) -> bool) -> usize {
+        let (own, micros) = self.before_within(shares, entry, &competes);
+        let starts = shares.taken(entry.tenant).saturating_add(of_weight(micros, shares.weight(entry.tenant)));
+        let others = self.flows.iter().filter(|((tenant, set, band), _)| {
+            let same = (*tenant, *band) == (entry.tenant, entry.band);
+            *band <= entry.band && !same && competes(*set) && !shares.is_paused(*tenant)
+        });
+        let before = others.map(|((tenant, _, band), flow)| {
+            if *band < entry.band {
+                return flow.count;
+            }
+            let each = of_weight(flow.mean(), shares.weight(*tenant));
+            begun(shares.taken(*tenant), each, flow.count, starts, *tenant < entry.tenant)
+        });
+        usize::try_from(before.fold(own, u64::saturating_add)).unwrap_or(usize::MAX)
+    }
+
+    /// Jobs of the same tenant and band that go before a job, and what they take, in microseconds.
+    fn before_within(&self, shares: &Shares, entry: &Entry, competes: &impl Fn(Key) -> bool) -> (u64, u64) {
+        let keys = self.of_tenant.get(&entry.tenant).into_iter().flatten();
+        let flows: Vec<&Flow> = keys
+            .filter(|(_, set, band)| *band == entry.band && competes(*set))
+            .filter_map(|key| self.flows.get(key))
+            .collect();
+        let of_user = flows.iter().filter_map(|flow| flow.jobs.get(&entry.user));
+        let own = of_user.flat_map(|jobs| jobs.range(..entry.order));
+        let (count, micros) =
+            own.fold((0, 0_u64), |(count, sum), (_, job)| (count + 1, sum.saturating_add(job.micros)));
+        let starts = shares.taken_by(entry.tenant, entry.user).saturating_add(micros);
+        let others = flows.iter().flat_map(|flow| flow.users.iter().map(move |(taken, user)| (flow, *taken, *user)));
+        let others = others.filter(|(_, _, user)| *user != entry.user).map(|(flow, taken, user)| {
+            let held = flow.jobs.get(&user).map_or(0, |jobs| jobs.len() as u64);
+            (begun(taken, flow.mean(), held, starts, user < entry.user), flow.mean())
+        });
+        others.fold((count, micros), |(count, sum), (more, each)| {
+            (count + more, sum.saturating_add(more.saturating_mul(each)))
+        })
     }
 
     /// The next job of a flow that is to rise by now.
@@ -185,6 +263,9 @@ impl Flows {
             let (tenant, set, band) = *key;
             assert!(!flow.jobs.is_empty() && self.of_tenant[&tenant].contains(key));
             assert_eq!(flow.users.len(), flow.jobs.len());
+            let jobs: Vec<&Job> = flow.jobs.values().flat_map(BTreeMap::values).collect();
+            assert_eq!(flow.count, jobs.len() as u64);
+            assert_eq!(flow.micros, jobs.iter().map(|job| job.micros).sum::<u64>());
             for (taken, user) in &flow.users {
                 assert_eq!((*taken, flow.jobs[user].is_empty()), (shares.taken_by(tenant, *user), false));
             }

@@ -11,11 +11,13 @@
 
 mod flows;
 mod interned;
+mod outlook;
 mod set;
 mod shares;
 #[cfg(test)]
 mod tests;
 
+pub use outlook::Expected;
 pub use set::BackendSet;
 pub use shares::Share;
 
@@ -32,6 +34,8 @@ pub type Millis = u64;
 const SECONDS_MAX: f64 = 86_400.0;
 /// The shortest: what it takes to send one.
 const SECONDS_MIN: f64 = 0.05;
+/// No backend counts as slower: what is divided by speeds stays bounded.
+const SPEED_MIN: f64 = 0.01;
 
 /// How urgent jobs are, by their tenant's plan; the higher goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,8 +113,10 @@ pub struct Request {
 pub struct Seat {
     /// Jobs that it may be given now.
     pub open: u32,
-    /// When it is done with what it has, as far as that is known.
+    /// When it is done with what it has, as far as that is known. In the past while it is busy still: the job is late.
     pub busy_until: Millis,
+    /// It takes no job until further notice: it is down, drained or gone. Nobody waits for it.
+    pub away: bool,
     /// Seconds of a job of speed 1 that it does in a second.
     pub speed: f64,
     models: Option<Key>,
@@ -142,6 +148,8 @@ struct Running {
     user: UserKey,
     seconds: f64,
     models: Key,
+    /// When it is thought to be over.
+    until: Millis,
 }
 
 /// Where a job may go now.
@@ -200,7 +208,7 @@ impl Scheduler {
 
     /// Another backend, which may be given `open` jobs now; gives its number.
     pub fn add_backend(&mut self, open: u32, speed: f64) -> usize {
-        self.seats.push(Seat { open, busy_until: 0, speed, models: None });
+        self.seats.push(Seat { open, busy_until: 0, away: false, speed, models: None });
         self.seats.len() - 1
     }
 
@@ -227,6 +235,7 @@ impl Scheduler {
         let mut models = request.models;
         models.sort_unstable();
         models.dedup();
+        let (seconds, load_seconds) = (bounded(request.seconds), bounded(request.load_seconds));
         let entry = Entry {
             tenant,
             user,
@@ -234,10 +243,20 @@ impl Scheduler {
             band: request.band,
             order: (request.place, request.sequence, request.job),
             models: self.models.take(models),
+            micros: shares::service(seconds, 1),
         };
-        let (seconds, load_seconds) = (bounded(request.seconds), bounded(request.load_seconds));
         self.shares.waits(tenant, user);
-        self.enter(Held { entry, seconds, load_seconds, passed: None }, request.since);
+        self.enter(Held { entry, seconds, load_seconds, passed: None }, self.rises_at(request.since));
+    }
+
+    /// Takes a job in that a backend has already, since before the gateway was restarted. One that is held or runs stays as it is.
+    pub fn resume(&mut self, request: Request, backend: usize, now: Millis) {
+        let job = request.job;
+        let known = self.held.contains_key(&job) || self.running.contains_key(&job);
+        if !known {
+            self.hold(request);
+            self.assign(Assignment { job, backend, loads: true }, now);
+        }
     }
 
     /// Takes a job out that shall not run.
@@ -255,8 +274,21 @@ impl Scheduler {
     pub fn replace(&mut self, job: JobId, place: i64, now: Millis) {
         if let Some(mut held) = self.leave(job) {
             held.entry.order.0 = place;
-            self.enter(held, now);
+            self.enter(held, self.rises_at(now));
         }
+    }
+
+    /// Says which backends may run a held job from now on. It keeps its place, and what it has waited for.
+    pub fn set_eligible(&mut self, job: JobId, eligible: BackendSet) {
+        let Some(entry) = self.held.get(&job).map(|held| held.entry) else { return };
+        if self.sets.get(entry.set).is_some_and(|set| **set == eligible) {
+            return;
+        }
+        let rises_at = self.flows.rises_at(&entry);
+        let Some(mut held) = self.leave(job) else { return };
+        held.entry.set = self.sets.take(eligible);
+        self.sets.give_back(entry.set);
+        self.enter(held, rises_at);
     }
 
     /// A job is over. `seconds`: what its tenant pays for, on a backend of speed 1; 0 for what is nobody's fault but ours.
@@ -272,8 +304,13 @@ impl Scheduler {
     /// The next job that a backend should get now, which it is given; `None`: nothing that waits may run now, or should.
     pub fn next(&mut self, now: Millis) -> Option<Assignment> {
         self.rise(now);
-        let free: BackendSet =
-            self.seats.iter().zip(0..).filter(|(seat, _)| seat.open > 0).map(|(_, number)| number).collect();
+        let free: BackendSet = self
+            .seats
+            .iter()
+            .zip(0..)
+            .filter(|(seat, _)| seat.open > 0 && !seat.away)
+            .map(|(_, number)| number)
+            .collect();
         if free.is_empty() {
             return None;
         }
@@ -338,8 +375,8 @@ impl Scheduler {
             return Some(Fit::Has(number));
         }
         let soon = |(number, seat): &(usize, &Seat)| {
-            let busy = seat.busy_until.saturating_sub(now) as f64 / 1000.0 + left.get(*number).copied().unwrap_or(0.0);
-            seat.open == 0 && set.contains(*number) && has(seat) && busy <= held.load_seconds
+            let busy = remaining_seconds(seat, now) + left.get(*number).copied().unwrap_or(0.0);
+            seat.open == 0 && !seat.away && set.contains(*number) && has(seat) && busy <= held.load_seconds
         };
         let everywhere = || (0..).zip(&self.seats);
         if let Some((number, _)) = everywhere().find(soon) {
@@ -358,7 +395,7 @@ impl Scheduler {
     fn missed(&self, seat: &Seat) -> usize {
         let Some(models) = seat.models else { return 0 };
         let waiting: usize = self.sets.iter().map(|(set, _)| self.flows.waiting_for(set, models)).sum();
-        let have = self.seats.iter().filter(|other| other.models == Some(models)).count();
+        let have = self.seats.iter().filter(|other| other.models == Some(models) && !other.away).count();
         // In hundredths, so that one among few is told from one among many.
         waiting.saturating_mul(100) / have.max(1)
     }
@@ -384,17 +421,19 @@ impl Scheduler {
         let Some(held) = self.leave(assignment.job) else { return };
         let Entry { tenant, user, set, models, .. } = held.entry;
         self.sets.give_back(set);
-        self.flows.served(&held.entry, now.saturating_add(self.tuning.ageing));
+        self.flows.served(&held.entry, self.rises_at(now));
         self.served_at.insert(held.entry.band, now);
         self.flows.moved(&mut self.shares, tenant, user, |shares| {
             shares.begins(tenant, user, held.seconds);
             shares.waits_no_more(tenant, user);
         });
+        let mut until = now;
         if let Some(seat) = self.seats.get_mut(assignment.backend) {
             let loading = if assignment.loads { held.load_seconds } else { 0.0 };
-            let takes = (held.seconds / seat.speed.max(0.01) + loading) * 1000.0;
+            let takes = (held.seconds / seat.speed.max(SPEED_MIN) + loading) * 1000.0;
             seat.open = seat.open.saturating_sub(1);
             seat.busy_until = seat.busy_until.max(now).saturating_add(takes as Millis);
+            until = seat.busy_until;
             if assignment.loads {
                 self.models.again(models);
                 if let Some(before) = seat.models.replace(models) {
@@ -402,25 +441,35 @@ impl Scheduler {
                 }
             }
         }
-        self.running.insert(assignment.job, Running { tenant, user, seconds: held.seconds, models });
+        self.running.insert(assignment.job, Running { tenant, user, seconds: held.seconds, models, until });
     }
 
     /// The next job of whoever was not served for long, while higher bands were, rises by one: one at a time, so that a crowd of old jobs does not push aside those of others.
     fn rise(&mut self, now: Millis) {
         while let Some(job) = self.flows.risen(now) {
             let Some(entry) = self.held.get(&job).map(|held| held.entry) else { return };
-            self.flows.served(&entry, now.saturating_add(self.tuning.ageing));
+            self.flows.served(&entry, self.rises_at(now));
             let since = now.saturating_sub(self.tuning.ageing);
             let overtaken = self.served_at.iter().any(|(band, at)| *band < entry.band && *at > since);
             if overtaken && let Some(mut held) = self.leave(job) {
                 held.entry.band = entry.band.higher().unwrap_or(Band::High);
-                self.enter(held, now);
+                self.enter(held, self.rises_at(now));
             }
         }
     }
 
-    fn enter(&mut self, held: Held, now: Millis) {
-        self.flows.add(&self.shares, &held.entry, now.saturating_add(self.tuning.ageing));
+    /// When the next job of who was served now rises by a band.
+    fn rises_at(&self, now: Millis) -> Millis {
+        now.saturating_add(self.tuning.ageing)
+    }
+
+    /// Whether these are no models at all.
+    fn needs_nothing(&self, models: Key) -> bool {
+        self.models.get(models).is_some_and(|models| models.is_empty())
+    }
+
+    fn enter(&mut self, held: Held, rises_at: Millis) {
+        self.flows.add(&self.shares, &held.entry, rises_at);
         self.held.insert(held.entry.order.2, held);
     }
 
@@ -429,6 +478,12 @@ impl Scheduler {
         self.flows.remove(&self.shares, &held.entry);
         Some(held)
     }
+}
+
+/// How long a backend is busy yet, in seconds. A job that is late is thought to take as much longer as it is late: lengths are heavy-tailed, and nobody waits for ever for what never ends.
+fn remaining_seconds(seat: &Seat, now: Millis) -> f64 {
+    let late = if seat.open == 0 { now.saturating_sub(seat.busy_until) } else { 0 };
+    seat.busy_until.saturating_sub(now).max(late) as f64 / 1000.0
 }
 
 fn bounded(seconds: f64) -> f64 {

@@ -100,9 +100,15 @@ pub struct Shares {
     credit: Virtual,
 }
 
-fn service(seconds: f64, weight: u32) -> Virtual {
+/// So many seconds of service to one of this weight.
+pub fn service(seconds: f64, weight: u32) -> Virtual {
     // Non-negative and bounded: the conversion is exact enough and can't wrap.
     (seconds.clamp(0.0, SECONDS_MAX) * 1e6 / f64::from(weight.max(1))) as Virtual
+}
+
+/// The same, from microseconds.
+pub fn of_weight(micros: u64, weight: u32) -> Virtual {
+    micros / u64::from(weight.max(1))
 }
 
 impl Shares {
@@ -179,6 +185,21 @@ impl Shares {
     /// What the user has taken.
     pub fn taken_by(&self, tenant: TenantKey, user: UserKey) -> Virtual {
         self.get(tenant).and_then(|tenant| tenant.users.get(&user)).map_or(Virtual::MAX, |user| user.taker.taken)
+    }
+
+    /// What the tenant may take, relative to others.
+    pub fn weight(&self, tenant: TenantKey) -> u32 {
+        self.get(tenant).map_or(1, |tenant| tenant.share.weight)
+    }
+
+    /// Jobs of the tenant that run at once, at most.
+    pub fn running_max(&self, tenant: TenantKey) -> u32 {
+        self.get(tenant).map_or(0, |tenant| tenant.share.running_max)
+    }
+
+    /// Whether the tenant may run none at all.
+    pub fn is_paused(&self, tenant: TenantKey) -> bool {
+        self.running_max(tenant) == 0
     }
 
     /// Whether the tenant may run one more.

@@ -1,6 +1,7 @@
 //! The scheduler by its promises: who is next, where, and that nothing is lost between its indexes.
 
 use super::*;
+use std::collections::HashSet;
 
 fn id(number: u64) -> JobId {
     JobId::from_bytes(u128::from(number).to_be_bytes())
@@ -219,7 +220,7 @@ fn a_job_goes_where_its_models_are_then_where_none_are_then_where_they_are_misse
     assert_eq!(run(&mut scheduler, 2, &["vae", "xl"]), (0, false));
     assert_eq!(run(&mut scheduler, 3, &["xl"]), (0, false), "some of those that are there");
     assert_eq!(run(&mut scheduler, 4, &["wan"]), (2, true));
-    assert_eq!(run(&mut scheduler, 5, &[]).1, false);
+    assert!(!run(&mut scheduler, 5, &[]).1);
     scheduler.unloaded(1);
     assert_eq!(run(&mut scheduler, 6, &["sd3"]), (1, true));
 }
@@ -281,6 +282,173 @@ fn only_so_much_is_left_to_a_busy_backend() {
 }
 
 #[test]
+fn nobody_waits_longer_for_a_late_job_than_loading_takes_nor_at_all_for_a_backend_that_is_away() {
+    let late = |now: Millis, away: bool| {
+        let mut scheduler = scheduler(2);
+        scheduler.hold(with_models(request(0, "t"), &["a"]));
+        assert_eq!(next(&mut scheduler, 0).map(|next| next.1), Some(0));
+        let seat = scheduler.backend(0).unwrap();
+        (seat.busy_until, seat.away) = (20_000, away);
+        scheduler.hold(with_models(request(1, "t"), &["a"]));
+        next(&mut scheduler, now)
+    };
+    assert_eq!(late(30_000, false), None, "ten seconds late, and as much longer: loading takes as long");
+    assert_eq!(late(30_001, false), Some((1, 1, true)));
+    assert_eq!(late(20_000, true), Some((1, 1, true)));
+}
+
+#[test]
+fn a_backend_that_is_away_gets_nothing_although_it_is_free() {
+    let mut scheduler = scheduler(2);
+    scheduler.backend(0).unwrap().away = true;
+    (0..2).for_each(|job| scheduler.hold(request(job, "t")));
+    assert_eq!(next(&mut scheduler, 0), Some((0, 1, false)));
+    assert_eq!(next(&mut scheduler, 0), None);
+    scheduler.backend(0).unwrap().away = false;
+    assert_eq!(next(&mut scheduler, 0), Some((1, 0, false)));
+}
+
+#[test]
+fn a_held_job_may_go_elsewhere_from_now_on_and_keeps_its_place() {
+    let mut scheduler = scheduler(2);
+    let only = |backend: usize| [backend].into_iter().collect::<BackendSet>();
+    (0..3).for_each(|job| scheduler.hold(Request { eligible: only(0), ..request(job, "t") }));
+    scheduler.backend(0).unwrap().open = 0;
+    assert_eq!(next(&mut scheduler, 0), None);
+    for job in [2, 1, 7] {
+        scheduler.set_eligible(id(job), only(1));
+    }
+    assert_eq!((scheduler.len(), next(&mut scheduler, 0)), (3, Some((1, 1, false))));
+    scheduler.set_eligible(id(2), BackendSet::default());
+    free(&mut scheduler, 1, 0);
+    assert_eq!(next(&mut scheduler, 0), None);
+    scheduler.set_eligible(id(2), only(1));
+    assert_eq!(next(&mut scheduler, 0), Some((2, 1, false)));
+    assert!(scheduler.withdraw(id(0)));
+    assert_eq!(scheduler.sets.iter().count(), 0, "no set is kept that no job has");
+}
+
+#[test]
+fn a_job_that_may_go_elsewhere_rises_when_it_would_have_risen() {
+    for (now, expected) in [(99_999, 11), (100_000, 0)] {
+        let mut scheduler = Scheduler::new(Tuning { ageing: 100_000, ..Tuning::default() });
+        scheduler.add_backend(1, 1.0);
+        scheduler.hold(request(0, "normal"));
+        (10..14).for_each(|job| scheduler.hold(Request { band: Band::High, ..request(job, "high") }));
+        // The tenant of the higher band has taken more: what rises is next.
+        assert_eq!(next(&mut scheduler, 60_000).map(|next| next.0), Some(10));
+        scheduler.settle(id(10), 10.0);
+        scheduler.set_eligible(id(0), [0].into_iter().collect());
+        free(&mut scheduler, 0, now);
+        assert_eq!(next(&mut scheduler, now).map(|next| next.0), Some(expected), "after {now} ms");
+    }
+}
+
+/// Runs everything, each job for as long as it was thought to take, one at a time on each of the backends; gives each job's place in the order and its start.
+fn run_all(scheduler: &mut Scheduler, seconds: &dyn Fn(u64) -> f64) -> HashMap<JobId, (usize, Millis)> {
+    let (mut now, mut began) = (0, HashMap::new());
+    let mut running: Vec<(Millis, usize, JobId)> = Vec::new();
+    loop {
+        while let Some(assignment) = scheduler.next(now) {
+            began.insert(assignment.job, (began.len(), now));
+            let seat = scheduler.backend(assignment.backend).unwrap();
+            running.push((seat.busy_until, assignment.backend, assignment.job));
+        }
+        running.sort_unstable();
+        let Some((until, backend, job)) = (!running.is_empty()).then(|| running.remove(0)) else { return began };
+        now = until;
+        scheduler.settle(job, seconds(number(job)));
+        free(scheduler, backend, now);
+    }
+}
+
+#[test]
+fn the_outlook_of_jobs_that_take_what_was_thought_comes_true() {
+    for backends in [1, 3] {
+        let mut scheduler = scheduler(backends);
+        let seconds = |job: u64| [10.0, 25.0, 5.0, 40.0][(job % 4) as usize];
+        for job in 0..60 {
+            let share = Share { weight: 1 + (job % 3) as u32, ..Share::default() };
+            let user = Some((job % 2).to_string().parse().unwrap());
+            let of = Request { share, user, seconds: seconds(job), ..request(job, &(job % 6).to_string()) };
+            scheduler.hold(of);
+        }
+        let outlook = scheduler.outlook(0);
+        let came = run_all(&mut scheduler, &seconds);
+        assert_eq!(outlook.len(), 60);
+        for expected in outlook {
+            let (place, start) = came[&expected.job];
+            assert_eq!((expected.position, expected.starts_in), (place, Some(start)), "{expected:?}");
+        }
+    }
+}
+
+#[test]
+fn the_outlook_tells_who_competes_who_waits_for_nothing_and_what_is_busy() {
+    let mut scheduler = scheduler(3);
+    let only = |backend: usize| [backend].into_iter().collect::<BackendSet>();
+    let busy = scheduler.backend(0).unwrap();
+    (busy.open, busy.busy_until) = (0, 30_000);
+    scheduler.backend(2).unwrap().away = true;
+    for (job, backend) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
+        scheduler.hold(Request { eligible: only(backend), ..request(job, "t") });
+    }
+    scheduler.hold(Request { share: Share { running_max: 0, ..Share::default() }, ..request(4, "paused") });
+    scheduler.hold(Request { eligible: BackendSet::default(), ..request(5, "nowhere") });
+    let outlook = scheduler.outlook(20_000);
+    let of = |job: u64| {
+        let found = outlook.iter().find(|expected| expected.job == id(job)).unwrap();
+        (found.position, found.starts_in)
+    };
+    assert_eq!([of(0), of(1), of(2)], [(0, Some(10_000)), (1, Some(20_000)), (0, Some(0))]);
+    assert_eq!([of(3), of(4), of(5)], [(0, None), (4, None), (0, None)]);
+    // Five seconds late, it is thought to be free in five seconds.
+    assert_eq!(scheduler.outlook(35_000).iter().find(|expected| expected.job == id(0)).unwrap().starts_in, Some(5_000));
+    let seat = scheduler.backend(0).unwrap();
+    (seat.open, seat.busy_until) = (1, 0);
+    assert_eq!(scheduler.outlook(35_000).iter().find(|expected| expected.job == id(0)).unwrap().starts_in, Some(0));
+}
+
+#[test]
+fn the_outlook_of_a_tenant_that_runs_one_at_a_time_and_of_models_that_are_loaded() {
+    let mut scheduler = scheduler(3);
+    let one = Share { running_max: 1, ..Share::default() };
+    (0..3).for_each(|job| scheduler.hold(Request { share: one, ..request(job, "one") }));
+    assert_eq!(next(&mut scheduler, 0), Some((0, 0, false)));
+    let starts: Vec<_> = scheduler.outlook(4_000).iter().map(|expected| expected.starts_in.unwrap()).collect();
+    assert_eq!(starts, [6_000, 16_000], "ten seconds each, the first began four ago");
+    // Both go to the backend that has the models: twenty seconds there are sooner than thirty with loading elsewhere.
+    let mut scheduler = self::scheduler(2);
+    scheduler.hold(with_models(Request { load_seconds: 30.0, ..request(0, "t") }, &["a"]));
+    assert_eq!(next(&mut scheduler, 0), Some((0, 0, true)));
+    scheduler.backend(0).unwrap().busy_until = 10_000;
+    (1..3).for_each(|job| {
+        scheduler.hold(with_models(Request { load_seconds: 30.0, ..request(job, "t") }, &["a"]));
+    });
+    let starts: Vec<_> = scheduler.outlook(0).iter().map(|expected| expected.starts_in.unwrap()).collect();
+    assert_eq!(starts, [10_000, 20_000]);
+}
+
+#[test]
+fn a_position_alone_is_that_of_the_outlook_where_jobs_are_alike_and_near_it_where_they_are_not() {
+    for spread in [false, true] {
+        let mut scheduler = scheduler(2);
+        for job in 0..400 {
+            let seconds = if spread { 5.0 + (job * 7919 % 31) as f64 } else { 10.0 };
+            let band = [Band::High, Band::Normal][usize::from(job % 5 > 0)];
+            let user = Some((job % 3).to_string().parse().unwrap());
+            let share = Share { weight: 1 + (job % 2) as u32, ..Share::default() };
+            scheduler.hold(Request { seconds, band, user, share, ..request(job, &(job % 10).to_string()) });
+        }
+        let outlook = scheduler.outlook(0);
+        let off = |expected: &Expected| scheduler.position(expected.job).unwrap().abs_diff(expected.position);
+        let worst = outlook.iter().map(off).max().unwrap();
+        assert!(worst <= if spread { 40 } else { 0 }, "{worst}");
+    }
+    assert_eq!(scheduler(1).position(id(0)), None);
+}
+
+#[test]
 fn odd_numbers_are_bounded() {
     for seconds in [f64::NAN, f64::INFINITY, -1.0, 0.0] {
         let mut scheduler = scheduler(1);
@@ -322,6 +490,10 @@ fn nothing_is_lost_between_the_indexes() {
                 held += 1;
             }
             4 => held -= usize::from(scheduler.withdraw(id(random(jobs.max(1))))),
+            5 if random(2) == 0 => {
+                let eligible = (0..4).filter(|_| random(3) > 0).collect();
+                scheduler.set_eligible(id(random(jobs.max(1))), eligible);
+            }
             5 => scheduler.replace(id(random(jobs.max(1))), random(5) as i64 - 2, now),
             6 if !running.is_empty() => {
                 let (job, backend) = running.swap_remove(random(running.len() as u64) as usize);
@@ -340,6 +512,8 @@ fn nothing_is_lost_between_the_indexes() {
         assert_eq!(scheduler.len(), held);
         if round % 64 == 0 {
             scheduler.flows.check(&scheduler.shares);
+            let told: HashSet<JobId> = scheduler.outlook(now).iter().map(|expected| expected.job).collect();
+            assert!(told.len() == held && told.iter().all(|job| scheduler.position(*job).unwrap() < held));
         }
     }
     assert!(ran > 1500, "{ran}");
