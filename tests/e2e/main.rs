@@ -17,6 +17,7 @@ mod client_certificates;
 mod deliver;
 mod dispatch;
 mod docs;
+mod faults;
 mod health;
 mod inspect;
 mod jwks;

@@ -6,7 +6,9 @@
 use super::backend::Backend;
 use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
+use super::dead_letter;
 use super::dispatcher::{Command, DispatchHandle};
+use super::fault::{self, Fault};
 use super::health::{Cause, MISSES_MAX};
 use super::measure::{Placed, Run};
 use super::paid::{self, Unpayable};
@@ -182,11 +184,13 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Rea
 /// process that wrote the last one off may have ended before it ended the job.
 pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Job, AttemptOver> {
     let Some(reason) = job.attempts.last().and_then(|attempt| attempt.lost.clone()) else { return Ok(job) };
-    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
-    if started >= started_max || job.attempts.len() >= TRIES_MAX {
+    if !has_tries_left(services, &job) {
         let tries = job.attempts.len();
         let text = format!("the job was tried {tries} times and lost each time; the last time: {reason}");
+        let buried = until_available!(dead_letter::bury(services, &job, &text));
+        if let Err(error) = buried {
+            tracing::error!(job = %job.id, %error, "a job that is given up can't be put aside");
+        }
         return Err(give_up(services, job, "TooManyAttempts", &text).await);
     }
     if job.cancel_requested {
@@ -194,11 +198,23 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
         end_held(services, job, Outcome::Interrupted, result).await;
         return Err(AttemptOver::JobEnded(None));
     }
-    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
-    if may_have_cost && !paid::may_cost_again(services, &job) {
+    if !may_be_repeated(services, &job) {
         return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
     }
     Ok(job)
+}
+
+/// Whether another attempt may begin, by the number of those that there were.
+fn has_tries_left(services: &Services, job: &Job) -> bool {
+    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
+    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
+    started < started_max && job.attempts.len() < TRIES_MAX
+}
+
+/// Whether another run may cost nothing once more, or its tenant wants it all the same.
+fn may_be_repeated(services: &Services, job: &Job) -> bool {
+    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
+    !may_have_cost || paid::may_cost_again(services, job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
@@ -695,7 +711,11 @@ impl Carrying {
     /// The backend has an entry: fetch the files, commit, tell.
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
-        self.backend.worked(self.services.clock.monotonic());
+        let fault = fault::of_entry(entry);
+        match fault {
+            Some(fault) => self.met(fault).await,
+            None => self.backend.worked(self.services.clock.monotonic()),
+        }
         if let Err(reason) = self.know_files().await {
             return self.lost(&reason).await;
         }
@@ -706,6 +726,13 @@ impl Carrying {
         };
         for file in &ending.foreign {
             tracing::warn!(job = %self.job.id, backend = %self.backend.id, file, "an output that is not its owner's was left out");
+        }
+        // The last try is told as ComfyUI told it: that says more than that there were tries.
+        if let Some(fault) = fault.filter(|_| ending.end == UpstreamEnd::Failed && self.may_be_tried_again()) {
+            return self.lost(fault.text()).await;
+        }
+        if let Some(fault) = fault.filter(|_| !has_tries_left(&self.services, &self.job)) {
+            self.put_aside(fault).await;
         }
         let outcome = match ending.end {
             UpstreamEnd::Succeeded => Outcome::Succeeded,
@@ -738,6 +765,37 @@ impl Carrying {
                 }
             }
         }
+    }
+
+    /// Its backend failed it. What is in the way of the next job there is put out of the way.
+    async fn met(&self, fault: Fault) {
+        tracing::warn!(job = %self.job.id, backend = %self.backend.id, ?fault, "a job failed for what its backend lacks");
+        match fault.cause() {
+            Some(cause) => self.backend.eject(cause, format!("a job failed there: {}", fault.text())),
+            None => {
+                // Its worker lives: it ran what it was given.
+                self.backend.worked(self.services.clock.monotonic());
+                // What others' jobs left on the GPU may be what was too much.
+                if let Err(error) = self.backend.comfyui.free(true, true).await {
+                    tracing::debug!(backend = %self.backend.id, %error, "it was not told to unload its models");
+                }
+            }
+        }
+    }
+
+    /// Its backends failed it each time: for its operator to see, beside what its owner is told.
+    async fn put_aside(&self, fault: Fault) {
+        let buried = until_available!(dead_letter::bury(&self.services, &self.job, fault.text()));
+        if let Err(error) = buried {
+            tracing::error!(job = %self.job.id, %error, "a job that failed for the last time can't be put aside");
+        }
+    }
+
+    /// Whether the attempt at hand may be followed by another, once it is written off.
+    fn may_be_tried_again(&self) -> bool {
+        !self.job.cancel_requested
+            && has_tries_left(&self.services, &self.job)
+            && may_be_repeated(&self.services, &self.job)
     }
 
     async fn too_large(self, text: &str) -> AttemptOver {

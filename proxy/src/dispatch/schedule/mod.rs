@@ -247,7 +247,6 @@ impl Scheduler {
         };
         self.shares.waits(tenant, user);
         self.enter(Held { entry, seconds, load_seconds, passed: None }, self.rises_at(request.since));
-<<<<<<< HEAD
     }
 
     /// Takes a job in that a backend has already, since before the gateway was restarted. One that is held or runs stays as it is.
@@ -258,8 +257,6 @@ impl Scheduler {
             self.hold(request);
             self.assign(Assignment { job, backend, loads: true }, now);
         }
-=======
->>>>>>> sim
     }
 
     /// Takes a job out that shall not run.

@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod bans;
 pub mod closing;
+pub mod dead_letters;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -23,6 +24,7 @@ pub(in crate::record) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;
+use self::dead_letters::DeadLetters;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
@@ -551,6 +553,7 @@ pub trait Ledger:
     Backups
     + Bans
     + closing::Closing
+    + DeadLetters
     + Refusals
     + Sessions
     + tenants::Tenants

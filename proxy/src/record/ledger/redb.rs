@@ -12,6 +12,7 @@ mod bans;
 mod closing;
 mod commit;
 mod credentials;
+mod dead_letters;
 mod graphs;
 mod migration;
 mod readings;

@@ -102,6 +102,8 @@ tables! {
     REFUSED_REQUESTS refused_requests: "refused_requests", u128 => u64;
     /// Order of coming → the canonical submission, of the newest.
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
+    /// Job → `DeadLetter`, of those that were given up.
+    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
