@@ -146,6 +146,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
         },
         "uploaded_bytes": uploaded,
         "queue_remaining": queue,
+        "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))
 }

@@ -137,6 +137,7 @@ impl Dispatcher {
         let mut reconcile = tokio::time::interval_at(Instant::now() + interval, interval);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rules = self.services.rules.subscribe();
+        let mut halts = self.services.halts.subscribe();
         loop {
             while self.carriers.try_join_next().is_some() {}
             self.decide_again();
@@ -151,6 +152,8 @@ impl Dispatcher {
                     self.rules_changed = true;
                     continue;
                 }
+                // Who may be given work is read anew for each assignment.
+                Ok(()) = halts.changed() => continue,
                 _ = reconcile.tick() => {
                     self.reconcile().await;
                     continue;
@@ -242,6 +245,9 @@ impl Dispatcher {
             if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
                 break;
             }
+            if self.services.tenant_paused(&held.job.owner.tenant) {
+                continue;
+            }
             let tenant = self.services.tenants().tenant(&held.job.owner.tenant);
             let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.pool == backend.pool);
             let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
@@ -272,7 +278,7 @@ impl Dispatcher {
             let outstanding = self.outstanding_at(&backend.id);
             // One that failed before gets one job, and no second before that has run to its end.
             let is_tried = backend.standing() == Standing::HalfOpen && outstanding > 0;
-            Load { available: backend.is_up() && !is_tried, outstanding, foreign: backend.foreign() }
+            Load { available: backend.takes_jobs() && !is_tried, outstanding, foreign: backend.foreign() }
         };
         self.services.backends().iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
     }
@@ -345,7 +351,7 @@ impl Dispatcher {
             let outstanding = self.outstanding_at(&backend.id);
             backend.set_outstanding(outstanding);
             self.services.metrics.set_backend(&backend.id, backend.is_up(), outstanding);
-            self.services.metrics.set_backend_state(&backend.id, backend.standing());
+            self.services.metrics.set_backend_state(&backend.id, backend.shown_standing());
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod collect;
 pub mod comfyui;
 pub mod dispatcher;
 pub mod facts;
+pub mod halts;
 pub mod health;
 pub mod monitor;
 pub mod paid;

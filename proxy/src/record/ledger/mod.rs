@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod bans;
 pub mod closing;
+pub mod halts;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -22,6 +23,7 @@ pub(in crate::record) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;
+use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
@@ -527,6 +529,7 @@ pub enum LedgerError {
 pub trait Ledger:
     Backups
     + Bans
+    + Halts
     + closing::Closing
     + Refusals
     + Sessions

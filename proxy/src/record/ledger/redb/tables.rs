@@ -104,6 +104,8 @@ tables! {
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
+    /// `backend` or `tenant`, id → `HaltRow`.
+    HALTS halts: "halts", (&'static str, &'static str) => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
