@@ -8,6 +8,7 @@ pub mod backups;
 pub mod bans;
 pub mod closing;
 pub mod dead_letters;
+pub mod halts;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -25,6 +26,7 @@ pub(in crate::record) mod suite;
 use self::backups::Backups;
 use self::bans::Bans;
 use self::dead_letters::DeadLetters;
+use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
@@ -552,6 +554,7 @@ pub enum LedgerError {
 pub trait Ledger:
     Backups
     + Bans
+    + Halts
     + closing::Closing
     + DeadLetters
     + Refusals

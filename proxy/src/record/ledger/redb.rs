@@ -9,6 +9,7 @@
 
 mod backups;
 mod bans;
+mod halts;
 mod closing;
 mod commit;
 mod credentials;

@@ -106,6 +106,8 @@ tables! {
     DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
+    /// `backend` or `tenant`, id → `HaltRow`.
+    HALTS halts: "halts", (&'static str, &'static str) => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
