@@ -4,6 +4,8 @@
 //! fitted, seconds = start + units × rate, to what its jobs took, newer ones counting more; and for each backend a speed, so that one measured on a slow card serves for a fast one. What is not known yet
 //! is thought of by the next wider knowledge: the model's rate alone, then the rate of all models.
 
+use super::measure::Run;
+use crate::record::ledger::Work;
 use std::collections::BTreeMap;
 
 /// How much a measurement counts after the next one: the last fifty or so matter.
@@ -18,6 +20,12 @@ const SPEED: (f64, f64) = (0.05, 20.0);
 const MODELS_MAX: usize = 4096;
 /// Seconds for a unit of work where nothing was measured yet: an SDXL step on a card of the better sort.
 pub const SECONDS_A_UNIT: f64 = 0.15;
+/// Seconds to load a model where nothing was measured yet: some gigabytes from a good disk.
+pub const LOAD_SECONDS: f64 = 8.0;
+/// How fast what is known of loading follows.
+const LOAD_STEP: f64 = 0.2;
+/// A run that took less than this part of what was thought, and had nodes cached, says nothing of its model.
+const CACHED_PART: f64 = 0.25;
 /// No job is measured as longer: a week.
 const SECONDS_MAX: f64 = 604_800.0;
 
@@ -69,6 +77,8 @@ pub struct Estimates {
     /// By the name of the main model; the empty name: jobs without one.
     models: BTreeMap<String, Line>,
     all: Line,
+    /// Seconds that loading takes, by the name of the main model.
+    loads: BTreeMap<String, f64>,
     /// By backend; 1 is what lines are fitted to.
     speeds: BTreeMap<String, f64>,
 }
@@ -83,6 +93,33 @@ impl Estimates {
             None => line.and_then(Line::rate).or_else(|| self.all.rate()).unwrap_or(SECONDS_A_UNIT) * units,
         };
         seconds.clamp(0.0, SECONDS_MAX)
+    }
+
+    /// Seconds that it takes to load what jobs of this main model need, on whichever backend.
+    pub fn load_seconds(&self, model: &str) -> f64 {
+        if model.is_empty() { 0.0 } else { self.loads.get(model).copied().unwrap_or(LOAD_SECONDS) }
+    }
+
+    /// What a run teaches. `loads`: the backend had to load its models first. `cached`: it had some nodes' outputs.
+    pub fn ran(&mut self, backend: &str, work: &Work, run: &Run) {
+        let thought = self.seconds(&work.model, work.units) / self.speed(backend);
+        let known = self.models.get(&work.model).is_some_and(|line| line.n >= KNOWN);
+        if run.cached && run.seconds < thought * CACHED_PART {
+            return;
+        }
+        if run.loads && known {
+            self.loaded(&work.model, (run.seconds - thought).max(0.0));
+        } else {
+            let load = if run.loads { self.load_seconds(&work.model).min(run.seconds * 0.9) } else { 0.0 };
+            self.measured(backend, &work.model, work.units, run.seconds - load);
+        }
+    }
+
+    fn loaded(&mut self, model: &str, seconds: f64) {
+        if self.loads.len() < MODELS_MAX || self.loads.contains_key(model) {
+            let known = self.load_seconds(model);
+            self.loads.insert(model.to_owned(), known + (seconds - known) * LOAD_STEP);
+        }
     }
 
     /// How fast a backend is.
@@ -187,6 +224,31 @@ mod tests {
             estimates.measured("gpu0", "odd", units, seconds);
         }
         assert!(estimates.seconds("odd", 100.0) >= estimates.seconds("odd", 1.0));
+    }
+
+    #[test]
+    fn loading_is_told_from_running_once_the_model_is_known() {
+        let work = Work { units: 20.0, models: vec!["xl".into()], model: "xl".into() };
+        let run = |seconds: f64, loads: bool| Run { seconds, loads, cached: false };
+        let mut estimates = Estimates::default();
+        assert_eq!(estimates.load_seconds(""), 0.0);
+        assert_eq!(estimates.load_seconds("xl"), LOAD_SECONDS);
+        (0..6).for_each(|_| estimates.ran("gpu0", &work, &run(4.0, false)));
+        (0..60).for_each(|_| estimates.ran("gpu0", &work, &run(24.0, true)));
+        assert!(near(estimates.load_seconds("xl"), 20.0, 0.01), "{}", estimates.load_seconds("xl"));
+        assert!(near(estimates.seconds("xl", 20.0), 4.0, 0.01), "{}", estimates.seconds("xl", 20.0));
+    }
+
+    #[test]
+    fn a_run_from_the_cache_teaches_nothing_and_a_whole_one_does() {
+        let work = Work { units: 20.0, models: vec!["xl".into()], model: "xl".into() };
+        let mut estimates = Estimates::default();
+        (0..6).for_each(|_| estimates.ran("gpu0", &work, &Run { seconds: 4.0, loads: false, cached: false }));
+        let before = estimates.clone();
+        estimates.ran("gpu0", &work, &Run { seconds: 0.9, loads: false, cached: true });
+        assert_eq!(estimates, before);
+        estimates.ran("gpu0", &work, &Run { seconds: 1.1, loads: false, cached: true });
+        assert_ne!(estimates, before);
     }
 
     #[test]

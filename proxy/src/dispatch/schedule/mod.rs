@@ -295,6 +295,16 @@ impl Scheduler {
         self.enter(Held { entry, seconds, load_seconds }, self.rises_at(request.since));
     }
 
+    /// Takes a job in that a backend has already, since before the gateway was restarted. One that is held or runs stays as it is.
+    pub fn resume(&mut self, request: Request, backend: usize, now: Millis) {
+        let job = request.job;
+        let known = self.held.contains_key(&job) || self.running.contains_key(&job);
+        if !known {
+            self.hold(request);
+            self.assign(Assignment { job, backend, loads: true }, now);
+        }
+    }
+
     /// Takes a job out that shall not run.
     pub fn withdraw(&mut self, job: JobId) -> bool {
         let Some(held) = self.leave(job) else { return false };

@@ -512,6 +512,8 @@ fn nothing_is_lost_between_the_indexes() {
         assert_eq!(scheduler.len(), held);
         if round % 64 == 0 {
             scheduler.flows.check(&scheduler.shares);
+            let told: HashSet<JobId> = scheduler.outlook(now).iter().map(|expected| expected.job).collect();
+            assert!(told.len() == held && told.iter().all(|job| scheduler.position(*job).unwrap() < held));
         }
         if round % 1024 == 0 {
             let told: HashSet<JobId> = scheduler.outlook(now).iter().map(|expected| expected.job).collect();
