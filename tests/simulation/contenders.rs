@@ -70,7 +70,7 @@ struct Ours {
 
 impl Ours {
     fn new(world: &World) -> Self {
-        let mut scheduler = Scheduler::new(tuning());
+        let mut scheduler = Scheduler::new(Tuning::default());
         let all = world.gpus.iter().map(|gpu| scheduler.add_backend(1, gpu.speed)).collect();
         Self { scheduler, all }
     }
@@ -96,6 +96,7 @@ pub fn request(world: &World, number: usize, eligible: &BackendSet) -> Request {
         user: None,
         band: Band::Normal,
         place: 0,
+        placed: false,
         sequence: number as u64,
         seconds: thought,
         models: vec![format!("model-{model}")],
@@ -197,6 +198,3 @@ impl Contender for Queues {
         free.find_map(|gpu| Some((self.queues[gpu].pop_front()?, gpu)))
     }
 }
-
-fn tuning() -> Tuning { let mut t = Tuning::default(); let e=|n:&str| std::env::var(n).ok().map(|v| v.parse::<f64>().unwrap());
- if let Some(v)=e("W") { t.window_seconds=v; } if let Some(v)=e("C") {t.credit_seconds=v;} if let Some(v)=e("P") {t.patience=v;} t }

@@ -1,7 +1,7 @@
 //! What is measured of an outcome.
 
 use crate::run::Outcome;
-use crate::world::{Millis, World};
+use crate::world::{LENGTH_MEAN, Millis, World};
 
 /// Jain's index (Jain, Chiu, Hawe, 1984): 1 where all have the same, 1/n where one of n has everything.
 pub fn jain(shares: &[f64]) -> f64 {
@@ -9,11 +9,13 @@ pub fn jain(shares: &[f64]) -> f64 {
     sum * sum / (squares * shares.len() as f64)
 }
 
+/// Tenants that were entitled to fewer seconds are left out: what they got is a matter of single jobs. Ten jobs of the mean length.
+const LEAST: f64 = 10.0 * LENGTH_MEAN;
 /// Seconds between two looks at the ideal.
 const STEP: f64 = 10.0;
 
 /// What each tenant was given for each second that it was entitled to. That is what ideal sharing gives it until the horizon: of all that was given, at every moment a part by weight to those who have
-/// something to be done, and to nobody more than that (generalised processor sharing: Parekh, Gallager, 1993). Tenants that asked for nothing are left out.
+/// something to be done, and to nobody more than that (generalised processor sharing: Parekh, Gallager, 1993).
 pub fn of_entitlement(world: &World, outcome: &Outcome, horizon: Millis) -> Vec<f64> {
     let given: f64 = outcome.served.iter().sum();
     let mut jobs = world.jobs.iter().peekable();
@@ -26,9 +28,8 @@ pub fn of_entitlement(world: &World, outcome: &Outcome, horizon: Millis) -> Vec<
         }
         share_out(given / steps, &world.weights, &mut asks, &mut entitled);
     }
-    let least: f64 = std::env::var("L").map_or(0.0, |m| m.parse().unwrap());
     let entitled = entitled.into_iter().zip(&outcome.served);
-    entitled.filter(|(entitled, _)| *entitled > least).map(|(entitled, served)| served / entitled).collect()
+    entitled.filter(|(entitled, _)| *entitled >= LEAST).map(|(entitled, served)| served / entitled).collect()
 }
 
 /// Gives out so many seconds by weight, to nobody more than it asks for.

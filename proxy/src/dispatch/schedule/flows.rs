@@ -28,6 +28,8 @@ pub struct Entry {
     pub models: Key,
     /// What it is thought to take, in microseconds.
     pub micros: u64,
+    /// Somebody gave it its place: it goes before no other job of its user, and none before it.
+    pub placed: bool,
 }
 
 /// A job as its flow knows it.
@@ -35,6 +37,7 @@ pub struct Entry {
 struct Job {
     models: Key,
     micros: u64,
+    placed: bool,
 }
 
 type FlowKey = (TenantKey, Key, Band);
@@ -64,13 +67,17 @@ struct Flow {
 }
 
 impl Flow {
-    /// The first jobs of the user that is next, which has given them the same place.
+    /// The first jobs of the user that is next: the very first, and those near to it that may go before it.
     fn near(&self) -> impl Iterator<Item = (JobId, Key)> + '_ {
-        let jobs = self.users.first().and_then(|(_, user)| self.jobs.get(user));
-        let place = jobs.and_then(|jobs| jobs.first_key_value()).map(|((place, _, _), _)| *place);
-        let jobs = jobs.into_iter().flatten().take(NEAR_JOBS);
-        let alike = jobs.take_while(move |((theirs, _, _), _)| Some(*theirs) == place);
-        alike.map(|((_, _, id), job)| (*id, job.models))
+        let jobs = self.users.first().and_then(|(_, user)| self.jobs.get(user)).into_iter().flatten();
+        let mut free = true;
+        let may_go = jobs.take(NEAR_JOBS).enumerate().take_while(move |(at, (_, job))| {
+            let first = *at == 0;
+            let goes = first || (free && !job.placed);
+            free &= !job.placed;
+            goes
+        });
+        may_go.map(|(_, ((_, _, id), job))| (*id, job.models))
     }
 
     fn near_models(&self) -> Option<Near> {
@@ -121,7 +128,7 @@ impl Flows {
             }
             Flow { rises_at, ..Flow::default() }
         });
-        let job = Job { models: entry.models, micros: entry.micros };
+        let job = Job { models: entry.models, micros: entry.micros, placed: entry.placed };
         if flow.jobs.entry(entry.user).or_default().insert(entry.order, job).is_none() {
             flow.count += 1;
             flow.micros = flow.micros.saturating_add(entry.micros);

@@ -101,6 +101,8 @@ pub struct Request {
     pub band: Band,
     /// Its place among the user's own jobs: the smallest first, then by `sequence`.
     pub place: i64,
+    /// Somebody gave it that place: no later job of the user goes before it for the sake of loaded models.
+    pub placed: bool,
     /// Order of acceptance.
     pub sequence: u64,
     /// What it takes on a backend of speed 1, without loading models, in seconds.
@@ -289,6 +291,7 @@ impl Scheduler {
             order: (request.place, request.sequence, request.job),
             models: self.models.take(models),
             micros: shares::service(seconds, 1),
+            placed: request.placed,
         };
         let floor = self.floor(&request.eligible, request.band);
         self.shares.waits(tenant, user, floor);
@@ -319,7 +322,7 @@ impl Scheduler {
     /// Gives a job another place among those of its user.
     pub fn replace(&mut self, job: JobId, place: i64, now: Millis) {
         if let Some(mut held) = self.leave(job) {
-            held.entry.order.0 = place;
+            (held.entry.order.0, held.entry.placed) = (place, true);
             self.enter(held, self.rises_at(now));
         }
     }
