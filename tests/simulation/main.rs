@@ -141,7 +141,7 @@ fn tables(played: &[Played]) -> String {
 
 fn floods() -> String {
     let mut text = String::from(
-        "\n### One job a minute beside 500 at once: the longest wait, seconds\n\nIn brackets: how much longer than until each GPU was done with the one job that it ran. Goal: no longer.\n\n",
+        "\n### One job a minute beside 500 at once: the longest wait, seconds\n\nIn brackets: how much longer than until each GPU was done with the one job that it ran, if the tenant had no other job. Goal: no longer.\n\n",
     );
     text.push_str(&heading());
     for gpus in FLOODED {
@@ -173,7 +173,10 @@ fn write(folder: &Path, tables: &str, played: &[Played]) {
     let [fair, switches, makespan, ..] = &MEASURES;
     save("fairness", bars(fair.title, "1 is even; further right is better", &names, &rows(fair), 1.0));
     save("switches", bars(switches.title, "further left is better", &names, &rows(switches), 80.0));
-    save("makespan", bars(makespan.title, "1 is the least that is possible; further left is better", &names, &rows(makespan), 3.2));
+    save(
+        "makespan",
+        bars(makespan.title, "1 is the least that is possible; further left is better", &names, &rows(makespan), 3.2),
+    );
     save("waits", calm_waits(&names));
     save("flood", flooded_waits(&names));
 }
