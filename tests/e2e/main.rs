@@ -18,6 +18,7 @@ mod deliver;
 mod dispatch;
 mod docs;
 mod faults;
+mod fleet;
 mod health;
 mod inspect;
 mod jwks;

@@ -93,6 +93,7 @@ impl Checker<'_> {
                 canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
                 canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
+                ahead: raw.dispatch.ahead.unwrap_or(defaults.dispatch.ahead),
             },
             drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),

@@ -317,6 +317,8 @@ pub struct DispatchConfig {
     pub canary_deadline: Duration,
     /// How long an attempt may run without any sign of progress before its backend has to prove itself.
     pub stall_timeout: Duration,
+    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
+    pub ahead: Duration,
 }
 
 impl Default for DispatchConfig {
@@ -328,6 +330,7 @@ impl Default for DispatchConfig {
             canary_deadline: Duration::from_secs(30),
             // The decoding of a long video tells nothing for many minutes.
             stall_timeout: Duration::from_secs(3600),
+            ahead: Duration::from_secs(2),
         }
     }
 }

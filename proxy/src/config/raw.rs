@@ -146,6 +146,7 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
 }
 
 impl RawConfig {
@@ -397,6 +398,7 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
         }
     }
 }

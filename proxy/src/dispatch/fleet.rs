@@ -11,7 +11,7 @@ use crate::record::ledger::Job;
 use crate::services::Services;
 use crate::tenants::Tenant;
 use comfygate_policy::ApprovedWorkflow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Work of jobs that older gateways accepted: a picture of middling size.
@@ -31,7 +31,7 @@ pub struct Placement {
 }
 
 /// What a backend may be given now, as the dispatcher counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Openings {
     /// It takes jobs at all.
     pub available: bool,
@@ -79,7 +79,7 @@ impl Fleet {
     }
 
     /// How every backend stands now. Those that are not named are gone.
-    pub fn refresh(&mut self, services: &Services, openings: &dyn Fn(&Backend) -> Openings) {
+    pub fn refresh(&mut self, services: &Services, openings: &HashMap<BackendId, Openings>) {
         let now = self.millis(services.clock.monotonic());
         let backends = services.backends();
         for backend in backends.values() {
@@ -90,7 +90,7 @@ impl Fleet {
             {
                 self.scheduler.unloaded(number);
             }
-            let openings = openings(backend);
+            let openings = openings.get(&backend.id).copied().unwrap_or_default();
             let speed = services.estimates(|estimates| estimates.speed(backend.id.as_str()));
             let Some(seat) = self.scheduler.backend(number) else { continue };
             seat.away = !openings.available;
