@@ -138,6 +138,7 @@ impl Fleet {
             user: job.owner.user.clone(),
             band,
             place: ordered(job.shown_number()),
+            placed: job.place.is_some(),
             sequence: job.sequence,
             seconds,
             models: job.work.as_ref().map(|work| work.models.clone()).unwrap_or_default(),
