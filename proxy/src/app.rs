@@ -194,6 +194,8 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
+            estimates: std::sync::Mutex::default(),
+            outlook: ArcSwap::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
             key_sets,

@@ -14,6 +14,8 @@ use crate::deliver::events::{
 use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::estimate::Estimates;
+use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId};
@@ -85,6 +87,10 @@ pub struct Services {
     pub ban_turn: Mutex<()>,
     /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
     pub rules: watch::Sender<u64>,
+    /// What jobs take, as learned.
+    pub estimates: std::sync::Mutex<Estimates>,
+    /// What held jobs may expect.
+    pub outlook: ArcSwap<Outlook>,
     /// Other lists that a backend made, as a policy shows them, for a minute.
     pub lists: Lists,
 }
@@ -152,6 +158,11 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// Reads or changes what was learned of jobs' lengths. Every change is one statement: a panic elsewhere leaves nothing half done.
+    pub fn estimates<R>(&self, act: impl FnOnce(&mut Estimates) -> R) -> R {
+        act(&mut self.estimates.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Whether anything new may be taken in: asked before a submission or an upload is read.

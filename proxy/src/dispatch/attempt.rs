@@ -10,6 +10,7 @@ use super::dead_letter;
 use super::dispatcher::{Command, DispatchHandle};
 use super::fault::{self, Fault};
 use super::health::{Cause, MISSES_MAX};
+use super::measure::{Placed, Run};
 use super::paid::{self, Unpayable};
 use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
@@ -64,10 +65,21 @@ macro_rules! until_available {
 /// What became of an attempt.
 #[derive(Debug)]
 pub enum AttemptOver {
-    /// The job has ended.
-    JobEnded,
+    /// The job has ended, with what ran of it at its backend, if that is known.
+    JobEnded(Option<Spent>),
     /// The attempt was lost: the job is held again.
     HeldAgain(Box<HeldJob>),
+}
+
+/// What the committed attempt of a job took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spent {
+    /// The run.
+    pub run: Run,
+    /// What its owner is charged, in seconds of a backend of speed 1.
+    pub charge: f64,
+    /// It ran to its end: its length says something of its model.
+    pub whole: bool,
 }
 
 /// What the backend's events say of an attempt: hints.
@@ -107,7 +119,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         }
         Err(Undecided::Never(refusal)) => {
             refuse(services, job, &refusal).await;
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     if !services.suits(backend, &workflow) {
@@ -123,7 +135,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         // Deleted, or moved on, while it was being placed.
         Err(error) => {
             tracing::debug!(job = %job.id, %error, "not assigned");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let waited = services.clock.wall().since(job.accepted_at);
@@ -131,7 +143,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let senders = workflow.output_nodes_of(pictures::SENDER).cloned().collect();
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.submit_and_follow(&workflow).await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
@@ -140,13 +152,13 @@ pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
     let senders = senders_of(&carried.services, &job).await;
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.follow().await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
 /// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
 pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
-    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
+    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded(None) };
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
@@ -154,7 +166,7 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Rea
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let job = match to_be_tried(services, job).await {
@@ -184,7 +196,7 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
     if job.cancel_requested {
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
         end_held(services, job, Outcome::Interrupted, result).await;
-        return Err(AttemptOver::JobEnded);
+        return Err(AttemptOver::JobEnded(None));
     }
     if !may_be_repeated(services, &job) {
         return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
@@ -217,7 +229,7 @@ pub(super) async fn refuse(services: &Arc<Services>, job: Job, refusal: &Refusal
 async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
     let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
     end_held(services, job, Outcome::Failed, result).await;
-    AttemptOver::JobEnded
+    AttemptOver::JobEnded(None)
 }
 
 /// Says whether the job was still held, and has ended now.
@@ -289,6 +301,8 @@ pub struct Carried {
     pub backend: Arc<Backend>,
     /// Turns true when the owner wants its end.
     pub interrupt: watch::Receiver<bool>,
+    /// How it was placed.
+    pub placed: Placed,
 }
 
 /// An assigned attempt.
@@ -297,6 +311,7 @@ struct Carrying {
     dispatch: DispatchHandle,
     backend: Arc<Backend>,
     interrupt: watch::Receiver<bool>,
+    placed: Placed,
     job: Job,
     attempt: Attempt,
     signals: mpsc::Receiver<Signal>,
@@ -325,7 +340,7 @@ struct Carrying {
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
     fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
-        let Carried { services, dispatch, backend, interrupt } = carried;
+        let Carried { services, dispatch, backend, interrupt, placed } = carried;
         let attempt = current(&job)?.clone();
         let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
         let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
@@ -335,6 +350,7 @@ impl Carrying {
             dispatch,
             backend,
             interrupt,
+            placed,
             job,
             attempt,
             signals,
@@ -378,7 +394,7 @@ impl Carrying {
                 && let Err(error) = self.about_to_cost().await
             {
                 tracing::debug!(job = %self.job.id, %error, "not sent");
-                return AttemptOver::JobEnded;
+                return AttemptOver::JobEnded(None);
             }
             let statuses = self.statuses();
             let on_its_way = self.services.submissions.enter();
@@ -872,6 +888,11 @@ impl Carrying {
         let at = self.services.clock.wall();
         result.started_at = result.started_at.or(self.attempt.started_at);
         result.ended_at = Some(at);
+        let spent = Run::of(&result, self.placed).map(|run| Spent {
+            run,
+            charge: run.charge(self.placed),
+            whole: outcome == Outcome::Succeeded,
+        });
         let committed =
             until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
         // What its socket still brings of this run is older than the end that is told now.
@@ -889,7 +910,7 @@ impl Carrying {
             Err(LedgerError::WrongState { .. }) => self.tell_what_is_stored().await,
             Err(error) => tracing::error!(job = %self.job.id, %error, "not committed"),
         }
-        AttemptOver::JobEnded
+        AttemptOver::JobEnded(spent)
     }
 
     async fn tell_what_is_stored(&self) {

@@ -95,6 +95,7 @@ pub async fn replay(
         submission: letter.submission,
         graph,
         approval,
+        order: None,
         active_jobs_max: tenant.limits.active_jobs_max,
         at: services.clock.wall(),
     };
