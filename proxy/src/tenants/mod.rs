@@ -80,6 +80,8 @@ pub struct Limits {
     pub weight: u32,
     /// Whether a job with paid nodes is run again after an attempt was lost that may have made paid calls.
     pub retry_paid: bool,
+    /// Whether a job whose nodes send something elsewhere is run again after an attempt was lost that may have sent it.
+    pub retry_sent: bool,
 }
 
 impl Default for Limits {
@@ -96,6 +98,7 @@ impl Default for Limits {
             storage_bytes_max: 10 << 30,
             weight: 1,
             retry_paid: false,
+            retry_sent: false,
         }
     }
 }

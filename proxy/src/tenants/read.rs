@@ -27,6 +27,7 @@ struct RawLimits {
     storage_bytes_max: Option<u64>,
     weight: Option<u32>,
     retry_paid: Option<bool>,
+    retry_sent: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -81,6 +82,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
         retry_paid: reader.boolean("retry_paid").map(|found| found.value),
+        retry_sent: reader.boolean("retry_sent").map(|found| found.value),
     }
 }
 
@@ -153,6 +155,7 @@ impl RawLimits {
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
             retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
+            retry_sent: self.retry_sent.unwrap_or(base.retry_sent),
         }
     }
 }
@@ -323,6 +326,19 @@ mod tests {
         assert_eq!(limits.prompt_rate, Rate { per_second: 2.0, burst: 3 });
         assert_eq!(limits.active_jobs_max, 9);
         assert_eq!(limits.weight, Limits::default().weight);
+    }
+
+    #[test]
+    fn what_is_sent_elsewhere_is_sent_twice_only_where_the_plan_or_the_tenant_says_so() {
+        let retries = |plan: &str, tenant: &str| {
+            let text = format!("{PLAN}{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            let limits = read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits;
+            assert!(!limits.retry_paid, "each by its own key");
+            limits.retry_sent
+        };
+        assert!(!retries("", ""));
+        assert!(retries("retry_sent = true", "") && retries("", "retry_sent = true"));
+        assert!(!retries("retry_sent = true", "retry_sent = false"));
     }
 
     #[test]
