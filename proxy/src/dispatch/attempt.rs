@@ -204,7 +204,8 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
         return Err(AttemptOver::JobEnded(None));
     }
     if !may_be_repeated(services, &job) {
-        return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
+        let (kind, text) = paid::told_of_lost(&job, &reason);
+        return Err(give_up(services, job, kind, &text).await);
     }
     Ok(job)
 }
@@ -217,10 +218,9 @@ fn has_tries_left(services: &Services, job: &Job) -> bool {
     started < started_max && tries < TRIES_MAX
 }
 
-/// Whether another run may cost nothing once more, or its tenant wants it all the same.
+/// Whether another run neither costs nor sends anything once more, or its tenant wants it all the same.
 fn may_be_repeated(services: &Services, job: &Job) -> bool {
-    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
-    !may_have_cost || paid::may_cost_again(services, job)
+    !job.attempts.iter().any(|attempt| attempt.sent) || paid::may_be_sent_again(services, job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
@@ -403,7 +403,7 @@ impl Carrying {
                 Ok(()) => {}
                 Err(unpushed) => return self.unpushed(unpushed).await,
             }
-            if self.job.paid
+            if (self.job.paid || workflow.sends_elsewhere())
                 && let Err(error) = self.about_to_cost().await
             {
                 tracing::debug!(job = %self.job.id, %error, "not sent");
@@ -462,7 +462,7 @@ impl Carrying {
         self.lost_where(&error.to_string(), reached).await
     }
 
-    /// Notes that paid calls may be made from here on, before anything is sent: a gateway that is killed in between does not make them twice.
+    /// Notes that paid calls may be made from here on, or something be sent elsewhere, before anything is sent: a gateway that is killed in between does not make them twice.
     async fn about_to_cost(&mut self) -> Result<(), LedgerError> {
         let job = until_available!(self.services.ledger.send(self.id()))?;
         self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job };

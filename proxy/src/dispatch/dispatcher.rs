@@ -305,7 +305,11 @@ impl Dispatcher {
                 self.services.audit.backend(&backend, true, &how);
                 self.look_again();
             }
-            Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
+            Command::BackendDown(backend, reason) => {
+                self.services.audit.backend(&backend, false, &reason);
+                // What was to be tried elsewhere may have to come back.
+                self.look_again();
+            }
             Command::Over(job, over) => self.over(job, over),
         }
     }

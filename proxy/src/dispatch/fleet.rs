@@ -148,7 +148,7 @@ impl Fleet {
         }
     }
 
-    /// The backends that may run a job, whether they are up or not.
+    /// The backends that may run a job, whether they are up or not; without the one where it was begun and lost last, while another is up.
     fn eligible(&mut self, services: &Services, job: &Job, workflow: Option<&ApprovedWorkflow>) -> BackendSet {
         let tenant = services.tenants().tenant(&job.owner.tenant);
         let serves = |backend: &Backend| {
@@ -156,7 +156,15 @@ impl Fleet {
             // What is down is asked again when it comes back.
             in_pool && workflow.is_none_or(|workflow| services.suits(backend, workflow))
         };
-        services.backends().values().filter(|backend| serves(backend)).map(|backend| self.number(&backend.id)).collect()
+        let backends = services.backends();
+        // A GPU whose memory was too small for it is so again, and what killed a process kills its successor.
+        let last = job.attempts.last().filter(|attempt| attempt.lost.is_some() && attempt.started_at.is_some());
+        let lost_at = last.map(|attempt| &attempt.backend);
+        let is_elsewhere = |backend: &Backend| lost_at.is_some_and(|lost_at| *lost_at != backend.id);
+        let another_is_up =
+            backends.values().any(|backend| is_elsewhere(backend) && backend.is_up() && serves(backend));
+        let may_run = |backend: &Backend| serves(backend) && (!another_is_up || is_elsewhere(backend));
+        backends.values().filter(|backend| may_run(backend)).map(|backend| self.number(&backend.id)).collect()
     }
 
     /// Says anew which backends may run a job, after they or the rules have changed.
