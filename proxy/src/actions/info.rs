@@ -126,6 +126,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let queue = call.services.ledger.queue_remaining(&call.scope()?).await?;
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
+    let stored = call.services.ledger.result_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
     let limits = &caller.tenant.limits;
     let body = json!({
@@ -144,7 +145,13 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "active_jobs_max": limits.active_jobs_max,
             "storage_bytes_max": limits.storage_bytes_max,
         },
+        "retention": {
+            "files_seconds": limits.retention.files.map(|age| age.as_secs()),
+            "history_seconds": limits.retention.history.or(limits.retention.files).map(|age| age.as_secs()),
+            "result_bytes_max": limits.retention.result_bytes_max,
+        },
         "uploaded_bytes": uploaded,
+        "result_bytes": stored,
         "queue_remaining": queue,
     });
     Ok(Answer::json(StatusCode::OK, &body))

@@ -11,6 +11,7 @@
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
+//! | `/v1/retention`, `POST /v1/tenants/{id}/erase` | | [`super::retention`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -50,6 +51,7 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
         .merge(super::tenants::router(services))
         .merge(catalogue)
         .merge(super::refusals::router(services))
+        .merge(super::retention::router(services))
         .merge(adoption_routes::router(services))
 }
 

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod policy;
 pub mod refusals;
 pub mod restore;
+pub mod retention;
 pub mod serve;
 pub mod tenant;
 pub mod setup;
@@ -61,7 +62,7 @@ pub enum Command {
     Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
-    /// List tenants; close and open those that tokens made.
+    /// List tenants; close and open those that tokens made; export or erase what one has.
     Tenant(tenant::TenantArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
@@ -69,6 +70,8 @@ pub enum Command {
     Catalogue(catalogue::CatalogueArguments),
     /// Show what the policy refused, by which rule, and which lines of it would allow it.
     Refusals(refusals::RefusalsArguments),
+    /// Remove what is older than its tenant's plan says, or tell what would go.
+    Retention(retention::RetentionArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
@@ -134,6 +137,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),
+        Command::Retention(arguments) => retention::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
