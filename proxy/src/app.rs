@@ -28,6 +28,7 @@ use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
+use crate::dispatch::halts::HaltsInForce;
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
@@ -195,6 +196,8 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
+            estimates: std::sync::Mutex::default(),
+            outlook: ArcSwap::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
             key_sets,
@@ -203,10 +206,12 @@ impl App {
             held: Arc::default(),
             banned: BannedClasses::new(banned),
             ban_turn: tokio::sync::Mutex::default(),
+            halts: HaltsInForce::default(),
             rules: watch::channel(0).0,
             lists: Lists::default(),
             sweeps: Sweeps::default(),
         });
+        core.block_on(services.refresh_halts())?;
         let (dispatch, commands) = dispatcher::channel();
         let drain = Drain::new();
         Ok(Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former })
@@ -245,7 +250,7 @@ impl App {
         };
         let giver = upgrade::Giver::new(&services, &drain, &sockets, &watchers, dispatcher, &turn, program);
         let (asks, asked) = admin::lifecycle::channel();
-        let admin = admin::Admin::new(&services, &drain, asks);
+        let admin = admin::Admin::new(&services, &dispatch, &drain, asks);
         let gateway = gateway(&services, &dispatch, &drain);
         let (server, connections) = listeners::server(&services, &certificates, gateway, admin, &sockets, &drain)?;
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));

@@ -9,9 +9,12 @@
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
+//! | `POST /v1/tenants/{id}/pause`, `…/resume` | [`super::halts::HaltRequest`] | [`super::tenants`] |
+//! | `/v1/backends…` | | [`super::backends`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
 //! | `/v1/retention`, `POST /v1/tenants/{id}/erase` | | [`super::retention`] |
+//! | `/v1/dead-letters…` | | [`super::dead_letters`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -20,6 +23,7 @@
 use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
+use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -38,7 +42,7 @@ struct Control {
 }
 
 /// The router.
-pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
+pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -> Router {
     let catalogue = super::catalogue::router(services, asks.clone());
     let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
     Router::new()
@@ -49,9 +53,11 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
         .with_state(Control { keys, services: Arc::clone(services), asks })
         .merge(super::state::router(services))
         .merge(super::tenants::router(services))
+        .merge(super::backends::router(services))
         .merge(catalogue)
         .merge(super::refusals::router(services))
         .merge(super::retention::router(services))
+        .merge(super::dead_letters::router(services, dispatch))
         .merge(adoption_routes::router(services))
 }
 

@@ -3,9 +3,11 @@
 pub mod adopt;
 pub mod allow;
 pub mod backup;
+pub mod backend;
 pub mod ban;
 pub mod catalogue;
 pub mod check;
+pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
@@ -62,8 +64,10 @@ pub enum Command {
     Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
-    /// List tenants; close and open those that tokens made; export or erase what one has.
+    /// List tenants; close and open those that tokens made; pause any of them; export or erase what one has.
     Tenant(tenant::TenantArguments),
+    /// Show the backends; take one out of work and put it back.
+    Backend(backend::BackendArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
     /// Compare what is installed at the backends with what was accepted, and accept it.
@@ -72,6 +76,8 @@ pub enum Command {
     Refusals(refusals::RefusalsArguments),
     /// Remove what is older than its tenant's plan says, or tell what would go.
     Retention(retention::RetentionArguments),
+    /// List jobs that lost every attempt; show one, have it accepted anew, or forget it.
+    DeadLetters(dead_letters::DeadLettersArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
@@ -134,10 +140,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
+        Command::Backend(arguments) => backend::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),
         Command::Retention(arguments) => retention::run(&arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),

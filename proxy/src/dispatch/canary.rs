@@ -6,6 +6,7 @@
 
 use super::backend::Backend;
 use super::comfyui::{ComfyUi, ComfyUiError, Listing};
+use super::fault::{self, Fault};
 use super::health::{Cause, Standing};
 use crate::ids::{UpstreamClientId, UpstreamPromptId};
 use comfygate_policy::Agreement;
@@ -25,6 +26,8 @@ const ABSENT_MAX: u32 = 3;
 pub enum Verdict {
     /// The worker ran it, after so long.
     Proven(Duration),
+    /// It was run, and what the backend needs for work is broken.
+    Broken(Fault),
     /// It was not run in its time, though nothing of others' was in its way: the worker is dead.
     NotRun,
     /// Others' work runs there: nothing was learned, and nothing is in their way.
@@ -46,6 +49,15 @@ pub enum Patience {
     Yield,
 }
 
+/// What a canary does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// As little as can be.
+    Run,
+    /// It writes a file of one pixel: for a backend whose disk was full.
+    Write,
+}
+
 /// Whether a prompt of ours is a canary.
 pub fn is_canary(prompt: UpstreamPromptId) -> bool {
     prompt.bytes().starts_with(&ID_PREFIX)
@@ -61,12 +73,13 @@ fn canary_id() -> UpstreamPromptId {
 }
 
 /// The body of its submission; `None` if the backend has not the classes as we know them.
-fn body(id: UpstreamPromptId, client: UpstreamClientId, agreement: &Agreement) -> Option<Value> {
+fn body(id: UpstreamPromptId, client: UpstreamClientId, agreement: &Agreement, task: Task) -> Option<Value> {
     // Never the same twice, so never in a cache.
     let nonce = UpstreamPromptId::new().to_string();
-    let prompt = if agreement.agrees("PreviewAny") {
+    let can_write = agreement.agrees("EmptyImage") && agreement.agrees("PreviewImage");
+    let prompt = if agreement.agrees("PreviewAny") && !(task == Task::Write && can_write) {
         json!({"1": {"class_type": "PreviewAny", "inputs": {"source": nonce}}})
-    } else if agreement.agrees("EmptyImage") && agreement.agrees("PreviewImage") {
+    } else if can_write {
         json!({
             "1": {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0, "comfygate_salt": nonce}},
             "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0], "comfygate_salt": nonce}},
@@ -83,11 +96,11 @@ pub async fn prove(
     backend: &Backend,
     agreement: &Agreement,
     deadline: Duration,
-    patience: Patience,
+    (task, patience): (Task, Patience),
     is_followed: impl Fn(UpstreamPromptId) -> bool + Send + Sync,
 ) -> Verdict {
     let id = canary_id();
-    let Some(body) = body(id, backend.client, agreement) else {
+    let Some(body) = body(id, backend.client, agreement, task) else {
         return Verdict::Unprovable("it has neither PreviewAny nor EmptyImage and PreviewImage".into());
     };
     let statuses = backend.socket().map(|socket| socket.statuses());
@@ -145,8 +158,10 @@ impl<'a> Canary<'a> {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LOOK_INTERVAL.1);
             match self.comfyui.history_entry(self.id).await {
-                // An error or an interruption in it is a proof as well: somebody ran it.
-                Ok(Some(_)) => return Verdict::Proven(sent.elapsed()),
+                // An error or an interruption in it is a proof as well: somebody ran it. Only what would fail every job is none.
+                Ok(Some(entry)) => {
+                    return fault::of_entry(&entry).map_or_else(|| Verdict::Proven(sent.elapsed()), Verdict::Broken);
+                }
                 Ok(None) => {}
                 Err(error) => return gone(&error),
             }
@@ -261,20 +276,23 @@ mod tests {
     #[test]
     fn it_needs_one_class_of_the_core_and_falls_back_to_two_others() {
         let (id, client) = (canary_id(), UpstreamClientId::new());
-        let classes = |missing: &[&str]| {
-            let body = body(id, client, &agreement_without(missing))?;
+        let classes_for = |task: Task, missing: &[&str]| {
+            let body = body(id, client, &agreement_without(missing), task)?;
             let nodes = body["prompt"].as_object().unwrap().values();
             Some(nodes.map(|node| node["class_type"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
         };
+        let classes = |missing: &[&str]| classes_for(Task::Run, missing);
         assert_eq!(classes(&[]).unwrap(), ["PreviewAny"]);
         assert_eq!(classes(&["PreviewAny"]).unwrap(), ["EmptyImage", "PreviewImage"]);
         assert_eq!(classes(&["PreviewAny", "EmptyImage"]), None);
+        assert_eq!(classes_for(Task::Write, &[]).unwrap(), ["EmptyImage", "PreviewImage"]);
+        assert_eq!(classes_for(Task::Write, &["PreviewImage"]).unwrap(), ["PreviewAny"]);
     }
 
     #[test]
     fn no_two_of_them_are_alike_so_none_is_answered_from_a_cache() {
         let text = |_| {
-            let body = body(canary_id(), UpstreamClientId::new(), &agreement_without(&[])).unwrap();
+            let body = body(canary_id(), UpstreamClientId::new(), &agreement_without(&[]), Task::Run).unwrap();
             body["prompt"]["1"]["inputs"]["source"].as_str().unwrap().to_owned()
         };
         let texts: std::collections::BTreeSet<String> = (0..10).map(text).collect();

@@ -7,11 +7,12 @@
 //! What follows from what is [`super::health`].
 
 use super::backend::Backend;
-use super::canary::{self, Patience, Verdict};
+use super::canary::{self, Patience, Task, Verdict};
 use super::comfyui::ComfyUiError;
 use super::dispatcher::{Command, DispatchHandle};
 use super::facts::BackendFacts;
-use super::health::{Cause, Health};
+use super::fault::Fault;
+use super::health::{Cause, Health, Standing};
 use super::sweep;
 use crate::config::{DispatchConfig, GpuName};
 use crate::record::metrics::CanaryEnd;
@@ -84,13 +85,17 @@ impl Monitor {
     }
 
     fn tell_state(&self) {
-        self.services.metrics.set_backend_state(&self.backend.id, self.backend.standing());
+        self.services.metrics.set_backend_state(&self.backend.id, self.backend.shown_standing());
     }
 
-    /// Log, metrics and audit: it is out of service, and why.
+    /// Log, metrics and audit: it is out of service, and why. No warning while somebody works on it.
     async fn tell_down(&self) {
         let reason = self.backend.reason();
-        tracing::warn!(backend = %self.backend.id, reason, "backend out of service");
+        if self.backend.is_in_maintenance() {
+            tracing::info!(backend = %self.backend.id, reason, "backend out of service, in maintenance");
+        } else {
+            tracing::warn!(backend = %self.backend.id, reason, "backend out of service");
+        }
         self.tell_state();
         self.dispatch.send(Command::BackendDown(self.backend.id.clone(), reason)).await;
     }
@@ -120,14 +125,25 @@ impl Monitor {
             return;
         }
         let wait = self.backend.health(|health| health.wait());
+        let was_in_maintenance = self.backend.is_in_maintenance();
         let restarted = async {
             let was_connected = *self.socket_connected.borrow_and_update();
             if !was_connected || self.socket_connected.wait_for(|connected| !*connected).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
+        // The end of a maintenance is what it waits for.
+        let mut halts = self.services.halts.subscribe();
+        let backend = &self.backend;
+        let resumed = async {
+            while backend.is_in_maintenance() && halts.changed().await.is_ok() {}
+            if !was_in_maintenance {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            () = resumed => {}
             () = restarted => tokio::time::sleep(Duration::from_millis(500).min(wait)).await,
         }
     }
@@ -160,7 +176,7 @@ impl Monitor {
         if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
             return Err((Cause::NoSocket, "its WebSocket can't be opened".into()));
         }
-        self.learn_facts().await;
+        self.learn_facts().await?;
         let now = self.services.clock.monotonic();
         let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
         match sweep::sweep(&self.backend, &*self.services.ledger).await {
@@ -182,7 +198,14 @@ impl Monitor {
         if settings.canary_interval.is_zero() {
             return Ok("it answers".into());
         }
-        match self.canary(agreement, settings.canary_deadline, Patience::WaitForOthers).await {
+        if self.backend.is_in_maintenance() {
+            // Whoever works on it would find our workflow in its queue. What it was thrown out for is proven wrong afterwards.
+            let cause = self.cause_now();
+            return Err((cause, "in maintenance: it is tested when that is over".into()));
+        }
+        let disk_was_full = self.backend.standing() == Standing::Down(Cause::DiskFull);
+        let task = if disk_was_full { Task::Write } else { Task::Run };
+        match self.canary(agreement, settings.canary_deadline, (task, Patience::WaitForOthers)).await {
             Verdict::Proven(took) => {
                 // It ran, whatever is written there: the log of this process is not asked again.
                 let lies = self.backend.comfyui.worker_ended_in_log().await.unwrap_or(false);
@@ -191,18 +214,28 @@ impl Monitor {
             }
             Verdict::Unprovable(why) => Ok(format!("it answers; its worker could not be tested: {why}")),
             Verdict::NotRun => Err((Cause::WorkerDead, not_run(settings.canary_deadline))),
+            Verdict::Broken(fault) => Err((fault.cause().unwrap_or(Cause::Stalled), broken(fault))),
             Verdict::Busy => Err((Cause::Stalled, "others' work runs there".into())),
             Verdict::Gone(reason) => Err((Cause::Hung, reason)),
             Verdict::Refused(reason) => Err((Cause::Refused, reason)),
         }
     }
 
-    async fn canary(&self, agreement: &Agreement, deadline: Duration, patience: Patience) -> Verdict {
+    /// Why it is down; `Hung` if it is not.
+    fn cause_now(&self) -> Cause {
+        match self.backend.standing() {
+            Standing::Down(cause) => cause,
+            _ => Cause::Hung,
+        }
+    }
+
+    async fn canary(&self, agreement: &Agreement, deadline: Duration, how: (Task, Patience)) -> Verdict {
         let is_followed = |prompt| self.services.tracks.of(prompt).is_some();
-        let verdict = canary::prove(&self.backend, agreement, deadline, patience, is_followed).await;
+        let verdict = canary::prove(&self.backend, agreement, deadline, how, is_followed).await;
         let end = match &verdict {
             Verdict::Proven(_) => CanaryEnd::Proven,
             Verdict::NotRun => CanaryEnd::NotRun,
+            Verdict::Broken(_) => CanaryEnd::Failed,
             Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) | Verdict::Refused(_) => CanaryEnd::Unknown,
         };
         self.services.metrics.canary(&self.backend.id, end);
@@ -245,6 +278,9 @@ impl Monitor {
             Ok(remaining) => {
                 let (interval, now) = (self.settings().canary_interval, self.services.clock.monotonic());
                 self.backend.health(Health::answered);
+                if self.backend.is_in_maintenance() {
+                    return;
+                }
                 if remaining == 0 && self.backend.outstanding() == 0 {
                     if self.backend.health(|health| health.canary_due(interval, now)) {
                         self.idle_canary(agreement).await;
@@ -264,9 +300,14 @@ impl Monitor {
 
     async fn idle_canary(&self, agreement: &Agreement) {
         let deadline = self.settings().canary_deadline;
-        match self.canary(agreement, deadline, Patience::Yield).await {
+        match self.canary(agreement, deadline, (Task::Run, Patience::Yield)).await {
             Verdict::NotRun => self.backend.eject(Cause::WorkerDead, not_run(deadline)),
             Verdict::Refused(reason) => self.backend.eject(Cause::Refused, reason),
+            Verdict::Broken(fault) => {
+                if let Some(cause) = fault.cause() {
+                    self.backend.eject(cause, broken(fault));
+                }
+            }
             // What does not answer is asked again in a moment, and counted there.
             Verdict::Proven(_) | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
         }
@@ -280,9 +321,16 @@ impl Monitor {
         }
     }
 
-    /// Asks what it is, and warns if it seems to share its GPU with another backend.
-    async fn learn_facts(&self) {
-        let Ok(stats) = self.backend.comfyui.system_stats().await else { return };
+    /// Asks what it is, and warns if it seems to share its GPU with another backend. Its answer calls into CUDA (facts §9.1): where the context is broken that fails with 500, and one that was
+    /// in service before stays out of it, since no canary touches the GPU.
+    async fn learn_facts(&self) -> Result<(), (Cause, String)> {
+        let stats = match self.backend.comfyui.system_stats().await {
+            Ok(stats) => stats,
+            Err(error) if error.is_server_error() && self.backend.health(|health| health.must_prove()) => {
+                return Err((Cause::CudaError, format!("`/system_stats` {error}: if its GPU is broken, restart it")));
+            }
+            Err(_) => return Ok(()),
+        };
         let facts = BackendFacts::read(&stats);
         for other in self.services.backends().values().filter(|other| other.id != self.backend.id && other.is_up()) {
             if !self.may_share_a_gpu(other) {
@@ -298,6 +346,7 @@ impl Monitor {
             }
         }
         self.backend.set_facts(facts);
+        Ok(())
     }
 
     /// On one machine, and not told apart by the configuration.
@@ -318,6 +367,15 @@ impl Monitor {
         let incarnation = self.backend.health(|health| health.incarnation());
         tracing::info!(backend = %self.backend.id, missing, differing, incarnation, how, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
     }
+}
+
+fn broken(fault: Fault) -> String {
+    let what_to_do = match fault {
+        Fault::OutOfMemory => "see what else is on its GPU",
+        Fault::Cuda => "restart it",
+        Fault::DiskFull => "make room on it",
+    };
+    format!("a canary failed: {}; {what_to_do}", fault.text())
 }
 
 fn not_run(deadline: Duration) -> String {

@@ -13,6 +13,7 @@ use crate::config::AuditConfig;
 use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::halts::{HaltRow, Halted};
 use crate::record::ledger::keeping::{Amount, Removed};
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
@@ -208,11 +209,41 @@ enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// An operator drained a backend, took it for maintenance, or let it go on.
+    BackendHalted {
+        backend: BackendId,
+        halt: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// An operator paused a tenant, or let it go on.
+    TenantPaused {
+        tenant: TenantId,
+        paused: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// A job that waited may not run any more.
     Withdrawn {
         job: JobId,
         owner: Owner,
         reason: String,
+    },
+    /// A job lost every attempt and is put aside.
+    DeadLetter {
+        job: JobId,
+        owner: Owner,
+        reason: String,
+    },
+    /// An operator had such a job accepted anew.
+    DeadLetterReplayed {
+        job: JobId,
+        owner: Owner,
+        replayed_as: JobId,
+    },
+    /// An operator had one forgotten.
+    DeadLetterRemoved {
+        job: JobId,
     },
     /// An operator moved a pool's pin to what is installed there.
     CatalogueAccepted {
@@ -526,9 +557,44 @@ impl Audit {
         self.tell(Event::ClassBanned { class: cut(class, REASON_CHARS_MAX), banned, reason });
     }
 
+    /// An operator stopped a backend or a tenant.
+    pub fn halted(&self, row: &HaltRow) {
+        let reason = row.reason.as_deref().map(|reason| cut(reason, REASON_CHARS_MAX));
+        self.tell(match &row.halted {
+            Halted::Backend(backend) => {
+                let halt = if row.maintenance { "maintenance" } else { "drained" };
+                Event::BackendHalted { backend: backend.clone(), halt, reason }
+            }
+            Halted::Tenant(tenant) => Event::TenantPaused { tenant: tenant.clone(), paused: true, reason },
+        });
+    }
+
+    /// An operator let a backend or a tenant go on.
+    pub fn released(&self, halted: &Halted) {
+        self.tell(match halted {
+            Halted::Backend(backend) => Event::BackendHalted { backend: backend.clone(), halt: "none", reason: None },
+            Halted::Tenant(tenant) => Event::TenantPaused { tenant: tenant.clone(), paused: false, reason: None },
+        });
+    }
+
     /// A job that waited was failed, since the rules changed.
     pub fn withdrawn(&self, job: JobId, owner: &Owner, reason: &str) {
         self.tell(Event::Withdrawn { job, owner: owner.clone(), reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// A job lost every attempt and is put aside.
+    pub fn dead_letter(&self, job: JobId, owner: &Owner, reason: &str) {
+        self.tell(Event::DeadLetter { job, owner: owner.clone(), reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// An operator had a job that was put aside accepted anew, as another.
+    pub fn dead_letter_replayed(&self, job: JobId, owner: &Owner, replayed_as: JobId) {
+        self.tell(Event::DeadLetterReplayed { job, owner: owner.clone(), replayed_as });
+    }
+
+    /// An operator had a job that was put aside forgotten.
+    pub fn dead_letter_removed(&self, job: JobId) {
+        self.tell(Event::DeadLetterRemoved { job });
     }
 
     /// An operator moved a pool's pin.

@@ -10,6 +10,7 @@ mod read;
 pub use created::made_id;
 pub use read::read_tenants;
 
+use crate::dispatch::schedule::Band;
 use crate::ids::{PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
@@ -88,6 +89,10 @@ pub struct Limits {
     pub request_rate: Rate,
     /// Jobs held or running at once. Past it `/prompt` answers 429.
     pub active_jobs_max: u32,
+    /// Jobs at backends at once. Past it the others wait, whatever is free.
+    pub running_jobs_max: u32,
+    /// How urgent its jobs are: those of a lower band run when no higher one waits, or when they have waited long.
+    pub priority: Band,
     /// WebSockets open at once.
     pub websockets_max: u32,
     /// Bytes of its uploads together.
@@ -108,6 +113,8 @@ impl Default for Limits {
             pace: Pace::default(),
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
+            running_jobs_max: u32::MAX,
+            priority: Band::Normal,
             websockets_max: 50,
             storage_bytes_max: 10 << 30,
             weight: 1,

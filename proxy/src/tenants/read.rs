@@ -4,6 +4,7 @@ use super::created::is_made_id;
 use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
+use crate::dispatch::schedule::Band;
 use crate::ids::{PoolId, TenantId};
 use comfygate_policy::{CostModel, Policy};
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,8 @@ struct RawLimits {
     pace: Option<Pace>,
     requests: Option<Rate>,
     active_jobs_max: Option<u32>,
+    running_jobs_max: Option<u32>,
+    priority: Option<Band>,
     websockets_max: Option<u32>,
     storage_bytes_max: Option<u64>,
     weight: Option<u32>,
@@ -71,7 +74,6 @@ pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> T
 fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
     reader.renamed("prompt_rate", "write `rate`");
     reader.not_built_yet("scopes", "scopes are those of the key");
-    reader.not_built_yet("priority", "use `weight`");
     RawLimits {
         policy: reader.text("policy"),
         pool: reader.parsed("pool").map(|found| found.value),
@@ -79,6 +81,8 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         pace: raw_pace(reader),
         requests: raw_rate(reader, "requests"),
         active_jobs_max: small(reader, "active_jobs_max", 1_000_000),
+        running_jobs_max: small(reader, "running_jobs_max", 1_000_000),
+        priority: reader.one_of("priority", &["high", "normal", "low"]).map(|found| band(found.value)),
         websockets_max: small(reader, "websockets_max", 100_000),
         storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
@@ -100,6 +104,14 @@ fn raw_age(reader: &mut Reader<'_>, key: &'static str) -> Option<Duration> {
         );
     }
     Some(found.value)
+}
+
+fn band(name: &str) -> Band {
+    match name {
+        "high" => Band::High,
+        "low" => Band::Low,
+        _ => Band::Normal,
+    }
 }
 
 /// A whole number from 1 to `max`.
@@ -157,6 +169,8 @@ impl RawLimits {
             pace: self.pace.unwrap_or(base.pace),
             request_rate: self.requests.unwrap_or(base.request_rate),
             active_jobs_max: self.active_jobs_max.unwrap_or(base.active_jobs_max),
+            running_jobs_max: self.running_jobs_max.unwrap_or(base.running_jobs_max),
+            priority: self.priority.unwrap_or(base.priority),
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),

@@ -109,6 +109,8 @@ mod tests {
             output_nodes: vec![],
             verdict: None,
             paid: false,
+            place: None,
+            work: None,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],

@@ -9,9 +9,11 @@
 
 mod backups;
 mod bans;
+mod halts;
 mod closing;
 mod commit;
 mod credentials;
+mod dead_letters;
 mod graphs;
 mod keeping;
 mod migration;

@@ -18,6 +18,7 @@ pub(in crate::record) fn submission(tenant: &str, name: &str, graph: &'static st
         submission: Digest::of(graph.as_bytes()),
         graph: Bytes::from_static(graph.as_bytes()),
         approval: Approval::of_nodes(&["9"]),
+        order: None,
         active_jobs_max: 2,
         at: WallMillis(1),
     }

@@ -143,10 +143,13 @@ pub(super) fn object_info_of(call: &Call, class: &str) -> Reply {
     Reply::json(Json::Dict(info.into_iter().map(|info| (class.to_owned(), info)).collect()))
 }
 
-/// `GET /system_stats`: a CPU with invented amounts of memory.
+/// `GET /system_stats`: a CPU with invented amounts of memory. It asks CUDA, so a broken context fails it.
 pub(super) fn system_stats(call: &Call) -> Reply {
     const TOTAL: i128 = 24 * 1024 * 1024 * 1024;
     const FREE: i128 = 20 * 1024 * 1024 * 1024;
+    if call.process.shared().faults.cuda_is_broken() {
+        return Reply::Crash;
+    }
     let mut argv = vec![Json::from("main.py"), "--cpu".into()];
     if call.process.options().multi_user {
         argv.push("--multi-user".into());

@@ -110,8 +110,12 @@ tables! {
     NAMED_BY named_by: "named_by", (&'static [u8; 32], u8, u128) => ();
     /// Store, since when, content: what no row names any more.
     DOOMED doomed: "doomed", (u8, u64, &'static [u8; 32]) => ();
+    /// Job → `DeadLetter`, of those that were given up.
+    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
+    /// `backend` or `tenant`, id → `HaltRow`.
+    HALTS halts: "halts", (&'static str, &'static str) => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }

@@ -9,7 +9,7 @@ use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
 use crate::record::ledger::uploads::Pin;
 use crate::record::ledger::{
-    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets, Reached,
+    Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets, Reached, work,
 };
 use ::redb::ReadableTable;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -44,6 +44,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         output_nodes: acceptance.approval.output_nodes().to_vec(),
         verdict: acceptance.approval.verdict(),
         paid: acceptance.approval.is_paid(),
+        place: work::place(acceptance.order, counters.next_number),
+        work: acceptance.approval.work().cloned(),
         accepted_at: acceptance.at,
         state: JobState::Held,
         attempts: Vec::new(),
