@@ -310,3 +310,6 @@ async fn run(
     }
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests;
