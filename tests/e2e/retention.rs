@@ -155,10 +155,8 @@ async fn a_backends_disk_is_cleaned_of_what_is_ours_and_a_symlink_leads_nowhere(
     fs::write(&own, "of somebody else").unwrap();
     let (_, file) = made(&acme, "copied").await;
     let owner = owner_folder(base.path(), "output");
-    eventually("the attempt's folder is gone", || async {
-        (fs::read_dir(&owner).unwrap().count() == 0).then_some(())
-    })
-    .await;
+    eventually("the attempt's folder is gone", || async { (fs::read_dir(&owner).unwrap().count() == 0).then_some(()) })
+        .await;
     acme.stranger().get(&acme.path_of(file["url"].as_str().unwrap())).await.expect(200);
 
     // What a lost attempt left, and what a hostile pack could lay beside it.
@@ -213,7 +211,10 @@ async fn a_tenant_is_erased_with_yes_and_not_while_a_job_of_it_runs() {
     let erased = gateway.command(&["tenant", "erase", "acme", "--yes", "--json"]);
     assert!(erased.status.success(), "{}", said(&erased));
     let erased: Value = serde_json::from_slice(&erased.stdout).unwrap();
-    assert_eq!((&erased["removed"]["history"]["count"], &erased["removed"]["uploads"]["count"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&erased["removed"]["history"]["count"], &erased["removed"]["uploads"]["count"]),
+        (&json!(2), &json!(1))
+    );
     assert_eq!(acme.get("/history").await.expect(200).json(), json!({}));
     acme.stranger().get(&acme.path_of(file["url"].as_str().unwrap())).await.expect(404);
     acme.get("/userdata/workflows%2Fmine.json").await.expect(404);

@@ -245,11 +245,7 @@ async fn an_erased_tenant_leaves_nothing_in_the_ledger_and_on_backends_disks() {
     let refused = erase_tenant(&world.ledger, &world.backends, &tenant(), now).await;
     assert!(matches!(refused, Err(EraseError::Ledger(LedgerError::Busy { active: 1, .. }))));
     assert!(left.exists() && input.exists(), "nothing was touched");
-    world
-        .ledger
-        .end_held(held.id, held.version, crate::record::ledger::Outcome::Cancelled, None, now)
-        .await
-        .unwrap();
+    world.ledger.end_held(held.id, held.version, crate::record::ledger::Outcome::Cancelled, None, now).await.unwrap();
     let erasure = erase_tenant(&world.ledger, &world.backends, &tenant(), now).await.unwrap();
     assert_eq!((erasure.removed.uploads.count, erasure.backend_files.count), (1, 2));
     assert!(erasure.not_cleaned.is_empty() && !left.exists() && !input.exists());

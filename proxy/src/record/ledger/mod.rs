@@ -22,7 +22,7 @@ pub mod work;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-pub(in crate::record) mod suite;
+pub(crate) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;

@@ -774,11 +774,11 @@ mod tests {
         use crate::record::ledger::suite as jobs;
         let dir = tempfile::tempdir().unwrap();
         let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        suite::a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(&ledger).await;
         suite::what_was_adopted_counts_from_then_and_is_in_no_room_for_uploads(&ledger).await;
         let attempt = jobs::assigned(&ledger, &jobs::accepted(&ledger, "a", "first").await).await;
         let file = jobs::image(1, "/9/images/0");
         ledger.commit(attempt, Outcome::Succeeded, jobs::two_images(), vec![file], WallMillis(400)).await.unwrap();
-        suite::a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(&ledger).await;
         suite::what_is_in_use_at_backends_is_told(&ledger).await;
         let expected = indices(&ledger);
         assert!(expected.0.len() >= 4 && expected.1.len() >= 5, "{expected:?}");
