@@ -37,6 +37,7 @@ mod record;
 mod refusals;
 mod reload;
 mod reopened;
+mod retention;
 mod route;
 mod sent;
 mod setup;

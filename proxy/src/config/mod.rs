@@ -21,6 +21,7 @@ use crate::authenticate::jwks::fetch::Roots;
 use crate::authenticate::jwks::url::JwksUrl;
 use crate::authenticate::jwt_claims::ClaimPath;
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
+use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
 use crate::listen::client_certificate::ClientCertificates;
@@ -153,6 +154,8 @@ pub struct BackendConfig {
     pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
+    /// Where its files are, as this machine sees them.
+    pub directories: Directories,
 }
 
 /// How NVML names a GPU.
@@ -574,6 +577,7 @@ impl Config {
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
                 pool: PoolId::default_pool(),
                 gpu: None,
+                directories: Directories::default(),
             }],
             tenants_file: None,
             tenants: Arc::new(TenantRegistry::built_in()),

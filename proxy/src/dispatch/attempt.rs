@@ -924,6 +924,7 @@ impl Carrying {
             Ok((job, result)) => {
                 self.services.metrics.attempt(&self.backend.id, ending_label(outcome));
                 self.services.tell_end(&job, &result).await;
+                self.services.clean_attempt(&self.backend.id, &self.attempt.folder);
                 // What we keep need not stay there. If it can't be deleted now, a later sweep finds it.
                 if let Err(error) = self.backend.comfyui.forget(self.attempt.upstream).await {
                     tracing::debug!(job = %job.id, %error, "history entry left at the backend");

@@ -15,6 +15,7 @@ pub mod backend;
 pub mod canary;
 pub mod collect;
 pub mod comfyui;
+pub mod disk;
 pub mod dead_letter;
 pub mod dispatcher;
 pub mod estimate;

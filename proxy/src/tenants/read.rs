@@ -95,14 +95,6 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
     }
 }
 
-fn band(name: &str) -> Band {
-    match name {
-        "high" => Band::High,
-        "low" => Band::Low,
-        _ => Band::Normal,
-    }
-}
-
 /// How long something is kept; zero: for ever.
 fn raw_age(reader: &mut Reader<'_>, key: &'static str) -> Option<Duration> {
     let found = reader.duration(key, Duration::ZERO..=Retention::MAX)?;
@@ -114,6 +106,14 @@ fn raw_age(reader: &mut Reader<'_>, key: &'static str) -> Option<Duration> {
         );
     }
     Some(found.value)
+}
+
+fn band(name: &str) -> Band {
+    match name {
+        "high" => Band::High,
+        "low" => Band::Low,
+        _ => Band::Normal,
+    }
 }
 
 /// A whole number from 1 to `max`.
