@@ -100,7 +100,7 @@ pub fn play_flood(kind: Kind, gpus: usize, seed: u64) -> Flood {
     let of_light = outcome.fates.iter().zip(&world.jobs).filter(|(_, job)| job.tenant == LIGHT);
     let light: Vec<&Fate> = of_light.map(|(fate, _)| fate).collect();
     let waits = || light.iter().map(|fate| fate.waited().expect("it ran"));
-    // What waits for its own tenant's is left out.
+    // What waits for its own tenant's, an earlier one or one that went before it for its models, is left out.
     let alone = light
         .iter()
         .enumerate()
