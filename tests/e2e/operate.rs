@@ -60,10 +60,16 @@ async fn a_drained_backend_finishes_what_it_has_and_gets_nothing_until_it_is_res
     assert_eq!((jobs_run(&gateway.stand_ins()[place]), jobs_run(&gateway.stand_ins()[1 - place])), (1, 2));
     state_is(&gateway, place, "drained").await;
     let view = listed(&gateway, &id);
-    assert_eq!((&view["state"], &view["takes_jobs"], &view["outstanding"]), (&json!("drained"), &json!(false), &json!(0)));
+    assert_eq!(
+        (&view["state"], &view["takes_jobs"], &view["outstanding"]),
+        (&json!("drained"), &json!(false), &json!(0))
+    );
     assert_eq!(listed(&gateway, &format!("gpu{}", 1 - place))["takes_jobs"], true);
     let line = gateway.audited("the drain", |line| line["event"] == "backend_halted").await;
-    assert_eq!((&line["backend"], &line["halt"], &line["reason"]), (&json!(id), &json!("drained"), &json!("new driver")));
+    assert_eq!(
+        (&line["backend"], &line["halt"], &line["reason"]),
+        (&json!(id), &json!("drained"), &json!("new driver"))
+    );
     done(&gateway, &["backend", "drain", &format!("gpu{}", 1 - place)]);
     done(&gateway, &["backend", "resume", &id]);
     state_is(&gateway, place, "up").await;

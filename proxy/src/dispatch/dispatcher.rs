@@ -6,6 +6,7 @@ use super::health::Standing;
 use super::place::{self, Load};
 use super::queue::{HeldJob, HeldQueue};
 use super::redecide;
+use super::share::Shares;
 use crate::drain::Drain;
 use crate::ids::{BackendId, JobId};
 use crate::record::ledger::{Job, JobState, Reached};
@@ -79,6 +80,8 @@ pub struct Dispatcher {
     outstanding: HashMap<JobId, Outstanding>,
     /// Jobs whose last attempt is being written off, since its backend is no more.
     written_off: HashSet<JobId>,
+    /// How the last jobs were spread.
+    shares: Shares,
     /// The tasks that carry attempts.
     carriers: JoinSet<()>,
     /// How often the queue is compared with the ledger.
@@ -106,6 +109,7 @@ impl Dispatcher {
             queue: HeldQueue::default(),
             outstanding: HashMap::new(),
             written_off: HashSet::new(),
+            shares: Shares::default(),
             carriers: JoinSet::new(),
             reconcile_interval: RECONCILE_INTERVAL,
             // What waited through a restart may have been accepted by other rules.
@@ -153,7 +157,11 @@ impl Dispatcher {
                     continue;
                 }
                 // Who may be given work is read anew for each assignment.
-                Ok(()) = halts.changed() => continue,
+                Ok(()) = halts.changed() => {
+                    let backends = self.services.backends();
+                    self.shares.retain(|pool| backends.values().any(|backend| backend.pool == *pool));
+                    continue;
+                }
                 _ = reconcile.tick() => {
                     self.reconcile().await;
                     continue;
@@ -249,7 +257,7 @@ impl Dispatcher {
                 continue;
             }
             let tenant = self.services.tenants().tenant(&held.job.owner.tenant);
-            let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.pool == backend.pool);
+            let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.is_served_by(backend));
             let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
                 (_, Some(backend)) if !serves(backend) => false,
                 // Decided anew by the attempt; whether the backend has its classes is seen then.
@@ -268,19 +276,22 @@ impl Dispatcher {
             if let (Some(held), Some(backend)) =
                 (self.queue.remove(job), self.services.backends().get(&backend).cloned())
             {
+                self.shares.assigned(&backend);
                 self.carry(held.job.id, &backend, move |carried| attempt::begin(carried, held));
             }
         }
     }
 
     fn loads(&self) -> BTreeMap<BackendId, Load> {
+        let backends = self.services.backends();
         let load = |backend: &Arc<Backend>| {
             let outstanding = self.outstanding_at(&backend.id);
             // One that failed before gets one job, and no second before that has run to its end.
             let is_tried = backend.standing() == Standing::HalfOpen && outstanding > 0;
-            Load { available: backend.takes_jobs() && !is_tried, outstanding, foreign: backend.foreign() }
+            let in_share = self.shares.allow(backend, backends.values().map(|backend| &**backend));
+            Load { available: backend.takes_jobs() && !is_tried && in_share, outstanding, foreign: backend.foreign() }
         };
-        self.services.backends().iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
+        backends.iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
     }
 
     fn outstanding_at(&self, backend: &BackendId) -> u32 {
