@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench fuzz release static real differential
+.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench fuzz release static real differential chaos
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -158,6 +158,12 @@ static: needs ## the same as one static binary (musl), for any Linux of this pro
 	ls -l "$(TARGET_DIR)/$$target/release/comfygate"
 	# "statically linked", or the libraries that are left.
 	ldd "$(TARGET_DIR)/$$target/release/comfygate" || true
+
+chaos: needs ## 500 jobs of 20 tenants while backends and gateway are killed, hung, wiped and broken for two minutes: CHAOS_SEED=7 for a certain run
+	@cargo build $(EVERYTHING) --bins
+	export CHAOS_SEED="$${CHAOS_SEED:-$$RANDOM}" CHAOS_JOBS="$${CHAOS_JOBS:-500}" CHAOS_SECONDS="$${CHAOS_SECONDS:-120}"
+	echo "CHAOS_SEED=$$CHAOS_SEED"
+	cargo test -p comfygate-tests --all-features --locked --test chaos -- --nocapture
 
 differential: needs ## the policy engine against a real ComfyUI on generated graphs: COMFYUI_URLS=http://… DIFFERENTIAL_GRAPHS=2000
 	@if [ -z "$${COMFYUI_URLS:-}" ]; then

@@ -38,7 +38,7 @@ pub use rewrite::{ApprovedWorkflow, Dropped, OutputScope, Replaced, SALT_INPUT, 
 pub use submission::{
     BARE_BEFORE, BODY_BYTES_MAX, CLIENT_ID_CHARS_MAX, EXTRA_PNGINFO_BYTES_MAX, EXTRA_PNGINFO_DEPTH_MAX,
     PROMPT_BYTES_MAX, PROMPT_DEPTH_MAX, PROMPT_ID_CHARS_MAX, PROMPT_STRING_BYTES_MAX, ParseError, ParseErrorKind,
-    Parsed, bare_pointer, parse,
+    Parsed, QueueOrder, bare_pointer, parse,
 };
 pub use suggest::{Change, Suggestion, suggestion};
 pub use verdict::{Cost, Verdict, Violation, ViolationKind, Violations};

@@ -2,7 +2,7 @@
 //!
 //! In come untrusted bytes, out comes [`Parsed`], the only form in which the rest of the engine sees a submission. Kept are the graph, `partial_execution_targets`,
 //! `extra_pnginfo.workflow`, `preview_method`, the caller's own two ids, which are labels and never go upstream, and its credential of comfy.org, which goes there only beside a
-//! paid node that the policy lets callers pay for ([`ComfyOrgCredential`]). Everything else (`number`, `front`, unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
+//! paid node that the policy lets callers pay for ([`ComfyOrgCredential`]). Where it wants to stand among its own jobs ([`QueueOrder`]) is for the gateway's queue. Everything else (unknown keys) is read strictly and dropped, so it reaches neither ComfyUI nor an extension that looks at the whole body. Shapes:
 //! ComfyUI 0.8.0, `server.py` `post_prompt`.
 
 use std::collections::HashSet;
@@ -82,6 +82,16 @@ pub struct Parsed {
     client_id: Option<Text>,
     /// A secret; no part of the submission's digest.
     comfy_org: Option<ComfyOrgCredential>,
+    order: Option<QueueOrder>,
+}
+
+/// Where a submission wants to stand in the queue (`number` and `front`; ComfyUI 0.8.0, `server.py` `post_prompt`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum QueueOrder {
+    /// Under this number, a finite one: the smallest goes first.
+    Number(f64),
+    /// Before everything that came without a number.
+    Front,
 }
 
 /// Reads the body of a `POST /prompt`.
@@ -114,6 +124,8 @@ struct RawSubmission {
     prompt: Option<RawPrompt>,
     prompt_id: Option<Json>,
     client_id: Option<Json>,
+    number: Option<Json>,
+    front: Option<Json>,
     extra_data: RawExtraData,
     targets: Option<Json>,
 }
@@ -149,6 +161,8 @@ fn read_envelope(text: &Arc<str>) -> Result<RawSubmission, Box<Fault>> {
             "extra_data" => raw.extra_data = reader.bounded(EXTRA_LIMITS, read_extra_data)?,
             "prompt_id" => raw.prompt_id = Some(reader.part(ENVELOPE_LIMITS)?),
             "client_id" => raw.client_id = Some(reader.part(ENVELOPE_LIMITS)?),
+            "number" => raw.number = Some(reader.part(ENVELOPE_LIMITS)?),
+            "front" => raw.front = Some(reader.part(ENVELOPE_LIMITS)?),
             "partial_execution_targets" => raw.targets = Some(reader.part(ENVELOPE_LIMITS)?),
             // The page's own form, sent as it is: its list of nodes may be long.
             "nodes" if raw.prompt.is_none() && reader.at_list() => {
@@ -223,7 +237,18 @@ impl RawSubmission {
         object_or_nothing(&["extra_data", "extra_pnginfo", "workflow"], extra.other_workflow.as_ref())?;
         let preview_method = read_preview_method(extra.preview_method.as_ref())?;
         let comfy_org = read_credential(extra.auth_token.as_ref(), extra.api_key.as_ref())?;
-        Ok(Parsed { workflow, targets, page_workflow: extra.workflow, preview_method, prompt_id, client_id, comfy_org })
+        let order = queue_order(self.number.as_ref(), self.front.as_ref());
+        let page_workflow = extra.workflow;
+        Ok(Parsed { workflow, targets, page_workflow, preview_method, prompt_id, client_id, comfy_org, order })
+    }
+}
+
+/// A number beats `front`, as in ComfyUI. What is no number, or not `true`, says nothing: ComfyUI reads `"-inf"` and `true` as numbers too, and fails on the rest.
+fn queue_order(number: Option<&Json>, front: Option<&Json>) -> Option<QueueOrder> {
+    match number {
+        Some(Json::Int(number)) => Some(QueueOrder::Number(*number as f64)),
+        Some(Json::Float(number)) => Some(QueueOrder::Number(*number)),
+        _ => matches!(front, Some(Json::Bool(true))).then_some(QueueOrder::Front),
     }
 }
 
@@ -354,6 +379,11 @@ impl Parsed {
     /// The caller's own credential of comfy.org, if it sent one. It is no part of [`canonical`](Self::canonical).
     pub fn comfy_org(&self) -> Option<&ComfyOrgCredential> {
         self.comfy_org.as_ref()
+    }
+
+    /// Where it wants to stand in the queue of its owner, if it says so. It is no part of [`canonical`](Self::canonical).
+    pub fn queue_order(&self) -> Option<QueueOrder> {
+        self.order
     }
 
     /// SHA-256 of [`canonical`](Self::canonical).
@@ -602,6 +632,18 @@ mod tests {
         let both = with(r#""client_id":"top","extra_data":{"client_id":"nested"}"#);
         assert_eq!(parse(both.as_bytes()).unwrap().client_id(), Some("top"));
         assert_eq!(parse(with(r#""client_id":null"#).as_bytes()).unwrap().client_id(), None);
+    }
+
+    #[test]
+    fn a_number_says_where_a_job_stands_and_beats_front() {
+        let order = |members: &str| parse(with(members).as_bytes()).unwrap().queue_order();
+        assert_eq!(order(r#""number":-1.5"#), Some(QueueOrder::Number(-1.5)));
+        assert_eq!(order(r#""number":3,"front":true"#), Some(QueueOrder::Number(3.0)));
+        assert_eq!(order(r#""front":true"#), Some(QueueOrder::Front));
+        for nothing in [r#""front":false"#, r#""front":1"#, r#""number":null"#, r#""number":"-inf""#, r#""number":[1]"#]
+        {
+            assert_eq!(order(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

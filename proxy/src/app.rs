@@ -200,6 +200,8 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
+            estimates: std::sync::Mutex::default(),
+            outlook: ArcSwap::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
             key_sets,
@@ -252,7 +254,7 @@ impl App {
         };
         let giver = upgrade::Giver::new(&services, &drain, &sockets, &watchers, dispatcher, &turn, program);
         let (asks, asked) = admin::lifecycle::channel();
-        let admin = admin::Admin::new(&services, &drain, asks);
+        let admin = admin::Admin::new(&services, &dispatch, &drain, asks);
         let gateway = gateway(&services, &dispatch, &drain);
         let (server, connections) = listeners::server(&services, &certificates, gateway, admin, &sockets, &drain)?;
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));

@@ -14,7 +14,9 @@ use crate::deliver::events::{
 use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::{HaltsInForce, of_gone_backends};
+use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
 use crate::dispatch::vram;
 use crate::drain::Drain;
@@ -89,6 +91,10 @@ pub struct Services {
     pub halts: HaltsInForce,
     /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
     pub rules: watch::Sender<u64>,
+    /// What jobs take, as learned.
+    pub estimates: std::sync::Mutex<Estimates>,
+    /// What held jobs may expect.
+    pub outlook: ArcSwap<Outlook>,
     /// Other lists that a backend made, as a policy shows them, for a minute.
     pub lists: Lists,
 }
@@ -156,6 +162,11 @@ impl Services {
     /// The backends of now.
     pub fn backends(&self) -> Arc<BTreeMap<BackendId, Arc<Backend>>> {
         Arc::clone(&self.live.load().backends)
+    }
+
+    /// Reads or changes what was learned of jobs' lengths. Every change is one statement: a panic elsewhere leaves nothing half done.
+    pub fn estimates<R>(&self, act: impl FnOnce(&mut Estimates) -> R) -> R {
+        act(&mut self.estimates.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Whether anything new may be taken in: asked before a submission or an upload is read.

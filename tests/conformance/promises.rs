@@ -78,7 +78,7 @@ const fn header(
 const ALL: &[&str] = &[];
 const JSON: &str = "Some(\"application/json\")";
 const PROBLEM: &str = "Some(\"application/problem+json\")";
-const NOT_UPSTREAM: &str = "numbers and order of the queue are the gateway's: what a caller wishes is not sent on";
+const NOT_UPSTREAM: &str = "a number is a JSON number: texts say nothing of the order";
 const WHY_SAID: &str = "a refusal says why, with a stable code";
 const WHY_NUMBER: &str = "texts, fractions and truth values are no whole numbers: what is judged is what runs";
 const WHY_ENCODING: &str = "one encoding, one reading: what parsers differ on is refused";
@@ -217,7 +217,7 @@ pub const PROMISES: &[Promise] = &[
     refused(&["POST /prompt wrapped_value"], 400, "wrapped_value", "ComfyUI unwraps it after the checks"),
     refused(&["POST /prompt same_prompt_id"], 409, "name_taken", "two jobs of one name would share one history entry"),
     body(
-        &["POST /prompt number_string", "POST /prompt number_nan", "POST /prompt front"],
+        &["POST /prompt number_string", "POST /prompt number_nan"],
         r#"{"prompt_id":"<uuid>","number":"<number>","node_errors":{}}"#,
         NOT_UPSTREAM,
     ),

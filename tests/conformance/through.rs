@@ -74,13 +74,11 @@ fn without_numbers(value: &mut Value) -> bool {
     }
 }
 
-/// Only whole numbers from 0 on are the server's; others are what a caller asked for.
+/// Only whole numbers are the server's counters, negative ones of who asked for the front; others are what a caller asked for.
 fn blotted(number: &mut Value) -> bool {
-    let is_the_servers = number.as_u64().is_some();
-    if is_the_servers {
-        *number = json!("<number>");
-    }
-    is_the_servers
+    let Some(counter) = number.as_i64() else { return false };
+    *number = json!(if counter < 0 { "<front>" } else { "<number>" });
+    true
 }
 
 /// Blots out which nodes had run before and which ran now.

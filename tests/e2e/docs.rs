@@ -38,6 +38,7 @@ const TOLD: [&str; 15] = [
     "backend",
     "backup",
     "check",
+    "dead-letters",
     "doctor",
     "key",
     "policy",

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 /// Canaries every second, and little patience.
-const ALERT: &str = "[dispatch]\ncanary_interval = \"1s\"\ncanary_deadline = \"1s\"\nstall_timeout = \"2s\"\npoll_interval = \"200ms\"\n";
+pub(super) const ALERT: &str = "[dispatch]\ncanary_interval = \"1s\"\ncanary_deadline = \"1s\"\nstall_timeout = \"2s\"\npoll_interval = \"200ms\"\n";
 
-async fn state_is(gateway: &Gateway, number: usize, state: &str) {
+pub(super) async fn state_is(gateway: &Gateway, number: usize, state: &str) {
     let wanted = format!("comfygate_backend_state{{backend=\"gpu{number}\",state=\"{state}\"}}");
     eventually(&wanted, || async { (gateway.metric(&wanted).await == 1.0).then_some(()) }).await;
 }
@@ -29,7 +29,7 @@ fn is_canary(id: &str) -> bool {
 }
 
 /// What ran there, canaries apart.
-fn jobs_run(stand_in: &StandIn) -> usize {
+pub(super) fn jobs_run(stand_in: &StandIn) -> usize {
     stand_in.executed().iter().filter(|id| !is_canary(id)).count()
 }
 
@@ -38,7 +38,7 @@ async fn runs_at(gateway: &Gateway) -> usize {
         .await
 }
 
-async fn succeeds(client: &Client, prompt: &str) -> Value {
+pub(super) async fn succeeds(client: &Client, prompt: &str) -> Value {
     let entry = client.finished(prompt).await;
     assert_eq!(entry["status"]["status_str"], "success", "{entry}");
     entry

@@ -17,6 +17,8 @@ mod client_certificates;
 mod deliver;
 mod dispatch;
 mod docs;
+mod faults;
+mod eligible;
 mod health;
 mod inspect;
 mod jwks;

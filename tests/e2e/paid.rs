@@ -276,6 +276,23 @@ async fn a_paid_run_that_is_lost_is_not_paid_for_again_unless_the_tenant_wants_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paid_run_that_found_no_memory_is_told_so_and_not_paid_for_again_unless_the_tenant_wants_it() {
+    for (plan, again) in [("", false), ("retry_paid = true", true)] {
+        let gateway = gateway("caller", 1, plan).await;
+        let acme = gateway.client("acme");
+        gateway.stand_ins()[0].faults().oom_next();
+        let prompt = acme.submit_with(body(workflows::paid("a cat", 1, 1))).await;
+        let entry = acme.finished(&prompt).await;
+        if again {
+            assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+        } else {
+            assert!(entry.to_string().contains("torch.OutOfMemoryError"), "{entry}");
+        }
+        assert_eq!(arrived(&gateway).len(), if again { 2 } else { 1 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paid_job_that_reached_no_backend_runs_on_another() {
     let gateway = gateway("caller", 2, "").await;
     let acme = gateway.client("acme");

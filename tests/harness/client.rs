@@ -197,16 +197,33 @@ impl Client {
     /// # Errors
     /// No connection, or one that ended before the answer.
     pub async fn try_post(&self, path: &str, body: &Value) -> Result<Response, String> {
+        self.try_call(Method::POST, path, &[(CONTENT_TYPE.as_str(), "application/json")], body.to_string().into()).await
+    }
+
+    /// Any request whose connection may fail: then what the system said.
+    ///
+    /// # Errors
+    /// No connection, or one that ended before the whole answer.
+    pub async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response, String> {
         let stream = tls::try_connect(self.address, self.source, &self.trust, &["http/1.1"]).await;
         let stream = stream.map_err(|error| format!("connecting: {error}"))?;
-        let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, self.authority());
-        for (name, value) in &self.credential {
-            request = request.header(name, value);
-        }
-        let request =
-            request.header(CONTENT_TYPE, "application/json").body(Full::new(body.to_string().into())).unwrap();
+        let request = self.request(method, path, headers, body);
         let answer = within(path, self.sent(stream, request)).await.map_err(|error| format!("asking: {error}"))?;
         Ok(self.checked(path, answer))
+    }
+
+    /// A WebSocket of this caller, unless the gateway is not there, goes away meanwhile, or refuses it.
+    pub async fn socket_if_there(&self, client_id: &str) -> Option<crate::ws::Socket> {
+        let stream = tls::try_connect(self.address, self.source, &self.trust, &["http/1.1"]).await.ok()?;
+        let headers: Vec<_> = self.credential.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let path = format!("/ws?clientId={client_id}");
+        within("WebSocket upgrade", crate::ws::Socket::try_open(stream, &self.authority(), &path, &headers)).await.ok()
     }
 
     async fn sent(

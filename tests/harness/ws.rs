@@ -111,16 +111,35 @@ impl Socket {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Socket, u16> {
+        match Socket::try_open(stream, authority, path, headers).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("the upgrade failed: {error}"),
+        }
+    }
+
+    /// Asks for the upgrade of somebody who may go away meanwhile.
+    ///
+    /// # Errors
+    /// The refusal, or how the connection failed.
+    pub async fn try_open(
+        stream: TlsStream<TcpStream>,
+        authority: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Socket, Error> {
         let mut request = format!("wss://{authority}{path}").into_client_request().unwrap();
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().unwrap();
             request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
         }
-        match client_async(request, stream).await {
-            Ok((stream, _)) => Ok(Socket { stream, sid: None }),
-            Err(Error::Http(response)) => Err(response.status().as_u16()),
-            Err(error) => panic!("the upgrade failed: {error}"),
-        }
+        let (stream, _) = client_async(request, stream).await?;
+        Ok(Socket { stream, sid: None })
+    }
+
+    /// The next message; `None` if none comes within this time.
+    pub async fn event_within(&mut self, time: std::time::Duration) -> Option<Event> {
+        tokio::time::timeout(time, self.next_event()).await.ok()
     }
 
     /// The next message.

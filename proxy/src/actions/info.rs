@@ -4,6 +4,7 @@ use super::Call;
 use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
+use crate::dispatch::outlook;
 use crate::listen::own_ca;
 use crate::owner::Scope;
 use crate::reject::Rejection;
@@ -124,7 +125,9 @@ pub(super) fn ca_certificate(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /gate/me`: who the caller is to the gateway, and its limits.
 pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
-    let queue = call.services.ledger.queue_remaining(&call.scope()?).await?;
+    let active = call.services.ledger.queue(&call.scope()?).await?;
+    let outlook = call.services.outlook.load_full();
+    let held = active.iter().filter_map(|prompt| Some((&prompt.job().prompt_id, outlook.of(prompt.job().id)?)));
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
     let limits = &caller.tenant.limits;
@@ -142,10 +145,12 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "prompt_rate_per_second": limits.prompt_rate.per_second,
             "prompt_rate_burst": limits.prompt_rate.burst,
             "active_jobs_max": limits.active_jobs_max,
+            "running_jobs_max": (limits.running_jobs_max < u32::MAX).then_some(limits.running_jobs_max),
             "storage_bytes_max": limits.storage_bytes_max,
         },
         "uploaded_bytes": uploaded,
-        "queue_remaining": queue,
+        "queue_remaining": active.len(),
+        "queue": outlook::shown(held),
         "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))

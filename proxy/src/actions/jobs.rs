@@ -8,7 +8,7 @@ use crate::ids::FileId;
 use crate::record::ledger::{JobResult, JobState, Outcome, OwnedPrompt};
 use crate::reject::Rejection;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Sorting by duration and filtering by workflow read what each job left behind: of so many of the newest jobs.
 const SCANNED_MAX: usize = 1000;
@@ -40,7 +40,9 @@ pub(super) async fn jobs(call: &Call<'_>) -> Result<Answer, Rejection> {
         let result = result(call, prompt).await?;
         let workflow = shape::workflow_id(&graphs.next(prompt).await?);
         let url = |id| signed(call, prompt, id);
-        shown.push(Value::Object(shape::summary(prompt.job(), *status, result.as_ref(), workflow, &url)));
+        let mut summary = shape::summary(prompt.job(), *status, result.as_ref(), workflow, &url);
+        add_place(call, prompt, &mut summary);
+        shown.push(Value::Object(summary));
     }
     Ok(Answer::json(StatusCode::OK, &wanted.answer(shown, total)))
 }
@@ -50,8 +52,20 @@ pub(super) async fn job(call: &Call<'_>) -> Result<Answer, Rejection> {
     let Some(prompt) = named(call).await? else { return Ok(not_found()) };
     let result = result(call, &prompt).await?;
     let graph = Graphs::of(call).next(&prompt).await?;
-    let detail = shape::detail(prompt.job(), result.as_ref(), &graph, &|id| signed(call, &prompt, id))?;
+    let mut detail = shape::detail(prompt.job(), result.as_ref(), &graph, &|id| signed(call, &prompt, id))?;
+    if let Value::Object(detail) = &mut detail {
+        add_place(call, &prompt, detail);
+    }
     Ok(Answer::json(StatusCode::OK, &detail))
+}
+
+/// `queue`: how a held job stands, in addition to what ComfyUI tells.
+fn add_place(call: &Call<'_>, prompt: &OwnedPrompt, shown: &mut Map<String, Value>) {
+    if let Some(place) = call.services.outlook.load().of(prompt.job().id)
+        && prompt.job().state == JobState::Held
+    {
+        shown.insert("queue".to_owned(), place.to_json());
+    }
 }
 
 /// `POST /api/jobs/{prompt_id}/cancel`: `{"cancelled": false}` for a job that had ended.

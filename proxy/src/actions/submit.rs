@@ -50,6 +50,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         idempotency_key,
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
+        order: parsed.queue_order(),
         approval: Approval::of(&workflow, pins).paid_by(credential),
         active_jobs_max: caller.tenant.limits.active_jobs_max,
         at: call.services.clock.wall(),
@@ -73,7 +74,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
             job
         }
     };
-    let body = json!({"prompt_id": job.prompt_id, "number": job.number, "node_errors": node_errors});
+    let body = json!({"prompt_id": job.prompt_id, "number": crate::deliver::state::queue::number(&job), "node_errors": node_errors});
     Ok(Answer::json(StatusCode::OK, &body))
 }
 

@@ -103,7 +103,7 @@ impl BackendView {
             vram_total: backend.vram_total(),
             vram_free: facts.and_then(|facts| facts.vram_free()),
             gpu: backend.gpu().map(|reading| (*reading).clone()),
-            warm_models: backend.warm_models().to_vec(),
+            warm_models: backend.warm_models().map(|models| models.to_vec()).unwrap_or_default(),
         }
     }
 }

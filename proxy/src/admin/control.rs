@@ -13,6 +13,7 @@
 //! | `/v1/backends…` | | [`super::backends`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
+//! | `/v1/dead-letters…` | | [`super::dead_letters`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -21,6 +22,7 @@
 use super::adoption_routes;
 use super::keys::{KeyError, KeyRequest, KeyService};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
+use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -39,7 +41,7 @@ struct Control {
 }
 
 /// The router.
-pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
+pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -> Router {
     let catalogue = super::catalogue::router(services, asks.clone());
     let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
     Router::new()
@@ -53,6 +55,7 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
         .merge(super::backends::router(services))
         .merge(catalogue)
         .merge(super::refusals::router(services))
+        .merge(super::dead_letters::router(services, dispatch))
         .merge(adoption_routes::router(services))
 }
 

@@ -9,6 +9,7 @@ mod adoption_routes;
 pub mod catalogue;
 pub mod control;
 pub mod control_client;
+pub mod dead_letters;
 pub mod keys;
 pub mod lifecycle;
 pub mod listener;
@@ -19,6 +20,7 @@ pub mod state_client;
 pub mod tenants;
 
 use crate::config::Config;
+use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
 use crate::services::Services;
 use anyhow::Context;
@@ -40,8 +42,9 @@ pub struct Admin {
 
 impl Admin {
     /// Routers over the gateway's parts.
-    pub fn new(services: &Arc<Services>, drain: &Drain, asks: lifecycle::Asks) -> Self {
-        Self { metrics: metrics::router(Arc::clone(services), drain.clone()), control: control::router(services, asks) }
+    pub fn new(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain, asks: lifecycle::Asks) -> Self {
+        let metrics = metrics::router(Arc::clone(services), drain.clone());
+        Self { metrics, control: control::router(services, dispatch, asks) }
     }
 
     /// Their listeners: TCP on the metrics address, the control socket with 0600 in the state directory.

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod ban;
 pub mod catalogue;
 pub mod check;
+pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
@@ -72,6 +73,8 @@ pub enum Command {
     Catalogue(catalogue::CatalogueArguments),
     /// Show what the policy refused, by which rule, and which lines of it would allow it.
     Refusals(refusals::RefusalsArguments),
+    /// List jobs that lost every attempt; show one, have it accepted anew, or forget it.
+    DeadLetters(dead_letters::DeadLettersArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
@@ -138,6 +141,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),

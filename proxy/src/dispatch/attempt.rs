@@ -6,8 +6,11 @@
 use super::backend::Backend;
 use super::collect::{self, Ending, Names, UpstreamEnd};
 use super::comfyui::{ComfyUiError, QueuePlace};
+use super::dead_letter;
 use super::dispatcher::{Command, DispatchHandle};
+use super::fault::{self, Fault};
 use super::health::{Cause, MISSES_MAX};
+use super::measure::{Placed, Run};
 use super::paid::{self, Unpayable};
 use super::pictures::{self, Arrival, Pictures, Settled, Spoiled};
 use super::push::{self, PushError, Pushed};
@@ -18,7 +21,8 @@ use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
 use crate::inspect::files;
-use crate::record::blobs::BlobError;
+use crate::record::blobs::{BlobError, Stored};
+use crate::record::holds::Hold;
 use crate::record::ledger::{
     Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, Reached, SentPicture,
 };
@@ -62,10 +66,21 @@ macro_rules! until_available {
 /// What became of an attempt.
 #[derive(Debug)]
 pub enum AttemptOver {
-    /// The job has ended.
-    JobEnded,
+    /// The job has ended, with what ran of it at its backend, if that is known.
+    JobEnded(Option<Spent>),
     /// The attempt was lost: the job is held again.
     HeldAgain(Box<HeldJob>),
+}
+
+/// What the committed attempt of a job took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spent {
+    /// The run.
+    pub run: Run,
+    /// What its owner is charged, in seconds of a backend of speed 1.
+    pub charge: f64,
+    /// It ran to its end: its length says something of its model.
+    pub whole: bool,
 }
 
 /// What the backend's events say of an attempt: hints.
@@ -105,7 +120,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         }
         Err(Undecided::Never(refusal)) => {
             refuse(services, job, &refusal).await;
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     if !services.suits(backend, &workflow) {
@@ -121,7 +136,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
         // Deleted, or moved on, while it was being placed.
         Err(error) => {
             tracing::debug!(job = %job.id, %error, "not assigned");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let waited = services.clock.wall().since(job.accepted_at);
@@ -129,7 +144,7 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
     let senders = workflow.output_nodes_of(pictures::SENDER).cloned().collect();
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.submit_and_follow(&workflow).await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
@@ -138,13 +153,13 @@ pub async fn resume(carried: Carried, job: Job) -> AttemptOver {
     let senders = senders_of(&carried.services, &job).await;
     match Carrying::new(carried, job, senders) {
         Some(carrying) => carrying.follow().await,
-        None => AttemptOver::JobEnded,
+        None => AttemptOver::JobEnded(None),
     }
 }
 
 /// Writes an attempt off. The job is held again, or ends if it had its tries, or if running it again may cost again.
 pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Reached) -> AttemptOver {
-    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded };
+    let Some(attempt) = current(&job) else { return AttemptOver::JobEnded(None) };
     tracing::warn!(job = %job.id, attempt = attempt.n, backend = %attempt.backend, reason, "attempt lost");
     services.metrics.attempt(&attempt.backend, metrics::Ending::Lost);
     let id = AttemptId { job: job.id, n: attempt.n };
@@ -152,7 +167,7 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Rea
         Ok(job) => job,
         Err(error) => {
             tracing::error!(job = %job.id, %error, "a lost attempt can't be written off");
-            return AttemptOver::JobEnded;
+            return AttemptOver::JobEnded(None);
         }
     };
     let job = match to_be_tried(services, job).await {
@@ -170,23 +185,37 @@ pub async fn lost(services: &Arc<Services>, job: Job, reason: &str, reached: Rea
 /// process that wrote the last one off may have ended before it ended the job.
 pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Job, AttemptOver> {
     let Some(reason) = job.attempts.last().and_then(|attempt| attempt.lost.clone()) else { return Ok(job) };
-    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
-    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
-    if started >= started_max || job.attempts.len() >= TRIES_MAX {
+    if !has_tries_left(services, &job) {
         let tries = job.attempts.len();
         let text = format!("the job was tried {tries} times and lost each time; the last time: {reason}");
+        let buried = until_available!(dead_letter::bury(services, &job, &text));
+        if let Err(error) = buried {
+            tracing::error!(job = %job.id, %error, "a job that is given up can't be put aside");
+        }
         return Err(give_up(services, job, "TooManyAttempts", &text).await);
     }
     if job.cancel_requested {
         let result = collect::interruption(&job.prompt_id, job.accepted_at, services.clock.wall());
         end_held(services, job, Outcome::Interrupted, result).await;
-        return Err(AttemptOver::JobEnded);
+        return Err(AttemptOver::JobEnded(None));
     }
-    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
-    if may_have_cost && !paid::may_cost_again(services, &job) {
+    if !may_be_repeated(services, &job) {
         return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
     }
     Ok(job)
+}
+
+/// Whether another attempt may begin, by the number of those that there were.
+fn has_tries_left(services: &Services, job: &Job) -> bool {
+    let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
+    let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
+    started < started_max && job.attempts.len() < TRIES_MAX
+}
+
+/// Whether another run may cost nothing once more, or its tenant wants it all the same.
+fn may_be_repeated(services: &Services, job: &Job) -> bool {
+    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
+    !may_have_cost || paid::may_cost_again(services, job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
@@ -201,7 +230,7 @@ pub(super) async fn refuse(services: &Arc<Services>, job: Job, refusal: &Refusal
 async fn give_up(services: &Arc<Services>, job: Job, kind: &str, message: &str) -> AttemptOver {
     let result = collect::gateway_failure(&job.prompt_id, None, kind, message, services.clock.wall());
     end_held(services, job, Outcome::Failed, result).await;
-    AttemptOver::JobEnded
+    AttemptOver::JobEnded(None)
 }
 
 /// Says whether the job was still held, and has ended now.
@@ -273,6 +302,8 @@ pub struct Carried {
     pub backend: Arc<Backend>,
     /// Turns true when the owner wants its end.
     pub interrupt: watch::Receiver<bool>,
+    /// How it was placed.
+    pub placed: Placed,
 }
 
 /// An assigned attempt.
@@ -281,6 +312,7 @@ struct Carrying {
     dispatch: DispatchHandle,
     backend: Arc<Backend>,
     interrupt: watch::Receiver<bool>,
+    placed: Placed,
     job: Job,
     attempt: Attempt,
     signals: mpsc::Receiver<Signal>,
@@ -304,12 +336,14 @@ struct Carrying {
     written_off: watch::Receiver<u64>,
     /// What its nodes send instead of saving it; none if it has no such nodes.
     pictures: Option<Pictures>,
+    /// Its results stay in the blobs until the ledger names them.
+    holds: Vec<Hold>,
 }
 
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
     fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
-        let Carried { services, dispatch, backend, interrupt } = carried;
+        let Carried { services, dispatch, backend, interrupt, placed } = carried;
         let attempt = current(&job)?.clone();
         let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
         let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
@@ -319,6 +353,7 @@ impl Carrying {
             dispatch,
             backend,
             interrupt,
+            placed,
             job,
             attempt,
             signals,
@@ -332,6 +367,7 @@ impl Carrying {
             watch,
             written_off,
             pictures,
+            holds: Vec::new(),
         })
     }
 
@@ -362,7 +398,7 @@ impl Carrying {
                 && let Err(error) = self.about_to_cost().await
             {
                 tracing::debug!(job = %self.job.id, %error, "not sent");
-                return AttemptOver::JobEnded;
+                return AttemptOver::JobEnded(None);
             }
             let statuses = self.statuses();
             let on_its_way = self.services.submissions.enter();
@@ -679,7 +715,11 @@ impl Carrying {
     /// The backend has an entry: fetch the files, commit, tell.
     async fn finish(mut self, entry: &serde_json::Value) -> AttemptOver {
         self.started().await;
-        self.backend.worked(self.services.clock.monotonic());
+        let fault = fault::of_entry(entry);
+        match fault {
+            Some(fault) => self.met(fault).await,
+            None => self.backend.worked(self.services.clock.monotonic()),
+        }
         if let Err(reason) = self.know_files().await {
             return self.lost(&reason).await;
         }
@@ -690,6 +730,13 @@ impl Carrying {
         };
         for file in &ending.foreign {
             tracing::warn!(job = %self.job.id, backend = %self.backend.id, file, "an output that is not its owner's was left out");
+        }
+        // The last try is told as ComfyUI told it: that says more than that there were tries.
+        if let Some(fault) = fault.filter(|_| ending.end == UpstreamEnd::Failed && self.may_be_tried_again()) {
+            return self.lost(fault.text()).await;
+        }
+        if let Some(fault) = fault.filter(|_| !has_tries_left(&self.services, &self.job)) {
+            self.put_aside(fault).await;
         }
         let outcome = match ending.end {
             UpstreamEnd::Succeeded => Outcome::Succeeded,
@@ -724,6 +771,37 @@ impl Carrying {
         }
     }
 
+    /// Its backend failed it. What is in the way of the next job there is put out of the way.
+    async fn met(&self, fault: Fault) {
+        tracing::warn!(job = %self.job.id, backend = %self.backend.id, ?fault, "a job failed for what its backend lacks");
+        match fault.cause() {
+            Some(cause) => self.backend.eject(cause, format!("a job failed there: {}", fault.text())),
+            None => {
+                // Its worker lives: it ran what it was given.
+                self.backend.worked(self.services.clock.monotonic());
+                // What others' jobs left on the GPU may be what was too much.
+                if let Err(error) = self.backend.comfyui.free(true, true).await {
+                    tracing::debug!(backend = %self.backend.id, %error, "it was not told to unload its models");
+                }
+            }
+        }
+    }
+
+    /// Its backends failed it each time: for its operator to see, beside what its owner is told.
+    async fn put_aside(&self, fault: Fault) {
+        let buried = until_available!(dead_letter::bury(&self.services, &self.job, fault.text()));
+        if let Err(error) = buried {
+            tracing::error!(job = %self.job.id, %error, "a job that failed for the last time can't be put aside");
+        }
+    }
+
+    /// Whether the attempt at hand may be followed by another, once it is written off.
+    fn may_be_tried_again(&self) -> bool {
+        !self.job.cancel_requested
+            && has_tries_left(&self.services, &self.job)
+            && may_be_repeated(&self.services, &self.job)
+    }
+
     async fn too_large(self, text: &str) -> AttemptOver {
         let at = self.services.clock.wall();
         let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", text, at);
@@ -735,6 +813,7 @@ impl Carrying {
         let Some(mut pictures) = self.pictures.take() else { return Ok(Vec::new()) };
         let settled = self.settled().await;
         let sent = pictures.collected().await;
+        self.holds.append(&mut pictures.holds());
         if outcome != Outcome::Succeeded {
             return Ok(sent.unwrap_or_default());
         }
@@ -772,7 +851,7 @@ impl Carrying {
     }
 
     /// Copies every output into the blobs.
-    async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, Unfetched> {
+    async fn fetched(&mut self, ending: &Ending) -> Result<Vec<NewFile>, Unfetched> {
         let mut files = Vec::with_capacity(ending.fetches.len());
         for fetch in &ending.fetches {
             let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX)?;
@@ -780,7 +859,8 @@ impl Carrying {
             while let Some(piece) = pieces.next().await? {
                 writer.write(&piece).await?;
             }
-            let (content, bytes) = writer.finish().await?;
+            let Stored { content, bytes, hold } = writer.finish().await?;
+            self.holds.push(hold);
             files.push(NewFile {
                 id: FileId::new(),
                 content,
@@ -814,6 +894,11 @@ impl Carrying {
         let at = self.services.clock.wall();
         result.started_at = result.started_at.or(self.attempt.started_at);
         result.ended_at = Some(at);
+        let spent = Run::of(&result, self.placed).map(|run| Spent {
+            run,
+            charge: run.charge(self.placed),
+            whole: outcome == Outcome::Succeeded,
+        });
         let committed =
             until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
         // What its socket still brings of this run is older than the end that is told now.
@@ -831,7 +916,7 @@ impl Carrying {
             Err(LedgerError::WrongState { .. }) => self.tell_what_is_stored().await,
             Err(error) => tracing::error!(job = %self.job.id, %error, "not committed"),
         }
-        AttemptOver::JobEnded
+        AttemptOver::JobEnded(spent)
     }
 
     async fn tell_what_is_stored(&self) {

@@ -180,9 +180,9 @@ impl Backend {
         self.is_warming.store(is_warming, Ordering::Relaxed);
     }
 
-    /// The models that its warm-up workflow loaded since it came up; empty if there was none.
-    pub fn warm_models(&self) -> Arc<Vec<String>> {
-        self.warm_models.load_full().unwrap_or_default()
+    /// The models that its warm-up workflow loaded since it came up, as [`Work`](crate::record::ledger::Work) has them; `None` if it ran none. Jobs may have loaded others since.
+    pub fn warm_models(&self) -> Option<Arc<Vec<String>>> {
+        self.warm_models.load_full()
     }
 
     /// Remembers which models its warm-up workflow loaded.

@@ -6,6 +6,7 @@
 
 use super::backend::Backend;
 use super::comfyui::{ComfyUi, ComfyUiError, Listing};
+use super::fault::{self, Fault};
 use super::health::{Cause, Standing};
 use crate::ids::{UpstreamClientId, UpstreamPromptId};
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub enum Verdict {
         /// Whether it ended without an error. An error is as good a proof that the worker runs.
         succeeded: bool,
     },
+    /// It was run, and what the backend needs for work is broken.
+    Broken(Fault),
     /// It was not run in its time, though nothing of others' was in its way: the worker is dead.
     NotRun,
     /// Others' work runs there: nothing was learned, and nothing is in their way.
@@ -52,6 +55,15 @@ pub enum Patience {
     Yield,
 }
 
+/// What a canary does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// As little as can be.
+    Run,
+    /// It writes a file of one pixel: for a backend whose disk was full.
+    Write,
+}
+
 /// Whether a prompt of ours is a canary.
 pub fn is_canary(prompt: UpstreamPromptId) -> bool {
     prompt.bytes().starts_with(&ID_PREFIX)
@@ -67,12 +79,13 @@ pub(super) fn canary_id() -> UpstreamPromptId {
 }
 
 /// The body of its submission; `None` if the backend has not the classes as we know them.
-fn body(id: UpstreamPromptId, client: UpstreamClientId, agreement: &Agreement) -> Option<Value> {
+fn body(id: UpstreamPromptId, client: UpstreamClientId, agreement: &Agreement, task: Task) -> Option<Value> {
     // Never the same twice, so never in a cache.
     let nonce = UpstreamPromptId::new().to_string();
-    let prompt = if agreement.agrees("PreviewAny") {
+    let can_write = agreement.agrees("EmptyImage") && agreement.agrees("PreviewImage");
+    let prompt = if agreement.agrees("PreviewAny") && !(task == Task::Write && can_write) {
         json!({"1": {"class_type": "PreviewAny", "inputs": {"source": nonce}}})
-    } else if agreement.agrees("EmptyImage") && agreement.agrees("PreviewImage") {
+    } else if can_write {
         json!({
             "1": {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0, "comfygate_salt": nonce}},
             "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0], "comfygate_salt": nonce}},
@@ -89,11 +102,11 @@ pub async fn prove(
     backend: &Backend,
     agreement: &Agreement,
     deadline: Duration,
-    patience: Patience,
+    (task, patience): (Task, Patience),
     is_followed: impl Fn(UpstreamPromptId) -> bool + Send + Sync,
 ) -> Verdict {
     let id = canary_id();
-    let Some(body) = body(id, backend.client, agreement) else {
+    let Some(body) = body(id, backend.client, agreement, task) else {
         return Verdict::Unprovable("it has neither PreviewAny nor EmptyImage and PreviewImage".into());
     };
     run(backend, id, body.to_string().into(), deadline, patience, is_followed).await
@@ -163,10 +176,11 @@ impl<'a> Canary<'a> {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LOOK_INTERVAL.1);
             match self.comfyui.history_entry(self.id).await {
-                // An error or an interruption in it is a proof as well: somebody ran it.
+                // An error or an interruption in it is a proof as well: somebody ran it. Only what would fail every job is none.
                 Ok(Some(entry)) => {
                     let status = entry.pointer("/status/status_str").and_then(Value::as_str);
-                    return Verdict::Proven { took: sent.elapsed(), succeeded: status == Some("success") };
+                    let (took, succeeded) = (sent.elapsed(), status == Some("success"));
+                    return fault::of_entry(&entry).map_or(Verdict::Proven { took, succeeded }, Verdict::Broken);
                 }
                 Ok(None) => {}
                 Err(error) => return gone(&error),
@@ -282,20 +296,23 @@ mod tests {
     #[test]
     fn it_needs_one_class_of_the_core_and_falls_back_to_two_others() {
         let (id, client) = (canary_id(), UpstreamClientId::new());
-        let classes = |missing: &[&str]| {
-            let body = body(id, client, &agreement_without(missing))?;
+        let classes_for = |task: Task, missing: &[&str]| {
+            let body = body(id, client, &agreement_without(missing), task)?;
             let nodes = body["prompt"].as_object().unwrap().values();
             Some(nodes.map(|node| node["class_type"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
         };
+        let classes = |missing: &[&str]| classes_for(Task::Run, missing);
         assert_eq!(classes(&[]).unwrap(), ["PreviewAny"]);
         assert_eq!(classes(&["PreviewAny"]).unwrap(), ["EmptyImage", "PreviewImage"]);
         assert_eq!(classes(&["PreviewAny", "EmptyImage"]), None);
+        assert_eq!(classes_for(Task::Write, &[]).unwrap(), ["EmptyImage", "PreviewImage"]);
+        assert_eq!(classes_for(Task::Write, &["PreviewImage"]).unwrap(), ["PreviewAny"]);
     }
 
     #[test]
     fn no_two_of_them_are_alike_so_none_is_answered_from_a_cache() {
         let text = |_| {
-            let body = body(canary_id(), UpstreamClientId::new(), &agreement_without(&[])).unwrap();
+            let body = body(canary_id(), UpstreamClientId::new(), &agreement_without(&[]), Task::Run).unwrap();
             body["prompt"]["1"]["inputs"]["source"].as_str().unwrap().to_owned()
         };
         let texts: std::collections::BTreeSet<String> = (0..10).map(text).collect();

@@ -2,19 +2,24 @@
 
 use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
-use super::health::Standing;
-use super::place::{self, Load};
+use super::fleet::{Fleet, Openings};
+use super::measure::Placed;
+use super::outlook::{self, Outlook, Place};
 use super::queue::{HeldJob, HeldQueue};
 use super::redecide;
+use super::schedule::Tuning;
 use super::share::Shares;
+use crate::deliver::events::codec::ClientEvent;
 use crate::drain::Drain;
-use crate::ids::{BackendId, JobId};
-use crate::record::ledger::{Job, JobState, Reached};
+use crate::ids::{BackendId, JobId, PromptId, TenantId};
+use crate::owner::OwnerScope;
+use crate::record::ledger::{Job, JobState, Reached, Work};
 use crate::record::metrics::JobCounts;
 use crate::services::Services;
 use comfygate_policy::ApprovedWorkflow;
 use futures_util::FutureExt;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +35,12 @@ const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long attempts on their way to a backend may take to arrive before they are left to a successor.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether anything may run for no other reason than that time has passed, and what those who wait may expect is told anew.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many attempts a backend has at once: one, so that nothing foreign ever waits behind a job that may be interrupted (facts §13).
+pub const SLOTS: u32 = 1;
 
 /// What the dispatcher is told.
 #[derive(Debug)]
@@ -77,6 +88,7 @@ pub struct Dispatcher {
     services: Arc<Services>,
     handle: DispatchHandle,
     queue: HeldQueue,
+    fleet: Fleet,
     outstanding: HashMap<JobId, Outstanding>,
     /// Jobs whose last attempt is being written off, since its backend is no more.
     written_off: HashSet<JobId>,
@@ -88,6 +100,8 @@ pub struct Dispatcher {
     reconcile_interval: Duration,
     /// Held jobs are to be decided again.
     rules_changed: bool,
+    /// What owners whose sockets want it were told last of their held jobs.
+    told: HashMap<OwnerScope, Value>,
     /// The task that decides held jobs again.
     redeciding: Option<AbortHandle>,
 }
@@ -98,15 +112,19 @@ struct Outstanding {
     backend: BackendId,
     interrupt: watch::Sender<bool>,
     running: bool,
+    /// What the job was known to be.
+    work: Option<Work>,
 }
 
 impl Dispatcher {
     /// Starts from what the ledger has: held jobs wait, assigned and running ones are followed up where they were.
     pub fn new(services: Arc<Services>, handle: DispatchHandle, active: Vec<Job>) -> Self {
+        let fleet = Fleet::new(Tuning::default(), services.clock.monotonic());
         let mut dispatcher = Self {
             services,
             handle,
             queue: HeldQueue::default(),
+            fleet,
             outstanding: HashMap::new(),
             written_off: HashSet::new(),
             shares: Shares::default(),
@@ -115,6 +133,7 @@ impl Dispatcher {
             // What waited through a restart may have been accepted by other rules.
             rules_changed: true,
             redeciding: None,
+            told: HashMap::new(),
         };
         for job in active {
             dispatcher.take_up(job);
@@ -140,7 +159,10 @@ impl Dispatcher {
         let interval = self.reconcile_interval;
         let mut reconcile = tokio::time::interval_at(Instant::now() + interval, interval);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval_at(Instant::now() + TICK, TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rules = self.services.rules.subscribe();
+        let mut reloaded = self.services.reloaded.subscribe();
         let mut halts = self.services.halts.subscribe();
         loop {
             while self.carriers.try_join_next().is_some() {}
@@ -156,14 +178,23 @@ impl Dispatcher {
                     self.rules_changed = true;
                     continue;
                 }
-                // Who may be given work is read anew for each assignment.
-                Ok(()) = halts.changed() => {
+                Ok(()) = reloaded.changed() => {
+                    self.look_again();
                     let backends = self.services.backends();
                     self.shares.retain(|pool| backends.values().any(|backend| backend.pool == *pool));
                     continue;
                 }
+                // A tenant was paused, or is not any more; which backends take jobs is read anew for each assignment.
+                Ok(()) = halts.changed() => {
+                    self.look_again();
+                    continue;
+                }
                 _ = reconcile.tick() => {
                     self.reconcile().await;
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.tell_outlook();
                     continue;
                 }
             };
@@ -206,7 +237,7 @@ impl Dispatcher {
 
     fn take_up(&mut self, job: Job) {
         match job.state {
-            JobState::Held => self.queue.insert(HeldJob { job, workflow: None }),
+            JobState::Held => self.hold(HeldJob { job, workflow: None }),
             JobState::Assigned | JobState::Running => self.resume(job),
             JobState::Ended(_) => {}
         }
@@ -216,11 +247,16 @@ impl Dispatcher {
         match command {
             // A reconciliation may have found it in the ledger before this word came, and given it away already.
             Command::Accepted(job, _) if self.outstanding.contains_key(&job.id) => {}
-            Command::Accepted(job, workflow) => self.queue.insert(HeldJob { job: *job, workflow }),
+            Command::Accepted(job, workflow) => self.hold(HeldJob { job: *job, workflow }),
             Command::Withdrawn(job) => {
                 self.queue.remove(job);
+                self.fleet.withdraw(job);
             }
-            Command::Approved(job, fresh) => self.queue.renew(job, fresh),
+            Command::Approved(job, fresh) => {
+                if let Some(held) = self.queue.renew(job, fresh) {
+                    self.fleet.look_again(&self.services, held);
+                }
+            }
             Command::DecidedAgain => self.redeciding = None,
             Command::Interrupt(job) => {
                 if let Some(outstanding) = self.outstanding.get(&job) {
@@ -232,71 +268,129 @@ impl Dispatcher {
                     outstanding.running = true;
                 }
             }
-            // What they change is read from the backend itself when the next job is placed.
-            Command::BackendUp(backend, how) => self.services.audit.backend(&backend, true, &how),
+            // It may be another installation, with other classes and models.
+            Command::BackendUp(backend, how) => {
+                self.services.audit.backend(&backend, true, &how);
+                self.look_again();
+            }
             Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
-            Command::Over(job, over) => {
-                self.outstanding.remove(&job);
-                self.written_off.remove(&job);
-                if let AttemptOver::HeldAgain(held) = over {
-                    self.queue.insert(*held);
-                }
-            }
+            Command::Over(job, over) => self.over(job, over),
         }
     }
 
-    /// Gives free backends the first jobs that they can run, in the queue's order.
-    fn assign_what_fits(&mut self) {
-        let mut loads = self.loads();
-        let mut assigned = Vec::new();
+    fn hold(&mut self, held: HeldJob) {
+        self.fleet.hold(&self.services, &held);
+        self.queue.insert(held);
+    }
+
+    /// Looks anew at where each held job may run, and what its tenant may take.
+    fn look_again(&mut self) {
         for held in self.queue.in_order() {
-            if !loads.values().any(|load| load.available && load.outstanding < place::SLOTS) {
-                break;
+            self.fleet.look_again(&self.services, held);
+        }
+        let mut tenants: HashSet<&TenantId> = HashSet::new();
+        for held in self.queue.in_order() {
+            if tenants.insert(&held.job.owner.tenant) {
+                self.fleet.set_share(&self.services, &held.job.owner.tenant);
             }
-            if self.services.tenant_paused(&held.job.owner.tenant) {
-                continue;
-            }
-            let tenant = self.services.tenants().tenant(&held.job.owner.tenant);
-            let serves = |backend: &Backend| tenant.as_ref().is_none_or(|tenant| tenant.is_served_by(backend));
-            let can_run = |id: &BackendId| match (&held.workflow, self.services.backends().get(id)) {
-                (_, Some(backend)) if !serves(backend) => false,
-                // Decided anew by the attempt; whether the backend has its classes is seen then.
-                (None, Some(backend)) => backend.is_up(),
-                (Some(workflow), Some(backend)) => self.services.suits(backend, workflow),
-                (_, None) => false,
-            };
-            if let Some(backend) = place::placed(&loads, can_run).cloned() {
-                if let Some(load) = loads.get_mut(&backend) {
-                    load.outstanding += 1;
+        }
+    }
+
+    /// Books what an attempt took, and learns from it.
+    fn over(&mut self, job: JobId, over: AttemptOver) {
+        let outstanding = self.outstanding.remove(&job);
+        self.written_off.remove(&job);
+        match over {
+            AttemptOver::JobEnded(spent) => {
+                self.fleet.settle(job, spent.map_or(0.0, |spent| spent.charge));
+                if let (Some(spent), Some(Outstanding { backend, work: Some(work), .. })) = (spent, outstanding)
+                    && spent.whole
+                {
+                    self.services.estimates(|estimates| estimates.ran(backend.as_str(), &work, &spent.run));
                 }
-                assigned.push((held.job.id, backend));
             }
-        }
-        for (job, backend) in assigned {
-            if let (Some(held), Some(backend)) =
-                (self.queue.remove(job), self.services.backends().get(&backend).cloned())
-            {
-                self.shares.assigned(&backend);
-                self.carry(held.job.id, &backend, move |carried| attempt::begin(carried, held));
+            // What was lost is nobody's fault but ours.
+            AttemptOver::HeldAgain(held) => {
+                self.fleet.settle(job, 0.0);
+                self.hold(*held);
             }
         }
     }
 
-    fn loads(&self) -> BTreeMap<BackendId, Load> {
+    /// Gives free backends the jobs that are due.
+    fn assign_what_fits(&mut self) {
+        let outstanding = self.outstanding_by_backend();
         let backends = self.services.backends();
-        let load = |backend: &Arc<Backend>| {
-            let outstanding = self.outstanding_at(&backend.id);
-            // One that failed before gets one job, and no second before that has run to its end.
-            let is_tried = backend.standing() == Standing::HalfOpen && outstanding > 0;
-            let in_share = self.shares.allow(backend, backends.values().map(|backend| &**backend));
-            Load { available: backend.takes_jobs() && !is_tried && in_share, outstanding, foreign: backend.foreign() }
-        };
-        backends.iter().map(|(id, backend)| (id.clone(), load(backend))).collect()
+        let (shares, all) = (&self.shares, || backends.values().map(|backend| &**backend));
+        self.fleet.refresh(&self.services, &|backend| {
+            let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
+            // One that failed before gets one job, and no second before that has run to its end: a job holds the only slot.
+            let open = SLOTS.saturating_sub(outstanding);
+            let available = backend.takes_jobs() && shares.allow(backend, all());
+            Openings { available, outstanding, open, foreign: backend.foreign() }
+        });
+        while let Some(placement) = self.fleet.next(&self.services) {
+            let backend = self.services.backends().get(&placement.backend).cloned();
+            match (self.queue.remove(placement.job), backend) {
+                (Some(held), Some(backend)) => {
+                    let placed = self.placed(&held.job, &backend, placement.loads);
+                    let work = held.job.work.clone();
+                    self.shares.assigned(&backend);
+                    self.carry(held.job.id, &backend, (work, placed), move |carried| attempt::begin(carried, held));
+                }
+                // INVARIANT: the fleet holds what the queue holds, and its seats are backends of now.
+                (held, _) => {
+                    tracing::error!(job = %placement.job, backend = %placement.backend, "a job was placed that is not there");
+                    self.fleet.settle(placement.job, 0.0);
+                    held.into_iter().for_each(|held| self.hold(held));
+                    return;
+                }
+            }
+        }
     }
 
-    fn outstanding_at(&self, backend: &BackendId) -> u32 {
-        let here = self.outstanding.values().filter(|outstanding| outstanding.backend == *backend).count();
-        u32::try_from(here).unwrap_or(u32::MAX)
+    /// What is thought of an attempt when it is placed.
+    fn placed(&self, job: &Job, backend: &Backend, loads: bool) -> Placed {
+        self.services.estimates(|estimates| {
+            let load_seconds = match &job.work {
+                Some(work) if loads => estimates.load_seconds(&work.model),
+                _ => 0.0,
+            };
+            Placed { speed: estimates.speed(backend.id.as_str()), load_seconds }
+        })
+    }
+
+    /// Makes known what those who wait may expect.
+    fn tell_outlook(&mut self) {
+        let outlook = Outlook::new(self.fleet.outlook(self.services.clock.monotonic()), self.services.clock.wall());
+        let mut wanted: HashMap<OwnerScope, Vec<(&PromptId, Place)>> = HashMap::new();
+        for held in self.queue.in_order() {
+            let scope = held.job.owner.scope();
+            if (wanted.contains_key(&scope) || self.services.hub.wants_places(&scope))
+                && let Some(place) = outlook.of(held.job.id)
+            {
+                wanted.entry(scope).or_default().push((&held.job.prompt_id, place));
+            }
+        }
+        let mut told = HashMap::new();
+        for (scope, jobs) in wanted {
+            let jobs = outlook::shown(jobs.into_iter());
+            if self.told.get(&scope) != Some(&jobs) {
+                let event = json!({"type": "comfygate_queue", "data": {"jobs": jobs}}).to_string();
+                self.services.hub.publish_places(&scope, &ClientEvent::Hint(event.into()));
+            }
+            told.insert(scope, jobs);
+        }
+        self.told = told;
+        self.services.outlook.store(Arc::new(outlook));
+    }
+
+    fn outstanding_by_backend(&self) -> HashMap<BackendId, u32> {
+        let mut counts = HashMap::new();
+        for outstanding in self.outstanding.values() {
+            *counts.entry(outstanding.backend.clone()).or_insert(0_u32) += 1;
+        }
+        counts
     }
 
     /// Follows up an attempt of before the restart, at its backend if that is still configured.
@@ -306,7 +400,9 @@ impl Dispatcher {
             Some(backend) => {
                 let cancelled = job.cancel_requested;
                 let id = job.id;
-                self.carry(id, &backend, move |carried| attempt::resume(carried, job));
+                self.fleet.resume(&self.services, &job, &backend.id);
+                let known = (job.work.clone(), self.placed(&job, &backend, false));
+                self.carry(id, &backend, known, move |carried| attempt::resume(carried, job));
                 if cancelled && let Some(outstanding) = self.outstanding.get(&id) {
                     outstanding.interrupt.send_replace(true);
                 }
@@ -325,24 +421,25 @@ impl Dispatcher {
     }
 
     /// Spawns the task that carries an attempt, and books its slot.
-    fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, task: F)
+    fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, (work, placed): (Option<Work>, Placed), task: F)
     where
         F: FnOnce(Carried) -> Fut,
         Fut: Future<Output = AttemptOver> + Send + 'static,
     {
         let (interrupt, interrupted) = watch::channel(false);
-        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt, running: false });
+        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt, running: false, work });
         let handle = self.handle.clone();
         let carrying = task(Carried {
             services: Arc::clone(&self.services),
             dispatch: handle.clone(),
             backend: Arc::clone(backend),
             interrupt: interrupted,
+            placed,
         });
         let occupied = backend.occupy();
         self.carriers.spawn(async move {
             // A panic must not keep the slot: the ledger still has the job, and the next reconciliation takes it up.
-            let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded);
+            let over = AssertUnwindSafe(carrying).catch_unwind().await.unwrap_or(AttemptOver::JobEnded(None));
             drop(occupied);
             handle.send(Command::Over(job, over)).await;
         });
@@ -358,8 +455,9 @@ impl Dispatcher {
             running: count(running),
         };
         self.services.metrics.set_jobs(counts);
+        let outstanding = self.outstanding_by_backend();
         for backend in self.services.backends().values() {
-            let outstanding = self.outstanding_at(&backend.id);
+            let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
             backend.set_outstanding(outstanding);
             self.services.metrics.set_backend(&backend.id, backend.is_up(), outstanding);
             self.services.metrics.set_backend_state(&backend.id, backend.shown_standing());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const MISSES_MAX: u32 = 3;
 /// Between two questions to a backend that is down: the first wait, and the longest. Connecting to loopback costs microseconds.
 const ASK_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// The same for one that answers and runs nothing: only a restart helps it, and each question leaves a prompt in its queue for a while.
+/// The same for one that answers and runs nothing, or nothing to its end: only its operator can help it, and each question leaves a prompt in its queue for a while.
 const PROOF_WAIT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// For one that comes back and goes again: the first wait and the longest.
 const FLAP_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -29,6 +29,10 @@ pub enum Cause {
     Stalled,
     /// It answers, and runs nothing: its worker thread is dead (facts §0.2).
     WorkerDead,
+    /// A call to CUDA failed there: every later one fails as well, until the process is started anew.
+    CudaError,
+    /// A node could not write: its disk is full.
+    DiskFull,
 }
 
 impl Cause {
@@ -46,6 +50,8 @@ impl Cause {
             Self::NoSocket => "no_socket",
             Self::Stalled => "stalled",
             Self::WorkerDead => "worker_dead",
+            Self::CudaError => "cuda_error",
+            Self::DiskFull => "disk_full",
         }
     }
 }
@@ -69,13 +75,15 @@ pub enum Standing {
 
 impl Standing {
     /// Every name that [`Standing::name`] gives.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 13] = [
         "starting",
         "refused",
         "hung",
         "no_socket",
         "stalled",
         "worker_dead",
+        "cuda_error",
+        "disk_full",
         "half_open",
         "up",
         "drained",
@@ -195,7 +203,11 @@ impl Health {
     /// How long to wait before the next question to one that is down.
     pub fn wait(&self) -> Duration {
         let (first, longest) = match self.standing {
-            Standing::Down(Cause::WorkerDead | Cause::Stalled) if self.asked > 0 => PROOF_WAIT,
+            Standing::Down(Cause::WorkerDead | Cause::Stalled | Cause::CudaError | Cause::DiskFull)
+                if self.asked > 0 =>
+            {
+                PROOF_WAIT
+            }
             _ => ASK_WAIT,
         };
         let asking = doubled(first, self.asked.saturating_sub(1), longest);

@@ -7,13 +7,14 @@
 //! What follows from what is [`super::health`].
 
 use super::backend::Backend;
-use super::canary::{self, Patience, Verdict};
+use super::canary::{self, Patience, Task, Verdict};
 use super::comfyui::ComfyUiError;
 use super::dispatcher::{Command, DispatchHandle};
 use super::facts::BackendFacts;
+use super::fault::Fault;
 use super::health::{Cause, Health, Standing};
 use super::sweep;
-use super::warm_up;
+use super::warm_up::{self, WarmUpError};
 use crate::config::{DispatchConfig, GpuName};
 use crate::record::metrics::CanaryEnd;
 use crate::services::Services;
@@ -183,7 +184,7 @@ impl Monitor {
         if !tokio::time::timeout(SOCKET_TIMEOUT, connecting).await.unwrap_or(false) {
             return Err((Cause::NoSocket, "its WebSocket can't be opened".into()));
         }
-        self.learn_facts().await;
+        self.learn_facts().await?;
         let now = self.services.clock.monotonic();
         let (must_prove, down_for) = self.backend.health(|health| (health.must_prove(), health.down_for(now)));
         match sweep::sweep(&self.backend, &*self.services.ledger).await {
@@ -210,7 +211,9 @@ impl Monitor {
             let cause = self.cause_now();
             return Err((cause, "in maintenance: it is tested when that is over".into()));
         }
-        match self.canary(agreement, settings.canary_deadline, Patience::WaitForOthers).await {
+        let disk_was_full = self.backend.standing() == Standing::Down(Cause::DiskFull);
+        let task = if disk_was_full { Task::Write } else { Task::Run };
+        match self.canary(agreement, settings.canary_deadline, (task, Patience::WaitForOthers)).await {
             Verdict::Proven { took, .. } => {
                 // It ran, whatever is written there: the log of this process is not asked again.
                 let lies = self.backend.comfyui.worker_ended_in_log().await.unwrap_or(false);
@@ -219,6 +222,7 @@ impl Monitor {
             }
             Verdict::Unprovable(why) => Ok(format!("it answers; its worker could not be tested: {why}")),
             Verdict::NotRun => Err((Cause::WorkerDead, not_run(settings.canary_deadline))),
+            Verdict::Broken(fault) => Err((fault.cause().unwrap_or(Cause::Stalled), broken(fault))),
             Verdict::Busy => Err((Cause::Stalled, "others' work runs there".into())),
             Verdict::Gone(reason) => Err((Cause::Hung, reason)),
             Verdict::Refused(reason) => Err((Cause::Refused, reason)),
@@ -233,12 +237,13 @@ impl Monitor {
         }
     }
 
-    async fn canary(&self, agreement: &Agreement, deadline: Duration, patience: Patience) -> Verdict {
+    async fn canary(&self, agreement: &Agreement, deadline: Duration, how: (Task, Patience)) -> Verdict {
         let is_followed = |prompt| self.services.tracks.of(prompt).is_some();
-        let verdict = canary::prove(&self.backend, agreement, deadline, patience, is_followed).await;
+        let verdict = canary::prove(&self.backend, agreement, deadline, how, is_followed).await;
         let end = match &verdict {
             Verdict::Proven { .. } => CanaryEnd::Proven,
             Verdict::NotRun => CanaryEnd::NotRun,
+            Verdict::Broken(_) => CanaryEnd::Failed,
             Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) | Verdict::Refused(_) => CanaryEnd::Unknown,
         };
         self.services.metrics.canary(&self.backend.id, end);
@@ -302,6 +307,12 @@ impl Monitor {
                 let now = services.clock.monotonic();
                 backend.health(|health| health.proven(now));
             }
+            Err(WarmUpError::Broken(fault)) if fault.cause().is_some() => {
+                services.metrics.warm_up(&backend.id, false);
+                if let Some(cause) = fault.cause() {
+                    backend.eject(cause, broken(fault));
+                }
+            }
             Err(reason) => {
                 services.metrics.warm_up(&backend.id, false);
                 tracing::warn!(backend = %backend.id, %reason, "the warm-up workflow did not run: the first jobs load their models themselves");
@@ -342,9 +353,14 @@ impl Monitor {
 
     async fn idle_canary(&self, agreement: &Agreement) {
         let deadline = self.settings().canary_deadline;
-        match self.canary(agreement, deadline, Patience::Yield).await {
+        match self.canary(agreement, deadline, (Task::Run, Patience::Yield)).await {
             Verdict::NotRun => self.backend.eject(Cause::WorkerDead, not_run(deadline)),
             Verdict::Refused(reason) => self.backend.eject(Cause::Refused, reason),
+            Verdict::Broken(fault) => {
+                if let Some(cause) = fault.cause() {
+                    self.backend.eject(cause, broken(fault));
+                }
+            }
             // What does not answer is asked again in a moment, and counted there.
             Verdict::Proven { .. } | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
         }
@@ -358,9 +374,16 @@ impl Monitor {
         }
     }
 
-    /// Asks what it is, and warns if it seems to share its GPU with another backend.
-    async fn learn_facts(&self) {
-        let Ok(stats) = self.backend.comfyui.system_stats().await else { return };
+    /// Asks what it is, and warns if it seems to share its GPU with another backend. Its answer calls into CUDA (facts §9.1): where the context is broken that fails with 500, and one that was
+    /// in service before stays out of it, since no canary touches the GPU.
+    async fn learn_facts(&self) -> Result<(), (Cause, String)> {
+        let stats = match self.backend.comfyui.system_stats().await {
+            Ok(stats) => stats,
+            Err(error) if error.is_server_error() && self.backend.health(|health| health.must_prove()) => {
+                return Err((Cause::CudaError, format!("`/system_stats` {error}: if its GPU is broken, restart it")));
+            }
+            Err(_) => return Ok(()),
+        };
         let facts = BackendFacts::read(&stats);
         for other in self.services.backends().values().filter(|other| other.id != self.backend.id && other.is_up()) {
             if !self.may_share_a_gpu(other) {
@@ -376,6 +399,7 @@ impl Monitor {
             }
         }
         self.remember(facts);
+        Ok(())
     }
 
     fn remember(&self, facts: BackendFacts) {
@@ -403,6 +427,15 @@ impl Monitor {
         let incarnation = self.backend.health(|health| health.incarnation());
         tracing::info!(backend = %self.backend.id, missing, differing, incarnation, how, "backend is up; classes that it lacks or that differ from the catalogue are closed there");
     }
+}
+
+fn broken(fault: Fault) -> String {
+    let what_to_do = match fault {
+        Fault::OutOfMemory => "see what else is on its GPU",
+        Fault::Cuda => "restart it",
+        Fault::DiskFull => "make room on it",
+    };
+    format!("a canary failed: {}; {what_to_do}", fault.text())
 }
 
 fn not_run(deadline: Duration) -> String {

@@ -1,6 +1,4 @@
-//! The held queue: jobs at no backend, in the order in which they were accepted.
-//!
-//! FIFO for now; fair share replaces [`HeldQueue::in_order`] and nothing else (design §5 dispatch).
+//! The held queue: jobs at no backend, by their acceptance. Which of them is next is for the [scheduler](super::schedule) to say.
 
 use crate::ids::JobId;
 use crate::record::ledger::Job;
@@ -44,12 +42,13 @@ impl HeldQueue {
         self.by_sequence.remove(&sequence)
     }
 
-    /// Puts a fresh approval in the place of an older one; where none is kept, none is.
-    pub fn renew(&mut self, job: JobId, fresh: Arc<ApprovedWorkflow>) {
-        let held = self.sequence_of.get(&job).and_then(|sequence| self.by_sequence.get_mut(sequence));
-        if let Some(workflow) = held.and_then(|held| held.workflow.as_mut()) {
+    /// Puts a fresh approval in the place of an older one; where none is kept, none is. Gives the job, if it waits here.
+    pub fn renew(&mut self, job: JobId, fresh: Arc<ApprovedWorkflow>) -> Option<&HeldJob> {
+        let held = self.by_sequence.get_mut(self.sequence_of.get(&job)?)?;
+        if let Some(workflow) = held.workflow.as_mut() {
             *workflow = fresh;
         }
+        Some(held)
     }
 
     /// Whether a job waits here.
@@ -57,7 +56,7 @@ impl HeldQueue {
         self.sequence_of.contains_key(&job)
     }
 
-    /// The jobs in the order in which they should run.
+    /// The jobs in the order in which they were accepted.
     pub fn in_order(&self) -> impl Iterator<Item = &HeldJob> {
         self.by_sequence.values()
     }
@@ -95,6 +94,8 @@ mod tests {
             output_nodes: vec![],
             verdict: None,
             paid: false,
+            place: None,
+            work: None,
             accepted_at: WallMillis(0),
             state: JobState::Held,
             attempts: vec![],

@@ -219,6 +219,8 @@ mod tests {
             output_nodes: vec![],
             verdict: None,
             paid: false,
+            place: None,
+            work: None,
             accepted_at: WallMillis(0),
             state: JobState::Assigned,
             attempts: vec![attempt()],

@@ -5,21 +5,20 @@
 
 use super::backend::Backend;
 use super::canary::{self, Patience, Verdict};
+use super::fault::Fault;
 use crate::config::{BackendConfig, Config, WarmUpConfig};
 use crate::ids::UpstreamPromptId;
 use crate::inspect::Inspector;
+use crate::record::ledger::Work;
 use crate::services::Services;
 use comfygate_policy::{ApprovedWorkflow, Catalogue, FileFacts, ModelOptions, OutputScope, Policy, parse};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Where it would save, if it could: nothing that it may hold does.
 const FOLDER: &str = "t/warm-up";
 /// The loader of the workflow that is made here, and its input.
 const LOADER: (&str, &str) = ("CheckpointLoaderSimple", "ckpt_name");
-/// Models of a workflow that are remembered.
-const MODELS_MAX: usize = 64;
 
 /// Why a backend was not warmed up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +35,9 @@ pub enum WarmUpError {
     /// The backend lacks a class of it, or has it otherwise.
     #[error("it has not all node classes of the warm-up workflow as the catalogue knows them")]
     Classes,
+    /// It ran, and what the backend needs for work is broken.
+    #[error("{}", .0.text())]
+    Broken(Fault),
     /// It ran and failed, or did not run.
     #[error("{0}")]
     NotRun(String),
@@ -72,8 +74,9 @@ pub async fn run(
         .map_err(|error| WarmUpError::Refused(error.to_string()))?;
     let (body, deadline) = (workflow.upstream_body(&scope), config.dispatch.warm_up_deadline);
     match canary::run(backend, id, body.into(), deadline, Patience::Yield, is_followed).await {
-        Verdict::Proven { took, succeeded: true } => Ok((took, models(&workflow))),
+        Verdict::Proven { took, succeeded: true } => Ok((took, Work::of(&workflow).models)),
         Verdict::Proven { .. } => Err(WarmUpError::NotRun("it ended in an error; the backend's log has it".into())),
+        Verdict::Broken(fault) => Err(WarmUpError::Broken(fault)),
         Verdict::NotRun => Err(WarmUpError::NotRun(format!("it did not end within {} s", deadline.as_secs()))),
         Verdict::Busy => Err(WarmUpError::NotRun("others' work runs there".into())),
         Verdict::Unprovable(reason) | Verdict::Gone(reason) | Verdict::Refused(reason) => {
@@ -155,12 +158,6 @@ fn approved(body: &[u8], catalogue: &Catalogue) -> Result<ApprovedWorkflow, Warm
     Ok(workflow)
 }
 
-/// The models of a workflow, each once.
-fn models(workflow: &ApprovedWorkflow) -> Vec<String> {
-    let names: BTreeSet<&str> = workflow.models().iter().map(|model| model.name.as_str()).collect();
-    names.into_iter().take(MODELS_MAX).map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +183,7 @@ mod tests {
     #[test]
     fn the_step_of_our_own_passes_and_names_its_model() {
         let workflow = approved(&sampling("a.safetensors"), Catalogue::builtin()).unwrap();
-        assert_eq!(models(&workflow), ["a.safetensors"]);
+        assert_eq!(Work::of(&workflow).models, ["a.safetensors"]);
         assert_eq!(workflow.output_nodes().len(), 1);
     }
 

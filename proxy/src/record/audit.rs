@@ -227,6 +227,22 @@ enum Event {
         owner: Owner,
         reason: String,
     },
+    /// A job lost every attempt and is put aside.
+    DeadLetter {
+        job: JobId,
+        owner: Owner,
+        reason: String,
+    },
+    /// An operator had such a job accepted anew.
+    DeadLetterReplayed {
+        job: JobId,
+        owner: Owner,
+        replayed_as: JobId,
+    },
+    /// An operator had one forgotten.
+    DeadLetterRemoved {
+        job: JobId,
+    },
     /// An operator moved a pool's pin to what is installed there.
     CatalogueAccepted {
         pool: PoolId,
@@ -516,6 +532,21 @@ impl Audit {
     /// A job that waited was failed, since the rules changed.
     pub fn withdrawn(&self, job: JobId, owner: &Owner, reason: &str) {
         self.tell(Event::Withdrawn { job, owner: owner.clone(), reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// A job lost every attempt and is put aside.
+    pub fn dead_letter(&self, job: JobId, owner: &Owner, reason: &str) {
+        self.tell(Event::DeadLetter { job, owner: owner.clone(), reason: cut(reason, REASON_CHARS_MAX) });
+    }
+
+    /// An operator had a job that was put aside accepted anew, as another.
+    pub fn dead_letter_replayed(&self, job: JobId, owner: &Owner, replayed_as: JobId) {
+        self.tell(Event::DeadLetterReplayed { job, owner: owner.clone(), replayed_as });
+    }
+
+    /// An operator had a job that was put aside forgotten.
+    pub fn dead_letter_removed(&self, job: JobId) {
+        self.tell(Event::DeadLetterRemoved { job });
     }
 
     /// An operator moved a pool's pin.

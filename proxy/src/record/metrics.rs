@@ -35,6 +35,8 @@ pub enum CanaryEnd {
     Proven,
     /// It does not.
     NotRun,
+    /// It does, and nothing can be done there: CUDA or the disk is broken.
+    Failed,
     /// Nothing: others' work was in the way, or the backend did not answer.
     Unknown,
 }
@@ -79,6 +81,7 @@ pub struct Metrics {
     catalogue_drift: IntGaugeVec,
     shadow_refusals: IntCounter,
     attempts: IntCounterVec,
+    dead_letters: IntCounter,
     request_seconds: HistogramVec,
     prompt_decision: Histogram,
     queue_wait: Histogram,
@@ -153,6 +156,11 @@ impl Metrics {
                 "Submissions that a policy in shadow mode let pass and would have refused",
             )?,
             attempts: counters(&r, "comfygate_attempts_total", "Attempts that ended", &["backend", "outcome"])?,
+            dead_letters: counter(
+                &r,
+                "comfygate_dead_letters_total",
+                "Jobs that lost every attempt and were put aside",
+            )?,
             request_seconds: registered(
                 &r,
                 HistogramVec::new(
@@ -254,6 +262,7 @@ impl Metrics {
         let outcome = match end {
             CanaryEnd::Proven => "proven",
             CanaryEnd::NotRun => "not_run",
+            CanaryEnd::Failed => "failed",
             CanaryEnd::Unknown => "unknown",
         };
         self.canaries.with_label_values(&[backend.as_str(), outcome]).inc();
@@ -300,6 +309,10 @@ impl Metrics {
     /// An attempt ended.
     pub fn attempt(&self, backend: &BackendId, ending: Ending) {
         self.attempts.with_label_values(&[backend.as_str(), ending.name()]).inc();
+    }
+    /// A job lost every attempt.
+    pub fn dead_letter(&self) {
+        self.dead_letters.inc();
     }
     /// A submission was decided.
     pub fn prompt_decided(&self, took: Duration) {

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod blobs;
 pub mod durable;
 pub mod gpus;
+pub mod holds;
 pub mod ledger;
 pub mod metrics;
 pub mod pins;

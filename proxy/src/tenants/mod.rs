@@ -11,6 +11,7 @@ pub use created::made_id;
 pub use read::read_tenants;
 
 use crate::dispatch::backend::Backend;
+use crate::dispatch::schedule::Band;
 use crate::ids::{BackendTag, PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
@@ -57,6 +58,27 @@ impl Default for Pace {
     }
 }
 
+/// How long what a tenant has is kept; by default for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Results since they came to be, uploads since their last use; `None`: they stay.
+    pub files: Option<Duration>,
+    /// Entries of jobs since their end; `None`: as [`Retention::files`].
+    pub history: Option<Duration>,
+    /// Bytes of all results together: beyond it the oldest go; `None`: no such bound.
+    pub result_bytes_max: Option<u64>,
+}
+
+impl Retention {
+    /// What is kept for ever is kept for less than that.
+    pub const MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+    /// Whether nothing ever goes.
+    pub fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a tenant may use. All counts are per tenant, over all its users and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -68,6 +90,10 @@ pub struct Limits {
     pub request_rate: Rate,
     /// Jobs held or running at once. Past it `/prompt` answers 429.
     pub active_jobs_max: u32,
+    /// Jobs at backends at once. Past it the others wait, whatever is free.
+    pub running_jobs_max: u32,
+    /// How urgent its jobs are: those of a lower band run when no higher one waits, or when they have waited long.
+    pub priority: Band,
     /// WebSockets open at once.
     pub websockets_max: u32,
     /// Bytes of its uploads together.
@@ -76,6 +102,8 @@ pub struct Limits {
     pub weight: u32,
     /// Whether a job with paid nodes is run again after an attempt was lost that may have made paid calls.
     pub retry_paid: bool,
+    /// How long what it has is kept.
+    pub retention: Retention,
 }
 
 impl Default for Limits {
@@ -86,10 +114,13 @@ impl Default for Limits {
             pace: Pace::default(),
             request_rate: Rate { per_second: 50.0, burst: 200 },
             active_jobs_max: 100,
+            running_jobs_max: u32::MAX,
+            priority: Band::Normal,
             websockets_max: 50,
             storage_bytes_max: 10 << 30,
             weight: 1,
             retry_paid: false,
+            retention: Retention::default(),
         }
     }
 }

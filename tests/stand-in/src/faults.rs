@@ -49,7 +49,8 @@ impl Faults {
         self.out_of_memory.store(true, SeqCst);
     }
 
-    /// From the next node on every one ends with a CUDA error, as a broken context does until the process is restarted.
+    /// From the next node on every one ends with a CUDA error, as a broken context does until the process is restarted;
+    /// `GET /system_stats` answers 500.
     pub fn cuda_error_next(&self) {
         self.cuda_broken.store(true, SeqCst);
     }
@@ -83,6 +84,10 @@ impl Faults {
 
     pub(crate) fn sockets_are_silent(&self) -> bool {
         self.silent.load(SeqCst)
+    }
+
+    pub(crate) fn cuda_is_broken(&self) -> bool {
+        self.cuda_broken.load(SeqCst)
     }
 
     pub(crate) fn disk_is_lost(&self) -> bool {

@@ -129,6 +129,8 @@ pub enum ImageFormat {
 /// Something that an owner's sockets are told; how it looks on the wire depends on what the client announced.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClientEvent {
+    /// A JSON message of the gateway that the next of its kind replaces.
+    Hint(Utf8Bytes),
     /// A text frame.
     Json(Utf8Bytes),
     /// A preview.
@@ -239,6 +241,7 @@ impl ClientEvent {
         let secrets = secrets.iter().flat_map(ComfyOrgCredential::hidden);
         secrets.fold(self, |event, secret| match event {
             Self::Json(text) => Self::Json(without(text, secret)),
+            Self::Hint(text) => Self::Hint(without(text, secret)),
             Self::Text(bytes) => Self::Text(masked(bytes, secret.as_bytes())),
             Self::Frame(bytes) => Self::Frame(masked(bytes, secret.as_bytes())),
             event @ Self::Preview { .. } => event,
@@ -248,7 +251,7 @@ impl ClientEvent {
     /// The frame for a client that did, or did not, announce `supports_preview_metadata`.
     pub fn frame(&self, with_metadata: bool) -> Message {
         match self {
-            Self::Json(text) => Message::Text(text.clone()),
+            Self::Json(text) | Self::Hint(text) => Message::Text(text.clone()),
             Self::Text(text) => Message::Binary(framed(TEXT, &[text])),
             Self::Frame(bytes) => Message::Binary(bytes.clone()),
             Self::Preview { metadata, format, image } => {
@@ -260,7 +263,7 @@ impl ClientEvent {
     /// About how many bytes it takes while it waits.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Json(text) => text.len(),
+            Self::Json(text) | Self::Hint(text) => text.len(),
             Self::Preview { image, .. } => image.len(),
             Self::Text(bytes) | Self::Frame(bytes) => bytes.len(),
         }
@@ -268,7 +271,7 @@ impl ClientEvent {
 
     /// Whether a slow client may miss it.
     pub fn is_preview(&self) -> bool {
-        matches!(self, Self::Preview { .. })
+        matches!(self, Self::Preview { .. } | Self::Hint(_))
     }
 }
 

@@ -109,6 +109,8 @@ mod tests {
             output_nodes: vec![],
             verdict: None,
             paid: false,
+            place: None,
+            work: None,
             accepted_at: WallMillis(0),
             state: JobState::Ended(Outcome::Succeeded),
             attempts: vec![attempt],
@@ -183,7 +185,7 @@ mod tests {
                 ("execution_start".into(), json!({"prompt_id": "mine"})),
                 ("execution_success".into(), json!({"prompt_id": "mine", "timestamp": 9})),
             ],
-            files: vec![ResultFile { pointer: "/9/images/0".into(), id }],
+            files: vec![ResultFile { pointer: "/9/images/0".into(), id, removed_at: None }],
             ..JobResult::default()
         };
         let told = told(&job(true), &result);

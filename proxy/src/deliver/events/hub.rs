@@ -90,6 +90,7 @@ struct Queue {
     number: u64,
     client_id: ClientId,
     with_metadata: AtomicBool,
+    with_places: AtomicBool,
     waiting: Mutex<Waiting>,
     arrived: Notify,
 }
@@ -182,6 +183,7 @@ impl Hub {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             client_id: client_id.unwrap_or_else(ClientId::draw),
             with_metadata: AtomicBool::new(false),
+            with_places: AtomicBool::new(false),
             waiting: Mutex::default(),
             arrived: Notify::new(),
         });
@@ -248,6 +250,21 @@ impl Hub {
         let event = status(queue_remaining, None);
         if let Some(owner) = self.owners.get(scope) {
             owner.sockets.iter().for_each(|queue| self.push(queue, Item::Event(event.clone())));
+        }
+    }
+
+    /// Whether a socket of that owner wants to hear how its held jobs stand.
+    pub fn wants_places(&self, scope: &OwnerScope) -> bool {
+        let wants = |queue: &Arc<Queue>| queue.with_places.load(Ordering::Relaxed);
+        self.owners.get(scope).is_some_and(|owner| owner.sockets.iter().any(wants))
+    }
+
+    /// Tells the sockets of an owner that want it how its held jobs stand.
+    pub fn publish_places(&self, scope: &OwnerScope, event: &ClientEvent) {
+        if let Some(owner) = self.owners.get(scope) {
+            for queue in owner.sockets.iter().filter(|queue| queue.with_places.load(Ordering::Relaxed)) {
+                self.push(queue, Item::Event(event.clone()));
+            }
         }
     }
 
@@ -326,6 +343,11 @@ impl SocketHandle {
     /// The id that this socket is addressed by.
     pub fn client_id(&self) -> &ClientId {
         &self.queue.client_id
+    }
+
+    /// The client announced `comfygate_queue`, or that it does not.
+    pub fn set_with_places(&self, with_places: bool) {
+        self.queue.with_places.store(with_places, Ordering::Relaxed);
     }
 
     /// The client announced `supports_preview_metadata`, or that it does not.

@@ -316,8 +316,9 @@ impl<'a, S: RawStream> Socket<'a, S> {
             return Ok(());
         }
         let Some(handle) = &self.handle else { return Ok(()) };
-        let flag = message.get("data").and_then(|data| data.get("supports_preview_metadata"));
-        handle.set_with_metadata(flag == Some(&Value::Bool(true)));
+        let has = |flag| message.get("data").and_then(|data| data.get(flag)) == Some(&Value::Bool(true));
+        handle.set_with_metadata(has("supports_preview_metadata"));
+        handle.set_with_places(has("comfygate_queue"));
         let flags = crate::deliver::state::system::features(self.upload_bytes_max);
         self.send(Message::text(json!({"type": "feature_flags", "data": flags}).to_string())).await
     }

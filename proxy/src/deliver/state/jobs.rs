@@ -207,7 +207,7 @@ pub fn summary(
     };
     add("id", Some(json!(job.prompt_id)));
     add("status", Some(json!(status.name())));
-    add("priority", Some(json!(job.number)));
+    add("priority", Some(super::queue::number(job)));
     add("create_time", Some(json!(job.accepted_at)));
     let outputs = result.map(|result| history::outputs_with_urls(result, url)).unwrap_or_default();
     if let Some(result) = result {

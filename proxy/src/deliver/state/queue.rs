@@ -20,7 +20,7 @@ pub fn exec_info(queue_remaining: u64) -> Value {
 pub fn queue(jobs: &[(&Job, Bytes)]) -> Result<Value, StateError> {
     let (mut running, mut pending) = (Vec::new(), Vec::new());
     let mut sorted: Vec<_> = jobs.iter().collect();
-    sorted.sort_by_key(|(job, _)| job.number);
+    sorted.sort_by(|(a, _), (b, _)| a.shown_number().total_cmp(&b.shown_number()).then(a.number.cmp(&b.number)));
     for (job, graph) in sorted {
         match job.state {
             JobState::Held => pending.push(item(job, graph)?),
@@ -48,7 +48,17 @@ pub fn item(job: &Job, graph: &[u8]) -> Result<Value, StateError> {
         extra.insert("client_id".into(), json!(client_id));
     }
     extra.insert("create_time".into(), json!(job.accepted_at));
-    Ok(json!([job.number, job.prompt_id, prompt, extra, job.output_nodes]))
+    Ok(json!([number(job), job.prompt_id, prompt, extra, job.output_nodes]))
+}
+
+/// `number` as ComfyUI writes it: a counter as an integer, a caller's own number as a float.
+pub fn number(job: &Job) -> Value {
+    match job.place {
+        // `front` turns the counter's sign.
+        Some(place) if place == -(job.number as f64) => json!(0_i64.saturating_sub_unsigned(job.number)),
+        Some(place) => json!(place),
+        None => json!(job.number),
+    }
 }
 
 /// What `POST /queue` and `POST /history` ask for.
@@ -173,6 +183,8 @@ pub(super) mod tests {
             output_nodes: vec!["9".into()],
             verdict: None,
             paid: false,
+            place: None,
+            work: None,
             accepted_at: WallMillis(1_795_231_291_814),
             state,
             attempts: vec![],

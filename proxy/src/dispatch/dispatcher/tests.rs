@@ -42,6 +42,7 @@ impl Rig {
             submission: Digest::of(graph),
             graph: graph.into(),
             approval,
+            order: None,
             active_jobs_max: 10,
             at: self.services.clock.wall(),
         };
@@ -89,9 +90,10 @@ fn a_job_whose_carrier_panics_loses_its_slot_and_not_its_place() {
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher.carry(job.id, &backend, |_| async { panic!("on purpose: a carrier that panics") });
+    dispatcher
+        .carry(job.id, &backend, (None, Placed::default()), |_| async { panic!("on purpose: a carrier that panics") });
     drop(inside);
-    assert_eq!(dispatcher.outstanding_at(&backend.id), 1);
+    assert_eq!(dispatcher.outstanding_by_backend().get(&backend.id), Some(&1));
     rig.core.block_on(async {
         tokio::time::timeout(Duration::from_secs(60), backend.vacant()).await.expect("its slot is given back");
     });
@@ -105,7 +107,7 @@ fn when_a_successor_follows_nobody_carries_anything_when_the_dispatcher_ends() {
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher.carry(job.id, &backend, |_| std::future::pending());
+    dispatcher.carry(job.id, &backend, (None, Placed::default()), |_| std::future::pending());
     drop(inside);
     let Rig { core, drain, commands, .. } = rig;
     drain.hand_over();
@@ -122,7 +124,7 @@ fn a_job_at_a_backend_does_not_wait_again_when_the_word_of_its_acceptance_comes_
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher.carry(job.id, &backend, |_| std::future::pending());
+    dispatcher.carry(job.id, &backend, (None, Placed::default()), |_| std::future::pending());
     drop(inside);
     let (id, waits) = (job.id, other.id);
     dispatcher.obey(Command::Accepted(Box::new(job), None));

@@ -11,7 +11,7 @@ use std::path::Path;
 pub struct Copied {
     /// The schema of the rows.
     pub schema: u64,
-    /// Submissions of jobs.
+    /// Submissions of jobs and of dead letters.
     pub graphs: BTreeSet<Digest>,
     /// Contents of files.
     pub blobs: BTreeSet<Digest>,

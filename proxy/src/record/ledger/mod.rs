@@ -7,7 +7,9 @@
 pub mod backups;
 pub mod bans;
 pub mod closing;
+pub mod dead_letters;
 pub mod halts;
+pub mod keeping;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -15,6 +17,7 @@ pub mod tenants;
 pub mod uploads;
 pub mod job_list;
 pub mod user_files;
+pub mod work;
 
 #[cfg(test)]
 mod model;
@@ -23,21 +26,25 @@ pub(in crate::record) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;
+use self::dead_letters::DeadLetters;
 use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
-use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::ids::{
+    AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, TenantId, UpstreamClientId, UpstreamPromptId,
+};
 use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
 use bytes::Bytes;
-use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, Digest};
+use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, Digest, QueueOrder};
 pub use job_list::JobList;
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
 use uploads::{Pin, Uploads};
 pub use user_files::UserFiles;
+pub use work::Work;
 
 /// What the caller submitted, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +74,12 @@ pub struct Job {
     /// It has a node of comfy.org's services: running it again may cost again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paid: bool,
+    /// Where its owner wants it among its own jobs, in place of `number`: the smallest goes first. Finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<f64>,
+    /// How much work it is; absent in rows of older gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
     /// When it was accepted.
     pub accepted_at: WallMillis,
     /// Where it stands.
@@ -76,6 +89,13 @@ pub struct Job {
     /// The owner asked for its end; a running attempt is being interrupted.
     #[serde(default)]
     pub cancel_requested: bool,
+}
+
+impl Job {
+    /// `number` as ComfyUI shows and sorts by it: what the caller gave, else the counter.
+    pub fn shown_number(&self) -> f64 {
+        self.place.unwrap_or(self.number as f64)
+    }
 }
 
 /// What a verdict follows from: it stands as long as both do.
@@ -199,6 +219,9 @@ pub struct ResultFile {
     pub pointer: String,
     /// Which file.
     pub id: FileId,
+    /// When it was removed; absent while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<WallMillis>,
 }
 
 /// A file object that a finished attempt left, already in the blobs.
@@ -291,6 +314,16 @@ pub struct FileRow {
     pub facts: Option<ContentFacts>,
     /// When it came to be.
     pub created_at: WallMillis,
+    /// When an input was used last, or a file adopted; absent: when it came to be. Retention counts from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at: Option<WallMillis>,
+}
+
+impl FileRow {
+    /// From when retention counts.
+    pub fn counts_from(&self) -> WallMillis {
+        self.used_at.unwrap_or(self.created_at)
+    }
 }
 
 /// A submission that admission and inspection let through, for [`Ledger::accept`].
@@ -310,6 +343,8 @@ pub struct Acceptance {
     pub graph: Bytes,
     /// That the policy engine let it through.
     pub approval: Approval,
+    /// Where it wants to stand among its owner's jobs, if it says so.
+    pub order: Option<QueueOrder>,
     /// How many jobs of the tenant may be held, assigned or running at once; checked in the same transaction.
     pub active_jobs_max: u32,
     /// Now.
@@ -323,6 +358,7 @@ pub struct Approval {
     verdict: Option<VerdictOf>,
     pins: Vec<Pin>,
     paid: bool,
+    work: Option<Work>,
     credential: Option<ComfyOrgCredential>,
 }
 
@@ -332,7 +368,7 @@ impl Approval {
         let verdict = VerdictOf { policy: workflow.policy_digest(), catalogue: workflow.catalogue_digest() };
         let output_nodes = workflow.output_nodes().iter().map(ToString::to_string).collect();
         let paid = workflow.has_paid_nodes();
-        Self { output_nodes, verdict: Some(verdict), pins, paid, credential: None }
+        Self { output_nodes, verdict: Some(verdict), pins, paid, work: Some(Work::of(workflow)), credential: None }
     }
 
     /// The same with the caller's credential, which is kept until the job ends; none where somebody else pays, or nobody has to.
@@ -344,6 +380,11 @@ impl Approval {
     /// Whether it has a node of comfy.org's services.
     pub fn is_paid(&self) -> bool {
         self.paid
+    }
+
+    /// How much work it is.
+    pub fn work(&self) -> Option<&Work> {
+        self.work.as_ref()
     }
 
     /// The caller's own credential for such nodes.
@@ -369,14 +410,14 @@ impl Approval {
     /// For tests of the ledger: on these files.
     #[cfg(test)]
     pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
-        Self { output_nodes: Vec::new(), verdict: None, pins, paid: false, credential: None }
+        Self { output_nodes: Vec::new(), verdict: None, pins, paid: false, work: None, credential: None }
     }
 
     /// For tests of the ledger, which know no policy.
     #[cfg(test)]
     pub(crate) fn of_nodes(output_nodes: &[&str]) -> Self {
         let output_nodes = output_nodes.iter().map(|node| (*node).to_owned()).collect();
-        Self { output_nodes, verdict: None, pins: Vec::new(), paid: false, credential: None }
+        Self { output_nodes, verdict: None, pins: Vec::new(), paid: false, work: None, credential: None }
     }
 }
 
@@ -489,6 +530,14 @@ pub enum LedgerError {
         /// How much there may be.
         limit: u64,
     },
+    /// Jobs of the tenant have not ended.
+    #[error("{active} jobs of tenant `{tenant}` are held or running: cancel them, or wait for their end")]
+    Busy {
+        /// Whose.
+        tenant: TenantId,
+        /// How many.
+        active: u32,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -531,12 +580,14 @@ pub trait Ledger:
     + Bans
     + Halts
     + closing::Closing
+    + DeadLetters
     + Refusals
     + Sessions
     + tenants::Tenants
     + Uploads
     + UserFiles
     + JobList
+    + keeping::Keeping
     + Send
     + Sync
     + 'static
@@ -606,7 +657,7 @@ pub trait Ledger:
     /// `NotFound`, `Unavailable`.
     async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError>;
 
-    /// Removes an ended job from its owner's history. Its files stay until retention takes them.
+    /// Removes an ended job from its owner's history, with the pictures that it sent. Its files stay until retention takes them.
     ///
     /// # Errors
     /// `WrongState` if it has not ended, `Unavailable`.

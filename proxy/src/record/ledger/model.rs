@@ -74,6 +74,8 @@ impl Model {
             output_nodes: acceptance.approval.output_nodes().to_vec(),
             verdict: acceptance.approval.verdict(),
             paid: acceptance.approval.is_paid(),
+            place: super::work::place(acceptance.order, *number),
+            work: acceptance.approval.work().cloned(),
             accepted_at: acceptance.at,
             state: JobState::Held,
             attempts: vec![],

@@ -143,10 +143,13 @@ pub(super) fn object_info_of(call: &Call, class: &str) -> Reply {
     Reply::json(Json::Dict(info.into_iter().map(|info| (class.to_owned(), info)).collect()))
 }
 
-/// `GET /system_stats`: a CPU with invented amounts of memory.
+/// `GET /system_stats`: a CPU with invented amounts of memory. It asks CUDA, so a broken context fails it.
 pub(super) fn system_stats(call: &Call) -> Reply {
     const TOTAL: i128 = 24 * 1024 * 1024 * 1024;
     const FREE: i128 = 20 * 1024 * 1024 * 1024;
+    if call.process.shared().faults.cuda_is_broken() {
+        return Reply::Crash;
+    }
     let mut argv = vec![Json::from("main.py"), "--cpu".into()];
     if call.process.options().multi_user {
         argv.push("--multi-user".into());
@@ -167,14 +170,15 @@ pub(super) fn system_stats(call: &Call) -> Reply {
     if call.process.options().newer {
         super::newer::system(&mut system, &call.process.folders().base().to_string_lossy());
     }
+    let vram = i128::from(call.process.options().vram_total);
     let device = dict([
         ("name", "cpu".into()),
         ("type", "cpu".into()),
         ("index", Json::Null),
-        ("vram_total", Json::Int(TOTAL)),
-        ("vram_free", Json::Int(FREE)),
-        ("torch_vram_total", Json::Int(TOTAL)),
-        ("torch_vram_free", Json::Int(FREE)),
+        ("vram_total", Json::Int(vram)),
+        ("vram_free", Json::Int(FREE.min(vram))),
+        ("torch_vram_total", Json::Int(vram)),
+        ("torch_vram_free", Json::Int(FREE.min(vram))),
     ]);
     Reply::json(dict([("system", system), ("devices", Json::List(vec![device]))]))
 }
