@@ -19,6 +19,8 @@ pub mod deliver;
 pub mod record;
 
 // Leaves that any stage may use.
+pub mod budget;
+pub mod calendar;
 pub mod clock;
 pub mod config;
 pub mod endpoint;

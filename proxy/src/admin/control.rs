@@ -12,6 +12,7 @@
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
 //! | `/v1/dead-letters…` | | [`super::dead_letters`] |
+//! | `GET /v1/usage` | | [`super::usage`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -53,6 +54,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
         .merge(catalogue)
         .merge(super::refusals::router(services))
         .merge(super::dead_letters::router(services, dispatch))
+        .merge(super::usage::router(services))
         .merge(adoption_routes::router(services))
 }
 

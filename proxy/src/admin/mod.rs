@@ -16,6 +16,7 @@ pub mod refusals;
 pub mod state;
 pub mod state_client;
 pub mod tenants;
+pub mod usage;
 
 use crate::config::Config;
 use crate::dispatch::dispatcher::DispatchHandle;

@@ -22,6 +22,7 @@ pub mod facts;
 pub mod fleet;
 pub mod fault;
 pub mod health;
+pub mod learned;
 pub mod measure;
 pub mod monitor;
 pub mod outlook;

@@ -1,5 +1,6 @@
 //! `commit`: the one attempt that counts, its files and their shown names.
 
+use super::Keep;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{Tables, encoded};
@@ -22,7 +23,7 @@ pub(super) fn commit(
     result: JobResult,
     files: Vec<NewFile>,
     at: WallMillis,
-    keep: u64,
+    keep: Keep,
 ) -> Result<(Job, JobResult), Fault> {
     let wanted = "commit it";
     let row = current(tables, attempt, wanted)?;
@@ -37,7 +38,7 @@ pub(super) fn commit(
     let stored = rows.iter().map(encoded).collect::<Result<Vec<_>, _>>()?;
 
     // `end` checks the rest before it writes, so it goes first.
-    let job = end(tables, row, outcome, Some(&result), keep)?;
+    let job = end(tables, row, outcome, Some(&result), at, keep)?;
     numbers.store(tables, &scope)?;
     for (file, stored) in rows.iter().zip(stored) {
         let id = number(file.id.bytes());

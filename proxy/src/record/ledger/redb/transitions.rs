@@ -1,9 +1,12 @@
 //! The transitions but for [`commit`](super::commit). Each reads and checks first and writes last: see the invariant at `Writer::write`.
 
+use super::Keep;
+use super::budgets::{self, Settled};
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{JobRow, ScopeRow, Tables, encoded, row};
 use crate::authenticate::api_key::KeyRow;
+use crate::budget::Reservation;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
 use crate::record::ledger::{
@@ -23,6 +26,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
     if active >= acceptance.active_jobs_max {
         return Err(LedgerError::TooManyJobs { active, limit: acceptance.active_jobs_max }.into());
     }
+    fits_budgets(tables, &acceptance)?;
     let prompt_id = acceptance.prompt_id.unwrap_or_else(|| PromptId::from(id));
     let named = tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.map(|job| job.value());
     if standing(tables, named)?.is_some() {
@@ -49,7 +53,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         attempts: Vec::new(),
         cancel_requested: false,
     };
-    let row = JobRow { job, idempotency_key: acceptance.idempotency_key, place: None };
+    let reserved = acceptance.reservation.amount;
+    let row = JobRow { job, reserved, idempotency_key: acceptance.idempotency_key, place: None };
     let pins = acceptance.approval.pins();
     let pins = if pins.is_empty() { None } else { Some(encoded(&pins)?) };
     counters.next_number += 1;
@@ -69,7 +74,20 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         tables.idempotency.insert((scope.as_str(), idempotency_key.as_str()), key)?;
     }
     tables.tenants.insert(tenant.as_str(), active + 1)?;
+    budgets::reserve(tables, &row.job, row.reserved)?;
     Ok(Accepted::New(row.job))
+}
+
+/// Refuses a job for which more would be set aside than its owner has left.
+fn fits_budgets(tables: &Tables<'_>, acceptance: &Acceptance) -> Result<(), Fault> {
+    let (Reservation { amount, budget }, at) = (acceptance.reservation, acceptance.at);
+    if !budget.is_limited() {
+        return Ok(());
+    }
+    let scope = acceptance.owner.scope();
+    let tenant = budgets::sum(&tables.budgets, scope.tenant.as_str(), budget.period, at)?;
+    let user = budgets::sum(&tables.budgets, &scope.key(), budget.period, at)?;
+    budget.check(tenant, user, amount, at).map_err(|over| LedgerError::OverBudget(Box::new(over)).into())
 }
 
 /// The job that this acceptance repeats, if any.
@@ -166,7 +184,7 @@ pub(super) fn end_held(
     outcome: Outcome,
     result: Option<JobResult>,
     at: WallMillis,
-    keep: u64,
+    keep: Keep,
 ) -> Result<Job, Fault> {
     let wanted = "end it without an attempt";
     let row = held(tables, id, version, wanted)?;
@@ -178,8 +196,9 @@ pub(super) fn end_held(
             return Err(LedgerError::WrongState { job: id, found: row.job.state, wanted }.into());
         }
     };
-    let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), ..result });
-    end(tables, row, outcome, result.as_ref(), keep)
+    // No attempt of it counts, so nobody pays.
+    let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), charged: None, ..result });
+    end(tables, row, outcome, result.as_ref(), at, keep)
 }
 
 pub(super) fn request_cancel(tables: &mut Tables<'_>, id: JobId) -> Result<Job, Fault> {
@@ -214,21 +233,24 @@ fn kept(counters: &mut ScopeRow, shown: bool) -> &mut u64 {
     if shown { &mut counters.ended } else { &mut counters.cancelled }
 }
 
-/// Ends a job: out of the queue, into the ended ones, with its result if it has one. Beyond `keep` with a result, or as many without one, the oldest of
+/// Ends a job: out of the queue, into the ended ones, with its result if it has one, its charge booked in place of what was set aside. Beyond `keep` with a result, or as many without one, the oldest of
 /// its kind is forgotten.
 pub(super) fn end(
     tables: &mut Tables<'_>,
     mut row: JobRow,
     outcome: Outcome,
     result: Option<&JobResult>,
-    keep: u64,
+    at: WallMillis,
+    keep: Keep,
 ) -> Result<Job, Fault> {
     let key = number(row.job.id.bytes());
     let scope = row.job.owner.scope().key();
     let (tenant, sequence, shown_number) = (row.job.owner.tenant.clone(), row.job.sequence, row.job.number);
     let mut counters = counters(tables, &scope)?;
     let shown = result.is_some();
-    let oldest = if *kept(&mut counters, shown) >= keep { oldest_ended(tables, &scope, shown)? } else { None };
+    let oldest =
+        if *kept(&mut counters, shown) >= keep.ended_jobs_max { oldest_ended(tables, &scope, shown)? } else { None };
+    let (reserved, charge) = (row.reserved, result.and_then(|result| result.charged));
     let result = result.map(encoded).transpose()?;
     let active = tables.tenants.get(tenant.as_str())?.map_or(0, |count| count.value()).saturating_sub(1);
     let place = counters.next_place;
@@ -241,6 +263,7 @@ pub(super) fn end(
     let counters = encoded(&counters)?;
 
     let job = store(tables, row)?;
+    budgets::settle(tables, &job, Settled { reserved, charge }, at, keep.usage)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     tables.active.remove(sequence)?;
     tables.pins.remove(key)?;
