@@ -21,8 +21,9 @@ fn seconds(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }
 
+/// A minute of next to no work: a step of the probe counts as one of a sampler.
 fn long() -> Value {
-    workflows::slow("long", 150, 400, false)
+    workflows::slow("long", 2, 30_000, false)
 }
 
 /// What `comfygate usage` tells, as rows.
@@ -150,7 +151,7 @@ async fn runs_are_charged_once_and_the_report_has_the_same_sums_over_restarts() 
 async fn a_stopped_run_pays_what_ran_and_one_that_never_began_pays_nothing() {
     let gateway = Gateway::builder().stand_ins(1).plan(&plan("budget_seconds = 1000")).start().await;
     let acme = gateway.client("acme");
-    let running = acme.submit(workflows::slow("stopped", 600, 100, false)).await;
+    let running = acme.submit(workflows::slow("stopped", 150, 400, false)).await;
     acme.running(&running).await;
     let waiting = acme.submit(long()).await;
     acme.post("/queue", &json!({"delete": [waiting]})).await.expect(200);
@@ -191,7 +192,7 @@ async fn what_was_learned_of_a_jobs_length_outlives_a_stop() {
     // Steps are cheap by the table of models, and take seconds here.
     let slow = |prefix: &str| {
         let mut workflow = workflows::text_to_image(prefix);
-        workflow["10"] = json!({"class_type": "GateProbeSleep", "inputs": {"image": ["8", 0], "steps": 25, "tick_ms": 100, "preview": false}});
+        workflow["10"] = json!({"class_type": "GateProbeSleep", "inputs": {"image": ["8", 0], "steps": 2, "tick_ms": 1500, "preview": false}});
         workflow["9"]["inputs"]["images"] = json!(["10", 0]);
         workflow
     };
@@ -202,7 +203,7 @@ async fn what_was_learned_of_a_jobs_length_outlives_a_stop() {
         reserved
     };
     let first = reserved(&acme).await;
-    assert_eq!(first, 1.0, "what nobody has measured is thought to be quick");
+    assert!(first < 1.5, "what nobody has measured is thought to be quick: {first}");
     let prompt = acme.submit(slow("measured")).await;
     acme.finished(&prompt).await;
     let learned = reserved(&acme).await;

@@ -229,7 +229,10 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError`].
     pub async fn usage(&self, query: &UsageQuery, format: Format) -> Result<String, ControlError> {
-        let (_, text) = self.slow_call(Method::GET, &Asked::path(query, format), Vec::new()).await?;
+        let (status, text) = self.slow_call(Method::GET, &Asked::path(query, format), Vec::new()).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Err(ControlError::Refused("it is of a release that tells no usage: upgrade it".to_owned()));
+        }
         String::from_utf8(text.to_vec()).map_err(|error| ControlError::Answer(error.to_string()))
     }
 }
