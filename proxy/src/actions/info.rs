@@ -169,6 +169,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "tenant": spending(tenant, budget.tenant),
             "user": spending(user, budget.user),
         },
+        "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))
 }

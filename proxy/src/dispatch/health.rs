@@ -65,11 +65,17 @@ pub enum Standing {
     HalfOpen,
     /// It takes jobs.
     Up,
+    /// It would, and an operator has drained it. This and the next two are only told ([`Backend::shown_standing`](super::backend::Backend::shown_standing)), never decided by.
+    Drained,
+    /// An operator works on it, whether it answers or not.
+    Maintenance,
+    /// It would, and runs its warm-up workflow first.
+    Warming,
 }
 
 impl Standing {
     /// Every name that [`Standing::name`] gives.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 13] = [
         "starting",
         "refused",
         "hung",
@@ -80,6 +86,9 @@ impl Standing {
         "disk_full",
         "half_open",
         "up",
+        "drained",
+        "maintenance",
+        "warming",
     ];
 
     /// Its name in metrics.
@@ -88,12 +97,15 @@ impl Standing {
             Self::Down(cause) => cause.name(),
             Self::HalfOpen => "half_open",
             Self::Up => "up",
+            Self::Drained => "drained",
+            Self::Maintenance => "maintenance",
+            Self::Warming => "warming",
         }
     }
 
     /// Whether it takes jobs at all.
     pub fn takes_jobs(self) -> bool {
-        !matches!(self, Self::Down(_))
+        matches!(self, Self::HalfOpen | Self::Up)
     }
 }
 

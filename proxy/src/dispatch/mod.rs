@@ -21,6 +21,7 @@ pub mod estimate;
 pub mod facts;
 pub mod fleet;
 pub mod fault;
+pub mod halts;
 pub mod health;
 pub mod learned;
 pub mod measure;

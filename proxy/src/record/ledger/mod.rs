@@ -9,6 +9,8 @@ pub mod bans;
 pub mod budgets;
 pub mod closing;
 pub mod dead_letters;
+pub mod halts;
+pub mod keeping;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -28,11 +30,14 @@ use self::backups::Backups;
 use self::bans::Bans;
 use self::budgets::Budgets;
 use self::dead_letters::DeadLetters;
+use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::budget::{Charge, OverBudget, Reservation};
 use crate::clock::WallMillis;
-use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::ids::{
+    AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, TenantId, UpstreamClientId, UpstreamPromptId,
+};
 use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
@@ -221,6 +226,9 @@ pub struct ResultFile {
     pub pointer: String,
     /// Which file.
     pub id: FileId,
+    /// When it was removed; absent while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<WallMillis>,
 }
 
 /// A file object that a finished attempt left, already in the blobs.
@@ -313,6 +321,16 @@ pub struct FileRow {
     pub facts: Option<ContentFacts>,
     /// When it came to be.
     pub created_at: WallMillis,
+    /// When an input was used last, or a file adopted; absent: when it came to be. Retention counts from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at: Option<WallMillis>,
+}
+
+impl FileRow {
+    /// From when retention counts.
+    pub fn counts_from(&self) -> WallMillis {
+        self.used_at.unwrap_or(self.created_at)
+    }
 }
 
 /// A submission that admission and inspection let through, for [`Ledger::accept`].
@@ -536,6 +554,14 @@ pub enum LedgerError {
         /// How much there may be.
         limit: u64,
     },
+    /// Jobs of the tenant have not ended.
+    #[error("{active} jobs of tenant `{tenant}` are held or running: cancel them, or wait for their end")]
+    Busy {
+        /// Whose.
+        tenant: TenantId,
+        /// How many.
+        active: u32,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -577,6 +603,7 @@ pub trait Ledger:
     Backups
     + Bans
     + Budgets
+    + Halts
     + closing::Closing
     + DeadLetters
     + Refusals
@@ -586,6 +613,7 @@ pub trait Ledger:
     + UserFiles
     + JobList
     + learned::Learned
+    + keeping::Keeping
     + Send
     + Sync
     + 'static
@@ -655,7 +683,7 @@ pub trait Ledger:
     /// `NotFound`, `Unavailable`.
     async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError>;
 
-    /// Removes an ended job from its owner's history. Its files stay until retention takes them.
+    /// Removes an ended job from its owner's history, with the pictures that it sent. Its files stay until retention takes them.
     ///
     /// # Errors
     /// `WrongState` if it has not ended, `Unavailable`.

@@ -1,6 +1,7 @@
 //! `commit`: the one attempt that counts, its files and their shown names.
 
 use super::Keep;
+use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{Tables, encoded};
@@ -45,6 +46,9 @@ pub(super) fn commit(
         tables.files.insert(id, stored.as_slice())?;
         let name = (scope.as_str(), file.directory.name(), file.subfolder.as_str(), file.filename.as_str());
         tables.names.insert(name, id)?;
+    }
+    for file in &rows {
+        keeping::keep_file(tables, file, false)?;
     }
     Ok((job, result))
 }
@@ -133,6 +137,7 @@ fn file_row(owner: &Owner, attempt: AttemptId, file: &NewFile, numbers: &Numbers
         content_type: file.content_type.clone(),
         facts: None,
         created_at: at,
+        used_at: None,
     }
 }
 
@@ -149,7 +154,11 @@ fn with_names(mut result: JobResult, files: &[NewFile], rows: &[FileRow], at: Wa
     if let Value::Object(outputs) = outputs {
         result.outputs = outputs;
     }
-    result.files = files.iter().map(|file| ResultFile { pointer: file.pointer.clone(), id: file.id }).collect();
+    result.files = files.iter().map(named).collect();
     result.ended_at = result.ended_at.or(Some(at));
     Ok(result)
+}
+
+fn named(file: &NewFile) -> ResultFile {
+    ResultFile { pointer: file.pointer.clone(), id: file.id, removed_at: None }
 }
