@@ -141,6 +141,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let (now, budget) = (call.services.clock.wall(), caller.tenant.limits.budget);
     let (tenant, user) = call.services.ledger.spending(&call.scope()?, budget.period, now).await?;
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
+    let stored = call.services.ledger.result_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
     let limits = &caller.tenant.limits;
     let body = json!({
@@ -160,7 +161,13 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "running_jobs_max": (limits.running_jobs_max < u32::MAX).then_some(limits.running_jobs_max),
             "storage_bytes_max": limits.storage_bytes_max,
         },
+        "retention": {
+            "files_seconds": limits.retention.files.map(|age| age.as_secs()),
+            "history_seconds": limits.retention.history.or(limits.retention.files).map(|age| age.as_secs()),
+            "result_bytes_max": limits.retention.result_bytes_max,
+        },
         "uploaded_bytes": uploaded,
+        "result_bytes": stored,
         "queue_remaining": active.len(),
         "queue": outlook::shown(held),
         "budget": {

@@ -21,6 +21,7 @@ use crate::authenticate::jwks::fetch::Roots;
 use crate::authenticate::jwks::url::JwksUrl;
 use crate::authenticate::jwt_claims::ClaimPath;
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
+use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId};
 use crate::listen::client_certificate::ClientCertificates;
@@ -153,6 +154,8 @@ pub struct BackendConfig {
     pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
+    /// Where its files are, as this machine sees them.
+    pub directories: Directories,
 }
 
 /// How NVML names a GPU.
@@ -317,6 +320,8 @@ pub struct DispatchConfig {
     pub canary_deadline: Duration,
     /// How long an attempt may run without any sign of progress before its backend has to prove itself.
     pub stall_timeout: Duration,
+    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
+    pub ahead: Duration,
 }
 
 impl Default for DispatchConfig {
@@ -328,6 +333,7 @@ impl Default for DispatchConfig {
             canary_deadline: Duration::from_secs(30),
             // The decoding of a long video tells nothing for many minutes.
             stall_timeout: Duration::from_secs(3600),
+            ahead: Duration::from_secs(2),
         }
     }
 }
@@ -571,6 +577,7 @@ impl Config {
                 endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
                 pool: PoolId::default_pool(),
                 gpu: None,
+                directories: Directories::default(),
             }],
             tenants_file: None,
             tenants: Arc::new(TenantRegistry::built_in()),

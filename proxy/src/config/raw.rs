@@ -91,6 +91,9 @@ pub(super) struct RawBackend {
     /// Names as written; values are references to secrets.
     pub(super) headers: Vec<(String, Located<String>)>,
     pub(super) gpu: Option<Located<GpuName>>,
+    pub(super) input_dir: Option<Located<String>>,
+    pub(super) output_dir: Option<Located<String>>,
+    pub(super) temp_dir: Option<Located<String>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,7 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
 }
 
 impl RawConfig {
@@ -186,7 +190,7 @@ impl RawConfig {
 const NOT_BUILT_YET: [(&str, &str); 5] = [
     ("redis", "one gateway keeps its state in [state] `dir`"),
     ("oidc", "use API keys, or tokens of a configured [[jwt]] issuer"),
-    ("retention", "results are kept until they are deleted"),
+    ("retention", "set `retention` and `retention_bytes` in a [[plan]] or [[tenant]] of the tenants file"),
     ("telemetry", "use [metrics]"),
     ("admin", "the control socket is in the state directory"),
 ];
@@ -276,9 +280,6 @@ impl RawClientCertificate {
 
 impl RawBackend {
     fn read(mut reader: Reader<'_>) -> Self {
-        for key in ["input_dir", "output_dir", "temp_dir"] {
-            reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
-        }
         reader.renamed("address", "write `url`");
         reader.renamed("sni", "write `server_name`");
         let raw = Self {
@@ -291,6 +292,9 @@ impl RawBackend {
             client_key: reader.text("client_key"),
             headers: reader.named_texts("headers"),
             gpu: gpu(&mut reader),
+            input_dir: reader.text("input_dir"),
+            output_dir: reader.text("output_dir"),
+            temp_dir: reader.text("temp_dir"),
         };
         reader.finish();
         raw
@@ -397,6 +401,7 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
         }
     }
 }

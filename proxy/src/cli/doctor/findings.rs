@@ -343,6 +343,7 @@ mod tests {
             endpoint: BackendEndpoint::parse("http://127.0.0.1:1").unwrap(),
             pool: PoolId::default_pool(),
             gpu,
+            directories: crate::dispatch::disk::Directories::default(),
         };
         let (a, b, c) =
             (backend("a", Some(GpuName::Index(0))), backend("b", Some(GpuName::Index(0))), backend("c", None));

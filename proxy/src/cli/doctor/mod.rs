@@ -12,6 +12,7 @@ pub use look::{look_at, own_addresses};
 
 use super::{ConfigArgument, Exit};
 use crate::config::{BackendConfig, Config};
+use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::PoolId;
 use anyhow::Context;
@@ -53,6 +54,7 @@ pub fn run(arguments: &DoctorArguments) -> anyhow::Result<Exit> {
             endpoint: BackendEndpoint::parse(url)?,
             pool: PoolId::default_pool(),
             gpu: None,
+            directories: Directories::default(),
         }],
         None => {
             Config::load(arguments.which.config.as_deref())

@@ -103,8 +103,6 @@ tables! {
     REFUSED_REQUESTS refused_requests: "refused_requests", u128 => u64;
     /// Order of coming → the canonical submission, of the newest.
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
-    /// Job → `DeadLetter`, of those that were given up.
-    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Day, tenant or scope → milliseconds used and set aside: what budgets are held against. A job counts on the day of its acceptance.
     BUDGETS budgets: "budgets", (u32, &'static str) => (u64, u64);
     /// Day, scope, model → milliseconds charged, and for how many jobs.
@@ -123,6 +121,8 @@ tables! {
     NAMED_BY named_by: "named_by", (&'static [u8; 32], u8, u128) => ();
     /// Store, since when, content: what no row names any more.
     DOOMED doomed: "doomed", (u8, u64, &'static [u8; 32]) => ();
+    /// Job → `DeadLetter`, of those that were given up.
+    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
     /// `backend` or `tenant`, id → `HaltRow`.
