@@ -28,8 +28,11 @@ use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
+use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::HaltsInForce;
+use crate::dispatch::learned;
 use crate::dispatch::tracks::Tracks;
+use crate::dispatch::warm_up;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
@@ -38,6 +41,7 @@ use crate::inspect::bans::BannedClasses;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
+use crate::record::gpus;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
@@ -145,6 +149,9 @@ impl App {
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let inspector = inspector(&config)?;
+        if let Some(fault) = warm_up::faults(&config, &inspector).into_iter().next() {
+            anyhow::bail!(fault);
+        }
         let mut former = None;
         if let Some(offer) = offer {
             // While the former process still serves: what can't be used is found here.
@@ -168,6 +175,7 @@ impl App {
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let banned = core.block_on(ledger.bans())?;
+        let estimates = core.block_on(learned::load(&*ledger))?;
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
@@ -196,7 +204,7 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
-            estimates: std::sync::Mutex::default(),
+            estimates: std::sync::Mutex::new(estimates),
             outlook: ArcSwap::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
@@ -240,9 +248,11 @@ impl App {
         let active = core.block_on(services.ledger.active_jobs())?;
         let watchers = Watchers::new(&services, &dispatch, &drain, core.handle().clone());
         watchers.follow();
+        core.spawn(gpus::watch(Arc::clone(&services), drain.subscribe()));
         let _inside = core.enter();
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
+        core.spawn(learned::run(Arc::clone(&services), drain.clone()));
         let turn = Arc::default();
         let program = upgrade::Program {
             binary: std::env::current_exe().ok(),
@@ -262,6 +272,9 @@ impl App {
         let end =
             End { services: Arc::clone(&services), drain, sockets, giver, connections, former: Mutex::new(former) };
         server.run(RunArgs { shutdown_signal: Box::new(end) });
+        if giver_at_end.outcome().is_none() {
+            core.block_on(learned::keep(&services, Estimates::default()));
+        }
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
         match giver_at_end.outcome() {
@@ -488,7 +501,8 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
 
 /// A backend that nobody has asked yet.
 fn made(config: &Config, backend: &BackendConfig, client: UpstreamClientId) -> Arc<Backend> {
-    let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    let mut made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    (made.tags, made.share_percent) = (backend.tags.clone(), backend.share_percent);
     made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
     Arc::new(made)
 }

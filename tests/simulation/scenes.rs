@@ -101,10 +101,11 @@ pub fn play_flood(kind: Kind, gpus: usize, seed: u64) -> Flood {
     let light: Vec<&Fate> = of_light.map(|(fate, _)| fate).collect();
     let waits = || light.iter().map(|fate| fate.waited().expect("it ran"));
     // What waits for its own tenant's, an earlier one or one that went before it for its models, is left out.
-    let alone = light
-        .iter()
-        .enumerate()
-        .filter(|(at, fate)| light[..*at].iter().all(|before| before.ended.is_some_and(|ended| ended <= fate.came)));
+    let alone = light.iter().enumerate().filter(|(at, fate)| {
+        let (before, after) = light.split_at(*at);
+        let over = before.iter().all(|before| before.ended.is_some_and(|ended| ended <= fate.came));
+        over && after.iter().all(|after| after.began >= fate.began)
+    });
     let beyond = alone.map(|(_, fate)| fate.waited().expect("it ran") - fate.residual as f64 / 1000.0);
     Flood { longest: waits().fold(0.0, f64::max), mean: mean(waits()), beyond: beyond.fold(f64::MIN, f64::max) }
 }

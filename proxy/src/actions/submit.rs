@@ -2,6 +2,7 @@
 
 use super::verdict::{Inspected, NO_BACKEND_RETRY, Unapproved, inspected};
 use super::{Call, Caller, models, verdict};
+use crate::config::units::show_size;
 use crate::deliver::answer::Answer;
 use crate::dispatch::dispatcher::Command;
 use crate::ids::{ClientId, PromptId};
@@ -38,6 +39,8 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     };
     runnable(call, &workflow)?;
     models::offered(call, &parsed, &workflow).await?;
+    let approval = Approval::of(&workflow, pins).paid_by(credential);
+    let reservation = call.services.reservation(&approval, &caller.tenant);
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
         prompt_id: parsed
@@ -54,8 +57,9 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
         order: parsed.queue_order(),
-        approval: Approval::of(&workflow, pins).paid_by(credential),
+        approval,
         active_jobs_max: caller.tenant.limits.active_jobs_max,
+        reservation,
         at: call.services.clock.wall(),
     };
     let node_errors = workflow.node_errors();
@@ -92,12 +96,25 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
 /// Refuses what would wait for ever: a workflow with a class that no backend which is up has as the catalogue knows it. With none up, it may wait.
 fn runnable(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Result<(), Rejection> {
     let backends = call.services.backends_of(&call.caller()?.tenant);
+    if !backends.is_empty() && !backends.iter().any(|backend| call.services.fits(backend, workflow)) {
+        return Err(too_large(call, workflow));
+    }
     let mut up = backends.iter().filter(|backend| backend.is_up()).peekable();
     if up.peek().is_none() || up.any(|backend| backend.can_run(workflow)) {
         return Ok(());
     }
     let text = "no backend has all node classes of this workflow as the catalogue knows them: try again after `Retry-After`, or use other classes";
     Err(Rejection::unavailable("no_backend_for_classes", text, NO_BACKEND_RETRY))
+}
+
+/// No backend of the caller's is known to be able to hold its models, nor unknown: to wait would be to wait for another GPU.
+fn too_large(call: &Call<'_>, workflow: &ApprovedWorkflow) -> Rejection {
+    let needed = call.services.config().vram.need(workflow).unwrap_or_default();
+    let text = format!(
+        "a model of this workflow needs {} of GPU memory, more than any GPU here has: use a smaller model, or a smaller form of it (fp8, GGUF)",
+        show_size(needed)
+    );
+    Rejection::new(StatusCode::BAD_REQUEST, "model_too_large", text)
 }
 
 fn idempotency_key(call: &Call<'_>) -> Result<Option<String>, Rejection> {

@@ -9,6 +9,7 @@ use super::outlook::{self, Outlook, Place};
 use super::queue::{HeldJob, HeldQueue};
 use super::redecide;
 use super::schedule::Tuning;
+use super::share::Shares;
 use crate::deliver::events::codec::ClientEvent;
 use crate::drain::Drain;
 use crate::ids::{BackendId, JobId, PromptId, TenantId};
@@ -92,6 +93,8 @@ pub struct Dispatcher {
     outstanding: HashMap<JobId, Outstanding>,
     /// Jobs whose last attempt is being written off, since its backend is no more.
     written_off: HashSet<JobId>,
+    /// How the last jobs were spread.
+    shares: Shares,
     /// The tasks that carry attempts.
     carriers: JoinSet<()>,
     /// How often the queue is compared with the ledger.
@@ -142,6 +145,7 @@ impl Dispatcher {
             fleet,
             outstanding: HashMap::new(),
             written_off: HashSet::new(),
+            shares: Shares::default(),
             carriers: JoinSet::new(),
             reconcile_interval: RECONCILE_INTERVAL,
             // What waited through a restart may have been accepted by other rules.
@@ -199,6 +203,8 @@ impl Dispatcher {
                 }
                 Ok(()) = reloaded.changed() => {
                     self.look_again();
+                    let backends = self.services.backends();
+                    self.shares.retain(|pool| backends.values().any(|backend| backend.pool == *pool));
                     continue;
                 }
                 // A tenant was paused, or is not any more; which backends take jobs is read anew for each assignment.
@@ -387,13 +393,14 @@ impl Dispatcher {
     }
 
     fn assign(&mut self, openings: fn(&Self, &Backend) -> u32) {
-        let open: HashMap<BackendId, Openings> = self
-            .services
-            .backends()
+        let backends = self.services.backends();
+        let open: HashMap<BackendId, Openings> = backends
             .values()
             .map(|backend| {
                 let outstanding = u32::try_from(self.at(&backend.id).count()).unwrap_or(u32::MAX);
-                let (available, open) = (backend.takes_jobs(), openings(self, backend));
+                let all = backends.values().map(|backend| &**backend);
+                let available = backend.takes_jobs() && self.shares.allow(backend, all);
+                let open = openings(self, backend);
                 (backend.id.clone(), Openings { available, outstanding, open, foreign: backend.foreign() })
             })
             .collect();
@@ -403,6 +410,7 @@ impl Dispatcher {
             match (self.queue.remove(placement.job), backend) {
                 (Some(held), Some(backend)) => {
                     let known = self.known(&held.job, &backend, placement.loads);
+                    self.shares.assigned(&backend);
                     self.carry(held.job.id, &backend, known, move |carried| attempt::begin(carried, held));
                 }
                 // INVARIANT: the fleet holds what the queue holds, and its seats are backends of now.

@@ -12,6 +12,7 @@ use crate::services::Services;
 use crate::tenants::Tenant;
 use comfygate_policy::ApprovedWorkflow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Work of jobs that older gateways accepted: a picture of middling size.
@@ -53,13 +54,15 @@ pub struct Fleet {
     ids: Vec<BackendId>,
     /// Which process of each backend its models are known of.
     incarnations: Vec<u64>,
+    /// What each has warmed up with, as last told to the scheduler.
+    warm: Vec<Option<Arc<Vec<String>>>>,
 }
 
 impl Fleet {
     /// An empty one.
     pub fn new(tuning: Tuning, now: Instant) -> Self {
-        let (numbers, ids, incarnations) = Default::default();
-        Self { scheduler: Scheduler::new(tuning), began: now, numbers, ids, incarnations }
+        let (numbers, ids, incarnations, warm) = Default::default();
+        Self { scheduler: Scheduler::new(tuning), began: now, numbers, ids, incarnations, warm }
     }
 
     fn millis(&self, now: Instant) -> Millis {
@@ -75,6 +78,7 @@ impl Fleet {
         self.numbers.insert(backend.clone(), number);
         self.ids.push(backend.clone());
         self.incarnations.push(0);
+        self.warm.push(None);
         number
     }
 
@@ -89,6 +93,14 @@ impl Fleet {
                 && std::mem::replace(known, incarnation) != incarnation
             {
                 self.scheduler.unloaded(number);
+            }
+            let warm = backend.warm_models();
+            if let Some(known) = self.warm.get_mut(number)
+                && let Some(models) = &warm
+                && !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, models))
+            {
+                self.scheduler.loaded(number, models.to_vec());
+                *known = warm;
             }
             let openings = openings.get(&backend.id).copied().unwrap_or_default();
             let speed = services.estimates(|estimates| estimates.speed(backend.id.as_str()));
@@ -152,7 +164,7 @@ impl Fleet {
     fn eligible(&mut self, services: &Services, job: &Job, workflow: Option<&ApprovedWorkflow>) -> BackendSet {
         let tenant = services.tenants().tenant(&job.owner.tenant);
         let serves = |backend: &Backend| {
-            let in_pool = tenant.as_ref().is_none_or(|tenant| tenant.pool == backend.pool);
+            let in_pool = tenant.as_ref().is_none_or(|tenant| tenant.is_served_by(backend));
             // What is down is asked again when it comes back.
             in_pool && workflow.is_none_or(|workflow| services.suits(backend, workflow))
         };
