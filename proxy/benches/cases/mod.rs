@@ -48,7 +48,9 @@ impl Mix {
             // Pools that have no backend in common.
             2..=8 => (0..BACKENDS).filter(|backend| *backend as u64 % self.sets == part).collect(),
             // Three quarters of all, differently for each.
-            _ => (0..BACKENDS).filter(|backend| (*backend as u64 + part) % 4 > 0 || *backend as u64 == part).collect(),
+            _ => (0..BACKENDS)
+                .filter(|backend| !(*backend as u64 + part).is_multiple_of(4) || *backend as u64 == part)
+                .collect(),
         }
     }
 

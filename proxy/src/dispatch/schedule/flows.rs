@@ -175,6 +175,11 @@ impl Flows {
         }
     }
 
+    /// What a tenant's jobs wait for: sets of backends, in bands.
+    pub fn of(&self, tenant: TenantKey) -> impl Iterator<Item = (Key, Band)> + '_ {
+        self.of_tenant.get(&tenant).into_iter().flatten().map(|(_, set, band)| (*set, *band))
+    }
+
     /// When the next job of the flow rises that this one waits in.
     pub fn rises_at(&self, entry: &Entry) -> Millis {
         self.flows.get(&(entry.tenant, entry.set, entry.band)).map_or(Millis::MAX, |flow| flow.rises_at)

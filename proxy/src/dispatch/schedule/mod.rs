@@ -247,7 +247,13 @@ impl Scheduler {
     /// Says what a tenant may take from now on.
     pub fn set_share(&mut self, tenant: &TenantId, share: Share) {
         let key = self.shares.tenant(tenant);
-        self.flows.moved(&mut self.shares, key, 0, |shares| shares.set_share(key, share));
+        // What a pause kept from it is not saved up either.
+        let resumed = self.shares.is_paused(key) && share.running_max > 0;
+        let floor = if resumed { self.floor_of_waiting(key) } else { None };
+        self.flows.moved(&mut self.shares, key, 0, |shares| {
+            shares.set_share(key, share);
+            shares.raise(key, floor.unwrap_or(0));
+        });
     }
 
     /// Another backend, which may be given `open` jobs now; gives its number.
@@ -304,7 +310,15 @@ impl Scheduler {
             placed: request.placed,
         };
         let floor = self.floor(&request.eligible, request.band);
-        self.shares.waits(tenant, user, floor);
+        // Jobs that no backend can run keep nobody's place.
+        let served = |set: Key| self.sets.get(set).is_some_and(|set| self.is_served(set));
+        let away = !self.flows.of(tenant).any(|(set, _)| served(set));
+        self.flows.moved(&mut self.shares, tenant, user, |shares| {
+            if away && !shares.runs(tenant) {
+                shares.raise(tenant, floor);
+            }
+            shares.waits(tenant, user);
+        });
         self.enter(Held { entry, seconds, load_seconds }, self.rises_at(request.since));
     }
 
@@ -446,6 +460,17 @@ impl Scheduler {
         level.saturating_sub(self.credit())
     }
 
+    /// The same for what a tenant has waiting.
+    fn floor_of_waiting(&self, tenant: TenantKey) -> Option<Virtual> {
+        let flows = self.flows.of(tenant).filter_map(|(set, band)| Some((self.sets.get(set)?, band)));
+        flows.map(|(set, band)| self.floor(set, band)).min()
+    }
+
+    /// Whether a backend of the set takes jobs.
+    fn is_served(&self, set: &BackendSet) -> bool {
+        (0..).zip(&self.seats).any(|(number, seat)| !seat.away && set.contains(number))
+    }
+
     /// What a tenant has taken at most that is forgotten once it is away.
     fn even(&self) -> Virtual {
         let highest = self.seats.iter().map(|seat| seat.levels.highest()).max();
@@ -470,12 +495,13 @@ impl Scheduler {
                 || seat.models.and_then(|models| self.models.get(models)).is_some_and(|there| includes(there, needs))
         };
         let seats = || set.common(free).filter_map(|number| Some((number, self.seats.get(number)?)));
-        let fastest = |(a, b): (&Seat, &Seat)| b.speed.total_cmp(&a.speed);
+        let done = |seat: &Seat| remaining_seconds(seat, now) + held.seconds / seat.speed.max(SPEED_MIN);
+        let soonest = |(_, a): &(usize, &Seat), (_, b): &(usize, &Seat)| done(a).total_cmp(&done(b));
         if needs.is_empty() {
             // Models are no matter: where they are missed least.
             return seats().min_by_key(|(_, seat)| self.missed(seat)).map(|(number, _)| Fit::Has(number));
         }
-        if let Some((number, _)) = seats().filter(|(_, seat)| has(seat)).min_by(|(_, a), (_, b)| fastest((a, b))) {
+        if let Some((number, _)) = seats().filter(|(_, seat)| has(seat)).min_by(soonest) {
             return Some(Fit::Has(number));
         }
         let soon = |(number, seat): &(usize, &Seat)| {
@@ -486,9 +512,7 @@ impl Scheduler {
         if let Some((number, _)) = everywhere().find(soon) {
             return Some(Fit::Soon(number));
         }
-        if let Some((number, _)) =
-            seats().filter(|(_, seat)| seat.models.is_none()).min_by(|(_, a), (_, b)| fastest((a, b)))
-        {
+        if let Some((number, _)) = seats().filter(|(_, seat)| seat.models.is_none()).min_by(soonest) {
             return Some(Fit::Empty(number));
         }
         let (number, _) = seats().min_by_key(|(_, seat)| self.missed(seat))?;
@@ -520,7 +544,8 @@ impl Scheduler {
         };
         let candidates = self.with_loaded(free, sets).filter_map(|(set, models, number)| {
             let others = self.flows.in_turn_with(set, models).take(ALIKE_MAX);
-            let mut fair = others.take_while(|other| other.band == turn.band && other.taken <= latest);
+            let mut fair =
+                others.take_while(|other| other.band < turn.band || (other.band == turn.band && other.taken <= latest));
             Some((*fair.find(|other| suits(set, other))?, number, set, models))
         });
         let (other, backend, set, models) = candidates.min()?;

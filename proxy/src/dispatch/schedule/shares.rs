@@ -40,13 +40,6 @@ impl Taker {
         self.held == 0 && self.running == 0
     }
 
-    fn waits(&mut self, floor: Virtual) {
-        if self.is_away() {
-            self.taken = self.taken.max(floor);
-        }
-        self.held += 1;
-    }
-
     fn begins(&mut self, thought: Virtual) {
         self.taken = self.taken.saturating_add(thought);
         self.running += 1;
@@ -197,13 +190,28 @@ impl Shares {
         self.get(tenant).is_some_and(|tenant| tenant.taker.running < tenant.share.running_max)
     }
 
-    /// One more job waits. Whoever was away has taken no less than `floor`: what was not used is not saved up.
-    pub fn waits(&mut self, tenant: TenantKey, user: UserKey, floor: Virtual) {
+    /// One more job waits.
+    pub fn waits(&mut self, tenant: TenantKey, user: UserKey) {
         let Some(tenant) = self.get_mut(tenant) else { return };
-        tenant.taker.waits(floor);
+        tenant.taker.held += 1;
         if let Some(user) = tenant.users.get_mut(&user) {
-            user.taker.waits(tenant.now);
+            if user.taker.is_away() {
+                user.taker.taken = user.taker.taken.max(tenant.now);
+            }
+            user.taker.held += 1;
         }
+    }
+
+    /// The tenant has taken no less than this: what it did not use is not saved up.
+    pub fn raise(&mut self, tenant: TenantKey, floor: Virtual) {
+        if let Some(tenant) = self.get_mut(tenant) {
+            tenant.taker.taken = tenant.taker.taken.max(floor);
+        }
+    }
+
+    /// Whether a job of the tenant runs.
+    pub fn runs(&self, tenant: TenantKey) -> bool {
+        self.get(tenant).is_some_and(|tenant| tenant.taker.running > 0)
     }
 
     /// One fewer waits.

@@ -221,6 +221,26 @@ fn a_job_goes_only_where_it_may_and_does_not_block_what_may_go_elsewhere() {
 }
 
 #[test]
+fn of_backends_with_the_models_it_takes_the_one_that_is_done_first() {
+    for (busy, speed, expected) in [(0, 1.0, 0), (1, 1.0, 1), (9_999, 2.0, 0), (10_000, 2.0, 0), (10_001, 2.0, 1)] {
+        let mut scheduler = Scheduler::new(Tuning::default());
+        scheduler.add_backend(2, speed);
+        scheduler.add_backend(1, 0.5);
+        for (job, backend) in [(0, 0), (1, 1)] {
+            let eligible = [backend].into_iter().collect();
+            scheduler.hold(with_models(Request { eligible, ..request(job, "t") }, &["a"]));
+            assert_eq!(next(&mut scheduler, 0).map(|next| next.1), Some(backend));
+            free(&mut scheduler, backend, 0);
+        }
+        // Ten seconds at speed 1 take twenty on the second.
+        scheduler.backend(1).unwrap().speed = if speed > 1.0 { 2.0 / 3.0 } else { 1.0 };
+        scheduler.backend(0).unwrap().busy_until = busy;
+        scheduler.hold(with_models(request(2, "t"), &["a"]));
+        assert_eq!(next(&mut scheduler, 0).map(|next| next.1), Some(expected), "{busy} ms busy, speed {speed}");
+    }
+}
+
+#[test]
 fn a_job_goes_where_its_models_are_then_where_none_are_then_where_they_are_missed_least() {
     let mut scheduler = scheduler(3);
     let run = |scheduler: &mut Scheduler, job, models: &[&str]| {
@@ -324,6 +344,38 @@ fn what_was_taken_elsewhere_when_nobody_waited_keeps_nobody_waiting_here() {
     };
     let order: Vec<u64> = (0..4).map(|_| turns()).collect();
     assert_eq!(order, [100, 101, 200, 102]);
+}
+
+/// Two tenants with one backend; one has had a thousand seconds of it while the other could run nothing. Gives how many of the next ten jobs are that one's.
+fn after_a_thousand_seconds(mut idle: impl FnMut(&mut Scheduler), mut ready: impl FnMut(&mut Scheduler)) -> usize {
+    let mut scheduler = scheduler(1);
+    idle(&mut scheduler);
+    for job in 1000..1100 {
+        scheduler.hold(request(job, "busy"));
+        assert_eq!(next(&mut scheduler, 0).map(|next| next.0), Some(job));
+        scheduler.settle(id(job), 10.0);
+        free(&mut scheduler, 0, 0);
+    }
+    (1100..1200).for_each(|job| scheduler.hold(request(job, "busy")));
+    ready(&mut scheduler);
+    (1..100).for_each(|job| scheduler.hold(request(job, "idle")));
+    order(&mut scheduler).into_iter().take(20).filter(|job| *job < 1000).count()
+}
+
+#[test]
+fn neither_a_pause_nor_a_job_that_may_run_nowhere_saves_anything_up() {
+    let nowhere = || Request { eligible: BackendSet::default(), ..request(0, "idle") };
+    // Its credit, one that the other has had since it was due, and half of the rest; one more where it wins ties.
+    let fair = 13..=14;
+    let away = after_a_thousand_seconds(|_| {}, |_| {});
+    assert!(fair.contains(&away), "{away}");
+    let stuck = after_a_thousand_seconds(|scheduler| scheduler.hold(nowhere()), |_| {});
+    assert!(fair.contains(&stuck), "{stuck}");
+    let share = Share { running_max: 0, ..Share::default() };
+    let tenant: TenantId = "idle".parse().unwrap();
+    let waits = |scheduler: &mut Scheduler| scheduler.hold(Request { share, ..request(0, "idle") });
+    let paused = after_a_thousand_seconds(waits, |scheduler| scheduler.set_share(&tenant, Share::default()));
+    assert!(fair.contains(&paused), "{paused}");
 }
 
 #[test]
