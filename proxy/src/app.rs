@@ -28,6 +28,7 @@ use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
+use crate::dispatch::halts::HaltsInForce;
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
@@ -204,9 +205,11 @@ impl App {
             held: Arc::default(),
             banned: BannedClasses::new(banned),
             ban_turn: tokio::sync::Mutex::default(),
+            halts: HaltsInForce::default(),
             rules: watch::channel(0).0,
             lists: Lists::default(),
         });
+        core.block_on(services.refresh_halts())?;
         let (dispatch, commands) = dispatcher::channel();
         let drain = Drain::new();
         Ok(Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former })

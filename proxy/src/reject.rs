@@ -559,7 +559,7 @@ impl From<LedgerError> for Rejection {
             LedgerError::Full { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", format!("{log}: delete something first"))
             }
-            LedgerError::Damaged { .. } => Self::internal(log),
+            LedgerError::Damaged { .. } | LedgerError::Busy { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
                 Self::unavailable(
                     "ledger_unavailable",

@@ -15,17 +15,18 @@ use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::estimate::Estimates;
+use crate::dispatch::halts::{HaltsInForce, of_gone_backends};
 use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
 use crate::drain::Drain;
-use crate::ids::{BackendId, ClientId};
+use crate::ids::{BackendId, ClientId, TenantId};
 use crate::inspect::Inspector;
 use crate::inspect::bans::BannedClasses;
 use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
-use crate::record::ledger::{Job, JobResult, JobState, Ledger};
+use crate::record::ledger::{Job, JobResult, JobState, Ledger, LedgerError};
 use crate::record::metrics::Metrics;
 use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
@@ -85,6 +86,8 @@ pub struct Services {
     pub banned: BannedClasses,
     /// Whose turn it is to put bans into force.
     pub ban_turn: Mutex<()>,
+    /// What an operator has stopped.
+    pub halts: HaltsInForce,
     /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
     pub rules: watch::Sender<u64>,
     /// What jobs take, as learned.
@@ -186,6 +189,31 @@ impl Services {
     /// Jobs that wait are decided again: what their verdicts follow from may have changed.
     pub fn rules_changed(&self) {
         self.rules.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Whether an operator has paused this tenant: its held jobs wait, and what it submits is accepted and waits too. [`HaltsInForce::subscribe`] tells of changes.
+    pub fn tenant_paused(&self, tenant: &TenantId) -> bool {
+        self.halts.is_paused(tenant)
+    }
+
+    /// Puts what an operator has stopped into force, as the ledger has it, and forgets the halts of backends that are not configured any more.
+    ///
+    /// # Errors
+    /// The ledger can't be read; then what was in force stays, for the backends of now.
+    pub async fn refresh_halts(&self) -> Result<(), LedgerError> {
+        let _turn = self.halts.turn.lock().await;
+        let rows = self.ledger.halts().await?;
+        let backends = self.backends();
+        for gone in of_gone_backends(&rows, |id| backends.contains_key(id)) {
+            match self.ledger.release(&gone).await {
+                Ok(()) => self.audit.released(&gone),
+                Err(error) => {
+                    tracing::warn!(?gone, %error, "the halt of a backend that is no more stays in the ledger")
+                }
+            }
+        }
+        self.halts.put(rows, backends.values());
+        Ok(())
     }
 
     /// Whether a workflow should go to this backend: it has its classes, and its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the

@@ -26,6 +26,7 @@ mod listen;
 mod login;
 mod newer;
 mod object_info;
+mod operate;
 mod owner;
 mod pacing;
 mod paid;

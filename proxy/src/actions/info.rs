@@ -151,6 +151,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
         "uploaded_bytes": uploaded,
         "queue_remaining": active.len(),
         "queue": outlook::shown(held),
+        "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))
 }

@@ -119,7 +119,9 @@ async fn keep(
     let (services, storage_bytes_max) = (call.services, tenant.limits.storage_bytes_max);
     // Before the content gets its name in the blobs: nothing takes it away from there if the ledger refuses it.
     check_room(call, slot).await?;
-    let (content, bytes) = content.finish().await.map_err(UploadError::from)?;
+    // Its hold lasts until the ledger names it.
+    let stored = content.finish().await.map_err(UploadError::from)?;
+    let (content, bytes) = (stored.content, stored.bytes);
     let Place { id, directory, subfolder, filename, overwrite } = place;
     let (owner, at) = (principal.owner.clone(), services.clock.wall());
     let upload = NewUpload {
@@ -136,6 +138,7 @@ async fn keep(
         at,
     };
     let row = services.ledger.keep_upload(upload).await?;
+    drop(stored);
     let (request, owner, file, content, bytes) = (call.request, row.owner.clone(), row.id, row.content, row.bytes);
     services.audit.uploaded(UploadedLine { request, owner, file, content, bytes });
     Ok(row)

@@ -10,7 +10,7 @@ use crate::deliver::views;
 use crate::ids::{TenantId, UserId};
 use crate::inspect::contents::{self, ContentFacts};
 use crate::owner::{Owner, OwnerScope};
-use crate::record::blobs::{BlobError, Blobs};
+use crate::record::blobs::{BlobError, Blobs, Stored};
 use crate::record::ledger::user_files::{Adopted, AdoptedFile, Adoption, PathError, Place, UserBounds, UserPath};
 use crate::record::ledger::{Directory, FileRow, Ledger, LedgerError};
 use bytes::Bytes;
@@ -253,7 +253,13 @@ impl AdoptionService {
         let expected = source.metadata.len();
         let (file, facts) = off_the_loop(move || facts(source.file, expected)).await?;
         let file = tokio::fs::File::from_std(file);
-        let content = if stored { self.store(file, expected).await? } else { digest(file, expected).await? };
+        // Held until the ledger names it.
+        let (content, _held) = if stored {
+            let stored = self.store(file, expected).await?;
+            (stored.content, Some(stored.hold))
+        } else {
+            (digest(file, expected).await?, None)
+        };
         let adopted = AdoptedFile {
             directory: source.directory,
             path: source.path.clone(),
@@ -261,12 +267,13 @@ impl AdoptionService {
             content_type: views::content_type(filename).to_owned(),
             facts,
             stored,
+            at: self.clock.wall(),
         };
         self.ledger.adopt_file(owner, adopted).await.map_err(whole)
     }
 
     /// Copies a content of `expected` bytes into the blobs.
-    async fn store(&self, mut file: tokio::fs::File, expected: u64) -> Result<Digest, Fault> {
+    async fn store(&self, mut file: tokio::fs::File, expected: u64) -> Result<Stored, Fault> {
         let blobs = |error: BlobError| match error {
             BlobError::TooLarge { .. } => Fault::Source(SourceError::Changed),
             error => Fault::Whole(error.into()),
@@ -280,8 +287,8 @@ impl AdoptionService {
             }
             writer.write(piece.get(..read).unwrap_or_default()).await.map_err(blobs)?;
         }
-        let (content, bytes) = writer.finish().await.map_err(blobs)?;
-        if bytes == expected { Ok(content) } else { Err(SourceError::Changed.into()) }
+        let stored = writer.finish().await.map_err(blobs)?;
+        if stored.bytes == expected { Ok(stored) } else { Err(SourceError::Changed.into()) }
     }
 
     /// Whether a token made that tenant; others are in the tenants file.

@@ -9,6 +9,8 @@
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
 //! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
+//! | `POST /v1/tenants/{id}/pause`, `…/resume` | [`super::halts::HaltRequest`] | [`super::tenants`] |
+//! | `/v1/backends…` | | [`super::backends`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
 //! | `/v1/dead-letters…` | | [`super::dead_letters`] |
@@ -50,6 +52,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
         .with_state(Control { keys, services: Arc::clone(services), asks })
         .merge(super::state::router(services))
         .merge(super::tenants::router(services))
+        .merge(super::backends::router(services))
         .merge(catalogue)
         .merge(super::refusals::router(services))
         .merge(super::dead_letters::router(services, dispatch))

@@ -57,9 +57,7 @@ async fn ready(State(looks): State<Looks>) -> Response {
     if looks.drain.is_stopping() {
         reasons.push("the gateway is stopping".to_owned());
     }
-    if !looks.services.backends().values().any(|backend| backend.is_up()) {
-        reasons.push("no backend answers".to_owned());
-    }
+    reasons.extend(super::state::no_backend(&looks.services));
     if !looks.ledger_is_writable().await {
         reasons.push("the ledger can't be written".to_owned());
     }

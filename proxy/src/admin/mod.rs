@@ -3,6 +3,8 @@
 //! Both are axum on Pingora listeners, so that they take part in a stop. On the metrics listener there is nothing that changes anything.
 
 pub mod adoption;
+pub mod backends;
+pub mod halts;
 mod adoption_routes;
 pub mod catalogue;
 pub mod control;

@@ -81,8 +81,14 @@ pub struct BackendStatus {
     pub id: BackendId,
     /// Where it is.
     pub url: String,
-    /// Whether it takes jobs.
+    /// Whether it is in service.
     pub up: bool,
+    /// One of [`Standing::NAMES`](crate::dispatch::health::Standing::NAMES).
+    #[serde(default)]
+    pub state: String,
+    /// Why an operator has stopped it, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted_for: Option<String>,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -129,9 +135,7 @@ async fn status(State(looks): State<Looks>) -> Json<Status> {
     let now = services.clock.monotonic();
     let mut reasons = Vec::new();
     let backends: Vec<BackendStatus> = live.backends.values().map(|backend| of_backend(services, backend)).collect();
-    if !backends.iter().any(|backend| backend.up) {
-        reasons.push("no backend answers".to_owned());
-    }
+    reasons.extend(no_backend(services));
     let written = services.ledger.probe().await;
     reasons.extend(written.as_ref().err().map(ToString::to_string));
     reasons.extend(services.room().err().map(|error| error.to_string()));
@@ -166,6 +170,22 @@ async fn status(State(looks): State<Looks>) -> Json<Status> {
     })
 }
 
+/// Why no backend would run a job now, if that is so. One that is drained holds up what waits for it, and nothing is refused for it.
+pub(super) fn no_backend(services: &Services) -> Option<String> {
+    let backends = services.backends();
+    if backends.values().any(|backend| backend.takes_jobs()) {
+        return None;
+    }
+    let up: Vec<_> = backends.values().filter(|backend| backend.is_up()).collect();
+    Some(if up.is_empty() {
+        "no backend answers".to_owned()
+    } else if up.iter().any(|backend| backend.halt().is_none()) {
+        "every backend that answers is warming up or drained: jobs wait".to_owned()
+    } else {
+        "every backend that answers is drained: jobs wait".to_owned()
+    })
+}
+
 fn of_backend(services: &Services, backend: &crate::dispatch::backend::Backend) -> BackendStatus {
     let reason = match &*backend.state() {
         BackendState::Down { reason } => Some(reason.clone()),
@@ -175,6 +195,8 @@ fn of_backend(services: &Services, backend: &crate::dispatch::backend::Backend) 
         id: backend.id.clone(),
         url: backend.endpoint.to_string(),
         up: backend.is_up(),
+        state: backend.shown_standing().name().to_owned(),
+        halted_for: backend.halt().and_then(|halt| halt.reason.clone()),
         reason,
         outstanding: services.metrics.outstanding(&backend.id),
     }

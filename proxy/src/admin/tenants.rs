@@ -4,14 +4,18 @@
 //! |---|---|
 //! | `GET /v1/tenants` | `[TenantView]` |
 //! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: no token made it |
+//! | `POST /v1/tenants/{id}/pause`, `…/resume` ([`HaltRequest`]) | `TenantView`, or 404 |
 
+use super::halts::{Act, HaltRequest, acted};
 use crate::clock::WallMillis;
 use crate::ids::TenantId;
 use crate::record::ledger::LedgerError;
+use crate::record::ledger::halts::Halted;
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::services::Services;
 use crate::tenants::{AllTenants, TenantRegistry};
 use axum::Router;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -31,6 +35,9 @@ pub struct TenantView {
     pub plan: String,
     /// Its credentials are refused.
     pub disabled: bool,
+    /// Its held jobs wait.
+    #[serde(default)]
+    pub paused: bool,
     /// Where it comes from.
     pub source: TenantSource,
     /// Whose tokens made it.
@@ -58,6 +65,7 @@ impl From<CreatedTenant> for TenantView {
             name: Some(row.claim),
             plan: row.plan,
             disabled: row.disabled_at.is_some(),
+            paused: false,
             source: TenantSource::Token,
             issuer: Some(row.issuer),
             created_at: Some(row.created_at),
@@ -66,17 +74,23 @@ impl From<CreatedTenant> for TenantView {
 }
 
 /// Every tenant: those of the file by id, then those that tokens made by id.
-pub fn views(registry: &TenantRegistry, created: Vec<CreatedTenant>) -> Vec<TenantView> {
+pub fn views(
+    registry: &TenantRegistry,
+    created: Vec<CreatedTenant>,
+    is_paused: impl Fn(&TenantId) -> bool,
+) -> Vec<TenantView> {
     let configured = registry.tenants().map(|tenant| TenantView {
         id: tenant.id.clone(),
         name: tenant.name.clone(),
         plan: tenant.plan.clone(),
         disabled: tenant.disabled,
+        paused: false,
         source: TenantSource::File,
         issuer: None,
         created_at: None,
     });
-    configured.chain(created.into_iter().map(TenantView::from)).collect()
+    let all = configured.chain(created.into_iter().map(TenantView::from));
+    all.map(|view| TenantView { paused: is_paused(&view.id), ..view }).collect()
 }
 
 /// The routes.
@@ -85,12 +99,47 @@ pub fn router(services: &Arc<Services>) -> Router {
         .route("/v1/tenants", get(list))
         .route("/v1/tenants/{id}/disable", post(disable))
         .route("/v1/tenants/{id}/enable", post(enable))
+        .route("/v1/tenants/{id}/pause", post(pause))
+        .route("/v1/tenants/{id}/resume", post(resume))
         .with_state(Arc::clone(services))
 }
 
 async fn list(State(services): State<Arc<Services>>) -> Response {
+    Json(all(&services)).into_response()
+}
+
+fn all(services: &Services) -> Vec<TenantView> {
     let tenants: Arc<AllTenants> = services.tenants();
-    Json(views(tenants.registry(), services.created.list())).into_response()
+    views(tenants.registry(), services.created.list(), |id| services.tenant_paused(id))
+}
+
+type Asked = Result<Json<HaltRequest>, JsonRejection>;
+
+async fn pause(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
+    halted(&services, &id, Act::Halt, asked).await
+}
+
+async fn resume(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
+    halted(&services, &id, Act::Resume, asked).await
+}
+
+async fn halted(services: &Services, id: &str, act: Act, asked: Asked) -> Response {
+    let Json(request) = match asked {
+        Ok(asked) => asked,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    // One whose plan is gone from the file is listed all the same, and can be resumed.
+    if !all(services).iter().any(|view| view.id == id) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    if let Err(refused) = acted(services, Halted::Tenant(id.clone()), act, request).await {
+        return refused;
+    }
+    match all(services).into_iter().find(|view| view.id == id) {
+        Some(view) => Json(view).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn disable(State(services): State<Arc<Services>>, Path(id): Path<String>) -> Response {
@@ -104,7 +153,10 @@ async fn enable(State(services): State<Arc<Services>>, Path(id): Path<String>) -
 async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Response {
     let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
     match services.created.set_disabled(&id, disabled).await {
-        Ok(Some(row)) => Json(TenantView::from(row)).into_response(),
+        Ok(Some(row)) => {
+            let paused = services.tenant_paused(&row.id);
+            Json(TenantView { paused, ..TenantView::from(row) }).into_response()
+        }
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => unavailable(&error),
     }

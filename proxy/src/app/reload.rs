@@ -154,6 +154,10 @@ impl Reloader {
         services.lists.clear();
         services.reloaded.send_replace(generation);
         services.rules_changed();
+        // Before anything watches over a backend that is new: it may be halted.
+        if let Err(error) = services.refresh_halts().await {
+            tracing::error!(%error, "what is drained or paused can't be read: backends that this reload made anew take jobs");
+        }
         self.watchers.follow();
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);

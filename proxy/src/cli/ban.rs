@@ -118,9 +118,17 @@ pub fn bans(arguments: &BansArguments) -> anyhow::Result<Exit> {
 }
 
 /// The running gateway, or its ledger while it does not run.
-enum Reached {
+pub(super) enum Reached {
     Gateway(ControlClient),
     Ledger(Box<RedbLedger>, Audit),
+}
+
+/// Whoever can be told: before anything is changed, since what can't be audited is not done.
+pub(super) fn reached(config: &Config) -> anyhow::Result<Reached> {
+    Ok(match super::ledger(config)? {
+        Some(ledger) => Reached::Ledger(Box::new(ledger), Audit::open(&audit_target(config), Clock::system())?),
+        None => Reached::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
+    })
 }
 
 fn with<T>(which: &ConfigArgument, act: impl AsyncFnOnce(Reached) -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -128,10 +136,5 @@ fn with<T>(which: &ConfigArgument, act: impl AsyncFnOnce(Reached) -> anyhow::Res
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
         .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reached = match super::ledger(&config)? {
-        // Before anything is changed: what can't be audited is not done.
-        Some(ledger) => Reached::Ledger(Box::new(ledger), Audit::open(&audit_target(&config), Clock::system())?),
-        None => Reached::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
-    };
-    runtime.block_on(act(reached))
+    runtime.block_on(act(reached(&config)?))
 }

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod allow;
 pub mod backup;
+pub mod backend;
 pub mod ban;
 pub mod catalogue;
 pub mod check;
@@ -62,8 +63,10 @@ pub enum Command {
     Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
-    /// List tenants; close and open those that tokens made.
+    /// List tenants; close and open those that tokens made; pause any of them.
     Tenant(tenant::TenantArguments),
+    /// Show the backends; take one out of work and put it back.
+    Backend(backend::BackendArguments),
     /// Ask the policy engine about workflows.
     Policy(policy::PolicyArguments),
     /// Compare what is installed at the backends with what was accepted, and accept it.
@@ -134,6 +137,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
+        Command::Backend(arguments) => backend::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),

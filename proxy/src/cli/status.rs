@@ -70,11 +70,15 @@ fn table(status: &Status) -> String {
     }
     line("metrics", &status.metrics);
     for backend in &status.backends {
-        let state = match &backend.reason {
+        let mut state = match &backend.reason {
             _ if backend.up => format!("up, {} outstanding", backend.outstanding),
             Some(reason) => format!("down: {reason}"),
             None => "down".to_owned(),
         };
+        if ["drained", "maintenance", "warming"].contains(&backend.state.as_str()) {
+            let why = backend.halted_for.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            state = format!("{}{why}, {state}", backend.state);
+        }
         line("backend", &format_args!("{} at {}: {state}", backend.id, backend.url));
     }
     let jobs = status.jobs;

@@ -1,14 +1,16 @@
-//! `comfygate tenant list|disable|enable`: through the control socket of a running gateway, else in the ledger itself.
+//! `comfygate tenant list|disable|enable|pause|resume`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::audit_target;
 use super::{ConfigArgument, Exit, export};
 use crate::admin::control_client::ControlClient;
+use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::tenants::{TenantSource, TenantView, views};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
+use crate::record::ledger::halts::{Halted, Halts};
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::state_dir;
@@ -41,6 +43,19 @@ enum TenantCommand {
         /// The tenant's id
         id: TenantId,
     },
+    /// Let the held jobs of a tenant wait, and what it submits from now on; what runs ends
+    Pause {
+        /// The tenant's id
+        id: TenantId,
+        /// Why: the audit log has it
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a paused tenant's jobs run again
+    Resume {
+        /// The tenant's id
+        id: TenantId,
+    },
     /// Write workflows, settings, inputs and outputs into a directory, as a ComfyUI has them
     Export(export::ExportArguments),
 }
@@ -55,6 +70,8 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
         TenantCommand::List => None,
         TenantCommand::Disable { id } => Some((id, true)),
         TenantCommand::Enable { id } => Some((id, false)),
+        TenantCommand::Pause { id, reason } => return halt(arguments, id, Act::Halt, reason.clone()),
+        TenantCommand::Resume { id } => return halt(arguments, id, Act::Resume, None),
     };
     let loaded = Config::load(arguments.which.config.as_deref())
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
@@ -85,6 +102,42 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
     })
 }
 
+fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<String>) -> anyhow::Result<Exit> {
+    let request = HaltRequest { reason };
+    if let Some(fault) = request.fault() {
+        anyhow::bail!("{fault}");
+    }
+    let config = Config::load(arguments.which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
+        .config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let view = runtime.block_on(async {
+        let reached = Reached::reach(&config)?;
+        let halted = Halted::Tenant(id.clone());
+        match &reached {
+            Reached::Gateway(client) => {
+                return Ok(client.halt::<TenantView>(&halted, act, &request).await?);
+            }
+            Reached::Ledger(..) if !reached.list(&config).await?.iter().any(|view| view.id == *id) => {}
+            Reached::Ledger(ledger, audit) => {
+                halts::act(ledger, audit, halted, act, request.reason, Clock::system().wall()).await?;
+                audit.written();
+            }
+        }
+        anyhow::Ok(reached.list(&config).await?.into_iter().find(|view| view.id == *id))
+    })?;
+    match view {
+        Some(view) => {
+            print(&view, arguments.json);
+            Ok(Exit::Good)
+        }
+        None => {
+            eprintln!("comfygate: there is no tenant `{id}`: `comfygate tenant list` shows them");
+            Ok(Exit::No)
+        }
+    }
+}
+
 /// The running gateway, or its ledger while it does not run: whoever has the lock.
 enum Reached {
     Gateway(ControlClient),
@@ -107,7 +160,11 @@ impl Reached {
     async fn list(&self, config: &Config) -> anyhow::Result<Vec<TenantView>> {
         Ok(match self {
             Self::Gateway(client) => client.tenants().await?,
-            Self::Ledger(ledger, _) => views(&config.tenants, ledger.created_tenants().await?),
+            Self::Ledger(ledger, _) => {
+                let halted: Vec<Halted> = ledger.halts().await?.into_iter().map(|row| row.halted).collect();
+                let is_paused = |id: &TenantId| halted.contains(&Halted::Tenant(id.clone()));
+                views(&config.tenants, ledger.created_tenants().await?, is_paused)
+            }
         })
     }
 
@@ -138,7 +195,11 @@ fn print(view: &TenantView, json: bool) {
         TenantSource::File => "file",
         TenantSource::Token => "token",
     };
-    let standing = if view.disabled { "disabled" } else { "open" };
+    let standing = match (view.disabled, view.paused) {
+        (true, _) => "disabled",
+        (false, true) => "paused",
+        (false, false) => "open",
+    };
     // A claim is a stranger's text: no control characters reach the terminal.
     let name: String = view.name.iter().flat_map(|name| name.chars()).flat_map(escaped).collect();
     println!("{:<26}  {:<8} {:<5} {:<16} {name}", view.id, standing, source, view.plan);

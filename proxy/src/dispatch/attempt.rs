@@ -21,7 +21,8 @@ use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
 use crate::inspect::files;
-use crate::record::blobs::BlobError;
+use crate::record::blobs::{BlobError, Stored};
+use crate::record::holds::Hold;
 use crate::record::ledger::{
     Attempt, Job, JobResult, JobState, LedgerError, NewFile, Outcome, OwnerSecrets, Reached, SentPicture,
 };
@@ -335,6 +336,8 @@ struct Carrying {
     written_off: watch::Receiver<u64>,
     /// What its nodes send instead of saving it; none if it has no such nodes.
     pictures: Option<Pictures>,
+    /// Its results stay in the blobs until the ledger names them.
+    holds: Vec<Hold>,
 }
 
 impl Carrying {
@@ -364,6 +367,7 @@ impl Carrying {
             watch,
             written_off,
             pictures,
+            holds: Vec::new(),
         })
     }
 
@@ -809,6 +813,7 @@ impl Carrying {
         let Some(mut pictures) = self.pictures.take() else { return Ok(Vec::new()) };
         let settled = self.settled().await;
         let sent = pictures.collected().await;
+        self.holds.append(&mut pictures.holds());
         if outcome != Outcome::Succeeded {
             return Ok(sent.unwrap_or_default());
         }
@@ -846,7 +851,7 @@ impl Carrying {
     }
 
     /// Copies every output into the blobs.
-    async fn fetched(&self, ending: &Ending) -> Result<Vec<NewFile>, Unfetched> {
+    async fn fetched(&mut self, ending: &Ending) -> Result<Vec<NewFile>, Unfetched> {
         let mut files = Vec::with_capacity(ending.fetches.len());
         for fetch in &ending.fetches {
             let mut writer = self.services.blobs.writer(OUTPUT_BYTES_MAX)?;
@@ -854,7 +859,8 @@ impl Carrying {
             while let Some(piece) = pieces.next().await? {
                 writer.write(&piece).await?;
             }
-            let (content, bytes) = writer.finish().await?;
+            let Stored { content, bytes, hold } = writer.finish().await?;
+            self.holds.push(hold);
             files.push(NewFile {
                 id: FileId::new(),
                 content,

@@ -7,6 +7,7 @@ use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, PoolId, UpstreamClientId};
+use crate::record::ledger::halts::HaltRow;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue, ModelOptions};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -38,6 +39,12 @@ pub struct Backend {
     /// As it last said; of a backend that is down too.
     models: ArcSwapOption<ModelOptions>,
     health: Mutex<Health>,
+    /// What an operator has stopped here.
+    halt: ArcSwapOption<HaltRow>,
+    /// It is up and has not run its warm-up workflow yet.
+    is_warming: AtomicBool,
+    /// What that workflow left in its memory.
+    warm_models: ArcSwapOption<Vec<String>>,
     facts: ArcSwapOption<BackendFacts>,
     foreign: AtomicU64,
     outstanding: AtomicU32,
@@ -92,6 +99,9 @@ impl Backend {
             installed: ArcSwapOption::empty(),
             models: ArcSwapOption::empty(),
             health: Mutex::new(Health::new(Instant::now())),
+            halt: ArcSwapOption::empty(),
+            is_warming: AtomicBool::new(false),
+            warm_models: ArcSwapOption::empty(),
             facts: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
@@ -125,9 +135,49 @@ impl Backend {
         let _ = self.socket.set(socket);
     }
 
-    /// Whether it takes jobs.
+    /// Whether it answers and has not been ejected. It may be drained, or warming up: see [`Backend::takes_jobs`].
     pub fn is_up(&self) -> bool {
         matches!(**self.state.load(), BackendState::Up { .. })
+    }
+
+    /// Whether it may be given a job now: it is up, no operator has stopped it, and it has warmed up.
+    pub fn takes_jobs(&self) -> bool {
+        self.is_up() && self.halt.load().is_none() && !self.is_warming()
+    }
+
+    /// The halt that an operator put on it.
+    pub fn halt(&self) -> Option<Arc<HaltRow>> {
+        self.halt.load_full()
+    }
+
+    /// Puts a halt on it, or takes it off.
+    pub fn set_halt(&self, halt: Option<Arc<HaltRow>>) {
+        self.halt.store(halt);
+    }
+
+    /// Whether somebody works on it: it is not tested, and its going down is no alarm.
+    pub fn is_in_maintenance(&self) -> bool {
+        self.halt.load().as_ref().is_some_and(|halt| halt.maintenance)
+    }
+
+    /// Whether it waits for the end of its warm-up workflow.
+    pub fn is_warming(&self) -> bool {
+        self.is_warming.load(Ordering::Relaxed)
+    }
+
+    /// It has to warm up before its first job, or has.
+    pub fn set_warming(&self, is_warming: bool) {
+        self.is_warming.store(is_warming, Ordering::Relaxed);
+    }
+
+    /// The models that its warm-up workflow loaded since it came up; empty if there was none.
+    pub fn warm_models(&self) -> Arc<Vec<String>> {
+        self.warm_models.load_full().unwrap_or_default()
+    }
+
+    /// Remembers which models its warm-up workflow loaded.
+    pub fn set_warm_models(&self, models: Vec<String>) {
+        self.warm_models.store(Some(Arc::new(models)));
     }
 
     /// Its state now.
@@ -185,6 +235,22 @@ impl Backend {
     /// Where it stands: up, half open, or down and why.
     pub fn standing(&self) -> Standing {
         self.health(|health| health.standing())
+    }
+
+    /// Where it stands, as operators are told: what they have done to it themselves counts for more than what is known of it.
+    pub fn shown_standing(&self) -> Standing {
+        let standing = self.standing();
+        if self.is_in_maintenance() {
+            Standing::Maintenance
+        } else if !standing.takes_jobs() {
+            standing
+        } else if self.halt.load().is_some() {
+            Standing::Drained
+        } else if self.is_warming() {
+            Standing::Warming
+        } else {
+            standing
+        }
     }
 
     /// Reads or changes its health, for the one who watches it. `act` must not call this backend: the lock is held meanwhile.
@@ -248,6 +314,7 @@ impl Backend {
     pub fn set_up(&self, agreement: Arc<Agreement>) {
         // What comes up may be another process, on another disk.
         self.present.clear();
+        self.warm_models.store(None);
         self.health(Health::returned);
         self.state.store(Arc::new(BackendState::Up { agreement }));
     }

@@ -159,6 +159,7 @@ impl Dispatcher {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rules = self.services.rules.subscribe();
         let mut reloaded = self.services.reloaded.subscribe();
+        let mut halts = self.services.halts.subscribe();
         loop {
             while self.carriers.try_join_next().is_some() {}
             self.decide_again();
@@ -174,6 +175,11 @@ impl Dispatcher {
                     continue;
                 }
                 Ok(()) = reloaded.changed() => {
+                    self.look_again();
+                    continue;
+                }
+                // A tenant was paused, or is not any more; which backends take jobs is read anew for each assignment.
+                Ok(()) = halts.changed() => {
                     self.look_again();
                     continue;
                 }
@@ -316,7 +322,7 @@ impl Dispatcher {
             let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
             // One that failed before gets one job, and no second before that has run to its end: a job holds the only slot.
             let open = SLOTS.saturating_sub(outstanding);
-            Openings { available: backend.is_up(), outstanding, open, foreign: backend.foreign() }
+            Openings { available: backend.takes_jobs(), outstanding, open, foreign: backend.foreign() }
         });
         while let Some(placement) = self.fleet.next(&self.services) {
             let backend = self.services.backends().get(&placement.backend).cloned();
@@ -448,7 +454,7 @@ impl Dispatcher {
             let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
             backend.set_outstanding(outstanding);
             self.services.metrics.set_backend(&backend.id, backend.is_up(), outstanding);
-            self.services.metrics.set_backend_state(&backend.id, backend.standing());
+            self.services.metrics.set_backend_state(&backend.id, backend.shown_standing());
         }
     }
 }

@@ -9,6 +9,7 @@ use super::schedule::{BackendSet, Band, Expected, Millis, Request, Scheduler, Sh
 use crate::ids::{BackendId, JobId, TenantId};
 use crate::record::ledger::Job;
 use crate::services::Services;
+use crate::tenants::Tenant;
 use comfygate_policy::ApprovedWorkflow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -127,13 +128,9 @@ impl Fleet {
         let (model, units) = job.work.as_ref().map_or(("", UNITS_UNKNOWN), |work| (work.model.as_str(), work.units));
         let (seconds, load_seconds) =
             services.estimates(|estimates| (estimates.seconds(model, units), estimates.load_seconds(model)));
-        let (share, band) = services.tenants().tenant(&job.owner.tenant).map_or_else(
-            || (Share::default(), Band::Normal),
-            |tenant| {
-                let limits = &tenant.limits;
-                (Share { weight: limits.weight, running_max: limits.running_jobs_max }, limits.priority)
-            },
-        );
+        let tenant = services.tenants().tenant(&job.owner.tenant);
+        let band = tenant.as_ref().map_or(Band::Normal, |tenant| tenant.limits.priority);
+        let share = tenant.map_or_else(Share::default, |tenant| share(services, &tenant));
         Request {
             job: job.id,
             tenant: job.owner.tenant.clone(),
@@ -178,8 +175,7 @@ impl Fleet {
     /// Says anew what a tenant may take.
     pub fn set_share(&mut self, services: &Services, tenant: &TenantId) {
         if let Some(tenant) = services.tenants().tenant(tenant) {
-            let share = Share { weight: tenant.limits.weight, running_max: tenant.limits.running_jobs_max };
-            self.scheduler.set_share(&tenant.id, share);
+            self.scheduler.set_share(&tenant.id, share(services, &tenant));
         }
     }
 
@@ -215,6 +211,12 @@ impl Fleet {
     pub fn outlook(&self, now: Instant) -> Vec<Expected> {
         self.scheduler.outlook(self.millis(now))
     }
+}
+
+/// What a tenant may take now: nothing while it is paused.
+fn share(services: &Services, tenant: &Tenant) -> Share {
+    let running_max = if services.tenant_paused(&tenant.id) { 0 } else { tenant.limits.running_jobs_max };
+    Share { weight: tenant.limits.weight, running_max }
 }
 
 /// A whole number that stands in the order of the fraction that it is made of (IEEE 754 §5.10).

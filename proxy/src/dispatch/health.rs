@@ -65,11 +65,17 @@ pub enum Standing {
     HalfOpen,
     /// It takes jobs.
     Up,
+    /// It would, and an operator has drained it. This and the next two are only told ([`Backend::shown_standing`](super::backend::Backend::shown_standing)), never decided by.
+    Drained,
+    /// An operator works on it, whether it answers or not.
+    Maintenance,
+    /// It would, and runs its warm-up workflow first.
+    Warming,
 }
 
 impl Standing {
     /// Every name that [`Standing::name`] gives.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 13] = [
         "starting",
         "refused",
         "hung",
@@ -80,6 +86,9 @@ impl Standing {
         "disk_full",
         "half_open",
         "up",
+        "drained",
+        "maintenance",
+        "warming",
     ];
 
     /// Its name in metrics.
@@ -88,12 +97,15 @@ impl Standing {
             Self::Down(cause) => cause.name(),
             Self::HalfOpen => "half_open",
             Self::Up => "up",
+            Self::Drained => "drained",
+            Self::Maintenance => "maintenance",
+            Self::Warming => "warming",
         }
     }
 
     /// Whether it takes jobs at all.
     pub fn takes_jobs(self) -> bool {
-        !matches!(self, Self::Down(_))
+        matches!(self, Self::HalfOpen | Self::Up)
     }
 }
 
@@ -395,8 +407,18 @@ mod tests {
         assert_eq!(health.standing().name(), "starting");
         health.returned();
         assert_eq!(health.standing(), Standing::Up);
-        let causes = [Cause::NotAsked, Cause::Refused, Cause::Hung, Cause::NoSocket, Cause::Stalled, Cause::WorkerDead];
-        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain([Standing::HalfOpen, Standing::Up]).collect();
+        let causes = [
+            Cause::NotAsked,
+            Cause::Refused,
+            Cause::Hung,
+            Cause::NoSocket,
+            Cause::Stalled,
+            Cause::WorkerDead,
+            Cause::CudaError,
+            Cause::DiskFull,
+        ];
+        let told = [Standing::HalfOpen, Standing::Up, Standing::Drained, Standing::Maintenance, Standing::Warming];
+        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain(told).collect();
         assert_eq!(names.into_iter().map(Standing::name).collect::<Vec<_>>(), Standing::NAMES);
     }
 }

@@ -21,6 +21,7 @@ pub mod estimate;
 pub mod facts;
 pub mod fault;
 pub mod fleet;
+pub mod halts;
 pub mod health;
 pub mod measure;
 pub mod monitor;

@@ -85,13 +85,17 @@ impl Monitor {
     }
 
     fn tell_state(&self) {
-        self.services.metrics.set_backend_state(&self.backend.id, self.backend.standing());
+        self.services.metrics.set_backend_state(&self.backend.id, self.backend.shown_standing());
     }
 
-    /// Log, metrics and audit: it is out of service, and why.
+    /// Log, metrics and audit: it is out of service, and why. No warning while somebody works on it.
     async fn tell_down(&self) {
         let reason = self.backend.reason();
-        tracing::warn!(backend = %self.backend.id, reason, "backend out of service");
+        if self.backend.is_in_maintenance() {
+            tracing::info!(backend = %self.backend.id, reason, "backend out of service, in maintenance");
+        } else {
+            tracing::warn!(backend = %self.backend.id, reason, "backend out of service");
+        }
         self.tell_state();
         self.dispatch.send(Command::BackendDown(self.backend.id.clone(), reason)).await;
     }
@@ -121,14 +125,25 @@ impl Monitor {
             return;
         }
         let wait = self.backend.health(|health| health.wait());
+        let was_in_maintenance = self.backend.is_in_maintenance();
         let restarted = async {
             let was_connected = *self.socket_connected.borrow_and_update();
             if !was_connected || self.socket_connected.wait_for(|connected| !*connected).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
+        // The end of a maintenance is what it waits for.
+        let mut halts = self.services.halts.subscribe();
+        let backend = &self.backend;
+        let resumed = async {
+            while backend.is_in_maintenance() && halts.changed().await.is_ok() {}
+            if !was_in_maintenance {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            () = resumed => {}
             () = restarted => tokio::time::sleep(Duration::from_millis(500).min(wait)).await,
         }
     }
@@ -183,6 +198,11 @@ impl Monitor {
         if settings.canary_interval.is_zero() {
             return Ok("it answers".into());
         }
+        if self.backend.is_in_maintenance() {
+            // Whoever works on it would find our workflow in its queue. What it was thrown out for is proven wrong afterwards.
+            let cause = self.cause_now();
+            return Err((cause, "in maintenance: it is tested when that is over".into()));
+        }
         let disk_was_full = self.backend.standing() == Standing::Down(Cause::DiskFull);
         let task = if disk_was_full { Task::Write } else { Task::Run };
         match self.canary(agreement, settings.canary_deadline, (task, Patience::WaitForOthers)).await {
@@ -198,6 +218,14 @@ impl Monitor {
             Verdict::Busy => Err((Cause::Stalled, "others' work runs there".into())),
             Verdict::Gone(reason) => Err((Cause::Hung, reason)),
             Verdict::Refused(reason) => Err((Cause::Refused, reason)),
+        }
+    }
+
+    /// Why it is down; `Hung` if it is not.
+    fn cause_now(&self) -> Cause {
+        match self.backend.standing() {
+            Standing::Down(cause) => cause,
+            _ => Cause::Hung,
         }
     }
 
@@ -250,6 +278,9 @@ impl Monitor {
             Ok(remaining) => {
                 let (interval, now) = (self.settings().canary_interval, self.services.clock.monotonic());
                 self.backend.health(Health::answered);
+                if self.backend.is_in_maintenance() {
+                    return;
+                }
                 if remaining == 0 && self.backend.outstanding() == 0 {
                     if self.backend.health(|health| health.canary_due(interval, now)) {
                         self.idle_canary(agreement).await;

@@ -8,7 +8,8 @@ use super::attempt::{LEDGER_INTERVAL, OUTPUT_BYTES_MAX};
 use super::tracks::Span;
 use crate::deliver::events::codec::{ClientEvent, Preview, UpstreamEvent};
 use crate::ids::PromptId;
-use crate::record::blobs::{BlobError, Blobs};
+use crate::record::blobs::{BlobError, Blobs, Stored};
+use crate::record::holds::Hold;
 use crate::record::ledger::SentPicture;
 use bytes::Bytes;
 use comfygate_policy::NodeId;
@@ -43,7 +44,9 @@ pub enum Spoiled {
 #[derive(Debug)]
 pub struct Pictures {
     intake: Intake,
-    spool: JoinHandle<Result<Vec<SentPicture>, BlobError>>,
+    spool: JoinHandle<Result<Vec<(SentPicture, Hold)>, BlobError>>,
+    /// What was collected stays in the blobs until the ledger names it.
+    holds: Vec<Hold>,
 }
 
 /// Takes pictures without waiting.
@@ -86,7 +89,7 @@ impl Pictures {
         };
         let intake = Intake(Arc::new(shared));
         let spool = tokio::spawn(spool(blobs, receiver, intake.clone()));
-        Self { intake, spool }
+        Self { intake, spool, holds: Vec::new() }
     }
 
     /// Where they are handed in.
@@ -110,10 +113,19 @@ impl Pictures {
             return Err(Spoiled::Lost("its pictures came faster than they could be stored".into()));
         }
         match spooled {
-            Ok(Ok(sent)) => Ok(sent),
+            Ok(Ok(spooled)) => {
+                let (sent, holds) = spooled.into_iter().unzip();
+                self.holds = holds;
+                Ok(sent)
+            }
             Ok(Err(error)) => Err(Spoiled::TooLarge(format!("a picture can't be kept: {error}"))),
             Err(error) => Err(Spoiled::Lost(format!("its pictures could not be stored: {error}"))),
         }
+    }
+
+    /// What keeps them in the blobs: to be kept until the attempt is committed.
+    pub fn holds(&mut self) -> Vec<Hold> {
+        std::mem::take(&mut self.holds)
     }
 
     /// Whether these are all pictures of a run that succeeded: a success without them would be none.
@@ -174,10 +186,10 @@ async fn spool(
     blobs: Blobs,
     mut arrived: mpsc::UnboundedReceiver<Arrived>,
     intake: Intake,
-) -> Result<Vec<SentPicture>, BlobError> {
+) -> Result<Vec<(SentPicture, Hold)>, BlobError> {
     let (mut sent, mut left) = (Vec::new(), OUTPUT_BYTES_MAX);
     while let Some(Arrived::Picture { node, metadata, image }) = arrived.recv().await {
-        let (content, bytes) = loop {
+        let Stored { content, bytes, hold } = loop {
             match stored(&blobs, &image, left).await {
                 // Our disk, not the backend's work; until it takes them again, so many may wait.
                 Err(BlobError::Unavailable { action, reason }) => {
@@ -189,12 +201,12 @@ async fn spool(
         };
         intake.0.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         left = left.saturating_sub(bytes);
-        sent.push(SentPicture { node, content, bytes, content_type: "image/png".into(), metadata });
+        sent.push((SentPicture { node, content, bytes, content_type: "image/png".into(), metadata }, hold));
     }
     Ok(sent)
 }
 
-async fn stored(blobs: &Blobs, image: &[u8], bytes_max: u64) -> Result<(comfygate_policy::Digest, u64), BlobError> {
+async fn stored(blobs: &Blobs, image: &[u8], bytes_max: u64) -> Result<Stored, BlobError> {
     let mut writer = blobs.writer(bytes_max)?;
     writer.write(image).await?;
     writer.finish().await

@@ -13,6 +13,7 @@ use crate::config::AuditConfig;
 use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
+use crate::record::ledger::halts::{HaltRow, Halted};
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use comfygate_policy::Digest;
@@ -203,6 +204,20 @@ enum Event {
     ClassBanned {
         class: String,
         banned: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// An operator drained a backend, took it for maintenance, or let it go on.
+    BackendHalted {
+        backend: BackendId,
+        halt: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// An operator paused a tenant, or let it go on.
+    TenantPaused {
+        tenant: TenantId,
+        paused: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
@@ -492,6 +507,26 @@ impl Audit {
     pub fn class_banned(&self, class: &str, banned: bool, reason: Option<&str>) {
         let reason = reason.map(|reason| cut(reason, REASON_CHARS_MAX));
         self.tell(Event::ClassBanned { class: cut(class, REASON_CHARS_MAX), banned, reason });
+    }
+
+    /// An operator stopped a backend or a tenant.
+    pub fn halted(&self, row: &HaltRow) {
+        let reason = row.reason.as_deref().map(|reason| cut(reason, REASON_CHARS_MAX));
+        self.tell(match &row.halted {
+            Halted::Backend(backend) => {
+                let halt = if row.maintenance { "maintenance" } else { "drained" };
+                Event::BackendHalted { backend: backend.clone(), halt, reason }
+            }
+            Halted::Tenant(tenant) => Event::TenantPaused { tenant: tenant.clone(), paused: true, reason },
+        });
+    }
+
+    /// An operator let a backend or a tenant go on.
+    pub fn released(&self, halted: &Halted) {
+        self.tell(match halted {
+            Halted::Backend(backend) => Event::BackendHalted { backend: backend.clone(), halt: "none", reason: None },
+            Halted::Tenant(tenant) => Event::TenantPaused { tenant: tenant.clone(), paused: false, reason: None },
+        });
     }
 
     /// A job that waited was failed, since the rules changed.

@@ -1,6 +1,8 @@
-//! The gateway's store of contents: `<state>/blobs/ab/<sha-256>`, each whole, synced and never changed.
+//! The gateway's store of contents: `<state>/blobs/ab/<sha-256>`, each whole, synced and never changed; deleted once no row of the ledger names it.
 
 use super::durable;
+use super::holds::{Claim, Hold, Holds};
+use crate::clock::WallMillis;
 use comfygate_policy::Digest;
 use ring::digest::{Context, SHA256};
 use std::io;
@@ -32,6 +34,18 @@ pub enum BlobError {
 pub struct Blobs {
     root: PathBuf,
     temporary: PathBuf,
+    holds: Holds,
+}
+
+/// A content that is in the store, and stays there as long as this lives: until the ledger has the row that names it.
+#[derive(Debug)]
+pub struct Stored {
+    /// Which.
+    pub content: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Keeps it from being deleted.
+    pub hold: Hold,
 }
 
 impl Blobs {
@@ -44,7 +58,7 @@ impl Blobs {
         let temporary = root.join("tmp");
         let made = durable::private_dir(&root).and_then(|()| durable::private_dir(&temporary));
         made.and_then(|()| durable::sweep(&temporary)).map_err(|error| unavailable("open", &error))?;
-        Ok(Self { root, temporary })
+        Ok(Self { root, temporary, holds: Holds::default() })
     }
 
     /// A writer of at most `bytes_max` bytes.
@@ -53,8 +67,16 @@ impl Blobs {
     /// `Unavailable`.
     pub fn writer(&self, bytes_max: u64) -> Result<BlobWriter, BlobError> {
         let (file, path) = durable::temporary(&self.temporary).map_err(|error| unavailable("make a file", &error))?;
-        let root = self.root.clone();
-        Ok(BlobWriter { file: File::from_std(file), path, root, hash: Context::new(&SHA256), bytes: 0, bytes_max })
+        let (root, holds) = (self.root.clone(), self.holds.clone());
+        Ok(BlobWriter {
+            file: File::from_std(file),
+            path,
+            root,
+            holds,
+            hash: Context::new(&SHA256),
+            bytes: 0,
+            bytes_max,
+        })
     }
 
     /// Where a content lies, if it is there.
@@ -65,6 +87,24 @@ impl Blobs {
     /// Where a content lies that was stored.
     pub fn place(&self, content: &Digest) -> PathBuf {
         durable::sharded(&self.root, &content.to_string())
+    }
+
+    /// Claims a content for its deletion, unless somebody is just storing it.
+    pub fn claim(&self, content: Digest) -> Option<Claim> {
+        self.holds.claim(content)
+    }
+
+    /// Deletes a content; gives its bytes if it was there. Only after the ledger said, under this claim, that no row names it. Blocks.
+    pub fn delete(&self, claim: &Claim) -> Option<u64> {
+        durable::delete(&self.place(claim.content()))
+    }
+
+    /// The contents of one of the 256 folders that were written before that. Blocks.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn listed(&self, shard: u8, before: WallMillis) -> Result<Vec<Digest>, BlobError> {
+        durable::shard(&self.root, shard, before).map_err(|error| unavailable("be listed", &error))
     }
 }
 
@@ -82,6 +122,7 @@ pub struct BlobWriter {
     file: File,
     path: PathBuf,
     root: PathBuf,
+    holds: Holds,
     hash: Context,
     bytes: u64,
     bytes_max: u64,
@@ -133,11 +174,11 @@ impl BlobWriter {
         &self.path
     }
 
-    /// Syncs the content under its digest; gives digest and length in bytes. A content that is there already is replaced by its equal.
+    /// Syncs the content under its digest. A content that is there already is replaced by its equal. It stays until what is given is dropped, and longer if a row names it by then.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn finish(mut self) -> Result<(Digest, u64), BlobError> {
+    pub async fn finish(mut self) -> Result<Stored, BlobError> {
         let failed = |error: io::Error| unavailable("finish a file", &error);
         self.file.flush().await.map_err(failed)?;
         self.file.sync_all().await.map_err(failed)?;
@@ -145,9 +186,14 @@ impl BlobWriter {
         sum.copy_from_slice(self.hash.clone().finish().as_ref());
         let content = Digest::from_bytes(sum);
         let (from, to) = (self.path.clone(), durable::sharded(&self.root, &content.to_string()));
-        let published = tokio::task::spawn_blocking(move || durable::publish(&from, &to)).await;
-        published.map_err(|error| failed(error.into()))?.map_err(failed)?;
-        Ok((content, self.bytes))
+        let holds = self.holds.clone();
+        // INVARIANT: held before it is published. A deletion that goes on ends first, and the content is put back.
+        let publishing = tokio::task::spawn_blocking(move || {
+            let hold = holds.hold(content);
+            durable::publish(&from, &to).map(|()| hold)
+        });
+        let hold = publishing.await.map_err(|error| failed(error.into()))?.map_err(failed)?;
+        Ok(Stored { content, bytes: self.bytes, hold })
     }
 }
 
@@ -175,7 +221,7 @@ mod tests {
         let mut writer = Blobs::open(dir.path()).unwrap().writer(3).unwrap();
         writer.write(b"abc").await.unwrap();
         assert_eq!((mode(&root), mode(&temporary), mode(&writer.path)), (0o700, 0o700, 0o600));
-        let (content, _) = writer.finish().await.unwrap();
+        let content = writer.finish().await.unwrap().content;
         for path in [&root, &temporary] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -192,7 +238,8 @@ mod tests {
             let mut writer = blobs.writer(6).unwrap();
             writer.write(b"abc").await.unwrap();
             writer.write(b"def").await.unwrap();
-            assert_eq!(writer.finish().await.unwrap(), (Digest::of(b"abcdef"), 6));
+            let stored = writer.finish().await.unwrap();
+            assert_eq!((stored.content, stored.bytes), (Digest::of(b"abcdef"), 6));
         }
         assert_eq!(std::fs::read(blobs.path(&Digest::of(b"abcdef")).unwrap()).unwrap(), b"abcdef");
         assert!(blobs.path(&Digest::of(b"x")).is_none());

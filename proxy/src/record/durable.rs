@@ -1,9 +1,12 @@
 //! Private directories, and files that are wholly there or not at all, also after a power cut.
 
+use crate::clock::WallMillis;
+use comfygate_policy::Digest;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
 /// Only the gateway's own user enters its directories (design invariant 9).
@@ -81,6 +84,43 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
         }
     }
     Ok(swept)
+}
+
+/// Deletes a content; gives its bytes if it was there. One that can't be deleted is told in the log, and found again by the next walk.
+pub fn delete(path: &Path) -> Option<u64> {
+    let bytes = std::fs::symlink_metadata(path).ok()?.len();
+    match std::fs::remove_file(path) {
+        Ok(()) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "a content can't be deleted");
+            None
+        }
+    }
+}
+
+/// The contents in one of the 256 folders below `root` that were written before that. Names that are no digests are not ours.
+///
+/// # Errors
+/// What the system said; a folder that is not there is empty.
+pub fn shard(root: &Path, shard: u8, before: WallMillis) -> io::Result<Vec<Digest>> {
+    let entries = match std::fs::read_dir(root.join(format!("{shard:02x}"))) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Some(content) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else { continue };
+        // Gone meanwhile, or without a time: not looked at.
+        let written = entry.metadata().ok().and_then(|found| found.modified().ok());
+        let written = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        if written.is_some_and(|at| at.as_millis() < u128::from(before.0)) {
+            found.push(content);
+        }
+    }
+    Ok(found)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -57,6 +57,27 @@ impl Default for Pace {
     }
 }
 
+/// How long what a tenant has is kept; by default for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Results since they came to be, uploads since their last use; `None`: they stay.
+    pub files: Option<Duration>,
+    /// Entries of jobs since their end; `None`: as [`Retention::files`].
+    pub history: Option<Duration>,
+    /// Bytes of all results together: beyond it the oldest go; `None`: no such bound.
+    pub result_bytes_max: Option<u64>,
+}
+
+impl Retention {
+    /// What is kept for ever is kept for less than that.
+    pub const MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+    /// Whether nothing ever goes.
+    pub fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a tenant may use. All counts are per tenant, over all its users and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -82,6 +103,8 @@ pub struct Limits {
     pub retry_paid: bool,
     /// Whether a job whose nodes send something elsewhere is run again after an attempt was lost that may have sent it.
     pub retry_sent: bool,
+    /// How long what it has is kept.
+    pub retention: Retention,
 }
 
 impl Default for Limits {
@@ -99,6 +122,7 @@ impl Default for Limits {
             weight: 1,
             retry_paid: false,
             retry_sent: false,
+            retention: Retention::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
 use super::created::is_made_id;
-use super::{Limits, Pace, Plan, Rate, Tenant, TenantRegistry, policies};
+use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, policies};
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::dispatch::schedule::Band;
@@ -11,6 +11,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Below it `check` warns: many clients fetch what they made later than that.
+const SHORT: Duration = Duration::from_secs(3600);
 
 /// The keys that a plan sets and a tenant may override.
 #[derive(Debug)]
@@ -28,6 +31,9 @@ struct RawLimits {
     weight: Option<u32>,
     retry_paid: Option<bool>,
     retry_sent: Option<bool>,
+    retention: Option<Duration>,
+    retention_history: Option<Duration>,
+    retention_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,9 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         weight: small(reader, "weight", 1000),
         retry_paid: reader.boolean("retry_paid").map(|found| found.value),
         retry_sent: reader.boolean("retry_sent").map(|found| found.value),
+        retention: raw_age(reader, "retention"),
+        retention_history: raw_age(reader, "retention_history"),
+        retention_bytes: reader.size("retention_bytes", 0..=1 << 50).map(|found| found.value),
     }
 }
 
@@ -92,6 +101,19 @@ fn band(name: &str) -> Band {
         "low" => Band::Low,
         _ => Band::Normal,
     }
+}
+
+/// How long something is kept; zero: for ever.
+fn raw_age(reader: &mut Reader<'_>, key: &'static str) -> Option<Duration> {
+    let found = reader.duration(key, Duration::ZERO..=Retention::MAX)?;
+    if !found.value.is_zero() && found.value < SHORT {
+        reader.report().warning(
+            &found.at,
+            "what was made is gone within the hour",
+            "clients that fetch late find nothing: write 1h or more",
+        );
+    }
+    Some(found.value)
 }
 
 /// A whole number from 1 to `max`.
@@ -156,6 +178,23 @@ impl RawLimits {
             weight: self.weight.unwrap_or(base.weight),
             retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
             retry_sent: self.retry_sent.unwrap_or(base.retry_sent),
+            retention: self.retention(base.retention),
+        }
+    }
+}
+
+impl RawLimits {
+    /// What is written over `base`; zero takes a bound away.
+    fn retention(&self, base: Retention) -> Retention {
+        let age = |written: Option<Duration>, base: Option<Duration>| match written {
+            Some(written) => Some(written).filter(|age| !age.is_zero()),
+            None => base,
+        };
+        let bytes = self.retention_bytes.map_or(base.result_bytes_max, |bytes| Some(bytes).filter(|bytes| *bytes > 0));
+        Retention {
+            files: age(self.retention, base.files),
+            history: age(self.retention_history, base.history),
+            result_bytes_max: bytes,
         }
     }
 }
@@ -351,6 +390,38 @@ mod tests {
         assert!(retries("retry_paid = true", ""));
         assert!(retries("", "retry_paid = true"));
         assert!(!retries("retry_paid = true", "retry_paid = false"));
+    }
+
+    #[test]
+    fn retention_is_off_until_set_and_a_tenant_may_take_its_plans_bounds_away() {
+        let retention = |plan: &str, tenant: &str| {
+            let text = format!("[[plan]]\nid = \"p\"\n{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits.retention
+        };
+        assert!(retention("", "").is_off());
+        let set = retention("retention = \"24h\"\nretention_bytes = \"50GiB\"\nretention_history = \"7d\"", "");
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        assert_eq!(set, Retention { files: hours(24), history: hours(168), result_bytes_max: Some(50 << 30) });
+        let own = retention(
+            "retention = \"24h\"\nretention_bytes = \"1GiB\"",
+            "retention = \"0s\"\nretention_bytes = \"2GiB\"",
+        );
+        assert_eq!(own, Retention { files: None, history: None, result_bytes_max: Some(2 << 30) });
+        assert!(retention("retention_bytes = \"1GiB\"", "retention_bytes = \"0KiB\"").is_off());
+    }
+
+    #[test]
+    fn a_retention_of_ten_years_is_taken_and_more_refused_and_one_below_an_hour_warned_of() {
+        let plan = |age: &str| format!("{PLAN}retention = \"{age}\"\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n");
+        assert!(read(&plan("3650d")).is_ok());
+        assert!(only_error(&plan("3651d")).contains("out of range"));
+        let warnings = |age: &str| {
+            let source = SourceFile { path: Path::new("/t.toml").into(), text: plan(age).into() };
+            let report = Report::default();
+            let registry = read_tenants(&source, Path::new("/nowhere"), &report);
+            report.conclude(Some(registry)).unwrap().1.len()
+        };
+        assert_eq!((warnings("59m"), warnings("1h"), warnings("0s")), (1, 0, 0));
     }
 
     #[test]

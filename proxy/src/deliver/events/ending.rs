@@ -185,7 +185,7 @@ mod tests {
                 ("execution_start".into(), json!({"prompt_id": "mine"})),
                 ("execution_success".into(), json!({"prompt_id": "mine", "timestamp": 9})),
             ],
-            files: vec![ResultFile { pointer: "/9/images/0".into(), id }],
+            files: vec![ResultFile { pointer: "/9/images/0".into(), id, removed_at: None }],
             ..JobResult::default()
         };
         let told = told(&job(true), &result);

@@ -52,7 +52,7 @@ mod tests {
             outputs: outputs.as_object().unwrap().clone(),
             messages: vec![("execution_success".into(), json!({"prompt_id": "p1", "timestamp": 2}))],
             files: ["/9/images/0", "/9/images/1"]
-                .map(|pointer| ResultFile { pointer: pointer.into(), id: FileId::new() })
+                .map(|pointer| ResultFile { pointer: pointer.into(), id: FileId::new(), removed_at: None })
                 .into(),
             ..JobResult::default()
         }

@@ -185,6 +185,7 @@ mod tests {
             content_type: super::super::content_type(filename).into(),
             facts: None,
             created_at: WallMillis(1_795_231_291_814),
+            used_at: None,
         }
     }
 

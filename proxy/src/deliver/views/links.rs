@@ -112,6 +112,7 @@ mod tests {
             content_type: "image/png".into(),
             facts: None,
             created_at: NOW,
+            used_at: None,
         }
     }
 

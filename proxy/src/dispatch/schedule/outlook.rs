@@ -141,12 +141,14 @@ fn in_fair_order(scheduler: &Scheduler, band: &[Waiting], accounts: &mut Account
 
 /// A backend in the time to come.
 struct Later {
-    free_at: Millis,
-    speed: f64,
+    /// Milliseconds from now.
+    free_in: f64,
+    /// Milliseconds for a second of work.
+    pace: f64,
     models: Option<Key>,
 }
 
-/// The jobs of a tenant that runs so many at once at most: when each is over.
+/// The jobs of a tenant that runs so many at once at most: when each is over, in milliseconds from now.
 struct Capped {
     most: usize,
     ends: BinaryHeap<Reverse<Millis>>,
@@ -155,7 +157,6 @@ struct Capped {
 /// What becomes of the backends while one job after the other is given to them.
 struct Line<'a> {
     scheduler: &'a Scheduler,
-    now: Millis,
     seats: Vec<Later>,
     /// By set: the backends of it that take jobs.
     usable: HashMap<Key, Vec<usize>>,
@@ -170,8 +171,8 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn new(scheduler: &'a Scheduler, now: Millis) -> Self {
         let later = |seat: &Seat| Later {
-            free_at: now.saturating_add((remaining_seconds(seat, now) * 1000.0) as Millis),
-            speed: seat.speed.max(super::SPEED_MIN),
+            free_in: remaining_seconds(seat, now) * 1000.0,
+            pace: 1000.0 / seat.speed.max(super::SPEED_MIN),
             models: seat.models,
         };
         let usable = scheduler.sets.iter().map(|(key, set)| {
@@ -186,7 +187,6 @@ impl<'a> Line<'a> {
         });
         let mut line = Self {
             scheduler,
-            now,
             seats: scheduler.seats.iter().map(later).collect(),
             usable: usable.collect(),
             competing: competing.collect(),
@@ -194,15 +194,15 @@ impl<'a> Line<'a> {
             capped: HashMap::new(),
             expected: Vec::with_capacity(scheduler.held.len()),
         };
-        line.cap();
+        line.cap(now);
         line
     }
 
     /// Notes what runs of tenants that may not fill every backend.
-    fn cap(&mut self) {
+    fn cap(&mut self, now: Millis) {
         for running in self.scheduler.running.values() {
             if let Some(capped) = Self::capped(self.scheduler, &mut self.capped, running.tenant) {
-                capped.ends.push(Reverse(running.until.max(self.now)));
+                capped.ends.push(Reverse(running.until.saturating_sub(now)));
             }
         }
     }
@@ -224,24 +224,24 @@ impl<'a> Line<'a> {
         let done = |number: &usize| {
             let seat = seats.get(*number)?;
             // The same models only, not some of those that are there: texts are not compared ten thousand times.
-            let loading = if needs.is_none() || needs == seat.models { 0.0 } else { job.load_seconds };
-            let takes = ((job.seconds / seat.speed + loading) * 1000.0) as Millis;
-            Some((seat.free_at.saturating_add(takes), *number))
+            let loading = if needs.is_none() || needs == seat.models { 0.0 } else { job.load_seconds * 1000.0 };
+            Some((seat.free_in + job.seconds * seat.pace + loading, *number))
         };
-        let best = self.usable.get(&job.set).and_then(|numbers| numbers.iter().filter_map(done).min());
-        let seat = best.and_then(|(free_at, number)| Some((free_at, self.seats.get_mut(number)?)));
-        let starts_in = seat.map(|(free_at, seat)| {
-            let mut starts = seat.free_at;
+        let numbers = self.usable.get(&job.set).into_iter().flatten();
+        let best = numbers.filter_map(done).min_by(|(a, _), (b, _)| a.total_cmp(b));
+        let seat = best.and_then(|(done, number)| Some((done, self.seats.get_mut(number)?)));
+        let starts_in = seat.map(|(done, seat)| {
+            let mut starts = seat.free_in as Millis;
             if let Some(capped) = Self::capped(self.scheduler, &mut self.capped, job.tenant) {
                 while capped.ends.len() >= capped.most.max(1) {
                     starts = starts.max(capped.ends.pop().map_or(0, |Reverse(end)| end));
                 }
                 // What the backend does until then is somebody else's: it is not idle.
-                capped.ends.push(Reverse(starts.saturating_add(free_at - seat.free_at)));
+                capped.ends.push(Reverse(starts.saturating_add((done - seat.free_in) as Millis)));
             }
-            seat.free_at = free_at;
+            seat.free_in = done;
             seat.models = needs.or(seat.models);
-            starts.saturating_sub(self.now)
+            starts
         });
         self.tell(job, starts_in);
     }

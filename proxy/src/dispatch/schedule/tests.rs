@@ -515,6 +515,10 @@ fn nothing_is_lost_between_the_indexes() {
             let told: HashSet<JobId> = scheduler.outlook(now).iter().map(|expected| expected.job).collect();
             assert!(told.len() == held && told.iter().all(|job| scheduler.position(*job).unwrap() < held));
         }
+        if round % 1024 == 0 {
+            let told: HashSet<JobId> = scheduler.outlook(now).iter().map(|expected| expected.job).collect();
+            assert!(told.len() == held && told.iter().all(|job| scheduler.position(*job).unwrap() < held));
+        }
     }
     assert!(ran > 1500, "{ran}");
     // Everything that may run does, once all are served.

@@ -31,7 +31,8 @@ async fn origin() -> Origin {
     let attempt = suite::assigned(&ledger, &done).await;
     let mut writer = Blobs::open(dir.path()).unwrap().writer(100).unwrap();
     writer.write(b"a picture").await.unwrap();
-    let (picture, bytes) = writer.finish().await.unwrap();
+    let stored = writer.finish().await.unwrap();
+    let (picture, bytes) = (stored.content, stored.bytes);
     let image = crate::record::ledger::NewFile { content: picture, bytes, ..suite::image(1, "/9/images/0") };
     let result = JobResult { outputs: suite::two_images().outputs, ..JobResult::default() };
     ledger.commit(attempt, Outcome::Succeeded, result, vec![image], WallMillis(3)).await.unwrap();

@@ -8,6 +8,8 @@ pub mod backups;
 pub mod bans;
 pub mod closing;
 pub mod dead_letters;
+pub mod halts;
+pub mod keeping;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -25,10 +27,13 @@ pub(in crate::record) mod suite;
 use self::backups::Backups;
 use self::bans::Bans;
 use self::dead_letters::DeadLetters;
+use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
-use crate::ids::{AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::ids::{
+    AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, TenantId, UpstreamClientId, UpstreamPromptId,
+};
 use crate::inspect::contents::ContentFacts;
 use crate::owner::{Owner, OwnerScope};
 use async_trait::async_trait;
@@ -214,6 +219,9 @@ pub struct ResultFile {
     pub pointer: String,
     /// Which file.
     pub id: FileId,
+    /// When it was removed; absent while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<WallMillis>,
 }
 
 /// A file object that a finished attempt left, already in the blobs.
@@ -306,6 +314,16 @@ pub struct FileRow {
     pub facts: Option<ContentFacts>,
     /// When it came to be.
     pub created_at: WallMillis,
+    /// When an input was used last, or a file adopted; absent: when it came to be. Retention counts from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at: Option<WallMillis>,
+}
+
+impl FileRow {
+    /// From when retention counts.
+    pub fn counts_from(&self) -> WallMillis {
+        self.used_at.unwrap_or(self.created_at)
+    }
 }
 
 /// A submission that admission and inspection let through, for [`Ledger::accept`].
@@ -512,6 +530,14 @@ pub enum LedgerError {
         /// How much there may be.
         limit: u64,
     },
+    /// Jobs of the tenant have not ended.
+    #[error("{active} jobs of tenant `{tenant}` are held or running: cancel them, or wait for their end")]
+    Busy {
+        /// Whose.
+        tenant: TenantId,
+        /// How many.
+        active: u32,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -552,6 +578,7 @@ pub enum LedgerError {
 pub trait Ledger:
     Backups
     + Bans
+    + Halts
     + closing::Closing
     + DeadLetters
     + Refusals
@@ -560,6 +587,7 @@ pub trait Ledger:
     + Uploads
     + UserFiles
     + JobList
+    + keeping::Keeping
     + Send
     + Sync
     + 'static
@@ -629,7 +657,7 @@ pub trait Ledger:
     /// `NotFound`, `Unavailable`.
     async fn request_cancel(&self, prompt: &OwnedPrompt) -> Result<Job, LedgerError>;
 
-    /// Removes an ended job from its owner's history. Its files stay until retention takes them.
+    /// Removes an ended job from its owner's history, with the pictures that it sent. Its files stay until retention takes them.
     ///
     /// # Errors
     /// `WrongState` if it has not ended, `Unavailable`.

@@ -9,11 +9,13 @@
 
 mod backups;
 mod bans;
+mod halts;
 mod closing;
 mod commit;
 mod credentials;
 mod dead_letters;
 mod graphs;
+mod keeping;
 mod migration;
 mod readings;
 mod refusals;
@@ -185,15 +187,19 @@ impl Ledger for RedbLedger {
         let unavailable = |reason: String| LedgerError::Unavailable { action: "accept", reason };
         // INVARIANT: the graph is on the disk before a row names it.
         let kept = tokio::task::spawn_blocking(move || graphs.keep(&digest, &graph)).await;
-        kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
+        // Until the writer has the transition: then it knows who names the graph.
+        let hold =
+            kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
         let id = JobId::new();
         let Some(credential) = acceptance.approval.credential().cloned() else {
-            return self.write("accept", move |tables| transitions::accept(tables, acceptance, id)).await;
+            let accepted = self.write("accept", move |tables| transitions::accept(tables, acceptance, id)).await;
+            drop(hold);
+            return accepted;
         };
         let (credentials, writer) = (Arc::clone(&self.credentials), Arc::clone(&self.writer));
         // A task of its own: a caller that goes away in between leaves no file behind.
         let accepting = tokio::spawn(async move {
-            let keeping = Arc::clone(&credentials);
+            let (_hold, keeping) = (hold, Arc::clone(&credentials));
             // The same INVARIANT: an accepted job can be paid for after a restart.
             let kept = tokio::task::spawn_blocking(move || keeping.keep(id, &credential)).await;
             kept.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
@@ -269,7 +275,7 @@ impl Ledger for RedbLedger {
 
     async fn forget(&self, prompt: &OwnedPrompt) -> Result<(), LedgerError> {
         let id = prompt.job().id;
-        self.write("forget", move |tables| transitions::forget(tables, id)).await
+        self.write("forget", move |tables| transitions::forget(tables, id, None)).await
     }
 
     async fn owned_prompt(&self, scope: &OwnerScope, prompt_id: &PromptId) -> Result<OwnedPrompt, LedgerError> {

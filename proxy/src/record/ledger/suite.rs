@@ -646,7 +646,15 @@ pub(super) async fn names_are_paged_in_their_order_within_scope_and_directory(le
     ] {
         let source = Adopted { content: Digest::of(name.as_bytes()), bytes: 1, modified_at: WallMillis(1) };
         let content_type = "image/png".into();
-        let file = AdoptedFile { directory, path: path(name), source, content_type, facts: None, stored: true };
+        let file = AdoptedFile {
+            directory,
+            path: path(name),
+            source,
+            content_type,
+            facts: None,
+            stored: true,
+            at: WallMillis(9),
+        };
         assert_eq!(ledger.adopt_file(&own, file).await.unwrap(), Adoption::New);
     }
     let scope = own.scope();
@@ -671,6 +679,7 @@ pub(super) async fn a_content_that_is_not_stored_makes_no_file(ledger: &impl Led
         content_type: "image/png".into(),
         facts: None,
         stored,
+        at: WallMillis(9),
     };
     assert_eq!(ledger.adopt_file(&own, file(false)).await.unwrap(), Adoption::Kept);
     let missing = ledger.owned_file(&own.scope(), Directory::Input, "", "x.png").await;

@@ -1,7 +1,7 @@
 //! What an owner keeps: ComfyUI's userdata (workflows, settings, blueprints), and files that were adopted from a ComfyUI's own folders.
 //!
 //! The contents of userdata lie in the ledger itself and not in the blobs: they are small, change often and are deleted by their owner, and blobs are
-//! neither changed nor deleted. So a file is replaced, moved or deleted in one transaction, and what is replaced takes no room any more.
+//! not changed, and deleted by a sweep only. So a file is replaced, moved or deleted in one transaction, and what is replaced takes no room any more.
 
 use super::{Directory, FileRow, LedgerError};
 use crate::clock::WallMillis;
@@ -216,6 +216,8 @@ pub struct AdoptedFile {
     pub facts: Option<ContentFacts>,
     /// Whether the content is in the blobs; without it nothing new is made, and the owner's own stays.
     pub stored: bool,
+    /// Now.
+    pub at: WallMillis,
 }
 
 /// What became of a file that was to be adopted.

@@ -3,9 +3,12 @@
 use super::RedbLedger;
 use super::migration::{self, SCHEMA};
 use super::storage::{self, Fault};
-use super::tables::{DEAD_LETTERS, FILES, JOBS, JobRow, RESULTS, copy_all, corrupt, decoded, uncopied, unknown_table};
+use super::tables::{
+    DEAD_LETTERS, FILES, JOBS, JobRow, PINS, RESULTS, copy_all, corrupt, decoded, uncopied, unknown_table,
+};
 use crate::record::ledger::backups::{Backups, Copied};
 use crate::record::ledger::dead_letters::DeadLetter;
+use crate::record::ledger::uploads::Pin;
 use crate::record::ledger::{FileRow, JobResult, LedgerError};
 use ::redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle};
 use async_trait::async_trait;
@@ -65,6 +68,7 @@ pub fn inspect(file: &Path) -> Result<Copied, LedgerError> {
 
 fn named(snapshot: &ReadTransaction, schema: u64) -> Result<Copied, Fault> {
     let mut blobs = each(snapshot, FILES, |row: FileRow| [row.content])?;
+    blobs.extend(each(snapshot, PINS, |row: Vec<Pin>| row.into_iter().map(|pin| pin.content))?);
     blobs.extend(each(snapshot, RESULTS, |row: JobResult| row.sent.into_iter().map(|picture| picture.content))?);
     let mut graphs = each(snapshot, JOBS, |row: JobRow| [row.job.submission])?;
     graphs.extend(each(snapshot, DEAD_LETTERS, |letter: DeadLetter| [letter.submission])?);

@@ -1,5 +1,6 @@
 //! `commit`: the one attempt that counts, its files and their shown names.
 
+use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{Tables, encoded};
@@ -37,13 +38,16 @@ pub(super) fn commit(
     let stored = rows.iter().map(encoded).collect::<Result<Vec<_>, _>>()?;
 
     // `end` checks the rest before it writes, so it goes first.
-    let job = end(tables, row, outcome, Some(&result), keep)?;
+    let job = end(tables, row, outcome, Some(&result), at, keep)?;
     numbers.store(tables, &scope)?;
     for (file, stored) in rows.iter().zip(stored) {
         let id = number(file.id.bytes());
         tables.files.insert(id, stored.as_slice())?;
         let name = (scope.as_str(), file.directory.name(), file.subfolder.as_str(), file.filename.as_str());
         tables.names.insert(name, id)?;
+    }
+    for file in &rows {
+        keeping::keep_file(tables, file, false)?;
     }
     Ok((job, result))
 }
@@ -132,6 +136,7 @@ fn file_row(owner: &Owner, attempt: AttemptId, file: &NewFile, numbers: &Numbers
         content_type: file.content_type.clone(),
         facts: None,
         created_at: at,
+        used_at: None,
     }
 }
 
@@ -148,7 +153,11 @@ fn with_names(mut result: JobResult, files: &[NewFile], rows: &[FileRow], at: Wa
     if let Value::Object(outputs) = outputs {
         result.outputs = outputs;
     }
-    result.files = files.iter().map(|file| ResultFile { pointer: file.pointer.clone(), id: file.id }).collect();
+    result.files = files.iter().map(named).collect();
     result.ended_at = result.ended_at.or(Some(at));
     Ok(result)
+}
+
+fn named(file: &NewFile) -> ResultFile {
+    ResultFile { pointer: file.pointer.clone(), id: file.id, removed_at: None }
 }

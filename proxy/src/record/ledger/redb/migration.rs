@@ -5,8 +5,10 @@ use super::tables::{META, TABLE_NAMES, Tables, corrupt, decoded, encoded, names}
 use crate::record::durable::{self, FILE_MODE};
 use crate::record::ledger::LedgerError;
 use ::redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError, WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, TableError, WriteTransaction,
 };
+use comfygate_policy::Digest;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 type Step = fn(&WriteTransaction) -> Result<(), Fault>;
 
 /// Step `i` leads from schema `i + 1` to `i + 2`.
-const STEPS: &[Step] = &[to_2];
+const STEPS: &[Step] = &[to_2, to_3];
 
 /// What this gateway writes.
 pub(super) const SCHEMA: u64 = STEPS.len() as u64 + 1;
@@ -51,6 +53,149 @@ fn to_2(transaction: &WriteTransaction) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+/// Schema 3 knows which rows name a content, and the order in which retention takes what a tenant has. A gateway of schema 2 would add rows that these indices lack, and the next one would delete
+/// contents under them: that is why it must not open this file.
+fn to_3(transaction: &WriteTransaction) -> Result<(), Fault> {
+    let mut index = Schema3::open(transaction)?;
+    index.files(transaction)?;
+    index.jobs(transaction)
+}
+
+/// The tables of schema 3 that its rows are indexed in, as they were then.
+struct Schema3<'t> {
+    kept: Table<'t, (&'static str, u8, u64, u128), (u64, u8)>,
+    result_bytes: Table<'t, &'static str, u64>,
+    named_by: Table<'t, (&'static [u8; 32], u8, u128), ()>,
+}
+
+/// What schema 3 needs of a row of `files`.
+#[derive(Deserialize)]
+struct File2 {
+    owner: Owner2,
+    #[serde(default)]
+    job: Option<serde::de::IgnoredAny>,
+    content: Digest,
+    bytes: u64,
+    directory: String,
+    subfolder: String,
+    filename: String,
+    created_at: u64,
+}
+
+#[derive(Deserialize)]
+struct Owner2 {
+    tenant: String,
+    #[serde(default)]
+    user: Option<String>,
+}
+
+/// Of a row of `jobs`.
+#[derive(Deserialize)]
+struct JobRow2 {
+    job: Job2,
+}
+
+#[derive(Deserialize)]
+struct Job2 {
+    owner: Owner2,
+    submission: Digest,
+    accepted_at: u64,
+    state: serde_json::Value,
+}
+
+/// Of a row of `results`.
+#[derive(Deserialize, Default)]
+struct Result2 {
+    #[serde(default)]
+    ended_at: Option<u64>,
+    #[serde(default)]
+    sent: Vec<Content2>,
+}
+
+/// Of a picture that was sent, or a pin.
+#[derive(Deserialize)]
+struct Content2 {
+    content: Digest,
+    bytes: u64,
+}
+
+impl<'t> Schema3<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self, Fault> {
+        Ok(Self {
+            kept: transaction.open_table(TableDefinition::new("kept"))?,
+            result_bytes: transaction.open_table(TableDefinition::new("result_bytes"))?,
+            named_by: transaction.open_table(TableDefinition::new("named_by"))?,
+        })
+    }
+
+    fn files(&mut self, transaction: &WriteTransaction) -> Result<(), Fault> {
+        const ADOPTED: TableDefinition<'static, (&str, &str, &str), &[u8]> = TableDefinition::new("adopted");
+        let files = transaction.open_table(ROWS_OF_FILES)?;
+        let adopted = transaction.open_table(ADOPTED)?;
+        for entry in files.iter()? {
+            let (id, stored) = entry?;
+            // A row that can't be read names what nobody knows: it stays out of every order, and the content is nobody's.
+            let Ok(row) = decoded::<File2>(stored.value()) else { continue };
+            let result = row.job.is_some() || row.directory == "output";
+            let scope = format!("{}/{}", row.owner.tenant, row.owner.user.as_deref().unwrap_or_default());
+            let folder = Some(row.subfolder.as_str()).filter(|folder| !folder.is_empty());
+            let path = folder.map_or_else(|| row.filename.clone(), |folder| format!("{folder}/{}", row.filename));
+            let source = adopted.get((scope.as_str(), row.directory.as_str(), path.as_str()))?;
+            let source = source.map(|source| decoded::<Content2>(source.value())).transpose()?;
+            // What was adopted is in no tenant's room for uploads.
+            let counts = !result && source.is_none_or(|source| source.content != row.content);
+            self.named_by.insert((row.content.as_bytes(), 0, id.value()), ())?;
+            self.keep(&row.owner.tenant, u8::from(!result), row.created_at, id.value(), (row.bytes, u8::from(counts)))?;
+        }
+        Ok(())
+    }
+
+    fn jobs(&mut self, transaction: &WriteTransaction) -> Result<(), Fault> {
+        let jobs = transaction.open_table(ROWS_OF_JOBS)?;
+        let (results, pins) = (transaction.open_table(ROWS_OF_RESULTS)?, transaction.open_table(ROWS_OF_PINS)?);
+        for entry in jobs.iter()? {
+            let (id, stored) = entry?;
+            let id = id.value();
+            let Ok(JobRow2 { job }) = decoded(stored.value()) else { continue };
+            self.named_by.insert((job.submission.as_bytes(), 3, id), ())?;
+            let pinned = pins.get(id)?.map(|stored| decoded::<Vec<Content2>>(stored.value())).transpose()?;
+            for pin in pinned.unwrap_or_default() {
+                self.named_by.insert((pin.content.as_bytes(), 2, id), ())?;
+            }
+            // `"held"`, `"assigned"`, `"running"`, or an object that says how it ended.
+            if job.state.is_string() {
+                continue;
+            }
+            let result = results.get(id)?.map(|stored| decoded::<Result2>(stored.value())).transpose()?;
+            let result = result.unwrap_or_default();
+            let ended_at = result.ended_at.unwrap_or(job.accepted_at);
+            self.keep(&job.owner.tenant, 2, ended_at, id, (0, 3))?;
+            for picture in &result.sent {
+                self.named_by.insert((picture.content.as_bytes(), 1, id), ())?;
+            }
+            if !result.sent.is_empty() {
+                let bytes = result.sent.iter().fold(0_u64, |sum, picture| sum.saturating_add(picture.bytes));
+                self.keep(&job.owner.tenant, 0, ended_at, id, (bytes, 2))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, tenant: &str, class: u8, at: u64, id: u128, value: (u64, u8)) -> Result<(), Fault> {
+        self.kept.insert((tenant, class, at, id), value)?;
+        if class == 0 {
+            let before = self.result_bytes.get(tenant)?.map_or(0, |bytes| bytes.value());
+            self.result_bytes.insert(tenant, before.saturating_add(value.0))?;
+        }
+        Ok(())
+    }
+}
+
+const ROWS_OF_FILES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("files");
+const ROWS_OF_JOBS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("jobs");
+const ROWS_OF_RESULTS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("results");
+const ROWS_OF_PINS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("pins");
 
 /// Bytes of one read while the file is copied.
 const COPY_STEP: usize = 1 << 20;

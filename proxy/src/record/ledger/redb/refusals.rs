@@ -80,7 +80,7 @@ fn of_tenant(tables: &Tables<'_>, tenant: &str) -> Result<Vec<u64>, Fault> {
     Ok(places)
 }
 
-fn forget(tables: &mut Tables<'_>, place: u64) -> Result<(), Fault> {
+pub(super) fn forget(tables: &mut Tables<'_>, place: u64) -> Result<(), Fault> {
     let Some(old) = row::<_, RefusalRow>(&tables.refusals, place)? else { return Ok(()) };
     tables.refusals.remove(place)?;
     tables.tenant_refusals.remove((old.owner.tenant.as_str(), place))?;

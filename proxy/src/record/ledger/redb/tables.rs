@@ -104,8 +104,18 @@ tables! {
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
     /// Job → `DeadLetter`, of those that were given up.
     DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
+    /// Tenant, class, time, file or job → bytes, and what it is: what retention goes by (see `keeping`).
+    KEPT kept: "kept", (&'static str, u8, u64, u128) => (u64, u8);
+    /// Tenant → bytes of all its results.
+    RESULT_BYTES result_bytes: "result_bytes", &'static str => u64;
+    /// Content, how, by which file or job: every row that names a content.
+    NAMED_BY named_by: "named_by", (&'static [u8; 32], u8, u128) => ();
+    /// Store, since when, content: what no row names any more.
+    DOOMED doomed: "doomed", (u8, u64, &'static [u8; 32]) => ();
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
+    /// `backend` or `tenant`, id → `HaltRow`.
+    HALTS halts: "halts", (&'static str, &'static str) => &'static [u8];
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }

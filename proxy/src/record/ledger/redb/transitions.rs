@@ -1,11 +1,13 @@
 //! The transitions but for [`commit`](super::commit). Each reads and checks first and writes last: see the invariant at `Writer::write`.
 
+use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{JobRow, ScopeRow, Tables, encoded, row};
 use crate::authenticate::api_key::KeyRow;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
+use crate::record::ledger::uploads::Pin;
 use crate::record::ledger::{
     Acceptance, Accepted, Attempt, Job, JobResult, JobState, LedgerError, Outcome, OwnerSecrets, Reached, work,
 };
@@ -50,8 +52,9 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         cancel_requested: false,
     };
     let row = JobRow { job, idempotency_key: acceptance.idempotency_key, place: None };
-    let pins = acceptance.approval.pins();
-    let pins = if pins.is_empty() { None } else { Some(encoded(&pins)?) };
+    let pinned = acceptance.approval.pins();
+    let pins = if pinned.is_empty() { None } else { Some(encoded(&pinned)?) };
+    let used = keeping::used(tables, pinned.iter().map(|pin| pin.file), acceptance.at)?;
     counters.next_number += 1;
     let (stored, counters) = (encoded(&row)?, encoded(&counters)?);
 
@@ -69,6 +72,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         tables.idempotency.insert((scope.as_str(), idempotency_key.as_str()), key)?;
     }
     tables.tenants.insert(tenant.as_str(), active + 1)?;
+    keeping::keep_job(tables, &row, pinned)?;
+    keeping::store_used(tables, used, acceptance.at)?;
     Ok(Accepted::New(row.job))
 }
 
@@ -179,7 +184,7 @@ pub(super) fn end_held(
         }
     };
     let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), ..result });
-    end(tables, row, outcome, result.as_ref(), keep)
+    end(tables, row, outcome, result.as_ref(), at, keep)
 }
 
 pub(super) fn request_cancel(tables: &mut Tables<'_>, id: JobId) -> Result<Job, Fault> {
@@ -192,7 +197,8 @@ pub(super) fn request_cancel(tables: &mut Tables<'_>, id: JobId) -> Result<Job, 
     store(tables, row)
 }
 
-pub(super) fn forget(tables: &mut Tables<'_>, id: JobId) -> Result<(), Fault> {
+/// `at`: since when what it alone named is gone; without it, since its end.
+pub(super) fn forget(tables: &mut Tables<'_>, id: JobId, at: Option<WallMillis>) -> Result<(), Fault> {
     let Some(row) = row::<_, JobRow>(&tables.jobs, number(id.bytes()))? else {
         // Forgotten already: what was wanted.
         return Ok(());
@@ -205,8 +211,13 @@ pub(super) fn forget(tables: &mut Tables<'_>, id: JobId) -> Result<(), Fault> {
     let count = kept(&mut counters, row.job.state != JobState::Ended(Outcome::Cancelled));
     *count = count.saturating_sub(1);
     let counters = encoded(&counters)?;
+    let result = result_of(tables, &row)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
-    remove(tables, &scope, &row)
+    remove(tables, &scope, &row, result.as_ref(), at)
+}
+
+fn result_of(tables: &Tables<'_>, job: &JobRow) -> Result<Option<JobResult>, Fault> {
+    row(&tables.results, number(job.job.id.bytes()))
 }
 
 /// The counter of those that are shown in the history, or of the others.
@@ -221,6 +232,7 @@ pub(super) fn end(
     mut row: JobRow,
     outcome: Outcome,
     result: Option<&JobResult>,
+    at: WallMillis,
     keep: u64,
 ) -> Result<Job, Fault> {
     let key = number(row.job.id.bytes());
@@ -229,7 +241,12 @@ pub(super) fn end(
     let mut counters = counters(tables, &scope)?;
     let shown = result.is_some();
     let oldest = if *kept(&mut counters, shown) >= keep { oldest_ended(tables, &scope, shown)? } else { None };
-    let result = result.map(encoded).transpose()?;
+    let oldest = match oldest {
+        Some(oldest) => Some((result_of(tables, &oldest)?, oldest)),
+        None => None,
+    };
+    let pins: Vec<Pin> = super::tables::row(&tables.pins, key)?.unwrap_or_default();
+    let stored = result.map(encoded).transpose()?;
     let active = tables.tenants.get(tenant.as_str())?.map_or(0, |count| count.value()).saturating_sub(1);
     let place = counters.next_place;
     counters.next_place += 1;
@@ -240,6 +257,7 @@ pub(super) fn end(
     row.place = Some(place);
     let counters = encoded(&counters)?;
 
+    let ended = row.clone();
     let job = store(tables, row)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     tables.active.remove(sequence)?;
@@ -250,17 +268,18 @@ pub(super) fn end(
     } else {
         tables.cancelled.insert((scope.as_str(), place), key)?;
     }
-    if let Some(result) = result {
-        tables.results.insert(key, result.as_slice())?;
+    if let Some(stored) = stored {
+        tables.results.insert(key, stored.as_slice())?;
     }
+    keeping::keep_ended(tables, &ended, &pins, result, at)?;
     // At none the row goes: a map by tenant that only grows would have no bound.
     if active == 0 {
         tables.tenants.remove(tenant.as_str())?;
     } else {
         tables.tenants.insert(tenant.as_str(), active)?;
     }
-    if let Some(oldest) = oldest {
-        remove(tables, &scope, &oldest)?;
+    if let Some((result, oldest)) = oldest {
+        remove(tables, &scope, &oldest, result.as_ref(), Some(at))?;
     }
     Ok(job)
 }
@@ -366,8 +385,14 @@ fn oldest_ended(tables: &Tables<'_>, scope: &str, shown: bool) -> Result<Option<
     oldest.map(|id| load(tables, id)).transpose()
 }
 
-/// Removes an ended job with its result, label and idempotency key. Its files and its graph stay.
-fn remove(tables: &mut Tables<'_>, scope: &str, row: &JobRow) -> Result<(), Fault> {
+/// Removes an ended job with its result, label and idempotency key. Its files stay.
+fn remove(
+    tables: &mut Tables<'_>,
+    scope: &str,
+    row: &JobRow,
+    result: Option<&JobResult>,
+    at: Option<WallMillis>,
+) -> Result<(), Fault> {
     let key = number(row.job.id.bytes());
     tables.jobs.remove(key)?;
     tables.results.remove(key)?;
@@ -387,7 +412,7 @@ fn remove(tables: &mut Tables<'_>, scope: &str, row: &JobRow) -> Result<(), Faul
         tables.ended.remove((scope, place))?;
         tables.cancelled.remove((scope, place))?;
     }
-    Ok(())
+    keeping::forget_job(tables, row, result, at)
 }
 
 /// RFC 4648 base 32 in lower case, for lengths without padding (multiples of 5 bytes).

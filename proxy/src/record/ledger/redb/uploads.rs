@@ -1,9 +1,11 @@
 //! Uploads and pins in redb.
 
 use super::RedbLedger;
+use super::keeping;
 use super::readings::number;
 use super::storage::Fault;
 use super::tables::{FILES, NAMES, PINS, Tables, UPLOADED, corrupt, encoded, row};
+use crate::clock::WallMillis;
 use crate::ids::{JobId, TenantId};
 use crate::inspect::contents::ContentFacts;
 use crate::owner::OwnerScope;
@@ -47,7 +49,7 @@ impl Uploads for RedbLedger {
 fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let scope = upload.owner.scope().key();
     let filename = match free_name(tables, &scope, &upload)? {
-        Named::Present(row) => return measured_anew(tables, *row, upload.facts),
+        Named::Present(row) => return come_again(tables, *row, upload.facts, upload.at),
         Named::Free(filename) => filename,
     };
     let tenant = upload.owner.tenant.clone();
@@ -68,6 +70,7 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
         content_type: upload.facts.kind.mime().to_owned(),
         facts: Some(upload.facts),
         created_at: upload.at,
+        used_at: None,
     };
     let stored = encoded(&row)?;
 
@@ -76,16 +79,27 @@ fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
     let name = (scope.as_str(), row.directory.name(), row.subfolder.as_str(), row.filename.as_str());
     tables.names.insert(name, id)?;
     tables.uploaded.insert(tenant.as_str(), total)?;
+    keeping::keep_file(tables, &row, true)?;
     Ok(row)
 }
 
-/// A row from before something was measured tells it once its content comes again.
-fn measured_anew(tables: &mut Tables<'_>, present: FileRow, facts: ContentFacts) -> Result<FileRow, Fault> {
-    if present.facts.is_none_or(|known| known == facts) {
-        return Ok(present);
+/// The same content under the same name: it is used again, and a row from before something was measured tells it now.
+fn come_again(
+    tables: &mut Tables<'_>,
+    present: FileRow,
+    facts: ContentFacts,
+    at: WallMillis,
+) -> Result<FileRow, Fault> {
+    let used = keeping::used(tables, [present.id].into_iter(), at)?;
+    let present = if used.is_empty() { present } else { FileRow { used_at: Some(at), ..present } };
+    let measured = present.facts.is_some_and(|known| known != facts);
+    let row = if measured { FileRow { facts: Some(facts), ..present } } else { present };
+    if used.is_empty() && !measured {
+        return Ok(row);
     }
-    let row = FileRow { facts: Some(facts), ..present };
-    tables.files.insert(number(row.id.bytes()), encoded(&row)?.as_slice())?;
+    let stored = encoded(&row)?;
+    keeping::store_used(tables, used, at)?;
+    tables.files.insert(number(row.id.bytes()), stored.as_slice())?;
     Ok(row)
 }
 

@@ -1,6 +1,7 @@
 //! An owner's own files: their transitions and readings, and the list of its jobs.
 
 use super::RedbLedger;
+use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{ADOPTED, ENDED, FILES, JOBS, JobRow, NAMES, QUEUES, Tables, USER_CONTENTS, USER_FILES};
@@ -420,10 +421,12 @@ fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> 
             content_type: adopted.content_type.clone(),
             facts: adopted.facts,
             created_at: adopted.source.modified_at,
+            used_at: Some(adopted.at),
         };
         let (id, stored) = (number(new.id.bytes()), encoded(&new)?);
         tables.files.insert(id, stored.as_slice())?;
         tables.names.insert(name, id)?;
+        keeping::keep_file(tables, &new, false)?;
     }
     if adoption != Adoption::Kept && adopted.directory == Directory::Output {
         count_on(tables, &scope, subfolder, filename)?;

@@ -1,0 +1,145 @@
+//! The backends as an operator sees them through the control socket, and how they are taken out of work and put back.
+//!
+//! | route | body | answer |
+//! |---|---|---|
+//! | `GET /v1/backends` | | `[BackendView]` |
+//! | `POST /v1/backends/{id}/drain`, `…/maintenance` | [`HaltRequest`] | `BackendView`, or 404 |
+//! | `POST /v1/backends/{id}/resume` | [`HaltRequest`] | `BackendView`, or 404 |
+
+use super::control_client::{ControlClient, ControlError, read};
+use super::halts::{Act, HaltRequest, acted};
+use crate::clock::WallMillis;
+use crate::dispatch::backend::Backend;
+use crate::ids::{BackendId, PoolId};
+use crate::record::ledger::halts::Halted;
+use crate::services::Services;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::{Router, extract::rejection::JsonRejection};
+use http::Method;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its name.
+    pub id: BackendId,
+    /// Where it is.
+    pub url: String,
+    /// Whom it serves.
+    pub pool: PoolId,
+    /// One of [`Standing::NAMES`](crate::dispatch::health::Standing::NAMES).
+    pub state: String,
+    /// Whether it is given jobs.
+    pub takes_jobs: bool,
+    /// Why it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What an operator has done to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halt: Option<HaltView>,
+    /// Attempts of ours that it has.
+    pub outstanding: u32,
+    /// Prompts of others in its queue, as last seen.
+    pub foreign: u32,
+    /// Processes seen there since the gateway started.
+    pub incarnation: u64,
+    /// Its version of ComfyUI; absent until it has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comfyui_version: Option<String>,
+    /// What its warm-up workflow loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warm_models: Vec<String>,
+}
+
+/// What an operator has done to a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaltView {
+    /// Somebody works on it; else it is drained.
+    pub maintenance: bool,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: WallMillis,
+}
+
+impl BackendView {
+    fn of(backend: &Backend) -> Self {
+        let facts = backend.facts();
+        let halt = backend.halt();
+        Self {
+            id: backend.id.clone(),
+            url: backend.endpoint.to_string(),
+            pool: backend.pool.clone(),
+            state: backend.shown_standing().name().to_owned(),
+            takes_jobs: backend.takes_jobs(),
+            reason: Some(backend.reason()).filter(|reason| !reason.is_empty()),
+            halt: halt.map(|row| HaltView { maintenance: row.maintenance, reason: row.reason.clone(), since: row.at }),
+            outstanding: backend.outstanding(),
+            foreign: backend.foreign(),
+            incarnation: backend.health(|health| health.incarnation()),
+            comfyui_version: facts.map(|facts| facts.comfyui_version.clone()),
+            warm_models: backend.warm_models().to_vec(),
+        }
+    }
+}
+
+/// The routes.
+pub fn router(services: &Arc<Services>) -> Router {
+    Router::new()
+        .route("/v1/backends", get(list))
+        .route("/v1/backends/{id}/drain", post(drain))
+        .route("/v1/backends/{id}/maintenance", post(maintain))
+        .route("/v1/backends/{id}/resume", post(resume))
+        .with_state(Arc::clone(services))
+}
+
+type Asked = Result<Json<HaltRequest>, JsonRejection>;
+
+async fn list(State(services): State<Arc<Services>>) -> Response {
+    Json(services.backends().values().map(|backend| BackendView::of(backend)).collect::<Vec<_>>()).into_response()
+}
+
+async fn drain(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
+    done(&services, &id, Act::Halt, asked).await
+}
+
+async fn maintain(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
+    done(&services, &id, Act::Maintain, asked).await
+}
+
+async fn resume(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
+    done(&services, &id, Act::Resume, asked).await
+}
+
+async fn done(services: &Services, id: &str, act: Act, asked: Asked) -> Response {
+    let Json(request) = match asked {
+        Ok(asked) => asked,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Some(id) = id.parse::<BackendId>().ok().filter(|id| services.backends().contains_key(id)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    if let Err(refused) = acted(services, Halted::Backend(id.clone()), act, request).await {
+        return refused;
+    }
+    match services.backends().get(&id) {
+        Some(backend) => Json(BackendView::of(backend)).into_response(),
+        // A reload took it out meanwhile.
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+impl ControlClient {
+    /// Every backend.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn backends(&self) -> Result<Vec<BackendView>, ControlError> {
+        self.call(Method::GET, "/v1/backends", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+}
