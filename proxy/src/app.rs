@@ -30,6 +30,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
 use crate::dispatch::halts::HaltsInForce;
 use crate::dispatch::tracks::Tracks;
+use crate::dispatch::warm_up;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
@@ -38,6 +39,7 @@ use crate::inspect::bans::BannedClasses;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
+use crate::record::gpus;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
@@ -45,6 +47,7 @@ use crate::record::metrics::Metrics;
 use crate::record::pins;
 use crate::record::space::Space;
 use crate::record::state_dir;
+use crate::retention::{self, Sweeps};
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
@@ -144,6 +147,9 @@ impl App {
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let inspector = inspector(&config)?;
+        if let Some(fault) = warm_up::faults(&config, &inspector).into_iter().next() {
+            anyhow::bail!(fault);
+        }
         let mut former = None;
         if let Some(offer) = offer {
             // While the former process still serves: what can't be used is found here.
@@ -208,6 +214,7 @@ impl App {
             halts: HaltsInForce::default(),
             rules: watch::channel(0).0,
             lists: Lists::default(),
+            sweeps: Sweeps::default(),
         });
         core.block_on(services.refresh_halts())?;
         let (dispatch, commands) = dispatcher::channel();
@@ -238,6 +245,7 @@ impl App {
         let active = core.block_on(services.ledger.active_jobs())?;
         let watchers = Watchers::new(&services, &dispatch, &drain, core.handle().clone());
         watchers.follow();
+        core.spawn(gpus::watch(Arc::clone(&services), drain.subscribe()));
         let _inside = core.enter();
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
@@ -254,6 +262,7 @@ impl App {
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));
         let reloader = Reloader::new(&services, &watchers, certificates, origin);
         core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
+        core.spawn(retention::follow(Arc::clone(&services), drain.clone()));
         report_start(&services);
         let giver_at_end = Arc::clone(&giver);
         let end =
@@ -363,6 +372,7 @@ impl End {
                 notify::tell(notify::Word::Stopping);
                 self.drain.stop();
                 self.sockets.close();
+                self.services.sweeps.end().await;
             }
             outcome = self.giver.ended() => {
                 drop(tokio::time::timeout(GOODBYE_TIMEOUT, self.giver.answered()).await);
@@ -484,7 +494,8 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
 
 /// A backend that nobody has asked yet.
 fn made(config: &Config, backend: &BackendConfig, client: UpstreamClientId) -> Arc<Backend> {
-    let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    let mut made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    (made.tags, made.share_percent) = (backend.tags.clone(), backend.share_percent);
     made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
     Arc::new(made)
 }

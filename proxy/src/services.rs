@@ -14,10 +14,12 @@ use crate::deliver::events::{
 use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::disk;
 use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::{HaltsInForce, of_gone_backends};
 use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
+use crate::dispatch::vram;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId, TenantId};
 use crate::inspect::Inspector;
@@ -30,6 +32,7 @@ use crate::record::ledger::{Job, JobResult, JobState, Ledger, LedgerError};
 use crate::record::metrics::Metrics;
 use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
+use crate::retention::Sweeps;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
@@ -90,6 +93,8 @@ pub struct Services {
     pub halts: HaltsInForce,
     /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
     pub rules: watch::Sender<u64>,
+    /// Runs of retention.
+    pub sweeps: Sweeps,
     /// What jobs take, as learned.
     pub estimates: std::sync::Mutex<Estimates>,
     /// What held jobs may expect.
@@ -178,7 +183,7 @@ impl Services {
 
     /// The backends that serve a tenant, by id.
     pub fn backends_of(&self, tenant: &Tenant) -> Vec<Arc<Backend>> {
-        self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
+        self.backends().values().filter(|backend| tenant.is_served_by(backend)).map(Arc::clone).collect()
     }
 
     /// What a tenant's workflows are judged by: its policy, with what is banned for everybody.
@@ -216,17 +221,24 @@ impl Services {
         Ok(())
     }
 
-    /// Whether a workflow should go to this backend: it has its classes, and its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
+    /// Whether a backend's GPU is large enough for the models of a workflow, as far as both are known.
+    pub fn fits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
+        let needed = self.live.load().config.vram.need(workflow);
+        needed.is_none() || vram::fits(needed, backend.vram_total())
+    }
+
+    /// Whether a workflow should go to this backend: it has its classes, its GPU is large enough, and it has its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
     /// backend's own word: lists of models are older than the models.
     pub fn suits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
-        if !backend.can_run(workflow) {
+        if !backend.can_run(workflow) || !self.fits(backend, workflow) {
             return false;
         }
         let elsewhere = || {
             let backends = self.backends();
             // One that is down comes back, perhaps; one that is up and lacks a class has nothing to wait for.
             let waits = |other: &Backend| !other.is_up() || other.can_run(workflow);
-            backends.values().any(|other| other.pool == backend.pool && waits(other) && other.may_have_models(workflow))
+            let may = |other: &Backend| waits(other) && self.fits(other, workflow) && other.may_have_models(workflow);
+            backends.values().any(|other| other.pool == backend.pool && may(other))
         };
         backend.may_have_models(workflow) || !elsewhere()
     }
@@ -280,6 +292,25 @@ impl Services {
         let token = self.browsers.cookie(live.config.public_url.as_ref()).shown(headers)?;
         let token = token.ok_or(AuthError::Missing)?;
         session::authenticate(&token, &*self.ledger, &live.tenants, live.config.sessions, self.clock.wall()).await
+    }
+
+    /// Deletes what an attempt left on its backend's disk, where the configuration says where that is: its results are in the blobs, and the ledger has them. What can't be deleted now a later sweep finds.
+    pub fn clean_attempt(self: &Arc<Self>, backend: &BackendId, folder: &str) {
+        let config = self.config();
+        let Some(directories) = config.backends.iter().find(|known| known.id == *backend) else { return };
+        let roots: Vec<_> = directories.directories.of_attempts().map(ToOwned::to_owned).collect();
+        if roots.is_empty() {
+            return;
+        }
+        let (services, backend, folder) = (Arc::clone(self), backend.clone(), folder.to_owned());
+        tokio::task::spawn_blocking(move || {
+            for root in roots {
+                match disk::remove_attempt(&root, &folder) {
+                    Ok(gone) => services.metrics.backend_files_removed(gone.files, gone.bytes),
+                    Err(error) => tracing::warn!(%backend, %error, "an attempt's folder is left on its disk"),
+                }
+            }
+        });
     }
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.

@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub(super) metrics_address: Option<Located<SocketAddr>>,
     pub(super) state: RawState,
     pub(super) backends: Vec<RawBackend>,
+    pub(super) vram: Vec<RawVram>,
     pub(super) tenants_file: Option<Located<String>>,
     pub(super) jwt: Vec<RawJwt>,
     pub(super) views_lifetime: Option<Duration>,
@@ -91,6 +92,20 @@ pub(super) struct RawBackend {
     /// Names as written; values are references to secrets.
     pub(super) headers: Vec<(String, Located<String>)>,
     pub(super) gpu: Option<Located<GpuName>>,
+    pub(super) input_dir: Option<Located<String>>,
+    pub(super) output_dir: Option<Located<String>>,
+    pub(super) temp_dir: Option<Located<String>>,
+    pub(super) tags: Option<Vec<Located<String>>>,
+    pub(super) share_percent: Option<u32>,
+    pub(super) warm_up: Option<Located<String>>,
+    pub(super) warm_up_model: Option<Located<String>>,
+}
+
+/// `[[vram]]`.
+#[derive(Debug)]
+pub(super) struct RawVram {
+    pub(super) model: Option<Located<String>>,
+    pub(super) need: Option<Located<u64>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +161,9 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
+    pub(super) warm_up: Option<bool>,
+    pub(super) warm_up_deadline: Option<Duration>,
 }
 
 impl RawConfig {
@@ -165,6 +183,7 @@ impl RawConfig {
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
             state: in_table(&mut reader, "state", |table| Some(RawState::read(table))).unwrap_or_default(),
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
+            vram: reader.tables("vram").into_iter().map(RawVram::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
@@ -186,7 +205,7 @@ impl RawConfig {
 const NOT_BUILT_YET: [(&str, &str); 5] = [
     ("redis", "one gateway keeps its state in [state] `dir`"),
     ("oidc", "use API keys, or tokens of a configured [[jwt]] issuer"),
-    ("retention", "results are kept until they are deleted"),
+    ("retention", "set `retention` and `retention_bytes` in a [[plan]] or [[tenant]] of the tenants file"),
     ("telemetry", "use [metrics]"),
     ("admin", "the control socket is in the state directory"),
 ];
@@ -276,9 +295,6 @@ impl RawClientCertificate {
 
 impl RawBackend {
     fn read(mut reader: Reader<'_>) -> Self {
-        for key in ["input_dir", "output_dir", "temp_dir"] {
-            reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
-        }
         reader.renamed("address", "write `url`");
         reader.renamed("sni", "write `server_name`");
         let raw = Self {
@@ -291,7 +307,24 @@ impl RawBackend {
             client_key: reader.text("client_key"),
             headers: reader.named_texts("headers"),
             gpu: gpu(&mut reader),
+            input_dir: reader.text("input_dir"),
+            output_dir: reader.text("output_dir"),
+            temp_dir: reader.text("temp_dir"),
+            tags: reader.texts("tags"),
+            share_percent: count(&mut reader, "share_percent", 100),
+            warm_up: reader.text("warm_up"),
+            warm_up_model: reader.text("warm_up_model"),
         };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawVram {
+    fn read(mut reader: Reader<'_>) -> Self {
+        const TIB: u64 = 1 << 40;
+        reader.require("need");
+        let raw = Self { model: reader.required_text("model"), need: reader.size("need", 1..=TIB) };
         reader.finish();
         raw
     }
@@ -397,6 +430,9 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
+            warm_up: reader.boolean("warm_up").map(|found| found.value),
+            warm_up_deadline: duration(reader, "warm_up_deadline", SECOND..=HOUR),
         }
     }
 }

@@ -6,10 +6,12 @@ use super::health::{Cause, Health, Standing};
 use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, PoolId, UpstreamClientId};
+use crate::ids::{BackendId, BackendTag, PoolId, UpstreamClientId};
+use crate::record::gpus::GpuReading;
 use crate::record::ledger::halts::HaltRow;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue, ModelOptions};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -22,6 +24,10 @@ pub struct Backend {
     pub id: BackendId,
     /// Which tenants it serves.
     pub pool: PoolId,
+    /// What it is or has, for tenants that ask for it.
+    pub tags: BTreeSet<BackendTag>,
+    /// The part of its pool's jobs that it gets at most, of 100; 100: no such bound.
+    pub share_percent: u32,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
     /// Our secret sid there.
@@ -32,6 +38,8 @@ pub struct Backend {
     pub present: Present,
     /// Whose turn it is to have a mask put into a picture.
     pub mask_turn: tokio::sync::Mutex<()>,
+    /// Read while a file is given to it, written while files there are deleted.
+    pub giving: tokio::sync::RwLock<()>,
     state: ArcSwap<BackendState>,
     /// Its whole installation is one tenant's, which is judged by what is installed there now.
     owned: AtomicBool,
@@ -46,6 +54,7 @@ pub struct Backend {
     /// What that workflow left in its memory.
     warm_models: ArcSwapOption<Vec<String>>,
     facts: ArcSwapOption<BackendFacts>,
+    gpu: ArcSwapOption<GpuReading>,
     foreign: AtomicU64,
     outstanding: AtomicU32,
     has_canary: AtomicBool,
@@ -89,11 +98,14 @@ impl Backend {
         Self {
             id,
             pool,
+            tags: BTreeSet::new(),
+            share_percent: 100,
             endpoint,
             client,
             comfyui,
             present: Present::default(),
             mask_turn: tokio::sync::Mutex::default(),
+            giving: tokio::sync::RwLock::default(),
             state,
             owned: AtomicBool::new(false),
             installed: ArcSwapOption::empty(),
@@ -103,6 +115,7 @@ impl Backend {
             is_warming: AtomicBool::new(false),
             warm_models: ArcSwapOption::empty(),
             facts: ArcSwapOption::empty(),
+            gpu: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
             has_canary: AtomicBool::new(false),
@@ -170,9 +183,9 @@ impl Backend {
         self.is_warming.store(is_warming, Ordering::Relaxed);
     }
 
-    /// The models that its warm-up workflow loaded since it came up; empty if there was none.
-    pub fn warm_models(&self) -> Arc<Vec<String>> {
-        self.warm_models.load_full().unwrap_or_default()
+    /// The models that its warm-up workflow loaded since it came up, as [`Work`](crate::record::ledger::Work) has them; `None` if it ran none. Jobs may have loaded others since.
+    pub fn warm_models(&self) -> Option<Arc<Vec<String>>> {
+        self.warm_models.load_full()
     }
 
     /// Remembers which models its warm-up workflow loaded.
@@ -262,6 +275,21 @@ impl Backend {
     /// What it told of itself when it last came up; `None` until then, or if it told nothing.
     pub fn facts(&self) -> Option<Arc<BackendFacts>> {
         self.facts.load_full()
+    }
+
+    /// Bytes of its GPU's memory, as it last told; `None` until it has told of any.
+    pub fn vram_total(&self) -> Option<u64> {
+        self.facts()?.vram_total()
+    }
+
+    /// How its GPU is, as the driver of this machine last told; `None` where nobody can look.
+    pub fn gpu(&self) -> Option<Arc<GpuReading>> {
+        self.gpu.load_full()
+    }
+
+    /// Remembers how its GPU is.
+    pub fn set_gpu(&self, reading: Option<GpuReading>) {
+        self.gpu.store(reading.map(Arc::new));
     }
 
     /// Remembers what it tells of itself.

@@ -94,6 +94,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("dispatch.canary_interval", Shape::Duration),
     ("dispatch.canary_deadline", Shape::Duration),
     ("dispatch.stall_timeout", Shape::Duration),
+    ("dispatch.ahead", Shape::Duration),
     ("dispatch.attempts_max", Shape::Plain),
     ("dispatch.poll_interval", Shape::Duration),
     ("dispatch.results", Shape::Word(&["copy", "leave"])),

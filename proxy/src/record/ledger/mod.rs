@@ -7,9 +7,9 @@
 pub mod backups;
 pub mod bans;
 pub mod closing;
+pub mod keeping;
 pub mod dead_letters;
 pub mod halts;
-pub mod keeping;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -22,7 +22,7 @@ pub mod work;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-pub(in crate::record) mod suite;
+pub(crate) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;

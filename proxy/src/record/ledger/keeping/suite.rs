@@ -267,6 +267,19 @@ pub(in crate::record::ledger) async fn a_graph_is_deleted_once_no_job_has_it_and
     assert_eq!(ledger.graph(&again.submission).await.unwrap(), "{}");
 }
 
+pub(in crate::record::ledger) async fn a_dead_letter_keeps_its_graph_and_leaves_it_to_nobody(ledger: &impl Ledger) {
+    use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterBounds};
+    let job = suite::accepted(ledger, "a", "lost").await;
+    let letter = DeadLetter::of(&job, "it died", WallMillis(2));
+    ledger.insert_dead_letter(letter, DeadLetterBounds::default()).await.unwrap();
+    ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
+    ledger.forget(&OwnedPrompt::new(job.clone())).await.unwrap();
+    let graph = vec![job.submission];
+    assert_eq!(ledger.unnamed(Store::Graphs, graph.clone()).await.unwrap(), []);
+    ledger.remove_dead_letter(job.id).await.unwrap();
+    assert_eq!(ledger.unnamed(Store::Graphs, graph).await.unwrap(), [job.submission]);
+}
+
 pub(in crate::record::ledger) async fn a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(ledger: &impl Ledger) {
     let job = sent(ledger, "a", "p", &[b"two"], 200).await;
     ledger.forget(&OwnedPrompt::new(job.clone())).await.unwrap();
@@ -354,7 +367,7 @@ pub(in crate::record::ledger) async fn a_tenant_is_erased_when_no_job_of_it_runs
         ledger.write_user_file(&scope(owner), write).await.unwrap();
     }
     let secrets = ledger.owner_secrets(&scope("a")).await.unwrap();
-    assert_eq!(ledger.folders(&tenant("a")).await.unwrap(), [secrets.folder.clone()]);
+    assert_eq!(ledger.folders(&tenant("a")).await.unwrap(), std::slice::from_ref(&secrets.folder));
     let held = suite::accepted(ledger, "a", "held").await;
     let refused = ledger.erase(&tenant("a"), WallMillis(900)).await;
     assert!(matches!(refused, Err(LedgerError::Busy { active: 1, .. })), "{refused:?}");
