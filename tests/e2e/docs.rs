@@ -51,6 +51,7 @@ const TOLD: [&str; 17] = [
     "status",
     "support-bundle",
     "tenant",
+    "usage",
 ];
 
 fn repository(path: &str) -> PathBuf {
