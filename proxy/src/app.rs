@@ -30,6 +30,7 @@ use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
 use crate::dispatch::halts::HaltsInForce;
 use crate::dispatch::tracks::Tracks;
+use crate::dispatch::warm_up;
 use crate::drain::Drain;
 use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
@@ -38,6 +39,7 @@ use crate::inspect::bans::BannedClasses;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
+use crate::record::gpus;
 use crate::record::ledger::Ledger;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
@@ -145,6 +147,9 @@ impl App {
         let audit = Audit::open(&config.audit, clock.clone())?;
         let metrics = Metrics::new()?;
         let inspector = inspector(&config)?;
+        if let Some(fault) = warm_up::faults(&config, &inspector).into_iter().next() {
+            anyhow::bail!(fault);
+        }
         let mut former = None;
         if let Some(offer) = offer {
             // While the former process still serves: what can't be used is found here.
@@ -240,6 +245,7 @@ impl App {
         let active = core.block_on(services.ledger.active_jobs())?;
         let watchers = Watchers::new(&services, &dispatch, &drain, core.handle().clone());
         watchers.follow();
+        core.spawn(gpus::watch(Arc::clone(&services), drain.subscribe()));
         let _inside = core.enter();
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
@@ -488,7 +494,8 @@ async fn backends(config: &Config, ledger: &dyn Ledger) -> anyhow::Result<BTreeM
 
 /// A backend that nobody has asked yet.
 fn made(config: &Config, backend: &BackendConfig, client: UpstreamClientId) -> Arc<Backend> {
-    let made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    let mut made = Backend::new(backend.id.clone(), backend.pool.clone(), backend.endpoint.clone(), client);
+    (made.tags, made.share_percent) = (backend.tags.clone(), backend.share_percent);
     made.set_owned(config.tenants.owner_of(&backend.pool).is_some());
     Arc::new(made)
 }

@@ -144,6 +144,11 @@ text_id!(
 );
 
 text_id!(
+    /// A word for what a backend is or has, by which plans and tenants choose among those of their pool.
+    BackendTag, "backend tag", 63, "1 to 63 of a-z, 0-9, `_`, `-`, `.`, beginning with a letter or digit", is_name_with_dots
+);
+
+text_id!(
     /// The caller's own name of a client (`clientId` of `/ws`, `client_id` of `/prompt`). A label of its owner, never sent upstream.
     ClientId, "client id", 128, "1 to 128 printable ASCII characters without space",
     |text| text.bytes().all(|b| b.is_ascii_graphic())

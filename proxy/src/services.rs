@@ -19,6 +19,7 @@ use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::{HaltsInForce, of_gone_backends};
 use crate::dispatch::outlook::Outlook;
 use crate::dispatch::tracks::Tracks;
+use crate::dispatch::vram;
 use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId, TenantId};
 use crate::inspect::Inspector;
@@ -182,7 +183,7 @@ impl Services {
 
     /// The backends that serve a tenant, by id.
     pub fn backends_of(&self, tenant: &Tenant) -> Vec<Arc<Backend>> {
-        self.backends().values().filter(|backend| backend.pool == tenant.pool).map(Arc::clone).collect()
+        self.backends().values().filter(|backend| tenant.is_served_by(backend)).map(Arc::clone).collect()
     }
 
     /// What a tenant's workflows are judged by: its policy, with what is banned for everybody.
@@ -220,17 +221,24 @@ impl Services {
         Ok(())
     }
 
-    /// Whether a workflow should go to this backend: it has its classes, and its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
+    /// Whether a backend's GPU is large enough for the models of a workflow, as far as both are known.
+    pub fn fits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
+        let needed = self.live.load().config.vram.need(workflow);
+        needed.is_none() || vram::fits(needed, backend.vram_total())
+    }
+
+    /// Whether a workflow should go to this backend: it has its classes, its GPU is large enough, and it has its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
     /// backend's own word: lists of models are older than the models.
     pub fn suits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
-        if !backend.can_run(workflow) {
+        if !backend.can_run(workflow) || !self.fits(backend, workflow) {
             return false;
         }
         let elsewhere = || {
             let backends = self.backends();
             // One that is down comes back, perhaps; one that is up and lacks a class has nothing to wait for.
             let waits = |other: &Backend| !other.is_up() || other.can_run(workflow);
-            backends.values().any(|other| other.pool == backend.pool && waits(other) && other.may_have_models(workflow))
+            let may = |other: &Backend| waits(other) && self.fits(other, workflow) && other.may_have_models(workflow);
+            backends.values().any(|other| other.pool == backend.pool && may(other))
         };
         backend.may_have_models(workflow) || !elsewhere()
     }

@@ -35,6 +35,7 @@ const ONLY_READ: [&str; 1] = ["upgrade"];
 /// What the pages tell to run, all in all.
 const TOLD: [&str; 16] = [
     "adopt",
+    "backend",
     "backup",
     "check",
     "dead-letters",

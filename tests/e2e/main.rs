@@ -18,6 +18,8 @@ mod deliver;
 mod dispatch;
 mod docs;
 mod faults;
+mod eligible;
+mod fleet;
 mod health;
 mod inspect;
 mod jwks;

@@ -39,6 +39,12 @@ impl ModelOptions {
         workflow.models().iter().filter(lacks).collect()
     }
 
+    /// The names that one input of a class offers, in no order; none if nothing is known of it.
+    pub fn offered(&self, class: &str, input: &str) -> impl Iterator<Item = &str> {
+        let names = self.by_class.get(class).and_then(|inputs| inputs.get(input));
+        names.into_iter().flatten().map(String::as_str)
+    }
+
     /// Puts what one class offers now in the place of what it offered.
     pub fn renew(&mut self, newer: ModelOptions) {
         self.by_class.extend(newer.by_class);

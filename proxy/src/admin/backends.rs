@@ -10,7 +10,8 @@ use super::control_client::{ControlClient, ControlError, read};
 use super::halts::{Act, HaltRequest, acted};
 use crate::clock::WallMillis;
 use crate::dispatch::backend::Backend;
-use crate::ids::{BackendId, PoolId};
+use crate::ids::{BackendId, BackendTag, PoolId};
+use crate::record::gpus::GpuReading;
 use crate::record::ledger::halts::Halted;
 use crate::services::Services;
 use axum::extract::{Path, State};
@@ -50,6 +51,20 @@ pub struct BackendView {
     /// Its version of ComfyUI; absent until it has told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comfyui_version: Option<String>,
+    /// What it is or has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<BackendTag>,
+    /// The part of its pool's jobs that it gets at most, of 100.
+    pub share_percent: u32,
+    /// Bytes of its GPU's memory, as it told; absent until it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_total: Option<u64>,
+    /// Bytes of it that were free when it was asked last, within the last minute while it is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_free: Option<u64>,
+    /// Its GPU as this machine's driver sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuReading>,
     /// What its warm-up workflow loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warm_models: Vec<String>,
@@ -82,8 +97,13 @@ impl BackendView {
             outstanding: backend.outstanding(),
             foreign: backend.foreign(),
             incarnation: backend.health(|health| health.incarnation()),
-            comfyui_version: facts.map(|facts| facts.comfyui_version.clone()),
-            warm_models: backend.warm_models().to_vec(),
+            comfyui_version: facts.as_ref().map(|facts| facts.comfyui_version.clone()),
+            tags: backend.tags.iter().cloned().collect(),
+            share_percent: backend.share_percent,
+            vram_total: backend.vram_total(),
+            vram_free: facts.and_then(|facts| facts.vram_free()),
+            gpu: backend.gpu().map(|reading| (*reading).clone()),
+            warm_models: backend.warm_models().map(|models| models.to_vec()).unwrap_or_default(),
         }
     }
 }

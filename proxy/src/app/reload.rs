@@ -9,6 +9,7 @@ use crate::authenticate::Authenticator;
 use crate::config::Config;
 use crate::config::reload::hold_fixed;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::warm_up;
 use crate::ids::BackendId;
 use crate::inspect::Inspector;
 use crate::record::ledger::LedgerError;
@@ -200,6 +201,10 @@ fn prepared(
     let told = |error: anyhow::Error| vec![format!("{error:#}")];
     let certificates = certificates.replacement(&config, services.clock.wall()).map_err(told)?;
     let fresh = inspector(&config).map_err(told)?;
+    let faults = warm_up::faults(&config, &fresh);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     let former = services.inspector();
     // The same one stays: backends need not be asked anew.
     let inspector = if former.reads_like(&fresh) { former } else { fresh };

@@ -1,8 +1,9 @@
 //! `comfygate check`: every fault of configuration, tenants and policies, at once, with warnings.
 
 use super::{ConfigArgument, Exit};
-use crate::config::Config;
-use crate::config::faults::Fault;
+use crate::config::faults::{Fault, Place};
+use crate::config::{Config, WarmUpConfig};
+use crate::dispatch::warm_up;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::Path;
@@ -28,7 +29,10 @@ pub fn run(arguments: &CheckArguments) -> anyhow::Result<Exit> {
 
 fn check(args: &CheckArguments, out: &mut dyn Write) -> io::Result<Exit> {
     let (file, errors, warnings) = match Config::load(args.which.config.as_deref()) {
-        Ok(loaded) => (loaded.config.file, Vec::new(), loaded.warnings),
+        Ok(loaded) => {
+            let errors = against_catalogues(&loaded.config);
+            (loaded.config.file, errors, loaded.warnings)
+        }
         Err(faults) => (None, faults.errors, faults.warnings),
     };
     if args.json {
@@ -37,6 +41,15 @@ fn check(args: &CheckArguments, out: &mut dyn Write) -> io::Result<Exit> {
         print(out, file.as_deref(), &errors, &warnings)?;
     }
     Ok(if errors.is_empty() { Exit::Good } else { Exit::No })
+}
+
+/// The faults that only the catalogues of the pools show. Catalogues that can't be read are told by the start.
+fn against_catalogues(config: &Config) -> Vec<Fault> {
+    let needed = config.backends.iter().any(|backend| matches!(backend.warm_up, WarmUpConfig::File { .. }));
+    let (Some(file), true) = (&config.file, needed) else { return Vec::new() };
+    let Ok(inspector) = crate::app::inspector(config) else { return Vec::new() };
+    let fault = |what| Fault { place: Place::file(file), what, hint: String::new() };
+    warm_up::faults(config, &inspector).into_iter().map(fault).collect()
 }
 
 fn print(out: &mut dyn Write, file: Option<&Path>, errors: &[Fault], warnings: &[Fault]) -> io::Result<()> {

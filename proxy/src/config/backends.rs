@@ -1,21 +1,23 @@
 //! `[[backends]]`: how each ComfyUI is reached, and what is doubtful about it.
 
 use super::checked::Checker;
-use super::faults::Place;
-use super::raw::RawBackend;
+use super::faults::{Place, Report};
+use super::raw::{RawBackend, RawVram};
 use super::reader::Located;
 use super::secrets::SecretReference;
 use super::tls_files;
-use super::{BackendConfig, GpuName};
+use super::{BackendConfig, GpuName, WarmUpConfig};
 use crate::dispatch::disk::{self, Directories};
+use crate::dispatch::vram::VramTable;
 use crate::endpoint::headers::FixedHeaders;
 use crate::endpoint::tls::ClientTls;
 use crate::endpoint::{Address, BackendEndpoint, BackendUrl};
-use crate::ids::PoolId;
+use crate::ids::{BackendTag, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How long `check` and a start wait for the addresses of all names together; what is not known by then is not compared.
@@ -55,11 +57,44 @@ impl Checker<'_> {
                     pool,
                     gpu: backend.gpu.map(|found| found.value),
                     directories,
+                    tags: self.tags(backend.tags.unwrap_or_default()),
+                    share_percent: backend.share_percent.unwrap_or(100),
+                    warm_up: self.warm_up(backend.warm_up, backend.warm_up_model),
                 });
             }
         }
         self.warn_of_one_process(&places);
         backends
+    }
+
+    fn tags(&self, named: Vec<Located<String>>) -> BTreeSet<BackendTag> {
+        tags(named, self.report)
+    }
+
+    fn warm_up(&self, file: Option<Located<String>>, model: Option<Located<String>>) -> WarmUpConfig {
+        let (file, model) = match (file, model) {
+            (Some(file), Some(model)) => {
+                self.report.error(&model.at, "a `warm_up` file names its models itself", "one of the two");
+                (Some(file), None)
+            }
+            other => other,
+        };
+        let Some(named) = file else { return WarmUpConfig::Sampling { model: model.map(|found| found.value) } };
+        let path = self.absolute(&named.value);
+        self.consists_of(&path);
+        let body = warm_up_body(&path).map_err(|what| self.report.error(&named.at, what, WARM_UP_HINT));
+        WarmUpConfig::File { path, body: body.unwrap_or_default().into() }
+    }
+
+    pub(super) fn vram(&self, raw: Vec<RawVram>) -> Arc<VramTable> {
+        let mut table = VramTable::default();
+        for entry in raw {
+            let (Some(model), Some(need)) = (entry.model, entry.need) else { continue };
+            if let Err(error) = table.add(&model.value, need.value) {
+                self.report.error(&model.at, error.to_string(), "such as `flux1-dev*`");
+            }
+        }
+        Arc::new(table)
     }
 
     /// The endpoint, if nothing about it is wrong.
@@ -221,6 +256,37 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// What a `warm_up` file has to be.
+const WARM_UP_HINT: &str = "a workflow in API format, as the page's `Export (API)` saves it";
+/// Bytes of such a file.
+const WARM_UP_BYTES_MAX: u64 = 2 << 20;
+
+/// The file as the body of a submission, if the strict parser takes it.
+fn warm_up_body(path: &Path) -> Result<Vec<u8>, String> {
+    let unread = |error: std::io::Error| format!("can't read `{}`: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unread)?;
+    file.take(WARM_UP_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unread)?;
+    if bytes.len() as u64 > WARM_UP_BYTES_MAX {
+        return Err(format!("`{}` has more than {WARM_UP_BYTES_MAX} bytes", path.display()));
+    }
+    let body = [b"{\"prompt\":".as_slice(), &bytes, b"}"].concat();
+    comfygate_policy::parse(&body).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    Ok(body)
+}
+
+/// Tags as used; those that are none are told.
+pub(crate) fn tags(named: Vec<Located<String>>, report: &Report) -> BTreeSet<BackendTag> {
+    let read = |tag: Located<String>| match tag.value.parse::<BackendTag>() {
+        Ok(value) => Some(value),
+        Err(error) => {
+            report.error(&tag.at, error.to_string(), "");
+            None
+        }
+    };
+    named.into_iter().filter_map(read).collect()
 }
 
 /// A place where a process can listen.

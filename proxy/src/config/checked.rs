@@ -82,6 +82,7 @@ impl Checker<'_> {
             state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
             free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends,
+            vram: self.vram(raw.vram),
             jwt,
             tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
@@ -94,6 +95,9 @@ impl Checker<'_> {
                 canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
                 canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
+                ahead: raw.dispatch.ahead.unwrap_or(defaults.dispatch.ahead),
+                warm_up: raw.dispatch.warm_up.unwrap_or(defaults.dispatch.warm_up),
+                warm_up_deadline: raw.dispatch.warm_up_deadline.unwrap_or(defaults.dispatch.warm_up_deadline),
             },
             drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
@@ -217,6 +221,18 @@ impl Checker<'_> {
                 format!("tenant `{}` is in the pool `{}`, which has no backend", tenant.id, tenant.pool),
                 "say `pool` in [[backends]], or another one in the tenant or its plan",
             );
+        }
+        for tenant in tenants.tenants() {
+            let of_pool = || backends.iter().filter(|backend| backend.pool == tenant.pool);
+            if of_pool().next().is_some() && !of_pool().any(|backend| tenant.backend_tags.is_subset(&backend.tags)) {
+                let tags: Vec<String> = tenant.backend_tags.iter().map(|tag| format!("`{tag}`")).collect();
+                let (tags, pool) = (tags.join(", "), &tenant.pool);
+                self.report.error(
+                    at,
+                    format!("tenant `{}` asks for backends with all of the tags {tags}, and none of its pool `{pool}` has them", tenant.id),
+                    "say `tags` in [[backends]], or less in `backend_tags` of the tenant or its plan",
+                );
+            }
         }
         for owner in tenants.tenants().filter(|tenant| tenant.policy.posture() == Posture::Owner) {
             if let Some(other) = tenants.tenants().find(|other| other.pool == owner.pool && other.id != owner.id) {

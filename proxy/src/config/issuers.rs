@@ -264,9 +264,12 @@ impl Issuers<'_> {
                 format!("the plan `{}` has the owner posture, or shares the pool of a tenant that has it", name.value);
             return self.refuse::<()>(&name.at, what, hint).is_some();
         }
-        let served = self.backends.iter().any(|backend| backend.pool == plan.pool);
-        let what = || format!("the plan `{}` is in the pool `{}`, which has no backend", name.value, plan.pool);
-        served || self.refuse::<()>(&name.at, what(), "say `pool` in [[backends]]").is_some()
+        let serves = |backend: &&BackendConfig| plan.backend_tags.is_subset(&backend.tags);
+        let served = self.backends.iter().filter(|backend| backend.pool == plan.pool).any(|backend| serves(&backend));
+        let what = || {
+            format!("the plan `{}` is in the pool `{}`, which has no backend with all its tags", name.value, plan.pool)
+        };
+        served || self.refuse::<()>(&name.at, what(), "say `pool` and `tags` in [[backends]]").is_some()
     }
 
     fn is_plan(&self, name: &Located<String>) -> bool {

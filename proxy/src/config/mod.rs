@@ -4,7 +4,7 @@
 //! means the same in the file, in a shell and in the documentation. They are made absolute when the file is read; nothing later depends on the
 //! current directory.
 
-mod backends;
+pub(crate) mod backends;
 pub mod checked;
 pub mod faults;
 mod issuers;
@@ -22,8 +22,9 @@ use crate::authenticate::jwks::url::JwksUrl;
 use crate::authenticate::jwt_claims::ClaimPath;
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
 use crate::dispatch::disk::Directories;
+use crate::dispatch::vram::VramTable;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, PoolId};
+use crate::ids::{BackendId, BackendTag, PoolId};
 use crate::listen::client_certificate::ClientCertificates;
 use crate::listen::{ListenAddress, ListenerFacts, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
@@ -57,6 +58,8 @@ pub struct Config {
     pub free_space_min: u64,
     /// ComfyUI processes; at least one, ids unique, addresses unique.
     pub backends: Vec<BackendConfig>,
+    /// What models need of a GPU's memory.
+    pub vram: Arc<VramTable>,
     /// `tenants.toml`, absolute; `None`: the built-in tenant.
     pub tenants_file: Option<PathBuf>,
     /// Who may use the gateway.
@@ -154,8 +157,48 @@ pub struct BackendConfig {
     pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
+    /// What it is or has, for plans and tenants that ask for it.
+    pub tags: BTreeSet<BackendTag>,
+    /// The part of its pool's jobs that it gets at most, of 100; 100: no such bound.
+    pub share_percent: u32,
+    /// What it runs before its first job, where `[dispatch] warm_up` is set.
+    pub warm_up: WarmUpConfig,
     /// Where its files are, as this machine sees them.
     pub directories: Directories,
+}
+
+impl BackendConfig {
+    /// One of the default pool, with every default.
+    pub fn new(id: BackendId, endpoint: BackendEndpoint) -> Self {
+        let (pool, tags) = (PoolId::default_pool(), BTreeSet::new());
+        Self {
+            id,
+            endpoint,
+            pool,
+            gpu: None,
+            tags,
+            share_percent: 100,
+            warm_up: WarmUpConfig::Sampling { model: None },
+            directories: Directories::default(),
+        }
+    }
+}
+
+/// `warm_up` and `warm_up_model` of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WarmUpConfig {
+    /// One sampling step at 64 × 64.
+    Sampling {
+        /// The checkpoint; absent: the first by name that the backend offers.
+        model: Option<String>,
+    },
+    /// A workflow of the operator's.
+    File {
+        /// Absolute.
+        path: PathBuf,
+        /// The body of a submission with it; the strict parser has taken it.
+        body: Arc<[u8]>,
+    },
 }
 
 /// How NVML names a GPU.
@@ -320,6 +363,12 @@ pub struct DispatchConfig {
     pub canary_deadline: Duration,
     /// How long an attempt may run without any sign of progress before its backend has to prove itself.
     pub stall_timeout: Duration,
+    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
+    pub ahead: Duration,
+    /// Whether a backend that came up runs a warm-up workflow before its first job.
+    pub warm_up: bool,
+    /// How long that may take; then it gets jobs all the same.
+    pub warm_up_deadline: Duration,
 }
 
 impl Default for DispatchConfig {
@@ -331,6 +380,10 @@ impl Default for DispatchConfig {
             canary_deadline: Duration::from_secs(30),
             // The decoding of a long video tells nothing for many minutes.
             stall_timeout: Duration::from_secs(3600),
+            ahead: Duration::from_secs(2),
+            warm_up: false,
+            // A large model from a slow disk.
+            warm_up_deadline: Duration::from_secs(600),
         }
     }
 }
@@ -569,13 +622,11 @@ impl Config {
             metrics_address: loopback(9901),
             state_dir,
             free_space_min: 1 << 30,
-            backends: vec![BackendConfig {
-                id: "local".parse().expect("`local` is a backend id"),
-                endpoint: BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
-                pool: PoolId::default_pool(),
-                gpu: None,
-                directories: Directories::default(),
-            }],
+            backends: vec![BackendConfig::new(
+                "local".parse().expect("`local` is a backend id"),
+                BackendEndpoint::parse("http://127.0.0.1:8188").expect("the literal is a backend URL"),
+            )],
+            vram: Arc::default(),
             tenants_file: None,
             tenants: Arc::new(TenantRegistry::built_in()),
             jwt: Vec::new(),

@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub(super) metrics_address: Option<Located<SocketAddr>>,
     pub(super) state: RawState,
     pub(super) backends: Vec<RawBackend>,
+    pub(super) vram: Vec<RawVram>,
     pub(super) tenants_file: Option<Located<String>>,
     pub(super) jwt: Vec<RawJwt>,
     pub(super) views_lifetime: Option<Duration>,
@@ -94,6 +95,17 @@ pub(super) struct RawBackend {
     pub(super) input_dir: Option<Located<String>>,
     pub(super) output_dir: Option<Located<String>>,
     pub(super) temp_dir: Option<Located<String>>,
+    pub(super) tags: Option<Vec<Located<String>>>,
+    pub(super) share_percent: Option<u32>,
+    pub(super) warm_up: Option<Located<String>>,
+    pub(super) warm_up_model: Option<Located<String>>,
+}
+
+/// `[[vram]]`.
+#[derive(Debug)]
+pub(super) struct RawVram {
+    pub(super) model: Option<Located<String>>,
+    pub(super) need: Option<Located<u64>>,
 }
 
 #[derive(Debug)]
@@ -149,6 +161,9 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
+    pub(super) warm_up: Option<bool>,
+    pub(super) warm_up_deadline: Option<Duration>,
 }
 
 impl RawConfig {
@@ -168,6 +183,7 @@ impl RawConfig {
             metrics_address: in_table(&mut reader, "metrics", |table| table.required_parsed("address")),
             state: in_table(&mut reader, "state", |table| Some(RawState::read(table))).unwrap_or_default(),
             backends: reader.tables("backends").into_iter().map(RawBackend::read).collect(),
+            vram: reader.tables("vram").into_iter().map(RawVram::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
@@ -294,7 +310,21 @@ impl RawBackend {
             input_dir: reader.text("input_dir"),
             output_dir: reader.text("output_dir"),
             temp_dir: reader.text("temp_dir"),
+            tags: reader.texts("tags"),
+            share_percent: count(&mut reader, "share_percent", 100),
+            warm_up: reader.text("warm_up"),
+            warm_up_model: reader.text("warm_up_model"),
         };
+        reader.finish();
+        raw
+    }
+}
+
+impl RawVram {
+    fn read(mut reader: Reader<'_>) -> Self {
+        const TIB: u64 = 1 << 40;
+        reader.require("need");
+        let raw = Self { model: reader.required_text("model"), need: reader.size("need", 1..=TIB) };
         reader.finish();
         raw
     }
@@ -400,6 +430,9 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
+            warm_up: reader.boolean("warm_up").map(|found| found.value),
+            warm_up_deadline: duration(reader, "warm_up_deadline", SECOND..=HOUR),
         }
     }
 }

@@ -794,3 +794,63 @@ fn free_space_is_a_gibibyte_unless_set_and_may_be_none() {
     }
     assert!(only_error("[state]\nfree_space_min = \"1048577GiB\"").contains("state.free_space_min"));
 }
+
+// Which backend for whom.
+
+#[test]
+fn a_tenants_tags_must_all_be_at_one_backend_of_its_pool() {
+    let load = |backends: &str, tags: &str| {
+        let gateway = format!("[tenants]\nfile = \"t.toml\"\n{backends}");
+        let tenants = format!("[[plan]]\nid = \"p\"\nbackend_tags = {tags}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n");
+        let place = Place::with(&[("config/gateway.toml", gateway.as_str()), ("t.toml", tenants.as_str())]);
+        place.load(None, &no_environment).map(|loaded| loaded.config)
+    };
+    let backend = |id: &str, port: u16, more: &str| {
+        format!("[[backends]]\nid = \"{id}\"\nurl = \"http://127.0.0.1:{port}\"\n{more}")
+    };
+    let (one, two) = (backend("a", 1, "tags = [\"x\"]\n"), backend("b", 2, "tags = [\"y\"]\n"));
+    let both = backend("c", 3, "tags = [\"x\", \"y\"]\n");
+    let config = load(&format!("{one}{both}"), "[\"x\", \"y\"]").unwrap();
+    assert_eq!(config.tenants.tenant(&"a".parse().unwrap()).unwrap().backend_tags.len(), 2);
+    let found = load(&format!("{one}{two}"), "[\"x\", \"y\"]").unwrap_err();
+    assert!(
+        found.len() == 1 && found[0].contains("tenant `a` asks for backends with all of the tags `x`, `y`"),
+        "{found:?}"
+    );
+    let elsewhere = backend("c", 3, "pool = \"other\"\ntags = [\"x\"]\n");
+    assert!(load(&format!("{two}{elsewhere}"), "[\"x\"]").is_err(), "of another pool");
+    assert!(load(&two, "[]").is_ok());
+    assert!(load(&two, "[\"Y\"]").unwrap_err()[0].contains("no backend tag"));
+}
+
+#[test]
+fn a_share_is_one_to_a_hundred_percent_and_a_need_is_a_size() {
+    let share = |percent: u32| {
+        load(&format!("[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\nshare_percent = {percent}\n"))
+    };
+    assert_eq!(share(1).unwrap().config.backends[0].share_percent, 1);
+    assert!(share(100).is_ok() && share(0).is_err() && share(101).is_err());
+    let need = |lines: &str| load(&format!("[[vram]]\n{lines}\n"));
+    let table = need("model = \"flux*\"\nneed = \"22GiB\"").unwrap().config.vram;
+    assert_eq!(table.largest(["flux1.safetensors"].into_iter()), Some(22 << 30));
+    assert!(need("model = \"[\"\nneed = \"1GiB\"").is_err());
+    assert!(need("model = \"flux*\"").is_err() && need("need = \"1GiB\"").is_err());
+}
+
+#[test]
+fn a_warm_up_names_a_file_that_the_strict_parser_takes_or_a_model_and_not_both() {
+    let load = |lines: &str, file: &str| {
+        let text = format!("[[backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n{lines}");
+        let place = Place::with(&[("config/gateway.toml", text.as_str()), ("w.json", file)]);
+        place.load(None, &no_environment).map(|loaded| loaded.config.backends[0].warm_up.clone())
+    };
+    let good = r#"{"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}"#;
+    let file = "warm_up = \"w.json\"\n";
+    assert!(matches!(load(file, good), Ok(WarmUpConfig::File { .. })));
+    assert!(matches!(load("warm_up_model = \"m\"\n", good), Ok(WarmUpConfig::Sampling { model: Some(_) })));
+    assert!(matches!(load("", good), Ok(WarmUpConfig::Sampling { model: None })));
+    let both = load(&format!("{file}warm_up_model = \"m\"\n"), good).unwrap_err();
+    assert!(both[0].contains("names its models itself"), "{both:?}");
+    assert!(load(file, "{\"1\": 2}").unwrap_err()[0].contains("`backends[0].warm_up`"));
+    assert!(load("warm_up = \"none.json\"\n", good).unwrap_err()[0].contains("can't read"));
+}

@@ -6,10 +6,12 @@ use super::health::{Cause, Health, Standing};
 use super::push::Present;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{BackendId, PoolId, UpstreamClientId};
+use crate::ids::{BackendId, BackendTag, PoolId, UpstreamClientId};
+use crate::record::gpus::GpuReading;
 use crate::record::ledger::halts::HaltRow;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use comfygate_policy::{Agreement, ApprovedWorkflow, Catalogue, ModelOptions};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -22,6 +24,10 @@ pub struct Backend {
     pub id: BackendId,
     /// Which tenants it serves.
     pub pool: PoolId,
+    /// What it is or has, for tenants that ask for it.
+    pub tags: BTreeSet<BackendTag>,
+    /// The part of its pool's jobs that it gets at most, of 100; 100: no such bound.
+    pub share_percent: u32,
     /// Where it listens.
     pub endpoint: BackendEndpoint,
     /// Our secret sid there.
@@ -48,6 +54,7 @@ pub struct Backend {
     /// What that workflow left in its memory.
     warm_models: ArcSwapOption<Vec<String>>,
     facts: ArcSwapOption<BackendFacts>,
+    gpu: ArcSwapOption<GpuReading>,
     foreign: AtomicU64,
     outstanding: AtomicU32,
     has_canary: AtomicBool,
@@ -91,6 +98,8 @@ impl Backend {
         Self {
             id,
             pool,
+            tags: BTreeSet::new(),
+            share_percent: 100,
             endpoint,
             client,
             comfyui,
@@ -106,6 +115,7 @@ impl Backend {
             is_warming: AtomicBool::new(false),
             warm_models: ArcSwapOption::empty(),
             facts: ArcSwapOption::empty(),
+            gpu: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
             has_canary: AtomicBool::new(false),
@@ -173,9 +183,9 @@ impl Backend {
         self.is_warming.store(is_warming, Ordering::Relaxed);
     }
 
-    /// The models that its warm-up workflow loaded since it came up; empty if there was none.
-    pub fn warm_models(&self) -> Arc<Vec<String>> {
-        self.warm_models.load_full().unwrap_or_default()
+    /// The models that its warm-up workflow loaded since it came up, as [`Work`](crate::record::ledger::Work) has them; `None` if it ran none. Jobs may have loaded others since.
+    pub fn warm_models(&self) -> Option<Arc<Vec<String>>> {
+        self.warm_models.load_full()
     }
 
     /// Remembers which models its warm-up workflow loaded.
@@ -265,6 +275,21 @@ impl Backend {
     /// What it told of itself when it last came up; `None` until then, or if it told nothing.
     pub fn facts(&self) -> Option<Arc<BackendFacts>> {
         self.facts.load_full()
+    }
+
+    /// Bytes of its GPU's memory, as it last told; `None` until it has told of any.
+    pub fn vram_total(&self) -> Option<u64> {
+        self.facts()?.vram_total()
+    }
+
+    /// How its GPU is, as the driver of this machine last told; `None` where nobody can look.
+    pub fn gpu(&self) -> Option<Arc<GpuReading>> {
+        self.gpu.load_full()
+    }
+
+    /// Remembers how its GPU is.
+    pub fn set_gpu(&self, reading: Option<GpuReading>) {
+        self.gpu.store(reading.map(Arc::new));
     }
 
     /// Remembers what it tells of itself.

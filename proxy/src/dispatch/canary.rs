@@ -9,6 +9,7 @@ use super::comfyui::{ComfyUi, ComfyUiError, Listing};
 use super::fault::{self, Fault};
 use super::health::{Cause, Standing};
 use crate::ids::{UpstreamClientId, UpstreamPromptId};
+use bytes::Bytes;
 use comfygate_policy::Agreement;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,11 +22,16 @@ const LOOK_INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration
 /// Looks that find it nowhere before it counts as lost: between queue and history lies one statement of ComfyUI's worker.
 const ABSENT_MAX: u32 = 3;
 
-/// What became of a canary.
+/// What became of a canary, or of another workflow of our own that is sent as one.
 #[derive(Debug)]
 pub enum Verdict {
     /// The worker ran it, after so long.
-    Proven(Duration),
+    Proven {
+        /// From its sending.
+        took: Duration,
+        /// Whether it ended without an error. An error is as good a proof that the worker runs.
+        succeeded: bool,
+    },
     /// It was run, and what the backend needs for work is broken.
     Broken(Fault),
     /// It was not run in its time, though nothing of others' was in its way: the worker is dead.
@@ -64,7 +70,7 @@ pub fn is_canary(prompt: UpstreamPromptId) -> bool {
 }
 
 /// Draws an id.
-fn canary_id() -> UpstreamPromptId {
+pub(super) fn canary_id() -> UpstreamPromptId {
     let mut bytes = UpstreamPromptId::new().bytes();
     if let Some(first) = bytes.first_chunk_mut() {
         *first = ID_PREFIX;
@@ -103,9 +109,21 @@ pub async fn prove(
     let Some(body) = body(id, backend.client, agreement, task) else {
         return Verdict::Unprovable("it has neither PreviewAny nor EmptyImage and PreviewImage".into());
     };
+    run(backend, id, body.to_string().into(), deadline, patience, is_followed).await
+}
+
+/// Sends a workflow of our own under a canary's id, and follows it as [`prove`] does.
+pub(super) async fn run(
+    backend: &Backend,
+    id: UpstreamPromptId,
+    body: Bytes,
+    deadline: Duration,
+    patience: Patience,
+    is_followed: impl Fn(UpstreamPromptId) -> bool + Send + Sync,
+) -> Verdict {
     let statuses = backend.socket().map(|socket| socket.statuses());
     let canary = Canary::new(backend, id);
-    let verdict = match backend.comfyui.submit(body.to_string().into()).await {
+    let verdict = match backend.comfyui.submit(body).await {
         Ok(_) => canary.followed(deadline, patience, &is_followed).await,
         Err(ComfyUiError::Status { status, .. }) if status == http::StatusCode::BAD_REQUEST => {
             Verdict::Unprovable("it refuses the workflow".into())
@@ -115,7 +133,7 @@ pub async fn prove(
         Err(error) => gone(&error),
     };
     // Two queue changes of ours at least; a socket that heard of none is orphaned (facts §13).
-    if let (Verdict::Proven(_), Some(before), Some(socket)) = (&verdict, statuses, backend.socket())
+    if let (Verdict::Proven { .. }, Some(before), Some(socket)) = (&verdict, statuses, backend.socket())
         && socket.statuses() == before
     {
         tracing::warn!(backend = %backend.id, "our socket heard nothing of a canary; connecting anew");
@@ -160,7 +178,9 @@ impl<'a> Canary<'a> {
             match self.comfyui.history_entry(self.id).await {
                 // An error or an interruption in it is a proof as well: somebody ran it. Only what would fail every job is none.
                 Ok(Some(entry)) => {
-                    return fault::of_entry(&entry).map_or_else(|| Verdict::Proven(sent.elapsed()), Verdict::Broken);
+                    let status = entry.pointer("/status/status_str").and_then(Value::as_str);
+                    let (took, succeeded) = (sent.elapsed(), status == Some("success"));
+                    return fault::of_entry(&entry).map_or(Verdict::Proven { took, succeeded }, Verdict::Broken);
                 }
                 Ok(None) => {}
                 Err(error) => return gone(&error),

@@ -51,6 +51,20 @@ impl BackendFacts {
         }
     }
 
+    /// Bytes of the largest device: ComfyUI loads models onto one. `None` where none is told; for a CPU it is the machine's memory.
+    pub fn vram_total(&self) -> Option<u64> {
+        self.devices.iter().map(|device| device.vram_total).max().filter(|total| *total > 0)
+    }
+
+    /// Bytes that are free on that device.
+    pub fn vram_free(&self) -> Option<u64> {
+        self.devices
+            .iter()
+            .filter(|device| device.vram_total > 0)
+            .max_by_key(|device| device.vram_total)
+            .map(|device| device.vram_free)
+    }
+
     /// The GPU that both seem to run on. Readings of the same second; a guess: two idle GPUs of one kind in two processes can look the same.
     pub fn shared_gpu<'a>(&'a self, other: &Self) -> Option<&'a Device> {
         // Whoever names a device on the command line, and another one than the other does, has seen to it.
@@ -113,6 +127,15 @@ mod tests {
         let many = json!({"system": {"argv": vec!["x".repeat(1000); 1000]}});
         let read = BackendFacts::read(&many);
         assert_eq!((read.argv.len(), read.argv[0].len()), (ITEMS_MAX, TEXT_CHARS_MAX));
+    }
+
+    #[test]
+    fn the_largest_device_is_the_one_that_counts_and_one_of_no_size_is_not_known() {
+        let of = |devices: Value| BackendFacts::read(&json!({ "devices": devices }));
+        let two = of(json!([{"vram_total": 5, "vram_free": 4}, {"vram_total": 9, "vram_free": 1}]));
+        assert_eq!((two.vram_total(), two.vram_free()), (Some(9), Some(1)));
+        let none = of(json!([{"vram_total": 0, "vram_free": 0}]));
+        assert_eq!((none.vram_total(), none.vram_free()), (None, None));
     }
 
     #[test]

@@ -408,7 +408,8 @@ mod tests {
         health.returned();
         assert_eq!(health.standing(), Standing::Up);
         let causes = [Cause::NotAsked, Cause::Refused, Cause::Hung, Cause::NoSocket, Cause::Stalled, Cause::WorkerDead];
-        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain([Standing::HalfOpen, Standing::Up]).collect();
+        let others = [Standing::HalfOpen, Standing::Up, Standing::Drained, Standing::Maintenance, Standing::Warming];
+        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain(others).collect();
         assert_eq!(names.into_iter().map(Standing::name).collect::<Vec<_>>(), Standing::NAMES);
     }
 }

@@ -14,12 +14,13 @@ use super::facts::BackendFacts;
 use super::fault::Fault;
 use super::health::{Cause, Health, Standing};
 use super::sweep;
+use super::warm_up::{self, WarmUpError};
 use crate::config::{DispatchConfig, GpuName};
 use crate::record::metrics::CanaryEnd;
 use crate::services::Services;
 use comfygate_policy::{Agreement, Catalogue, CatalogueError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -27,6 +28,8 @@ use tokio::sync::watch;
 const UP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a backend that answers may take to accept our socket.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Looks at one that is up until it is asked again what it is: every half a minute.
+const FACTS_LOOKS: u64 = 6;
 
 /// Watches `backend` until `shutdown` turns true.
 pub async fn watch(
@@ -44,6 +47,7 @@ pub async fn watch(
         was_asked: false,
         told_unprovable: AtomicBool::new(false),
         log_lies: AtomicBool::new(false),
+        looks: AtomicU64::new(0),
         ejected_for: String::new(),
     };
     tokio::select! {
@@ -62,6 +66,8 @@ struct Monitor {
     told_unprovable: AtomicBool,
     /// Its log tells of a dead worker that lives: a node printed it.
     log_lies: AtomicBool,
+    /// Looks at it while it was up.
+    looks: AtomicU64,
     /// What it was last taken out of service for.
     ejected_for: String,
 }
@@ -70,6 +76,8 @@ impl Monitor {
     async fn watching(&mut self) {
         loop {
             let (agreement, how) = self.returned().await;
+            // Before it is up: not one job may come first.
+            self.backend.set_warming(self.settings().warm_up);
             self.backend.set_up(Arc::clone(&agreement));
             self.report(&agreement, &how);
             self.tell_state();
@@ -206,7 +214,7 @@ impl Monitor {
         let disk_was_full = self.backend.standing() == Standing::Down(Cause::DiskFull);
         let task = if disk_was_full { Task::Write } else { Task::Run };
         match self.canary(agreement, settings.canary_deadline, (task, Patience::WaitForOthers)).await {
-            Verdict::Proven(took) => {
+            Verdict::Proven { took, .. } => {
                 // It ran, whatever is written there: the log of this process is not asked again.
                 let lies = self.backend.comfyui.worker_ended_in_log().await.unwrap_or(false);
                 self.log_lies.store(lies, Ordering::Relaxed);
@@ -233,13 +241,13 @@ impl Monitor {
         let is_followed = |prompt| self.services.tracks.of(prompt).is_some();
         let verdict = canary::prove(&self.backend, agreement, deadline, how, is_followed).await;
         let end = match &verdict {
-            Verdict::Proven(_) => CanaryEnd::Proven,
+            Verdict::Proven { .. } => CanaryEnd::Proven,
             Verdict::NotRun => CanaryEnd::NotRun,
             Verdict::Broken(_) => CanaryEnd::Failed,
             Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) | Verdict::Refused(_) => CanaryEnd::Unknown,
         };
         self.services.metrics.canary(&self.backend.id, end);
-        if matches!(verdict, Verdict::Proven(_) | Verdict::Unprovable(_)) {
+        if matches!(verdict, Verdict::Proven { .. } | Verdict::Unprovable(_)) {
             // One that can't be tested is not asked again and again.
             let now = self.services.clock.monotonic();
             self.backend.health(|health| health.proven(now));
@@ -255,7 +263,21 @@ impl Monitor {
 
     /// Resolves when the backend has been taken out of service, by whomever.
     async fn failed(&self, agreement: &Agreement) {
+        let mut halts = self.services.halts.subscribe();
         loop {
+            // What is halted gets no jobs, so it need not be ready for any; it warms up when it goes on.
+            if self.backend.is_warming() && self.backend.halt().is_none() {
+                tokio::select! {
+                    () = self.backend.ejected() => {}
+                    () = self.warm_up() => {}
+                }
+                self.backend.set_warming(false);
+                self.tell_state();
+                self.services.halts.changed();
+            }
+            if !self.backend.is_up() {
+                return;
+            }
             let interval = self.settings().canary_interval;
             let tick = if interval.is_zero() { UP_INTERVAL } else { (interval / 2).min(UP_INTERVAL) };
             let looking = async {
@@ -264,10 +286,36 @@ impl Monitor {
             };
             tokio::select! {
                 () = self.backend.ejected() => {}
+                Ok(()) = halts.changed(), if self.backend.is_warming() => {}
                 () = looking => {}
             }
-            if !self.backend.is_up() {
-                return;
+        }
+    }
+
+    /// Has it load what its first jobs will need. Whatever comes of it, it gets jobs then.
+    async fn warm_up(&self) {
+        let (services, backend) = (&self.services, &self.backend);
+        if !self.settings().warm_up {
+            return;
+        }
+        let is_followed = |prompt| services.tracks.of(prompt).is_some();
+        match warm_up::run(services, backend, is_followed).await {
+            Ok((took, models)) => {
+                services.metrics.warm_up(&backend.id, true);
+                tracing::info!(backend = %backend.id, ?models, millis = took.as_millis(), "the backend is warm");
+                backend.set_warm_models(models);
+                let now = services.clock.monotonic();
+                backend.health(|health| health.proven(now));
+            }
+            Err(WarmUpError::Broken(fault)) if fault.cause().is_some() => {
+                services.metrics.warm_up(&backend.id, false);
+                if let Some(cause) = fault.cause() {
+                    backend.eject(cause, broken(fault));
+                }
+            }
+            Err(reason) => {
+                services.metrics.warm_up(&backend.id, false);
+                tracing::warn!(backend = %backend.id, %reason, "the warm-up workflow did not run: the first jobs load their models themselves");
             }
         }
     }
@@ -280,6 +328,11 @@ impl Monitor {
                 self.backend.health(Health::answered);
                 if self.backend.is_in_maintenance() {
                     return;
+                }
+                if self.looks.fetch_add(1, Ordering::Relaxed) % FACTS_LOOKS == FACTS_LOOKS - 1
+                    && let Ok(stats) = self.backend.comfyui.system_stats().await
+                {
+                    self.remember(BackendFacts::read(&stats));
                 }
                 if remaining == 0 && self.backend.outstanding() == 0 {
                     if self.backend.health(|health| health.canary_due(interval, now)) {
@@ -309,7 +362,7 @@ impl Monitor {
                 }
             }
             // What does not answer is asked again in a moment, and counted there.
-            Verdict::Proven(_) | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
+            Verdict::Proven { .. } | Verdict::Busy | Verdict::Unprovable(_) | Verdict::Gone(_) => {}
         }
     }
 
@@ -345,8 +398,15 @@ impl Monitor {
                 );
             }
         }
-        self.backend.set_facts(facts);
+        self.remember(facts);
         Ok(())
+    }
+
+    fn remember(&self, facts: BackendFacts) {
+        if let (Some(total), Some(free)) = (facts.vram_total(), facts.vram_free()) {
+            self.services.metrics.set_backend_vram(&self.backend.id, total, total.saturating_sub(free));
+        }
+        self.backend.set_facts(facts);
     }
 
     /// On one machine, and not told apart by the configuration.

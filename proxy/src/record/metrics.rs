@@ -3,12 +3,13 @@
 
 use crate::dispatch::health::Standing;
 use crate::ids::BackendId;
+use crate::record::gpus::GpuReading;
 use crate::record::ledger::keeping::Amount;
 use crate::reject::Stage;
 use crate::retention::Report;
 use http::{Method, StatusCode};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 use std::time::Duration;
@@ -73,6 +74,12 @@ pub struct Metrics {
     backend_outstanding: IntGaugeVec,
     backend_state: IntGaugeVec,
     canaries: IntCounterVec,
+    warm_ups: IntCounterVec,
+    vram_total: IntGaugeVec,
+    vram_used: IntGaugeVec,
+    gpu_utilisation: GaugeVec,
+    gpu_temperature: IntGaugeVec,
+    gpu_ecc_errors: IntGaugeVec,
     catalogue_drift: IntGaugeVec,
     shadow_refusals: IntCounter,
     attempts: IntCounterVec,
@@ -118,6 +125,28 @@ impl Metrics {
                 "comfygate_canaries_total",
                 "Workflows of our own that test a backend's worker",
                 &["backend", "outcome"],
+            )?,
+            warm_ups: counters(
+                &r,
+                "comfygate_warm_ups_total",
+                "Workflows that ready a backend for its first job",
+                &["backend", "outcome"],
+            )?,
+            vram_total: gauges(&r, "comfyui_gpu_vram_total_bytes", "Memory of the backend's GPU", &["backend"])?,
+            vram_used: gauges(&r, "comfyui_gpu_vram_used_bytes", "Memory in use there, by anybody", &["backend"])?,
+            gpu_utilisation: registered(
+                &r,
+                GaugeVec::new(
+                    Opts::new("comfygate_gpu_utilisation_ratio", "Part of the last moment in which the GPU worked"),
+                    &["backend"],
+                )?,
+            )?,
+            gpu_temperature: gauges(&r, "comfygate_gpu_temperature_celsius", "Of the backend's GPU", &["backend"])?,
+            gpu_ecc_errors: gauges(
+                &r,
+                "comfygate_gpu_ecc_errors",
+                "Uncorrected errors of the memory of the backend's GPU since its driver was loaded",
+                &["backend"],
             )?,
             catalogue_drift: gauges(
                 &r,
@@ -212,6 +241,12 @@ impl Metrics {
         // Nothing to forget where nothing was told.
         let _ = self.backend_up.remove_label_values(&[backend.as_str()]);
         let _ = self.backend_outstanding.remove_label_values(&[backend.as_str()]);
+        for state in Standing::NAMES {
+            let _ = self.backend_state.remove_label_values(&[backend.as_str(), state]);
+        }
+        let _ = self.vram_total.remove_label_values(&[backend.as_str()]);
+        let _ = self.vram_used.remove_label_values(&[backend.as_str()]);
+        self.forget_gpu(backend);
         for kind in ["missing", "differing"] {
             let _ = self.catalogue_drift.remove_label_values(&[backend.as_str(), kind]);
         }
@@ -267,6 +302,45 @@ impl Metrics {
             CanaryEnd::Unknown => "unknown",
         };
         self.canaries.with_label_values(&[backend.as_str(), outcome]).inc();
+    }
+    /// A backend was readied for its first job, or could not be.
+    pub fn warm_up(&self, backend: &BackendId, succeeded: bool) {
+        let outcome = if succeeded { "succeeded" } else { "failed" };
+        self.warm_ups.with_label_values(&[backend.as_str(), outcome]).inc();
+    }
+    /// How much memory a backend's GPU has, and how much of it is in use, now.
+    pub fn set_backend_vram(&self, backend: &BackendId, total: u64, used: u64) {
+        let set = |gauge: &IntGaugeVec, bytes| {
+            gauge.with_label_values(&[backend.as_str()]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        };
+        set(&self.vram_total, total);
+        set(&self.vram_used, used);
+    }
+    /// How a backend's GPU is, now. What it does not tell keeps no old value.
+    pub fn set_gpu(&self, backend: &BackendId, reading: &GpuReading) {
+        let labels = &[backend.as_str()];
+        self.set_backend_vram(backend, reading.memory_total, reading.memory_used);
+        match reading.utilisation_percent {
+            Some(percent) => self.gpu_utilisation.with_label_values(labels).set(f64::from(percent) / 100.0),
+            None => drop(self.gpu_utilisation.remove_label_values(labels)),
+        }
+        match reading.temperature_celsius {
+            Some(degrees) => self.gpu_temperature.with_label_values(labels).set(degrees.into()),
+            None => drop(self.gpu_temperature.remove_label_values(labels)),
+        }
+        match reading.ecc_errors {
+            Some(errors) => {
+                self.gpu_ecc_errors.with_label_values(labels).set(i64::try_from(errors).unwrap_or(i64::MAX));
+            }
+            None => drop(self.gpu_ecc_errors.remove_label_values(labels)),
+        }
+    }
+    /// A backend's GPU can't be looked at any more.
+    pub fn forget_gpu(&self, backend: &BackendId) {
+        let labels = &[backend.as_str()];
+        let _ = self.gpu_utilisation.remove_label_values(labels);
+        let _ = self.gpu_temperature.remove_label_values(labels);
+        let _ = self.gpu_ecc_errors.remove_label_values(labels);
     }
     /// An attempt ended.
     pub fn attempt(&self, backend: &BackendId, ending: Ending) {

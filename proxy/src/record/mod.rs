@@ -9,6 +9,7 @@ pub mod audit;
 pub mod backup;
 pub mod blobs;
 pub mod durable;
+pub mod gpus;
 pub mod holds;
 pub mod ledger;
 pub mod metrics;

@@ -10,11 +10,12 @@ mod read;
 pub use created::made_id;
 pub use read::read_tenants;
 
+use crate::dispatch::backend::Backend;
 use crate::dispatch::schedule::Band;
-use crate::ids::{PoolId, TenantId};
+use crate::ids::{BackendTag, PoolId, TenantId};
 use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +104,8 @@ pub struct Limits {
     pub retry_paid: bool,
     /// How long what it has is kept.
     pub retention: Retention,
+    /// Whether a job whose nodes send something elsewhere is run again after an attempt was lost that may have sent it.
+    pub retry_sent: bool,
 }
 
 impl Default for Limits {
@@ -120,6 +123,7 @@ impl Default for Limits {
             weight: 1,
             retry_paid: false,
             retention: Retention::default(),
+            retry_sent: false,
         }
     }
 }
@@ -143,9 +147,16 @@ pub struct Tenant {
     pub policy_file: Option<Arc<Path>>,
     /// Whose backends run them.
     pub pool: PoolId,
+    /// What such a backend has to have, all of it.
+    pub backend_tags: Arc<BTreeSet<BackendTag>>,
 }
 
 impl Tenant {
+    /// Whether that backend may run its jobs: it is in its pool, and has every tag that is asked for.
+    pub fn is_served_by(&self, backend: &Backend) -> bool {
+        self.pool == backend.pool && self.backend_tags.is_subset(&backend.tags)
+    }
+
     /// Whether it trusts its own installation: its packs' classes, routes and events are open to it.
     pub fn is_owner(&self) -> bool {
         self.policy.posture() == Posture::Owner
@@ -163,6 +174,8 @@ pub struct Plan {
     pub policy_file: Option<Arc<Path>>,
     /// Whose backends run them.
     pub pool: PoolId,
+    /// What such a backend has to have, all of it.
+    pub backend_tags: Arc<BTreeSet<BackendTag>>,
 }
 
 /// Every tenant of the file, by id and by the claim that JWTs name it with.
@@ -249,7 +262,8 @@ impl TenantRegistry {
     #[expect(clippy::expect_used, reason = "the literal is a tenant id, as a test shows")]
     pub fn built_in() -> Self {
         let policy = Arc::new(Policy::builtin("default").expect("the default policy ships"));
-        let plan = Plan { limits: Limits::default(), policy, policy_file: None, pool: PoolId::default_pool() };
+        let (limits, pool) = (Limits::default(), PoolId::default_pool());
+        let plan = Plan { limits, policy, policy_file: None, pool, backend_tags: Arc::default() };
         let local = Tenant {
             id: "local".parse().expect("`local` is a tenant id"),
             name: None,
@@ -259,6 +273,7 @@ impl TenantRegistry {
             policy: Arc::clone(&plan.policy),
             policy_file: None,
             pool: plan.pool.clone(),
+            backend_tags: Arc::default(),
         };
         Self::new([local], []).with_plans([("default".to_owned(), Some(plan))])
     }
@@ -305,6 +320,7 @@ impl AllTenants {
             policy: Arc::clone(&plan.policy),
             policy_file: plan.policy_file.clone(),
             pool: plan.pool.clone(),
+            backend_tags: Arc::clone(&plan.backend_tags),
         }))
     }
 

@@ -2,12 +2,13 @@
 
 use super::created::is_made_id;
 use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, policies};
+use crate::config::backends::tags;
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::dispatch::schedule::Band;
-use crate::ids::{PoolId, TenantId};
+use crate::ids::{BackendTag, PoolId, TenantId};
 use comfygate_policy::{CostModel, Policy};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +31,11 @@ struct RawLimits {
     storage_bytes_max: Option<u64>,
     weight: Option<u32>,
     retry_paid: Option<bool>,
+    backend_tags: Option<Arc<BTreeSet<BackendTag>>>,
     retention: Option<Duration>,
     retention_history: Option<Duration>,
     retention_bytes: Option<u64>,
+    retry_sent: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -87,9 +90,11 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
         retry_paid: reader.boolean("retry_paid").map(|found| found.value),
+        backend_tags: reader.texts("backend_tags").map(|named| Arc::new(tags(named, reader.report()))),
         retention: raw_age(reader, "retention"),
         retention_history: raw_age(reader, "retention_history"),
         retention_bytes: reader.size("retention_bytes", 0..=1 << 50).map(|found| found.value),
+        retry_sent: reader.boolean("retry_sent").map(|found| found.value),
     }
 }
 
@@ -175,6 +180,7 @@ impl RawLimits {
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
             retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
+            retry_sent: self.retry_sent.unwrap_or(base.retry_sent),
             retention: self.retention(base.retention),
         }
     }
@@ -241,7 +247,8 @@ impl Checked<'_> {
             let pool = plan.limits.pool.clone().unwrap_or_else(PoolId::default_pool);
             let policy_file = plan.limits.policy.as_ref().and_then(|name| self.policy_file(name));
             let limits = plan.limits.over(Limits::default());
-            let checked = policy.map(|policy| Plan { limits, policy, policy_file, pool });
+            let backend_tags = plan.limits.backend_tags.clone().unwrap_or_default();
+            let checked = policy.map(|policy| Plan { limits, policy, policy_file, pool, backend_tags });
             if plans.insert(id.value.clone(), checked).is_some() {
                 self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
@@ -283,6 +290,7 @@ impl Checked<'_> {
                 policy,
                 policy_file: own_file.unwrap_or_else(|| plan.policy_file.clone()),
                 pool: tenant.limits.pool.unwrap_or_else(|| plan.pool.clone()),
+                backend_tags: tenant.limits.backend_tags.unwrap_or_else(|| Arc::clone(&plan.backend_tags)),
             };
             if tenants.insert(id.value.clone(), made).is_some() {
                 self.report.error(&id.at, format!("a second tenant `{}`", id.value), "tenant ids are unique");
@@ -362,6 +370,19 @@ mod tests {
         assert_eq!(limits.prompt_rate, Rate { per_second: 2.0, burst: 3 });
         assert_eq!(limits.active_jobs_max, 9);
         assert_eq!(limits.weight, Limits::default().weight);
+    }
+
+    #[test]
+    fn what_is_sent_elsewhere_is_sent_twice_only_where_the_plan_or_the_tenant_says_so() {
+        let retries = |plan: &str, tenant: &str| {
+            let text = format!("{PLAN}{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            let limits = read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits;
+            assert!(!limits.retry_paid, "each by its own key");
+            limits.retry_sent
+        };
+        assert!(!retries("", ""));
+        assert!(retries("retry_sent = true", "") && retries("", "retry_sent = true"));
+        assert!(!retries("retry_sent = true", "retry_sent = false"));
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Options {
     pub packs: u32,
     /// The folder in `custom_nodes` that the probe nodes are in; `None`: `gate_probe`, as in the recording.
     pub probe_folder: Option<String>,
+    /// Bytes of its device's memory, as `/system_stats` tells them.
+    pub vram_total: u64,
     /// Behave as versions after 0.8.0 do, as far as that is known (`http/newer.rs`)?
     pub newer: bool,
     /// Are faults also set by `POST /stand-in/faults`?
@@ -100,6 +102,7 @@ impl Default for Options {
             web_root: None,
             packs: 0,
             probe_folder: None,
+            vram_total: 24 << 30,
             newer: false,
             faults_by_http: false,
         }

@@ -268,7 +268,6 @@ const ONE_PER_GPU: &str = "run one ComfyUI per GPU, told apart by `CUDA_VISIBLE_
 mod tests {
     use super::*;
     use crate::endpoint::BackendEndpoint;
-    use crate::ids::PoolId;
 
     fn codes(looked: &Looked) -> Vec<&'static str> {
         of_one(looked).iter().map(|finding| finding.code).collect()
@@ -338,12 +337,9 @@ mod tests {
 
     #[test]
     fn a_gpu_that_two_backends_name_is_told() {
-        let backend = |id: &str, gpu: Option<GpuName>| BackendConfig {
-            id: id.parse().unwrap(),
-            endpoint: BackendEndpoint::parse("http://127.0.0.1:1").unwrap(),
-            pool: PoolId::default_pool(),
-            gpu,
-            directories: crate::dispatch::disk::Directories::default(),
+        let backend = |id: &str, gpu: Option<GpuName>| {
+            let endpoint = BackendEndpoint::parse("http://127.0.0.1:1").unwrap();
+            BackendConfig { gpu, ..BackendConfig::new(id.parse().unwrap(), endpoint) }
         };
         let (a, b, c) =
             (backend("a", Some(GpuName::Index(0))), backend("b", Some(GpuName::Index(0))), backend("c", None));

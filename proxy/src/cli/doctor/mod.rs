@@ -12,9 +12,7 @@ pub use look::{look_at, own_addresses};
 
 use super::{ConfigArgument, Exit};
 use crate::config::{BackendConfig, Config};
-use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::PoolId;
 use anyhow::Context;
 use serde_json::json;
 use std::io::{self, Write};
@@ -49,13 +47,9 @@ pub(super) struct Examined {
 /// When the configuration has faults, or the output can't be written.
 pub fn run(arguments: &DoctorArguments) -> anyhow::Result<Exit> {
     let backends = match &arguments.backend {
-        Some(url) => vec![BackendConfig {
-            id: "backend".parse().context("backend id")?,
-            endpoint: BackendEndpoint::parse(url)?,
-            pool: PoolId::default_pool(),
-            gpu: None,
-            directories: Directories::default(),
-        }],
+        Some(url) => {
+            vec![BackendConfig::new("backend".parse().context("backend id")?, BackendEndpoint::parse(url)?)]
+        }
         None => {
             Config::load(arguments.which.config.as_deref())
                 .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?

@@ -13,9 +13,8 @@ use crate::app;
 use crate::clock::Clock;
 use crate::config::{BackendConfig, Config};
 use crate::dispatch::comfyui::ComfyUi;
-use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{PoolId, TenantId, UserId};
+use crate::ids::{TenantId, UserId};
 use crate::listen::own_ca;
 use crate::owner::Scope;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
@@ -96,13 +95,7 @@ impl<R: BufRead> Setup<'_, R> {
             info.with_context(|| format!("no ComfyUI answers at {endpoint}: start it first, or say --backend URL"))?;
         let packs = packs::packs(&info)?;
         self.show_packs(&packs)?;
-        let backend = BackendConfig {
-            id: plan.backend_id.clone(),
-            endpoint,
-            pool: PoolId::default_pool(),
-            gpu: None,
-            directories: Directories::default(),
-        };
+        let backend = BackendConfig::new(plan.backend_id.clone(), endpoint);
         let examined = runtime.block_on(doctor::examine(std::slice::from_ref(&backend)));
         writeln!(self.out)?;
         doctor::print(self.out, &examined)?;

@@ -170,14 +170,15 @@ pub(super) fn system_stats(call: &Call) -> Reply {
     if call.process.options().newer {
         super::newer::system(&mut system, &call.process.folders().base().to_string_lossy());
     }
+    let vram = i128::from(call.process.options().vram_total);
     let device = dict([
         ("name", "cpu".into()),
         ("type", "cpu".into()),
         ("index", Json::Null),
-        ("vram_total", Json::Int(TOTAL)),
-        ("vram_free", Json::Int(FREE)),
-        ("torch_vram_total", Json::Int(TOTAL)),
-        ("torch_vram_free", Json::Int(FREE)),
+        ("vram_total", Json::Int(vram)),
+        ("vram_free", Json::Int(FREE.min(vram))),
+        ("torch_vram_total", Json::Int(vram)),
+        ("torch_vram_free", Json::Int(FREE.min(vram))),
     ]);
     Reply::json(dict([("system", system), ("devices", Json::List(vec![device]))]))
 }
