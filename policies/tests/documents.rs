@@ -407,6 +407,20 @@ fn fetch(url: &str, source: &str) -> Value {
 const FETCH: &str = "[annotations.PackFetch]\ninputs = { url = \"url\" }\n";
 
 #[test]
+fn what_sends_something_elsewhere_is_held_to_the_network_and_known_as_such_and_what_fetches_is_not() {
+    let judged_as = |kind: &str, url: &str| {
+        let text =
+            format!("[annotations.PackFetch]\ninputs = {{ url = \"{kind}\" }}\n[network]\nallow = [\"example.org\"]\n");
+        judged(&open(&text), &pack(), &fetch(url, "a"))
+            .map(|approved| approved.sends_elsewhere())
+            .map_err(|found| found[0].code)
+    };
+    assert_eq!(judged_as("target_url", "https://example.org/hook"), Ok(true));
+    assert_eq!(judged_as("url", "https://example.org/hook"), Ok(false));
+    assert_eq!(judged_as("target_url", "https://evil.org/hook"), Err("address_refused"));
+}
+
+#[test]
 fn an_address_is_fetched_from_only_where_the_network_is_allowed() {
     let refused = |text: &str, url: &str| {
         let own = open(&format!("{FETCH}{text}"));

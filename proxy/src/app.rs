@@ -47,6 +47,7 @@ use crate::record::metrics::Metrics;
 use crate::record::pins;
 use crate::record::space::Space;
 use crate::record::state_dir;
+use crate::retention::{self, Sweeps};
 use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
@@ -213,6 +214,7 @@ impl App {
             halts: HaltsInForce::default(),
             rules: watch::channel(0).0,
             lists: Lists::default(),
+            sweeps: Sweeps::default(),
         });
         core.block_on(services.refresh_halts())?;
         let (dispatch, commands) = dispatcher::channel();
@@ -260,6 +262,7 @@ impl App {
         core.spawn(Arc::clone(&giver).serve(upgrade::listen(&services.config().state_dir)?));
         let reloader = Reloader::new(&services, &watchers, certificates, origin);
         core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
+        core.spawn(retention::follow(Arc::clone(&services), drain.clone()));
         report_start(&services);
         let giver_at_end = Arc::clone(&giver);
         let end =
@@ -369,6 +372,7 @@ impl End {
                 notify::tell(notify::Word::Stopping);
                 self.drain.stop();
                 self.sockets.close();
+                self.services.sweeps.end().await;
             }
             outcome = self.giver.ended() => {
                 drop(tokio::time::timeout(GOODBYE_TIMEOUT, self.giver.answered()).await);

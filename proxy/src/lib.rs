@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod dispatch;
 pub mod deliver;
 pub mod record;
+pub mod retention;
 
 // Leaves that any stage may use.
 pub mod clock;

@@ -14,6 +14,7 @@ use crate::deliver::events::{
 use crate::deliver::views::links::Links;
 use crate::dispatch::attempt::ending_label;
 use crate::dispatch::backend::Backend;
+use crate::dispatch::disk;
 use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::{HaltsInForce, of_gone_backends};
 use crate::dispatch::outlook::Outlook;
@@ -31,6 +32,7 @@ use crate::record::ledger::{Job, JobResult, JobState, Ledger, LedgerError};
 use crate::record::metrics::Metrics;
 use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
+use crate::retention::Sweeps;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
@@ -91,6 +93,8 @@ pub struct Services {
     pub halts: HaltsInForce,
     /// Tells that what verdicts follow from has changed: a policy, a ban, a catalogue.
     pub rules: watch::Sender<u64>,
+    /// Runs of retention.
+    pub sweeps: Sweeps,
     /// What jobs take, as learned.
     pub estimates: std::sync::Mutex<Estimates>,
     /// What held jobs may expect.
@@ -295,6 +299,25 @@ impl Services {
         let token = self.browsers.cookie(live.config.public_url.as_ref()).shown(headers)?;
         let token = token.ok_or(AuthError::Missing)?;
         session::authenticate(&token, &*self.ledger, &live.tenants, live.config.sessions, self.clock.wall()).await
+    }
+
+    /// Deletes what an attempt left on its backend's disk, where the configuration says where that is: its results are in the blobs, and the ledger has them. What can't be deleted now a later sweep finds.
+    pub fn clean_attempt(self: &Arc<Self>, backend: &BackendId, folder: &str) {
+        let config = self.config();
+        let Some(directories) = config.backends.iter().find(|known| known.id == *backend) else { return };
+        let roots: Vec<_> = directories.directories.of_attempts().map(ToOwned::to_owned).collect();
+        if roots.is_empty() {
+            return;
+        }
+        let (services, backend, folder) = (Arc::clone(self), backend.clone(), folder.to_owned());
+        tokio::task::spawn_blocking(move || {
+            for root in roots {
+                match disk::remove_attempt(&root, &folder) {
+                    Ok(gone) => services.metrics.backend_files_removed(gone.files, gone.bytes),
+                    Err(error) => tracing::warn!(%backend, %error, "an attempt's folder is left on its disk"),
+                }
+            }
+        });
     }
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.

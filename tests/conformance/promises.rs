@@ -91,6 +91,7 @@ const WHY_NAMED: &str = "shown beside a page, under its own name in any script";
 
 pub const PROMISES: &[Promise] = &[
     levelled("url", "every file of a result has a signed URL"),
+    levelled("queue", "who waits is told how many jobs go before"),
     levelled("number", "each tenant counts its own submissions, of which refused ones are none"),
     levelled(
         "wording",

@@ -20,6 +20,9 @@ pub fn levelled(wanted: &mut Value, told: &mut Value) -> Vec<Fault> {
     if without_urls(told) {
         found.push(everywhere("url"));
     }
+    if without_places(told) {
+        found.push(everywhere("queue"));
+    }
     if without_numbers(wanted) | without_numbers(told) {
         found.push(everywhere("number"));
     }
@@ -50,6 +53,19 @@ fn without_urls(value: &mut Value) -> bool {
             members.values_mut().fold(had, |had, member| without_urls(member) | had)
         }
         Value::Array(items) => items.iter_mut().fold(false, |had, item| without_urls(item) | had),
+        _ => false,
+    }
+}
+
+/// Takes from each submission that waits how it stands; whether there was one.
+fn without_places(value: &mut Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            let stands = |queue: &Value| queue.get("position").is_some_and(Value::is_u64);
+            let had = members.get("queue").is_some_and(stands) && members.shift_remove("queue").is_some();
+            members.values_mut().fold(had, |had, member| without_places(member) | had)
+        }
+        Value::Array(items) => items.iter_mut().fold(false, |had, item| without_places(item) | had),
         _ => false,
     }
 }

@@ -45,6 +45,7 @@ const TOLD: [&str; 16] = [
     "refusals",
     "reload",
     "restore",
+    "retention",
     "serve",
     "setup",
     "status",

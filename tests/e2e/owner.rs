@@ -34,6 +34,44 @@ async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &str)
     client.call(method.parse::<Method>().unwrap(), path, headers, body).await.status.as_u16()
 }
 
+/// A gateway before an installation with a pack that sends what it is told to an address, which is the tenant `mine`'s own.
+async fn sending(plan: &str) -> (Gateway, Client) {
+    let policy = "name = \"sending\"\nposture = \"owner\"\n[classes]\nallow = [\"*\"]\n[annotations.Pack1Say]\ninputs = { text = \"target_url\" }\n";
+    let gateway = Gateway::builder()
+        .stand_ins_with(vec![fast(), Options { packs: 1, ..fast() }])
+        .backend_lines(1, "pool = \"own\"\n")
+        .tenants_toml(&format!(
+            "[[tenant]]\nid = \"mine\"\nplan = \"usual\"\npolicy = \"sending.toml\"\npool = \"own\"\n{plan}\n"
+        ))
+        .file("sending.toml", policy)
+        .start()
+        .await;
+    let mine = gateway.client("mine");
+    (gateway, mine)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_run_that_may_have_sent_something_elsewhere_is_not_repeated_unless_the_tenant_wants_it() {
+    for (plan, sends, again) in [("", true, false), ("retry_sent = true", true, true), ("", false, true)] {
+        let (gateway, mine) = sending(plan).await;
+        let mut workflow = workflows::slow("sent", 30, 100, false);
+        if sends {
+            workflow["7"] = json!({"class_type": "Pack1Say", "inputs": {"text": "https://example.org/hook"}});
+        }
+        let prompt = mine.submit(workflow).await;
+        let stand_in = &gateway.stand_ins()[1];
+        eventually("it runs", || async { (!stand_in.executed().is_empty()).then_some(()) }).await;
+        stand_in.restart().await.unwrap();
+        let entry = mine.finished(&prompt).await;
+        if again {
+            assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+        } else {
+            assert!(entry.to_string().contains("SendingAttemptLost"), "{entry}");
+        }
+        assert_eq!(stand_in.executed().len(), if again { 2 } else { 1 }, "{plan} {sends}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packs_routes_lead_to_the_owners_installation_and_are_not_there_for_strangers() {
     let (gateway, installation, mine) = two_worlds("owner").await;

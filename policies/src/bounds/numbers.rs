@@ -63,7 +63,8 @@ pub(crate) fn need(kind: InputKind, caps: &Caps) -> Need {
         | InputKind::EvalText
         | InputKind::JsonText
         | InputKind::PromptText
-        | InputKind::Url => Need::None,
+        | InputKind::Url
+        | InputKind::TargetUrl => Need::None,
     }
 }
 

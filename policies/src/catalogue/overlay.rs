@@ -121,7 +121,8 @@ fn fits(kind: InputKind, declared: &DeclaredType) -> bool {
         | InputKind::EvalText
         | InputKind::JsonText
         | InputKind::PromptText
-        | InputKind::Url => text || own,
+        | InputKind::Url
+        | InputKind::TargetUrl => text || own,
         _ => number,
     }
 }

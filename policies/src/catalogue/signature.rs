@@ -57,6 +57,8 @@ pub enum InputKind {
     Divisor,
     /// An address that is fetched from.
     Url,
+    /// An address that something is sent to: a second run sends it again.
+    TargetUrl,
     /// A size that a model is told, or a crop: allocates nothing.
     SizeHint,
     /// The name of a file of the caller's.
@@ -121,9 +123,13 @@ impl InputKind {
             | Self::Divisor
             | Self::SizeHint => number,
             Self::Sampler | Self::Scheduler | Self::File | Self::ModelFile => choice || text,
-            Self::SigmasText | Self::SavePrefix | Self::EvalText | Self::JsonText | Self::PromptText | Self::Url => {
-                text
-            }
+            Self::SigmasText
+            | Self::SavePrefix
+            | Self::EvalText
+            | Self::JsonText
+            | Self::PromptText
+            | Self::Url
+            | Self::TargetUrl => text,
         }
     }
 }

@@ -33,7 +33,7 @@ use std::cell::OnceCell;
 
 use crate::VIOLATIONS_MAX;
 use crate::bounds::Facts;
-use crate::catalogue::{Catalogue, ClassSignature, InputSignature};
+use crate::catalogue::{Catalogue, ClassSignature, InputKind, InputSignature};
 use crate::files::FileFacts;
 use crate::policy::{ClassRefusal, Policy, Posture};
 use crate::submission::Parsed;
@@ -79,6 +79,14 @@ impl<'a> Subject<'a> {
     /// Whether any node calls a paid service.
     pub(crate) fn has_paid_nodes(&self) -> bool {
         self.known().any(|(_, _, class)| class.is_paid())
+    }
+
+    /// Whether any node sends something elsewhere, as far as the annotations say so.
+    pub(crate) fn sends_elsewhere(&self) -> bool {
+        let sends = |node: &Node, class: &ClassSignature| {
+            node.inputs.iter().any(|(name, _)| class.input_kind(node, name) == Some(InputKind::TargetUrl))
+        };
+        self.known().any(|(_, node, class)| class.may_have(InputKind::TargetUrl) && sends(node, class))
     }
 
     /// Whether the whole installation is trusted.

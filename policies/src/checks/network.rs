@@ -1,20 +1,23 @@
-//! Addresses: a node fetches only from where `[network]` allows. Nothing is allowed unless the document says so.
+//! Addresses: a node fetches only from where `[network]` allows, and sends only to there. Nothing is allowed unless the document says so.
 
 use super::possible_texts::ReadOnce;
 use super::{Subject, at};
 use crate::bounds::chain;
-use crate::catalogue::{ClassSignature, InputKind};
+use crate::catalogue::{ClassSignature, InputKind, KindSet};
 use crate::policy::Address;
 use crate::verdict::{Violation, ViolationKind};
 use crate::workflow::json::shown;
 use crate::workflow::node::{Input, Node};
 
 pub(super) fn check(subject: &Subject<'_>, out: &mut Vec<Violation>) {
-    let may_fetch = |class: &ClassSignature| class.may_have(InputKind::Url) && !subject.policy.trusts(class);
+    let addresses = KindSet::of([InputKind::Url, InputKind::TargetUrl]);
+    let may_fetch = |class: &ClassSignature| class.may_have_any(addresses) && !subject.policy.trusts(class);
     let fetching = subject.known().filter(|(_, _, class)| may_fetch(class));
     let fetching: Vec<_> = fetching
         .flat_map(|(_, node, class)| node.inputs.iter().map(move |(name, input)| (node, class, name, input)))
-        .filter(|(node, class, name, _)| class.input_kind(node, name) == Some(InputKind::Url))
+        .filter(|(node, class, name, _)| {
+            matches!(class.input_kind(node, name), Some(InputKind::Url | InputKind::TargetUrl))
+        })
         .collect();
     if fetching.is_empty() {
         return;

@@ -151,6 +151,7 @@ pub struct ApprovedWorkflow {
     pruned: Option<Violations>,
     shadowed: Vec<Violation>,
     paid: bool,
+    sends_elsewhere: bool,
 }
 
 /// A place in the text where something of an [`OutputScope`] goes. Its parts are of alphabets that JSON writes as they are, but for the credential, which is JSON already.
@@ -231,6 +232,7 @@ impl ApprovedWorkflow {
             pruned,
             shadowed,
             paid: subject.has_paid_nodes(),
+            sends_elsewhere: subject.sends_elsewhere(),
         };
         let mut out = Vec::with_capacity(parsed.text_bytes());
         out.extend_from_slice(b"{\"prompt\":");
@@ -419,6 +421,11 @@ impl ApprovedWorkflow {
     /// Whether it holds a node that calls a paid service: then [`Policy::paid_nodes`](crate::Policy::paid_nodes) says who pays.
     pub fn has_paid_nodes(&self) -> bool {
         self.paid
+    }
+
+    /// Whether it holds a node with an input that is annotated as `target_url`: a second run would send something a second time.
+    pub fn sends_elsewhere(&self) -> bool {
+        self.sends_elsewhere
     }
 
     /// The models that it names, in the order of its nodes.

@@ -129,6 +129,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let outlook = call.services.outlook.load_full();
     let held = active.iter().filter_map(|prompt| Some((&prompt.job().prompt_id, outlook.of(prompt.job().id)?)));
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
+    let stored = call.services.ledger.result_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
     let limits = &caller.tenant.limits;
     let body = json!({
@@ -148,7 +149,13 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "running_jobs_max": (limits.running_jobs_max < u32::MAX).then_some(limits.running_jobs_max),
             "storage_bytes_max": limits.storage_bytes_max,
         },
+        "retention": {
+            "files_seconds": limits.retention.files.map(|age| age.as_secs()),
+            "history_seconds": limits.retention.history.or(limits.retention.files).map(|age| age.as_secs()),
+            "result_bytes_max": limits.retention.result_bytes_max,
+        },
         "uploaded_bytes": uploaded,
+        "result_bytes": stored,
         "queue_remaining": active.len(),
         "queue": outlook::shown(held),
         "paused": call.services.tenant_paused(&owner.tenant),

@@ -13,13 +13,17 @@ use comfygate_policy::ApprovedWorkflow;
 use http::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// RFC draft `Idempotency-Key`: as long as any client's UUID or hash, short enough for a row.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// A dispatcher that is busy for so long is not waited for: the answer is without the position then.
+const POSITION_TIMEOUT: Duration = Duration::from_millis(250);
 /// A larger graph is read and decided again when its turn comes, rather than kept in memory while it waits.
 const KEPT_GRAPH_BYTES_MAX: usize = 256 << 10;
 
-/// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6). `node_errors` tells, as ComfyUI does, of outputs that do not run because something that they
+/// Answers `{"prompt_id", "number", "node_errors"}` once the job is durable (invariant 6), with `queue`: `{"position"}`, how many held jobs go before it as things stand. `node_errors` tells, as ComfyUI does, of outputs that do not run because something that they
 /// depend on is invalid.
 pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
@@ -58,9 +62,12 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let node_errors = workflow.node_errors();
     let shadow = verdict::shadow(call, caller, &workflow, &acceptance);
     let small = acceptance.graph.len() <= KEPT_GRAPH_BYTES_MAX;
-    let job = match call.services.ledger.accept(acceptance).await? {
+    let (job, position) = match call.services.ledger.accept(acceptance).await? {
         // Its first answer may have been lost together with the word to the dispatcher; that finds it in the ledger by itself.
-        Accepted::Again(job) => job,
+        Accepted::Again(job) => {
+            let place = call.services.outlook.load().of(job.id);
+            (job, place.map(|place| place.position))
+        }
         Accepted::New(job) => {
             call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
             let scope = job.owner.scope();
@@ -69,12 +76,17 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
                 verdict::remember(call, row, Some(graph)).await;
             }
             let kept = small.then(|| Arc::new(workflow));
-            call.dispatch.send(Command::Accepted(Box::new(job.clone()), kept)).await;
+            let (teller, told) = oneshot::channel();
+            call.dispatch.send(Command::Accepted(Box::new(job.clone()), kept, Some(teller))).await;
             call.services.tell_queue(&scope).await;
-            job
+            let position = tokio::time::timeout(POSITION_TIMEOUT, told).await;
+            (job, position.ok().and_then(Result::ok))
         }
     };
-    let body = json!({"prompt_id": job.prompt_id, "number": crate::deliver::state::queue::number(&job), "node_errors": node_errors});
+    let mut body = json!({"prompt_id": job.prompt_id, "number": crate::deliver::state::queue::number(&job), "node_errors": node_errors});
+    if let (Some(position), Some(body)) = (position, body.as_object_mut()) {
+        body.insert("queue".to_owned(), json!({"position": position}));
+    }
     Ok(Answer::json(StatusCode::OK, &body))
 }
 

@@ -13,6 +13,7 @@
 //! | `/v1/backends…` | | [`super::backends`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
+//! | `/v1/retention`, `POST /v1/tenants/{id}/erase` | | [`super::retention`] |
 //! | `/v1/dead-letters…` | | [`super::dead_letters`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
@@ -55,6 +56,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
         .merge(super::backends::router(services))
         .merge(catalogue)
         .merge(super::refusals::router(services))
+        .merge(super::retention::router(services))
         .merge(super::dead_letters::router(services, dispatch))
         .merge(adoption_routes::router(services))
 }

@@ -206,7 +206,7 @@ impl ControlClient {
     }
 
     /// Any answer, whole.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         method: Method,
         path: &str,

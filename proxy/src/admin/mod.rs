@@ -15,6 +15,8 @@ pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
 pub mod refusals;
+pub mod retention;
+mod retention_client;
 pub mod state;
 pub mod state_client;
 pub mod tenants;

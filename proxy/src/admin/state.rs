@@ -224,8 +224,10 @@ async fn backup(State(looks): State<Looks>) -> Response {
     // A task of its own: if the caller goes away, the copy goes on to its end, and the next backup waits for that.
     let (copied, place) = (Arc::clone(&services), state.clone());
     let copying = tokio::spawn(async move {
+        // Whatever the rows name must be there until it is read.
+        let kept = copied.sweeps.keep_away().await;
         let rows = make::rows(&place, &*copied.ledger, copied.clock.wall()).await;
-        (rows, turn)
+        (rows, (turn, kept))
     });
     let (rows, turn) = match copying.await {
         Ok((Ok(rows), turn)) => (rows, turn),

@@ -193,7 +193,8 @@ impl Giver {
         };
         let sockets = async { drop(tokio::time::timeout(LET_GO, self.watchers.closed()).await) };
         let requests = async { drop(tokio::time::timeout(SHORT_REQUESTS, self.drain.idle()).await) };
-        tokio::join!(carriers, sockets, requests);
+        // A deletion that goes on must not meet what the successor accepts.
+        tokio::join!(carriers, sockets, requests, self.services.sweeps.end());
         if tokio::time::timeout(CLOSE_TIMEOUT, self.services.ledger.close()).await.is_err() {
             tracing::error!("the ledger was not closed within {CLOSE_TIMEOUT:?}");
         }

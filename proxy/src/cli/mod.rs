@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod policy;
 pub mod refusals;
 pub mod restore;
+pub mod retention;
 pub mod serve;
 pub mod tenant;
 pub mod setup;
@@ -63,7 +64,7 @@ pub enum Command {
     Upgrade(lifecycle::UpgradeArguments),
     /// Create, list and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
-    /// List tenants; close and open those that tokens made; pause any of them.
+    /// List tenants; close and open those that tokens made; pause any of them; export or erase what one has.
     Tenant(tenant::TenantArguments),
     /// Show the backends; take one out of work and put it back.
     Backend(backend::BackendArguments),
@@ -73,6 +74,8 @@ pub enum Command {
     Catalogue(catalogue::CatalogueArguments),
     /// Show what the policy refused, by which rule, and which lines of it would allow it.
     Refusals(refusals::RefusalsArguments),
+    /// Remove what is older than its tenant's plan says, or tell what would go.
+    Retention(retention::RetentionArguments),
     /// List jobs that lost every attempt; show one, have it accepted anew, or forget it.
     DeadLetters(dead_letters::DeadLettersArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
@@ -141,6 +144,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Catalogue(arguments) => catalogue::run(&arguments),
         Command::Refusals(arguments) => refusals::run(&arguments),
+        Command::Retention(arguments) => retention::run(&arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),

@@ -1,4 +1,4 @@
-//! `comfygate tenant list|disable|enable|pause|resume`: through the control socket of a running gateway, else in the ledger itself.
+//! `comfygate tenant list|disable|enable|pause|resume|erase|export`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::audit_target;
 use super::{ConfigArgument, Exit, export};
@@ -14,6 +14,7 @@ use crate::record::ledger::halts::{Halted, Halts};
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::state_dir;
+use crate::retention::{EraseError, Erasure, erase_tenant};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
@@ -43,6 +44,14 @@ enum TenantCommand {
         /// The tenant's id
         id: TenantId,
     },
+    /// Remove all that a tenant has: files, history, uploads, userdata; not its keys, nor what it has used
+    Erase {
+        /// The tenant's id
+        id: TenantId,
+        /// Nothing of it comes back: without this nothing is removed
+        #[arg(long)]
+        yes: bool,
+    },
     /// Let the held jobs of a tenant wait, and what it submits from now on; what runs ends
     Pause {
         /// The tenant's id
@@ -67,6 +76,7 @@ enum TenantCommand {
 pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
     let wanted = match &arguments.command {
         TenantCommand::Export(wanted) => return export::run(wanted, &arguments.which, arguments.json),
+        TenantCommand::Erase { id, yes } => return erase(id, *yes, &arguments.which, arguments.json),
         TenantCommand::List => None,
         TenantCommand::Disable { id } => Some((id, true)),
         TenantCommand::Enable { id } => Some((id, false)),
@@ -100,6 +110,53 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
             }
         }
     })
+}
+
+/// The answer is no without `--yes`, and while jobs of the tenant have not ended.
+fn erase(id: &TenantId, yes: bool, which: &ConfigArgument, json: bool) -> anyhow::Result<Exit> {
+    if !yes {
+        eprintln!("comfygate: this removes all files, history, uploads and userdata of `{id}` for good: say --yes");
+        return Ok(Exit::No);
+    }
+    let config = Config::load(which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
+        .config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let erased = runtime.block_on(async {
+        match Reached::reach(&config)? {
+            Reached::Gateway(client) => Ok::<_, anyhow::Error>(client.erase_tenant(id).await?),
+            Reached::Ledger(ledger, audit) => {
+                match erase_tenant(&ledger, &config.backends, id, Clock::system().wall()).await {
+                    Ok(erasure) => {
+                        audit.tenant_erased(&erasure);
+                        audit.written();
+                        Ok(Ok(erasure))
+                    }
+                    Err(EraseError::Ledger(error @ LedgerError::Busy { .. })) => Ok(Err(error.to_string())),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    })?;
+    let erasure = match erased {
+        Ok(erasure) => erasure,
+        Err(reason) => {
+            eprintln!("comfygate: {reason}");
+            return Ok(Exit::No);
+        }
+    };
+    if json {
+        println!("{}", serde_json::json!(erasure));
+        return Ok(Exit::Good);
+    }
+    let Erasure { removed, rows, backend_files, not_cleaned, .. } = &erasure;
+    println!(
+        "erased of `{id}`: {} results, {} uploads, {} entries of the history, {rows} other rows, {} files at backends",
+        removed.results_by_age.count, removed.uploads.count, removed.history.count, backend_files.count
+    );
+    println!("their contents go from the disk with the next runs of `comfygate retention`");
+    not_cleaned.iter().for_each(|line| println!("not cleaned: {line}"));
+    Ok(Exit::Good)
 }
 
 fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<String>) -> anyhow::Result<Exit> {

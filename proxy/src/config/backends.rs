@@ -7,6 +7,7 @@ use super::reader::Located;
 use super::secrets::SecretReference;
 use super::tls_files;
 use super::{BackendConfig, GpuName, WarmUpConfig};
+use crate::dispatch::disk::{self, Directories};
 use crate::dispatch::vram::VramTable;
 use crate::endpoint::headers::FixedHeaders;
 use crate::endpoint::tls::ClientTls;
@@ -21,6 +22,10 @@ use std::time::Duration;
 
 /// How long `check` and a start wait for the addresses of all names together; what is not known by then is not compared.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// What to write instead of another path.
+const ABSOLUTE: &str = "the directory of this ComfyUI as this machine sees it, such as /srv/comfyui/output";
+/// What a directory must be like.
+const WRITABLE: &str = "it must be there, and this user must be able to list it and to delete in it; leave the key out, and its files stay";
 /// Names that are looked up for that.
 const LOOKUPS_MAX: usize = 64;
 
@@ -31,6 +36,7 @@ impl Checker<'_> {
         let mut places = Vec::new();
         for mut backend in raw {
             let endpoint = self.endpoint(&mut backend);
+            let directories = self.directories(&backend);
             if let (Some(endpoint), Some(url)) = (&endpoint, &backend.url) {
                 // Two backends that are one process would each be given a job at once, and each would take the other's for foreign.
                 self.unique(&mut endpoints, endpoint.to_string(), &url.at, "a backend");
@@ -53,6 +59,7 @@ impl Checker<'_> {
                     tags: self.tags(backend.tags.unwrap_or_default()),
                     share_percent: backend.share_percent.unwrap_or(100),
                     warm_up: self.warm_up(backend.warm_up, backend.warm_up_model),
+                    directories,
                 });
             }
         }
@@ -107,6 +114,27 @@ impl Checker<'_> {
         match BackendEndpoint::new(url, tls, headers?) {
             Ok(endpoint) => Some(endpoint),
             Err(error) => self.refuse(&named.at, error.to_string(), ""),
+        }
+    }
+
+    /// Where a backend's files are. What can't be cleaned is refused at once: it would be found when the disk is full.
+    fn directories(&self, raw: &RawBackend) -> Directories {
+        Directories {
+            input: self.directory(raw.input_dir.as_ref()),
+            output: self.directory(raw.output_dir.as_ref()),
+            temp: self.directory(raw.temp_dir.as_ref()),
+        }
+    }
+
+    fn directory(&self, named: Option<&Located<String>>) -> Option<PathBuf> {
+        let named = named?;
+        let path = PathBuf::from(&named.value);
+        if !path.is_absolute() || path.parent().is_none() {
+            return self.refuse(&named.at, format!("`{}` is no absolute path of a directory", named.value), ABSOLUTE);
+        }
+        match disk::check(&path) {
+            Ok(()) => Some(path),
+            Err(error) => self.refuse(&named.at, format!("`{}` can't be cleaned: {error}", named.value), WRITABLE),
         }
     }
 

@@ -71,6 +71,7 @@ impl Checker<'_> {
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
         self.check_pools(&backends, &tenants, tenants_at);
+        self.warn_of_files_that_stay(&backends, &tenants, tenants_at);
         let jwt = checked_issuers(self, raw.jwt, &tenants, &backends);
         self.check_paid(&tenants, raw.comfy_org_key.is_some(), tenants_at);
         Config {
@@ -96,6 +97,7 @@ impl Checker<'_> {
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
                 warm_up: raw.dispatch.warm_up.unwrap_or(defaults.dispatch.warm_up),
                 warm_up_deadline: raw.dispatch.warm_up_deadline.unwrap_or(defaults.dispatch.warm_up_deadline),
+                ahead: raw.dispatch.ahead.unwrap_or(defaults.dispatch.ahead),
             },
             drain_timeout: raw.drain_timeout.unwrap_or(defaults.drain_timeout),
             object_info_file: raw.object_info.and_then(|named| self.object_info(&named)),
@@ -192,6 +194,26 @@ impl Checker<'_> {
     }
 
     /// Whoever trusts its packs shares no backend with anybody: their code, routes and events would be everybody's.
+    /// ComfyUI can't be asked to delete a file.
+    fn warn_of_files_that_stay(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
+        let pools: BTreeSet<_> =
+            tenants.tenants().filter(|tenant| !tenant.limits.retention.is_off()).map(|tenant| &tenant.pool).collect();
+        for pool in pools {
+            let stays = |backend: &&BackendConfig| backend.pool == *pool && !backend.directories.are_known();
+            let names: Vec<&str> = backends.iter().filter(stays).map(|backend| backend.id.as_str()).collect();
+            if !names.is_empty() {
+                self.warn(
+                    at,
+                    format!(
+                        "`retention` of tenants in the pool `{pool}` deletes nothing on the disks of the backends {}",
+                        names.join(", ")
+                    ),
+                    "set `input_dir`, `output_dir` and `temp_dir` of each, where this machine sees them",
+                );
+            }
+        }
+    }
+
     fn check_pools(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
         for tenant in tenants.tenants().filter(|tenant| !backends.iter().any(|backend| backend.pool == tenant.pool)) {
             self.report.error(

@@ -21,6 +21,7 @@ use crate::authenticate::jwks::fetch::Roots;
 use crate::authenticate::jwks::url::JwksUrl;
 use crate::authenticate::jwt_claims::ClaimPath;
 use crate::authenticate::jwt_ring::{Algorithm, VerifyingKey};
+use crate::dispatch::disk::Directories;
 use crate::dispatch::vram::VramTable;
 use crate::endpoint::BackendEndpoint;
 use crate::ids::{BackendId, BackendTag, PoolId};
@@ -156,6 +157,8 @@ pub struct BackendConfig {
     pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
+    /// Where its files are, as this machine sees them.
+    pub directories: Directories,
     /// What it is or has, for plans and tenants that ask for it.
     pub tags: BTreeSet<BackendTag>,
     /// The part of its pool's jobs that it gets at most, of 100; 100: no such bound.
@@ -173,6 +176,7 @@ impl BackendConfig {
             endpoint,
             pool,
             gpu: None,
+            directories: Directories::default(),
             tags,
             share_percent: 100,
             warm_up: WarmUpConfig::Sampling { model: None },
@@ -363,6 +367,8 @@ pub struct DispatchConfig {
     pub warm_up: bool,
     /// How long that may take; then it gets jobs all the same.
     pub warm_up_deadline: Duration,
+    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
+    pub ahead: Duration,
 }
 
 impl Default for DispatchConfig {
@@ -377,6 +383,7 @@ impl Default for DispatchConfig {
             warm_up: false,
             // A large model from a slow disk.
             warm_up_deadline: Duration::from_secs(600),
+            ahead: Duration::from_secs(2),
         }
     }
 }

@@ -92,6 +92,9 @@ pub(super) struct RawBackend {
     /// Names as written; values are references to secrets.
     pub(super) headers: Vec<(String, Located<String>)>,
     pub(super) gpu: Option<Located<GpuName>>,
+    pub(super) input_dir: Option<Located<String>>,
+    pub(super) output_dir: Option<Located<String>>,
+    pub(super) temp_dir: Option<Located<String>>,
     pub(super) tags: Option<Vec<Located<String>>>,
     pub(super) share_percent: Option<u32>,
     pub(super) warm_up: Option<Located<String>>,
@@ -160,6 +163,7 @@ pub(super) struct RawDispatch {
     pub(super) stall_timeout: Option<Duration>,
     pub(super) warm_up: Option<bool>,
     pub(super) warm_up_deadline: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
 }
 
 impl RawConfig {
@@ -201,7 +205,7 @@ impl RawConfig {
 const NOT_BUILT_YET: [(&str, &str); 5] = [
     ("redis", "one gateway keeps its state in [state] `dir`"),
     ("oidc", "use API keys, or tokens of a configured [[jwt]] issuer"),
-    ("retention", "results are kept until they are deleted"),
+    ("retention", "set `retention` and `retention_bytes` in a [[plan]] or [[tenant]] of the tenants file"),
     ("telemetry", "use [metrics]"),
     ("admin", "the control socket is in the state directory"),
 ];
@@ -291,9 +295,6 @@ impl RawClientCertificate {
 
 impl RawBackend {
     fn read(mut reader: Reader<'_>) -> Self {
-        for key in ["input_dir", "output_dir", "temp_dir"] {
-            reader.not_built_yet(key, "results are copied through ComfyUI's own routes");
-        }
         reader.renamed("address", "write `url`");
         reader.renamed("sni", "write `server_name`");
         let raw = Self {
@@ -310,6 +311,9 @@ impl RawBackend {
             share_percent: count(&mut reader, "share_percent", 100),
             warm_up: reader.text("warm_up"),
             warm_up_model: reader.text("warm_up_model"),
+            input_dir: reader.text("input_dir"),
+            output_dir: reader.text("output_dir"),
+            temp_dir: reader.text("temp_dir"),
         };
         reader.finish();
         raw
@@ -428,6 +432,7 @@ impl RawDispatch {
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
             warm_up: reader.boolean("warm_up").map(|found| found.value),
             warm_up_deadline: duration(reader, "warm_up_deadline", SECOND..=HOUR),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
         }
     }
 }

@@ -35,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Tries of any kind before a job is given up: bounds the row of a job that never gets as far as starting.
 pub const TRIES_MAX: usize = 20;
+/// Why an attempt ended that was taken back before it began; it is none of the tries.
+pub const RECALLED: &str = "taken back before it began";
 /// Before the next try of a job whose tries did not get as far as starting; grows with their number.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// At most.
@@ -102,6 +104,8 @@ enum Watched {
     Lost(String),
     /// It is lost there, and never began.
     NeverBegan(String),
+    /// We took it out of the backend's queue before it began, to give it another place.
+    Recalled,
 }
 
 /// Assigns a held job to `backend` and carries it to its end.
@@ -200,7 +204,8 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
         return Err(AttemptOver::JobEnded(None));
     }
     if !may_be_repeated(services, &job) {
-        return Err(give_up(services, job, "PaidAttemptLost", &paid::lost_text(&reason)).await);
+        let (kind, text) = paid::told_of_lost(&job, &reason);
+        return Err(give_up(services, job, kind, &text).await);
     }
     Ok(job)
 }
@@ -209,13 +214,13 @@ pub(super) async fn to_be_tried(services: &Arc<Services>, job: Job) -> Result<Jo
 fn has_tries_left(services: &Services, job: &Job) -> bool {
     let started = job.attempts.iter().filter(|attempt| attempt.started_at.is_some()).count();
     let started_max = usize::try_from(services.config().dispatch.attempts_max).unwrap_or(usize::MAX);
-    started < started_max && job.attempts.len() < TRIES_MAX
+    let tries = job.attempts.iter().filter(|attempt| attempt.lost.as_deref() != Some(RECALLED)).count();
+    started < started_max && tries < TRIES_MAX
 }
 
-/// Whether another run may cost nothing once more, or its tenant wants it all the same.
+/// Whether another run neither costs nor sends anything once more, or its tenant wants it all the same.
 fn may_be_repeated(services: &Services, job: &Job) -> bool {
-    let may_have_cost = job.paid && job.attempts.iter().any(|attempt| attempt.sent);
-    !may_have_cost || paid::may_cost_again(services, job)
+    !job.attempts.iter().any(|attempt| attempt.sent) || paid::may_be_sent_again(services, job)
 }
 
 /// Fails a held job that may not run. Says whether it did: it may have been deleted, or given to a backend, meanwhile.
@@ -302,6 +307,8 @@ pub struct Carried {
     pub backend: Arc<Backend>,
     /// Turns true when the owner wants its end.
     pub interrupt: watch::Receiver<bool>,
+    /// Turns true when it shall wait at the gateway again, should it not have begun.
+    pub recall: watch::Receiver<bool>,
     /// How it was placed.
     pub placed: Placed,
 }
@@ -312,6 +319,7 @@ struct Carrying {
     dispatch: DispatchHandle,
     backend: Arc<Backend>,
     interrupt: watch::Receiver<bool>,
+    recall: watch::Receiver<bool>,
     placed: Placed,
     job: Job,
     attempt: Attempt,
@@ -343,7 +351,7 @@ struct Carrying {
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
     fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
-        let Carried { services, dispatch, backend, interrupt, placed } = carried;
+        let Carried { services, dispatch, backend, interrupt, recall, placed } = carried;
         let attempt = current(&job)?.clone();
         let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
         let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
@@ -353,6 +361,7 @@ impl Carrying {
             dispatch,
             backend,
             interrupt,
+            recall,
             placed,
             job,
             attempt,
@@ -394,7 +403,7 @@ impl Carrying {
                 Ok(()) => {}
                 Err(unpushed) => return self.unpushed(unpushed).await,
             }
-            if self.job.paid
+            if (self.job.paid || workflow.sends_elsewhere())
                 && let Err(error) = self.about_to_cost().await
             {
                 tracing::debug!(job = %self.job.id, %error, "not sent");
@@ -453,7 +462,7 @@ impl Carrying {
         self.lost_where(&error.to_string(), reached).await
     }
 
-    /// Notes that paid calls may be made from here on, before anything is sent: a gateway that is killed in between does not make them twice.
+    /// Notes that paid calls may be made from here on, or something be sent elsewhere, before anything is sent: a gateway that is killed in between does not make them twice.
     async fn about_to_cost(&mut self) -> Result<(), LedgerError> {
         let job = until_available!(self.services.ledger.send(self.id()))?;
         self.job = Job { cancel_requested: self.job.cancel_requested || job.cancel_requested, ..job };
@@ -500,6 +509,7 @@ impl Carrying {
             tokio::select! {
                 pushed = push::push(backend, blobs, file) => pushed?,
                 Ok(()) = wanted(&mut self.interrupt) => return Err(Unpushed::Interrupted),
+                Ok(()) = wanted(&mut self.recall) => return Err(Unpushed::Recalled),
             }
         }
         Ok(())
@@ -511,6 +521,7 @@ impl Carrying {
                 let result = self.interruption();
                 return self.commit(Outcome::Interrupted, result, Vec::new()).await;
             }
+            Unpushed::Recalled => return self.recalled().await,
             Unpushed::Failed(PushError::Backend(error)) => return self.lost_by(error).await,
             Unpushed::Failed(error @ PushError::TooLarge { .. }) => {
                 format!("{error}: its operator has to raise ComfyUI's --max-upload-size")
@@ -559,13 +570,14 @@ impl Carrying {
                 self.commit(Outcome::Interrupted, result, Vec::new()).await
             }
             Watched::Lost(reason) => {
-                // It had the slot to itself, so it was running, or what it is killed the backend before anybody saw it start.
-                if self.submitted {
+                // It had the backend to itself, so it was running, or what it is killed the backend before anybody saw it start.
+                if self.submitted && !self.placed.behind {
                     self.started().await;
                 }
                 self.lost(&reason).await
             }
             Watched::NeverBegan(reason) => self.lost(&reason).await,
+            Watched::Recalled => self.recalled().await,
         }
     }
 
@@ -573,7 +585,7 @@ impl Carrying {
         let poll_interval = self.services.config().dispatch.poll_interval;
         let mut misses = 0;
         let mut wait = Duration::ZERO;
-        let mut interrupting = false;
+        let (mut interrupting, mut recalling) = (false, false);
         loop {
             let woken = tokio::select! {
                 () = tokio::time::sleep(wait) => Woken::Look,
@@ -583,6 +595,7 @@ impl Carrying {
                 },
                 // `Ok` only: when the dispatcher is gone because the gateway stops, nobody asked for an interruption.
                 Ok(()) = wanted(&mut self.interrupt), if !interrupting => Woken::Interrupt,
+                Ok(()) = wanted(&mut self.recall), if !recalling => Woken::Recall,
                 Ok(()) = self.written_off.changed() => return self.given_up(),
             };
             match woken {
@@ -595,14 +608,15 @@ impl Carrying {
                     interrupting = true;
                     self.job.cancel_requested = true;
                 }
+                Woken::Recall => recalling = true,
             }
             if !wait.is_zero() {
                 self.check_socket();
             }
-            match self.look(interrupting).await {
+            match self.look(interrupting, recalling).await {
                 Ok(Look::Ended(watched)) => return watched,
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
-                Ok(Look::Later) => wait = if interrupting { HURRY_INTERVAL * 4 } else { poll_interval },
+                Ok(Look::Later) => wait = if interrupting || recalling { HURRY_INTERVAL * 4 } else { poll_interval },
                 Err(error) if error.is_refused() => {
                     self.backend.eject_for(&error);
                     return Watched::Lost(format!("its backend is gone: {error}"));
@@ -663,7 +677,7 @@ impl Carrying {
     }
 
     /// One look at the backend: history first, then the queue, then history again, since a prompt moves from the one to the other.
-    async fn look(&mut self, interrupting: bool) -> Result<Look, ComfyUiError> {
+    async fn look(&mut self, interrupting: bool, recalling: bool) -> Result<Look, ComfyUiError> {
         let (comfyui, upstream) = (&self.backend.comfyui, self.attempt.upstream);
         if let Some(entry) = comfyui.history_entry(upstream).await? {
             return Ok(Look::Ended(Watched::Entry(entry)));
@@ -677,9 +691,9 @@ impl Carrying {
                 Ok(self.stalled(stall::Place::Running).map_or(Look::Later, Look::Ended))
             }
             place @ (QueuePlace::Pending | QueuePlace::Untaken) => {
-                if interrupting {
+                if interrupting || recalling {
                     comfyui.withdraw(upstream).await?;
-                    return Ok(Look::Later);
+                    return Ok(Look::Soon);
                 }
                 let place = if place == QueuePlace::Untaken { stall::Place::Untaken } else { stall::Place::Waiting };
                 Ok(self.stalled(place).map_or(Look::Later, Look::Ended))
@@ -687,6 +701,9 @@ impl Carrying {
             QueuePlace::Absent => match comfyui.history_entry(upstream).await? {
                 Some(entry) => Ok(Look::Ended(Watched::Entry(entry))),
                 None if interrupting => Ok(Look::Ended(Watched::Withdrawn)),
+                None if recalling && self.job.state != JobState::Running && self.seen_absent() => {
+                    Ok(Look::Ended(Watched::Recalled))
+                }
                 // Between the queue and the history lies one statement of ComfyUI's worker: look once more before writing it off.
                 None if !self.seen_absent() => Ok(Look::Soon),
                 None => Ok(Look::Ended(Watched::Lost("its backend does not know it any more".into()))),
@@ -907,6 +924,7 @@ impl Carrying {
             Ok((job, result)) => {
                 self.services.metrics.attempt(&self.backend.id, ending_label(outcome));
                 self.services.tell_end(&job, &result).await;
+                self.services.clean_attempt(&self.backend.id, &self.attempt.folder);
                 // What we keep need not stay there. If it can't be deleted now, a later sweep finds it.
                 if let Err(error) = self.backend.comfyui.forget(self.attempt.upstream).await {
                     tracing::debug!(job = %job.id, %error, "history entry left at the backend");
@@ -924,6 +942,23 @@ impl Carrying {
         let Ok(prompt) = ledger.owned_prompt(&self.job.owner.scope(), &self.job.prompt_id).await else { return };
         if let (true, Ok(Some(result))) = (prompt.job().state.is_ended(), ledger.result(&prompt).await) {
             self.services.tell_end(prompt.job(), &result).await;
+        }
+    }
+
+    /// It waits at the gateway again: it was behind another there, and had not begun.
+    async fn recalled(self) -> AttemptOver {
+        self.services.tracks.untrack(self.attempt.upstream);
+        tracing::debug!(job = %self.job.id, backend = %self.backend.id, "an attempt that had not begun was taken back");
+        let job = match until_available!(self.services.ledger.lose(self.id(), RECALLED, Reached::Never)) {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "an attempt can't be taken back");
+                return AttemptOver::JobEnded(None);
+            }
+        };
+        match to_be_tried(&self.services, job).await {
+            Ok(job) => AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: None })),
+            Err(over) => over,
         }
     }
 
@@ -959,6 +994,8 @@ impl Drop for Carrying {
 enum Unpushed {
     /// Its owner asked for its end meanwhile.
     Interrupted,
+    /// It shall wait at the gateway again.
+    Recalled,
     Failed(PushError),
 }
 
@@ -982,6 +1019,7 @@ enum Woken {
     Look,
     Started,
     Interrupt,
+    Recall,
 }
 
 /// Resolves when the owner wants the attempt's end; fails when nobody can say so any more.

@@ -38,6 +38,8 @@ pub struct Backend {
     pub present: Present,
     /// Whose turn it is to have a mask put into a picture.
     pub mask_turn: tokio::sync::Mutex<()>,
+    /// Read while a file is given to it, written while files there are deleted.
+    pub giving: tokio::sync::RwLock<()>,
     state: ArcSwap<BackendState>,
     /// Its whole installation is one tenant's, which is judged by what is installed there now.
     owned: AtomicBool,
@@ -103,6 +105,7 @@ impl Backend {
             comfyui,
             present: Present::default(),
             mask_turn: tokio::sync::Mutex::default(),
+            giving: tokio::sync::RwLock::default(),
             state,
             owned: AtomicBool::new(false),
             installed: ArcSwapOption::empty(),

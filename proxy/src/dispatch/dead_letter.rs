@@ -111,7 +111,7 @@ pub async fn replay(
                 catalogue: workflow.catalogue_digest(),
                 submission: job.submission,
             });
-            dispatch.send(Command::Accepted(Box::new(job.clone()), Some(Arc::new(workflow)))).await;
+            dispatch.send(Command::Accepted(Box::new(job.clone()), Some(Arc::new(workflow)), None)).await;
             services.tell_queue(&job.owner.scope()).await;
             job
         }

@@ -3,6 +3,7 @@
 use super::attempt::{self, AttemptOver, Carried};
 use super::backend::Backend;
 use super::fleet::{Fleet, Openings};
+use super::health::Standing;
 use super::measure::Placed;
 use super::outlook::{self, Outlook, Place};
 use super::queue::{HeldJob, HeldQueue};
@@ -23,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -39,14 +40,14 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// How often it is looked whether anything may run for no other reason than that time has passed, and what those who wait may expect is told anew.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many attempts a backend has at once: one, so that nothing foreign ever waits behind a job that may be interrupted (facts §13).
-pub const SLOTS: u32 = 1;
+/// A job that runs so much longer than was thought keeps nobody waiting behind it.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What the dispatcher is told.
 #[derive(Debug)]
 pub enum Command {
-    /// A job was accepted, with its fresh approval if that is small enough to be kept.
-    Accepted(Box<Job>, Option<Arc<ApprovedWorkflow>>),
+    /// A job was accepted, with its fresh approval if that is small enough to be kept. Who sends it may want to hear how many held jobs go before it.
+    Accepted(Box<Job>, Option<Arc<ApprovedWorkflow>>, Option<oneshot::Sender<usize>>),
     /// A held job was deleted from the queue.
     Withdrawn(JobId),
     /// A held job may still run, under the rules of now.
@@ -100,6 +101,8 @@ pub struct Dispatcher {
     reconcile_interval: Duration,
     /// Held jobs are to be decided again.
     rules_changed: bool,
+    /// Backends with attempts that were to be interrupted when they were taken up.
+    interrupted_before: HashSet<BackendId>,
     /// What owners whose sockets want it were told last of their held jobs.
     told: HashMap<OwnerScope, Value>,
     /// The task that decides held jobs again.
@@ -114,6 +117,21 @@ struct Outstanding {
     running: bool,
     /// What the job was known to be.
     work: Option<Work>,
+    /// What it is thought to take there, if that is known well enough to go by.
+    takes: Option<Duration>,
+    /// When it is thought to end; from its start on.
+    ends_at: Option<Instant>,
+    /// Its owner wants its end; it is told once nothing waits behind it there.
+    interrupt_wanted: bool,
+    /// Takes it back, should it not have begun.
+    recall: watch::Sender<bool>,
+}
+
+/// What is thought of an attempt when it is placed.
+struct Known {
+    placed: Placed,
+    work: Option<Work>,
+    takes: Option<Duration>,
 }
 
 impl Dispatcher {
@@ -134,9 +152,13 @@ impl Dispatcher {
             rules_changed: true,
             redeciding: None,
             told: HashMap::new(),
+            interrupted_before: HashSet::new(),
         };
         for job in active {
             dispatcher.take_up(job);
+        }
+        for backend in std::mem::take(&mut dispatcher.interrupted_before) {
+            dispatcher.interrupt_at(&backend);
         }
         dispatcher
     }
@@ -169,6 +191,7 @@ impl Dispatcher {
             self.decide_again();
             self.assign_what_fits();
             self.report();
+            self.recall_from_late();
             let command = tokio::select! {
                 biased;
                 () = async { drop(shutdown.wait_for(|down| *down).await) } => return,
@@ -219,6 +242,9 @@ impl Dispatcher {
             tracing::warn!(job = %job.id, state = ?job.state, "a job that nobody carried is taken up");
             self.take_up(job);
         }
+        for backend in std::mem::take(&mut self.interrupted_before) {
+            self.interrupt_at(&backend);
+        }
     }
 
     /// Has all held jobs decided again, if the rules changed since; one round at a time.
@@ -246,8 +272,15 @@ impl Dispatcher {
     fn obey(&mut self, command: Command) {
         match command {
             // A reconciliation may have found it in the ledger before this word came, and given it away already.
-            Command::Accepted(job, _) if self.outstanding.contains_key(&job.id) => {}
-            Command::Accepted(job, workflow) => self.hold(HeldJob { job: *job, workflow }),
+            Command::Accepted(job, ..) if self.outstanding.contains_key(&job.id) => {}
+            Command::Accepted(job, workflow, position) => {
+                let id = job.id;
+                self.hold(HeldJob { job: *job, workflow });
+                if let (Some(teller), Some(position)) = (position, self.fleet.position(id)) {
+                    // Whoever asked may have gone.
+                    let _ = teller.send(position);
+                }
+            }
             Command::Withdrawn(job) => {
                 self.queue.remove(job);
                 self.fleet.withdraw(job);
@@ -259,13 +292,18 @@ impl Dispatcher {
             }
             Command::DecidedAgain => self.redeciding = None,
             Command::Interrupt(job) => {
-                if let Some(outstanding) = self.outstanding.get(&job) {
-                    outstanding.interrupt.send_replace(true);
+                if let Some(outstanding) = self.outstanding.get_mut(&job) {
+                    outstanding.interrupt_wanted = true;
+                    let backend = outstanding.backend.clone();
+                    self.interrupt_at(&backend);
                 }
             }
             Command::Running(job) => {
                 if let Some(outstanding) = self.outstanding.get_mut(&job) {
                     outstanding.running = true;
+                    outstanding.ends_at = outstanding.takes.map(|takes| Instant::now() + takes);
+                    let backend = outstanding.backend.clone();
+                    self.interrupt_at(&backend);
                 }
             }
             // It may be another installation, with other classes and models.
@@ -273,7 +311,11 @@ impl Dispatcher {
                 self.services.audit.backend(&backend, true, &how);
                 self.look_again();
             }
-            Command::BackendDown(backend, reason) => self.services.audit.backend(&backend, false, &reason),
+            Command::BackendDown(backend, reason) => {
+                self.services.audit.backend(&backend, false, &reason);
+                // What was to be tried elsewhere may have to come back.
+                self.look_again();
+            }
             Command::Over(job, over) => self.over(job, over),
         }
     }
@@ -300,6 +342,9 @@ impl Dispatcher {
     fn over(&mut self, job: JobId, over: AttemptOver) {
         let outstanding = self.outstanding.remove(&job);
         self.written_off.remove(&job);
+        if let Some(outstanding) = &outstanding {
+            self.interrupt_at(&outstanding.backend);
+        }
         match over {
             AttemptOver::JobEnded(spent) => {
                 self.fleet.settle(job, spent.map_or(0.0, |spent| spent.charge));
@@ -317,26 +362,56 @@ impl Dispatcher {
         }
     }
 
-    /// Gives free backends the jobs that are due.
+    /// Gives free backends the jobs that are due; then those that will be free in a moment, so that their GPUs do not idle while results are copied.
     fn assign_what_fits(&mut self) {
-        let outstanding = self.outstanding_by_backend();
+        self.assign(Self::idle);
+        if self.fleet.waits() {
+            self.assign(Self::nearly_idle);
+        }
+    }
+
+    /// Jobs that a backend without one may be given: one, so that nothing foreign waits behind a job that may be interrupted (facts §13).
+    fn idle(&self, backend: &Backend) -> u32 {
+        u32::from(self.at(&backend.id).next().is_none())
+    }
+
+    /// Jobs that a backend may be given behind the one that it has: one, if that one runs and is thought to end within `[dispatch] ahead`.
+    fn nearly_idle(&self, backend: &Backend) -> u32 {
+        let ahead = self.services.config().dispatch.ahead;
+        let mut here = self.at(&backend.id);
+        let (Some((_, first)), None) = (here.next(), here.next()) else { return 0 };
+        let now = Instant::now();
+        let soon = first.ends_at.is_some_and(|at| now + ahead >= at && now < at + ahead);
+        // One that failed before gets no second job before one has run to its end; behind others' work nobody knows when anything ends.
+        let good = backend.standing() == Standing::Up && backend.foreign() == 0 && !first.interrupt_wanted;
+        u32::from(!ahead.is_zero() && soon && good)
+    }
+
+    /// The attempts at a backend.
+    fn at<'a>(&'a self, backend: &'a BackendId) -> impl Iterator<Item = (&'a JobId, &'a Outstanding)> {
+        self.outstanding.iter().filter(move |(_, outstanding)| outstanding.backend == *backend)
+    }
+
+    fn assign(&mut self, openings: fn(&Self, &Backend) -> u32) {
         let backends = self.services.backends();
-        let (shares, all) = (&self.shares, || backends.values().map(|backend| &**backend));
-        self.fleet.refresh(&self.services, &|backend| {
-            let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
-            // One that failed before gets one job, and no second before that has run to its end: a job holds the only slot.
-            let open = SLOTS.saturating_sub(outstanding);
-            let available = backend.takes_jobs() && shares.allow(backend, all());
-            Openings { available, outstanding, open, foreign: backend.foreign() }
-        });
+        let all = || backends.values().map(|backend| &**backend);
+        let open: HashMap<BackendId, Openings> = backends
+            .values()
+            .map(|backend| {
+                let outstanding = u32::try_from(self.at(&backend.id).count()).unwrap_or(u32::MAX);
+                let available = backend.takes_jobs() && self.shares.allow(backend, all());
+                let open = openings(self, backend);
+                (backend.id.clone(), Openings { available, outstanding, open, foreign: backend.foreign() })
+            })
+            .collect();
+        self.fleet.refresh(&self.services, &open);
         while let Some(placement) = self.fleet.next(&self.services) {
             let backend = self.services.backends().get(&placement.backend).cloned();
             match (self.queue.remove(placement.job), backend) {
                 (Some(held), Some(backend)) => {
-                    let placed = self.placed(&held.job, &backend, placement.loads);
-                    let work = held.job.work.clone();
                     self.shares.assigned(&backend);
-                    self.carry(held.job.id, &backend, (work, placed), move |carried| attempt::begin(carried, held));
+                    let known = self.known(&held.job, &backend, placement.loads);
+                    self.carry(held.job.id, &backend, known, move |carried| attempt::begin(carried, held));
                 }
                 // INVARIANT: the fleet holds what the queue holds, and its seats are backends of now.
                 (held, _) => {
@@ -349,14 +424,51 @@ impl Dispatcher {
         }
     }
 
+    /// Tells attempts at a backend that their owners want their end: once nothing of others waits behind them, since ComfyUI's interruption is a flag that whatever runs next would find set. What waits
+    /// there is taken back first.
+    fn interrupt_at(&mut self, backend: &BackendId) {
+        let wanted = |outstanding: &Outstanding| outstanding.interrupt_wanted && !*outstanding.interrupt.borrow();
+        if !self.at(backend).any(|(_, outstanding)| wanted(outstanding)) {
+            return;
+        }
+        let runs = self.at(backend).any(|(_, outstanding)| outstanding.running);
+        let behind = |outstanding: &Outstanding| runs && !outstanding.running && !outstanding.interrupt_wanted;
+        let mut clear = true;
+        for (_, outstanding) in self.at(backend).filter(|(_, outstanding)| behind(outstanding)) {
+            outstanding.recall.send_replace(true);
+            clear = false;
+        }
+        for (_, outstanding) in self.at(backend).filter(|(_, outstanding)| wanted(outstanding)) {
+            // What has not begun is taken out of the backend's queue, which touches nobody.
+            if clear || !outstanding.running {
+                outstanding.interrupt.send_replace(true);
+            }
+        }
+    }
+
+    /// Takes back what waits behind a job that runs much longer than was thought.
+    fn recall_from_late(&self) {
+        let now = Instant::now();
+        let late = |outstanding: &Outstanding| outstanding.ends_at.is_some_and(|at| now > at + LATE);
+        for first in self.outstanding.values().filter(|outstanding| outstanding.running && late(outstanding)) {
+            for (_, behind) in self.at(&first.backend).filter(|(_, outstanding)| !outstanding.running) {
+                behind.recall.send_replace(true);
+            }
+        }
+    }
+
     /// What is thought of an attempt when it is placed.
-    fn placed(&self, job: &Job, backend: &Backend, loads: bool) -> Placed {
+    fn known(&self, job: &Job, backend: &Backend, loads: bool) -> Known {
+        let behind = self.at(&backend.id).next().is_some();
+        let work = job.work.clone();
         self.services.estimates(|estimates| {
-            let load_seconds = match &job.work {
-                Some(work) if loads => estimates.load_seconds(&work.model),
-                _ => 0.0,
-            };
-            Placed { speed: estimates.speed(backend.id.as_str()), load_seconds }
+            let speed = estimates.speed(backend.id.as_str());
+            let (load_seconds, takes) = work.as_ref().map_or((0.0, None), |work| {
+                let load_seconds = if loads { estimates.load_seconds(&work.model) } else { 0.0 };
+                let seconds = estimates.seconds(&work.model, work.units) / speed + load_seconds;
+                (load_seconds, estimates.knows(&work.model).then(|| Duration::from_secs_f64(seconds)))
+            });
+            Known { placed: Placed { speed, load_seconds, behind }, work, takes }
         })
     }
 
@@ -401,10 +513,15 @@ impl Dispatcher {
                 let cancelled = job.cancel_requested;
                 let id = job.id;
                 self.fleet.resume(&self.services, &job, &backend.id);
-                let known = (job.work.clone(), self.placed(&job, &backend, false));
+                let known = self.known(&job, &backend, false);
+                let running = job.state == JobState::Running;
                 self.carry(id, &backend, known, move |carried| attempt::resume(carried, job));
-                if cancelled && let Some(outstanding) = self.outstanding.get(&id) {
-                    outstanding.interrupt.send_replace(true);
+                if let Some(outstanding) = self.outstanding.get_mut(&id) {
+                    (outstanding.running, outstanding.interrupt_wanted) = (running, cancelled);
+                }
+                // Another may be taken up after this one that waits behind it: both are looked at together.
+                if cancelled {
+                    self.interrupted_before.insert(backend.id.clone());
                 }
             }
             None => {
@@ -421,19 +538,32 @@ impl Dispatcher {
     }
 
     /// Spawns the task that carries an attempt, and books its slot.
-    fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, (work, placed): (Option<Work>, Placed), task: F)
+    fn carry<F, Fut>(&mut self, job: JobId, backend: &Arc<Backend>, known: Known, task: F)
     where
         F: FnOnce(Carried) -> Fut,
         Fut: Future<Output = AttemptOver> + Send + 'static,
     {
         let (interrupt, interrupted) = watch::channel(false);
-        self.outstanding.insert(job, Outstanding { backend: backend.id.clone(), interrupt, running: false, work });
+        let (recall, recalled) = watch::channel(false);
+        let Known { placed, work, takes } = known;
+        let outstanding = Outstanding {
+            backend: backend.id.clone(),
+            interrupt,
+            running: false,
+            work,
+            takes,
+            ends_at: None,
+            interrupt_wanted: false,
+            recall,
+        };
+        self.outstanding.insert(job, outstanding);
         let handle = self.handle.clone();
         let carrying = task(Carried {
             services: Arc::clone(&self.services),
             dispatch: handle.clone(),
             backend: Arc::clone(backend),
             interrupt: interrupted,
+            recall: recalled,
             placed,
         });
         let occupied = backend.occupy();

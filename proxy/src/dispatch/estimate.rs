@@ -103,7 +103,7 @@ impl Estimates {
     /// What a run teaches. `loads`: the backend had to load its models first. `cached`: it had some nodes' outputs.
     pub fn ran(&mut self, backend: &str, work: &Work, run: &Run) {
         let thought = self.seconds(&work.model, work.units) / self.speed(backend);
-        let known = self.models.get(&work.model).is_some_and(|line| line.n >= KNOWN);
+        let known = self.knows(&work.model);
         if run.cached && run.seconds < thought * CACHED_PART {
             return;
         }
@@ -122,6 +122,11 @@ impl Estimates {
         }
     }
 
+    /// Whether enough jobs of this main model were measured to go by.
+    pub fn knows(&self, model: &str) -> bool {
+        self.models.get(model).is_some_and(|line| line.n >= KNOWN)
+    }
+
     /// How fast a backend is.
     pub fn speed(&self, backend: &str) -> f64 {
         self.speeds.get(backend).copied().unwrap_or(1.0)
@@ -133,7 +138,7 @@ impl Estimates {
             return;
         }
         let speed = self.speed(backend);
-        let known = self.models.get(model).is_some_and(|line| line.n >= KNOWN);
+        let known = self.knows(model);
         if known && seconds > 0.0 {
             // Half of the step's square root: one odd job moves it by little.
             let ratio = (self.seconds(model, units) / seconds / speed).clamp(0.2, 5.0);

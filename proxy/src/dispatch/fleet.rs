@@ -11,7 +11,7 @@ use crate::record::ledger::Job;
 use crate::services::Services;
 use crate::tenants::Tenant;
 use comfygate_policy::ApprovedWorkflow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub struct Placement {
 }
 
 /// What a backend may be given now, as the dispatcher counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Openings {
     /// It takes jobs at all.
     pub available: bool,
@@ -83,7 +83,7 @@ impl Fleet {
     }
 
     /// How every backend stands now. Those that are not named are gone.
-    pub fn refresh(&mut self, services: &Services, openings: &dyn Fn(&Backend) -> Openings) {
+    pub fn refresh(&mut self, services: &Services, openings: &HashMap<BackendId, Openings>) {
         let now = self.millis(services.clock.monotonic());
         let backends = services.backends();
         for backend in backends.values() {
@@ -99,10 +99,10 @@ impl Fleet {
                 && let Some(models) = &warm
                 && !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, models))
             {
-                self.scheduler.loaded(number, models.to_vec());
+                self.scheduler.warmed(number, models.to_vec());
                 *known = warm;
             }
-            let openings = openings(backend);
+            let openings = openings.get(&backend.id).copied().unwrap_or_default();
             let speed = services.estimates(|estimates| estimates.speed(backend.id.as_str()));
             let Some(seat) = self.scheduler.backend(number) else { continue };
             seat.away = !openings.available;
@@ -150,6 +150,7 @@ impl Fleet {
             user: job.owner.user.clone(),
             band,
             place: ordered(job.shown_number()),
+            placed: job.place.is_some(),
             sequence: job.sequence,
             seconds,
             models: job.work.as_ref().map(|work| work.models.clone()).unwrap_or_default(),
@@ -159,7 +160,7 @@ impl Fleet {
         }
     }
 
-    /// The backends that may run a job, whether they are up or not.
+    /// The backends that may run a job, whether they are up or not; without the one where it was begun and lost last, while another is up.
     fn eligible(&mut self, services: &Services, job: &Job, workflow: Option<&ApprovedWorkflow>) -> BackendSet {
         let tenant = services.tenants().tenant(&job.owner.tenant);
         let serves = |backend: &Backend| {
@@ -167,7 +168,15 @@ impl Fleet {
             // What is down is asked again when it comes back.
             in_pool && workflow.is_none_or(|workflow| services.suits(backend, workflow))
         };
-        services.backends().values().filter(|backend| serves(backend)).map(|backend| self.number(&backend.id)).collect()
+        let backends = services.backends();
+        // A GPU whose memory was too small for it is so again, and what killed a process kills its successor.
+        let last = job.attempts.last().filter(|attempt| attempt.lost.is_some() && attempt.started_at.is_some());
+        let lost_at = last.map(|attempt| &attempt.backend);
+        let is_elsewhere = |backend: &Backend| lost_at.is_some_and(|lost_at| *lost_at != backend.id);
+        let another_is_up =
+            backends.values().any(|backend| is_elsewhere(backend) && backend.is_up() && serves(backend));
+        let may_run = |backend: &Backend| serves(backend) && (!another_is_up || is_elsewhere(backend));
+        backends.values().filter(|backend| may_run(backend)).map(|backend| self.number(&backend.id)).collect()
     }
 
     /// Says anew which backends may run a job, after they or the rules have changed.

@@ -1,7 +1,8 @@
-//! What a job with paid nodes is sent with, and whether it may be run again.
+//! What a job with paid nodes is sent with, and whether it, or one that sends something elsewhere, may be run again.
 
 use crate::record::ledger::Job;
 use crate::services::Services;
+use crate::tenants::Limits;
 use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, PaidNodes};
 
 /// Why nobody pays for a job that was accepted.
@@ -51,13 +52,24 @@ fn chosen<'a>(
     }
 }
 
-/// Whether the job's tenant wants a lost attempt followed by another although paid calls may have been made.
-pub(super) fn may_cost_again(services: &Services, job: &Job) -> bool {
-    services.tenants().tenant(&job.owner.tenant).is_some_and(|tenant| tenant.limits.retry_paid)
+/// Whether the job's tenant wants a lost attempt followed by another although paid calls may have been made, or something been sent elsewhere.
+pub(super) fn may_be_sent_again(services: &Services, job: &Job) -> bool {
+    let wants = |limits: &Limits| if job.paid { limits.retry_paid } else { limits.retry_sent };
+    services.tenants().tenant(&job.owner.tenant).is_some_and(|tenant| wants(&tenant.limits))
 }
 
-/// What its owner is told of a job that is not run again.
-pub(super) fn lost_text(reason: &str) -> String {
+/// What its owner is told of a job that is not run again: the kind of the error, and its text.
+pub(super) fn told_of_lost(job: &Job, reason: &str) -> (&'static str, String) {
+    if job.paid { ("PaidAttemptLost", paid_text(reason)) } else { ("SendingAttemptLost", sent_text(reason)) }
+}
+
+fn sent_text(reason: &str) -> String {
+    format!(
+        "the run was lost after it began, and its nodes may have sent something elsewhere: it is not run again by itself. Submit it again to send it again ({reason})"
+    )
+}
+
+fn paid_text(reason: &str) -> String {
     format!(
         "the run was lost after it was sent, and calls to paid services may have been made: it is not run again by itself. Submit it again to pay for it again ({reason})"
     )

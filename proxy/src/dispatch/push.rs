@@ -60,6 +60,14 @@ impl Present {
         }
     }
 
+    /// The same of files by their ids: they are about to be deleted there.
+    pub fn lacks(&self, ids: &[FileId]) {
+        let mut files = self.files();
+        for id in ids {
+            files.remove(id);
+        }
+    }
+
     /// It is another process now.
     pub fn clear(&self) {
         self.files().clear();
@@ -135,6 +143,7 @@ pub async fn push(backend: &Backend, blobs: &Blobs, file: &Pushed) -> Result<(),
         return Ok(());
     }
     let path = path_of(blobs, &file.content)?;
+    let _giving = backend.giving.read().await;
     upload(&backend.comfyui, "/upload/image", file, &path, file.bytes, &[]).await?;
     backend.present.add(file.id);
     Ok(())

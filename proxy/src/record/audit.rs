@@ -14,8 +14,10 @@ use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, RequestId, S
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::record::ledger::halts::{HaltRow, Halted};
+use crate::record::ledger::keeping::{Amount, Removed};
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
+use crate::retention::{Erasure, Report};
 use comfygate_policy::Digest;
 use floods::{Flood, Floods};
 use http::Method;
@@ -248,6 +250,24 @@ enum Event {
         pool: PoolId,
         catalogue: Digest,
         classes: usize,
+    },
+    /// A run of retention removed something: sums, no names.
+    Retention {
+        tenants: usize,
+        #[serde(flatten)]
+        removed: Removed,
+        refusals: u64,
+        blobs: Amount,
+        graphs: Amount,
+        backend_files: Amount,
+    },
+    /// An operator erased what a tenant had.
+    TenantErased {
+        tenant: TenantId,
+        #[serde(flatten)]
+        removed: Removed,
+        rows: u64,
+        backend_files: Amount,
     },
     /// Files of a ComfyUI's folders became an owner's.
     Adopted {
@@ -501,6 +521,34 @@ impl Audit {
     /// An operator took files of a ComfyUI's folder over for an owner.
     pub fn adopted(&self, owner: &Owner, place: &'static str, files: usize) {
         self.tell(Event::Adopted { owner: owner.clone(), place, files });
+    }
+
+    /// A run of retention is over; one that removed nothing gets no line.
+    pub fn retention(&self, report: &Report) {
+        let mut backend_files = Amount::default();
+        report.backends.iter().for_each(|backend| backend_files += backend.files);
+        let nothing = [report.blobs, report.graphs, backend_files].iter().all(|amount| *amount == Amount::default());
+        if report.dry_run || (report.sum.is_nothing() && report.refusals == 0 && nothing) {
+            return;
+        }
+        self.tell(Event::Retention {
+            tenants: report.tenants.len().saturating_add(usize::try_from(report.more_tenants).unwrap_or(usize::MAX)),
+            removed: report.sum,
+            refusals: report.refusals,
+            blobs: report.blobs,
+            graphs: report.graphs,
+            backend_files,
+        });
+    }
+
+    /// An operator erased what a tenant had.
+    pub fn tenant_erased(&self, erasure: &Erasure) {
+        self.tell(Event::TenantErased {
+            tenant: erasure.tenant.clone(),
+            removed: erasure.removed,
+            rows: erasure.rows,
+            backend_files: erasure.backend_files,
+        });
     }
 
     /// An operator banned a class, or lifted its ban.

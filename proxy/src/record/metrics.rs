@@ -4,7 +4,9 @@
 use crate::dispatch::health::Standing;
 use crate::ids::BackendId;
 use crate::record::gpus::GpuReading;
+use crate::record::ledger::keeping::Amount;
 use crate::reject::Stage;
+use crate::retention::Report;
 use http::{Method, StatusCode};
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -93,6 +95,8 @@ pub struct Metrics {
     queue_size: IntGauge,
     generation_seconds: Histogram,
     generations: IntCounterVec,
+    removed: IntCounterVec,
+    removed_bytes: IntCounterVec,
     config_generation: IntGauge,
     config_reload_successful: IntGauge,
 }
@@ -189,6 +193,18 @@ impl Metrics {
             queue_size: gauge(&r, "comfyui_queue_size", "Jobs that wait or run")?,
             generation_seconds: histogram(&r, "comfyui_generation_duration_seconds", "Started to ended", &JOB_BUCKETS)?,
             generations: counters(&r, "comfyui_generation_total", "Jobs that ended", &["status"])?,
+            removed: counters(
+                &r,
+                "comfygate_retention_removed_total",
+                "Things that retention removed",
+                &["what", "reason"],
+            )?,
+            removed_bytes: counters(
+                &r,
+                "comfygate_retention_removed_bytes_total",
+                "Their bytes; contents are counted once more as they go from the disk",
+                &["what", "reason"],
+            )?,
             config_generation: gauge(&r, "comfygate_config_generation", "1 at start, one more with each reload")?,
             config_reload_successful: gauge(
                 &r,
@@ -234,6 +250,26 @@ impl Metrics {
         for kind in ["missing", "differing"] {
             let _ = self.catalogue_drift.remove_label_values(&[backend.as_str(), kind]);
         }
+    }
+    /// A run of retention is over.
+    pub fn retention(&self, report: &Report) {
+        let sum = &report.sum;
+        self.removed_amount("results", "age", sum.results_by_age);
+        self.removed_amount("results", "bytes", sum.results_by_bytes);
+        self.removed_amount("uploads", "age", sum.uploads);
+        self.removed_amount("history", "age", sum.history);
+        self.removed_amount("refusals", "age", Amount { count: report.refusals, bytes: 0 });
+        self.removed_amount("contents", "unnamed", report.blobs);
+        self.removed_amount("graphs", "unnamed", report.graphs);
+        report.backends.iter().for_each(|backend| self.removed_amount("backend_files", "swept", backend.files));
+    }
+    /// What a committed attempt had left on its backend's disk is gone.
+    pub fn backend_files_removed(&self, files: u64, bytes: u64) {
+        self.removed_amount("backend_files", "committed", Amount { count: files, bytes });
+    }
+    fn removed_amount(&self, what: &str, reason: &str, amount: Amount) {
+        self.removed.with_label_values(&[what, reason]).inc_by(amount.count);
+        self.removed_bytes.with_label_values(&[what, reason]).inc_by(amount.bytes);
     }
     /// Which configuration is in use, and whether the last reading of the files could be used.
     pub fn set_config(&self, generation: u64, last_was_good: bool) {

@@ -104,6 +104,8 @@ pub struct Limits {
     pub retry_paid: bool,
     /// How long what it has is kept.
     pub retention: Retention,
+    /// Whether a job whose nodes send something elsewhere is run again after an attempt was lost that may have sent it.
+    pub retry_sent: bool,
 }
 
 impl Default for Limits {
@@ -121,6 +123,7 @@ impl Default for Limits {
             weight: 1,
             retry_paid: false,
             retention: Retention::default(),
+            retry_sent: false,
         }
     }
 }

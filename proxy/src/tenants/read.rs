@@ -35,6 +35,7 @@ struct RawLimits {
     retention: Option<Duration>,
     retention_history: Option<Duration>,
     retention_bytes: Option<u64>,
+    retry_sent: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -93,14 +94,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         retention: raw_age(reader, "retention"),
         retention_history: raw_age(reader, "retention_history"),
         retention_bytes: reader.size("retention_bytes", 0..=1 << 50).map(|found| found.value),
-    }
-}
-
-fn band(name: &str) -> Band {
-    match name {
-        "high" => Band::High,
-        "low" => Band::Low,
-        _ => Band::Normal,
+        retry_sent: reader.boolean("retry_sent").map(|found| found.value),
     }
 }
 
@@ -115,6 +109,14 @@ fn raw_age(reader: &mut Reader<'_>, key: &'static str) -> Option<Duration> {
         );
     }
     Some(found.value)
+}
+
+fn band(name: &str) -> Band {
+    match name {
+        "high" => Band::High,
+        "low" => Band::Low,
+        _ => Band::Normal,
+    }
 }
 
 /// A whole number from 1 to `max`.
@@ -178,6 +180,7 @@ impl RawLimits {
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
             retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
+            retry_sent: self.retry_sent.unwrap_or(base.retry_sent),
             retention: self.retention(base.retention),
         }
     }
@@ -367,6 +370,19 @@ mod tests {
         assert_eq!(limits.prompt_rate, Rate { per_second: 2.0, burst: 3 });
         assert_eq!(limits.active_jobs_max, 9);
         assert_eq!(limits.weight, Limits::default().weight);
+    }
+
+    #[test]
+    fn what_is_sent_elsewhere_is_sent_twice_only_where_the_plan_or_the_tenant_says_so() {
+        let retries = |plan: &str, tenant: &str| {
+            let text = format!("{PLAN}{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            let limits = read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits;
+            assert!(!limits.retry_paid, "each by its own key");
+            limits.retry_sent
+        };
+        assert!(!retries("", ""));
+        assert!(retries("retry_sent = true", "") && retries("", "retry_sent = true"));
+        assert!(!retries("retry_sent = true", "retry_sent = false"));
     }
 
     #[test]

@@ -94,6 +94,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("dispatch.canary_interval", Shape::Duration),
     ("dispatch.canary_deadline", Shape::Duration),
     ("dispatch.stall_timeout", Shape::Duration),
+    ("dispatch.ahead", Shape::Duration),
     ("dispatch.attempts_max", Shape::Plain),
     ("dispatch.poll_interval", Shape::Duration),
     ("dispatch.results", Shape::Word(&["copy", "leave"])),
@@ -117,6 +118,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("plan[].pace.programs", Shape::Duration),
     ("plan[].weight", Shape::Plain),
     ("plan[].retry_paid", Shape::Plain),
+    ("plan[].retry_sent", Shape::Plain),
     ("tenant[].id", Shape::Hidden),
     ("tenant[].plan", Shape::Hidden),
     ("tenant[].name", Shape::Hidden),
@@ -136,6 +138,7 @@ const KEYS: &[(&str, Shape)] = &[
     ("tenant[].pace.programs", Shape::Duration),
     ("tenant[].weight", Shape::Plain),
     ("tenant[].retry_paid", Shape::Plain),
+    ("tenant[].retry_sent", Shape::Plain),
 ];
 
 /// A configuration file, key by key. Keys that do not stand in the list are counted: they may be what somebody typed in the wrong place.

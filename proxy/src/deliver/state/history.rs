@@ -23,13 +23,19 @@ pub fn entry(job: &Job, graph: &[u8], result: &JobResult, url: &dyn Fn(FileId) -
     }))
 }
 
-/// The outputs, with `url` added to every file object that is in the blobs. A field that a node named `url` itself stays as it is.
+/// The outputs, with `url` added to every file object that is in the blobs, and `removed_at` (ms since 1970) to those that retention has removed. A field that a node named `url` itself stays as it is.
 pub fn outputs_with_urls(result: &JobResult, url: &dyn Fn(FileId) -> String) -> Map<String, Value> {
     let mut outputs = Value::Object(result.outputs.clone());
     for file in &result.files {
         let Some(object) = outputs.pointer_mut(&file.pointer).and_then(Value::as_object_mut) else { continue };
-        let signed = url(file.id);
-        object.entry("url").or_insert_with(|| signed.into());
+        match file.removed_at {
+            // It stays with its name: a client that asks for the file gets the 404 of one that is not there.
+            Some(at) => drop(object.entry("removed_at").or_insert_with(|| json!(at))),
+            None => {
+                let signed = url(file.id);
+                object.entry("url").or_insert_with(|| signed.into());
+            }
+        }
     }
     match outputs {
         Value::Object(outputs) => outputs,
@@ -65,6 +71,16 @@ mod tests {
         assert_eq!(outputs["9"]["images"][0]["url"], format!("https://gate/{}", result.files[0].id));
         assert_eq!(outputs["9"]["images"][1]["url"], "own");
         assert_eq!(outputs["9"]["text"], json!(["x"]));
+    }
+
+    #[test]
+    fn a_file_that_was_removed_has_the_time_instead_of_a_url() {
+        let mut result = result();
+        result.files[0].removed_at = Some(crate::clock::WallMillis(7));
+        let outputs = outputs_with_urls(&result, &|_| "https://gate/x".into());
+        let told = json!({"filename": "a_00001_.png", "subfolder": "", "type": "output", "removed_at": 7});
+        assert_eq!(outputs["9"]["images"][0], told);
+        assert_eq!(outputs["9"]["images"][1].get("removed_at"), None);
     }
 
     #[test]

@@ -6,6 +6,10 @@ use crate::record::ledger::{Acceptance, Accepted, Approval};
 use crate::services::Services;
 use comfygate_policy::Digest;
 
+fn unknown() -> Known {
+    Known { placed: Placed::default(), work: None, takes: None }
+}
+
 /// A dispatcher over a ledger of its own, without a backend that answers, that compares itself with the ledger all the time.
 struct Rig {
     _dir: tempfile::TempDir,
@@ -90,8 +94,7 @@ fn a_job_whose_carrier_panics_loses_its_slot_and_not_its_place() {
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher
-        .carry(job.id, &backend, (None, Placed::default()), |_| async { panic!("on purpose: a carrier that panics") });
+    dispatcher.carry(job.id, &backend, unknown(), |_| async { panic!("on purpose: a carrier that panics") });
     drop(inside);
     assert_eq!(dispatcher.outstanding_by_backend().get(&backend.id), Some(&1));
     rig.core.block_on(async {
@@ -107,7 +110,7 @@ fn when_a_successor_follows_nobody_carries_anything_when_the_dispatcher_ends() {
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher.carry(job.id, &backend, (None, Placed::default()), |_| std::future::pending());
+    dispatcher.carry(job.id, &backend, unknown(), |_| std::future::pending());
     drop(inside);
     let Rig { core, drain, commands, .. } = rig;
     drain.hand_over();
@@ -124,11 +127,11 @@ fn a_job_at_a_backend_does_not_wait_again_when_the_word_of_its_acceptance_comes_
     let mut dispatcher = rig.dispatcher();
     let backend = rig.services.backends().values().next().unwrap().clone();
     let inside = rig.core.enter();
-    dispatcher.carry(job.id, &backend, (None, Placed::default()), |_| std::future::pending());
+    dispatcher.carry(job.id, &backend, unknown(), |_| std::future::pending());
     drop(inside);
     let (id, waits) = (job.id, other.id);
-    dispatcher.obey(Command::Accepted(Box::new(job), None));
-    dispatcher.obey(Command::Accepted(Box::new(other), None));
+    dispatcher.obey(Command::Accepted(Box::new(job), None, None));
+    dispatcher.obey(Command::Accepted(Box::new(other), None, None));
     assert!(!dispatcher.queue.contains(id), "it would be given away a second time");
     assert!(dispatcher.queue.contains(waits));
 }

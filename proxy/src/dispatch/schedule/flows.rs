@@ -28,6 +28,8 @@ pub struct Entry {
     pub models: Key,
     /// What it is thought to take, in microseconds.
     pub micros: u64,
+    /// Somebody gave it its place: it goes before no other job of its user, and none before it.
+    pub placed: bool,
 }
 
 /// A job as its flow knows it.
@@ -35,9 +37,18 @@ pub struct Entry {
 struct Job {
     models: Key,
     micros: u64,
+    placed: bool,
 }
 
 type FlowKey = (TenantKey, Key, Band);
+
+/// Jobs of a user that may run before its first one for the sake of loaded models: those that stand so near to it.
+const NEAR_JOBS: usize = 16;
+/// Different models that are looked for among them.
+const NEAR_MODELS: usize = 4;
+
+/// The models of a user's first jobs, without repetitions; those of the very first one first.
+type Near = [Option<Key>; NEAR_MODELS];
 
 #[derive(Debug, Default)]
 struct Flow {
@@ -49,17 +60,35 @@ struct Flow {
     count: u64,
     /// What they are thought to take together, in microseconds.
     micros: u64,
-    /// How it stands in the indexes: its turn, and the models of its next job.
-    stands: Option<(Turn, Key)>,
+    /// How it stands in the indexes: its turn, and the models of its next jobs.
+    stands: Option<(Turn, Near)>,
     /// When its next job rises by a band, unless one of it runs before.
     rises_at: Millis,
 }
 
 impl Flow {
-    fn next(&self) -> Option<(JobId, Key)> {
-        let (_, user) = self.users.first()?;
-        let ((_, _, id), job) = self.jobs.get(user)?.first_key_value()?;
-        Some((*id, job.models))
+    /// The first jobs of the user that is next: the very first, and those near to it that may go before it.
+    fn near(&self) -> impl Iterator<Item = (JobId, Key)> + '_ {
+        let jobs = self.users.first().and_then(|(_, user)| self.jobs.get(user)).into_iter().flatten();
+        let mut free = true;
+        let may_go = jobs.take(NEAR_JOBS).enumerate().take_while(move |(at, (_, job))| {
+            let first = *at == 0;
+            let goes = first || (free && !job.placed);
+            free &= !job.placed;
+            goes
+        });
+        may_go.map(|(_, ((_, _, id), job))| (*id, job.models))
+    }
+
+    fn near_models(&self) -> Option<Near> {
+        let mut near = Near::default();
+        for (_, models) in self.near() {
+            match near.iter_mut().find(|known| known.is_none_or(|known| known == models)) {
+                Some(place) => *place = Some(models),
+                None => break,
+            }
+        }
+        near.first()?.is_some().then_some(near)
     }
 
     /// What one of its jobs takes on the average, in microseconds.
@@ -82,7 +111,7 @@ pub struct Flows {
     of_tenant: HashMap<TenantKey, Vec<FlowKey>>,
     /// Flows that may go on, by set of backends.
     by_set: HashMap<Key, BTreeSet<Turn>>,
-    /// The same, by the models of their next job too.
+    /// The same, by the models of their next jobs too.
     by_models: HashMap<(Key, Key), BTreeSet<Turn>>,
     /// Flows below the highest band, by when they rise.
     rising: BTreeSet<(Millis, FlowKey)>,
@@ -99,7 +128,7 @@ impl Flows {
             }
             Flow { rises_at, ..Flow::default() }
         });
-        let job = Job { models: entry.models, micros: entry.micros };
+        let job = Job { models: entry.models, micros: entry.micros, placed: entry.placed };
         if flow.jobs.entry(entry.user).or_default().insert(entry.order, job).is_none() {
             flow.count += 1;
             flow.micros = flow.micros.saturating_add(entry.micros);
@@ -194,7 +223,7 @@ impl Flows {
     /// The next job of a flow that is to rise by now.
     pub fn risen(&self, now: Millis) -> Option<JobId> {
         let (_, key) = self.rising.first().filter(|(at, _)| *at <= now)?;
-        self.flows.get(key)?.next().map(|(job, _)| job)
+        self.flows.get(key)?.near().next().map(|(job, _)| job)
     }
 
     /// A user's or tenant's account is about to change from `before`: calls `change`, and has what waits stand anew.
@@ -216,19 +245,21 @@ impl Flows {
     fn stand(&mut self, shares: &Shares, key: FlowKey) {
         let (tenant, set, band) = key;
         let Some(flow) = self.flows.get_mut(&key) else { return };
-        let next = flow.next().filter(|_| shares.is_open(tenant));
-        let stands = next.map(|(_, models)| (Turn { band, taken: shares.taken(tenant), tenant }, models));
+        let near = flow.near_models().filter(|_| shares.is_open(tenant));
+        let stands = near.map(|near| (Turn { band, taken: shares.taken(tenant), tenant }, near));
         let stood = std::mem::replace(&mut flow.stands, stands);
         if stood == stands {
             return;
         }
-        if let Some((turn, models)) = stood {
+        if let Some((turn, near)) = stood {
             take_out(&mut self.by_set, set, &turn);
-            take_out(&mut self.by_models, (set, models), &turn);
+            near.iter().flatten().for_each(|models| take_out(&mut self.by_models, (set, *models), &turn));
         }
-        if let Some((turn, models)) = stands {
+        if let Some((turn, near)) = stands {
             self.by_set.entry(set).or_default().insert(turn);
-            self.by_models.entry((set, models)).or_default().insert(turn);
+            for models in near.into_iter().flatten() {
+                self.by_models.entry((set, models)).or_default().insert(turn);
+            }
         }
     }
 
@@ -238,9 +269,20 @@ impl Flows {
         InTurn { heads: iterators.map(|(set, mut turns)| (turns.next().copied(), set, turns)).collect() }
     }
 
-    /// The next among those whose next job needs just these models.
-    pub fn next_with(&self, set: Key, models: Key) -> Option<Turn> {
-        self.by_models.get(&(set, models))?.first().copied()
+    /// Those whose next jobs include one that needs just these models, the next first.
+    pub fn in_turn_with(&self, set: Key, models: Key) -> impl Iterator<Item = &Turn> {
+        self.by_models.get(&(set, models)).into_iter().flatten()
+    }
+
+    /// The first of a flow's next jobs that needs just these models.
+    pub fn job_with(&self, set: Key, turn: &Turn, models: Key) -> Option<JobId> {
+        let flow = self.flows.get(&(turn.tenant, set, turn.band))?;
+        flow.near().find(|(_, needed)| *needed == models).map(|(job, _)| job)
+    }
+
+    /// What the jobs of a flow are thought to take together, in microseconds.
+    pub fn work(&self, set: Key, turn: &Turn) -> u64 {
+        self.flows.get(&(turn.tenant, set, turn.band)).map_or(0, |flow| flow.micros)
     }
 
     /// How many flows wait for just these models.
@@ -250,7 +292,7 @@ impl Flows {
 
     /// The next job of a flow.
     pub fn next_job(&self, set: Key, turn: &Turn) -> Option<JobId> {
-        self.flows.get(&(turn.tenant, set, turn.band))?.next().map(|(job, _)| job)
+        self.flows.get(&(turn.tenant, set, turn.band))?.near().next().map(|(job, _)| job)
     }
 }
 
@@ -269,12 +311,14 @@ impl Flows {
             for (taken, user) in &flow.users {
                 assert_eq!((*taken, flow.jobs[user].is_empty()), (shares.taken_by(tenant, *user), false));
             }
-            let next = flow.next().filter(|_| shares.is_open(tenant));
+            let near = flow.near_models().filter(|_| shares.is_open(tenant));
             let turn = Turn { band, taken: shares.taken(tenant), tenant };
-            assert_eq!(flow.stands, next.map(|(_, models)| (turn, models)));
-            if let Some((turn, models)) = &flow.stands {
-                assert!(self.by_set[&set].contains(turn) && self.by_models[&(set, *models)].contains(turn));
-                (turns, with_models) = (turns + 1, with_models + 1);
+            assert_eq!(flow.stands, near.map(|near| (turn, near)));
+            if let Some((turn, near)) = &flow.stands {
+                let near: Vec<Key> = near.iter().flatten().copied().collect();
+                assert!(self.by_set[&set].contains(turn));
+                assert!(near.iter().all(|models| self.by_models[&(set, *models)].contains(turn)));
+                (turns, with_models) = (turns + 1, with_models + near.len());
             }
             if band.higher().is_some() {
                 assert!(self.rising.contains(&(flow.rises_at, *key)));

@@ -2,10 +2,12 @@
 //!
 //! *Fair share* is start-time fair queueing over GPU seconds (Goyal, Vin, Cheng: Start-time Fair Queuing, 1996): what a tenant has taken grows by what its jobs take over its weight, and the tenant
 //! that has taken least is next; within a tenant the same goes for its users, and a user's own jobs run in their order. It shares as deficit round robin does and needs no quantum: whoever was away is
-//! next at once, not after a round. What a job takes is thought of when it is assigned and put right when it is over ([`Scheduler::settle`]).
+//! next at once, not after a round. What a job takes is thought of when it is assigned and put right when it is over ([`Scheduler::settle`]). Who was away begins where the one stood that was due last
+//! on the backends that its job may run on: time that nobody competed for is held against nobody.
 //!
-//! *Placement* keeps models where they are: a backend that would have to load others for the job that is due is left to a job whose models it has, as long as that keeps the one that is due waiting
-//! no longer than [`Tuning`] says; and a job is left to a busy backend that has its models and is free before another has loaded them.
+//! *Placement* keeps models where they are: a backend that would have to load others for the job that is due is left to a job whose models it has, as long as nobody waits for those others longer than
+//! [`Tuning`] says; that may be a later job of the same user, if it stands near. Who has little waiting is not kept waiting so by who has much. And a job is left to a busy backend that has its models
+//! and is free before another has loaded them.
 //!
 //! A decision takes the logarithm of what waits, times the few different sets of backends that jobs may run on: never a walk over the jobs.
 
@@ -24,7 +26,7 @@ pub use shares::Share;
 use crate::ids::{JobId, TenantId, UserId};
 use flows::{Entry, Flows, Turn};
 use interned::{Interned, Key};
-use shares::{Shares, TenantKey, UserKey};
+use shares::{Shares, TenantKey, UserKey, Virtual};
 use std::collections::{BTreeMap, HashMap};
 
 /// Milliseconds of a monotonic clock.
@@ -36,6 +38,9 @@ const SECONDS_MAX: f64 = 86_400.0;
 const SECONDS_MIN: f64 = 0.05;
 /// No backend counts as slower: what is divided by speeds stays bounded.
 const SPEED_MIN: f64 = 0.01;
+
+/// Tenants that are looked at for one that may be preferred, for each set of models that free backends have.
+const ALIKE_MAX: usize = 8;
 
 /// How urgent jobs are, by their tenant's plan; the higher goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,9 +68,9 @@ impl Band {
 pub struct Tuning {
     /// Seconds of service by which a tenant may be preferred to the one that is due, because its models are loaded.
     pub window_seconds: f64,
-    /// Seconds of service that a tenant that was away has saved at most. More than the window: nobody is preferred to who comes now and then.
+    /// Seconds of service that a tenant that was away has saved at most.
     pub credit_seconds: f64,
-    /// How many times the loading of its models a job that is due may wait for others whose models are loaded.
+    /// How many times as long as loading them takes models may be waited for, by jobs that are due, while backends run others whose models are loaded.
     pub patience: f64,
     /// How long a tenant's jobs of a lower band are not served until the next of them rises by one, in milliseconds.
     pub ageing: Millis,
@@ -74,8 +79,10 @@ pub struct Tuning {
 }
 
 impl Default for Tuning {
+    /// As the simulation (`tests/simulation`) found them: a wider window switches less and shares less evenly when jobs come in bursts, more credit switches more when there is little to do, less keeps
+    /// who comes now and then waiting for longer.
     fn default() -> Self {
-        Self { window_seconds: 120.0, credit_seconds: 180.0, patience: 8.0, ageing: 600_000, candidates_max: 32 }
+        Self { window_seconds: 180.0, credit_seconds: 60.0, patience: 12.0, ageing: 600_000, candidates_max: 32 }
     }
 }
 
@@ -94,6 +101,8 @@ pub struct Request {
     pub band: Band,
     /// Its place among the user's own jobs: the smallest first, then by `sequence`.
     pub place: i64,
+    /// Somebody gave it that place: no later job of the user goes before it for the sake of loaded models.
+    pub placed: bool,
     /// Order of acceptance.
     pub sequence: u64,
     /// What it takes on a backend of speed 1, without loading models, in seconds.
@@ -120,6 +129,41 @@ pub struct Seat {
     /// Seconds of a job of speed 1 that it does in a second.
     pub speed: f64,
     models: Option<Key>,
+    levels: Levels,
+}
+
+/// Where the tenant stood that was due when a backend, or another that the same jobs may run on, was given a job last: by band, since only those of one band compete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Levels([Virtual; 3]);
+
+impl Levels {
+    fn of(&self, band: Band) -> Virtual {
+        let Self([high, normal, low]) = self;
+        match band {
+            Band::High => *high,
+            Band::Normal => *normal,
+            Band::Low => *low,
+        }
+    }
+
+    fn reach(&mut self, band: Band, level: Virtual) {
+        let Self([high, normal, low]) = self;
+        let reached = match band {
+            Band::High => high,
+            Band::Normal => normal,
+            Band::Low => low,
+        };
+        *reached = level.max(*reached);
+    }
+
+    fn highest(self) -> Virtual {
+        self.0.into_iter().max().unwrap_or(0)
+    }
+
+    fn max(self, other: Self) -> Self {
+        let (Self([a, b, c]), Self([x, y, z])) = (self, other);
+        Self([a.max(x), b.max(y), c.max(z)])
+    }
 }
 
 /// A decision.
@@ -138,8 +182,6 @@ struct Held {
     entry: Entry,
     seconds: f64,
     load_seconds: f64,
-    /// Since when others are preferred to it although it is due.
-    passed: Option<Millis>,
 }
 
 #[derive(Debug)]
@@ -174,6 +216,8 @@ pub struct Scheduler {
     flows: Flows,
     held: HashMap<JobId, Held>,
     running: HashMap<JobId, Running>,
+    /// Models that a job needs which was passed over although it was due: since when, unless a job with these models began since.
+    wanted: HashMap<Key, Millis>,
     /// When a job of each band was assigned last.
     served_at: BTreeMap<Band, Millis>,
     seats: Vec<Seat>,
@@ -182,7 +226,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// An empty queue.
     pub fn new(tuning: Tuning) -> Self {
-        Self { tuning, shares: Shares::new(tuning.credit_seconds), ..Self::default() }
+        Self { tuning, ..Self::default() }
     }
 
     /// How many wait.
@@ -208,7 +252,10 @@ impl Scheduler {
 
     /// Another backend, which may be given `open` jobs now; gives its number.
     pub fn add_backend(&mut self, open: u32, speed: f64) -> usize {
-        self.seats.push(Seat { open, busy_until: 0, away: false, speed, models: None });
+        // The first tenants have as much credit as those that come later; a new backend begins where the others are.
+        let credit = self.credit();
+        let levels = self.seats.iter().fold(Levels([credit; 3]), |all, seat| all.max(seat.levels));
+        self.seats.push(Seat { open, busy_until: 0, away: false, speed, models: None, levels });
         self.seats.len() - 1
     }
 
@@ -220,12 +267,12 @@ impl Scheduler {
     /// The backend has no models loaded any more: it was restarted.
     pub fn unloaded(&mut self, number: usize) {
         if let Some(models) = self.seats.get_mut(number).and_then(|seat| seat.models.take()) {
-            self.models.give_back(models);
+            self.give_back(models);
         }
     }
 
     /// The backend has these models loaded, in any order, and no others.
-    pub fn loaded(&mut self, number: usize, mut models: Vec<String>) {
+    pub fn warmed(&mut self, number: usize, mut models: Vec<String>) {
         self.unloaded(number);
         models.sort_unstable();
         models.dedup();
@@ -249,14 +296,16 @@ impl Scheduler {
         let entry = Entry {
             tenant,
             user,
-            set: self.sets.take(request.eligible),
+            set: self.sets.take(request.eligible.clone()),
             band: request.band,
             order: (request.place, request.sequence, request.job),
             models: self.models.take(models),
             micros: shares::service(seconds, 1),
+            placed: request.placed,
         };
-        self.shares.waits(tenant, user);
-        self.enter(Held { entry, seconds, load_seconds, passed: None }, self.rises_at(request.since));
+        let floor = self.floor(&request.eligible, request.band);
+        self.shares.waits(tenant, user, floor);
+        self.enter(Held { entry, seconds, load_seconds }, self.rises_at(request.since));
     }
 
     /// Takes a job in that a backend has already, since before the gateway was restarted. One that is held or runs stays as it is.
@@ -274,16 +323,16 @@ impl Scheduler {
         let Some(held) = self.leave(job) else { return false };
         let Entry { tenant, user, set, models, .. } = held.entry;
         self.sets.give_back(set);
-        self.models.give_back(models);
+        self.give_back(models);
         self.shares.waits_no_more(tenant, user);
-        self.shares.forget_if_even(tenant);
+        self.shares.forget_if_even(tenant, self.even());
         true
     }
 
     /// Gives a job another place among those of its user.
     pub fn replace(&mut self, job: JobId, place: i64, now: Millis) {
         if let Some(mut held) = self.leave(job) {
-            held.entry.order.0 = place;
+            (held.entry.order.0, held.entry.placed) = (place, true);
             self.enter(held, self.rises_at(now));
         }
     }
@@ -307,8 +356,8 @@ impl Scheduler {
         let (tenant, user) = (running.tenant, running.user);
         let seconds = seconds.clamp(0.0, SECONDS_MAX);
         self.flows.moved(&mut self.shares, tenant, user, |shares| shares.ends(tenant, user, running.seconds, seconds));
-        self.models.give_back(running.models);
-        self.shares.forget_if_even(tenant);
+        self.give_back(running.models);
+        self.shares.forget_if_even(tenant, self.even());
     }
 
     /// The next job that a backend should get now, which it is given; `None`: nothing that waits may run now, or should.
@@ -327,13 +376,17 @@ impl Scheduler {
         let sets: Vec<Key> = self.sets.iter().filter(|(_, set)| set.intersects(&free)).map(|(key, _)| key).collect();
         // Seconds that were left to each busy backend in this decision.
         let mut left = vec![0.0; self.seats.len()];
-        let mut decided = None;
+        let (mut decided, mut due) = (None, None);
         for (turn, set) in self.flows.in_turn(&sets).take(self.tuning.candidates_max) {
             let Some((job, held)) = self.flows.next_job(set, &turn).and_then(|job| Some((job, self.held.get(&job)?)))
             else {
                 continue;
             };
-            match self.fit(held, &free, now, &left) {
+            let fit = self.fit(held, &free, now, &left);
+            if fit.is_some() {
+                due.get_or_insert(turn);
+            }
+            match fit {
                 Some(Fit::Soon(busy)) => {
                     if let Some(left) = left.get_mut(busy) {
                         *left += held.seconds;
@@ -358,12 +411,53 @@ impl Scheduler {
                 None => {}
             }
         }
-        let (assignment, passed) = decided?;
-        if let Some(held) = passed.and_then(|job| self.held.get_mut(&job)) {
-            held.passed.get_or_insert(now);
+        // What is due waits for busy backends: later jobs of the same users may suit those that are free.
+        let near = || {
+            let found = self.loaded(&free, &sets).filter_map(|(set, models, number)| {
+                Some((*self.flows.in_turn_with(set, models).next()?, number, set, models))
+            });
+            let (turn, backend, set, models) = found.min()?;
+            Some((Assignment { job: self.flows.job_with(set, &turn, models)?, backend, loads: false }, None))
+        };
+        let (assignment, passed) = decided.or_else(near)?;
+        if let Some(held) = passed.and_then(|job| self.held.get(&job)) {
+            self.wanted.entry(held.entry.models).or_insert(now);
+        }
+        if let Some(due) = due {
+            self.reach(assignment.job, due);
         }
         self.assign(assignment, now);
         Some(assignment)
+    }
+
+    /// What a tenant that was away has saved at most.
+    fn credit(&self) -> Virtual {
+        shares::service(self.tuning.credit_seconds, 1)
+    }
+
+    /// What a tenant that was away has taken at least, for a job that may run on these backends.
+    fn floor(&self, set: &BackendSet, band: Band) -> Virtual {
+        // Where it competes with several, it begins where least was taken: elsewhere nobody of those waits for it.
+        let there = |away: bool| {
+            let seats = (0..).zip(&self.seats).filter(move |(number, seat)| set.contains(*number) && seat.away <= away);
+            seats.map(|(_, seat)| seat.levels.of(band)).min()
+        };
+        let level = there(false).or_else(|| there(true)).unwrap_or_else(|| self.credit());
+        level.saturating_sub(self.credit())
+    }
+
+    /// What a tenant has taken at most that is forgotten once it is away.
+    fn even(&self) -> Virtual {
+        let highest = self.seats.iter().map(|seat| seat.levels.highest()).max();
+        highest.unwrap_or(0).saturating_sub(self.credit())
+    }
+
+    /// Notes who was due when the job was chosen, at all backends that compete for it.
+    fn reach(&mut self, job: JobId, due: Turn) {
+        let set = self.held.get(&job).and_then(|held| self.sets.get(held.entry.set));
+        for (_, seat) in (0..).zip(&mut self.seats).filter(|(number, _)| set.is_some_and(|set| set.contains(*number))) {
+            seat.levels.reach(due.band, due.taken);
+        }
     }
 
     /// Where the job should go.
@@ -412,25 +506,46 @@ impl Scheduler {
 
     /// Another job that a free backend has the models of, in place of the one that is due.
     fn preferred(&self, due: &Held, turn: &Turn, free: &BackendSet, sets: &[Key], now: Millis) -> Option<Assignment> {
-        let waited = due.passed.map_or(0, |since| now.saturating_sub(since));
+        let waited = self.wanted.get(&due.entry.models).map_or(0, |since| now.saturating_sub(*since));
         if waited as f64 >= due.load_seconds * 1000.0 * self.tuning.patience {
             return None;
         }
-        let latest = turn.taken.saturating_add((self.tuning.window_seconds * 1e6) as u64);
-        let candidates = sets.iter().filter_map(|key| Some((*key, self.sets.get(*key)?))).flat_map(|(key, set)| {
-            let seats = set.common(free).filter_map(|number| Some((number, self.seats.get(number)?.models?)));
-            seats.filter_map(move |(number, models)| Some((self.flows.next_with(key, models)?, key, number)))
+        let window = shares::service(self.tuning.window_seconds, 1);
+        let latest = turn.taken.saturating_add(window);
+        // Who has little waiting is not kept waiting by who has much: a tenant with one job never stands behind another's five hundred.
+        let little = self.flows.work(due.entry.set, turn) < shares::service(due.load_seconds, 1);
+        let suits = |set: Key, other: &Turn| {
+            let own = (other.tenant, set) == (turn.tenant, due.entry.set);
+            own || !little || self.flows.work(set, other) <= window
+        };
+        let candidates = self.loaded(free, sets).filter_map(|(set, models, number)| {
+            let others = self.flows.in_turn_with(set, models).take(ALIKE_MAX);
+            let mut fair = others.take_while(|other| other.band == turn.band && other.taken <= latest);
+            Some((*fair.find(|other| suits(set, other))?, number, set, models))
         });
-        let fair = candidates.filter(|(other, _, _)| other.band == turn.band && other.taken <= latest);
-        let (other, set, backend) = fair.min_by_key(|(other, _, number)| (*other, *number))?;
-        let job = self.flows.next_job(set, &other)?;
+        let (other, backend, set, models) = candidates.min()?;
+        let job = self.flows.job_with(set, &other, models)?;
         Some(Assignment { job, backend, loads: false })
+    }
+
+    /// The models that free backends have loaded: with the set that the backend belongs to, and its number; of several with the same, one.
+    fn loaded<'a>(&'a self, free: &'a BackendSet, sets: &'a [Key]) -> impl Iterator<Item = (Key, Key, usize)> + 'a {
+        sets.iter().filter_map(|key| Some((*key, self.sets.get(*key)?))).flat_map(move |(key, set)| {
+            let mut seen = Vec::new();
+            set.common(free).filter_map(move |number| {
+                let models = self.seats.get(number)?.models?;
+                let first = !seen.contains(&models);
+                seen.push(models);
+                first.then_some((key, models, number))
+            })
+        })
     }
 
     fn assign(&mut self, assignment: Assignment, now: Millis) {
         let Some(held) = self.leave(assignment.job) else { return };
         let Entry { tenant, user, set, models, .. } = held.entry;
         self.sets.give_back(set);
+        self.wanted.remove(&models);
         self.flows.served(&held.entry, self.rises_at(now));
         self.served_at.insert(held.entry.band, now);
         self.flows.moved(&mut self.shares, tenant, user, |shares| {
@@ -447,7 +562,7 @@ impl Scheduler {
             if assignment.loads {
                 self.models.again(models);
                 if let Some(before) = seat.models.replace(models) {
-                    self.models.give_back(before);
+                    self.give_back(before);
                 }
             }
         }
@@ -471,6 +586,14 @@ impl Scheduler {
     /// When the next job of who was served now rises by a band.
     fn rises_at(&self, now: Millis) -> Millis {
         now.saturating_add(self.tuning.ageing)
+    }
+
+    /// Models are needed once less.
+    fn give_back(&mut self, models: Key) {
+        self.models.give_back(models);
+        if self.models.get(models).is_none() {
+            self.wanted.remove(&models);
+        }
     }
 
     /// Whether these are no models at all.

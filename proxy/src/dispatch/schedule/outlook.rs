@@ -68,7 +68,7 @@ struct Waiting {
 
 impl Waiting {
     fn of(entry: &Entry, held: &super::Held) -> Self {
-        let Entry { tenant, user, set, band, order, models, micros } = *entry;
+        let Entry { tenant, user, set, band, order, models, micros, .. } = *entry;
         let (seconds, load_seconds) = (held.seconds, held.load_seconds);
         Self { band, tenant, user, order, set, models, micros, seconds, load_seconds }
     }

@@ -94,10 +94,6 @@ pub struct Shares {
     tenants: Vec<Option<Tenant>>,
     keys: HashMap<TenantId, TenantKey>,
     free: Vec<TenantKey>,
-    /// Where the tenant stood that was served last.
-    now: Virtual,
-    /// What one that was away has saved at most.
-    credit: Virtual,
 }
 
 /// So many seconds of service to one of this weight.
@@ -112,12 +108,6 @@ pub fn of_weight(micros: u64, weight: u32) -> Virtual {
 }
 
 impl Shares {
-    pub fn new(credit_seconds: f64) -> Self {
-        let credit = service(credit_seconds, 1);
-        // The first tenants have as much as those that come later.
-        Self { credit, now: credit, ..Self::default() }
-    }
-
     /// The tenant's key.
     pub fn tenant(&mut self, id: &TenantId) -> TenantKey {
         if let Some(key) = self.keys.get(id) {
@@ -125,7 +115,7 @@ impl Shares {
         }
         let tenant = Tenant {
             id: id.clone(),
-            taker: Taker { taken: self.now.saturating_sub(self.credit), ..Taker::default() },
+            taker: Taker::default(),
             share: Share::default(),
             keys: HashMap::new(),
             users: HashMap::new(),
@@ -207,9 +197,8 @@ impl Shares {
         self.get(tenant).is_some_and(|tenant| tenant.taker.running < tenant.share.running_max)
     }
 
-    /// One more job waits. Whoever was away stands no further back than `credit` before the one that was served last: what was not used is not saved up.
-    pub fn waits(&mut self, tenant: TenantKey, user: UserKey) {
-        let floor = self.now.saturating_sub(self.credit);
+    /// One more job waits. Whoever was away has taken no less than `floor`: what was not used is not saved up.
+    pub fn waits(&mut self, tenant: TenantKey, user: UserKey, floor: Virtual) {
         let Some(tenant) = self.get_mut(tenant) else { return };
         tenant.taker.waits(floor);
         if let Some(user) = tenant.users.get_mut(&user) {
@@ -230,13 +219,11 @@ impl Shares {
     /// A job begins that is thought to take so long.
     pub fn begins(&mut self, tenant: TenantKey, user: UserKey, seconds: f64) {
         let Some(tenant) = self.get_mut(tenant) else { return };
-        let began = tenant.taker.taken;
         tenant.taker.begins(service(seconds, tenant.share.weight));
         if let Some(user) = tenant.users.get_mut(&user) {
             tenant.now = tenant.now.max(user.taker.taken);
             user.taker.begins(service(seconds, 1));
         }
-        self.now = self.now.max(began);
     }
 
     /// It is over and took so long: puts right what was thought.
@@ -250,9 +237,8 @@ impl Shares {
         tenant.forget_if_even(user);
     }
 
-    /// Forgets a tenant that is away and has nothing to make up for: it would stand where a new one does.
-    pub fn forget_if_even(&mut self, key: TenantKey) {
-        let floor = self.now.saturating_sub(self.credit);
+    /// Forgets a tenant that is away and has taken no more than `floor`: it would stand where a new one does.
+    pub fn forget_if_even(&mut self, key: TenantKey, floor: Virtual) {
         let even = |tenant: &Tenant| tenant.taker.is_away() && tenant.taker.taken <= floor;
         let Some(slot) = self.tenants.get_mut(key as usize) else { return };
         if let Some(tenant) = slot.take_if(|tenant| even(tenant)) {

@@ -7,9 +7,9 @@
 pub mod backups;
 pub mod bans;
 pub mod closing;
+pub mod keeping;
 pub mod dead_letters;
 pub mod halts;
-pub mod keeping;
 pub mod redb;
 pub mod refusals;
 pub mod sessions;
@@ -22,7 +22,7 @@ pub mod work;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-pub(in crate::record) mod suite;
+pub(crate) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;
@@ -167,7 +167,7 @@ pub struct Attempt {
     /// When the backend began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<WallMillis>,
-    /// Paid calls may have been made: set before the workflow of a job with paid nodes is sent.
+    /// Paid calls may have been made, or something been sent elsewhere: set before the workflow of a job with such nodes is sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sent: bool,
     /// Why it ended without being committed; absent while it may still be.
@@ -605,7 +605,7 @@ pub trait Ledger:
     /// `Stale`, `WrongState`, `NotFound`, `Unavailable`.
     async fn assign(&self, job: JobId, version: u64, backend: &BackendId, at: WallMillis) -> Result<Job, LedgerError>;
 
-    /// Notes that the workflow of an assigned attempt is about to be sent: asked of jobs with paid nodes only, whose loss is then another one. Repeats change nothing.
+    /// Notes that the workflow of an assigned attempt is about to be sent: asked of jobs with nodes that cost or send something elsewhere only, whose loss is then another one. Repeats change nothing.
     ///
     /// # Errors
     /// `WrongState` if that attempt is not the current one, `NotFound`, `Unavailable`.

@@ -9,7 +9,7 @@ fn owner(tenant: &str) -> Owner {
 }
 
 /// A submission of `tenant` under `name`, whose graph is `graph`.
-pub(in crate::record) fn submission(tenant: &str, name: &str, graph: &'static str) -> Acceptance {
+pub(crate) fn submission(tenant: &str, name: &str, graph: &'static str) -> Acceptance {
     Acceptance {
         owner: owner(tenant),
         prompt_id: Some(name.parse().unwrap()),
@@ -24,14 +24,14 @@ pub(in crate::record) fn submission(tenant: &str, name: &str, graph: &'static st
     }
 }
 
-pub(in crate::record) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
+pub(crate) async fn accepted(ledger: &impl Ledger, tenant: &str, name: &str) -> Job {
     match ledger.accept(submission(tenant, name, "{}")).await.unwrap() {
         Accepted::New(job) => job,
         Accepted::Again(job) => panic!("{job:?} was there"),
     }
 }
 
-pub(in crate::record) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
+pub(crate) async fn assigned(ledger: &impl Ledger, job: &Job) -> AttemptId {
     let job = ledger.assign(job.id, job.version, &"gpu0".parse().unwrap(), WallMillis(2)).await.unwrap();
     AttemptId { job: job.id, n: job.attempts.last().unwrap().n }
 }

@@ -267,6 +267,19 @@ pub(in crate::record::ledger) async fn a_graph_is_deleted_once_no_job_has_it_and
     assert_eq!(ledger.graph(&again.submission).await.unwrap(), "{}");
 }
 
+pub(in crate::record::ledger) async fn a_dead_letter_keeps_its_graph_and_leaves_it_to_nobody(ledger: &impl Ledger) {
+    use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterBounds};
+    let job = suite::accepted(ledger, "a", "lost").await;
+    let letter = DeadLetter::of(&job, "it died", WallMillis(2));
+    ledger.insert_dead_letter(letter, DeadLetterBounds::default()).await.unwrap();
+    ledger.end_held(job.id, job.version, Outcome::Cancelled, None, WallMillis(3)).await.unwrap();
+    ledger.forget(&OwnedPrompt::new(job.clone())).await.unwrap();
+    let graph = vec![job.submission];
+    assert_eq!(ledger.unnamed(Store::Graphs, graph.clone()).await.unwrap(), []);
+    ledger.remove_dead_letter(job.id).await.unwrap();
+    assert_eq!(ledger.unnamed(Store::Graphs, graph).await.unwrap(), [job.submission]);
+}
+
 pub(in crate::record::ledger) async fn a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(ledger: &impl Ledger) {
     let job = sent(ledger, "a", "p", &[b"two"], 200).await;
     ledger.forget(&OwnedPrompt::new(job.clone())).await.unwrap();

@@ -1,6 +1,7 @@
 //! [`DeadLetters`] on redb: one row a job. They are so few that each new one is held against all.
 
 use super::RedbLedger;
+use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{DEAD_LETTERS, Tables, decoded, encoded, row};
@@ -10,6 +11,7 @@ use crate::record::ledger::LedgerError;
 use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterBounds, DeadLetterQuery, DeadLetters};
 use ::redb::{ReadTransaction, ReadableTable};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 
 #[async_trait]
 impl DeadLetters for RedbLedger {
@@ -30,8 +32,9 @@ impl DeadLetters for RedbLedger {
 
     async fn remove_dead_letter(&self, job: JobId) -> Result<(), LedgerError> {
         self.write("forget a dead letter", move |tables| {
-            let known = tables.dead_letters.remove(number(job.bytes()))?.is_some();
-            if known { Ok(()) } else { Err(not_found("dead letter")) }
+            let key = number(job.bytes());
+            let letter: DeadLetter = row(&tables.dead_letters, key)?.ok_or_else(|| not_found("dead letter"))?;
+            forget(tables, key, &letter)
         })
         .await
     }
@@ -40,19 +43,29 @@ impl DeadLetters for RedbLedger {
 fn insert(tables: &mut Tables<'_>, new: &DeadLetter, bounds: DeadLetterBounds) -> Result<(), Fault> {
     let own = number(new.job.bytes());
     let mut others: Vec<(WallMillis, u128, bool)> = Vec::new();
+    let mut letters = BTreeMap::new();
     for entry in tables.dead_letters.iter()? {
         let (key, stored) = entry?;
         let letter: DeadLetter = decoded(stored.value())?;
         if key.value() != own {
             others.push((letter.at, key.value(), letter.owner.tenant == new.owner.tenant));
         }
+        letters.insert(key.value(), letter);
     }
     let stored = encoded(new)?;
     for key in forgotten(others, new.at, bounds) {
-        tables.dead_letters.remove(key)?;
+        if let Some(letter) = letters.get(&key) {
+            forget(tables, key, letter)?;
+        }
     }
     tables.dead_letters.insert(own, stored.as_slice())?;
-    Ok(())
+    keeping::keep_letter(tables, own, &new.submission)
+}
+
+/// Removes a letter; its graph goes with it, if nobody else has that.
+pub(super) fn forget(tables: &mut Tables<'_>, key: u128, letter: &DeadLetter) -> Result<(), Fault> {
+    tables.dead_letters.remove(key)?;
+    keeping::forget_letter(tables, key, &letter.submission, letter.at)
 }
 
 /// Which of the others, given as (when, key, of the same tenant), go for one more that comes `now`.

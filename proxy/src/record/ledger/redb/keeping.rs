@@ -10,9 +10,10 @@ use super::tables::{
     ACTIVE, DOOMED, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt, decoded,
     encoded, row,
 };
-use super::{refusals, transitions};
+use super::{dead_letters, refusals, transitions};
 use crate::clock::WallMillis;
 use crate::ids::{FileId, JobId, TenantId};
+use crate::record::ledger::dead_letters::DeadLetter;
 use crate::record::ledger::keeping::{
     Amount, Class, Doomed, Due, DueItem, DuePage, Erased, InUse, Keeping, Place, Progress, Removed, STEP_MAX, Store,
     Why,
@@ -29,11 +30,12 @@ use std::sync::Arc;
 /// Entries that one look passes over at most: pinned ones stand where they are due.
 const LOOKED_MAX: usize = 1024;
 
-/// How a row names a content. Those before [`BY_SUBMISSION`] name blobs, that one a graph.
+/// How a row names a content. Those before [`BY_SUBMISSION`] name blobs, that one and later ones graphs.
 const BY_FILE: u8 = 0;
 const BY_PICTURE: u8 = 1;
 const BY_PIN: u8 = 2;
 const BY_SUBMISSION: u8 = 3;
+const BY_LETTER: u8 = 4;
 
 /// What stands at a place: a file; an upload, whose bytes count to its tenant's room; the pictures that a job sent; an ended job.
 const A_FILE: u8 = 0;
@@ -468,6 +470,21 @@ pub(super) fn keep_job(tables: &mut Tables<'_>, row: &JobRow, pins: &[Pin]) -> R
     pins.iter().try_for_each(|pin| name(tables, &pin.content, BY_PIN, id))
 }
 
+/// A dead letter names its job's graph, which stays as long as it does.
+pub(super) fn keep_letter(tables: &mut Tables<'_>, job: u128, submission: &Digest) -> Result<(), Fault> {
+    name(tables, submission, BY_LETTER, job)
+}
+
+/// A dead letter is gone.
+pub(super) fn forget_letter(
+    tables: &mut Tables<'_>,
+    job: u128,
+    submission: &Digest,
+    at: WallMillis,
+) -> Result<(), Fault> {
+    unname(tables, submission, BY_LETTER, job, at)
+}
+
 /// A job that has ended stands in its tenant's order with the pictures that it sent; what it had pinned is free. Its file rows are [`keep_file`]'s.
 pub(super) fn keep_ended(
     tables: &mut Tables<'_>,
@@ -558,7 +575,7 @@ fn name(tables: &mut Tables<'_>, content: &Digest, by: u8, id: u128) -> Result<(
 /// A row does not name a content any more; if it was the last one, the content is doomed.
 fn unname(tables: &mut Tables<'_>, content: &Digest, by: u8, id: u128, at: WallMillis) -> Result<(), Fault> {
     tables.named_by.remove((content.as_bytes(), by, id))?;
-    let store = if by == BY_SUBMISSION { Store::Graphs } else { Store::Blobs };
+    let store = if by >= BY_SUBMISSION { Store::Graphs } else { Store::Blobs };
     if !is_named(&tables.named_by, store, content)? {
         tables.doomed.insert((store_number(store), at.0, content.as_bytes()), ())?;
     }
@@ -627,7 +644,7 @@ fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault
         // One whose row is gone has its entry still.
         tables.tenant_refusals.remove((tenant.as_str(), *place))?;
     }
-    let mut taken = refused.len();
+    let mut taken = refused.len() + erase_letters(tables, tenant)?;
     let pair = |key: (&str, &str)| (key.0.to_owned(), key.1.to_owned());
     take_scoped!(
         tables.user_files,
@@ -683,6 +700,22 @@ fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault
     Ok(taken)
 }
 
+/// They are few.
+fn erase_letters(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault> {
+    let mut letters: Vec<(u128, DeadLetter)> = Vec::new();
+    for entry in tables.dead_letters.iter()? {
+        let (key, stored) = entry?;
+        let letter: DeadLetter = decoded(stored.value())?;
+        if letter.owner.tenant == *tenant {
+            letters.push((key.value(), letter));
+        }
+    }
+    for (key, letter) in &letters {
+        dead_letters::forget(tables, *key, letter)?;
+    }
+    Ok(letters.len())
+}
+
 fn borrowed([scope, directory, subfolder, name]: &[String; 4]) -> (&str, &str, &str, &str) {
     (scope.as_str(), directory.as_str(), subfolder.as_str(), name.as_str())
 }
@@ -711,6 +744,7 @@ mod tests {
         a_content_that_two_tenants_have_is_named_until_both_have_lost_it,
         an_entry_goes_by_age_with_its_graph_and_pictures_and_its_files_stay,
         a_graph_is_deleted_once_no_job_has_it_and_not_before,
+        a_dead_letter_keeps_its_graph_and_leaves_it_to_nobody,
         a_forgotten_job_leaves_its_pictures_and_graph_to_nobody,
         what_is_due_comes_in_parts_and_each_once,
         what_was_adopted_counts_from_then_and_is_in_no_room_for_uploads,
@@ -740,11 +774,11 @@ mod tests {
         use crate::record::ledger::suite as jobs;
         let dir = tempfile::tempdir().unwrap();
         let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        suite::a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(&ledger).await;
         suite::what_was_adopted_counts_from_then_and_is_in_no_room_for_uploads(&ledger).await;
         let attempt = jobs::assigned(&ledger, &jobs::accepted(&ledger, "a", "first").await).await;
         let file = jobs::image(1, "/9/images/0");
         ledger.commit(attempt, Outcome::Succeeded, jobs::two_images(), vec![file], WallMillis(400)).await.unwrap();
-        suite::a_forgotten_job_leaves_its_pictures_and_graph_to_nobody(&ledger).await;
         suite::what_is_in_use_at_backends_is_told(&ledger).await;
         let expected = indices(&ledger);
         assert!(expected.0.len() >= 4 && expected.1.len() >= 5, "{expected:?}");

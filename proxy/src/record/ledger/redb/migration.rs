@@ -59,7 +59,8 @@ fn to_2(transaction: &WriteTransaction) -> Result<(), Fault> {
 fn to_3(transaction: &WriteTransaction) -> Result<(), Fault> {
     let mut index = Schema3::open(transaction)?;
     index.files(transaction)?;
-    index.jobs(transaction)
+    index.jobs(transaction)?;
+    index.letters(transaction)
 }
 
 /// The tables of schema 3 that its rows are indexed in, as they were then.
@@ -102,6 +103,12 @@ struct Job2 {
     submission: Digest,
     accepted_at: u64,
     state: serde_json::Value,
+}
+
+/// Of a row of `dead_letters`.
+#[derive(Deserialize)]
+struct Letter2 {
+    submission: Digest,
 }
 
 /// Of a row of `results`.
@@ -182,6 +189,17 @@ impl<'t> Schema3<'t> {
         Ok(())
     }
 
+    fn letters(&mut self, transaction: &WriteTransaction) -> Result<(), Fault> {
+        let letters = transaction.open_table(ROWS_OF_LETTERS)?;
+        for entry in letters.iter()? {
+            let (id, stored) = entry?;
+            if let Ok(letter) = decoded::<Letter2>(stored.value()) {
+                self.named_by.insert((letter.submission.as_bytes(), 4, id.value()), ())?;
+            }
+        }
+        Ok(())
+    }
+
     fn keep(&mut self, tenant: &str, class: u8, at: u64, id: u128, value: (u64, u8)) -> Result<(), Fault> {
         self.kept.insert((tenant, class, at, id), value)?;
         if class == 0 {
@@ -195,6 +213,7 @@ impl<'t> Schema3<'t> {
 const ROWS_OF_FILES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("files");
 const ROWS_OF_JOBS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("jobs");
 const ROWS_OF_RESULTS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("results");
+const ROWS_OF_LETTERS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("dead_letters");
 const ROWS_OF_PINS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("pins");
 
 /// Bytes of one read while the file is copied.

@@ -102,8 +102,6 @@ tables! {
     REFUSED_REQUESTS refused_requests: "refused_requests", u128 => u64;
     /// Order of coming → the canonical submission, of the newest.
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
-    /// Job → `DeadLetter`, of those that were given up.
-    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Tenant, class, time, file or job → bytes, and what it is: what retention goes by (see `keeping`).
     KEPT kept: "kept", (&'static str, u8, u64, u128) => (u64, u8);
     /// Tenant → bytes of all its results.
@@ -112,6 +110,8 @@ tables! {
     NAMED_BY named_by: "named_by", (&'static [u8; 32], u8, u128) => ();
     /// Store, since when, content: what no row names any more.
     DOOMED doomed: "doomed", (u8, u64, &'static [u8; 32]) => ();
+    /// Job → `DeadLetter`, of those that were given up.
+    DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
     /// `backend` or `tenant`, id → `HaltRow`.

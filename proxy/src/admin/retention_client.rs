@@ -1,0 +1,51 @@
+//! The command line's end of [`retention`](super::retention).
+
+use super::control_client::{ControlClient, ControlError, read};
+use crate::ids::TenantId;
+use crate::retention::{Erasure, Report, Wanted};
+use http::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// A run over all contents of a large store.
+const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl ControlClient {
+    /// Removes what is due now, or tells it. The inner answer is no with a reason.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn retention(&self, wanted: &Wanted) -> Result<Result<Report, String>, ControlError> {
+        let body = serde_json::to_vec(wanted).map_err(|error| ControlError::Answer(error.to_string()))?;
+        self.long("/v1/retention", body).await
+    }
+
+    /// What the last run did; `None`: there was none.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn last_retention(&self) -> Result<Option<Report>, ControlError> {
+        match self.call(Method::GET, "/v1/retention", Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (_, body) => read(&body).map(Some),
+        }
+    }
+
+    /// Removes all that a tenant has. The inner answer is no with a reason.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn erase_tenant(&self, tenant: &TenantId) -> Result<Result<Erasure, String>, ControlError> {
+        self.long(&format!("/v1/tenants/{tenant}/erase"), Vec::new()).await
+    }
+
+    async fn long<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<Result<T, String>, ControlError> {
+        match self.exchange(Method::POST, path, body, RUN_TIMEOUT).await? {
+            (StatusCode::OK, answer) => read(&answer).map(Ok),
+            (StatusCode::CONFLICT | StatusCode::NOT_FOUND, answer) => {
+                Ok(Err(String::from_utf8_lossy(&answer).into_owned()))
+            }
+            (_, answer) => Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+        }
+    }
+}
