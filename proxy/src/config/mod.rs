@@ -176,6 +176,7 @@ impl BackendConfig {
             endpoint,
             pool,
             gpu: None,
+            directories: Directories::default(),
             tags,
             share_percent: 100,
             warm_up: WarmUpConfig::Sampling { model: None },
