@@ -180,7 +180,6 @@ impl BackendConfig {
             tags,
             share_percent: 100,
             warm_up: WarmUpConfig::Sampling { model: None },
-            directories: Directories::default(),
         }
     }
 }
