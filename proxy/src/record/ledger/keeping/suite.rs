@@ -367,7 +367,7 @@ pub(in crate::record::ledger) async fn a_tenant_is_erased_when_no_job_of_it_runs
         ledger.write_user_file(&scope(owner), write).await.unwrap();
     }
     let secrets = ledger.owner_secrets(&scope("a")).await.unwrap();
-    assert_eq!(ledger.folders(&tenant("a")).await.unwrap(), [secrets.folder.clone()]);
+    assert_eq!(ledger.folders(&tenant("a")).await.unwrap(), std::slice::from_ref(&secrets.folder));
     let held = suite::accepted(ledger, "a", "held").await;
     let refused = ledger.erase(&tenant("a"), WallMillis(900)).await;
     assert!(matches!(refused, Err(LedgerError::Busy { active: 1, .. })), "{refused:?}");
