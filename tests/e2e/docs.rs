@@ -19,7 +19,7 @@ const PAGES: [&str; 5] = [
     "config/README.md",
 ];
 /// Pages whose links are looked at, too.
-const OTHER_PAGES: [&str; 7] = [
+const OTHER_PAGES: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -27,13 +27,14 @@ const OTHER_PAGES: [&str; 7] = [
     "CHANGELOG.md",
     "packaging/README.md",
     "docs/saas-quickstart.md",
+    "docs/scheduling.md",
 ];
 /// What the pages call besides `comfygate`: programs of the system, which a test has no business to run.
 const NOT_RUN: [&str; 8] = ["cd", "cp", "curl", "docker", "mkdir", "rm", "sudo", "systemctl"];
 /// Commands whose arguments are only read here: the first replaces the process, which `upgrade.rs` tests.
 const ONLY_READ: [&str; 1] = ["upgrade"];
 /// What the pages tell to run, all in all.
-const TOLD: [&str; 17] = [
+const TOLD: [&str; 18] = [
     "adopt",
     "backend",
     "backup",
