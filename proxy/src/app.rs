@@ -28,7 +28,9 @@ use crate::deliver::events::hub::Hub;
 use crate::deliver::views::{links::Links, signing_key};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::{self, DispatchHandle, Dispatcher};
+use crate::dispatch::estimate::Estimates;
 use crate::dispatch::halts::HaltsInForce;
+use crate::dispatch::learned;
 use crate::dispatch::tracks::Tracks;
 use crate::dispatch::warm_up;
 use crate::drain::Drain;
@@ -173,6 +175,7 @@ impl App {
         let key_sets = KeySets::new(core.handle().clone(), clock.clone());
         let browsers = Browsers::new(core.block_on(ledger.instance())?);
         let banned = core.block_on(ledger.bans())?;
+        let estimates = core.block_on(learned::load(&*ledger))?;
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
@@ -201,7 +204,7 @@ impl App {
             metrics,
             status_turns: StatusTurns::default(),
             view_turns: ViewTurns::default(),
-            estimates: std::sync::Mutex::default(),
+            estimates: std::sync::Mutex::new(estimates),
             outlook: ArcSwap::default(),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             object_infos: ObjectInfos::default(),
@@ -249,6 +252,7 @@ impl App {
         let _inside = core.enter();
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
+        core.spawn(learned::run(Arc::clone(&services), drain.clone()));
         let turn = Arc::default();
         let program = upgrade::Program {
             binary: std::env::current_exe().ok(),
@@ -268,6 +272,9 @@ impl App {
         let end =
             End { services: Arc::clone(&services), drain, sockets, giver, connections, former: Mutex::new(former) };
         server.run(RunArgs { shutdown_signal: Box::new(end) });
+        if giver_at_end.outcome().is_none() {
+            core.block_on(learned::keep(&services, Estimates::default()));
+        }
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
         match giver_at_end.outcome() {

@@ -20,6 +20,8 @@ pub mod record;
 pub mod retention;
 
 // Leaves that any stage may use.
+pub mod budget;
+pub mod calendar;
 pub mod clock;
 pub mod config;
 pub mod endpoint;

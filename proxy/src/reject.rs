@@ -5,6 +5,7 @@
 
 use crate::admit::AdmitError;
 use crate::authenticate::AuthError;
+use crate::budget::{OverBudget, Whose};
 use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::HandshakeError;
 use crate::deliver::events::hub::HubError;
@@ -519,6 +520,29 @@ impl From<SpaceError> for Rejection {
     }
 }
 
+/// A job that could never fit is another one's fault than one that fits later: clients repeat what is answered 429.
+fn over_budget(over: &OverBudget) -> Rejection {
+    let rejection = if over.ever_fits() {
+        let text = format!("{over}: wait for `Retry-After`, submit something smaller, or ask the operator for more");
+        Rejection::new(StatusCode::TOO_MANY_REQUESTS, "budget_spent", text).with_retry_after(over.retry_after())
+    } else {
+        let text = format!("{over}: submit something smaller, or ask the operator for more");
+        Rejection::new(StatusCode::FORBIDDEN, "budget_too_small", text)
+    };
+    let told = json!({
+        "whose": match over.whose { Whose::Tenant => "tenant", Whose::User => "user" },
+        "wanted_seconds": over.wanted.seconds(),
+        "used_seconds": over.spending.used.seconds(),
+        "reserved_seconds": over.spending.reserved.seconds(),
+        "limit_seconds": over.limit.seconds(),
+        "period": over.period,
+        "renews_at": over.renews_at(),
+    });
+    let message = rejection.0.message.clone();
+    let error = json!({"type": rejection.code(), "message": message, "details": "", "extra_info": told});
+    rejection.with_comfyui(json!({"error": error, "node_errors": {}}))
+}
+
 impl From<LedgerError> for Rejection {
     fn from(error: LedgerError) -> Self {
         let log = error.to_string();
@@ -540,6 +564,8 @@ impl From<LedgerError> for Rejection {
                 );
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", text).with_retry_after(TOO_MANY_JOBS_RETRY)
             }
+            LedgerError::OverBudget(over) => over_budget(&over),
+            LedgerError::TooManyRows { .. } => Self::new(StatusCode::BAD_REQUEST, "too_many_rows", log),
             LedgerError::TooManySessions { .. } => {
                 let text = "too many browsers are logged in: try again later, or use the API key itself";
                 Self::unavailable("sessions_full", text, TOO_MANY_SESSIONS_RETRY).with_log(log)

@@ -4,6 +4,7 @@ use crate::actions::{Lists, ObjectInfos, ViewTurns};
 use crate::authenticate::browsers::Browsers;
 use crate::authenticate::jwks::KeySets;
 use crate::authenticate::{AuthError, Authenticator, session};
+use crate::budget::Reservation;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::events::{
@@ -28,7 +29,7 @@ use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
-use crate::record::ledger::{Job, JobResult, JobState, Ledger, LedgerError};
+use crate::record::ledger::{Approval, Job, JobResult, JobState, Ledger, LedgerError, Work};
 use crate::record::metrics::Metrics;
 use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
@@ -171,6 +172,13 @@ impl Services {
     /// Reads or changes what was learned of jobs' lengths. Every change is one statement: a panic elsewhere leaves nothing half done.
     pub fn estimates<R>(&self, act: impl FnOnce(&mut Estimates) -> R) -> R {
         act(&mut self.estimates.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// What a job may take, the policy engine's bound in the seconds that such work is known to take, and the budgets that it must fit into.
+    pub fn reservation(&self, approval: &Approval, tenant: &Tenant) -> Reservation {
+        let seconds = |work: &Work| self.estimates(|known| known.seconds(&work.model, work.units));
+        // Whose work is not known may take any time.
+        Reservation::of(approval.work().map_or(f64::INFINITY, seconds), tenant.limits.budget)
     }
 
     /// Whether anything new may be taken in: asked before a submission or an upload is read.

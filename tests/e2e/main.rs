@@ -12,6 +12,7 @@ mod adopt;
 mod authenticate;
 mod backends;
 mod behind;
+mod budgets;
 mod cli;
 mod client_certificates;
 mod deliver;

@@ -413,6 +413,11 @@ impl Told {
             let end = self.body[at..].find(',').unwrap();
             self.body.replace_range(at..at + end, "\"uploaded_bytes\":TENANT");
         }
+        // Of the budget, only the tenant's part: the user's own is compared.
+        if let Some(at) = self.body.find("\"tenant\":{\"used_seconds\":") {
+            let end = self.body[at..].find('}').unwrap();
+            self.body.replace_range(at..=at + end, "\"tenant\":TENANT");
+        }
         self
     }
 

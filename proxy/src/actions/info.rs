@@ -1,6 +1,7 @@
 //! Answers about the gateway and its backends, scrubbed of what is no tenant's business.
 
 use super::Call;
+use crate::budget::{Charge, Spending};
 use crate::config::{CertificateConfig, ListenConfig, ListenKind};
 use crate::deliver::answer::Answer;
 use crate::deliver::state::system;
@@ -11,7 +12,7 @@ use crate::reject::Rejection;
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long a client waits before it asks for a backend again.
@@ -122,12 +123,23 @@ pub(super) fn ca_certificate(call: &Call<'_>) -> Result<Answer, Rejection> {
     Ok(answer)
 }
 
+/// In GPU seconds; no limit is `null`.
+fn spending(spending: Spending, limit: Option<Charge>) -> Value {
+    json!({
+        "used_seconds": spending.used.seconds(),
+        "reserved_seconds": spending.reserved.seconds(),
+        "limit_seconds": limit.map(Charge::seconds),
+    })
+}
+
 /// `GET /gate/me`: who the caller is to the gateway, and its limits.
 pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let caller = call.caller()?;
     let active = call.services.ledger.queue(&call.scope()?).await?;
     let outlook = call.services.outlook.load_full();
     let held = active.iter().filter_map(|prompt| Some((&prompt.job().prompt_id, outlook.of(prompt.job().id)?)));
+    let (now, budget) = (call.services.clock.wall(), caller.tenant.limits.budget);
+    let (tenant, user) = call.services.ledger.spending(&call.scope()?, budget.period, now).await?;
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
     let stored = call.services.ledger.result_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
@@ -158,6 +170,12 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
         "result_bytes": stored,
         "queue_remaining": active.len(),
         "queue": outlook::shown(held),
+        "budget": {
+            "period": budget.period,
+            "renews_at": budget.period.renews_at(now),
+            "tenant": spending(tenant, budget.tenant),
+            "user": spending(user, budget.user),
+        },
         "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))

@@ -39,6 +39,8 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     };
     runnable(call, &workflow)?;
     models::offered(call, &parsed, &workflow).await?;
+    let approval = Approval::of(&workflow, pins).paid_by(credential);
+    let reservation = call.services.reservation(&approval, &caller.tenant);
     let acceptance = Acceptance {
         owner: caller.principal.owner.clone(),
         prompt_id: parsed
@@ -55,8 +57,9 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
         submission: parsed.digest(),
         graph: parsed.canonical().into(),
         order: parsed.queue_order(),
-        approval: Approval::of(&workflow, pins).paid_by(credential),
+        approval,
         active_jobs_max: caller.tenant.limits.active_jobs_max,
+        reservation,
         at: call.services.clock.wall(),
     };
     let node_errors = workflow.node_errors();

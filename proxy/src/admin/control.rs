@@ -15,6 +15,7 @@
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
 //! | `/v1/retention`, `POST /v1/tenants/{id}/erase` | | [`super::retention`] |
 //! | `/v1/dead-letters…` | | [`super::dead_letters`] |
+//! | `GET /v1/usage` | | [`super::usage`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
@@ -58,6 +59,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
         .merge(super::refusals::router(services))
         .merge(super::retention::router(services))
         .merge(super::dead_letters::router(services, dispatch))
+        .merge(super::usage::router(services))
         .merge(adoption_routes::router(services))
 }
 

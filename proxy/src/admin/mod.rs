@@ -20,6 +20,7 @@ mod retention_client;
 pub mod state;
 pub mod state_client;
 pub mod tenants;
+pub mod usage;
 
 use crate::config::Config;
 use crate::dispatch::dispatcher::DispatchHandle;

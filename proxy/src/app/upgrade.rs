@@ -16,6 +16,8 @@ use super::backends::Watchers;
 use super::notify;
 use super::sockets::Sockets;
 use crate::admin::lifecycle::{UpgradeReport, UpgradeRequest};
+use crate::dispatch::estimate::Estimates;
+use crate::dispatch::learned;
 use crate::drain::Drain;
 use crate::record::ledger::redb::SCHEMA;
 use crate::services::Services;
@@ -195,6 +197,8 @@ impl Giver {
         let requests = async { drop(tokio::time::timeout(SHORT_REQUESTS, self.drain.idle()).await) };
         // A deletion that goes on must not meet what the successor accepts.
         tokio::join!(carriers, sockets, requests, self.services.sweeps.end());
+        // No attempt ends any more: what they taught is all there.
+        drop(tokio::time::timeout(LET_GO, learned::keep(&self.services, Estimates::default())).await);
         if tokio::time::timeout(CLOSE_TIMEOUT, self.services.ledger.close()).await.is_err() {
             tracing::error!("the ledger was not closed within {CLOSE_TIMEOUT:?}");
         }

@@ -23,6 +23,7 @@ pub mod tenant;
 pub mod setup;
 pub mod status;
 pub mod support_bundle;
+pub mod usage;
 
 use crate::admin::CONTROL_SOCKET;
 use crate::config::Config;
@@ -80,6 +81,8 @@ pub enum Command {
     DeadLetters(dead_letters::DeadLettersArguments),
     /// Tell how the running gateway stands; exit code 1 if it would not run a job now.
     Status(status::StatusArguments),
+    /// Tell what was charged, by day, tenant, user, model or workflow, as table, JSON or CSV.
+    Usage(usage::UsageArguments),
     /// Write all jobs, results and secrets to a file or directory, while the gateway runs or not.
     Backup(backup::BackupArguments),
     /// Gather what helps to find a fault into an archive without secrets, ids and names.
@@ -146,6 +149,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Refusals(arguments) => refusals::run(&arguments),
         Command::Retention(arguments) => retention::run(&arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
+        Command::Usage(arguments) => usage::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),

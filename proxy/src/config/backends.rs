@@ -56,10 +56,10 @@ impl Checker<'_> {
                     endpoint,
                     pool,
                     gpu: backend.gpu.map(|found| found.value),
+                    directories,
                     tags: self.tags(backend.tags.unwrap_or_default()),
                     share_percent: backend.share_percent.unwrap_or(100),
                     warm_up: self.warm_up(backend.warm_up, backend.warm_up_model),
-                    directories,
                 });
             }
         }

@@ -157,14 +157,14 @@ pub struct BackendConfig {
     pub pool: PoolId,
     /// NVML index or UUID of its GPU.
     pub gpu: Option<GpuName>,
-    /// Where its files are, as this machine sees them.
-    pub directories: Directories,
     /// What it is or has, for plans and tenants that ask for it.
     pub tags: BTreeSet<BackendTag>,
     /// The part of its pool's jobs that it gets at most, of 100; 100: no such bound.
     pub share_percent: u32,
     /// What it runs before its first job, where `[dispatch] warm_up` is set.
     pub warm_up: WarmUpConfig,
+    /// Where its files are, as this machine sees them.
+    pub directories: Directories,
 }
 
 impl BackendConfig {
@@ -363,12 +363,12 @@ pub struct DispatchConfig {
     pub canary_deadline: Duration,
     /// How long an attempt may run without any sign of progress before its backend has to prove itself.
     pub stall_timeout: Duration,
+    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
+    pub ahead: Duration,
     /// Whether a backend that came up runs a warm-up workflow before its first job.
     pub warm_up: bool,
     /// How long that may take; then it gets jobs all the same.
     pub warm_up_deadline: Duration,
-    /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
-    pub ahead: Duration,
 }
 
 impl Default for DispatchConfig {
@@ -380,10 +380,10 @@ impl Default for DispatchConfig {
             canary_deadline: Duration::from_secs(30),
             // The decoding of a long video tells nothing for many minutes.
             stall_timeout: Duration::from_secs(3600),
+            ahead: Duration::from_secs(2),
             warm_up: false,
             // A large model from a slow disk.
             warm_up_deadline: Duration::from_secs(600),
-            ahead: Duration::from_secs(2),
         }
     }
 }

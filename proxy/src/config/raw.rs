@@ -161,9 +161,9 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) ahead: Option<Duration>,
     pub(super) warm_up: Option<bool>,
     pub(super) warm_up_deadline: Option<Duration>,
-    pub(super) ahead: Option<Duration>,
 }
 
 impl RawConfig {
@@ -307,13 +307,13 @@ impl RawBackend {
             client_key: reader.text("client_key"),
             headers: reader.named_texts("headers"),
             gpu: gpu(&mut reader),
+            input_dir: reader.text("input_dir"),
+            output_dir: reader.text("output_dir"),
+            temp_dir: reader.text("temp_dir"),
             tags: reader.texts("tags"),
             share_percent: count(&mut reader, "share_percent", 100),
             warm_up: reader.text("warm_up"),
             warm_up_model: reader.text("warm_up_model"),
-            input_dir: reader.text("input_dir"),
-            output_dir: reader.text("output_dir"),
-            temp_dir: reader.text("temp_dir"),
         };
         reader.finish();
         raw
@@ -430,9 +430,9 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
             warm_up: reader.boolean("warm_up").map(|found| found.value),
             warm_up_deadline: duration(reader, "warm_up_deadline", SECOND..=HOUR),
-            ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::push::{self, PushError, Pushed};
 use super::queue::HeldJob;
 use super::redecide::{self, Refusal, Undecided};
 use super::stall::{self, Stall};
+use crate::budget::Charge;
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
@@ -765,21 +766,27 @@ impl Carrying {
             UpstreamEnd::Interrupted if self.job.cancel_requested => Outcome::Interrupted,
             UpstreamEnd::Interrupted => return self.lost("it was interrupted behind the gateway's back").await,
         };
+        // What its backend lacked is nobody's to pay; but for memory, which whoever asks for too much could run out of for nothing, again and again.
+        let ours = fault.is_some_and(|fault| fault != Fault::OutOfMemory);
+        let run = Run::of(&ending.result, self.placed).filter(|_| !ours);
+        let spent = run.map(|run| Spent { run, charge: run.charge(self.placed), whole: outcome == Outcome::Succeeded });
         let sent = match self.sent(outcome, &ending).await {
             Ok(sent) => sent,
             Err(Spoiled::Lost(reason)) => return self.lost(&reason).await,
-            Err(Spoiled::TooLarge(text)) => return self.too_large(&text).await,
+            Err(Spoiled::TooLarge(text)) => return self.too_large(&text, spent).await,
         };
         loop {
             match self.fetched(&ending).await {
-                Ok(files) => return self.commit(outcome, JobResult { sent, ..ending.result }, files).await,
+                Ok(files) => {
+                    return self.commit_run(outcome, JobResult { sent, ..ending.result }, files, spent).await;
+                }
                 // Our disk, not the backend's work: the results lie there still.
                 Err(Unfetched::Blobs(BlobError::Unavailable { action, reason })) => {
                     tracing::error!(action, reason, "results can't be stored; trying again");
                     tokio::time::sleep(LEDGER_INTERVAL).await;
                 }
                 Err(Unfetched::Blobs(error)) => {
-                    return self.too_large(&format!("a result can't be kept: {error}")).await;
+                    return self.too_large(&format!("a result can't be kept: {error}"), spent).await;
                 }
                 Err(Unfetched::Backend(error)) => {
                     return self.lost(&format!("its results can't be copied: {error}")).await;
@@ -819,10 +826,12 @@ impl Carrying {
             && may_be_repeated(&self.services, &self.job)
     }
 
-    async fn too_large(self, text: &str) -> AttemptOver {
+    /// Its owner's to pay: it ran, and made more than may be kept.
+    async fn too_large(self, text: &str, spent: Option<Spent>) -> AttemptOver {
         let at = self.services.clock.wall();
         let failure = collect::gateway_failure(&self.job.prompt_id, None, "ResultTooLarge", text, at);
-        self.commit(Outcome::Failed, failure, Vec::new()).await
+        let spent = spent.map(|spent| Spent { whole: false, ..spent });
+        self.commit_run(Outcome::Failed, failure, Vec::new(), spent).await
     }
 
     /// The pictures that its nodes sent. A success without all of them is none; what failed or was stopped has those that came until then.
@@ -907,15 +916,23 @@ impl Carrying {
         collect::interruption(&self.job.prompt_id, started, self.services.clock.wall())
     }
 
-    async fn commit(self, outcome: Outcome, mut result: JobResult, files: Vec<NewFile>) -> AttemptOver {
+    /// Commits an end that no run at the backend led to: its owner pays nothing.
+    async fn commit(self, outcome: Outcome, result: JobResult, files: Vec<NewFile>) -> AttemptOver {
+        self.commit_run(outcome, result, files, None).await
+    }
+
+    /// Commits a run that the backend told of.
+    async fn commit_run(
+        self,
+        outcome: Outcome,
+        mut result: JobResult,
+        files: Vec<NewFile>,
+        spent: Option<Spent>,
+    ) -> AttemptOver {
         let at = self.services.clock.wall();
         result.started_at = result.started_at.or(self.attempt.started_at);
         result.ended_at = Some(at);
-        let spent = Run::of(&result, self.placed).map(|run| Spent {
-            run,
-            charge: run.charge(self.placed),
-            whole: outcome == Outcome::Succeeded,
-        });
+        result.charged = spent.map(|spent| Charge::of_seconds(spent.charge));
         let committed =
             until_available!(self.services.ledger.commit(self.id(), outcome, result.clone(), files.clone(), at));
         // What its socket still brings of this run is older than the end that is told now.
@@ -923,6 +940,7 @@ impl Carrying {
         match committed {
             Ok((job, result)) => {
                 self.services.metrics.attempt(&self.backend.id, ending_label(outcome));
+                self.services.metrics.charged(&self.backend.id, result.charged.unwrap_or_default());
                 self.services.tell_end(&job, &result).await;
                 self.services.clean_attempt(&self.backend.id, &self.attempt.folder);
                 // What we keep need not stay there. If it can't be deleted now, a later sweep finds it.

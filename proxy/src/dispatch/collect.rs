@@ -110,6 +110,7 @@ pub fn read(entry: &Value, names: &Names<'_>) -> Result<Ending, CollectError> {
         ended_at: None,
         messages,
         files: Vec::new(),
+        charged: None,
         sent: Vec::new(),
     };
     Ok(Ending { end, result, fetches, foreign })

@@ -87,6 +87,7 @@ pub async fn replay(
     })?;
     let graph = services.ledger.graph(&letter.submission).await?;
     let (workflow, approval) = approved(services, &tenant, letter, graph.clone()).await?;
+    let reservation = services.reservation(&approval, &tenant);
     let acceptance = Acceptance {
         owner: letter.owner.clone(),
         prompt_id: None,
@@ -97,6 +98,7 @@ pub async fn replay(
         approval,
         order: None,
         active_jobs_max: tenant.limits.active_jobs_max,
+        reservation,
         at: services.clock.wall(),
     };
     let job = match services.ledger.accept(acceptance).await? {

@@ -394,12 +394,12 @@ impl Dispatcher {
 
     fn assign(&mut self, openings: fn(&Self, &Backend) -> u32) {
         let backends = self.services.backends();
-        let all = || backends.values().map(|backend| &**backend);
         let open: HashMap<BackendId, Openings> = backends
             .values()
             .map(|backend| {
                 let outstanding = u32::try_from(self.at(&backend.id).count()).unwrap_or(u32::MAX);
-                let available = backend.takes_jobs() && self.shares.allow(backend, all());
+                let all = backends.values().map(|backend| &**backend);
+                let available = backend.takes_jobs() && self.shares.allow(backend, all);
                 let open = openings(self, backend);
                 (backend.id.clone(), Openings { available, outstanding, open, foreign: backend.foreign() })
             })
@@ -409,8 +409,8 @@ impl Dispatcher {
             let backend = self.services.backends().get(&placement.backend).cloned();
             match (self.queue.remove(placement.job), backend) {
                 (Some(held), Some(backend)) => {
-                    self.shares.assigned(&backend);
                     let known = self.known(&held.job, &backend, placement.loads);
+                    self.shares.assigned(&backend);
                     self.carry(held.job.id, &backend, known, move |carried| attempt::begin(carried, held));
                 }
                 // INVARIANT: the fleet holds what the queue holds, and its seats are backends of now.

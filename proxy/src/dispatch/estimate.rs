@@ -6,6 +6,7 @@
 
 use super::measure::Run;
 use crate::record::ledger::Work;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How much a measurement counts after the next one: the last fifty or so matter.
@@ -30,7 +31,7 @@ const CACHED_PART: f64 = 0.25;
 const SECONDS_MAX: f64 = 604_800.0;
 
 /// Sums of a straight line's fit, weighted by age.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     n: f64,
     u: f64,
@@ -49,6 +50,13 @@ impl Line {
         self.s += seconds;
         self.uu += units * units;
         self.us += units * seconds;
+    }
+
+    /// Whether `add` could have made it. What is out of range would make every later estimate senseless.
+    fn is_sound(&self) -> bool {
+        let sums = [self.n, self.u, self.s, self.uu, self.us];
+        // The weights of the measurements are a geometric series.
+        sums.iter().all(|sum| sum.is_finite() && *sum >= 0.0) && self.n <= 1.0 / (1.0 - DECAY) + 1.0
     }
 
     /// Seconds a unit, all in all.
@@ -72,7 +80,7 @@ impl Line {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimates {
     /// By the name of the main model; the empty name: jobs without one.
     models: BTreeMap<String, Line>,
@@ -84,6 +92,14 @@ pub struct Estimates {
 }
 
 impl Estimates {
+    /// Whether what was read from a disk may be used: as much of it as there may be, every number in its range.
+    pub fn is_sound(&self) -> bool {
+        let few = self.models.len() <= MODELS_MAX && self.loads.len() <= MODELS_MAX && self.speeds.len() <= MODELS_MAX;
+        few && self.models.values().chain([&self.all]).all(Line::is_sound)
+            && self.loads.values().all(|seconds| (0.0..=SECONDS_MAX).contains(seconds))
+            && self.speeds.values().all(|speed| (SPEED.0..=SPEED.1).contains(speed))
+    }
+
     /// Seconds that a job of so many units takes on a backend of speed 1.
     pub fn seconds(&self, model: &str, units: f64) -> f64 {
         let units = if units.is_finite() { units.max(0.0) } else { f64::MAX };

@@ -24,6 +24,7 @@ pub mod fault;
 pub mod fleet;
 pub mod halts;
 pub mod health;
+pub mod learned;
 pub mod measure;
 pub mod monitor;
 pub mod outlook;

@@ -1,6 +1,7 @@
 //! Prometheus metrics: names and labels in one place, typed methods for the rest of the gateway. Labels come from closed sets only: never a
 //! prompt id, path or tenant.
 
+use crate::budget::Charge;
 use crate::dispatch::health::Standing;
 use crate::ids::BackendId;
 use crate::record::gpus::GpuReading;
@@ -9,8 +10,8 @@ use crate::reject::Stage;
 use crate::retention::Report;
 use http::{Method, StatusCode};
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use std::time::Duration;
 
@@ -84,6 +85,7 @@ pub struct Metrics {
     shadow_refusals: IntCounter,
     attempts: IntCounterVec,
     dead_letters: IntCounter,
+    charged: CounterVec,
     request_seconds: HistogramVec,
     prompt_decision: Histogram,
     queue_wait: Histogram,
@@ -164,6 +166,16 @@ impl Metrics {
                 &r,
                 "comfygate_dead_letters_total",
                 "Jobs that lost every attempt and were put aside",
+            )?,
+            charged: registered(
+                &r,
+                CounterVec::new(
+                    Opts::new(
+                        "comfygate_charged_seconds_total",
+                        "Seconds of a GPU of speed 1 that owners were charged",
+                    ),
+                    &["backend"],
+                )?,
             )?,
             request_seconds: registered(
                 &r,
@@ -349,6 +361,10 @@ impl Metrics {
     /// A job lost every attempt.
     pub fn dead_letter(&self) {
         self.dead_letters.inc();
+    }
+    /// A run was charged.
+    pub fn charged(&self, backend: &BackendId, charge: Charge) {
+        self.charged.with_label_values(&[backend.as_str()]).inc_by(charge.seconds());
     }
     /// A submission was decided.
     pub fn prompt_decided(&self, took: Duration) {

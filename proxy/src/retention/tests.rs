@@ -3,7 +3,7 @@
 use super::*;
 use crate::dispatch::disk::Directories;
 use crate::endpoint::BackendEndpoint;
-use crate::ids::{FileId, JobId, PoolId};
+use crate::ids::{FileId, JobId};
 use crate::inspect::contents::{ContentFacts, ContentKind};
 use crate::owner::{Owner, OwnerScope};
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
@@ -49,13 +49,8 @@ impl World {
             Some(path)
         };
         let directories = Directories { input: folder("input"), output: folder("output"), temp: folder("temp") };
-        self.backends.push(BackendConfig {
-            id: "gpu0".parse().unwrap(),
-            endpoint: BackendEndpoint::parse("http://127.0.0.1:1").unwrap(),
-            pool: PoolId::default_pool(),
-            gpu: None,
-            directories,
-        });
+        let endpoint = BackendEndpoint::parse("http://127.0.0.1:1").unwrap();
+        self.backends.push(BackendConfig { directories, ..BackendConfig::new("gpu0".parse().unwrap(), endpoint) });
         self
     }
 

@@ -10,6 +10,7 @@ mod read;
 pub use created::made_id;
 pub use read::read_tenants;
 
+use crate::budget::Budget;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::schedule::Band;
 use crate::ids::{BackendTag, PoolId, TenantId};
@@ -100,6 +101,8 @@ pub struct Limits {
     pub storage_bytes_max: u64,
     /// Share of the GPUs when tenants compete, relative to the others' weights; 1 to 1000.
     pub weight: u32,
+    /// GPU seconds that may be spent.
+    pub budget: Budget,
     /// Whether a job with paid nodes is run again after an attempt was lost that may have made paid calls.
     pub retry_paid: bool,
     /// How long what it has is kept.
@@ -121,6 +124,7 @@ impl Default for Limits {
             websockets_max: 50,
             storage_bytes_max: 10 << 30,
             weight: 1,
+            budget: Budget::default(),
             retry_paid: false,
             retention: Retention::default(),
             retry_sent: false,

@@ -2,6 +2,8 @@
 
 use super::created::is_made_id;
 use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, policies};
+use crate::budget::{Budget, Charge};
+use crate::calendar::Period;
 use crate::config::backends::tags;
 use crate::config::faults::{Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
@@ -30,12 +32,20 @@ struct RawLimits {
     websockets_max: Option<u32>,
     storage_bytes_max: Option<u64>,
     weight: Option<u32>,
+    budget: RawBudget,
     retry_paid: Option<bool>,
     backend_tags: Option<Arc<BTreeSet<BackendTag>>>,
     retention: Option<Duration>,
     retention_history: Option<Duration>,
     retention_bytes: Option<u64>,
     retry_sent: Option<bool>,
+}
+
+#[derive(Debug)]
+struct RawBudget {
+    period: Option<Period>,
+    tenant: Option<Charge>,
+    user: Option<Charge>,
 }
 
 #[derive(Debug)]
@@ -89,6 +99,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         websockets_max: small(reader, "websockets_max", 100_000),
         storage_bytes_max: reader.size("storage_bytes_max", 0..=1 << 50).map(|found| found.value),
         weight: small(reader, "weight", 1000),
+        budget: raw_budget(reader),
         retry_paid: reader.boolean("retry_paid").map(|found| found.value),
         backend_tags: reader.texts("backend_tags").map(|named| Arc::new(tags(named, reader.report()))),
         retention: raw_age(reader, "retention"),
@@ -96,6 +107,28 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         retention_bytes: reader.size("retention_bytes", 0..=1 << 50).map(|found| found.value),
         retry_sent: reader.boolean("retry_sent").map(|found| found.value),
     }
+}
+
+/// Ten thousand GPUs, all the month: a larger number is a slip.
+const BUDGET_SECONDS_MAX: u64 = 10_000 * 31 * 86_400;
+
+fn raw_budget(reader: &mut Reader<'_>) -> RawBudget {
+    reader.renamed("budget", "write `budget_seconds` and `budget_period`");
+    let mut seconds = |key| reader.integer(key, 1..=BUDGET_SECONDS_MAX);
+    let (tenant, user) = (seconds("budget_seconds"), seconds("user_budget_seconds"));
+    if let (Some(tenant), Some(user)) = (&tenant, &user)
+        && user.value > tenant.value
+    {
+        let what = format!("a user may spend {}, all of them together {}", user.value, tenant.value);
+        reader.report().warning(
+            &user.at,
+            what,
+            "give each user less than `budget_seconds`, or leave one of the two out",
+        );
+    }
+    let period = reader.one_of("budget_period", &Period::NAMES).and_then(|found| Period::from_name(found.value));
+    let charge = |found: Option<Located<u64>>| found.map(|found| Charge::of_millis(found.value * 1000));
+    RawBudget { period, tenant: charge(tenant), user: charge(user) }
 }
 
 /// How long something is kept; zero: for ever.
@@ -179,6 +212,11 @@ impl RawLimits {
             websockets_max: self.websockets_max.unwrap_or(base.websockets_max),
             storage_bytes_max: self.storage_bytes_max.unwrap_or(base.storage_bytes_max),
             weight: self.weight.unwrap_or(base.weight),
+            budget: Budget {
+                period: self.budget.period.unwrap_or(base.budget.period),
+                tenant: self.budget.tenant.or(base.budget.tenant),
+                user: self.budget.user.or(base.budget.user),
+            },
             retry_paid: self.retry_paid.unwrap_or(base.retry_paid),
             retry_sent: self.retry_sent.unwrap_or(base.retry_sent),
             retention: self.retention(base.retention),
@@ -395,6 +433,49 @@ mod tests {
         assert!(retries("retry_paid = true", ""));
         assert!(retries("", "retry_paid = true"));
         assert!(!retries("retry_paid = true", "retry_paid = false"));
+    }
+
+    #[test]
+    fn a_tenant_has_the_plans_budget_but_for_what_it_says_itself() {
+        let budget = |plan: &str, tenant: &str| {
+            let text = format!("[[plan]]\nid = \"p\"\n{plan}\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n{tenant}\n");
+            read(&text).unwrap().tenant(&"a".parse().unwrap()).unwrap().limits.budget
+        };
+        let seconds = |seconds: u64| Some(Charge::of_millis(seconds * 1000));
+        assert_eq!(budget("", ""), Budget { period: Period::Month, tenant: None, user: None });
+        let plan = "budget_seconds = 3600\nuser_budget_seconds = 60\nbudget_period = \"week\"";
+        let weekly = Budget { period: Period::Week, tenant: seconds(3600), user: seconds(60) };
+        assert_eq!(budget(plan, ""), weekly);
+        assert_eq!(budget(plan, "budget_seconds = 7200"), Budget { tenant: seconds(7200), ..weekly });
+        assert_eq!(budget(plan, "budget_period = \"day\""), Budget { period: Period::Day, ..weekly });
+    }
+
+    #[test]
+    fn a_budget_is_a_whole_number_of_seconds_and_a_known_period() {
+        let plan = |line: &str| format!("[[plan]]\nid = \"p\"\n{line}\n");
+        assert!(read(&plan("budget_seconds = 1")).is_ok());
+        assert!(read(&plan("budget_seconds = 26784000000")).is_ok());
+        assert!(
+            only_error(&plan("budget_seconds = 0"))
+                .contains("/t.toml:3:18: `plan[0].budget_seconds`: 0 is out of range")
+        );
+        assert!(only_error(&plan("budget_seconds = 26784000001")).contains("out of range"));
+        assert!(only_error(&plan("user_budget_seconds = 1.5")).contains("a whole number is wanted"));
+        assert!(only_error(&plan("budget_period = \"year\"")).contains("one of `day`, `week`"));
+        assert!(only_error(&plan("budget = 5")).contains("write `budget_seconds` and `budget_period`"));
+    }
+
+    #[test]
+    fn a_user_that_may_spend_more_than_all_together_is_warned_of() {
+        let source = SourceFile {
+            path: Path::new("/t.toml").into(),
+            text: "[[plan]]\nid = \"p\"\nbudget_seconds = 10\nuser_budget_seconds = 11\n[[tenant]]\nid = \"a\"\nplan = \"p\"\n".into(),
+        };
+        let report = Report::default();
+        let registry = read_tenants(&source, Path::new("/nowhere"), &report);
+        let (_, warnings) = report.conclude(Some(registry)).unwrap();
+        let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].contains("/t.toml:4:23: `plan[0].user_budget_seconds`"), "{told:?}");
     }
 
     #[test]

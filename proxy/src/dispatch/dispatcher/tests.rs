@@ -48,6 +48,7 @@ impl Rig {
             approval,
             order: None,
             active_jobs_max: 10,
+            reservation: Default::default(),
             at: self.services.clock.wall(),
         };
         match self.core.block_on(self.services.ledger.accept(acceptance)).unwrap() {

@@ -272,7 +272,7 @@ impl Scheduler {
     }
 
     /// The backend has these models loaded, in any order, and no others.
-    pub fn warmed(&mut self, number: usize, mut models: Vec<String>) {
+    pub fn loaded(&mut self, number: usize, mut models: Vec<String>) {
         self.unloaded(number);
         models.sort_unstable();
         models.dedup();
@@ -413,7 +413,7 @@ impl Scheduler {
         }
         // What is due waits for busy backends: later jobs of the same users may suit those that are free.
         let near = || {
-            let found = self.loaded(&free, &sets).filter_map(|(set, models, number)| {
+            let found = self.with_loaded(&free, &sets).filter_map(|(set, models, number)| {
                 Some((*self.flows.in_turn_with(set, models).next()?, number, set, models))
             });
             let (turn, backend, set, models) = found.min()?;
@@ -518,7 +518,7 @@ impl Scheduler {
             let own = (other.tenant, set) == (turn.tenant, due.entry.set);
             own || !little || self.flows.work(set, other) <= window
         };
-        let candidates = self.loaded(free, sets).filter_map(|(set, models, number)| {
+        let candidates = self.with_loaded(free, sets).filter_map(|(set, models, number)| {
             let others = self.flows.in_turn_with(set, models).take(ALIKE_MAX);
             let mut fair = others.take_while(|other| other.band == turn.band && other.taken <= latest);
             Some((*fair.find(|other| suits(set, other))?, number, set, models))
@@ -529,7 +529,11 @@ impl Scheduler {
     }
 
     /// The models that free backends have loaded: with the set that the backend belongs to, and its number; of several with the same, one.
-    fn loaded<'a>(&'a self, free: &'a BackendSet, sets: &'a [Key]) -> impl Iterator<Item = (Key, Key, usize)> + 'a {
+    fn with_loaded<'a>(
+        &'a self,
+        free: &'a BackendSet,
+        sets: &'a [Key],
+    ) -> impl Iterator<Item = (Key, Key, usize)> + 'a {
         sets.iter().filter_map(|key| Some((*key, self.sets.get(*key)?))).flat_map(move |(key, set)| {
             let mut seen = Vec::new();
             set.common(free).filter_map(move |number| {

@@ -1,5 +1,6 @@
 //! RFC 3339 in UTC with milliseconds.
 
+use crate::calendar::civil;
 use crate::clock::WallMillis;
 
 const DAY_MILLIS: u64 = 86_400_000;
@@ -13,20 +14,6 @@ pub(super) fn rfc3339(at: WallMillis) -> String {
     let rest = millis % DAY_MILLIS;
     let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", rest % 1000)
-}
-
-/// Year, month and day, `days` after 1970-01-01. Years are counted from March, so that the leap day is a year's last; 400 of them have 146097 days.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // 719468 days lie between 0000-03-01 and 1970-01-01.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // Months from March have 31, 30, 31, 30, 31 days, again and again: 153 in five.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod backups;
 pub mod bans;
+pub mod budgets;
 pub mod closing;
 pub mod keeping;
 pub mod dead_letters;
@@ -16,6 +17,7 @@ pub mod sessions;
 pub mod tenants;
 pub mod uploads;
 pub mod job_list;
+pub mod learned;
 pub mod user_files;
 pub mod work;
 
@@ -26,10 +28,12 @@ pub(crate) mod suite;
 
 use self::backups::Backups;
 use self::bans::Bans;
+use self::budgets::Budgets;
 use self::dead_letters::DeadLetters;
 use self::halts::Halts;
 use self::refusals::Refusals;
 use crate::authenticate::api_key::KeyRow;
+use crate::budget::{Charge, OverBudget, Reservation};
 use crate::clock::WallMillis;
 use crate::ids::{
     AttemptId, BackendId, ClientId, FileId, JobId, KeyId, PromptId, TenantId, UpstreamClientId, UpstreamPromptId,
@@ -191,6 +195,9 @@ pub struct JobResult {
     /// Where the files stand in `outputs`, so that `deliver` can add their `url`s. Written by `commit`; whatever was here before is replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ResultFile>,
+    /// What its owner is charged for the run; `None`: nothing ran that is its owner's to pay, and nothing is booked. [`Ledger::end_held`] keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<Charge>,
     /// Pictures that nodes sent over the WebSocket instead of saving them, in the order in which they were sent; already in the blobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<SentPicture>,
@@ -347,6 +354,8 @@ pub struct Acceptance {
     pub order: Option<QueueOrder>,
     /// How many jobs of the tenant may be held, assigned or running at once; checked in the same transaction.
     pub active_jobs_max: u32,
+    /// What it may take, and the budgets into which that must fit; checked in the same transaction, and set aside until its end.
+    pub reservation: Reservation,
     /// Now.
     pub at: WallMillis,
 }
@@ -411,6 +420,12 @@ impl Approval {
     #[cfg(test)]
     pub(crate) fn of_files(pins: Vec<Pin>) -> Self {
         Self { output_nodes: Vec::new(), verdict: None, pins, paid: false, work: None, credential: None }
+    }
+
+    /// For tests of the ledger: so much work.
+    #[cfg(test)]
+    pub(crate) fn of_work(work: Work) -> Self {
+        Self { work: Some(work), ..Self::of_files(Vec::new()) }
     }
 
     /// For tests of the ledger, which know no policy.
@@ -485,6 +500,15 @@ pub enum LedgerError {
         active: u32,
         /// How many there may be.
         limit: u32,
+    },
+    /// The job does not fit into what is left of a budget.
+    #[error("{0}")]
+    OverBudget(Box<OverBudget>),
+    /// A report would be too long to be told.
+    #[error("the report has more than {limit} rows: ask for fewer days, for one tenant, or for fewer columns")]
+    TooManyRows {
+        /// How many it may have.
+        limit: usize,
     },
     /// As many browsers are logged in as the gateway remembers.
     #[error("{limit} sessions are open, which is all that the gateway may have")]
@@ -578,6 +602,7 @@ pub enum LedgerError {
 pub trait Ledger:
     Backups
     + Bans
+    + Budgets
     + Halts
     + closing::Closing
     + DeadLetters
@@ -587,6 +612,7 @@ pub trait Ledger:
     + Uploads
     + UserFiles
     + JobList
+    + learned::Learned
     + keeping::Keeping
     + Send
     + Sync
@@ -596,7 +622,7 @@ pub trait Ledger:
     /// asking again under the same name or key tells. Repeats are recognised by `prompt_id` or `idempotency_key` within the owner's scope.
     ///
     /// # Errors
-    /// `Conflict` (same name, other submission), `TooManyJobs`, `Unavailable`.
+    /// `Conflict` (same name, other submission), `TooManyJobs`, `OverBudget`, `Unavailable`.
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, LedgerError>;
 
     /// `Held → Assigned`: adds the next attempt. The folder is `t/<opaque owner>/<job>-<n>`.
@@ -624,7 +650,7 @@ pub trait Ledger:
     async fn lose(&self, attempt: AttemptId, reason: &str, reached: Reached) -> Result<Job, LedgerError>;
 
     /// `Assigned | Running → Ended`: the one attempt that counts. Registers the files, numbers their shown names, writes the names
-    /// into `result.outputs` at each file's pointer, and stores the result. A second commit of any attempt of the job is `WrongState`.
+    /// into `result.outputs` at each file's pointer, stores the result, and books `result.charged` in place of what was set aside. A second commit of any attempt of the job is `WrongState`.
     ///
     /// # Errors
     /// `WrongState`, `NotFound`, `Unavailable`.

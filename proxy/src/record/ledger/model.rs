@@ -1,7 +1,10 @@
 //! A ledger as simple as can be, and random walks on which every form must do what it does.
 
+use super::budgets::{Dimension, UsageQuery};
 use super::suite::{image, submission};
 use super::*;
+use crate::budget::{Budget, Spending};
+use crate::calendar::{Day, Period};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What an error is about; its texts are not compared.
@@ -12,6 +15,7 @@ fn kind(error: &LedgerError) -> &'static str {
         LedgerError::WrongState { .. } => "wrong state",
         LedgerError::Conflict { .. } => "conflict",
         LedgerError::TooManyJobs { .. } => "too many jobs",
+        LedgerError::OverBudget(_) => "over budget",
         other => panic!("no rule's error: {other}"),
     }
 }
@@ -21,6 +25,7 @@ fn kind(error: &LedgerError) -> &'static str {
 struct Known {
     job: Job,
     key: Option<String>,
+    reserved: Charge,
     /// Of the ended: when it ended, if it has a history entry.
     shown: Option<WallMillis>,
 }
@@ -35,9 +40,27 @@ struct Model {
     /// Of each scope: how many jobs were accepted, and how many images committed.
     counts: BTreeMap<OwnerScope, (u64, u64)>,
     ended_jobs_max: usize,
+    /// Of each run that was charged: whose, accepted when, for how much. Of forgotten jobs too.
+    charges: Vec<(OwnerScope, WallMillis, Charge)>,
 }
 
 impl Model {
+    /// What stands against the budgets of the tenant and of the user.
+    fn spending(&self, scope: &OwnerScope, period: Period, at: WallMillis) -> (Spending, Spending) {
+        let days = period.of(Day::of(at));
+        let sum = |mine: &dyn Fn(&OwnerScope) -> bool| {
+            let now = |accepted: WallMillis| days.contains(&Day::of(accepted));
+            let used = self.charges.iter().filter(|(whose, accepted, _)| mine(whose) && now(*accepted));
+            let open = self.known.iter().filter(|known| !known.job.state.is_ended());
+            let open = open.filter(|known| mine(&known.job.owner.scope()) && now(known.job.accepted_at));
+            Spending {
+                used: used.fold(Charge::ZERO, |sum, charge| sum.plus(charge.2)),
+                reserved: open.fold(Charge::ZERO, |sum, known| sum.plus(known.reserved)),
+            }
+        };
+        (sum(&|whose| whose.tenant == scope.tenant), sum(&|whose| whose == scope))
+    }
+
     fn find(&mut self, id: JobId) -> Result<&mut Known, &'static str> {
         self.known.iter_mut().find(|known| known.job.id == id).ok_or("not found")
     }
@@ -59,6 +82,12 @@ impl Model {
         let active = self.known.iter().filter(of_tenant).filter(|known| !known.job.state.is_ended()).count();
         if active >= acceptance.active_jobs_max as usize {
             return Err("too many jobs");
+        }
+        let Reservation { amount, budget } = acceptance.reservation;
+        let (tenant, user) = self.spending(&scope, budget.period, acceptance.at);
+        let over = |spent: Spending, limit: Option<Charge>| limit.is_some_and(|limit| spent.sum().plus(amount) > limit);
+        if over(tenant, budget.tenant) || over(user, budget.user) {
+            return Err("over budget");
         }
         let id = drawn.expect("the ledger refused what the model takes").id;
         let (number, _) = self.counts.entry(scope).or_default();
@@ -83,7 +112,12 @@ impl Model {
         };
         *number += 1;
         self.accepted += 1;
-        self.known.push(Known { job: job.clone(), key: acceptance.idempotency_key.clone(), shown: None });
+        self.known.push(Known {
+            job: job.clone(),
+            key: acceptance.idempotency_key.clone(),
+            reserved: amount,
+            shown: None,
+        });
         Ok(Accepted::New(job))
     }
 
@@ -139,11 +173,19 @@ impl Model {
     }
 
     /// The job, and the name of the one image that it left.
-    fn commit(&mut self, attempt: AttemptId, outcome: Outcome, at: WallMillis) -> Result<(Job, String), &'static str> {
-        let scope = self.current(attempt)?.job.owner.scope();
+    fn commit(
+        &mut self,
+        attempt: AttemptId,
+        outcome: Outcome,
+        charge: Option<Charge>,
+        at: WallMillis,
+    ) -> Result<(Job, String), &'static str> {
+        let job = self.current(attempt)?.job.clone();
+        let scope = job.owner.scope();
         if outcome == Outcome::Cancelled {
             return Err("wrong state");
         }
+        self.charges.extend(charge.map(|charge| (scope.clone(), job.accepted_at, charge)));
         let (_, images) = self.counts.entry(scope).or_default();
         *images += 1;
         let name = format!("ComfyUI_{images:05}_.png");
@@ -249,7 +291,8 @@ impl Walk {
     /// One transition, compared with the model's.
     pub(super) async fn step(&mut self, ledger: &impl Ledger) {
         self.now += 1;
-        let at = WallMillis(self.now);
+        // An hour a step: a walk passes through days, weeks and months.
+        let at = WallMillis(self.now * 3_600_000);
         let action = if self.jobs.is_empty() { 0 } else { self.dice.below(16) };
         let (what, outcome) = if action < 3 {
             let acceptance = self.acceptance(at);
@@ -277,11 +320,26 @@ impl Walk {
         let key = ["k", "l", "m", "n"][self.dice.below(4)].to_owned();
         let mut acceptance = Acceptance { active_jobs_max: 4, at, ..submission("a", name, graph) };
         acceptance.owner = Self::owners()[self.dice.below(3)].clone();
+        acceptance.reservation = self.reservation();
         acceptance.idempotency_key = self.dice.one_in(3).then_some(key);
         if self.dice.one_in(3) {
             acceptance.prompt_id = None;
         }
         acceptance
+    }
+
+    fn seconds(&mut self, below: usize) -> Charge {
+        Charge::of_millis(self.dice.below(below * 1000) as u64)
+    }
+
+    fn period(&mut self) -> Period {
+        [Period::Day, Period::Week, Period::Month][self.dice.below(3)]
+    }
+
+    fn reservation(&mut self) -> Reservation {
+        let tenant = self.dice.one_in(3).then(|| self.seconds(300));
+        let user = self.dice.one_in(3).then(|| self.seconds(100));
+        Reservation { amount: self.seconds(5), budget: Budget { period: self.period(), tenant, user } }
     }
 
     /// Any job, the forgotten ones too; one that has not ended more often than not.
@@ -323,19 +381,23 @@ impl Walk {
             }
             9..=11 => {
                 let outputs = serde_json::json!({"9": {"images": [{}]}}).as_object().unwrap().clone();
-                let result = JobResult { outputs, ..JobResult::default() };
+                let charged = (!self.dice.one_in(4)).then(|| self.seconds(8));
+                let result = JobResult { outputs, charged, ..JobResult::default() };
                 let files = vec![image(self.now, "/9/images/0")];
                 let done = ledger.commit(attempt, outcome, result, files, at).await.map_err(|error| kind(&error));
                 let shown =
                     |result: JobResult| result.outputs["9"]["images"][0]["filename"].as_str().unwrap().to_owned();
                 let done = done.map(|(job, result)| (job, shown(result)));
-                assert_eq!(done, self.model.commit(attempt, outcome, at));
+                assert_eq!(done, self.model.commit(attempt, outcome, charged, at));
                 ("commit", told(done.map(drop)))
             }
             12..=13 => {
-                let done = ledger.end_held(id, version, outcome, None, at).await.map_err(|error| kind(&error));
+                // A charge of what is no attempt's is not booked.
+                let told = JobResult { charged: Some(self.seconds(8)), ..JobResult::default() };
+                let told = self.dice.one_in(2).then_some(told);
+                let done = ledger.end_held(id, version, outcome, told, at).await.map_err(|error| kind(&error));
                 assert_eq!(done, self.model.end_held(id, version, outcome, at));
-                ("end_held", told(done.map(drop)))
+                ("end_held", done.map(drop).err().unwrap_or("done"))
             }
             14 => {
                 let done = ledger.request_cancel(&prompt).await.map_err(|error| kind(&error));
@@ -353,7 +415,12 @@ impl Walk {
     /// Everything that can be read is what the model holds.
     pub(super) async fn compare(&mut self, ledger: &impl Ledger) {
         let jobs = |prompts: &[OwnedPrompt]| prompts.iter().map(|prompt| prompt.job().clone()).collect::<Vec<_>>();
+        let at = WallMillis(self.now * 3_600_000);
         for scope in Self::owners().map(|owner| owner.scope()) {
+            for period in [Period::Day, Period::Week, Period::Month] {
+                let stands = ledger.spending(&scope, period, at).await.unwrap();
+                assert_eq!(stands, self.model.spending(&scope, period, at), "{scope:?}");
+            }
             let own: Vec<Known> =
                 self.model.known.iter().filter(|known| known.job.owner.scope() == scope).cloned().collect();
             let queue: Vec<Job> =
@@ -369,6 +436,15 @@ impl Walk {
             for known in own.iter().filter(|known| known.job.state != JobState::Ended(Outcome::Cancelled)) {
                 assert_eq!(ledger.owned_prompt(&scope, &known.job.prompt_id).await.unwrap().job(), &known.job);
             }
+        }
+        // The report has every charge once, however it is cut.
+        for by in [vec![], vec![Dimension::Day, Dimension::Tenant, Dimension::User, Dimension::Model]] {
+            let rows = ledger.usage(UsageQuery { from: Day::numbered(0), to: Day::of(at), tenant: None, by }).await;
+            let rows = rows.unwrap();
+            let sum = rows.iter().fold(Charge::ZERO, |sum, (_, usage)| sum.plus(usage.charge));
+            assert_eq!(sum, self.model.charges.iter().fold(Charge::ZERO, |sum, charge| sum.plus(charge.2)));
+            let jobs = rows.iter().map(|(_, usage)| usage.jobs).sum::<u64>();
+            assert_eq!(jobs, self.model.charges.len() as u64);
         }
         let active: Vec<Job> =
             self.model.known.iter().map(|known| known.job.clone()).filter(|job| !job.state.is_ended()).collect();

@@ -9,12 +9,14 @@
 
 mod backups;
 mod bans;
+mod budgets;
 mod halts;
 mod closing;
 mod commit;
 mod credentials;
 mod dead_letters;
 mod graphs;
+mod learned;
 mod keeping;
 mod migration;
 mod readings;
@@ -33,6 +35,7 @@ pub use backups::inspect;
 #[cfg(test)]
 mod tests;
 
+use super::budgets::UsageBounds;
 use super::{
     Acceptance, Accepted, Directory, FileRow, HistoryPage, Job, JobResult, Ledger, LedgerError, NewFile, Outcome,
     OwnedPrompt, OwnerSecrets, Reached,
@@ -68,12 +71,14 @@ pub struct RedbOptions {
     pub ended_jobs_max: u64,
     /// redb's page cache in bytes.
     pub cache_bytes: usize,
+    /// How much of what was spent is remembered.
+    pub usage: UsageBounds,
 }
 
 impl Default for RedbOptions {
     /// ComfyUI's own 10 000 history entries (execution.py `MAXIMUM_HISTORY_SIZE`), and 64 MiB of cache: redb's 1 GiB is more than the whole gateway should take.
     fn default() -> Self {
-        Self { ended_jobs_max: 10_000, cache_bytes: 64 << 20 }
+        Self { ended_jobs_max: 10_000, cache_bytes: 64 << 20, usage: UsageBounds::default() }
     }
 }
 
@@ -85,7 +90,15 @@ pub struct RedbLedger {
     writer: Arc<Writer>,
     /// One large content of userdata at a time on its way through the writer: what else waits there waits for one of them at most.
     large: Semaphore,
+    keep: Keep,
+}
+
+/// What is remembered of ended jobs.
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    /// Of one scope.
     ended_jobs_max: u64,
+    usage: UsageBounds,
 }
 
 impl RedbLedger {
@@ -114,7 +127,7 @@ impl RedbLedger {
             credentials,
             writer,
             large: Semaphore::new(1),
-            ended_jobs_max: options.ended_jobs_max.max(1),
+            keep: Keep { ended_jobs_max: options.ended_jobs_max.max(1), usage: options.usage },
         })
     }
 
@@ -239,7 +252,7 @@ impl Ledger for RedbLedger {
         files: Vec<NewFile>,
         at: WallMillis,
     ) -> Result<(Job, JobResult), LedgerError> {
-        let keep = self.ended_jobs_max;
+        let keep = self.keep;
         let committed =
             self.write("commit", move |tables| commit::commit(tables, attempt, outcome, result, files, at, keep)).await;
         if let Ok((job, _)) = &committed {
@@ -256,7 +269,7 @@ impl Ledger for RedbLedger {
         result: Option<JobResult>,
         at: WallMillis,
     ) -> Result<Job, LedgerError> {
-        let keep = self.ended_jobs_max;
+        let keep = self.keep;
         let ended = self
             .write("end a held job", move |tables| {
                 transitions::end_held(tables, job, version, outcome, result, at, keep)

@@ -20,6 +20,7 @@ pub(crate) fn submission(tenant: &str, name: &str, graph: &'static str) -> Accep
         approval: Approval::of_nodes(&["9"]),
         order: None,
         active_jobs_max: 2,
+        reservation: Reservation::default(),
         at: WallMillis(1),
     }
 }

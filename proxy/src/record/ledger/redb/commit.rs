@@ -1,5 +1,6 @@
 //! `commit`: the one attempt that counts, its files and their shown names.
 
+use super::Keep;
 use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
@@ -23,7 +24,7 @@ pub(super) fn commit(
     result: JobResult,
     files: Vec<NewFile>,
     at: WallMillis,
-    keep: u64,
+    keep: Keep,
 ) -> Result<(Job, JobResult), Fault> {
     let wanted = "commit it";
     let row = current(tables, attempt, wanted)?;

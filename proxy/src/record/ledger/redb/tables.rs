@@ -4,6 +4,7 @@
 //! that no two scopes, names or folders run into each other. UUIDs are `u128`, big-endian, which keeps version 7 in order of time.
 
 use super::storage::Fault;
+use crate::budget::Charge;
 use crate::record::ledger::{Job, LedgerError};
 use ::redb::{
     Key, MultimapTableHandle, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, TableHandle, Value,
@@ -102,6 +103,16 @@ tables! {
     REFUSED_REQUESTS refused_requests: "refused_requests", u128 => u64;
     /// Order of coming → the canonical submission, of the newest.
     REFUSED_GRAPHS refused_graphs: "refused_graphs", u64 => &'static [u8];
+    /// Day, tenant or scope → milliseconds used and set aside: what budgets are held against. A job counts on the day of its acceptance.
+    BUDGETS budgets: "budgets", (u32, &'static str) => (u64, u64);
+    /// Day, scope, model → milliseconds charged, and for how many jobs.
+    USAGE usage: "usage", (u32, &'static str, &'static str) => (u64, u64);
+    /// Day, scope, submission → milliseconds charged, for how many jobs, and their model.
+    WORKFLOW_USAGE workflow_usage: "workflow_usage", (u32, &'static str, &'static str) => (u64, u64, &'static str);
+    /// Day, tenant → how many rows it has in either of those.
+    USAGE_ROWS usage_rows: "usage_rows", (u32, &'static str) => (u32, u32);
+    /// `estimates` → what was learned of jobs' lengths; `estimates.damaged`, a row of it that could not be read.
+    LEARNED learned: "learned", &'static str => &'static [u8];
     /// Tenant, class, time, file or job → bytes, and what it is: what retention goes by (see `keeping`).
     KEPT kept: "kept", (&'static str, u8, u64, u128) => (u64, u8);
     /// Tenant → bytes of all its results.
@@ -124,6 +135,9 @@ tables! {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct JobRow {
     pub(super) job: Job,
+    /// What is set aside for it until its end.
+    #[serde(default)]
+    pub(super) reserved: Charge,
     /// Under which it was submitted; freed when the job is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) idempotency_key: Option<String>,

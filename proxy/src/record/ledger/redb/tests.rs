@@ -203,7 +203,7 @@ async fn on_random_walks_with_restarts_the_ledger_does_what_a_simple_model_does(
         seen.extend(walk.seen);
     }
     // Each transition was done and refused for each of its reasons: a walk that only meets refusals shows nothing.
-    assert_eq!(seen.len(), 25, "{seen:?}");
+    assert_eq!(seen.len(), 26, "{seen:?}");
 }
 
 /// Everything below `dir`, itself included, with its rights.

@@ -1,10 +1,13 @@
 //! The transitions but for [`commit`](super::commit). Each reads and checks first and writes last: see the invariant at `Writer::write`.
 
+use super::Keep;
+use super::budgets::{self, Settled};
 use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
 use super::tables::{JobRow, ScopeRow, Tables, encoded, row};
 use crate::authenticate::api_key::KeyRow;
+use crate::budget::Reservation;
 use crate::clock::WallMillis;
 use crate::ids::{AttemptId, BackendId, JobId, KeyId, PromptId, UpstreamClientId, UpstreamPromptId};
 use crate::record::ledger::uploads::Pin;
@@ -25,6 +28,7 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
     if active >= acceptance.active_jobs_max {
         return Err(LedgerError::TooManyJobs { active, limit: acceptance.active_jobs_max }.into());
     }
+    fits_budgets(tables, &acceptance)?;
     let prompt_id = acceptance.prompt_id.unwrap_or_else(|| PromptId::from(id));
     let named = tables.prompt_ids.get((scope.as_str(), prompt_id.as_str()))?.map(|job| job.value());
     if standing(tables, named)?.is_some() {
@@ -51,7 +55,8 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         attempts: Vec::new(),
         cancel_requested: false,
     };
-    let row = JobRow { job, idempotency_key: acceptance.idempotency_key, place: None };
+    let reserved = acceptance.reservation.amount;
+    let row = JobRow { job, reserved, idempotency_key: acceptance.idempotency_key, place: None };
     let pinned = acceptance.approval.pins();
     let pins = if pinned.is_empty() { None } else { Some(encoded(&pinned)?) };
     let used = keeping::used(tables, pinned.iter().map(|pin| pin.file), acceptance.at)?;
@@ -72,9 +77,22 @@ pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId)
         tables.idempotency.insert((scope.as_str(), idempotency_key.as_str()), key)?;
     }
     tables.tenants.insert(tenant.as_str(), active + 1)?;
+    budgets::reserve(tables, &row.job, row.reserved)?;
     keeping::keep_job(tables, &row, pinned)?;
     keeping::store_used(tables, used, acceptance.at)?;
     Ok(Accepted::New(row.job))
+}
+
+/// Refuses a job for which more would be set aside than its owner has left.
+fn fits_budgets(tables: &Tables<'_>, acceptance: &Acceptance) -> Result<(), Fault> {
+    let (Reservation { amount, budget }, at) = (acceptance.reservation, acceptance.at);
+    if !budget.is_limited() {
+        return Ok(());
+    }
+    let scope = acceptance.owner.scope();
+    let tenant = budgets::sum(&tables.budgets, scope.tenant.as_str(), budget.period, at)?;
+    let user = budgets::sum(&tables.budgets, &scope.key(), budget.period, at)?;
+    budget.check(tenant, user, amount, at).map_err(|over| LedgerError::OverBudget(Box::new(over)).into())
 }
 
 /// The job that this acceptance repeats, if any.
@@ -171,7 +189,7 @@ pub(super) fn end_held(
     outcome: Outcome,
     result: Option<JobResult>,
     at: WallMillis,
-    keep: u64,
+    keep: Keep,
 ) -> Result<Job, Fault> {
     let wanted = "end it without an attempt";
     let row = held(tables, id, version, wanted)?;
@@ -183,7 +201,8 @@ pub(super) fn end_held(
             return Err(LedgerError::WrongState { job: id, found: row.job.state, wanted }.into());
         }
     };
-    let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), ..result });
+    // No attempt of it counts, so nobody pays.
+    let result = result.map(|result| JobResult { ended_at: result.ended_at.or(Some(at)), charged: None, ..result });
     end(tables, row, outcome, result.as_ref(), at, keep)
 }
 
@@ -225,7 +244,7 @@ fn kept(counters: &mut ScopeRow, shown: bool) -> &mut u64 {
     if shown { &mut counters.ended } else { &mut counters.cancelled }
 }
 
-/// Ends a job: out of the queue, into the ended ones, with its result if it has one. Beyond `keep` with a result, or as many without one, the oldest of
+/// Ends a job: out of the queue, into the ended ones, with its result if it has one, its charge booked in place of what was set aside. Beyond `keep` with a result, or as many without one, the oldest of
 /// its kind is forgotten.
 pub(super) fn end(
     tables: &mut Tables<'_>,
@@ -233,14 +252,16 @@ pub(super) fn end(
     outcome: Outcome,
     result: Option<&JobResult>,
     at: WallMillis,
-    keep: u64,
+    keep: Keep,
 ) -> Result<Job, Fault> {
     let key = number(row.job.id.bytes());
     let scope = row.job.owner.scope().key();
     let (tenant, sequence, shown_number) = (row.job.owner.tenant.clone(), row.job.sequence, row.job.number);
     let mut counters = counters(tables, &scope)?;
     let shown = result.is_some();
-    let oldest = if *kept(&mut counters, shown) >= keep { oldest_ended(tables, &scope, shown)? } else { None };
+    let oldest =
+        if *kept(&mut counters, shown) >= keep.ended_jobs_max { oldest_ended(tables, &scope, shown)? } else { None };
+    let (reserved, charge) = (row.reserved, result.and_then(|result| result.charged));
     let oldest = match oldest {
         Some(oldest) => Some((result_of(tables, &oldest)?, oldest)),
         None => None,
@@ -259,6 +280,7 @@ pub(super) fn end(
 
     let ended = row.clone();
     let job = store(tables, row)?;
+    budgets::settle(tables, &job, Settled { reserved, charge }, at, keep.usage)?;
     tables.scopes.insert(scope.as_str(), counters.as_slice())?;
     tables.active.remove(sequence)?;
     tables.pins.remove(key)?;
