@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench fuzz release static real differential chaos
+.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench simulate fuzz release static real differential chaos
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -120,6 +120,10 @@ bench: needs ## latency added by the gateway, and its idle memory (release profi
 	@echo 'Building the release binary and the benchmark: about 8 minutes on 2 cores the first time.'
 	cargo build --workspace --locked --release --bin comfygate
 	COMFYGATE_BIN='$(abspath $(TARGET_DIR))/release/comfygate' cargo bench --workspace --locked --bench gateway
+
+simulate: needs ## the scheduler beside FIFO, round robin and least connections, in virtual time: tables and plots of docs/scheduling.md (release profile)
+	@echo 'Building the simulation: about 8 minutes on 2 cores the first time; it runs for half a minute.'
+	cargo bench -p comfygate-tests --all-features --locked --bench simulation -- '$(abspath docs)'
 
 fuzz: ## fuzz one target for SECONDS_MAX=60 seconds: make fuzz TARGET=parse
 	@if ! cargo +nightly --version >/dev/null 2>&1; then

@@ -19,7 +19,7 @@ const PAGES: [&str; 5] = [
     "config/README.md",
 ];
 /// Pages whose links are looked at, too.
-const OTHER_PAGES: [&str; 7] = [
+const OTHER_PAGES: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -27,6 +27,7 @@ const OTHER_PAGES: [&str; 7] = [
     "CHANGELOG.md",
     "packaging/README.md",
     "docs/saas-quickstart.md",
+    "docs/scheduling.md",
 ];
 /// What the pages call besides `comfygate`: programs of the system, which a test has no business to run.
 const NOT_RUN: [&str; 8] = ["cd", "cp", "curl", "docker", "mkdir", "rm", "sudo", "systemctl"];

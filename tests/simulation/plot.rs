@@ -26,7 +26,9 @@ impl Svg {
             let _ = writeln!(text, ".s{number} {{ fill: {light} }} .l{number} {{ stroke: {light} }}");
         }
         text.push_str("@media (prefers-color-scheme: dark) {\n");
-        text.push_str(".page { fill: #0d1117 } .ink { fill: #f0f6fc } .soft { fill: #9198a1 } .grid { stroke: #3d444d }\n");
+        text.push_str(
+            ".page { fill: #0d1117 } .ink { fill: #f0f6fc } .soft { fill: #9198a1 } .grid { stroke: #3d444d }\n",
+        );
         for (number, (_, dark, _)) in COLOURS.iter().enumerate() {
             let _ = writeln!(text, ".s{number} {{ fill: {dark} }} .l{number} {{ stroke: {dark} }}");
         }
@@ -50,7 +52,8 @@ impl Svg {
     fn legend(&mut self, names: &[&str]) {
         for (number, name) in names.iter().enumerate() {
             let x = 16.0 + number as f64 * 170.0;
-            let _ = writeln!(self.0, "<rect class=\"s{number}\" x=\"{x}\" y=\"58\" width=\"22\" height=\"10\" rx=\"2\"/>");
+            let _ =
+                writeln!(self.0, "<rect class=\"s{number}\" x=\"{x}\" y=\"58\" width=\"22\" height=\"10\" rx=\"2\"/>");
             self.text(x + 30.0, 68.0, "ink", "start", name, 13);
         }
     }
@@ -147,7 +150,8 @@ fn short(value: f64) -> String {
     let places = match value.abs() {
         value if value >= 100.0 || value == 0.0 => 0,
         value if value >= 10.0 => 1,
-        _ => 2,
+        value if value >= 1.0 => 2,
+        _ => 3,
     };
     let text = format!("{value:.places$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

@@ -12,10 +12,19 @@ const LOOK_EVERY: Millis = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A job is over on a GPU, if that runs the same attempt still.
-    End { gpu: usize, attempt: usize },
-    Dies { gpu: usize },
-    Returns { gpu: usize },
-    Arrives { job: usize },
+    End {
+        gpu: usize,
+        attempt: usize,
+    },
+    Dies {
+        gpu: usize,
+    },
+    Returns {
+        gpu: usize,
+    },
+    Arrives {
+        job: usize,
+    },
     Look,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::contenders::Kind;
 use crate::measures::{jain, makespan, mean, of_entitlement, percentile, switches, waits, waits_of_light};
-use crate::run::run;
+use crate::run::{Fate, run};
 use crate::world::{Arrivals, LIGHT, Millis, Plan, flood};
 
 /// One of the scenes.
@@ -51,22 +51,35 @@ pub struct Result {
     pub light: f64,
 }
 
-/// Runs it.
+/// Runs it, all of it.
 pub fn play(kind: Kind, plan: &Plan, seed: u64) -> Result {
-    let over = plan.world(seed);
-    let end = (plan.minutes * 60_000.0) as Millis;
-    let (stopped, ended) = (run(kind, &over, Some(end)), run(kind, &over, None));
-    let calm = run(kind, &Plan { load: 0.7, ..plan.clone() }.world(seed), None);
-    assert!(ended.fates.iter().chain(&calm.fates).all(|fate| fate.ended.is_some()), "every job is over at the end");
-    let waits = waits(&calm);
-    Result {
-        jain: jain(&of_entitlement(&over, &stopped, end)),
-        switches: switches(&stopped),
-        makespan: makespan(&over, &ended),
-        p95: percentile(&waits, 95),
-        mean: mean(waits),
-        light: percentile(&waits_of_light(&over, &ended), 95),
-    }
+    let (jain, switches) = under_overload(kind, plan, seed);
+    let (makespan, light) = to_the_end(kind, plan, seed);
+    let waits = with_room(kind, plan, seed);
+    Result { jain, switches, makespan, p95: percentile(&waits, 95), mean: mean(waits), light }
+}
+
+/// As long as jobs come: Jain's index, and switches for each hundred jobs.
+pub fn under_overload(kind: Kind, plan: &Plan, seed: u64) -> (f64, f64) {
+    let (world, end) = (plan.world(seed), (plan.minutes * 60_000.0) as Millis);
+    let outcome = run(kind, &world, Some(end));
+    (jain(&of_entitlement(&world, &outcome, end)), switches(&outcome))
+}
+
+/// Until every job is over: the time that it takes by the least time, and what nineteen of twenty jobs wait at most of the half of tenants that ask for least.
+pub fn to_the_end(kind: Kind, plan: &Plan, seed: u64) -> (f64, f64) {
+    let world = plan.world(seed);
+    let outcome = run(kind, &world, None);
+    assert!(outcome.fates.iter().all(|fate| fate.ended.is_some()), "every job is over at the end");
+    (makespan(&world, &outcome), percentile(&waits_of_light(&world, &outcome), 95))
+}
+
+/// With jobs for seven tenths of what the fleet can do: how long they wait, the shortest first.
+pub fn with_room(kind: Kind, plan: &Plan, seed: u64) -> Vec<f64> {
+    let world = Plan { load: 0.7, ..plan.clone() }.world(seed);
+    let outcome = run(kind, &world, None);
+    assert!(outcome.fates.iter().all(|fate| fate.ended.is_some()), "every job is over at the end");
+    waits(&outcome)
 }
 
 /// How the light tenant fares beside the one that floods: seconds.
@@ -76,7 +89,7 @@ pub struct Flood {
     pub longest: f64,
     /// The mean.
     pub mean: f64,
-    /// By how much one of its jobs waited longer than until every GPU was done with the one job that it ran when it came.
+    /// By how much one of its jobs, which came when it had no other, waited longer than until every GPU was done with the one job that it ran then.
     pub beyond: f64,
 }
 
@@ -84,8 +97,15 @@ pub struct Flood {
 pub fn play_flood(kind: Kind, gpus: usize, seed: u64) -> Flood {
     let world = flood(gpus, seed);
     let outcome = run(kind, &world, None);
-    let light = || outcome.fates.iter().zip(&world.jobs).filter(|(_, job)| job.tenant == LIGHT);
-    let waits = || light().map(|(fate, _)| fate.waited().expect("it ran"));
-    let beyond = light().zip(waits()).map(|((fate, _), waited)| waited - fate.residual as f64 / 1000.0);
+    let of_light = outcome.fates.iter().zip(&world.jobs).filter(|(_, job)| job.tenant == LIGHT);
+    let light: Vec<&Fate> = of_light.map(|(fate, _)| fate).collect();
+    let waits = || light.iter().map(|fate| fate.waited().expect("it ran"));
+    // What waits for its own tenant's, an earlier one or one that went before it for its models, is left out.
+    let alone = light.iter().enumerate().filter(|(at, fate)| {
+        let (before, after) = light.split_at(*at);
+        let over = before.iter().all(|before| before.ended.is_some_and(|ended| ended <= fate.came));
+        over && after.iter().all(|after| after.began >= fate.began)
+    });
+    let beyond = alone.map(|(_, fate)| fate.waited().expect("it ran") - fate.residual as f64 / 1000.0);
     Flood { longest: waits().fold(0.0, f64::max), mean: mean(waits()), beyond: beyond.fold(f64::MIN, f64::max) }
 }

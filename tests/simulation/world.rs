@@ -101,6 +101,11 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Whether jobs come independently of each other.
+    pub fn is_steady(&self) -> bool {
+        self.arrivals == Arrivals::Poisson
+    }
+
     /// The trace of this plan for a seed.
     pub fn world(&self, seed: u64) -> World {
         let mut random = Random::new(seed);
@@ -125,7 +130,7 @@ impl Plan {
             Arrivals::Poisson => 1,
             Arrivals::Bursts => 1 + random.below(60),
         };
-        let mean_burst = if self.arrivals == Arrivals::Poisson { 1.0 } else { 30.5 };
+        let mean_burst = if self.is_steady() { 1.0 } else { 30.5 };
         let (mut jobs, mut at) = (Vec::new(), 0.0);
         loop {
             at += random.exponential(gap * mean_burst);

@@ -7,8 +7,8 @@ use super::RedbLedger;
 use super::readings::number;
 use super::storage::Fault;
 use super::tables::{
-    ACTIVE, DOOMED, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt, decoded,
-    encoded, row,
+    ACTIVE, DOOMED, DOOMED_SINCE, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt,
+    decoded, encoded, row,
 };
 use super::{dead_letters, refusals, transitions};
 use crate::clock::WallMillis;
@@ -128,10 +128,11 @@ impl Keeping for RedbLedger {
 
     async fn unnamed(&self, store: Store, contents: Vec<Digest>) -> Result<Vec<Digest>, LedgerError> {
         self.read("look for rows of contents", move |snapshot| {
-            let named_by = snapshot.open_table(NAMED_BY)?;
+            let (named_by, since) = (snapshot.open_table(NAMED_BY)?, snapshot.open_table(DOOMED_SINCE)?);
             let mut unnamed = Vec::new();
             for content in contents {
-                if !is_named(&named_by, store, &content)? {
+                let is_doomed = since.get((store_number(store), content.as_bytes()))?.is_some();
+                if !is_doomed && !is_named(&named_by, store, &content)? {
                     unnamed.push(content);
                 }
             }
@@ -144,7 +145,13 @@ impl Keeping for RedbLedger {
         self.write("settle contents without a row", move |tables| {
             let mut unnamed = Vec::new();
             for Doomed { at, content } in doomed {
-                tables.doomed.remove((store_number(store), at.0, content.as_bytes()))?;
+                let key = (store_number(store), content.as_bytes());
+                let since = tables.doomed_since.get(key)?.map(|since| since.value());
+                // It was named meanwhile and lost its row again: its grace has begun anew.
+                if since.is_some_and(|since| since != at.0) {
+                    continue;
+                }
+                undoom(tables, store, &content)?;
                 if !is_named(&tables.named_by, store, &content)? {
                     unnamed.push(content);
                 }
@@ -577,7 +584,18 @@ fn unname(tables: &mut Tables<'_>, content: &Digest, by: u8, id: u128, at: WallM
     tables.named_by.remove((content.as_bytes(), by, id))?;
     let store = if by >= BY_SUBMISSION { Store::Graphs } else { Store::Blobs };
     if !is_named(&tables.named_by, store, content)? {
+        undoom(tables, store, content)?;
         tables.doomed.insert((store_number(store), at.0, content.as_bytes()), ())?;
+        tables.doomed_since.insert((store_number(store), content.as_bytes()), at.0)?;
+    }
+    Ok(())
+}
+
+/// Takes a content off the list of the doomed.
+fn undoom(tables: &mut Tables<'_>, store: Store, content: &Digest) -> Result<(), Fault> {
+    let since = tables.doomed_since.remove((store_number(store), content.as_bytes()))?.map(|since| since.value());
+    if let Some(since) = since {
+        tables.doomed.remove((store_number(store), since, content.as_bytes()))?;
     }
     Ok(())
 }
@@ -790,6 +808,7 @@ mod tests {
                 transaction.delete_table(NAMED_BY)?;
                 transaction.delete_table(RESULT_BYTES)?;
                 transaction.delete_table(DOOMED)?;
+                transaction.delete_table(DOOMED_SINCE)?;
                 transaction.open_table(super::super::tables::META)?.insert("schema", 2)?;
                 Ok(true)
             })
