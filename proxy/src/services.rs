@@ -215,8 +215,15 @@ impl Services {
     /// The ledger can't be read; then what was in force stays, for the backends of now.
     pub async fn refresh_halts(&self) -> Result<(), LedgerError> {
         let _turn = self.halts.turn.lock().await;
-        let rows = self.ledger.halts().await?;
+        let read = self.ledger.halts().await;
         let backends = self.backends();
+        let rows = match read {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.halts.tell(backends.values());
+                return Err(error);
+            }
+        };
         for gone in of_gone_backends(&rows, |id| backends.contains_key(id)) {
             match self.ledger.release(&gone).await {
                 Ok(()) => self.audit.released(&gone),

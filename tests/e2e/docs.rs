@@ -34,7 +34,7 @@ const NOT_RUN: [&str; 8] = ["cd", "cp", "curl", "docker", "mkdir", "rm", "sudo",
 /// Commands whose arguments are only read here: the first replaces the process, which `upgrade.rs` tests.
 const ONLY_READ: [&str; 1] = ["upgrade"];
 /// What the pages tell to run, all in all.
-const TOLD: [&str; 17] = [
+const TOLD: [&str; 18] = [
     "adopt",
     "backend",
     "backup",

@@ -157,7 +157,7 @@ impl Reloader {
         services.rules_changed();
         // Before anything watches over a backend that is new: it may be halted.
         if let Err(error) = services.refresh_halts().await {
-            tracing::error!(%error, "what is drained or paused can't be read: backends that this reload made anew take jobs");
+            tracing::error!(%error, "what is drained or paused can't be read: what was known stays in force");
         }
         self.watchers.follow();
         logging::set_generation(generation);

@@ -176,10 +176,10 @@ impl BackendConfig {
             endpoint,
             pool,
             gpu: None,
+            directories: Directories::default(),
             tags,
             share_percent: 100,
             warm_up: WarmUpConfig::Sampling { model: None },
-            directories: Directories::default(),
         }
     }
 }

@@ -99,7 +99,7 @@ impl Fleet {
                 && let Some(models) = &warm
                 && !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, models))
             {
-                self.scheduler.loaded(number, models.to_vec());
+                self.scheduler.warmed(number, models.to_vec());
                 *known = warm;
             }
             let openings = openings.get(&backend.id).copied().unwrap_or_default();

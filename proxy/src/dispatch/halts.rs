@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, watch};
 /// The halts that are in force.
 #[derive(Debug)]
 pub struct HaltsInForce {
+    rows: ArcSwap<Vec<HaltRow>>,
     paused: ArcSwap<HashSet<TenantId>>,
     changes: watch::Sender<u64>,
     /// Whose turn it is to put what the ledger has into force: an older list must not come over a newer one.
@@ -22,22 +23,32 @@ pub struct HaltsInForce {
 
 impl Default for HaltsInForce {
     fn default() -> Self {
-        Self { paused: ArcSwap::default(), changes: watch::Sender::new(0), turn: Mutex::default() }
+        let (rows, paused) = Default::default();
+        Self { rows, paused, changes: watch::Sender::new(0), turn: Mutex::default() }
     }
 }
 
 impl HaltsInForce {
     /// These from now on, and no others. Each backend is told of its own.
     pub fn put<'a>(&self, rows: Vec<HaltRow>, backends: impl Iterator<Item = &'a Arc<Backend>>) {
-        let (mut of_backends, mut paused) = (BTreeMap::new(), HashSet::new());
-        for row in rows {
-            match row.halted.clone() {
-                Halted::Backend(id) => drop(of_backends.insert(id, Arc::new(row))),
-                Halted::Tenant(id) => drop(paused.insert(id)),
-            }
-        }
-        self.paused.store(Arc::new(paused));
-        backends.for_each(|backend| backend.set_halt(of_backends.remove(&backend.id)));
+        let paused = rows.iter().filter_map(|row| match &row.halted {
+            Halted::Tenant(id) => Some(id.clone()),
+            Halted::Backend(_) => None,
+        });
+        self.paused.store(Arc::new(paused.collect()));
+        self.rows.store(Arc::new(rows));
+        self.tell(backends);
+    }
+
+    /// Tells each backend of its own, and everybody that something may have changed.
+    pub fn tell<'a>(&self, backends: impl Iterator<Item = &'a Arc<Backend>>) {
+        let rows = self.rows.load();
+        let of_backends = rows.iter().filter_map(|row| match &row.halted {
+            Halted::Backend(id) => Some((id, row)),
+            Halted::Tenant(_) => None,
+        });
+        let of_backends: BTreeMap<&BackendId, &HaltRow> = of_backends.collect();
+        backends.for_each(|backend| backend.set_halt(of_backends.get(&backend.id).map(|row| Arc::new((*row).clone()))));
         self.changed();
     }
 

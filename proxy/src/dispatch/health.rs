@@ -407,9 +407,18 @@ mod tests {
         assert_eq!(health.standing().name(), "starting");
         health.returned();
         assert_eq!(health.standing(), Standing::Up);
-        let causes = [Cause::NotAsked, Cause::Refused, Cause::Hung, Cause::NoSocket, Cause::Stalled, Cause::WorkerDead];
-        let others = [Standing::HalfOpen, Standing::Up, Standing::Drained, Standing::Maintenance, Standing::Warming];
-        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain(others).collect();
+        let causes = [
+            Cause::NotAsked,
+            Cause::Refused,
+            Cause::Hung,
+            Cause::NoSocket,
+            Cause::Stalled,
+            Cause::WorkerDead,
+            Cause::CudaError,
+            Cause::DiskFull,
+        ];
+        let told = [Standing::HalfOpen, Standing::Up, Standing::Drained, Standing::Maintenance, Standing::Warming];
+        let names: Vec<_> = causes.into_iter().map(Standing::Down).chain(told).collect();
         assert_eq!(names.into_iter().map(Standing::name).collect::<Vec<_>>(), Standing::NAMES);
     }
 }

@@ -268,7 +268,7 @@ impl Monitor {
             // What is halted gets no jobs, so it need not be ready for any; it warms up when it goes on.
             if self.backend.is_warming() && self.backend.halt().is_none() {
                 tokio::select! {
-                    () = self.backend.ejected() => {}
+                    () = self.thrown_out() => {}
                     () = self.warm_up() => {}
                 }
                 self.backend.set_warming(false);
@@ -289,6 +289,13 @@ impl Monitor {
                 Ok(()) = halts.changed(), if self.backend.is_warming() => {}
                 () = looking => {}
             }
+        }
+    }
+
+    /// Resolves when it is out of service. An ejection of before it came back may still be waiting to be heard.
+    async fn thrown_out(&self) {
+        while self.backend.is_up() {
+            self.backend.ejected().await;
         }
     }
 

@@ -57,8 +57,8 @@ pub enum RetentionError {
     /// The contents.
     #[error(transparent)]
     Blobs(#[from] BlobError),
-    /// Another run goes on, or a backup reads what would be deleted.
-    #[error("another run, or a backup, goes on: ask again after its end")]
+    /// Another run goes on, a backup reads what would be deleted, or the gateway stops.
+    #[error("another run, or a backup, goes on, or the gateway stops: ask again later")]
     Busy,
     /// No such tenant.
     #[error("there is no tenant `{0}`: `comfygate tenant list` shows them")]
@@ -130,6 +130,8 @@ pub struct BackendReport {
 pub struct Sweeps {
     /// Where the walk over all contents goes on.
     turn: Arc<Mutex<u8>>,
+    /// Held while a run deletes; a backup holds the turn alone.
+    running: Mutex<()>,
     ending: AtomicBool,
     last: BlockingMutex<Option<Report>>,
 }
@@ -143,10 +145,8 @@ impl Sweeps {
     /// Ends a run that goes on, and lets no other begin: when this resolves nothing is deleted any more, or the disk has hung for longer than a stop waits.
     pub async fn end(&self) {
         self.ending.store(true, Ordering::Release);
-        match tokio::time::timeout(END_TIMEOUT, self.keep_away()).await {
-            // Nobody gets the turn any more.
-            Ok(turn) => std::mem::forget(turn),
-            Err(_) => tracing::error!("a run of retention did not end within {END_TIMEOUT:?}"),
+        if tokio::time::timeout(END_TIMEOUT, self.running.lock()).await.is_err() {
+            tracing::error!("a run of retention did not end within {END_TIMEOUT:?}");
         }
     }
 
@@ -221,7 +221,7 @@ impl Parts<'_> {
             }
         }
         if !wanted.dry_run && wanted.tenant.is_none() {
-            report.refusals = self.old_refusals().await?;
+            report.refusals = self.old_refusals().await;
             (report.blobs, report.graphs) = contents::sweep(self, walk).await?;
             report.backends = backends::sweep(self).await?;
         }
@@ -230,13 +230,17 @@ impl Parts<'_> {
     }
 
     /// They go by age also where no new one pushes them out.
-    async fn old_refusals(&self) -> Result<u64, LedgerError> {
+    async fn old_refusals(&self) -> u64 {
         let (mut gone, before) = (0, self.ago(RefusalBounds::default().age_max));
         loop {
-            let step = self.ledger.expire_refusals(before).await?;
-            gone += step;
-            if step == 0 || (self.stopping)() {
-                return Ok(gone);
+            match self.ledger.expire_refusals(before).await {
+                Ok(step) if step > 0 && !(self.stopping)() => gone += step,
+                Ok(step) => return gone + step,
+                Err(error) => {
+                    // One that can't be read must not keep everything else from going.
+                    tracing::error!(%error, "old refusals are kept");
+                    return gone;
+                }
             }
         }
     }
@@ -291,6 +295,11 @@ async fn run(
     walk: Walk,
     stopping: &(dyn Fn() -> bool + Sync),
 ) -> Result<Report, RetentionError> {
+    let _running = services.sweeps.running.lock().await;
+    // Asked after the lock: whoever ends the runs waits for it, and none begins after that.
+    if services.sweeps.is_ending() {
+        return Err(RetentionError::Busy);
+    }
     let live = services.live();
     let parts = Parts {
         ledger: &*services.ledger,

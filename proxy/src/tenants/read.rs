@@ -502,7 +502,7 @@ mod tests {
         assert!(read(&plan("3650d")).is_ok());
         assert!(only_error(&plan("3651d")).contains("out of range"));
         let warnings = |age: &str| {
-            let source = SourceFile { path: Path::new("/t.toml").into(), text: plan(age).into() };
+            let source = SourceFile { path: Path::new("/t.toml").into(), text: plan(age) };
             let report = Report::default();
             let registry = read_tenants(&source, Path::new("/nowhere"), &report);
             report.conclude(Some(registry)).unwrap().1.len()

@@ -278,7 +278,7 @@ impl Scheduler {
     }
 
     /// The backend has these models loaded, in any order, and no others.
-    pub fn loaded(&mut self, number: usize, mut models: Vec<String>) {
+    pub fn warmed(&mut self, number: usize, mut models: Vec<String>) {
         self.unloaded(number);
         models.sort_unstable();
         models.dedup();

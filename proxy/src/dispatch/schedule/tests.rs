@@ -67,12 +67,12 @@ fn free(scheduler: &mut Scheduler, backend: usize, now: Millis) {
 #[test]
 fn a_backend_that_is_told_to_have_models_gets_their_jobs_without_loading_and_one_without_them_does_not() {
     let mut scheduler = scheduler(2);
-    scheduler.loaded(1, vec!["b".into(), "a".into()]);
+    scheduler.warmed(1, vec!["b".into(), "a".into()]);
     scheduler.hold(with_models(request(1, "x"), &["a", "b"]));
     assert_eq!(next(&mut scheduler, 0), Some((1, 1, false)));
     free(&mut scheduler, 1, 0);
     scheduler.settle(id(1), 1.0);
-    scheduler.loaded(1, Vec::new());
+    scheduler.warmed(1, Vec::new());
     scheduler.hold(with_models(request(2, "x"), &["a", "b"]));
     let (job, _, loads) = next(&mut scheduler, 0).unwrap();
     assert!(job == 2 && loads, "nobody has them any more");

@@ -232,13 +232,14 @@ pub trait Keeping: Send + Sync {
     /// `Unavailable`.
     async fn doomed(&self, store: Store, before: WallMillis) -> Result<Vec<Doomed>, LedgerError>;
 
-    /// Which of these no row names. Reads only: a first look, before anybody is asked to wait.
+    /// Which of these no row names, and no list of the doomed has: what never had a row. Reads only: a first look, before anybody is asked to wait.
     ///
     /// # Errors
     /// `Unavailable`.
     async fn unnamed(&self, store: Store, contents: Vec<Digest>) -> Result<Vec<Digest>, LedgerError>;
 
-    /// The same, said by the writer after every transition that was handed to it before; takes `doomed` off the list of the doomed, since what is said is acted on at once. See [`super::super::holds`].
+    /// Which of these no row names, said by the writer after every transition that was handed to it before; takes them off the list of the doomed, since what is said is acted on at once. One that is doomed since another time is left. See
+    /// [`super::super::holds`].
     ///
     /// # Errors
     /// `Unavailable`.

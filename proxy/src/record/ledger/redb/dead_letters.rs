@@ -106,7 +106,9 @@ mod tests {
     use super::*;
     use crate::record::ledger::backups::Backups;
     use crate::record::ledger::dead_letters::suite;
+    use crate::record::ledger::keeping::{Doomed, Keeping, Store};
     use crate::record::ledger::{Ledger, Outcome, suite as jobs};
+    use comfygate_policy::Digest;
 
     macro_rules! on_redb {
         ($($test:ident),* $(,)?) => {$(
@@ -133,17 +135,61 @@ mod tests {
         assert_eq!(open().dead_letter(letter.job).await.unwrap(), letter);
     }
 
+    /// A letter of a job that has ended and is forgotten.
+    async fn orphaned(ledger: &RedbLedger) -> DeadLetter {
+        let job = jobs::accepted(ledger, "a", "p").await;
+        let letter = DeadLetter::of(&job, "it died", WallMillis(2));
+        ledger.insert_dead_letter(letter.clone(), DeadLetterBounds::default()).await.unwrap();
+        ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
+        let prompt = ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await.unwrap();
+        ledger.forget(&prompt).await.unwrap();
+        letter
+    }
+
+    #[tokio::test]
+    async fn a_submission_stays_as_long_as_a_letter_has_it_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        let letter = orphaned(&ledger).await;
+        let doomed = vec![Doomed { at: WallMillis(0), content: letter.submission }];
+        assert_eq!(ledger.delete_graphs(doomed.clone()).await.unwrap().count, 0);
+        assert_eq!(ledger.graph(&letter.submission).await.unwrap(), "{}");
+        ledger.remove_dead_letter(letter.job).await.unwrap();
+        let all = ledger.doomed(Store::Graphs, WallMillis(u64::MAX)).await.unwrap();
+        assert_eq!(all, [Doomed { at: letter.at, content: letter.submission }]);
+        assert_eq!(ledger.delete_graphs(doomed).await.unwrap().count, 1);
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_is_over_the_bounds_leaves_its_submission_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        let letter = orphaned(&ledger).await;
+        let one = DeadLetterBounds { tenant_max: 1, ..DeadLetterBounds::default() };
+        let other = DeadLetter { submission: Digest::of(b"other"), ..suite::letter("a", 9) };
+        ledger.insert_dead_letter(other, one).await.unwrap();
+        let all = ledger.doomed(Store::Graphs, WallMillis(u64::MAX)).await.unwrap();
+        assert_eq!(all, [Doomed { at: letter.at, content: letter.submission }]);
+    }
+
+    #[tokio::test]
+    async fn the_letters_of_a_tenant_that_is_erased_go_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        orphaned(&ledger).await;
+        let others = suite::letter("b", 1);
+        ledger.insert_dead_letter(others.clone(), DeadLetterBounds::default()).await.unwrap();
+        while !ledger.erase(&"a".parse().unwrap(), WallMillis(9)).await.unwrap().done {}
+        let query = DeadLetterQuery { tenant: None, limit: 9 };
+        assert_eq!(ledger.dead_letters(query).await.unwrap(), [others]);
+    }
+
     #[tokio::test]
     async fn a_backup_takes_the_submission_of_a_letter_along_though_its_job_is_forgotten() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
-        let job = jobs::accepted(&ledger, "a", "p").await;
-        let letter = DeadLetter::of(&job, "it died", WallMillis(2));
-        ledger.insert_dead_letter(letter, DeadLetterBounds::default()).await.unwrap();
-        ledger.end_held(job.id, job.version, Outcome::Failed, None, WallMillis(3)).await.unwrap();
-        let prompt = ledger.owned_prompt(&job.owner.scope(), &job.prompt_id).await.unwrap();
-        ledger.forget(&prompt).await.unwrap();
+        let letter = orphaned(&ledger).await;
         let copied = ledger.copy_to(&other.path().join("ledger.redb")).await.unwrap();
-        assert_eq!(copied.graphs.into_iter().collect::<Vec<_>>(), [job.submission]);
+        assert_eq!(copied.graphs.into_iter().collect::<Vec<_>>(), [letter.submission]);
     }
 }

@@ -7,8 +7,8 @@ use super::RedbLedger;
 use super::readings::number;
 use super::storage::Fault;
 use super::tables::{
-    ACTIVE, DOOMED, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt, decoded,
-    encoded, row,
+    ACTIVE, DOOMED, DOOMED_SINCE, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt,
+    decoded, encoded, row,
 };
 use super::{dead_letters, refusals, transitions};
 use crate::clock::WallMillis;
@@ -29,6 +29,9 @@ use std::sync::Arc;
 
 /// Entries that one look passes over at most: pinned ones stand where they are due.
 const LOOKED_MAX: usize = 1024;
+
+/// Jobs that pin one content and are looked at for one file of it; beyond it the file stays for now. Bounds the writer's step.
+const PINS_LOOKED_MAX: usize = 256;
 
 /// How a row names a content. Those before [`BY_SUBMISSION`] name blobs, that one and later ones graphs.
 const BY_FILE: u8 = 0;
@@ -128,10 +131,11 @@ impl Keeping for RedbLedger {
 
     async fn unnamed(&self, store: Store, contents: Vec<Digest>) -> Result<Vec<Digest>, LedgerError> {
         self.read("look for rows of contents", move |snapshot| {
-            let named_by = snapshot.open_table(NAMED_BY)?;
+            let (named_by, since) = (snapshot.open_table(NAMED_BY)?, snapshot.open_table(DOOMED_SINCE)?);
             let mut unnamed = Vec::new();
             for content in contents {
-                if !is_named(&named_by, store, &content)? {
+                let is_doomed = since.get((store_number(store), content.as_bytes()))?.is_some();
+                if !is_doomed && !is_named(&named_by, store, &content)? {
                     unnamed.push(content);
                 }
             }
@@ -144,7 +148,13 @@ impl Keeping for RedbLedger {
         self.write("settle contents without a row", move |tables| {
             let mut unnamed = Vec::new();
             for Doomed { at, content } in doomed {
-                tables.doomed.remove((store_number(store), at.0, content.as_bytes()))?;
+                let key = (store_number(store), content.as_bytes());
+                let since = tables.doomed_since.get(key)?.map(|since| since.value());
+                // It was named meanwhile and lost its row again: its grace has begun anew.
+                if since.is_some_and(|since| since != at.0) {
+                    continue;
+                }
+                undoom(tables, store, &content)?;
                 if !is_named(&tables.named_by, store, &content)? {
                     unnamed.push(content);
                 }
@@ -309,7 +319,11 @@ fn is_pinned(
     let Some(found) = row::<_, FileRow>(files, file)? else { return Ok(false) };
     let content = found.content.as_bytes();
     // Another file of the same content may be what is pinned.
-    for entry in named_by.range((content, BY_PIN, 0)..=(content, BY_PIN, u128::MAX))? {
+    for (looked, entry) in named_by.range((content, BY_PIN, 0)..=(content, BY_PIN, u128::MAX))?.enumerate() {
+        // Perhaps not; it is looked at again with the next run.
+        if looked >= PINS_LOOKED_MAX {
+            return Ok(true);
+        }
         let (_, _, job) = entry?.0.value();
         let pinned: Option<Vec<Pin>> = row(pins, job)?;
         if pinned.is_some_and(|pinned| pinned.iter().any(|pin| pin.file == found.id)) {
@@ -577,7 +591,18 @@ fn unname(tables: &mut Tables<'_>, content: &Digest, by: u8, id: u128, at: WallM
     tables.named_by.remove((content.as_bytes(), by, id))?;
     let store = if by >= BY_SUBMISSION { Store::Graphs } else { Store::Blobs };
     if !is_named(&tables.named_by, store, content)? {
+        undoom(tables, store, content)?;
         tables.doomed.insert((store_number(store), at.0, content.as_bytes()), ())?;
+        tables.doomed_since.insert((store_number(store), content.as_bytes()), at.0)?;
+    }
+    Ok(())
+}
+
+/// Takes a content off the list of the doomed.
+fn undoom(tables: &mut Tables<'_>, store: Store, content: &Digest) -> Result<(), Fault> {
+    let since = tables.doomed_since.remove((store_number(store), content.as_bytes()))?.map(|since| since.value());
+    if let Some(since) = since {
+        tables.doomed.remove((store_number(store), since, content.as_bytes()))?;
     }
     Ok(())
 }
@@ -616,13 +641,13 @@ fn erase(tables: &mut Tables<'_>, tenant: &TenantId, at: WallMillis) -> Result<E
         }
     }
     for item in &places {
-        if remove_one(tables, tenant.as_str(), item.place, at)? {
+        if remove_readable(tables, tenant.as_str(), item.place, at)? {
             erased.removed.add(item);
         }
     }
     if !places.is_empty() {
         if erased.removed.is_nothing() {
-            return Err(corrupt("files of the tenant are pinned by jobs that are not there"));
+            return Err(corrupt("what is left of the tenant can't be read, or is pinned by jobs that are not there"));
         }
         return Ok(erased);
     }
@@ -790,6 +815,7 @@ mod tests {
                 transaction.delete_table(NAMED_BY)?;
                 transaction.delete_table(RESULT_BYTES)?;
                 transaction.delete_table(DOOMED)?;
+                transaction.delete_table(DOOMED_SINCE)?;
                 transaction.open_table(super::super::tables::META)?.insert("schema", 2)?;
                 Ok(true)
             })

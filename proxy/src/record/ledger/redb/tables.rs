@@ -121,6 +121,8 @@ tables! {
     NAMED_BY named_by: "named_by", (&'static [u8; 32], u8, u128) => ();
     /// Store, since when, content: what no row names any more.
     DOOMED doomed: "doomed", (u8, u64, &'static [u8; 32]) => ();
+    /// Store, content → since when, of the same.
+    DOOMED_SINCE doomed_since: "doomed_since", (u8, &'static [u8; 32]) => u64;
     /// Job → `DeadLetter`, of those that were given up.
     DEAD_LETTERS dead_letters: "dead_letters", u128 => &'static [u8];
     /// Class → `BanRow`.
