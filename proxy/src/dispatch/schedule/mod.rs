@@ -368,7 +368,8 @@ impl Scheduler {
     pub fn settle(&mut self, job: JobId, seconds: f64) {
         let Some(running) = self.running.remove(&job) else { return };
         let (tenant, user) = (running.tenant, running.user);
-        let seconds = seconds.clamp(0.0, SECONDS_MAX);
+        // As with what was thought: however short it was, sending it took a moment.
+        let seconds = if seconds > 0.0 { bounded(seconds) } else { 0.0 };
         self.flows.moved(&mut self.shares, tenant, user, |shares| shares.ends(tenant, user, running.seconds, seconds));
         self.give_back(running.models);
         self.shares.forget_if_even(tenant, self.even());

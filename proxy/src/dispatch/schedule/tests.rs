@@ -130,6 +130,26 @@ fn a_job_that_failed_by_our_fault_costs_nothing() {
 }
 
 #[test]
+fn jobs_that_take_nearly_nothing_are_shared_by_weight_too() {
+    let mut scheduler = scheduler(1);
+    for job in 0..80 {
+        let share = Share { weight: if job % 2 == 0 { 3 } else { 1 }, ..Share::default() };
+        scheduler.hold(Request { share, seconds: 0.0, ..request(job, if job % 2 == 0 { "three" } else { "one" }) });
+    }
+    let mut order = Vec::new();
+    // One runs while the next is chosen.
+    while let Some(assignment) = scheduler.next(0) {
+        order.push(number(assignment.job));
+        if let [.., before, _] = order.as_slice() {
+            scheduler.settle(id(*before), 0.001);
+        }
+        free(&mut scheduler, 0, 0);
+    }
+    let threes = order.iter().take(40).filter(|job| *job % 2 == 0).count();
+    assert!((29..=31).contains(&threes), "{order:?}");
+}
+
+#[test]
 fn users_of_a_tenant_take_turns_and_have_their_own_jobs_in_order() {
     let mut scheduler = scheduler(1);
     let of = |job, user: &str| Request { user: Some(user.parse().unwrap()), ..request(job, "t") };
