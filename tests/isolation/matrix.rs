@@ -409,9 +409,11 @@ impl Told {
     /// How much room uploads take is counted by tenant, and each of its users may know.
     fn without_the_tenants_use(mut self) -> Told {
         self.headers.retain(|(name, _)| name != "content-length");
-        if let Some(at) = self.body.find("\"uploaded_bytes\":") {
-            let end = self.body[at..].find(',').unwrap();
-            self.body.replace_range(at..at + end, "\"uploaded_bytes\":TENANT");
+        for sum in ["\"uploaded_bytes\":", "\"result_bytes\":"] {
+            if let Some(at) = self.body.find(sum) {
+                let end = self.body[at..].find(',').unwrap();
+                self.body.replace_range(at..at + end, &format!("{sum}TENANT"));
+            }
         }
         // Of the budget, only the tenant's part: the user's own is compared.
         if let Some(at) = self.body.find("\"tenant\":{\"used_seconds\":") {
