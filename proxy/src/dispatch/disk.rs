@@ -95,31 +95,71 @@ pub fn remove_attempt(root: &Path, folder: &str) -> io::Result<Gone> {
     owner.remove_folder(&c_name(attempt)?, &mut Budget::default())
 }
 
+/// What a sweep did, and the first thing that it could not do: the rest was done all the same, or whoever lays one obstacle would keep everything from being cleaned.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// What was deleted.
+    pub gone: Gone,
+    /// What was not.
+    pub error: Option<io::Error>,
+}
+
+impl Swept {
+    /// Both.
+    pub fn join(&mut self, other: Self) {
+        self.gone += other.gone;
+        self.error = self.error.take().or(other.error);
+    }
+
+    fn add(&mut self, done: io::Result<Gone>) {
+        match done {
+            Ok(gone) => self.gone += gone,
+            Err(error) => self.error = self.error.take().or(Some(error)),
+        }
+    }
+}
+
 /// Deletes the folders of attempts that are over, such as lost ones', and were not written to since `before`. Blocks.
 ///
 /// # Errors
-/// The system's; what was deleted until then is gone.
-pub fn sweep_attempts(root: &Path, in_use: &InUse, before: SystemTime) -> io::Result<Gone> {
-    let (mut gone, mut budget) = (Gone::default(), Budget::default());
-    for owner in owners(root, in_use, &mut budget)? {
-        for entry in owner.1.entries(&mut budget)? {
-            let Some(attempt) = entry.to_str().ok().and_then(attempt_of) else { continue };
-            if in_use.attempts.contains(&attempt) || !owner.1.is_older(&entry, FileType::Directory, before)? {
-                continue;
-            }
-            gone += owner.1.remove_folder(&entry, &mut budget)?;
-        }
+/// The directory itself can't be read.
+pub fn sweep_attempts(root: &Path, in_use: &InUse, before: SystemTime) -> io::Result<Swept> {
+    let (mut swept, mut budget) = (Swept::default(), Budget::default());
+    let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(swept) };
+    for owner in owners(&ours, in_use, &mut budget)? {
+        let done = sweep_owner(&ours, &owner, in_use, before, &mut budget, &mut swept);
+        swept.add(done.map(|()| Gone::default()));
     }
-    Ok(gone)
+    Ok(swept)
 }
 
-/// The files that were given to a backend before that. Blocks.
+fn sweep_owner(
+    ours: &Below,
+    owner: &str,
+    in_use: &InUse,
+    before: SystemTime,
+    budget: &mut Budget,
+    swept: &mut Swept,
+) -> io::Result<()> {
+    let Some(folder) = ours.enter_name(owner)? else { return Ok(()) };
+    for entry in folder.entries(budget)? {
+        let Some(attempt) = entry.to_str().ok().and_then(attempt_of) else { continue };
+        if !in_use.attempts.contains(&attempt) && folder.is_older(&entry, FileType::Directory, before)? {
+            swept.add(folder.remove_folder(&entry, budget));
+        }
+    }
+    Ok(())
+}
+
+/// The files that were given to a backend before that, in the folders that can be read. Blocks.
 ///
 /// # Errors
-/// The system's.
+/// The directory itself can't be read.
 pub fn inputs(root: &Path, in_use: &InUse, before: SystemTime) -> io::Result<Vec<InputFile>> {
     let (mut found, mut budget) = (Vec::new(), Budget::default());
-    for (owner, folder) in owners(root, in_use, &mut budget)? {
+    let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(found) };
+    for owner in owners(&ours, in_use, &mut budget)? {
+        let Ok(Some(folder)) = ours.enter_name(&owner) else { continue };
         for entry in folder.entries(&mut budget)? {
             let Some(name) = entry.to_str().ok() else { continue };
             let Some(id) = file_of(name) else { continue };
@@ -134,18 +174,21 @@ pub fn inputs(root: &Path, in_use: &InUse, before: SystemTime) -> io::Result<Vec
 /// Deletes files that were given to a backend, each if it was not given again meanwhile. Blocks.
 ///
 /// # Errors
-/// The system's; what was deleted until then is gone.
-pub fn remove_inputs(root: &Path, files: &[InputFile]) -> io::Result<Gone> {
-    let mut gone = Gone::default();
-    let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(gone) };
+/// The directory itself can't be read.
+pub fn remove_inputs(root: &Path, files: &[InputFile]) -> io::Result<Swept> {
+    let mut swept = Swept::default();
+    let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(swept) };
     for file in files {
-        let Some(owner) = ours.enter_name(&file.owner)? else { continue };
-        let name = c_name(&file.name)?;
-        if owner.written(&name, FileType::RegularFile)? == Some(file.at) {
-            gone += owner.remove_file(&name)?;
-        }
+        swept.add(remove_input(&ours, file));
     }
-    Ok(gone)
+    Ok(swept)
+}
+
+fn remove_input(ours: &Below, file: &InputFile) -> io::Result<Gone> {
+    let Some(owner) = ours.enter_name(&file.owner)? else { return Ok(Gone::default()) };
+    let name = c_name(&file.name)?;
+    let unchanged = owner.written(&name, FileType::RegularFile)? == Some(file.at);
+    if unchanged { owner.remove_file(&name) } else { Ok(Gone::default()) }
 }
 
 /// Deletes the folder of an owner with all that is in it: only when no job of that owner is anywhere. Blocks.
@@ -174,20 +217,10 @@ pub fn check(root: &Path) -> io::Result<()> {
     )?)
 }
 
-/// The folders of owners that the ledger knows.
-fn owners(root: &Path, in_use: &InUse, budget: &mut Budget) -> io::Result<Vec<(String, Below)>> {
-    let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for entry in ours.entries(budget)? {
-        let Ok(name) = entry.to_str() else { continue };
-        if is_owner(name)
-            && in_use.owners.contains(name)
-            && let Some(folder) = ours.enter_name(name)?
-        {
-            found.push((name.to_owned(), folder));
-        }
-    }
-    Ok(found)
+/// The names of owners' folders that the ledger knows.
+fn owners(ours: &Below, in_use: &InUse, budget: &mut Budget) -> io::Result<Vec<String>> {
+    let names = ours.entries(budget)?.into_iter().filter_map(|entry| entry.into_string().ok());
+    Ok(names.filter(|name| is_owner(name) && in_use.owners.contains(name)).collect())
 }
 
 /// 80 bits in lower-case base 32.
@@ -439,7 +472,7 @@ mod tests {
             symlink(&victim, &path).unwrap();
             assert!(remove_attempt(&world.root(), &world.folder(1)).is_err(), "{below}");
             let swept = sweep_attempts(&world.root(), &world.in_use(), later());
-            assert!(swept.is_err() || swept.is_ok_and(|gone| gone == Gone::default()), "{below}");
+            assert!(swept.is_err() || swept.is_ok_and(|swept| swept.gone == Gone::default()), "{below}");
             assert!(remove_owner(&world.root(), OWNER).map_or(true, |gone| gone.files <= 1), "{below}");
             assert!(inside.join("precious").exists() && world.precious(), "{below}");
             let _ = std::fs::remove_file(&path);
@@ -455,12 +488,18 @@ mod tests {
         let mut in_use = world.in_use();
         in_use.attempts.insert((world.job, 2));
         let young = SystemTime::now() - Duration::from_secs(60);
-        assert_eq!(sweep_attempts(&world.root(), &in_use, young).unwrap(), Gone::default());
-        assert_eq!(sweep_attempts(&world.root(), &in_use, later()).unwrap(), Gone { files: 2, bytes: 7 });
+        assert_eq!(sweep_attempts(&world.root(), &in_use, young).unwrap().gone, Gone::default());
+        // One obstacle stops nothing else.
+        let victim = world.dir.path().join("victim");
+        symlink(&victim, world.path("t/aaaaaaaaaaaaaaaa")).unwrap();
+        in_use.owners.insert("aaaaaaaaaaaaaaaa".into());
+        let swept = sweep_attempts(&world.root(), &in_use, later()).unwrap();
+        assert_eq!(swept.gone, Gone { files: 2, bytes: 7 });
+        assert!(swept.error.is_some() && world.precious());
         assert!(world.path(&world.folder(2)).exists(), "it may still be committed");
         assert!(world.path(&format!("t/{OWNER}/own/d.png")).exists(), "no name of ours");
         assert!(world.path("t/zzzzzzzz222222aa").exists(), "another gateway's");
-        assert_eq!(sweep_attempts(&world.dir.path().join("victim"), &in_use, later()).unwrap(), Gone::default());
+        assert_eq!(sweep_attempts(&victim, &in_use, later()).unwrap().gone, Gone::default());
         assert!(sweep_attempts(&world.dir.path().join("none"), &in_use, later()).is_err());
     }
 
@@ -479,7 +518,7 @@ mod tests {
         found.sort_by_key(|file| file.id != old);
         assert_eq!(found.iter().map(|file| file.id).collect::<Vec<_>>(), [old, again]);
         found[1].at -= Duration::from_secs(1);
-        assert_eq!(remove_inputs(&world.root(), &found).unwrap(), Gone { files: 1, bytes: 3 });
+        assert_eq!(remove_inputs(&world.root(), &found).unwrap().gone, Gone { files: 1, bytes: 3 });
         assert!(world.path(&format!("t/{OWNER}/{again}.png")).exists() && world.precious());
         assert!(remove_owner(&world.root(), OWNER).unwrap().files >= 4);
         assert!(!world.path(&format!("t/{OWNER}")).exists() && world.precious());

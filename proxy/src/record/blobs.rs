@@ -189,7 +189,7 @@ impl BlobWriter {
         let holds = self.holds.clone();
         // INVARIANT: held before it is published. A deletion that goes on ends first, and the content is put back.
         let publishing = tokio::task::spawn_blocking(move || {
-            let hold = holds.hold(content);
+            let hold = holds.hold(content)?;
             durable::publish(&from, &to).map(|()| hold)
         });
         let hold = publishing.await.map_err(|error| failed(error.into()))?.map_err(failed)?;

@@ -8,7 +8,12 @@
 
 use comfygate_policy::Digest;
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Deleting takes a sync of the ledger and some deletions. All threads that wait for disks may be at this wait: then it has to end, so that one of them can delete.
+const WAIT: Duration = Duration::from_secs(10);
 
 /// The register of one store. Clones are the same register.
 #[derive(Debug, Clone, Default)]
@@ -44,14 +49,19 @@ pub struct Claim {
 
 impl Holds {
     /// Holds a content. Waits, blocking, while it is being deleted: not on an event loop.
-    pub fn hold(&self, content: Digest) -> Hold {
-        let mut state = self.state();
-        while state.claimed.contains(&content) {
-            state = self.0.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    ///
+    /// # Errors
+    /// `TimedOut` after [`WAIT`]: whoever deletes it has not come to its end, perhaps for want of a thread.
+    pub fn hold(&self, content: Digest) -> io::Result<Hold> {
+        let waits = |state: &mut State| state.claimed.contains(&content);
+        let waited = self.0.freed.wait_timeout_while(self.state(), WAIT, waits);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         *state.held.entry(content).or_default() += 1;
         drop(state);
-        Hold { holds: self.clone(), content }
+        Ok(Hold { holds: self.clone(), content })
     }
 
     /// Claims a content, unless somebody holds it or has claimed it.
@@ -101,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_held_is_not_claimed_until_the_last_hold_is_gone() {
         let (holds, content) = (Holds::default(), Digest::of(b"x"));
-        let (first, second) = (holds.hold(content), holds.hold(content));
+        let (first, second) = (holds.hold(content).unwrap(), holds.hold(content).unwrap());
         assert!(holds.claim(content).is_none());
         drop(first);
         assert!(holds.claim(content).is_none());
@@ -118,7 +128,7 @@ mod tests {
         assert!(holds.claim(content).is_none(), "one deletes it at a time");
         let (other, (told, heard)) = (holds.clone(), std::sync::mpsc::channel());
         let waiting = std::thread::spawn(move || {
-            let hold = other.hold(content);
+            let hold = other.hold(content).unwrap();
             told.send("held").unwrap();
             hold
         });

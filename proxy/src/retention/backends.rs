@@ -6,7 +6,7 @@ use super::{BackendReport, Parts};
 use crate::clock::WallMillis;
 use crate::config::BackendConfig;
 use crate::dispatch::backend::Backend;
-use crate::dispatch::disk::{self, Gone, InputFile};
+use crate::dispatch::disk::{self, InputFile, Swept};
 use crate::ids::FileId;
 use crate::record::ledger::keeping::{Amount, STEP_MAX};
 use crate::record::ledger::{Ledger, LedgerError};
@@ -28,13 +28,13 @@ pub(super) async fn sweep(parts: &Parts<'_>) -> Result<Vec<BackendReport>, Ledge
         if (parts.stopping)() {
             break;
         }
-        let mut gone = Gone::default();
-        let swept = sweep_one(parts, backend, &mut gone).await;
-        let error = match swept {
-            Ok(()) => None,
+        let mut swept = Swept::default();
+        match sweep_one(parts, backend, &mut swept).await {
+            Ok(()) => {}
             Err(Unswept::Ledger(error)) => return Err(error),
-            Err(Unswept::Disk(error)) => Some(error.to_string()),
-        };
+            Err(Unswept::Disk(error)) => swept.error = Some(error),
+        }
+        let (gone, error) = (swept.gone, swept.error.map(|error| error.to_string()));
         if let Some(error) = &error {
             tracing::warn!(backend = %backend.id, error, "its directories could not be cleaned");
         }
@@ -62,12 +62,12 @@ impl From<io::Error> for Unswept {
     }
 }
 
-async fn sweep_one(parts: &Parts<'_>, backend: &BackendConfig, gone: &mut Gone) -> Result<(), Unswept> {
+async fn sweep_one(parts: &Parts<'_>, backend: &BackendConfig, swept: &mut Swept) -> Result<(), Unswept> {
     let in_use = Arc::new(parts.ledger.in_use().await?);
     let quiet = system_time(parts.ago(QUIET));
     for root in backend.directories.of_attempts() {
         let known = Arc::clone(&in_use);
-        *gone += at(root, move |root| disk::sweep_attempts(root, &known, quiet)).await?;
+        swept.join(at(root, move |root| disk::sweep_attempts(root, &known, quiet)).await?);
     }
     let Some(root) = &backend.directories.input else { return Ok(()) };
     let known = Arc::clone(&in_use);
@@ -85,7 +85,7 @@ async fn sweep_one(parts: &Parts<'_>, backend: &BackendConfig, gone: &mut Gone) 
         if (parts.stopping)() {
             break;
         }
-        *gone += remove_inputs(parts, backend, root, part.to_vec()).await?;
+        swept.join(remove_inputs(parts, backend, root, part.to_vec()).await?);
     }
     Ok(())
 }
@@ -106,12 +106,12 @@ async fn remove_inputs(
     backend: &BackendConfig,
     root: &Path,
     mut files: Vec<InputFile>,
-) -> Result<Gone, Unswept> {
+) -> Result<Swept, Unswept> {
     let live: Option<&Arc<Backend>> = parts.live.get(&backend.id);
     // One that is being given takes minutes: what is due is due with the next run too.
     let _turn = match live.map(|live| live.giving.try_write()) {
         Some(Ok(turn)) => Some(turn),
-        Some(Err(_)) => return Ok(Gone::default()),
+        Some(Err(_)) => return Ok(Swept::default()),
         None => None,
     };
     let ids: Vec<FileId> = files.iter().map(|file| file.id).collect();

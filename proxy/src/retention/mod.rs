@@ -221,7 +221,7 @@ impl Parts<'_> {
             }
         }
         if !wanted.dry_run && wanted.tenant.is_none() {
-            report.refusals = self.old_refusals().await?;
+            report.refusals = self.old_refusals().await;
             (report.blobs, report.graphs) = contents::sweep(self, walk).await?;
             report.backends = backends::sweep(self).await?;
         }
@@ -230,13 +230,17 @@ impl Parts<'_> {
     }
 
     /// They go by age also where no new one pushes them out.
-    async fn old_refusals(&self) -> Result<u64, LedgerError> {
+    async fn old_refusals(&self) -> u64 {
         let (mut gone, before) = (0, self.ago(RefusalBounds::default().age_max));
         loop {
-            let step = self.ledger.expire_refusals(before).await?;
-            gone += step;
-            if step == 0 || (self.stopping)() {
-                return Ok(gone);
+            match self.ledger.expire_refusals(before).await {
+                Ok(step) if step > 0 && !(self.stopping)() => gone += step,
+                Ok(step) => return gone + step,
+                Err(error) => {
+                    // One that can't be read must not keep everything else from going.
+                    tracing::error!(%error, "old refusals are kept");
+                    return gone;
+                }
             }
         }
     }

@@ -37,7 +37,7 @@ impl Graphs {
         if Digest::of(graph) != *digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the graph is not the one its digest names"));
         }
-        let hold = self.holds.hold(*digest);
+        let hold = self.holds.hold(*digest)?;
         let target = durable::sharded(&self.root, &digest.to_string());
         // A file under its final name is whole and synced: only `durable::publish` gives it that name.
         if !target.is_file() {
