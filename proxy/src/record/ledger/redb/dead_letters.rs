@@ -152,12 +152,12 @@ mod tests {
         let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
         let letter = orphaned(&ledger).await;
         let doomed = vec![Doomed { at: WallMillis(0), content: letter.submission }];
-        assert_eq!(ledger.delete_graphs(doomed.clone()).await.unwrap().count, 0);
+        assert_eq!(ledger.delete_graphs(doomed).await.unwrap().count, 0);
         assert_eq!(ledger.graph(&letter.submission).await.unwrap(), "{}");
         ledger.remove_dead_letter(letter.job).await.unwrap();
         let all = ledger.doomed(Store::Graphs, WallMillis(u64::MAX)).await.unwrap();
         assert_eq!(all, [Doomed { at: letter.at, content: letter.submission }]);
-        assert_eq!(ledger.delete_graphs(doomed).await.unwrap().count, 1);
+        assert_eq!(ledger.delete_graphs(all).await.unwrap().count, 1);
     }
 
     #[tokio::test]
