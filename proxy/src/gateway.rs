@@ -106,6 +106,8 @@ enum Served {
     Forwarded,
     /// A WebSocket was carried to its end.
     Carried,
+    /// A WebSocket was, and its client may not have taken all that was written to it.
+    Cut,
 }
 
 impl Gateway {
@@ -546,7 +548,7 @@ impl Gateway {
         .await;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         tracing::debug!(?closed, "websocket closed");
-        Ok(Served::Carried)
+        Ok(if closed.is_abrupt() { Served::Cut } else { Served::Carried })
     }
 
     /// Carries the socket of a page whose session has ended, in silence.
@@ -562,7 +564,7 @@ impl Gateway {
         switch_protocols(session, &accept).await?;
         let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
         tracing::debug!(?closed, "silent websocket closed");
-        Ok(Served::Carried)
+        Ok(if closed.is_abrupt() { Served::Cut } else { Served::Carried })
     }
 
     /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. What can't be checked now decides nothing.
@@ -679,6 +681,11 @@ impl ProxyHttp for Gateway {
             Ok(Served::Carried) => {
                 ctx.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
                 return Ok(true);
+            }
+            // By an error the connection is dropped at once; else it would be flushed first, for as long as its client likes.
+            Ok(Served::Cut) => {
+                ctx.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+                return Err(Error::explain(ErrorType::WriteError, "a websocket was cut").into_down());
             }
             Ok(Served::Answered(answer)) => (answer, false),
             Err((stage, rejection)) => (self.refusal(session, ctx, stage, &rejection), true),
@@ -829,6 +836,11 @@ impl ProxyHttp for Gateway {
         let answer = self.refusal(session, ctx, Stage::Dispatch, &rejection);
         let _ = self.write(session, ctx, answer).await;
         FailToProxy { error_code: ctx.status, can_reuse_downstream: false }
+    }
+
+    /// A socket that was cut is no fault of the gateway's; the access log tells it.
+    fn suppress_error_log(&self, _session: &Session, ctx: &Context, _error: &Error) -> bool {
+        ctx.status == StatusCode::SWITCHING_PROTOCOLS.as_u16()
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context)

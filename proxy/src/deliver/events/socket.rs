@@ -38,6 +38,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const PIECE_BYTES: usize = 64 << 10;
 /// A client that takes longer for one write does not read.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Once a credential has ended or the gateway stops, what has begun has so long to be taken, and then the close frame: after twice this the connection is gone.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of an upgraded connection. `read` must be cancel-safe.
 #[async_trait]
@@ -68,8 +70,17 @@ pub enum Closed {
     Stopping,
     /// The key was revoked, or the credential ran out: 4401.
     CredentialEnded,
+    /// A close frame was due, and the client did not take what came before it, or the frame itself, within [`FINISH_MAX`]: nothing can be told to it in the middle of a frame.
+    Cut,
     /// Bytes could not be written.
     Failed(String),
+}
+
+impl Closed {
+    /// Whether bytes may be left that the client has not taken: its connection is dropped, not flushed.
+    pub fn is_abrupt(&self) -> bool {
+        matches!(self, Self::Cut | Self::Failed(_))
+    }
 }
 
 /// What design §5 names for a socket whose credential is no good any more; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
@@ -96,10 +107,7 @@ pub async fn serve(
 ) -> Closed {
     let mut socket = Socket::new(stream, Some(handle), upload_bytes_max);
     tokio::pin!(credential_ended);
-    let served = match socket.greet(queue_remaining).await {
-        Ok(()) => socket.run(&mut stopping, credential_ended).await,
-        Err(error) => Err(error),
-    };
+    let served = socket.run(Some(Step::Greeting(queue_remaining)), &mut stopping, credential_ended).await;
     let closed = match (served, at_end) {
         (Ok(Ended::Closed(closed)), _) => Ok(closed),
         (Ok(Ended::CredentialEnded), AtEnd::Hold(held, group)) => match held.enter(group) {
@@ -138,6 +146,24 @@ struct Socket<'a, S> {
     greeted: bool,
     /// Messages in the second that began then.
     inbound: (Instant, u32),
+    /// When the client last showed that it is there.
+    heard: Instant,
+}
+
+/// What a socket has to do next.
+enum Step {
+    /// Tell how many of the owner's jobs wait or run.
+    Greeting(u64),
+    /// Bytes came; none: the client's end.
+    Arrived(Option<Bytes>),
+    Next(Next),
+    Ping,
+}
+
+/// Why nothing more is to be told.
+enum Over {
+    Credential,
+    Stopping,
 }
 
 /// Why a socket is not served any more.
@@ -156,6 +182,7 @@ impl<'a, S: RawStream> Socket<'a, S> {
             memory: Memory::default(),
             greeted: false,
             inbound: (Instant::now(), 0),
+            heard: Instant::now(),
         }
     }
 
@@ -178,55 +205,92 @@ impl<'a, S: RawStream> Socket<'a, S> {
         self.handle = None;
         let over = tokio::time::sleep(HELD_MAX);
         tokio::pin!(over);
-        match self.run(stopping, over).await? {
+        match self.run(None, stopping, over).await? {
             Ended::Closed(closed) => Ok(closed),
             Ended::CredentialEnded => self.close_ended().await,
         }
     }
 
+    /// Does what there is to do, first of all `first`, until it is over.
+    ///
+    /// SECURITY: the end is seen while something is sent too: a slow client takes minutes for a picture, and what it has no right to any more must not go on coming.
     async fn run(
         &mut self,
+        mut first: Option<Step>,
         stopping: &mut watch::Receiver<bool>,
-        mut credential_ended: Pin<&mut (impl Future<Output = ()> + Send)>,
+        credential_ended: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Ended, StreamError> {
-        let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-        let mut heard = Instant::now();
-        loop {
+        let over = async {
             tokio::select! {
-                arrived = self.stream.read() => {
-                    match arrived? {
-                        Some(bytes) => self.memory.inbound.extend_from_slice(&bytes),
-                        None => return Ok(Ended::Closed(Closed::ByClient)),
-                    }
-                    heard = Instant::now();
-                    if let Some(closed) = self.read_frames().await? {
-                        return Ok(Ended::Closed(closed));
-                    }
-                }
-                next = next_of(self.handle.as_ref()) => match next {
-                    Next::Event(event) => self.tell(&event).await?,
-                    Next::Picture(picture) => {
-                        self.show(&picture).await?;
-                        // Whoever took all of it is there, however long it took.
-                        heard = Instant::now();
-                    }
-                    Next::Overflowed => {
-                        return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await.map(Ended::Closed);
-                    }
+                () = credential_ended => Over::Credential,
+                () = stopped(stopping) => Over::Stopping,
+            }
+        };
+        tokio::pin!(over);
+        let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        self.heard = Instant::now();
+        loop {
+            let step = match first.take() {
+                Some(step) => step,
+                None => tokio::select! {
+                    biased;
+                    over = &mut over => return self.end(over).await,
+                    arrived = self.stream.read() => Step::Arrived(arrived?),
+                    next = next_of(self.handle.as_ref()) => Step::Next(next),
+                    _ = ping.tick() => Step::Ping,
                 },
-                _ = ping.tick() => {
-                    if heard.elapsed() > SILENCE_MAX {
-                        return Ok(Ended::Closed(Closed::Silent));
-                    }
-                    self.send(Message::Ping(Bytes::new())).await?;
+            };
+            let (closed, over) = {
+                let doing = self.take(step);
+                tokio::pin!(doing);
+                tokio::select! {
+                    closed = &mut doing => (closed?, None),
+                    over = &mut over => match tokio::time::timeout(FINISH_MAX, doing).await {
+                        Ok(closed) => (closed?, Some(over)),
+                        Err(_) => (Some(Closed::Cut), None),
+                    },
                 }
-                () = &mut credential_ended => return Ok(Ended::CredentialEnded),
-                () = stopped(stopping) => {
-                    let closed = self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await;
-                    return closed.map(Ended::Closed);
-                }
+            };
+            match (closed, over) {
+                (Some(closed), _) => return Ok(Ended::Closed(closed)),
+                (None, Some(over)) => return self.end(over).await,
+                (None, None) => {}
             }
         }
+    }
+
+    async fn end(&mut self, over: Over) -> Result<Ended, StreamError> {
+        match over {
+            Over::Credential => Ok(Ended::CredentialEnded),
+            Over::Stopping => {
+                self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await.map(Ended::Closed)
+            }
+        }
+    }
+
+    /// Takes one step, and says how the socket ended if it did. Dropped before it is done, it may leave half a frame behind: nothing can follow then.
+    async fn take(&mut self, step: Step) -> Result<Option<Closed>, StreamError> {
+        match step {
+            Step::Greeting(queue_remaining) => self.greet(queue_remaining).await?,
+            Step::Arrived(None) => return Ok(Some(Closed::ByClient)),
+            Step::Arrived(Some(bytes)) => {
+                self.memory.inbound.extend_from_slice(&bytes);
+                self.heard = Instant::now();
+                return self.read_frames().await;
+            }
+            Step::Next(Next::Event(event)) => self.tell(&event).await?,
+            Step::Next(Next::Picture(picture)) => {
+                self.show(&picture).await?;
+                // Whoever took all of it is there, however long it took.
+                self.heard = Instant::now();
+            }
+            Step::Next(Next::Overflowed) => {
+                return self.close(CloseCode::Again, "too slow", Closed::TooSlow).await.map(Some);
+            }
+            Step::Ping if self.heard.elapsed() > SILENCE_MAX => return Ok(Some(Closed::Silent)),
+            Step::Ping => self.send(Message::Ping(Bytes::new())).await?,
+        }
+        Ok(None)
     }
 
     async fn tell(&mut self, event: &ClientEvent) -> Result<(), StreamError> {
@@ -342,7 +406,10 @@ impl<'a, S: RawStream> Socket<'a, S> {
 
     async fn close(&mut self, code: CloseCode, reason: &'static str, closed: Closed) -> Result<Closed, StreamError> {
         let _ = self.context.close(&mut self.memory, Some(CloseFrame { code, reason: reason.into() }));
-        self.flush().await?;
+        match tokio::time::timeout(FINISH_MAX, self.flush()).await {
+            Ok(flushed) => flushed?,
+            Err(_) => return Ok(Closed::Cut),
+        }
         if matches!(closed, Closed::Misused(_)) {
             let discarded = async { while let Ok(Some(_)) = self.stream.read().await {} };
             let _ = tokio::time::timeout(LINGER, discarded).await;

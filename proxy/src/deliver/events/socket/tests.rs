@@ -4,7 +4,7 @@ use super::super::hub::{Hub, Route};
 use super::*;
 use crate::clock::Clock;
 use crate::deliver::events::codec::ImageFormat;
-use crate::deliver::events::end::Step;
+use crate::deliver::events::end::Step as EndStep;
 use crate::ids::JobId;
 use crate::owner::OwnerScope;
 use futures_util::{SinkExt, StreamExt};
@@ -52,8 +52,13 @@ async fn session_in(hub: Arc<Hub>, scope: OwnerScope) -> Session {
 }
 
 async fn session_at(hub: Arc<Hub>, scope: OwnerScope, at_end: AtEnd) -> Session {
+    session_through(1 << 20, hub, scope, at_end).await
+}
+
+/// Through a connection that takes so many bytes until the client reads.
+async fn session_through(buffer_bytes: usize, hub: Arc<Hub>, scope: OwnerScope, at_end: AtEnd) -> Session {
     let handle = hub.register(&scope, Some("x".parse().unwrap()), 5).unwrap();
-    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (ours, theirs) = tokio::io::duplex(buffer_bytes);
     let (stop, stopping) = watch::channel(false);
     let (end_credential, ended) = tokio::sync::oneshot::channel();
     let credential_ended = async move { drop(ended.await) };
@@ -118,7 +123,7 @@ async fn pictures_are_read_from_their_files_and_come_in_the_form_that_the_client
     // More than one piece, and of every form of a length.
     let contents: Vec<Vec<u8>> = [0, 100, 200, 70_000, 3 * PIECE_BYTES + 1].map(|length| vec![7; length]).into();
     let pictures = contents.iter().enumerate().map(|(at, content)| picture(dir.path(), &at.to_string(), content));
-    let steps: Vec<Step> = pictures.map(Step::Picture).chain([Step::Event(told())]).collect();
+    let steps: Vec<EndStep> = pictures.map(EndStep::Picture).chain([EndStep::Event(told())]).collect();
     let route = Route { scope: scope.clone(), client_id: Some("x".parse().unwrap()) };
     hub.publish_end(&route, JobId::new(), steps.clone());
     let mut session = session_in(hub, scope).await;
@@ -149,7 +154,7 @@ async fn a_picture_whose_file_is_gone_or_cut_ends_the_socket_and_is_not_passed_o
         let lost = picture(dir.path(), "lost", b"PNG");
         if cut { std::fs::write(&lost.path, b"PN") } else { std::fs::remove_file(&lost.path) }.unwrap();
         let route = Route { scope: session.scope.clone(), client_id: None };
-        session.hub.publish_end(&route, JobId::new(), vec![Step::Picture(lost), Step::Event(told())]);
+        session.hub.publish_end(&route, JobId::new(), vec![EndStep::Picture(lost), EndStep::Event(told())]);
         let closed = tokio::time::timeout(DEADLINE, session.served).await.unwrap().unwrap();
         assert!(matches!(closed, Closed::Failed(_)), "{closed:?}");
         while let Ok(Some(Ok(message))) = tokio::time::timeout(DEADLINE, session.client.next()).await {
@@ -239,6 +244,89 @@ async fn a_socket_whose_credential_ends_is_closed_with_4401() {
     };
     assert_eq!(code, CREDENTIAL_ENDED);
     assert_eq!(tokio::time::timeout(DEADLINE, served).await.unwrap().unwrap(), Closed::CredentialEnded);
+}
+
+/// How a socket is told that it is over.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Credential,
+    Stop,
+}
+
+impl Session {
+    fn is_over(&mut self, word: Word) {
+        match word {
+            Word::Credential => {
+                std::mem::replace(&mut self.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
+            }
+            Word::Stop => drop(self.stop.send_replace(true)),
+        }
+    }
+}
+
+/// A session whose client has read the status and then the first bytes of a large picture, and no more.
+async fn amid_a_picture(dir: &std::path::Path, at_end: AtEnd) -> Session {
+    let (hub, scope) =
+        (Arc::new(Hub::new(100, Clock::system())), OwnerScope { tenant: "a".parse().unwrap(), user: None });
+    let mut session = session_through(512, hub, scope, at_end).await;
+    assert_eq!(session.json().await["data"]["sid"], "x");
+    let route = Route { scope: session.scope.clone(), client_id: None };
+    let large = picture(dir, "large", &[7; 3 * PIECE_BYTES]);
+    session.hub.publish_end(&route, JobId::new(), vec![EndStep::Picture(large), EndStep::Event(told())]);
+    session.client.get_mut().read_exact(&mut [0; 1024]).await.unwrap();
+    session
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_over_is_cut_within_five_seconds_though_its_client_is_amid_a_picture_and_does_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for word in [Word::Credential, Word::Stop] {
+        for at_end in [AtEnd::Close, held().1] {
+            let mut session = amid_a_picture(dir.path(), at_end).await;
+            session.is_over(word);
+            let closed = tokio::time::timeout(Duration::from_secs(5), session.served).await;
+            assert_eq!(closed.map(Result::unwrap), Ok(Closed::Cut), "{word:?}");
+            let mut rest = Vec::new();
+            session.client.get_mut().read_to_end(&mut rest).await.unwrap();
+            assert!(rest.len() <= 512, "nothing but what was under way: {}", rest.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_begun_is_sent_whole_to_a_client_that_takes_it_and_then_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for (word, code, end) in [
+        (Word::Credential, CloseCode::from(CREDENTIAL_ENDED), Closed::CredentialEnded),
+        (Word::Stop, CloseCode::Restart, Closed::Stopping),
+    ] {
+        let mut session = amid_a_picture(dir.path(), AtEnd::Close).await;
+        session.is_over(word);
+        let (mut rest, stream) = (Vec::new(), session.client.get_mut());
+        tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+        // Ten bytes of the frame's head and eight of the picture's were read with its first bytes.
+        let left = 3 * PIECE_BYTES - (1024 - 18);
+        assert!(rest[..left].iter().all(|byte| *byte == 7));
+        // A close frame, with the length of its reason and two bytes of the code; no event between.
+        assert_eq!((rest[left], &rest[left + 2..left + 4]), (0x88, &u16::from(code).to_be_bytes()[..]), "{word:?}");
+        assert_eq!(rest.len(), left + 2 + usize::from(rest[left + 1]));
+        assert_eq!(tokio::time::timeout(DEADLINE, session.served).await.unwrap().unwrap(), end);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_at_all_is_cut_within_five_seconds_too() {
+    for word in [Word::Credential, Word::Stop] {
+        let (hub, scope) =
+            (Arc::new(Hub::new(100, Clock::system())), OwnerScope { tenant: "a".parse().unwrap(), user: None });
+        // Not even the status goes through; or it does, and the close frame does not.
+        for buffer_bytes in [16, 100] {
+            let mut session = session_through(buffer_bytes, Arc::clone(&hub), scope.clone(), AtEnd::Close).await;
+            session.is_over(word);
+            let closed = tokio::time::timeout(Duration::from_secs(5), session.served).await;
+            assert_eq!(closed.map(Result::unwrap), Ok(Closed::Cut), "{word:?} {buffer_bytes}");
+        }
+    }
 }
 
 #[tokio::test]
