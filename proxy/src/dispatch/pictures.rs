@@ -7,6 +7,7 @@
 use super::attempt::{LEDGER_INTERVAL, OUTPUT_BYTES_MAX};
 use super::tracks::Span;
 use crate::deliver::events::codec::{ClientEvent, Preview, UpstreamEvent};
+use crate::deliver::events::upstream::FRAME_BYTES_MAX;
 use crate::ids::PromptId;
 use crate::record::blobs::{BlobError, Blobs, Stored};
 use crate::record::holds::Hold;
@@ -62,6 +63,8 @@ struct Shared {
     /// They came faster than the disk takes them.
     overrun: AtomicBool,
     too_many: AtomicBool,
+    /// Length of a frame that was larger than the gateway takes; 0: none.
+    missed_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,10 @@ enum Arrived {
 impl Pictures {
     /// Begins to keep what these nodes send.
     pub fn begin(blobs: Blobs, senders: Vec<NodeId>) -> Self {
+        Self::of_at_most(OUTPUT_BYTES_MAX, blobs, senders)
+    }
+
+    fn of_at_most(bytes_max: u64, blobs: Blobs, senders: Vec<NodeId>) -> Self {
         let (arrived, receiver) = mpsc::unbounded_channel();
         let shared = Shared {
             senders,
@@ -86,9 +93,10 @@ impl Pictures {
             waiting_bytes: AtomicU64::new(0),
             overrun: AtomicBool::new(false),
             too_many: AtomicBool::new(false),
+            missed_bytes: AtomicU64::new(0),
         };
         let intake = Intake(Arc::new(shared));
-        let spool = tokio::spawn(spool(blobs, receiver, intake.clone()));
+        let spool = tokio::spawn(spool(bytes_max, blobs, receiver, intake.clone()));
         Self { intake, spool, holds: Vec::new() }
     }
 
@@ -109,10 +117,19 @@ impl Pictures {
         if shared.too_many.load(Ordering::Relaxed) {
             return Err(Spoiled::TooLarge(format!("more than {PICTURES_MAX} pictures were sent over the WebSocket")));
         }
-        if shared.overrun.load(Ordering::Relaxed) {
-            return Err(Spoiled::Lost("its pictures came faster than they could be stored".into()));
+        match shared.missed_bytes.load(Ordering::Relaxed) {
+            0 => {}
+            bytes => {
+                return Err(Spoiled::TooLarge(format!(
+                    "a picture of {bytes} bytes was sent over the WebSocket, and {FRAME_BYTES_MAX} are the most: make it smaller, or save it as a file"
+                )));
+            }
         }
         match spooled {
+            // What came after a picture that can't be kept waited for nothing: that error says more.
+            Ok(Ok(_)) if shared.overrun.load(Ordering::Relaxed) => {
+                Err(Spoiled::Lost("its pictures came faster than they could be stored".into()))
+            }
             Ok(Ok(spooled)) => {
                 let (sent, holds) = spooled.into_iter().unzip();
                 self.holds = holds;
@@ -153,6 +170,13 @@ impl Drop for Pictures {
 }
 
 impl Intake {
+    /// A frame of that node was too large to be read: if the node sends its pictures, one is missing that never can be had.
+    pub fn miss(&self, node: &str, bytes: u64) {
+        if self.0.senders.iter().any(|sender| sender.as_str() == node) {
+            self.0.missed_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Takes a picture, if it is of a node that sends its pictures; says whether it is. The owner's `label` of the prompt takes the place of the backend's.
     pub fn take(&self, node: &str, preview: &Preview, label: &PromptId) -> bool {
         let shared = &self.0;
@@ -183,11 +207,12 @@ fn is_small(metadata: &Map<String, Value>) -> bool {
 
 /// Puts what arrives into the blobs, in its order.
 async fn spool(
+    bytes_max: u64,
     blobs: Blobs,
     mut arrived: mpsc::UnboundedReceiver<Arrived>,
     intake: Intake,
 ) -> Result<Vec<(SentPicture, Hold)>, BlobError> {
-    let (mut sent, mut left) = (Vec::new(), OUTPUT_BYTES_MAX);
+    let (mut sent, mut left) = (Vec::new(), bytes_max);
     while let Some(Arrived::Picture { node, metadata, image }) = arrived.recv().await {
         let Stored { content, bytes, hold } = loop {
             match stored(&blobs, &image, left).await {
@@ -328,6 +353,29 @@ mod tests {
         let (_dir, _blobs, mut pictures) = begun();
         pictures.intake.take("8", &preview(vec![0; usize::try_from(WAITING_BYTES_MAX).unwrap() + 1]), &label());
         assert!(pictures.collected().await.is_ok(), "one alone may be larger");
+    }
+
+    #[tokio::test]
+    async fn pictures_that_are_too_large_together_are_told_as_that_whatever_waits_behind_them() {
+        for (bytes_max, good) in [(6, true), (5, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut pictures = Pictures::of_at_most(bytes_max, Blobs::open(dir.path()).unwrap(), nodes(&["8"]));
+            for image in ["one", "two"] {
+                pictures.intake.take("8", &preview(image), &label());
+            }
+            if !good {
+                while !pictures.spool.is_finished() {
+                    tokio::task::yield_now().await;
+                }
+                pictures.intake.take("8", &preview(vec![0; usize::try_from(WAITING_BYTES_MAX).unwrap()]), &label());
+                assert!(pictures.intake.0.overrun.load(Ordering::Relaxed));
+            }
+            match pictures.collected().await {
+                Ok(sent) => assert!(good && sent.len() == 2),
+                Err(Spoiled::TooLarge(text)) => assert!(!good && text.contains("more than"), "{text}"),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
     }
 
     #[tokio::test]

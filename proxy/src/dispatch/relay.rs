@@ -32,7 +32,9 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
         }
         // A plain preview or a progress text belongs to whatever runs there now (facts §6.4).
         None => match &event {
-            UpstreamEvent::Preview(_) | UpstreamEvent::Text(_) => tracks.running_at(&backend.id),
+            UpstreamEvent::Preview(_) | UpstreamEvent::Text(_) | UpstreamEvent::TooLong { .. } => {
+                tracks.running_at(&backend.id)
+            }
             _ => None,
         },
     };
@@ -53,6 +55,7 @@ pub fn relay(services: &Services, backend: &Backend, event: UpstreamEvent) {
             services.metrics.event("picture");
             return;
         }
+        UpstreamEvent::TooLong { bytes } => track.missed(*bytes),
         UpstreamEvent::Progress { kind: ProgressKind::Executing, data, .. } => {
             track.executes(data.get("node").and_then(Value::as_str));
             let node = data.get("display_node").or_else(|| data.get("node")).and_then(Value::as_str);

@@ -94,6 +94,14 @@ impl Track {
         node.is_some_and(|node| pictures.take(&node, preview, &self.prompt_id))
     }
 
+    /// A frame of so many bytes came that is larger than the gateway takes. Of a node that sends its pictures it was one: the next run of it would be as large.
+    pub fn missed(&self, bytes: u64) {
+        let node = self.heard.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(pictures), Some(node)) = (&self.pictures, node) {
+            pictures.miss(&node, bytes);
+        }
+    }
+
     /// An event of it was heard.
     pub fn heard(&self, is_start: bool) {
         if is_start {
@@ -184,7 +192,7 @@ impl Tracks {
 mod tests {
     use super::*;
     use crate::clock::WallMillis;
-    use crate::dispatch::pictures::Pictures;
+    use crate::dispatch::pictures::{Pictures, Spoiled};
     use crate::ids::JobId;
     use crate::owner::Owner;
     use crate::record::blobs::Blobs;
@@ -255,6 +263,26 @@ mod tests {
         let other = Tracks::default();
         let _signals = other.track(&job(), &attempt(), None);
         assert!(!other.of(attempt().upstream).unwrap().take_picture(&preview(Some("8"), Png)), "it has no such nodes");
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_spoils_the_pictures_only_while_a_node_runs_that_sends_some() {
+        for (node, good) in [(None, true), (Some("3"), true), (Some("8"), false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut pictures = Pictures::begin(Blobs::open(dir.path()).unwrap(), vec!["8".parse().unwrap()]);
+            let tracks = Tracks::default();
+            let _signals = tracks.track(&job(), &attempt(), Some(pictures.intake()));
+            let track = tracks.of(attempt().upstream).unwrap();
+            track.executes(node);
+            track.missed(70_000_000);
+            match pictures.collected().await {
+                Ok(_) => assert!(good, "{node:?}"),
+                Err(Spoiled::TooLarge(text)) => {
+                    assert!(!good && text.contains("70000000") && text.contains("67108864"), "{text}");
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
     }
 
     #[tokio::test]

@@ -55,6 +55,11 @@ pub enum UpstreamEvent {
     },
     /// A message or frame that is not ComfyUI's own: a node pack's. Reaches people only where the installation is their own (owner posture).
     Pack(PackEvent),
+    /// A frame that is larger than the gateway takes: what it held is lost, and its connection with it.
+    TooLong {
+        /// Its length.
+        bytes: u64,
+    },
     /// Not for any owner, not understood, or cut short.
     Ignored,
 }
@@ -169,6 +174,7 @@ impl UpstreamEvent {
             Self::Text(_) => "text",
             Self::QueueChanged { .. } => "status",
             Self::Pack(_) => "pack",
+            Self::TooLong { .. } => "too_long",
             Self::Ignored => "ignored",
         }
     }
@@ -179,7 +185,7 @@ impl UpstreamEvent {
             Self::Started { prompt, .. } | Self::Progress { prompt, .. } | Self::Ended { prompt } => Some(*prompt),
             Self::Preview(preview) => preview.prompt,
             Self::Pack(event) => event.prompt(),
-            Self::Output | Self::Text(_) | Self::QueueChanged { .. } | Self::Ignored => None,
+            Self::Output | Self::Text(_) | Self::QueueChanged { .. } | Self::TooLong { .. } | Self::Ignored => None,
         }
     }
 
@@ -201,7 +207,12 @@ impl UpstreamEvent {
                 image: preview.image,
             }),
             Self::Text(text) => Some(ClientEvent::Text(text)),
-            Self::Pack(_) | Self::Ended { .. } | Self::Output | Self::QueueChanged { .. } | Self::Ignored => None,
+            Self::Pack(_)
+            | Self::Ended { .. }
+            | Self::Output
+            | Self::QueueChanged { .. }
+            | Self::TooLong { .. }
+            | Self::Ignored => None,
         }
     }
 }

@@ -17,11 +17,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// One frame: a text output of many megabytes is one frame (facts §6.1).
-const FRAME_BYTES_MAX: usize = 64 << 20;
+/// One frame: a text output of many megabytes is one frame (facts §6.1), and so is a picture that is sent.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Between our pings.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A backend that answers no ping for this long is hung, or the connection dead. Its event loop may well stall for seconds (facts §2.6).
@@ -181,7 +182,12 @@ impl<F: Fn(UpstreamEvent) + Send + Sync> Upstream<F> {
                         }
                         (self.sink)(event);
                     }
-                    Some(Err(error)) => return error.into(),
+                    Some(Err(error)) => {
+                        if let Error::Capacity(CapacityError::MessageTooLong { size, .. }) = &error {
+                            (self.sink)(UpstreamEvent::TooLong { bytes: *size as u64 });
+                        }
+                        return error.into();
+                    }
                     None => return Ended::Closed,
                 },
                 _ = ping.tick() => {
@@ -266,6 +272,37 @@ mod tests {
         assert!(server.next().await.unwrap().unwrap().is_text());
         assert!(server.next().await.unwrap().unwrap().is_close());
         tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_frame_of_64_mib_is_read_and_of_a_larger_one_its_length_is_told() {
+        use tokio::io::AsyncWriteExt;
+        for (more, good) in [(0, true), (1, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = BackendEndpoint::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+            let (_stop, stopping) = watch::channel(false);
+            let (heard, mut events) = tokio::sync::mpsc::unbounded_channel();
+            let sink = move |event| drop(heard.send(event));
+            let (_socket, upstream) = Upstream::new(endpoint, UpstreamClientId::new(), sink, stopping);
+            let task = tokio::spawn(upstream.run());
+            let mut server = accept(&listener).await;
+            let length = FRAME_BYTES_MAX as u64 + more;
+            let raw = server.get_mut();
+            raw.write_all(&[&[0x82, 127][..], &length.to_be_bytes()].concat()).await.unwrap();
+            if good {
+                // A PNG preview, but for its picture.
+                let mut frame = vec![0; FRAME_BYTES_MAX];
+                frame[..8].copy_from_slice(b"\0\0\0\x01\0\0\0\x02");
+                raw.write_all(&frame).await.unwrap();
+            }
+            let event = tokio::time::timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
+            match event {
+                UpstreamEvent::Preview(preview) => assert!(good && preview.image.len() == FRAME_BYTES_MAX - 8),
+                UpstreamEvent::TooLong { bytes } => assert!(!good && bytes == length),
+                other => panic!("{}", other.kind()),
+            }
+            task.abort();
+        }
     }
 
     #[test]
