@@ -38,6 +38,7 @@ use crate::gateway::{Doors, Gateway};
 use crate::ids::{BackendId, UpstreamClientId};
 use crate::inspect::Inspector;
 use crate::inspect::bans::BannedClasses;
+use crate::inspect::measured::Measured;
 use crate::listen::{Connections, STRAGGLER};
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
@@ -212,6 +213,7 @@ impl App {
             created,
             browsers,
             held: Arc::default(),
+            measured: Measured::default(),
             banned: BannedClasses::new(banned),
             ban_turn: tokio::sync::Mutex::default(),
             halts: HaltsInForce::default(),

@@ -25,6 +25,7 @@ use crate::drain::Drain;
 use crate::ids::{BackendId, ClientId, TenantId};
 use crate::inspect::Inspector;
 use crate::inspect::bans::BannedClasses;
+use crate::inspect::measured::Measured;
 use crate::listen::ClientTls;
 use crate::owner::{OwnerScope, Principal};
 use crate::record::audit::Audit;
@@ -56,6 +57,8 @@ pub struct Services {
     pub ledger: Arc<dyn Ledger>,
     /// Contents.
     pub blobs: Blobs,
+    /// What results are that were named as inputs.
+    pub measured: Measured,
     /// Room on the disk of both.
     pub space: Space,
     /// Clients' sockets.

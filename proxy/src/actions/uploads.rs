@@ -187,7 +187,8 @@ async fn original(
     let scope = call.scope()?;
     let found = call.services.ledger.named_files(&scope, vec![files::file_name(&whole, directory, folder)]).await?;
     let row = found.into_iter().next().flatten().ok_or_else(Rejection::not_found)?;
-    let facts = files::known_facts(&call.services.blobs, &row).await.map_err(UploadError::from)?;
+    let facts =
+        files::known_facts(&call.services.blobs, &call.services.measured, &row).await.map_err(UploadError::from)?;
     Ok((row, facts))
 }
 

@@ -112,7 +112,8 @@ async fn pinned(
     }
     let (services, scope) = (call.services, caller.principal.owner.scope());
     let folder = files::owner_folder(&services.ledger.owner_secrets(&scope).await?);
-    let pins = files::pinned(&*services.ledger, &services.blobs, &scope, &folder, references).await?;
+    let pins =
+        files::pinned(&*services.ledger, &services.blobs, &services.measured, &scope, &folder, references).await?;
     let known = files::facts(&pins, &folder);
     Ok((pins, known))
 }

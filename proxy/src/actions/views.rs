@@ -64,7 +64,8 @@ pub(super) async fn form(call: &Call<'_>, row: &FileRow, form: Form) -> Result<A
     if let Some(unchanged) = file::unchanged(call.headers, &etag) {
         return Ok(unchanged);
     }
-    let facts = files::known_facts(&call.services.blobs, row).await.map_err(UploadError::from)?;
+    let facts =
+        files::known_facts(&call.services.blobs, &call.services.measured, row).await.map_err(UploadError::from)?;
     check(facts)?;
     let folder = files::owner_folder(&call.services.ledger.owner_secrets(&call.scope()?).await?);
     let source = Pushed::new(row.id, row.content, row.bytes, &facts, &folder, &row.filename);

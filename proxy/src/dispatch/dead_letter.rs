@@ -148,7 +148,8 @@ async fn approved(
         catalogue.ok_or_else(|| ReplayError::Later("what is installed for this tenant is not known yet".to_owned()))?;
     let scope = letter.owner.scope();
     let folder = files::owner_folder(&services.ledger.owner_secrets(&scope).await?);
-    let pins = files::pinned(&*services.ledger, &services.blobs, &scope, &folder, &references).await;
+    let pins =
+        files::pinned(&*services.ledger, &services.blobs, &services.measured, &scope, &folder, &references).await;
     let pins = pins.map_err(|error| match error {
         files::PinError::Refused(error) => error.into(),
         files::PinError::Ledger(error) => error.into(),

@@ -5,13 +5,14 @@
 //! like one that is nowhere (invariant 5).
 
 use super::InspectError;
-use super::contents::{self, ContentError, ContentFacts};
+use super::contents::{ContentError, ContentFacts};
+use super::measured::Measured;
 use crate::ids::FileId;
 use crate::owner::OwnerScope;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::uploads::{FileName, Pin};
 use crate::record::ledger::{Directory, FileRow, Ledger, LedgerError, OwnerSecrets};
-use comfygate_policy::{Digest, FileFact, FileFacts, FileReference};
+use comfygate_policy::{FileFact, FileFacts, FileReference};
 use std::collections::BTreeSet;
 
 /// Different files in one workflow. The largest template of ComfyUI's own names 14.
@@ -49,6 +50,7 @@ pub fn facts(pins: &[Pin], owner_folder: &str) -> FileFacts {
 pub async fn pinned(
     ledger: &dyn Ledger,
     blobs: &Blobs,
+    measured: &Measured,
     scope: &OwnerScope,
     owner_folder: &str,
     references: &[FileReference],
@@ -63,7 +65,7 @@ pub async fn pinned(
     let mut pins = Vec::new();
     for ((name, directory), row) in wanted.into_iter().zip(rows) {
         let Some(row) = row else { continue };
-        let facts = known_facts(blobs, &row).await.map_err(|error| unusable(&name, error))?;
+        let facts = known_facts(blobs, measured, &row).await.map_err(|error| unusable(&name, error))?;
         // A name that a backend had is exact: extension and all.
         let exact =
             !is_upstream(&name, owner_folder) || name == format!("{owner_folder}/{}", upstream_name(row.id, &facts));
@@ -95,25 +97,15 @@ fn unusable(name: &str, error: ContentError) -> PinError {
     }
 }
 
-/// The facts of an own file: an upload's are stored, a result's are read.
+/// The facts of an own file: an upload's are stored, a result's are read when they are first needed.
 ///
 /// # Errors
 /// Why its content can be no input.
-pub async fn known_facts(blobs: &Blobs, row: &FileRow) -> Result<ContentFacts, ContentError> {
+pub async fn known_facts(blobs: &Blobs, measured: &Measured, row: &FileRow) -> Result<ContentFacts, ContentError> {
     match row.facts {
         Some(facts) => Ok(facts),
-        None => content_facts(blobs, row.content).await,
+        None => measured.facts(blobs, row.content).await,
     }
-}
-
-async fn content_facts(blobs: &Blobs, content: Digest) -> Result<ContentFacts, ContentError> {
-    let path = blobs.path(&content).ok_or(std::io::Error::from(std::io::ErrorKind::NotFound))?;
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        contents::read(&mut file, length)
-    });
-    reading.await.map_err(|error| ContentError::Io(error.into()))?
 }
 
 fn is_upstream(name: &str, owner_folder: &str) -> bool {
@@ -151,6 +143,8 @@ fn policy_directory(directory: Directory) -> comfygate_policy::Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::contents::ContentKind;
+    use comfygate_policy::Digest;
 
     const FOLDER: &str = "t/abcdefgh";
 
@@ -170,7 +164,7 @@ mod tests {
     #[test]
     fn the_policy_is_told_how_long_a_sound_is_or_that_nobody_knows() {
         for seconds in [None, Some(7)] {
-            let facts = ContentFacts { kind: contents::ContentKind::Flac, width: 1, height: 1, frames: 1, seconds };
+            let facts = ContentFacts { kind: ContentKind::Flac, width: 1, height: 1, frames: 1, seconds };
             let (name, content) = ("a.flac".to_owned(), Digest::of(b"x"));
             let pin = Pin { name, directory: Directory::Input, file: FileId::new(), content, bytes: 1, facts };
             assert!(format!("{:?}", super::facts(&[pin], FOLDER)).contains(&format!("seconds: {seconds:?}")));

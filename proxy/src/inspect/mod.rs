@@ -8,6 +8,7 @@
 pub mod bans;
 pub mod contents;
 pub mod files;
+pub mod measured;
 pub mod media;
 pub mod paid;
 pub mod refused;

@@ -155,6 +155,16 @@ impl ContentError {
     fn malformed(what: &'static str, fault: &'static str) -> Self {
         Self::Malformed { what, fault }
     }
+
+    /// The same, for another who asks.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Unknown => Self::Unknown,
+            Self::Malformed { what, fault } => Self::Malformed { what, fault },
+            Self::TooManyPixels { width, height } => Self::TooManyPixels { width: *width, height: *height },
+            Self::Io(error) => Self::Io(error.kind().into()),
+        }
+    }
 }
 
 /// Reads the facts of a content of `length` bytes. Reads headers only, but for GIF and WebP, whose frames are counted block by block, and FLAC, which is read whole.
