@@ -489,6 +489,32 @@ impl ClassSignature {
         self.tables.required()
     }
 
+    /// What inputs of this full name may be declared as, whatever a node chooses: several choices may have one each.
+    pub(crate) fn declared_as(&self, name: &str) -> Vec<&InputSignature> {
+        if let Some(input) = self.tables.find(&self.inputs, name) {
+            // A row itself is no input, only its items are.
+            return Some(input)
+                .filter(|input| !matches!(input.declared, DeclaredType::Autogrow { .. }))
+                .into_iter()
+                .collect();
+        }
+        let (mut found, mut open) = (Vec::new(), self.inputs.iter().collect::<Vec<_>>());
+        while let Some(input) = open.pop() {
+            match &input.declared {
+                DeclaredType::Autogrow { item, .. } => {
+                    found.extend(input.row.iter().any(|known| known == name).then_some(item.as_ref()));
+                    continue;
+                }
+                DeclaredType::DynamicCombo(options) if name.starts_with(&input.full) => {
+                    open.extend(options.iter().flat_map(|(_, nested)| nested));
+                }
+                _ => {}
+            }
+            found.extend((input.full == name).then_some(input));
+        }
+        found
+    }
+
     /// The declaration of one input of `node`, by its full name.
     pub(crate) fn input<'a>(&'a self, node: &Node, name: &str) -> Option<&'a InputSignature> {
         if let Some(input) = self.tables.find(&self.inputs, name) {

@@ -76,7 +76,7 @@ fn is_model(signature: &InputSignature, text: &str) -> bool {
 impl ClassSignature {
     /// Whether `option` is known to be the name of a model where this input offers it: lists of models belong to an installation, others to the class.
     pub fn offers_model(&self, input: &str, option: &str) -> bool {
-        self.inputs().iter().any(|signature| signature.name() == input && is_model(signature, option))
+        self.declared_as(input).iter().any(|signature| is_model(signature, option))
     }
 }
 
@@ -158,4 +158,33 @@ fn linked<'a>(
         ),
     };
     Some(Violation { chain: chain(&subject.facts, node, name), ..violation })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalogue::Catalogue;
+    use crate::policy::Policy;
+
+    #[test]
+    fn a_model_is_offered_or_not_within_choices_and_rows_by_its_full_name_too() {
+        let class = r#"{"L": {"input": {"required": {
+            "plain": [["a.safetensors", "b.safetensors"], {}],
+            "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": [
+                {"key": "text", "inputs": {"required": {"name": ["STRING", {}]}}},
+                {"key": "file", "inputs": {"required": {"name": [["a.safetensors", "b.safetensors"], {}]}}}]}],
+            "row": ["COMFY_AUTOGROW_V3", {"template": {"prefix": "item", "min": 0, "max": 2,
+                "input": {"required": {"item": [["a.safetensors", "b.safetensors"], {}]}}}}]
+        }}, "output": ["MODEL"], "output_node": false, "python_module": "nodes"}}"#;
+        let catalogue = Catalogue::from_object_info(class.as_bytes()).unwrap();
+        let class = catalogue.class("L").unwrap();
+        let policy = Policy::from_toml("name = \"mine\"\n[[models]]\ninput = \"*\"\nallow = [\"a.*\"]\n").unwrap();
+        for input in ["plain", "mode.name", "row.item0", "row.item1"] {
+            assert!(class.offers_model(input, "a.safetensors") && !class.offers_model(input, "fast"), "{input}");
+            assert!(policy.offers(class, input, "a.safetensors"), "{input}");
+            assert!(!policy.offers(class, input, "b.safetensors"), "{input}");
+        }
+        for input in ["mode", "row", "name", "row.item2", "row.item", "mode.name.x", ""] {
+            assert!(!class.offers_model(input, "a.safetensors"), "{input}");
+        }
+    }
 }

@@ -76,26 +76,88 @@ pub fn filtered<A: Fn(&str) -> bool>(
         }
         read.push(live);
     }
-    let mut places = Vec::new();
+    let mut cut = Cut { rules, token, owner, places: Vec::new() };
     for (name, class) in &mut classes {
-        for (input, declared) in inputs_mut(class) {
-            let Some(offer) = files_of(name, input, declared) else {
-                keep_offered(name, input, declared, rules);
-                continue;
-            };
-            let kept = if owner { own_disk(declared) } else { Vec::new() };
-            let list = match offer {
-                Some(offer) => {
-                    places.push(Place { offer, kept });
-                    Template::mark(token, places.len() - 1)
-                }
-                None => json!(kept),
-            };
-            with_options(declared, list);
+        for (input, declared) in class.get_mut("input").into_iter().flat_map(inputs_mut) {
+            cut.input(name, input, declared, 0);
         }
     }
     let bytes = serde_json::to_vec(&classes).map_err(unreadable)?;
-    Ok(Template::new(bytes.into(), token, places))
+    Ok(Template::new(bytes.into(), token, cut.places))
+}
+
+/// Inputs within inputs, in so many layers: a class with more is in no catalogue.
+const NESTED_MAX: usize = 4;
+
+/// What inputs are cut to, and the places that were left to fill: in the order in which they stand in the answer.
+struct Cut<'a, R> {
+    rules: &'a R,
+    token: &'a str,
+    owner: bool,
+    places: Vec<Place>,
+}
+
+impl<R: Rules> Cut<'_, R> {
+    /// Cuts what an input offers, and the inputs within it: those of each choice of `COMFY_DYNAMICCOMBO_V3`, of a row's item, and of a slot (`comfy_api/latest/_io.py`). `input`: its full
+    /// name, `mode.model`. What is nested too deeply is dropped.
+    fn input(&mut self, class: &str, input: &str, declared: &mut Value, depth: usize) {
+        if let Some(offer) = files_of(class, input, declared) {
+            return self.files(offer, declared);
+        }
+        keep_offered(class, input, declared, self.rules);
+        for (key, value) in declared.get_mut(1).and_then(Value::as_object_mut).into_iter().flatten() {
+            match key.as_str() {
+                "options" => {
+                    for choice in value.as_array_mut().into_iter().flatten() {
+                        if let Some(inputs) = choice.get_mut("inputs") {
+                            self.nested(class, (input, None), inputs, depth);
+                        }
+                    }
+                }
+                "template" => {
+                    let item = first_item(value);
+                    if let Some(inputs) = value.get_mut("input") {
+                        self.nested(class, (input, item.as_deref()), inputs, depth);
+                    }
+                }
+                "inputs" => self.nested(class, (input, None), value, depth),
+                _ => {}
+            }
+        }
+    }
+
+    /// `outer`: the input that has them, and by which name they are known instead of their own.
+    fn nested(&mut self, class: &str, (outer, item): (&str, Option<&str>), inputs: &mut Value, depth: usize) {
+        if depth >= NESTED_MAX {
+            *inputs = json!({});
+            return;
+        }
+        for (name, declared) in inputs_mut(inputs) {
+            self.input(class, &format!("{outer}.{}", item.unwrap_or(name)), declared, depth + 1);
+        }
+    }
+
+    fn files(&mut self, offer: Option<Offer>, declared: &mut Value) {
+        let kept = if self.owner { own_disk(declared) } else { Vec::new() };
+        let list = match offer {
+            Some(offer) => {
+                self.places.push(Place { offer, kept });
+                Template::mark(self.token, self.places.len() - 1)
+            }
+            None => json!(kept),
+        };
+        with_options(declared, list);
+        // Whatever lists files has nothing within it; if a pack says so nevertheless, nobody has looked at that.
+        if let Some(more) = declared.get_mut(1).and_then(Value::as_object_mut) {
+            more.retain(|key, _| !["template", "inputs"].contains(&key.as_str()));
+        }
+    }
+}
+
+/// The name of a row's first item, by which rules know all of them.
+fn first_item(template: &Value) -> Option<String> {
+    let named = template.pointer("/names/0").and_then(Value::as_str).map(str::to_owned);
+    named.or_else(|| Some(format!("{}0", template.get("prefix")?.as_str()?)))
 }
 
 fn unreadable(error: serde_json::Error) -> StateError {
@@ -104,8 +166,8 @@ fn unreadable(error: serde_json::Error) -> StateError {
 
 const SECTIONS: [&str; 2] = ["required", "optional"];
 
-fn inputs_mut(class: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
-    let sections = class.get_mut("input").and_then(Value::as_object_mut).into_iter().flatten();
+fn inputs_mut(input: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
+    let sections = input.as_object_mut().into_iter().flatten();
     let wanted = sections.filter(|(section, _)| SECTIONS.contains(&section.as_str()));
     wanted.filter_map(|(_, inputs)| inputs.as_object_mut()).flatten()
 }
@@ -129,7 +191,9 @@ fn join_models(name: &str, known: &mut Value, other: &Value, rules: &impl Rules)
 
 /// Drops the options that may not be chosen, and a default that is one of them.
 fn keep_offered(class: &str, input: &str, declared: &mut Value, rules: &impl Rules) {
-    let offers = |option: &Value| option.as_str().is_none_or(|option| rules.offers(class, input, option));
+    // A dynamic choice is an object with a key.
+    let text = |option: &Value| option.as_str().or_else(|| option.get("key")?.as_str()).map(str::to_owned);
+    let offers = |option: &Value| text(option).is_none_or(|option| rules.offers(class, input, &option));
     let Some(list) = options_mut(declared).and_then(Value::as_array_mut) else { return };
     list.retain(offers);
     if let Some(more) = declared.get_mut(1).and_then(Value::as_object_mut)
@@ -268,6 +332,84 @@ mod tests {
         assert_eq!(inputs["mode"][0], json!(["slow"]), "what is not a model is the class's own");
         assert_eq!(both["Closed"]["of"], 2, "as the first backend that may run it declares it");
         assert!(both["More"].is_object());
+    }
+
+    /// By rules that know an input by its full name: what begins with `no` may be chosen nowhere but there.
+    struct But(&'static str);
+
+    impl Rules for But {
+        fn is_model(&self, _: &str, _: &str, _: &str) -> bool {
+            false
+        }
+
+        fn offers(&self, _: &str, input: &str, option: &str) -> bool {
+            !option.starts_with("no") || input == self.0
+        }
+    }
+
+    #[test]
+    fn inputs_within_dynamic_choices_rows_and_slots_are_cut_like_others() {
+        let combo = || json!(["COMBO", {"options": ["no", "yes"], "default": "no"}]);
+        let film = |name: &str| json!([[name], {"video_upload": true}]);
+        let choice = |key: &str, inputs: Value| json!({"key": key, "inputs": inputs});
+        let live = json!({"C": {"input": {"required": {
+            "first": film("bravo1.mp4"),
+            "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": [
+                choice("a", json!({"required": {"model": combo(), "film": film("bravo2.mp4")}, "optional": {"picture": ["COMBO", {"image_upload": true, "options": ["bravo3.png"]}]}})),
+                choice("b", json!({"required": {"deep": ["COMFY_DYNAMICCOMBO_V3", {"options": [choice("c", json!({"required": {"model": combo()}}))]}]}})),
+                choice("no", json!({})),
+            ]}],
+            "row": ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"item": combo()}}, "prefix": "item", "max": 3}}],
+            "named": ["COMFY_AUTOGROW_V3", {"template": {"input": {"optional": {"item": film("bravo4.mp4")}}, "names": ["x", "y"]}}],
+            "slot": ["COMFY_DYNAMICSLOT_V3", {"slotType": "IMAGE", "inputs": {"required": {"model": combo()}}}],
+            "last": film("bravo5.mp4"),
+        }}}});
+        let own = [("own.png".to_owned(), ContentFamily::Picture), ("own.mp4".to_owned(), ContentFamily::Film)];
+        let names = ["", "mode.model", "mode.deep.model", "row.item0", "slot.model"];
+        for allowed in names {
+            let kept = filtered(vec![source(&live, |_| true)], &But(allowed), "T", false).unwrap();
+            let shown: Value = serde_json::from_slice(&kept.filled(&own)).unwrap();
+            let inputs = &shown["C"]["input"]["required"];
+            let choices = &inputs["mode"][1]["options"];
+            let [a, b] = [0, 1].map(|at| &choices[at]["inputs"]);
+            for (input, declared) in names[1..].iter().zip([
+                &a["required"]["model"],
+                &b["required"]["deep"][1]["options"][0]["inputs"]["required"]["model"],
+                &inputs["row"][1]["template"]["input"]["required"]["item"],
+                &inputs["slot"][1]["inputs"]["required"]["model"],
+            ]) {
+                let cut = json!(["COMBO", {"options": ["yes"]}]);
+                assert_eq!(*declared, if *input == allowed { combo() } else { cut }, "{input} by {allowed}");
+            }
+            assert_eq!(choices.as_array().unwrap().len(), 2, "a choice that may not be made is none");
+            assert!(!shown.to_string().contains("bravo"), "{shown}");
+            assert_eq!(a["optional"]["picture"][1]["options"], json!(["own.png"]));
+            for film in [
+                &inputs["first"],
+                &a["required"]["film"],
+                &inputs["named"][1]["template"]["input"]["optional"]["item"],
+                &inputs["last"],
+            ] {
+                assert_eq!(film[0], json!(["own.mp4"]), "in the order of the answer");
+            }
+        }
+    }
+
+    #[test]
+    fn four_layers_of_inputs_are_shown_and_a_fifth_is_not() {
+        let mut declared = json!([["deepest"], {}]);
+        for layer in (1..=5).rev() {
+            let inputs = json!({"required": {(format!("at{layer}")): declared}});
+            declared = json!(["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "k", "inputs": inputs}]}]);
+        }
+        let text = |declared: &Value| {
+            let live = json!({"C": {"input": {"required": {"at0": declared}}}});
+            shown(&one(&live, |_| true, false).unwrap()).to_string()
+        };
+        let five = text(&declared);
+        assert!(five.contains("at4") && !five.contains("at5") && !five.contains("deepest"), "{five}");
+        let four = text(&declared[1]["options"][0]["inputs"]["required"]["at1"]);
+        assert!(four.contains("at5") && four.contains("deepest"), "{four}");
     }
 
     #[test]
