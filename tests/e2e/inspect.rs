@@ -285,7 +285,12 @@ async fn the_same_prompt_id_with_the_same_body_is_answered_again_and_with_anothe
     let envelope = json!({"prompt": workflows::quick("once"), "prompt_id": "once"});
     let first = acme.post("/prompt", &envelope).await.expect(200).json();
     let again = acme.post("/prompt", &envelope).await.expect(200).json();
-    assert_eq!(first, again);
+    // How it stands is told anew.
+    let without_place = |mut answer: serde_json::Value| {
+        answer.as_object_mut().unwrap().remove("queue");
+        answer
+    };
+    assert_eq!(without_place(first), without_place(again));
     acme.post("/prompt", &json!({"prompt": workflows::quick("other"), "prompt_id": "once"})).await.expect(409);
     let keyed = [("content-type", "application/json"), ("idempotency-key", "key-1")];
     let body = json!({"prompt": workflows::quick("keyed")}).to_string();

@@ -376,7 +376,7 @@ mod tests {
         let (names, others) = (Pseudonyms::draw().unwrap(), Pseudonyms::draw().unwrap());
         let line = json!({
             "time": "2024-12-31T23:59:59.001Z", "event": "refused", "stage": "admit", "code": "rate_limited", "status": 429,
-            "owner": {"tenant": "acme", "user": "ada", "key": "abc"}, "client": "192.0.2.1", "method": "POST", "route": "/prompt",
+            "owner": {"tenant": "acme", "user": "ann", "key": "abc"}, "client": "192.0.2.1", "method": "POST", "route": "/prompt",
             "reason": SECRET, "request": "r-1", SECRET: SECRET,
         });
         let shown = names.audit_line(&line.to_string()).unwrap();
@@ -385,7 +385,7 @@ mod tests {
             (&json!("rate_limited"), &json!(429), &json!("/prompt"))
         );
         let text = shown.to_string();
-        for hidden in [SECRET, "acme", "ada", "192.0.2.1", "r-1", "\"abc\""] {
+        for hidden in [SECRET, "acme", "ann", "192.0.2.1", "r-1", "\"abc\""] {
             assert!(!text.contains(hidden), "{hidden}: {text}");
         }
         assert_eq!(shown["owner"], names.audit_line(&line.to_string()).unwrap()["owner"]);
