@@ -76,7 +76,9 @@ fn is_model(signature: &InputSignature, text: &str) -> bool {
 impl ClassSignature {
     /// Whether `option` is known to be the name of a model where this input offers it: lists of models belong to an installation, others to the class.
     pub fn offers_model(&self, input: &str, option: &str) -> bool {
-        self.declared_as(input).iter().any(|signature| is_model(signature, option))
+        let declared = self.declared_as(input);
+        // Of what no catalogue declares nothing but the name is known.
+        if declared.is_empty() { ends_like_a_model(option) } else { declared.iter().any(|it| is_model(it, option)) }
     }
 }
 
@@ -183,8 +185,10 @@ mod tests {
             assert!(policy.offers(class, input, "a.safetensors"), "{input}");
             assert!(!policy.offers(class, input, "b.safetensors"), "{input}");
         }
-        for input in ["mode", "row", "name", "row.item2", "row.item", "mode.name.x", ""] {
-            assert!(!class.offers_model(input, "a.safetensors"), "{input}");
+        assert!(!class.offers_model("mode", "a.safetensors"), "the name of a choice");
+        for undeclared in ["row", "name", "row.item2", "row.item", "mode.name.x", ""] {
+            assert!(class.offers_model(undeclared, "a.safetensors"), "{undeclared}");
+            assert!(!class.offers_model(undeclared, "fast"), "{undeclared}");
         }
     }
 }
