@@ -245,9 +245,9 @@ impl Services {
         needed.is_none() || vram::fits(needed, backend.vram_total())
     }
 
-    /// Whether a workflow should go to this backend: it has its classes, its GPU is large enough, and it has its models, unless no backend of its pool is known to have those. Then it may go anywhere, and fails there by the
+    /// Whether a workflow should go to this backend: it has its classes, its GPU is large enough, and it has its models, unless no backend that serves its tenant is known to have those. Then it may go anywhere, and fails there by the
     /// backend's own word: lists of models are older than the models.
-    pub fn suits(&self, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
+    pub fn suits(&self, tenant: Option<&Tenant>, backend: &Backend, workflow: &ApprovedWorkflow) -> bool {
         if !backend.can_run(workflow) || !self.fits(backend, workflow) {
             return false;
         }
@@ -256,7 +256,9 @@ impl Services {
             // One that is down comes back, perhaps; one that is up and lacks a class has nothing to wait for.
             let waits = |other: &Backend| !other.is_up() || other.can_run(workflow);
             let may = |other: &Backend| waits(other) && self.fits(other, workflow) && other.may_have_models(workflow);
-            backends.values().any(|other| other.pool == backend.pool && may(other))
+            let serves =
+                |other: &Backend| tenant.map_or(other.pool == backend.pool, |tenant| tenant.is_served_by(other));
+            backends.values().any(|other| serves(other) && may(other))
         };
         backend.may_have_models(workflow) || !elsewhere()
     }

@@ -269,4 +269,7 @@ async fn what_waits_behind_a_job_is_taken_back_before_that_is_interrupted_and_ru
     acme.post("/interrupt", &json!({"prompt_id": first})).await.expect(200);
     assert_ne!(acme.finished(&first).await["status"]["status_str"], "success");
     assert_eq!(bravo.finished(&behind).await["status"]["status_str"], "success");
+    // Taken back, not lost: what was lost may have run, and would not be repeated by itself if it had cost.
+    assert!(!gateway.log_text().contains("attempt lost"), "{}", gateway.log_text());
+    assert_eq!(gateway.metric("comfygate_attempts_total{backend=\"gpu0\",outcome=\"lost\"}").await, 0.0);
 }

@@ -285,7 +285,7 @@ async fn the_same_prompt_id_with_the_same_body_is_answered_again_and_with_anothe
     let envelope = json!({"prompt": workflows::quick("once"), "prompt_id": "once"});
     let first = acme.post("/prompt", &envelope).await.expect(200).json();
     let again = acme.post("/prompt", &envelope).await.expect(200).json();
-    // How it stands is told anew.
+    // How it stands is told once.
     let without_place = |mut answer: serde_json::Value| {
         answer.as_object_mut().unwrap().remove("queue");
         answer

@@ -349,3 +349,26 @@ fn check_tells_a_policy_that_lets_the_gateway_pay_without_a_key() {
     let (good, told) = checked("[comfy_org]\napi_key = \"file:key\"\n");
     assert!(!good && told.contains("printable ASCII without spaces") && !told.contains("two words"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paid_job_that_is_taken_back_before_it_began_is_run_and_not_lost() {
+    let gateway = gateway("caller", 1, "").await;
+    let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
+    let short = workflows::slow("short", 8, 200, false);
+    for _ in 0..6 {
+        let prompt = acme.submit(short.clone()).await;
+        acme.finished(&prompt).await;
+    }
+    let first = acme.submit(short).await;
+    acme.running(&first).await;
+    let paid = bravo.submit_with(body(workflows::paid("behind", 1, 1))).await;
+    let address = gateway.stand_ins()[0].addr();
+    eventually("it waits at the backend", || async {
+        let queue: Value = serde_json::from_str(&gateway.plain_get(address, "/queue").await.1).unwrap();
+        (queue["queue_pending"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
+    acme.post("/interrupt", &json!({"prompt_id": first})).await.expect(200);
+    acme.finished(&first).await;
+    assert_eq!(bravo.finished(&paid).await["status"]["status_str"], "success");
+}

@@ -27,6 +27,7 @@ pub(super) async fn free(call: &Call<'_>) -> Result<Answer, Rejection> {
     crate::authenticate::require(&call.caller()?.principal, Scope::Submit)?;
     let wish: Wish = if call.body.is_empty() { Wish::default() } else { read(&call.body)? };
     for backend in call.services.backends_of(tenant).iter().filter(|backend| backend.is_up()) {
+        backend.models_unloaded();
         if let Err(error) = backend.comfyui.free(wish.unload_models, wish.free_memory).await {
             tracing::warn!(backend = %backend.id, %error, "models could not be unloaded");
         }

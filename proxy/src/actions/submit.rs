@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 /// RFC draft `Idempotency-Key`: as long as any client's UUID or hash, short enough for a row.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// A dispatcher that is busy for so long is not waited for: the answer is without the position then.
-const POSITION_TIMEOUT: Duration = Duration::from_millis(250);
+const POSITION_TIMEOUT: Duration = Duration::from_secs(2);
 /// A larger graph is read and decided again when its turn comes, rather than kept in memory while it waits.
 const KEPT_GRAPH_BYTES_MAX: usize = 256 << 10;
 
@@ -67,10 +67,7 @@ pub(super) async fn submit_prompt(call: &Call<'_>) -> Result<Answer, Rejection> 
     let small = acceptance.graph.len() <= KEPT_GRAPH_BYTES_MAX;
     let (job, position) = match call.services.ledger.accept(acceptance).await? {
         // Its first answer may have been lost together with the word to the dispatcher; that finds it in the ledger by itself.
-        Accepted::Again(job) => {
-            let place = call.services.outlook.load().of(job.id);
-            (job, place.map(|place| place.position))
-        }
+        Accepted::Again(job) => (job, None),
         Accepted::New(job) => {
             call.services.audit.accepted(&accepted_line(call, caller, &job, &workflow));
             let scope = job.owner.scope();

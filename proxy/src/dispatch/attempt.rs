@@ -31,6 +31,7 @@ use crate::record::metrics;
 use crate::services::Services;
 use comfygate_policy::{ApprovedWorkflow, ComfyOrgCredential, NodeId, OutputScope};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -128,8 +129,11 @@ pub async fn begin(carried: Carried, held: HeldJob) -> AttemptOver {
             return AttemptOver::JobEnded(None);
         }
     };
-    if !services.suits(backend, &workflow) {
-        // Its classes or models are not all there: back to the queue, which now knows what it needs.
+    let tenant = services.tenants().tenant(&job.owner.tenant);
+    if tenant.as_ref().is_some_and(|tenant| !tenant.is_served_by(backend))
+        || !services.suits(tenant.as_deref(), backend, &workflow)
+    {
+        // Its classes or models are not all there, or a reload gave its tenant other backends: back to the queue, which now knows what it needs.
         return AttemptOver::HeldAgain(Box::new(HeldJob { job, workflow: Some(workflow) }));
     }
     let job = match services.ledger.assign(job.id, job.version, &backend.id, services.clock.wall()).await {
@@ -312,6 +316,8 @@ pub struct Carried {
     pub recall: watch::Receiver<bool>,
     /// How it was placed.
     pub placed: Placed,
+    /// Another job of ours is there before it.
+    pub behind: Arc<AtomicBool>,
 }
 
 /// An assigned attempt.
@@ -322,6 +328,7 @@ struct Carrying {
     interrupt: watch::Receiver<bool>,
     recall: watch::Receiver<bool>,
     placed: Placed,
+    behind: Arc<AtomicBool>,
     job: Job,
     attempt: Attempt,
     signals: mpsc::Receiver<Signal>,
@@ -352,7 +359,7 @@ struct Carrying {
 impl Carrying {
     /// From here on the backend's events for this attempt reach its owner, and what `senders` send is kept.
     fn new(carried: Carried, job: Job, senders: Vec<NodeId>) -> Option<Self> {
-        let Carried { services, dispatch, backend, interrupt, recall, placed } = carried;
+        let Carried { services, dispatch, backend, interrupt, recall, placed, behind } = carried;
         let attempt = current(&job)?.clone();
         let pictures = (!senders.is_empty()).then(|| Pictures::begin(services.blobs.clone(), senders));
         let signals = services.tracks.track(&job, &attempt, pictures.as_ref().map(Pictures::intake));
@@ -364,6 +371,7 @@ impl Carrying {
             interrupt,
             recall,
             placed,
+            behind,
             job,
             attempt,
             signals,
@@ -572,7 +580,7 @@ impl Carrying {
             }
             Watched::Lost(reason) => {
                 // It had the backend to itself, so it was running, or what it is killed the backend before anybody saw it start.
-                if self.submitted && !self.placed.behind {
+                if self.submitted && !self.behind.load(Ordering::Relaxed) {
                     self.started().await;
                 }
                 self.lost(&reason).await
@@ -617,7 +625,10 @@ impl Carrying {
             match self.look(interrupting, recalling).await {
                 Ok(Look::Ended(watched)) => return watched,
                 Ok(Look::Soon) => wait = HURRY_INTERVAL,
-                Ok(Look::Later) => wait = if interrupting || recalling { HURRY_INTERVAL * 4 } else { poll_interval },
+                Ok(Look::Later) => {
+                    let hurries = interrupting || (recalling && self.job.state != JobState::Running);
+                    wait = if hurries { HURRY_INTERVAL * 4 } else { poll_interval };
+                }
                 Err(error) if error.is_refused() => {
                     self.backend.eject_for(&error);
                     return Watched::Lost(format!("its backend is gone: {error}"));
@@ -702,11 +713,9 @@ impl Carrying {
             QueuePlace::Absent => match comfyui.history_entry(upstream).await? {
                 Some(entry) => Ok(Look::Ended(Watched::Entry(entry))),
                 None if interrupting => Ok(Look::Ended(Watched::Withdrawn)),
-                None if recalling && self.job.state != JobState::Running && self.seen_absent() => {
-                    Ok(Look::Ended(Watched::Recalled))
-                }
                 // Between the queue and the history lies one statement of ComfyUI's worker: look once more before writing it off.
                 None if !self.seen_absent() => Ok(Look::Soon),
+                None if recalling && self.job.state != JobState::Running => Ok(Look::Ended(Watched::Recalled)),
                 None => Ok(Look::Ended(Watched::Lost("its backend does not know it any more".into()))),
             },
         }
@@ -804,6 +813,7 @@ impl Carrying {
                 // Its worker lives: it ran what it was given.
                 self.backend.worked(self.services.clock.monotonic());
                 // What others' jobs left on the GPU may be what was too much.
+                self.backend.models_unloaded();
                 if let Err(error) = self.backend.comfyui.free(true, true).await {
                     tracing::debug!(backend = %self.backend.id, %error, "it was not told to unload its models");
                 }

@@ -56,6 +56,8 @@ pub struct Backend {
     facts: ArcSwapOption<BackendFacts>,
     gpu: ArcSwapOption<GpuReading>,
     foreign: AtomicU64,
+    /// How often it was asked to unload its models.
+    unloads: AtomicU64,
     outstanding: AtomicU32,
     has_canary: AtomicBool,
     ejected: Notify,
@@ -117,6 +119,7 @@ impl Backend {
             facts: ArcSwapOption::empty(),
             gpu: ArcSwapOption::empty(),
             foreign: AtomicU64::new(0),
+            unloads: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
             has_canary: AtomicBool::new(false),
             ejected: Notify::new(),
@@ -306,6 +309,16 @@ impl Backend {
             BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
             BackendState::Down { .. } => false,
         }
+    }
+
+    /// It is asked to unload its models.
+    pub fn models_unloaded(&self) {
+        self.unloads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes whenever it may have lost the models that it had loaded: another process, or one that was asked to unload them.
+    pub fn loading_epoch(&self) -> (u64, u64) {
+        (self.health(|health| health.incarnation()), self.unloads.load(Ordering::Relaxed))
     }
 
     /// Prompts in its queue that are not ours, as last seen.

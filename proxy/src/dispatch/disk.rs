@@ -160,7 +160,9 @@ pub fn inputs(root: &Path, in_use: &InUse, before: SystemTime) -> io::Result<Vec
     let Some(ours) = Below::open(root)?.enter_ours()? else { return Ok(found) };
     for owner in owners(&ours, in_use, &mut budget)? {
         let Ok(Some(folder)) = ours.enter_name(&owner) else { continue };
-        for entry in folder.entries(&mut budget)? {
+        // What can't be listed, or is too much to list, stops nothing else.
+        let Ok(entries) = folder.entries(&mut budget) else { continue };
+        for entry in entries {
             let Some(name) = entry.to_str().ok() else { continue };
             let Some(id) = file_of(name) else { continue };
             if let Some(at) = folder.written(&entry, FileType::RegularFile)?.filter(|at| *at < before) {

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -125,6 +126,8 @@ struct Outstanding {
     interrupt_wanted: bool,
     /// Takes it back, should it not have begun.
     recall: watch::Sender<bool>,
+    /// Another job of ours is there before it.
+    behind: Arc<AtomicBool>,
 }
 
 /// What is thought of an attempt when it is placed.
@@ -132,6 +135,8 @@ struct Known {
     placed: Placed,
     work: Option<Work>,
     takes: Option<Duration>,
+    /// Another job of ours is there before it.
+    behind: bool,
 }
 
 impl Dispatcher {
@@ -195,7 +200,6 @@ impl Dispatcher {
             let command = tokio::select! {
                 biased;
                 () = async { drop(shutdown.wait_for(|down| *down).await) } => return,
-                command = commands.recv() => command,
                 // Its sender lives as long as the services do: the error can't be.
                 Ok(()) = rules.changed() => {
                     self.rules_changed = true;
@@ -212,6 +216,7 @@ impl Dispatcher {
                     self.look_again();
                     continue;
                 }
+                command = commands.recv() => command,
                 _ = reconcile.tick() => {
                     self.reconcile().await;
                     continue;
@@ -343,6 +348,9 @@ impl Dispatcher {
         let outstanding = self.outstanding.remove(&job);
         self.written_off.remove(&job);
         if let Some(outstanding) = &outstanding {
+            for (_, left) in self.at(&outstanding.backend) {
+                left.behind.store(false, Ordering::Relaxed);
+            }
             self.interrupt_at(&outstanding.backend);
         }
         match over {
@@ -381,7 +389,8 @@ impl Dispatcher {
         let mut here = self.at(&backend.id);
         let (Some((_, first)), None) = (here.next(), here.next()) else { return 0 };
         let now = Instant::now();
-        let soon = first.ends_at.is_some_and(|at| now + ahead >= at && now < at + ahead);
+        // Not behind one that is late already: it would be taken back at once.
+        let soon = first.ends_at.is_some_and(|at| now + ahead >= at && now < at + ahead.min(LATE));
         // One that failed before gets no second job before one has run to its end; behind others' work nobody knows when anything ends.
         let good = backend.standing() == Standing::Up && backend.foreign() == 0 && !first.interrupt_wanted;
         u32::from(!ahead.is_zero() && soon && good)
@@ -468,7 +477,7 @@ impl Dispatcher {
                 let seconds = estimates.seconds(&work.model, work.units) / speed + load_seconds;
                 (load_seconds, estimates.knows(&work.model).then(|| Duration::from_secs_f64(seconds)))
             });
-            Known { placed: Placed { speed, load_seconds, behind }, work, takes }
+            Known { placed: Placed { speed, load_seconds }, work, takes, behind }
         })
     }
 
@@ -513,11 +522,16 @@ impl Dispatcher {
                 let cancelled = job.cancel_requested;
                 let id = job.id;
                 self.fleet.resume(&self.services, &job, &backend.id);
-                let known = self.known(&job, &backend, false);
+                // What it had to load is not known any more: it teaches nothing.
+                let known = Known { work: None, ..self.known(&job, &backend, false) };
                 let running = job.state == JobState::Running;
+                let began = job.attempts.last().and_then(|attempt| attempt.started_at);
+                let ran = began.map_or(Duration::ZERO, |began| self.services.clock.wall().since(began));
+                let ends_at = known.takes.filter(|_| running).map(|takes| Instant::now() + takes.saturating_sub(ran));
                 self.carry(id, &backend, known, move |carried| attempt::resume(carried, job));
                 if let Some(outstanding) = self.outstanding.get_mut(&id) {
                     (outstanding.running, outstanding.interrupt_wanted) = (running, cancelled);
+                    outstanding.ends_at = ends_at;
                 }
                 // Another may be taken up after this one that waits behind it: both are looked at together.
                 if cancelled {
@@ -545,7 +559,8 @@ impl Dispatcher {
     {
         let (interrupt, interrupted) = watch::channel(false);
         let (recall, recalled) = watch::channel(false);
-        let Known { placed, work, takes } = known;
+        let Known { placed, work, takes, behind } = known;
+        let behind = Arc::new(AtomicBool::new(behind));
         let outstanding = Outstanding {
             backend: backend.id.clone(),
             interrupt,
@@ -555,6 +570,7 @@ impl Dispatcher {
             ends_at: None,
             interrupt_wanted: false,
             recall,
+            behind: Arc::clone(&behind),
         };
         self.outstanding.insert(job, outstanding);
         let handle = self.handle.clone();
@@ -564,6 +580,7 @@ impl Dispatcher {
             backend: Arc::clone(backend),
             interrupt: interrupted,
             recall: recalled,
+            behind,
             placed,
         });
         let occupied = backend.occupy();

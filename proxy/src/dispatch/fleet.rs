@@ -53,7 +53,7 @@ pub struct Fleet {
     /// By number: backends that a reload removed keep theirs.
     ids: Vec<BackendId>,
     /// Which process of each backend its models are known of.
-    incarnations: Vec<u64>,
+    incarnations: Vec<(u64, u64)>,
     /// What each has warmed up with, as last told to the scheduler.
     warm: Vec<Option<Arc<Vec<String>>>>,
 }
@@ -77,7 +77,7 @@ impl Fleet {
         let number = self.scheduler.add_backend(0, 1.0);
         self.numbers.insert(backend.clone(), number);
         self.ids.push(backend.clone());
-        self.incarnations.push(0);
+        self.incarnations.push((0, 0));
         self.warm.push(None);
         number
     }
@@ -88,7 +88,7 @@ impl Fleet {
         let backends = services.backends();
         for backend in backends.values() {
             let number = self.number(&backend.id);
-            let incarnation = backend.health(|health| health.incarnation());
+            let incarnation = backend.loading_epoch();
             if let Some(known) = self.incarnations.get_mut(number)
                 && std::mem::replace(known, incarnation) != incarnation
             {
@@ -166,7 +166,7 @@ impl Fleet {
         let serves = |backend: &Backend| {
             let in_pool = tenant.as_ref().is_none_or(|tenant| tenant.is_served_by(backend));
             // What is down is asked again when it comes back.
-            in_pool && workflow.is_none_or(|workflow| services.suits(backend, workflow))
+            in_pool && workflow.is_none_or(|workflow| services.suits(tenant.as_deref(), backend, workflow))
         };
         let backends = services.backends();
         // A GPU whose memory was too small for it is so again, and what killed a process kills its successor.
@@ -174,7 +174,7 @@ impl Fleet {
         let lost_at = last.map(|attempt| &attempt.backend);
         let is_elsewhere = |backend: &Backend| lost_at.is_some_and(|lost_at| *lost_at != backend.id);
         let another_is_up =
-            backends.values().any(|backend| is_elsewhere(backend) && backend.is_up() && serves(backend));
+            backends.values().any(|backend| is_elsewhere(backend) && backend.takes_jobs() && serves(backend));
         let may_run = |backend: &Backend| serves(backend) && (!another_is_up || is_elsewhere(backend));
         backends.values().filter(|backend| may_run(backend)).map(|backend| self.number(&backend.id)).collect()
     }
@@ -187,9 +187,9 @@ impl Fleet {
 
     /// Says anew what a tenant may take.
     pub fn set_share(&mut self, services: &Services, tenant: &TenantId) {
-        if let Some(tenant) = services.tenants().tenant(tenant) {
-            self.scheduler.set_share(&tenant.id, share(services, &tenant));
-        }
+        // One that is not configured any more: its jobs are to be refused when their turn comes.
+        let share = services.tenants().tenant(tenant).map_or_else(Share::default, |tenant| share(services, &tenant));
+        self.scheduler.set_share(tenant, share);
     }
 
     /// How many held jobs go before one, about.

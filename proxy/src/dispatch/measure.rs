@@ -17,14 +17,12 @@ pub struct Placed {
     pub speed: f64,
     /// The backend has to load models for it, which takes so many seconds as far as is known: 0 if it has them.
     pub load_seconds: f64,
-    /// Another job of ours ran there when it was placed.
-    pub behind: bool,
 }
 
 impl Default for Placed {
     /// An attempt of before a restart: what was thought of it then is forgotten.
     fn default() -> Self {
-        Self { speed: 1.0, load_seconds: 0.0, behind: false }
+        Self { speed: 1.0, load_seconds: 0.0 }
     }
 }
 
@@ -94,8 +92,8 @@ mod tests {
     #[test]
     fn an_owner_pays_for_the_speed_and_not_for_the_loading() {
         let run = Run { seconds: 10.0, loads: true, cached: false };
-        assert_eq!(run.charge(Placed { speed: 2.0, load_seconds: 0.0, behind: false }), 20.0);
-        assert_eq!(run.charge(Placed { speed: 1.0, load_seconds: 4.0, behind: false }), 6.0);
-        assert_eq!(run.charge(Placed { speed: 1.0, load_seconds: 60.0, behind: false }), 1.0);
+        assert_eq!(run.charge(Placed { speed: 2.0, load_seconds: 0.0 }), 20.0);
+        assert_eq!(run.charge(Placed { speed: 1.0, load_seconds: 4.0 }), 6.0);
+        assert_eq!(run.charge(Placed { speed: 1.0, load_seconds: 60.0 }), 1.0);
     }
 }

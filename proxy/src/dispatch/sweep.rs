@@ -33,8 +33,9 @@ pub async fn sweep(backend: &Backend, ledger: &dyn Ledger) -> Result<usize, Swee
     let queue = comfyui.listing().await?;
     let history = comfyui.newest_history(HISTORY_ENTRIES_MAX).await?;
     let active = ledger.active_jobs().await?;
-    let known: HashSet<UpstreamPromptId> =
-        active.iter().flat_map(|job| job.attempts.iter().map(|attempt| attempt.upstream)).collect();
+    // A lost attempt of a job that goes on elsewhere is as unwanted as one of nobody's.
+    let current = active.iter().flat_map(|job| job.attempts.iter().filter(|attempt| attempt.lost.is_none()));
+    let known: HashSet<UpstreamPromptId> = current.map(|attempt| attempt.upstream).collect();
     let (running, pending) =
         (leftovers(&queue.running, backend.client, &known), leftovers(&queue.pending, backend.client, &known));
     let ended = leftovers(&history, backend.client, &known);

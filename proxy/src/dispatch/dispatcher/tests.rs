@@ -7,7 +7,7 @@ use crate::services::Services;
 use comfygate_policy::Digest;
 
 fn unknown() -> Known {
-    Known { placed: Placed::default(), work: None, takes: None }
+    Known { placed: Placed::default(), work: None, takes: None, behind: false }
 }
 
 /// A dispatcher over a ledger of its own, without a backend that answers, that compares itself with the ledger all the time.
