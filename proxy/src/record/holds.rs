@@ -51,7 +51,7 @@ impl Holds {
     /// Holds a content. Waits, blocking, while it is being deleted: not on an event loop.
     ///
     /// # Errors
-    /// `TimedOut` after [`WAIT`]: whoever deletes it has not come to its end, perhaps for want of a thread.
+    /// `TimedOut` after `WAIT`: whoever deletes it has not come to its end, perhaps for want of a thread.
     pub fn hold(&self, content: Digest) -> io::Result<Hold> {
         let waits = |state: &mut State| state.claimed.contains(&content);
         let waited = self.0.freed.wait_timeout_while(self.state(), WAIT, waits);

@@ -70,7 +70,7 @@ pub enum Closed {
     Stopping,
     /// The key was revoked, or the credential ran out: 4401.
     CredentialEnded,
-    /// A close frame was due, and the client did not take what came before it, or the frame itself, within [`FINISH_MAX`]: nothing can be told to it in the middle of a frame.
+    /// A close frame was due, and the client did not take what came before it, or the frame itself, within `FINISH_MAX`: nothing can be told to it in the middle of a frame.
     Cut,
     /// Bytes could not be written.
     Failed(String),
