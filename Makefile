@@ -79,7 +79,7 @@ test: needs ## every test that needs no ComfyUI and no GPU
 	echo 'All tests passed. Not part of it:'
 	grep -ho 'skipped: .*' $(TEST_LOG) | sed 's/&apos;/'"'"'/g; s/&quot;/"/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g' | sort -u || true
 	if ! cargo +nightly --version >/dev/null 2>&1; then echo 'skipped: fuzzing: no nightly toolchain (make fuzz; the corpora were replayed above)'; fi
-	if ! command -v nvidia-smi >/dev/null; then echo 'skipped: GPU: no NVIDIA driver here; nothing in this release reads one'; fi
+	if ! command -v nvidia-smi >/dev/null; then echo 'skipped: GPU: no NVIDIA driver here; what the driver tells is tested with a recorded reading'; fi
 	if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then echo 'skipped: a real ComfyUI: neither COMFYUI_URL nor COMFYUI_URLS is set (make real)'; fi
 
 browser: needs browser-tools ## the stock page, two versions, in headless Chromium (the first time apt and pip fetch about 200 MB)
