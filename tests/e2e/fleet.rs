@@ -3,7 +3,6 @@
 use comfygate_tests::gateway::fast;
 use comfygate_tests::{Client, Gateway, StandIn, eventually, workflows};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// Three tenants, with limits of their own beside those of their plan.
 async fn with_tenants(limits: &[(&str, &str)], backends: usize) -> Gateway {
@@ -210,9 +209,9 @@ async fn a_socket_that_wants_it_hears_how_held_jobs_stand_and_another_does_not()
     let jobs = told.last().unwrap().data()["jobs"].clone();
     assert_eq!((&jobs[0]["prompt_id"], &jobs[0]["position"]), (&json!(waits), &json!(0)), "{jobs}");
     release(&acme, &first).await;
-    acme.finished(&waits).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(!plain.heard_so_far().await.iter().any(|event| event.kind() == "comfygate_queue"));
+    // Its end comes after everything that was told of how it stood.
+    let heard = plain.until_end_of(&waits).await;
+    assert!(!heard.iter().any(|event| event.kind() == "comfygate_queue"), "{heard:?}");
 }
 
 /// Gives the gateway enough runs to know what such a job takes.
