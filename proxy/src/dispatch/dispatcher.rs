@@ -406,7 +406,7 @@ impl Dispatcher {
         let open: HashMap<BackendId, Openings> = backends
             .values()
             .map(|backend| {
-                let outstanding = u32::try_from(self.at(&backend.id).count()).unwrap_or(u32::MAX);
+                let outstanding = self.outstanding_at(&backend.id);
                 let all = backends.values().map(|backend| &**backend);
                 let available = backend.takes_jobs() && self.shares.allow(backend, all);
                 let open = openings(self, backend);
@@ -506,12 +506,8 @@ impl Dispatcher {
         self.services.outlook.store(Arc::new(outlook));
     }
 
-    fn outstanding_by_backend(&self) -> HashMap<BackendId, u32> {
-        let mut counts = HashMap::new();
-        for outstanding in self.outstanding.values() {
-            *counts.entry(outstanding.backend.clone()).or_insert(0_u32) += 1;
-        }
-        counts
+    fn outstanding_at(&self, backend: &BackendId) -> u32 {
+        u32::try_from(self.at(backend).count()).unwrap_or(u32::MAX)
     }
 
     /// Follows up an attempt of before the restart, at its backend if that is still configured.
@@ -602,9 +598,8 @@ impl Dispatcher {
             running: count(running),
         };
         self.services.metrics.set_jobs(counts);
-        let outstanding = self.outstanding_by_backend();
         for backend in self.services.backends().values() {
-            let outstanding = outstanding.get(&backend.id).copied().unwrap_or(0);
+            let outstanding = self.outstanding_at(&backend.id);
             backend.set_outstanding(outstanding);
             self.services.metrics.set_backend(&backend.id, backend.is_up(), outstanding);
             self.services.metrics.set_backend_state(&backend.id, backend.shown_standing());

@@ -51,11 +51,6 @@ impl Outlook {
     pub fn of(&self, job: JobId) -> Option<Place> {
         self.0.get(&job).copied()
     }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[cfg(test)]
