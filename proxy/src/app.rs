@@ -4,6 +4,7 @@
 
 mod backends;
 pub mod certificates;
+mod first_link;
 mod listeners;
 mod logging;
 mod notify;
@@ -16,10 +17,16 @@ pub use logging::start_logging;
 use crate::actions::{Lists, ObjectInfos, ViewTurns};
 use crate::admin;
 use crate::admin::lifecycle::Ask;
-use crate::admit::{Admission, BodyBudget, FailedLogins, UploadSlots};
+use crate::admit::{Admission, BodyBudget, Guesses, UploadSlots};
 use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::endings::Endings;
 use crate::authenticate::jwks::KeySets;
+use crate::authenticate::key_uses::{self, KeyUses};
+use crate::authenticate::local_users::LocalUsers;
+use crate::authenticate::oidc::Providers;
+use crate::authenticate::oidc::seal::Sealer;
+use crate::authenticate::tickets::Tickets;
 use crate::clock::Clock;
 use crate::config::faults::ConfigErrors;
 use crate::config::reload::Watched;
@@ -44,6 +51,7 @@ use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::gpus;
 use crate::record::ledger::Ledger;
+use crate::record::ledger::managed::ManagedRows;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::metrics::Metrics;
@@ -51,9 +59,11 @@ use crate::record::pins;
 use crate::record::space::Space;
 use crate::record::state_dir;
 use crate::retention::{self, Sweeps};
-use crate::services::{LARGE_ANSWERS_MAX, Live, Services, StatusTurns};
+use crate::services::{LARGE_ANSWERS_MAX, Live, Oidc, Services, StatusTurns};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
+use crate::tenants::managed::ManagedTenants;
+use crate::tenants::stays::Stays;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -173,13 +183,20 @@ impl App {
         let backends = core.block_on(backends(&config, &*ledger))?;
         let store: Arc<dyn Tenants> = Arc::clone(&ledger) as Arc<dyn Tenants>;
         let created = Arc::new(core.block_on(CreatedTenants::load(store, audit.clone(), clock.clone()))?);
-        let key_sets = KeySets::new(core.handle().clone(), clock.clone());
-        let browsers = Browsers::new(core.block_on(ledger.instance())?);
+        let store: Arc<dyn ManagedRows> = Arc::clone(&ledger) as Arc<dyn ManagedRows>;
+        let managed = Arc::new(core.block_on(ManagedTenants::load(store, audit.clone(), clock.clone()))?);
+        let key_sets = Arc::new(KeySets::new(core.handle().clone(), clock.clone()));
+        let oidc = Oidc::new(Sealer::load_or_create(&config.state_dir)?, clock.clone());
+        let endings = Arc::new(Endings::default());
+        let browsers = Browsers::new(core.block_on(ledger.instance())?, Arc::clone(&endings));
+        let local_users = LocalUsers::default();
+        core.block_on(local_users.refresh(&*ledger))?;
         let banned = core.block_on(ledger.bans())?;
         let estimates = core.block_on(learned::load(&*ledger))?;
         metrics.set_config(1, true);
         logging::set_generation(1);
         let services = Arc::new(Services {
+            guesses: Guesses::new(config.limits.failed_logins_free, clock.clone()),
             reloaded: watch::channel(1).0,
             submissions: Drain::new(),
             space: Space::of(&config.state_dir),
@@ -189,15 +206,16 @@ impl App {
                 generation: 1,
                 tenants: Arc::new(AllTenants::new(
                     Arc::clone(&config.tenants),
+                    Arc::clone(&managed),
                     Arc::clone(&created),
                     config.limits.created_tenants_max,
                 )),
                 inspector,
                 authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &key_sets, clock.clone())),
+                providers: Arc::new(Providers::new(&config.oidc, None, &key_sets, &clock)),
                 backends: Arc::new(backends),
                 config: Arc::new(config),
             }),
-            clock,
             ledger,
             blobs,
             links,
@@ -211,7 +229,15 @@ impl App {
             object_infos: ObjectInfos::default(),
             key_sets,
             created,
+            managed,
+            stays: Stays::default(),
+            key_uses: KeyUses::default(),
+            tickets: Tickets::new(clock.clone()),
+            endings,
             browsers,
+            local_users,
+            clock,
+            oidc,
             held: Arc::default(),
             measured: Measured::default(),
             banned: BannedClasses::new(banned),
@@ -222,6 +248,8 @@ impl App {
             sweeps: Sweeps::default(),
         });
         core.block_on(services.refresh_halts())?;
+        core.block_on(services.managed.settle(services.tenants().registry()))?;
+        services.tenants().doubts().iter().for_each(|doubt| tracing::warn!("{doubt}"));
         let (dispatch, commands) = dispatcher::channel();
         let drain = Drain::new();
         Ok(Self { services, core, drain, dispatch, commands, sockets, certificates, origin, former })
@@ -255,6 +283,7 @@ impl App {
         let dispatcher = Dispatcher::new(Arc::clone(&services), dispatch.clone(), active);
         let dispatcher = core.spawn(dispatcher.run(commands, drain.clone()));
         core.spawn(learned::run(Arc::clone(&services), drain.clone()));
+        core.spawn(key_uses::run(Arc::clone(&services), drain.clone()));
         let turn = Arc::default();
         let program = upgrade::Program {
             binary: std::env::current_exe().ok(),
@@ -269,13 +298,19 @@ impl App {
         let reloader = Reloader::new(&services, &watchers, certificates, origin);
         core.spawn(lifecycle(Arc::clone(&services), reloader, Arc::clone(&giver), asked, turn, drain.clone()));
         core.spawn(retention::follow(Arc::clone(&services), drain.clone()));
+        core.spawn(retention::erase::follow(Arc::clone(&services), dispatch.clone(), drain.clone()));
         report_start(&services);
+        core.block_on(first_link::report(&services))?;
+        core.spawn(first_link::expire(Arc::clone(&services)));
         let giver_at_end = Arc::clone(&giver);
         let end =
             End { services: Arc::clone(&services), drain, sockets, giver, connections, former: Mutex::new(former) };
         server.run(RunArgs { shutdown_signal: Box::new(end) });
+        // Links end with the process.
+        services.local_users.end_first();
         if giver_at_end.outcome().is_none() {
             core.block_on(learned::keep(&services, Estimates::default()));
+            core.block_on(key_uses::keep(&services));
         }
         services.audit.stopped();
         core.shutdown_timeout(GOODBYE_TIMEOUT);
@@ -514,7 +549,6 @@ fn gateway(services: &Arc<Services>, dispatch: &DispatchHandle, drain: &Drain) -
     let (limits, clock) = (&config.limits, &services.clock);
     let doors = Doors {
         rates: Admission::new(clock.clone()),
-        failed_logins: FailedLogins::new(limits.failed_logins_per_minute, clock.clone()),
         bodies: BodyBudget::new(limits.bodies_bytes_max),
         uploads: UploadSlots::default(),
     };

@@ -6,11 +6,13 @@
 mod form;
 
 use crate::actions::{self, Call, Caller};
-use crate::admit::{Admission, BodyBudget, BodySlot, FailedLogins, Permit, Turn, UploadSlots};
-use crate::authenticate::session;
+use crate::admit::{Admission, BodyBudget, BodySlot, Permit, Turn, UploadSlots};
+use crate::authenticate::presented::{self, Kept, Presented};
+use crate::authenticate::{AuthError, endings, session, tickets};
 use crate::config::{Config, PublicUrl};
-use crate::context::{Context, OwnedForward};
+use crate::context::{Context, OwnedForward, Readers};
 use crate::deliver::answer::{Answer, AnswerBody};
+use crate::deliver::cors;
 use crate::deliver::events::handshake::{self, HandshakeError, SEC_FETCH_MODE, Site};
 use crate::deliver::events::held::HeldPlace;
 use crate::deliver::events::socket::{self, AtEnd};
@@ -18,21 +20,23 @@ use crate::deliver::login::{next, page};
 use crate::dispatch::backend::Backend;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::drain::Drain;
-use crate::ids::{ClientId, RequestId, SessionId};
+use crate::ids::{ClientId, RequestId};
 use crate::inspect::media::{self, Sender};
 use crate::listen::trace::TraceId;
 use crate::listen::{self, ClientAddr, ClientTls, ListenerFacts, Peer};
-use crate::owner::{Credential, Scope};
+use crate::owner::{Credential, OwnerScope, Principal, Scope};
 use crate::record::audit::Refusal;
+use crate::record::ledger::LedgerError;
 use crate::reject::{Rejection, Stage};
 use crate::route::{self, Access, Action, Below, BodyRule, Handling, OwnerRoute, RouteError, RouteMatch, TABLE};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HOST,
+    LOCATION, TRANSFER_ENCODING, UPGRADE, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result as PingoraResult};
 use pingora::protocols::SocketDigest;
@@ -47,8 +51,6 @@ const PIECE_BYTES: usize = 64 << 10;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an early refusal we read on for a little, so that the client sees the answer before the reset (pingora-notes §3).
 const REFUSAL_DRAIN: Duration = Duration::from_secs(2);
-/// How often an open socket's credential is looked at again.
-const CREDENTIAL_INTERVAL: Duration = Duration::from_secs(25);
 /// For static files from a backend.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 /// For routes of node packs, which compute, download and install while they answer.
@@ -76,8 +78,6 @@ pub struct Gateway {
 pub struct Doors {
     /// Rates by tenant.
     pub rates: Admission,
-    /// Failed logins by address.
-    pub failed_logins: FailedLogins,
     /// Memory of all bodies.
     pub bodies: BodyBudget,
     /// Uploads at once.
@@ -148,11 +148,17 @@ impl Gateway {
                 ),
             ));
         }
+        // Before authentication: a browser asks without a credential whether it may send one.
+        if cors::is_preflight(&method, &session.req_header().headers) {
+            ctx.route = "preflight";
+            let listed = |origin: &str| self.services.tenants().lists_origin(origin);
+            return Ok(Served::Answered(cors::preflight(&session.req_header().headers, listed)));
+        }
         let caller = match &found {
             Ok(matched) if matched.entry.access != Access::Credential => None,
             Err(RouteError::Odd(_)) => None,
             // An unknown path tells a stranger no more than a known one does.
-            Ok(_) | Err(_) => match self.authenticated(session, ctx).await {
+            Ok(_) | Err(_) => match self.authenticated(session, found.as_ref().ok(), ctx).await {
                 Ok(caller) => Some(caller),
                 Err(stranger) => {
                     let target = target.as_deref().unwrap_or("/");
@@ -177,7 +183,6 @@ impl Gateway {
         }
         match matched.entry.handling {
             Handling::Refuse => Err((Stage::Route, Rejection::not_found())),
-            Handling::NotYet(reason) => Err((Stage::Route, Rejection::not_yet(reason))),
             // Static files are outside the request rate (design §5 admit): a page loads hundreds of them.
             Handling::Forward => {
                 self.body(session, matched.entry.body, Sender::Page, ctx).await?;
@@ -206,13 +211,17 @@ impl Gateway {
         let (host, site) = (host_of(head), site(&config, ctx));
         let credential = caller.principal.credential;
         let by_cookie = credential.session().is_some();
-        // Browsers show a certificate by themselves, as they send cookies. Programs show it too and say nothing of pages, so what changes something needs no more than `Origin`.
-        let by_itself = by_cookie || credential == Credential::ClientCertificate;
+        // Browsers show a certificate by themselves, and a password that they remember for Basic, as they send cookies. Programs show these too and say nothing of pages, so what changes
+        // something needs no more than `Origin`.
+        let by_itself = !is_of_the_page(credential, &head.headers);
         let checked = match does {
             Does::Change if by_cookie => handshake::check_our_page(&head.headers, host, site),
-            Does::Change => handshake::check_origin(&head.headers, host, site),
+            Does::Change => handshake::check_origin(&head.headers, host, site).or_else(|foreign| {
+                let listed = cors::origin_of(&head.headers).is_some_and(|origin| caller.tenant.lists_origin(origin));
+                if listed && is_of_the_page(credential, &head.headers) { Ok(()) } else { Err(foreign) }
+            }),
             Does::Read if by_itself && handshake::is_foreign_reading(&head.headers) => Err(HandshakeError::NotOurPage),
-            // Whatever the credential is: a password that a browser remembers for Basic is sent by itself too.
+            // Whatever the credential is: nobody knows what it does.
             Does::RunPack if handshake::is_of_another_site(&head.headers) => Err(HandshakeError::NotOurPage),
             Does::Read | Does::RunPack => Ok(()),
         };
@@ -310,27 +319,62 @@ impl Gateway {
         })
     }
 
-    async fn authenticated(&self, session: &Session, ctx: &mut Context) -> Result<Caller, Stranger> {
+    async fn authenticated(
+        &self,
+        session: &Session,
+        matched: Option<&RouteMatch>,
+        ctx: &mut Context,
+    ) -> Result<Caller, Stranger> {
         let refused = |rejection| Stranger { rejection, wants_login: false };
-        let group = ctx.client.group();
-        self.doors.failed_logins.check(group).map_err(|error| refused(error.into()))?;
-        let principal = match self.services.principal(client_tls(session), &session.req_header().headers).await {
+        let socket = matched.filter(|matched| matched.action() == Some(Action::WebSocket));
+        let principal = match self.principal(session, socket, ctx).await {
             Ok(principal) => principal,
             Err(error) => {
-                if error.is_failed_login() {
-                    self.doors.failed_logins.failed(group);
-                }
+                self.services
+                    .login_failed(&error, ctx.request, ctx.client)
+                    .map_err(|blocked| refused(blocked.into()))?;
                 return Err(Stranger { wants_login: error.wants_login(), rejection: error.into() });
             }
         };
         ctx.owner = Some(principal.owner.clone());
+        if let Some(key) = &principal.owner.key {
+            self.services.key_uses.note(key, self.services.clock.wall());
+        }
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
         let tenant =
             tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
+        crate::authenticate::taken_from_there(&principal, &self.services.tenants(), ctx.client)
+            .map_err(|error| refused(error.into()))?;
+        let by_itself = !is_of_the_page(principal.credential, &session.req_header().headers);
+        ctx.readers = if by_itself { Readers::Nobody } else { Readers::Of(Arc::clone(&tenant)) };
         if let Some(active) = principal.credential.session() {
             session::touch(active, &*self.services.ledger, self.services.clock.wall()).await;
         }
         Ok(Caller { principal, tenant })
+    }
+
+    /// Who asks. At `/ws` the query may say it, and what the socket stands on is kept.
+    async fn principal(
+        &self,
+        session: &Session,
+        socket: Option<&RouteMatch>,
+        ctx: &mut Context,
+    ) -> Result<Principal, AuthError> {
+        let (tls, headers) = (client_tls(session), &session.req_header().headers);
+        let Some(matched) = socket else { return self.services.principal(tls, headers).await };
+        let shown = Presented { tls, headers, query_key: None };
+        let (principal, standing) = match matched.query.value("token").filter(|token| !token.is_empty()) {
+            Some(token) => {
+                let (principal, basis, shown) = self.services.socket_principal(shown, token).await?;
+                (principal, (basis, shown))
+            }
+            None => {
+                let principal = self.services.principal_of(shown).await?;
+                (principal.clone(), (principal, self.services.kept(shown)))
+            }
+        };
+        ctx.standing = Some(standing);
+        Ok(principal)
     }
 
     /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
@@ -359,6 +403,12 @@ impl Gateway {
                 return self.hold_socket(session, place, ctx).await;
             }
         }
+        let is_socket = matched.and_then(RouteMatch::action) == Some(Action::WebSocket);
+        let rejection = if is_socket && rejection.status() == StatusCode::UNAUTHORIZED {
+            rejection.with_retry_after(endings::RECONNECT_AFTER)
+        } else {
+            rejection
+        };
         // A browser answers a challenge to a page's own request with a prompt, for a password that nobody has.
         let rejection = if fetch_mode.is_some() { rejection.without_basic() } else { rejection };
         Err((Stage::Authenticate, rejection))
@@ -385,7 +435,28 @@ impl Gateway {
         }
     }
 
+    /// Answers, as long as nobody has the caller's tenant erased.
     async fn answer(
+        &self,
+        session: &mut Session,
+        caller: Option<Caller>,
+        matched: &RouteMatch,
+        action: Action,
+        method: &Method,
+        ctx: &mut Context,
+    ) -> Result<Served, (Stage, Rejection)> {
+        let Some(tenant) = caller.as_ref().map(|caller| caller.principal.owner.tenant.clone()) else {
+            return self.answer_now(session, caller, matched, action, method, ctx).await;
+        };
+        let erased = || (Stage::Authenticate, LedgerError::Erased { tenant: tenant.clone() }.into());
+        let stay = self.services.stays.enter(&tenant, ctx.before).ok_or_else(erased)?;
+        tokio::select! {
+            served = self.answer_now(session, caller, matched, action, method, ctx) => served,
+            () = stay.over() => Err(erased()),
+        }
+    }
+
+    async fn answer_now(
         &self,
         session: &mut Session,
         caller: Option<Caller>,
@@ -431,10 +502,11 @@ impl Gateway {
             form,
             request: ctx.request,
             client: ctx.client,
+            before: ctx.before,
             plain: ctx.plain,
+            tls: client_tls(session).cloned(),
             host: host_of(head),
             rates: &self.doors.rates,
-            failed_logins: &self.doors.failed_logins,
         };
         let mut answer = actions::answer(call, action).await.map_err(|rejection| (stage_of(action), rejection))?;
         answer.headers.extend(rate.into_iter().flat_map(crate::admit::RateState::headers));
@@ -506,15 +578,14 @@ impl Gateway {
         session: &mut Session,
         caller: Option<Caller>,
         matched: &RouteMatch,
-        ctx: &Context,
+        ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let rejected = |rejection| (Stage::Deliver, rejection);
         let caller = caller.ok_or_else(|| rejected(Rejection::internal("a socket without a caller")))?;
         let head = session.req_header();
-        let config = self.services.config();
-        let site = site(&config, ctx);
+        // Its page was looked at with everything else that changes something.
         let accept =
-            handshake::accepted(&head.method, &head.headers, session.is_http2(), site).map_err(at(Stage::Deliver))?;
+            handshake::upgraded(&head.method, &head.headers, session.is_http2()).map_err(at(Stage::Deliver))?;
         let client_id = match matched.query.value("clientId") {
             None | Some("") => None,
             Some(text) => {
@@ -524,16 +595,15 @@ impl Gateway {
                 Some(text.parse::<ClientId>().map_err(bad).map_err(rejected)?)
             }
         };
-        let by_cookie = caller.principal.credential.session();
-        let at_end = match by_cookie {
+        let (standing, shown) =
+            ctx.standing.take().ok_or_else(|| rejected(Rejection::internal("a socket that stands on nothing")))?;
+        let at_end = match caller.principal.credential.session() {
             Some(_) => AtEnd::Hold(Arc::clone(&self.services.held), ctx.client.group()),
             None => AtEnd::Close,
         };
         let scope = caller.principal.owner.scope();
         let registered = self.services.register_socket(&scope, client_id, caller.tenant.limits.websockets_max).await;
         let (handle, remaining) = registered.map_err(rejected)?;
-        let credentials = session.req_header().headers.clone();
-        let tls = client_tls(session).cloned();
         switch_protocols(session, &accept).await?;
         self.services.metrics.set_websockets(self.services.hub.sockets());
         let closed = socket::serve(
@@ -542,7 +612,7 @@ impl Gateway {
             remaining,
             self.services.config().limits.upload_bytes_max,
             self.drain.subscribe(),
-            self.credential_ended(tls, credentials, by_cookie.map(|session| session.id)),
+            self.credential_ended(standing, shown, ctx.client, scope),
             at_end,
         )
         .await;
@@ -567,33 +637,26 @@ impl Gateway {
         Ok(if closed.is_abrupt() { Served::Cut } else { Served::Carried })
     }
 
-    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed. What can't be checked now decides nothing.
-    async fn credential_ended(&self, tls: Option<ClientTls>, headers: HeaderMap, cookie: Option<SessionId>) {
-        let mut ends = self.services.browsers.ends();
-        // A session that ended before we listened is seen by the first look.
-        let mut wait = if cookie.is_some() { Duration::ZERO } else { CREDENTIAL_INTERVAL };
-        let mut reloaded = self.services.reloaded.subscribe();
-        loop {
-            let told = async {
-                match cookie {
-                    Some(id) => ends.of(id).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = told => {}
-                // Its sender lives as long as this does: the error can't be.
-                _ = reloaded.changed() => {}
-            }
-            wait = CREDENTIAL_INTERVAL;
-            // An open socket is no use of a session: a forgotten tab must not keep it alive.
-            match self.services.principal(tls.as_ref(), &headers).await {
-                Ok(_) => {}
-                Err(error) if error.retry_after().is_some() => {}
-                Err(_) => return,
-            }
-        }
+    /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed, its address not allowed; or would be shown other things, since what its
+    /// tenant shares has changed. An open socket is no use of a session: a forgotten tab must not keep it alive.
+    async fn credential_ended(&self, principal: Principal, shown: Kept, client: ClientAddr, scope: OwnerScope) {
+        let services = &self.services;
+        let look = || async {
+            let principal = services.principal_of(shown.presented()).await?;
+            crate::authenticate::require(&principal, Scope::Read)?;
+            crate::authenticate::taken_from_there(&principal, &services.tenants(), client)?;
+            // What the socket reads is not the caller's any more; the next one reads what is.
+            if principal.owner.scope() == scope { Ok(principal) } else { Err(AuthError::Forbidden(Scope::Read)) }
+        };
+        endings::until_ended(
+            &principal,
+            &services.endings,
+            services.reloaded.subscribe(),
+            &services.clock,
+            look,
+            tokio::time::sleep,
+        )
+        .await;
     }
 
     /// Tells log, metrics and audit of a refusal, and gives its answer in the route's shape.
@@ -610,16 +673,35 @@ impl Gateway {
             route: ctx.route,
             reason: rejection.log_text(),
         });
-        if ["/gate/login", "/gate/logout"].contains(&ctx.route) {
+        if actions::PAGES.contains(&ctx.route) {
             let (head, config) = (session.req_header(), self.services.config());
             let (raw, prefix) = (raw_target(head), session::prefix(config.public_url.as_ref()));
             // A proxy before us may have taken the prefix away.
             let target = if let Below::Inside(target) = below_prefix(raw, prefix) { target } else { raw };
             let matched = route::matched_route(&head.method, target, TABLE).ok();
-            return actions::refusal_page(rejection, matched.as_ref(), prefix);
+            return actions::refusal_page(&self.services, ctx.route, rejection, matched.as_ref(), prefix);
         }
         let speaks_comfyui = ctx.route == "/prompt" && session.req_header().method == Method::POST;
-        if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) }
+        let mut answer = if speaks_comfyui { rejection.comfyui(ctx.request) } else { rejection.problem(ctx.request) };
+        cors::say(&mut answer.headers, self.leave(session, ctx, true));
+        answer
+    }
+
+    /// What the answer says to the browser of a page of another site. A refusal of somebody unknown is readable by the pages of any tenant's list: it tells a page that its key is no good, and
+    /// is the same text for all.
+    fn leave(&self, session: &Session, ctx: &Context, refused: bool) -> Vec<(HeaderName, HeaderValue)> {
+        let origin = cors::origin_of(&session.req_header().headers);
+        match &ctx.readers {
+            Readers::Of(tenant) if !tenant.cors_origins.is_empty() => {
+                cors::leave(origin, origin.is_some_and(|origin| tenant.lists_origin(origin))).collect()
+            }
+            Readers::Unknown if refused => {
+                let tenants = self.services.tenants();
+                let listed = origin.is_some_and(|origin| tenants.lists_origin(origin));
+                if listed { cors::leave(origin, true).collect() } else { Vec::new() }
+            }
+            Readers::Of(_) | Readers::Unknown | Readers::Nobody => Vec::new(),
+        }
     }
 
     async fn write(&self, session: &mut Session, ctx: &mut Context, answer: Answer) -> PingoraResult<()> {
@@ -668,7 +750,10 @@ impl ProxyHttp for Gateway {
             matched: None,
             owned: None,
             backend: None,
+            before: self.services.stays.now(),
             owner: None,
+            readers: Readers::Unknown,
+            standing: None,
             body: None,
             status: 0,
             in_flight: self.drain.enter(),
@@ -687,7 +772,10 @@ impl ProxyHttp for Gateway {
                 ctx.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
                 return Err(Error::explain(ErrorType::WriteError, "a websocket was cut").into_down());
             }
-            Ok(Served::Answered(answer)) => (answer, false),
+            Ok(Served::Answered(mut answer)) => {
+                cors::say(&mut answer.headers, self.leave(session, ctx, false));
+                (answer, false)
+            }
             Err((stage, rejection)) => (self.refusal(session, ctx, stage, &rejection), true),
         };
         self.write(session, ctx, answer).await?;
@@ -792,8 +880,6 @@ impl ProxyHttp for Gateway {
             "server",
             "x-powered-by",
             "set-cookie",
-            "access-control-allow-origin",
-            "access-control-allow-credentials",
             // Of the page's caching we say our own; the others name what stands before a backend, or ask the caller for its password.
             "pragma",
             "expires",
@@ -808,8 +894,18 @@ impl ProxyHttp for Gateway {
             response.remove_header("location");
         }
         response.insert_header("x-content-type-options", "nosniff")?;
+        // SECURITY: cookies of `SameSite=Lax` reach a frame in a page of a neighbouring name or port, and what is clicked in it counts as its own. Beside what the backend says: all policies hold.
+        response.append_header(CONTENT_SECURITY_POLICY, "frame-ancestors 'self'")?;
         if is_missing_style(session, response.status) {
             response.insert_header(CONTENT_TYPE, "text/css")?;
+        }
+        for name in CORS_OF_A_BACKEND {
+            response.remove_header(name);
+        }
+        for (name, value) in self.leave(session, ctx, false) {
+            let before = response.headers.get(&name).filter(|_| name == VARY);
+            let value = before.map_or_else(|| value.clone(), |before| cors::joined(before, &value));
+            response.insert_header(name, value)?;
         }
         response.insert_header("x-request-id", ctx.request.to_string())?;
         // `public` would let a shared cache answer for us (facts §11, 105).
@@ -862,6 +958,28 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// What a backend says of pages of other sites; who may read is said here.
+const CORS_OF_A_BACKEND: [&str; 6] = [
+    "access-control-allow-origin",
+    "access-control-allow-credentials",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+    "access-control-expose-headers",
+    "access-control-max-age",
+];
+
+/// Whether the page itself showed the credential, and not its browser: cookies and certificates go along with any request, and a password that was once typed in does too.
+fn is_of_the_page(credential: Credential, headers: &HeaderMap) -> bool {
+    let is_basic =
+        |value: &HeaderValue| value.as_bytes().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"));
+    match credential {
+        Credential::ApiKey | Credential::Jwt | Credential::Ticket => {
+            !headers.get_all(AUTHORIZATION).iter().any(is_basic)
+        }
+        Credential::Session(_) | Credential::ClientCertificate => false,
+    }
+}
+
 /// The headers of a caller that a pack's route may see. Credentials, addresses and what a proxy reads stay here.
 const PACK_HEADERS: [&str; 11] = [
     "accept",
@@ -884,9 +1002,10 @@ fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) ->
         target.push_str("/api");
     }
     target.push_str(&route.path.encoded());
-    if !route.path.raw_query().is_empty() {
+    let query = without_our_secrets(route.path.raw_query());
+    if !query.is_empty() {
         target.push('?');
-        target.push_str(route.path.raw_query());
+        target.push_str(&query);
     }
     let target = backend.endpoint.path(&target);
     let mut built = RequestHeader::build(from.method.clone(), target.as_bytes(), Some(16))?;
@@ -907,6 +1026,15 @@ fn owned_request(from: &RequestHeader, route: &OwnerRoute, backend: &Backend) ->
         built.insert_header(TRANSFER_ENCODING, "chunked")?;
     }
     Ok(built)
+}
+
+/// A query without `token=` of ours: who puts a key or a ticket where it is not read must not show it to a backend.
+fn without_our_secrets(query: &str) -> String {
+    let ours = |pair: &&str| {
+        let value = pair.strip_prefix("token=");
+        value.is_some_and(|value| presented::is_key(value) || value.starts_with(tickets::PREFIX))
+    };
+    query.split('&').filter(|pair| !ours(pair)).collect::<Vec<_>>().join("&")
 }
 
 /// A session after the 101, as raw bytes both ways.
@@ -985,7 +1113,14 @@ fn opens_a_page(head: &RequestHeader) -> bool {
 fn stage_of(action: Action) -> Stage {
     match action {
         Action::SubmitPrompt | Action::CheckPrompt => Stage::Inspect,
-        Action::Login | Action::LoginPage | Action::Logout | Action::LogoutPage => Stage::Authenticate,
+        Action::Login
+        | Action::LoginPage
+        | Action::Logout
+        | Action::LogoutPage
+        | Action::OidcBackchannel
+        | Action::OidcCallback
+        | Action::OidcOwnCallback
+        | Action::OidcStart => Stage::Authenticate,
         _ => Stage::Deliver,
     }
 }

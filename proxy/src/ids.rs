@@ -42,6 +42,14 @@ macro_rules! text_id {
                 &self.0
             }
         }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "minLength": 1, "maxLength": $max, "description": $rule})
+            }
+        }
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
@@ -98,6 +106,14 @@ macro_rules! drawn_id {
             /// Back from the ledger's key.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
+            }
+        }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "format": "uuid"})
             }
         }
         impl FromStr for $name {
@@ -190,6 +206,18 @@ text_id!(
     /// The name by which its owner knows a job: the caller's own `prompt_id`, else the job id. Never sent upstream.
     PromptId, "prompt id", 64, "1 to 64 of A-Z, a-z, 0-9, `_`, `-`",
     |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+);
+
+text_id!(
+    /// An identity provider of the configuration: its place in our paths.
+    ProviderId, "provider id", 32, "1 to 32 of a-z, 0-9, `-`, beginning with a letter or digit; not `callback` or `backchannel`",
+    |text| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        // Both are paths of ours where an id would stand.
+        !["callback", "backchannel"].contains(&text)
+            && text.bytes().all(|byte| plain(byte) || byte == b'-')
+            && text.bytes().next().is_some_and(plain)
+    }
 );
 
 drawn_id!(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Whose a thing is, and by which key it was made. A key without a user is a service user.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Owner {
     /// Who pays.
     pub tenant: TenantId,
@@ -16,12 +16,28 @@ pub struct Owner {
     /// The API key that was used; absent for a JWT. For audit, not for visibility.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyId>,
+    /// Its queue, history, files and events are those of its whole tenant (`users = "shared"`): set by the authenticate stage, and kept with what was made so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 impl Owner {
-    /// Whose things this owner sees: those of the same tenant and user, by whatever credential.
+    /// Whose queue, history, files and events this owner sees: those of the same tenant and user, by whatever credential; of the whole tenant where they are shared.
     pub fn scope(&self) -> OwnerScope {
+        if self.shared {
+            return OwnerScope { tenant: self.tenant.clone(), user: None };
+        }
+        self.personal()
+    }
+
+    /// Whose userdata, settings, sessions, budget and usage these are: the person's, however much is shared.
+    pub fn personal(&self) -> OwnerScope {
         OwnerScope { tenant: self.tenant.clone(), user: self.user.clone() }
+    }
+
+    /// Whether both are one person, or both are services: what `clear` and an interrupt without an id mean.
+    pub fn is_same_person(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.user == other.user
     }
 }
 
@@ -49,7 +65,7 @@ impl fmt::Debug for OwnerScope {
 }
 
 /// What a credential may do: a closed list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// Queue workflows.
@@ -62,7 +78,7 @@ pub enum Scope {
     Cancel,
     /// Operate the gateway.
     Admin,
-    /// Submit in the name of a user of the same tenant.
+    /// Work as another tenant, by `Comfygate-Tenant`.
     ActAs,
 }
 
@@ -113,6 +129,15 @@ impl FromIterator<Scope> for Scopes {
     }
 }
 
+impl schemars::JsonSchema for Scopes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Scopes".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<Vec<Scope>>()
+    }
+}
+
 impl Serialize for Scopes {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
@@ -134,6 +159,10 @@ pub struct Principal {
     pub scopes: Scopes,
     /// How the caller proved it: a closed list, for audit and metrics.
     pub credential: Credential,
+    /// From when on the credential is refused, as far as that is known now: an idle session that is used ends later, what is taken back ends earlier. `None`: it does not run out.
+    pub good_until: Option<WallMillis>,
+    /// The tenant of the API key itself, where it works for another (`act-as`).
+    pub home: Option<TenantId>,
 }
 
 /// Which kind of proof a caller brought.
@@ -147,6 +176,8 @@ pub enum Credential {
     Session(ActiveSession),
     /// A verified certificate of the connection.
     ClientCertificate,
+    /// A one-use ticket at `/ws`, for whatever credential made it.
+    Ticket,
 }
 
 /// A session that was good when it was looked at.
@@ -170,6 +201,7 @@ impl Credential {
             Self::Jwt => "jwt",
             Self::Session(_) => "session",
             Self::ClientCertificate => "client_certificate",
+            Self::Ticket => "ticket",
         }
     }
 
@@ -177,7 +209,7 @@ impl Credential {
     pub fn session(self) -> Option<ActiveSession> {
         match self {
             Self::Session(session) => Some(session),
-            Self::ApiKey | Self::Jwt | Self::ClientCertificate => None,
+            Self::ApiKey | Self::Jwt | Self::ClientCertificate | Self::Ticket => None,
         }
     }
 }
@@ -195,6 +227,26 @@ mod tests {
         assert_eq!(scope("a", Some("b")).key(), scope("a", Some("b")).key());
         assert_ne!(scope("a", None).key(), scope("a", Some("a")).key());
         assert_ne!(scope("a", Some("b")).key(), scope("ab", None).key());
+    }
+
+    #[test]
+    fn who_shares_sees_what_its_whole_tenant_made_and_keeps_what_is_personal() {
+        let ann = Owner { tenant: "a".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None, shared: false };
+        let team = Owner { shared: true, ..ann.clone() };
+        assert_eq!((ann.scope(), ann.personal()), (scope("a", Some("ann")), scope("a", Some("ann"))));
+        assert_eq!((team.scope(), team.personal()), (scope("a", None), scope("a", Some("ann"))));
+        let bob = Owner { user: Some("bob".parse().unwrap()), ..team.clone() };
+        assert!(team.is_same_person(&ann) && !team.is_same_person(&bob));
+    }
+
+    #[test]
+    fn an_owner_that_shares_nothing_is_written_as_before() {
+        let read = |text: &str| serde_json::from_str::<Owner>(text).unwrap();
+        let old = r#"{"tenant":"a","user":"ann"}"#;
+        assert!(!read(old).shared);
+        assert_eq!(serde_json::to_string(&read(old)).unwrap(), old);
+        let team = Owner { shared: true, ..read(old) };
+        assert_eq!(read(&serde_json::to_string(&team).unwrap()), team);
     }
 
     #[test]

@@ -5,6 +5,10 @@
 
 use crate::admit::AdmitError;
 use crate::authenticate::AuthError;
+use crate::authenticate::acting::ActingError;
+use crate::authenticate::jwt::JwtError;
+use crate::authenticate::oidc::OidcError;
+use crate::authenticate::tickets::{self, TicketError};
 use crate::budget::{OverBudget, Whose};
 use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::HandshakeError;
@@ -194,10 +198,22 @@ impl Rejection {
 
     /// As a page of ours, with the rejection's status and headers.
     pub fn page(&self, page: impl FnOnce(&str) -> Answer) -> Answer {
-        let mut answer = page(&self.0.message);
+        let mut answer = page(&self.for_people());
         answer.status = self.0.status;
         answer.headers.extend(self.0.headers.clone());
         answer
+    }
+
+    /// The message in the words of who reads a page, and does not see headers.
+    fn for_people(&self) -> String {
+        let seconds = self.0.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or("some");
+        match self.0.code {
+            "too_many_failed_logins" => format!("Too many wrong logins: wait {seconds} seconds, then try again"),
+            "foreign_origin" | "not_our_page" => {
+                "This form was sent from another page: open this one in your browser, and try here".to_owned()
+            }
+            _ => self.0.message.replace('`', ""),
+        }
     }
 
     /// As ComfyUI's error object: `POST /prompt`, whose clients read no other.
@@ -305,6 +321,15 @@ impl From<AuthError> for Rejection {
                 "forbidden",
                 format!("this credential lacks the scope `{}`: use one that has it, or ask the operator", scope.name()),
             ),
+            AuthError::Address { .. } => {
+                let text = "this credential is good, and not taken from your address: use a network that your operator has allowed";
+                Self::new(StatusCode::FORBIDDEN, "address_not_allowed", text).with_log(log)
+            }
+            AuthError::Acting(ActingError::Malformed(text)) => Self::new(StatusCode::BAD_REQUEST, "bad_act_as", text),
+            AuthError::Acting(ActingError::Refused { .. }) => {
+                let text = "this credential may not work for the tenant in `Comfygate-Tenant`: that takes an API key with the scope `act-as`, and a tenant that is open and not in the owner posture";
+                Self::new(StatusCode::FORBIDDEN, "act_as_refused", text).with_log(log)
+            }
             error if error.retry_after().is_some() => {
                 let retry_after = error.retry_after().unwrap_or_default();
                 Self::unavailable(
@@ -319,6 +344,56 @@ impl From<AuthError> for Rejection {
                 Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", text).with_challenge().with_log(log)
             }
         }
+    }
+}
+
+impl From<TicketError> for Rejection {
+    fn from(error: TicketError) -> Self {
+        match error {
+            TicketError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tickets", error.to_string())
+                .with_retry_after(tickets::LIFETIME),
+            TicketError::Full => {
+                let text = "too many tickets wait to be used: try again after `Retry-After`";
+                Self::unavailable("tickets_full", text, tickets::LIFETIME).with_log(error.to_string())
+            }
+            TicketError::Random(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<OidcError> for Rejection {
+    /// Read by a person on the login page. What the provider said, and what was wrong with it, is the log's.
+    fn from(error: OidcError) -> Self {
+        use OidcError::{Denied, Gone, Lost, Metadata, NeedsOwnCallback, NotAllowed, Random, Token};
+        let log = error.to_string();
+        let rejection = match &error {
+            Lost | Gone => Self::new(
+                StatusCode::BAD_REQUEST,
+                "login_lost",
+                "This login was not begun in this browser, or too long ago. Log in again.",
+            ),
+            Denied(_) => Self::new(
+                StatusCode::FORBIDDEN,
+                "login_denied",
+                "The identity provider did not let you in. Try again, or ask whoever runs it.",
+            ),
+            NotAllowed(_) | Token(JwtError::UnknownTenant | JwtError::Claim(_) | JwtError::Plan(_)) => Self::new(
+                StatusCode::FORBIDDEN,
+                "login_refused",
+                "The identity provider knows you, but you may not come in here. Ask whoever runs this gateway.",
+            ),
+            Random => Self::internal("no random bytes"),
+            error if error.retry_after().is_some() || matches!(error, Metadata(_) | NeedsOwnCallback) => {
+                let text = "The identity provider can't be used now. Try again in a moment, or tell whoever runs this gateway.";
+                Self::unavailable("login_unavailable", text, error.retry_after().unwrap_or(Duration::from_secs(60)))
+            }
+            _ => Self::new(
+                StatusCode::FORBIDDEN,
+                "login_refused",
+                "The identity provider's answer can't be accepted. Log in again; if that does not help, tell whoever runs this gateway.",
+            ),
+        };
+        rejection.with_log(log)
     }
 }
 
@@ -338,10 +413,11 @@ impl From<AdmitError> for Rejection {
                     .into_iter()
                     .fold(rejection, |rejection, (name, value)| rejection.with_header(name, value))
             }
-            AdmitError::TooManyFailedLogins { retry_after, .. } => too_many(
+            AdmitError::TooManyFailedLogins { blocked, .. } => too_many(
                 "too_many_failed_logins",
-                "too many failed logins from this address: try again after `Retry-After`",
-                retry_after,
+                // One text, whatever the wait is by: which accounts are under attack is nobody's business.
+                "too many failed logins: try again after `Retry-After`",
+                blocked.retry_after,
             ),
             AdmitError::BodiesFull { .. } => Self::unavailable(
                 "bodies_full",
@@ -585,6 +661,10 @@ impl From<LedgerError> for Rejection {
             LedgerError::Full { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "storage_full", format!("{log}: delete something first"))
             }
+            LedgerError::Erased { .. } => {
+                let text = "everything of this tenant is being erased: nothing of it is kept any more";
+                Self::new(StatusCode::GONE, "tenant_erased", text).with_log(log)
+            }
             LedgerError::Damaged { .. } | LedgerError::Busy { .. } => Self::internal(log),
             LedgerError::Held { .. } | LedgerError::Schema { .. } | LedgerError::Unavailable { .. } => {
                 Self::unavailable(
@@ -742,6 +822,26 @@ mod tests {
         for rejection in all {
             assert!(says_what_to_do(&rejection.0.message), "{}: {}", rejection.code(), rejection.0.message);
         }
+    }
+
+    #[test]
+    fn a_page_speaks_to_people() {
+        let text = |rejection: Rejection| {
+            let mut told = String::new();
+            rejection.page(|text| {
+                text.clone_into(&mut told);
+                Answer::empty(StatusCode::OK)
+            });
+            told
+        };
+        let slowed = Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failed_logins", "see `Retry-After`");
+        let waits = text(slowed.with_retry_after(Duration::from_secs(7)));
+        assert!(waits.contains("wait 7 seconds") && !waits.contains("Retry-After"), "{waits}");
+        for error in [HandshakeError::Origin, HandshakeError::NotOurPage] {
+            let told = text(error.into());
+            assert!(told.contains("another page") && !told.contains("Sec-Fetch"), "{told}");
+        }
+        assert_eq!(text(Rejection::new(StatusCode::FORBIDDEN, "x", "say `this`")), "say this");
     }
 
     #[test]

@@ -1,9 +1,22 @@
 //! What every request and every task share: made once by `app`, handed on as one `Arc`.
 
+mod first_user;
+mod identity;
+mod renewals;
+
+pub use identity::PasswordAttempt;
+pub use renewals::Oidc;
+
 use crate::actions::{Lists, ObjectInfos, ViewTurns};
+use crate::admit::Guesses;
+use crate::authenticate::Authenticator;
 use crate::authenticate::browsers::Browsers;
+use crate::authenticate::endings::Endings;
 use crate::authenticate::jwks::KeySets;
-use crate::authenticate::{AuthError, Authenticator, session};
+use crate::authenticate::key_uses::KeyUses;
+use crate::authenticate::local_users::LocalUsers;
+use crate::authenticate::oidc::Providers;
+use crate::authenticate::tickets::Tickets;
 use crate::budget::Reservation;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -26,8 +39,7 @@ use crate::ids::{BackendId, ClientId, TenantId};
 use crate::inspect::Inspector;
 use crate::inspect::bans::BannedClasses;
 use crate::inspect::measured::Measured;
-use crate::listen::ClientTls;
-use crate::owner::{OwnerScope, Principal};
+use crate::owner::OwnerScope;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::{Approval, Job, JobResult, JobState, Ledger, LedgerError, Work};
@@ -36,10 +48,11 @@ use crate::record::space::{Space, SpaceError};
 use crate::reject::Rejection;
 use crate::retention::Sweeps;
 use crate::tenants::created::CreatedTenants;
+use crate::tenants::managed::ManagedTenants;
+use crate::tenants::stays::Stays;
 use crate::tenants::{AllTenants, Tenant};
 use arc_swap::ArcSwap;
-use comfygate_policy::{ApprovedWorkflow, Catalogue, Parsed, Policy};
-use http::HeaderMap;
+use comfygate_policy::{ApprovedWorkflow, Catalogue, NodeClass, Parsed, Policy};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -65,7 +78,7 @@ pub struct Services {
     pub hub: Arc<Hub>,
     /// Whose an upstream event is.
     pub tracks: Tracks,
-    /// Submissions to backends that were not answered yet.
+    /// Submissions to backends, and renewals of sessions at identity providers, that were not answered yet: a stop waits for them, for they can't be asked again.
     pub submissions: Drain,
     /// Signed URLs.
     pub links: Links,
@@ -82,11 +95,27 @@ pub struct Services {
     /// Filtered `object_info`, for a minute.
     pub object_infos: ObjectInfos,
     /// Keys that issuers publish: kept over a reload.
-    pub key_sets: KeySets,
+    pub key_sets: Arc<KeySets>,
     /// Tenants that tokens made: kept over a reload.
     pub created: Arc<CreatedTenants>,
+    /// Tenants that the control API made, and what is being erased: kept over a reload.
+    pub managed: Arc<ManagedTenants>,
+    /// Requests that are being answered, by tenant.
+    pub stays: Stays,
+    /// Failed logins, and who waits for them.
+    pub guesses: Guesses,
+    /// When keys were used, until it is written.
+    pub key_uses: KeyUses,
+    /// Tickets for sockets.
+    pub tickets: Tickets,
+    /// Who waits for the end of which credential.
+    pub endings: Arc<Endings>,
     /// Sessions of browsers.
     pub browsers: Browsers,
+    /// Logins at identity providers, and what renews their sessions.
+    pub oidc: Oidc,
+    /// Hashes and links of local users.
+    pub local_users: LocalUsers,
     /// Sockets of browsers whose session has ended.
     pub held: Arc<Held>,
     /// Classes that an operator has banned for everybody.
@@ -117,6 +146,8 @@ pub struct Live {
     pub tenants: Arc<AllTenants>,
     /// Who is let in.
     pub authenticator: Arc<Authenticator>,
+    /// Where browsers may log in.
+    pub providers: Arc<Providers>,
     /// The policy engine.
     pub inspector: Inspector,
     /// Every configured backend.
@@ -263,6 +294,24 @@ impl Services {
         backend.may_have_models(workflow) || !elsewhere()
     }
 
+    /// Why no backend of the configuration may run a held job, whichever comes back; `None`: one may, or what the job needs is not known now.
+    pub fn stranded(&self, tenant: &Tenant, workflow: Option<&ApprovedWorkflow>) -> Option<String> {
+        let serving = self.backends_of(tenant);
+        if serving.is_empty() {
+            return Some("no backend of this gateway is for this tenant any more".to_owned());
+        }
+        let workflow = workflow?;
+        // One that is down may come back with all that is wanted.
+        if serving.iter().any(|backend| !backend.is_up() || self.suits(Some(tenant), backend, workflow)) {
+            return None;
+        }
+        let lacks = |class: &&NodeClass| !serving.iter().any(|backend| backend.has_class(class.as_str()));
+        Some(match workflow.classes().find(lacks) {
+            Some(class) => format!("`{}` is installed on no backend any more", class.as_str()),
+            None => "no backend has all of its nodes and GPU memory enough for it any more".to_owned(),
+        })
+    }
+
     /// What a tenant's workflows are judged by at one backend: what is installed there if the installation is the tenant's own, else the pinned catalogue. `None`: not known
     /// yet.
     pub fn catalogue_at(&self, tenant: &Tenant, backend: &Backend) -> Option<Arc<Catalogue>> {
@@ -290,30 +339,6 @@ impl Services {
         installed.iter().find(whole).or_else(|| installed.first()).cloned()
     }
 
-    /// Who sent these headers: by a credential in a header or the connection's certificate, else by the cookie of a session.
-    ///
-    /// # Errors
-    /// [`AuthError`]; never `Forbidden`.
-    pub async fn principal(&self, tls: Option<&ClientTls>, headers: &HeaderMap) -> Result<Principal, AuthError> {
-        let live = self.live();
-        let rules = &live.config.client_certificates;
-        match live.authenticator.authenticate_connection(tls, rules, headers, &*self.ledger, &live.tenants).await {
-            Err(AuthError::Missing) => self.session_principal(headers).await,
-            decided => decided,
-        }
-    }
-
-    /// Who shows the cookie of a session.
-    ///
-    /// # Errors
-    /// `Missing`, `Session`, `Unavailable`.
-    pub async fn session_principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
-        let live = self.live();
-        let token = self.browsers.cookie(live.config.public_url.as_ref()).shown(headers)?;
-        let token = token.ok_or(AuthError::Missing)?;
-        session::authenticate(&token, &*self.ledger, &live.tenants, live.config.sessions, self.clock.wall()).await
-    }
-
     /// Deletes what an attempt left on its backend's disk, where the configuration says where that is: its results are in the blobs, and the ledger has them. What can't be deleted now a later sweep finds.
     pub fn clean_attempt(self: &Arc<Self>, backend: &BackendId, folder: &str) {
         let config = self.config();
@@ -335,6 +360,7 @@ impl Services {
 
     /// Tells an owner's sockets that a job has ended, and how long the queue is now.
     pub async fn tell_end(&self, job: &Job, result: &JobResult) {
+        self.sweeps.job_ended(&job.owner.tenant);
         let route = Route { scope: job.owner.scope(), client_id: job.client_id.clone() };
         let url = |id| self.links.signed(&job.owner.tenant, id, self.clock.wall());
         let steps = ending::steps(job, result, &url, &|content| self.blobs.place(content));

@@ -26,6 +26,10 @@ impl ReleaseSet {
         self.0 & bit(place) != 0
     }
 
+    fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// What the releases are called, such as `0.8.0` or `0.33.0 to 0.38.1`: the first and the last of them.
     pub(crate) fn shown(self) -> String {
         let mut names = shipped().names.iter().enumerate().filter(|(place, _)| self.has(*place)).map(|(_, name)| name);
@@ -97,23 +101,23 @@ impl<'a> Declarations<'a> {
             }
         }
         let releases = shipped().names.len();
+        let everything = ReleaseSet::all(releases);
         let mut wrong = vec![0_usize; releases];
         let mut valid = Vec::new();
         for ((place, node), used) in workflow.indexed().zip(outputs) {
             let Some(known) = catalogue.by_release.get(node.class.as_str()) else { continue };
             let Some(first) = catalogue.class(node.class.as_str()) else { continue };
-            let mut good = ReleaseSet::default();
-            let declarations =
-                || std::iter::once((known.first, first)).chain(known.others.iter().map(|(of, class)| (*of, class)));
-            for (of, class) in declarations() {
-                let faults = faults(class, node, used);
-                for (release, wrong) in wrong.iter_mut().enumerate().filter(|(release, _)| of.has(*release)) {
-                    *wrong = wrong.saturating_add(faults);
-                    good = if faults == 0 { good.with(release) } else { good };
+            let (mut good, mut had) = (ReleaseSet::default(), ReleaseSet::default());
+            let others = known.others.iter().map(|(of, class)| (*of, class));
+            for (of, class) in std::iter::once((known.first, first)).chain(others) {
+                had = had.and(of);
+                match faults(class, node, used) {
+                    0 => good = good.and(of),
+                    faults => add(&mut wrong, faults, |release| of.has(release)),
                 }
             }
-            for (release, wrong) in wrong.iter_mut().enumerate() {
-                *wrong = wrong.saturating_add(usize::from(!declarations().any(|(of, _)| of.has(release))));
+            if had != everything {
+                add(&mut wrong, 1, |release| !had.has(release));
             }
             valid.push(Mixed { place, releases: good });
         }
@@ -124,7 +128,7 @@ impl<'a> Declarations<'a> {
         let mixed = match valid.iter().any(elsewhere) {
             true => valid
                 .into_iter()
-                .filter(|node| node.releases != ReleaseSet::all(releases) && node.releases != ReleaseSet::default())
+                .filter(|node| node.releases != everything && node.releases != ReleaseSet::default())
                 .collect(),
             false => Vec::new(),
         };
@@ -144,6 +148,13 @@ impl<'a> Declarations<'a> {
     /// The nodes that no release has together as they are used; empty if one has.
     pub(crate) fn into_mixed(self) -> Vec<Mixed> {
         self.mixed
+    }
+}
+
+/// Counts so many faults for some releases.
+fn add(wrong: &mut [usize], faults: usize, counts: impl Fn(usize) -> bool) {
+    for (_, wrong) in wrong.iter_mut().enumerate().filter(|(release, _)| counts(*release)) {
+        *wrong = wrong.saturating_add(faults);
     }
 }
 

@@ -127,7 +127,10 @@ fn encoded_texts(subject: &Subject<'_>, out: &mut Vec<Violation>) {
     // Made only for texts that may be too long.
     let in_tokens = OnceCell::new();
     for (_, node, class) in subject.known() {
-        if !class.is_core() || links_of(&subject.facts, node, TypeSet::CLIP).next().is_none() {
+        if !class.is_core() || !class.may_have(InputKind::PromptText) {
+            continue;
+        }
+        if links_of(&subject.facts, node, TypeSet::CLIP).next().is_none() {
             continue;
         }
         for (name, _) in prompts(node, class) {
@@ -317,7 +320,8 @@ fn links_of<'a>(facts: &'a Facts<'_>, node: &'a Node, kind: TypeSet) -> impl Ite
 
 /// ComfyUI's own classes are known by these names; one of a pack is judged likewise.
 fn joins(facts: &Facts<'_>, node: &Node, class: &ClassSignature) -> Joins {
-    let named = |word: &str| class.name().to_ascii_lowercase().contains(word);
+    let named =
+        |word: &str| class.name().as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
     let outputs = gives(class, TypeSet::CONDITIONING);
     if outputs > 0 && (named("concat") || named("stylemodelapply")) {
         return Joins::Lengths;

@@ -37,11 +37,14 @@ pub(super) async fn queue(call: &Call<'_>) -> Result<Answer, Rejection> {
     Ok(Answer::json(StatusCode::OK, &queue_shape::queue(&items)?))
 }
 
-/// `POST /queue`: `clear` and `delete` mean the caller's own held jobs; running ones are not touched, as in ComfyUI.
+/// `POST /queue`: `clear` means the caller's own held jobs, `delete` those that it names and sees; running ones are not touched, as in ComfyUI.
 pub(super) async fn change_queue(call: &Call<'_>) -> Result<Answer, Rejection> {
     let change = QueueChange::parse(&call.body)?;
     let scope = call.scope()?;
-    let mut prompts = if change.clear { call.services.ledger.queue(&scope).await? } else { Vec::new() };
+    let mut prompts = match change.clear {
+        true => call.made_by_caller(call.services.ledger.queue(&scope).await?)?,
+        false => Vec::new(),
+    };
     prompts.extend(owned(call, &change.delete).await?);
     for prompt in prompts {
         withdraw(call, &prompt).await?;
@@ -53,7 +56,7 @@ pub(super) async fn change_queue(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `POST /interrupt`: the named job, or all of the caller's that run; never another's (facts §11, 95).
 pub(super) async fn interrupt(call: &Call<'_>) -> Result<Answer, Rejection> {
     let prompts = match Interrupt::parse(&call.body)? {
-        Interrupt::All => call.services.ledger.queue(&call.scope()?).await?,
+        Interrupt::All => call.made_by_caller(call.services.ledger.queue(&call.scope()?).await?)?,
         Interrupt::One(id) => owned(call, &[id]).await?,
         Interrupt::Nothing => Vec::new(),
     };
@@ -101,7 +104,7 @@ pub(super) async fn history_entry(call: &Call<'_>) -> Result<Answer, Rejection> 
     Ok(Answer::json(StatusCode::OK, &Value::Object(entries)))
 }
 
-/// `POST /history`: forgets the caller's own ended jobs.
+/// `POST /history`: forgets ended jobs; `clear` means the caller's own, `delete` those that it names and sees.
 pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection> {
     let change = QueueChange::parse(&call.body)?;
     forget(call, &owned(call, &change.delete).await?).await?;
@@ -111,16 +114,20 @@ pub(super) async fn change_history(call: &Call<'_>) -> Result<Answer, Rejection>
     Ok(Answer::empty(StatusCode::OK))
 }
 
-/// A page at a time: the results of thousands of jobs need not be in memory together.
+/// What the caller made. A page at a time, from the oldest on: the results of thousands of jobs need not be in memory together.
 async fn forget_all(call: &Call<'_>) -> Result<(), Rejection> {
-    let page = HistoryPage { max_items: Some(CLEAR_ITEMS), offset: None };
+    // Entries of others in a shared history stay, and are passed over.
+    let mut others = 0;
     loop {
+        let page = HistoryPage { max_items: Some(CLEAR_ITEMS), offset: Some(others) };
         let part = call.services.ledger.history(&call.scope()?, page).await?;
-        let part: Vec<_> = part.into_iter().map(|(prompt, _)| prompt).collect();
         if part.is_empty() {
             return Ok(());
         }
-        forget(call, &part).await?;
+        let all = part.len();
+        let own = call.made_by_caller(part.into_iter().map(|(prompt, _)| prompt).collect())?;
+        forget(call, &own).await?;
+        others = others.saturating_add(i64::try_from(all - own.len()).unwrap_or(i64::MAX));
     }
 }
 

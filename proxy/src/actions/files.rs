@@ -2,6 +2,8 @@
 
 use super::{Call, views};
 use crate::deliver::answer::Answer;
+use crate::deliver::cors;
+use crate::deliver::views::file::AskedBy;
 use crate::deliver::views::view::Form;
 use crate::deliver::views::{file, view};
 use crate::ids::FileId;
@@ -15,7 +17,7 @@ pub(super) async fn view(call: &Call<'_>) -> Result<Answer, Rejection> {
         call.services.ledger.owned_file(&call.scope()?, wanted.directory, &wanted.subfolder, &wanted.filename).await;
     let row = found?;
     match wanted.form {
-        Form::Whole => content(call, row),
+        Form::Whole => content(call, row, AskedBy::Name),
         form => views::form(call, &row, form).await,
     }
 }
@@ -31,14 +33,22 @@ pub(super) async fn signed_file(call: &Call<'_>) -> Result<Answer, Rejection> {
         Err(error) => return Err(error.into()),
     };
     call.services.links.verify(&row, &call.matched.query, call.services.clock.wall())?;
-    content(call, row)
+    let tenant = call.services.tenants().tenant(&row.owner.tenant);
+    let mut answer = content(call, row, AskedBy::Signature)?;
+    // Whose file it is says the signature; whose pages may read it says that tenant's list.
+    if let Some(tenant) = tenant.filter(|tenant| !tenant.cors_origins.is_empty()) {
+        let origin = cors::origin_of(call.headers);
+        let listed = origin.is_some_and(|origin| tenant.lists_origin(origin));
+        cors::say(&mut answer.headers, cors::leave(origin, listed));
+    }
+    Ok(answer)
 }
 
-fn content(call: &Call<'_>, row: FileRow) -> Result<Answer, Rejection> {
+fn content(call: &Call<'_>, row: FileRow, by: AskedBy) -> Result<Answer, Rejection> {
     let path = call
         .services
         .blobs
         .path(&row.content)
         .ok_or_else(|| Rejection::internal(format!("content {} is not in the blobs", row.content)))?;
-    Ok(file::answer(&row, path, call.method, call.headers))
+    Ok(file::answer(&row, by, path, call.method, call.headers))
 }

@@ -140,7 +140,7 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
     let outlook = call.services.outlook.load_full();
     let held = active.iter().filter_map(|prompt| Some((&prompt.job().prompt_id, outlook.of(prompt.job().id)?)));
     let (now, budget) = (call.services.clock.wall(), caller.tenant.limits.budget);
-    let (tenant, user) = call.services.ledger.spending(&call.scope()?, budget.period, now).await?;
+    let (tenant, user) = call.services.ledger.spending(&call.personal()?, budget.period, now).await?;
     let uploaded = call.services.ledger.uploaded_bytes(&caller.tenant.id).await?;
     let stored = call.services.ledger.result_bytes(&caller.tenant.id).await?;
     let owner = &caller.principal.owner;
@@ -177,6 +177,8 @@ pub(super) async fn me(call: &Call<'_>) -> Result<Answer, Rejection> {
             "tenant": spending(tenant, budget.tenant),
             "user": spending(user, budget.user),
         },
+        "users": caller.tenant.access.users,
+        "sees": if owner.shared { "tenant" } else { "own" },
         "paused": call.services.tenant_paused(&owner.tenant),
     });
     Ok(Answer::json(StatusCode::OK, &body))

@@ -3,13 +3,17 @@
 
 mod control;
 mod files;
+mod first;
 mod info;
 mod jobs;
 mod lists;
 mod login;
 mod models;
 mod object_info;
+mod oidc;
+mod sessions;
 mod submit;
+mod tickets;
 mod turns;
 mod uploads;
 mod userdata;
@@ -17,21 +21,23 @@ mod verdict;
 mod views;
 
 pub use lists::Lists;
-pub use login::refusal_page;
+pub use login::{PAGES, refusal_page};
 pub use object_info::ObjectInfos;
 pub use views::ViewTurns;
 
-use crate::admit::{Admission, FailedLogins};
+use crate::admit::Admission;
 use crate::deliver::answer::Answer;
 use crate::deliver::uploads::ReceivedForm;
 use crate::dispatch::dispatcher::DispatchHandle;
-use crate::ids::{PromptId, RequestId};
-use crate::listen::ClientAddr;
+use crate::ids::{PromptId, RequestId, TenantId};
+use crate::listen::{ClientAddr, ClientTls};
 use crate::owner::{OwnerScope, Principal};
+use crate::record::ledger::{LedgerError, OwnedPrompt};
 use crate::reject::Rejection;
 use crate::route::{Action, RouteMatch};
 use crate::services::Services;
 use crate::tenants::Tenant;
+use crate::tenants::stays::{Moment, Stay};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::sync::Arc;
@@ -57,16 +63,18 @@ pub struct Call<'a> {
     pub form: Option<ReceivedForm>,
     /// This request.
     pub request: RequestId,
+    /// When it was not known yet whose request it is.
+    pub before: Moment,
     /// Where the caller is.
     pub client: ClientAddr,
     /// Whether its listener speaks plain HTTP.
     pub plain: bool,
+    /// What its connection showed at a listener with a `client_ca`.
+    pub tls: Option<ClientTls>,
     /// The host that the request names.
     pub host: Option<&'a str>,
     /// Rates of tenants, for public routes that learn only by themselves whose a request is.
     pub rates: &'a Admission,
-    /// Who failed to log in lately.
-    pub failed_logins: &'a FailedLogins,
 }
 
 /// Who asks, and by which rules.
@@ -84,9 +92,27 @@ impl Call<'_> {
         self.caller.as_ref().ok_or_else(|| Rejection::internal("a route that needs a caller was reached without one"))
     }
 
-    /// Whose things the caller sees.
+    /// Whose queue, history and files the caller sees.
     fn scope(&self) -> Result<OwnerScope, Rejection> {
         Ok(self.caller()?.principal.owner.scope())
+    }
+
+    /// Whose userdata, settings and budget these are: the person's, however much is shared.
+    fn personal(&self) -> Result<OwnerScope, Rejection> {
+        Ok(self.caller()?.principal.owner.personal())
+    }
+
+    /// Lets a request of somebody stay who has proved only by now whose it is: what is written for that tenant must not outlive it. To be held until that is written.
+    fn stay(&self, tenant: &TenantId) -> Result<Stay, Rejection> {
+        let stay = self.services.stays.enter(tenant, self.before);
+        stay.ok_or_else(|| LedgerError::Erased { tenant: tenant.clone() }.into())
+    }
+
+    /// Of these, what the caller made: what `clear` and an interrupt without an id mean also where a team sees more.
+    fn made_by_caller(&self, mut prompts: Vec<OwnedPrompt>) -> Result<Vec<OwnedPrompt>, Rejection> {
+        let owner = &self.caller()?.principal.owner;
+        prompts.retain(|prompt| prompt.job().owner.is_same_person(owner));
+        Ok(prompts)
     }
 
     /// A parameter of the path that has to be a prompt id; what can't be one names nothing.
@@ -160,10 +186,19 @@ pub async fn answer(mut call: Call<'_>, action: Action) -> Result<Answer, Reject
         Action::CaCertificate => info::ca_certificate(&call),
         Action::GateHealth => info::health(),
         Action::GateMe => info::me(&call).await,
+        Action::OidcStart => oidc::start(&call).await,
+        Action::OidcBackchannel => oidc::backchannel(&call).await,
+        Action::OidcCallback | Action::OidcOwnCallback => oidc::callback(&call).await,
         Action::LoginPage => login::login_page(&call).await,
         Action::Login => login::login(&call).await,
+        Action::FirstPage => first::first_page(&call).await,
+        Action::First => first::first(&call).await,
+        Action::SessionsPage => sessions::sessions_page(&call).await,
+        Action::ChangeSessions => sessions::change_sessions(&call).await,
+        Action::ChangePassword => sessions::change_password(&call).await,
         Action::LogoutPage => login::logout_page(&call).await,
         Action::Logout => login::logout(&call).await,
+        Action::Ticket => tickets::make(&call),
         // Ended inside the session by the gateway itself.
         Action::WebSocket | Action::Options => Err(Rejection::internal("the gateway answers this itself")),
     }

@@ -18,7 +18,7 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Answer, Rejection> {
     };
     let Ok(folder) = Folder::parse(dir) else { return Ok(text(StatusCode::FORBIDDEN, "Invalid directory")) };
     let form = ListForm { recurse: flag(call, "recurse"), full_info: full_info(call), split: flag(call, "split") };
-    let files = call.services.ledger.user_files(&call.scope()?).await?;
+    let files = call.services.ledger.user_files(&call.personal()?).await?;
     Ok(match shape::list(&files, &folder, form) {
         Some(list) => Answer::json(StatusCode::OK, &list),
         None if folder.is_file(&files) => Answer::json(StatusCode::OK, &json!([])),
@@ -32,7 +32,7 @@ pub(super) async fn list_below(call: &Call<'_>) -> Result<Answer, Rejection> {
         Ok(folder) => folder,
         Err(NoFolder) => return Ok(text(StatusCode::BAD_REQUEST, "Invalid path requested")),
     };
-    let files = call.services.ledger.user_files(&call.scope()?).await?;
+    let files = call.services.ledger.user_files(&call.personal()?).await?;
     Ok(match shape::list_below(&files, &folder) {
         _ if folder.is_file(&files) => text(StatusCode::BAD_REQUEST, "Requested path is not a directory"),
         Some(list) => Answer::json(StatusCode::OK, &list),
@@ -43,7 +43,7 @@ pub(super) async fn list_below(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `GET /userdata/{file}`.
 pub(super) async fn read(call: &Call<'_>) -> Result<Answer, Rejection> {
     let path = path(call, "file")?;
-    match call.services.ledger.user_file(&call.scope()?, &path).await {
+    match call.services.ledger.user_file(&call.personal()?, &path).await {
         Ok((_, content)) => Ok(shape::content(&path, content)),
         Err(LedgerError::NotFound { .. }) => Ok(Answer::empty(StatusCode::NOT_FOUND)),
         Err(error) => Err(error.into()),
@@ -61,12 +61,12 @@ pub(super) async fn write(call: &Call<'_>) -> Result<Answer, Rejection> {
         bounds: bounds(call),
         at: call.services.clock.wall(),
     };
-    told(call, &path, call.services.ledger.write_user_file(&call.scope()?, write).await)
+    told(call, &path, call.services.ledger.write_user_file(&call.personal()?, write).await)
 }
 
 /// `DELETE /userdata/{file}`.
 pub(super) async fn delete(call: &Call<'_>) -> Result<Answer, Rejection> {
-    match call.services.ledger.delete_user_file(&call.scope()?, &path(call, "file")?).await {
+    match call.services.ledger.delete_user_file(&call.personal()?, &path(call, "file")?).await {
         Ok(()) => Ok(Answer::empty(StatusCode::NO_CONTENT)),
         Err(LedgerError::NotFound { .. }) => Ok(Answer::empty(StatusCode::NOT_FOUND)),
         Err(error) => Err(error.into()),
@@ -76,7 +76,7 @@ pub(super) async fn delete(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `POST /userdata/{file}/move/{dest}`.
 pub(super) async fn rename(call: &Call<'_>) -> Result<Answer, Rejection> {
     let (from, to) = (path(call, "file")?, path(call, "dest")?);
-    let moved = call.services.ledger.move_user_file(&call.scope()?, &from, &to, replaces(call)).await;
+    let moved = call.services.ledger.move_user_file(&call.personal()?, &from, &to, replaces(call)).await;
     told(call, &to, moved)
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn change_setting(call: &Call<'_>) -> Result<Answer, Rejection>
 
 async fn stored(call: &Call<'_>) -> Result<Map<String, Value>, Rejection> {
     let path = SETTINGS_FILE.parse().map_err(|_| Rejection::internal("the settings have no path"))?;
-    match call.services.ledger.user_file(&call.scope()?, &path).await {
+    match call.services.ledger.user_file(&call.personal()?, &path).await {
         // It is a file that its owner may write as it likes; more than can be set is not read as settings either.
         Ok((file, _)) if file.bytes > SETTINGS_BYTES_MAX => {
             Err(LedgerError::Full { what: "the bytes of the settings", limit: SETTINGS_BYTES_MAX }.into())
@@ -129,7 +129,7 @@ async fn stored(call: &Call<'_>) -> Result<Map<String, Value>, Rejection> {
 async fn change(call: &Call<'_>, changes: Map<String, Value>) -> Result<Answer, Rejection> {
     call.services.room()?;
     let at = call.services.clock.wall();
-    call.services.ledger.change_settings(&call.scope()?, changes, bounds(call), at).await?;
+    call.services.ledger.change_settings(&call.personal()?, changes, bounds(call), at).await?;
     Ok(Answer::empty(StatusCode::OK))
 }
 

@@ -13,6 +13,7 @@ use crate::owner::{Owner, OwnerScope};
 use crate::record::blobs::{BlobError, Blobs, Stored};
 use crate::record::ledger::user_files::{Adopted, AdoptedFile, Adoption, PathError, Place, UserBounds, UserPath};
 use crate::record::ledger::{Directory, FileRow, Ledger, LedgerError};
+use crate::tenants;
 use bytes::Bytes;
 use comfygate_policy::Digest;
 use futures_util::StreamExt;
@@ -36,7 +37,7 @@ const PAGE_MAX: usize = 1000;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Files that are to be adopted.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdoptRequest {
     /// For whom.
@@ -57,7 +58,7 @@ pub struct AdoptRequest {
 }
 
 /// What became of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Told by the ledger; in a dry run `New` for whatever would be read, new or changed.
@@ -67,7 +68,7 @@ pub enum Outcome {
 }
 
 /// Asks for a page of an owner's files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageRequest {
     /// Whose.
@@ -83,7 +84,7 @@ pub struct PageRequest {
 }
 
 /// A page of an owner's files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Page {
     /// In the order of folder and name.
     pub files: Vec<OwnedEntry>,
@@ -93,11 +94,12 @@ pub struct Page {
 }
 
 /// A file of an owner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OwnedEntry {
     /// Folder and name, as the owner sees them; may be no path that can be written.
     pub path: String,
     /// Which content.
+    #[schemars(with = "String")]
     pub content: Digest,
     /// Length in bytes.
     pub bytes: u64,
@@ -106,7 +108,7 @@ pub struct OwnedEntry {
 }
 
 /// Asks for the content of a file of userdata.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContentRequest {
     /// Whose.
@@ -208,7 +210,7 @@ impl AdoptionService {
     async fn adopt_one(&self, request: &AdoptRequest, path: &UserPath) -> Result<Adoption, Fault> {
         let (source, root) = (request.folder.join(path.as_str()), request.root.clone());
         let (file, metadata) = off_the_loop(move || open_beneath(&root, &source)).await?;
-        let owner = Owner { tenant: request.tenant.clone(), user: request.user.clone(), key: None };
+        let owner = Owner { tenant: request.tenant.clone(), user: request.user.clone(), key: None, shared: false };
         let scope = owner.scope();
         let before = self.ledger.adopted(&scope, request.place, path).await.map_err(whole)?;
         let modified_at = modified(&metadata, &self.clock);
@@ -291,12 +293,12 @@ impl AdoptionService {
         if stored.bytes == expected { Ok(stored) } else { Err(SourceError::Changed.into()) }
     }
 
-    /// Whether a token made that tenant; others are in the tenants file.
+    /// Whether a token or the control API made that tenant; others are in the tenants file.
     ///
     /// # Errors
     /// The ledger's.
     pub async fn has_made(&self, tenant: &TenantId) -> Result<bool, LedgerError> {
-        Ok(self.ledger.created_tenants().await?.iter().any(|made| made.id == *tenant))
+        tenants::in_ledger(&*self.ledger, tenant).await
     }
 
     /// A page of an owner's files; all of its userdata is one page.

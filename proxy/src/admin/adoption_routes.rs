@@ -1,24 +1,46 @@
 //! The control socket's routes of `comfygate adopt` and `comfygate tenant export`. Whoever may open the socket may read what the gateway may.
 
-use super::adoption::{AdoptError, AdoptRequest, AdoptionService, ContentRequest, Outcome, PageRequest};
+use super::adoption::{AdoptError, AdoptRequest, AdoptionService, ContentRequest, Outcome, Page, PageRequest};
+use super::api::{Api, Operation};
 use crate::ids::TenantId;
 use crate::owner::Owner;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::user_files::{Adoption, UserBounds};
 use crate::services::Services;
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use std::sync::Arc;
 
 /// The router.
-pub(super) fn router(services: &Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/adopt", post(adopt))
-        .route("/v1/export/list", post(list))
-        .route("/v1/export/content", post(content))
+pub(super) fn router(services: &Arc<Services>) -> Api {
+    let (ok, unprocessable) = (StatusCode::OK, StatusCode::UNPROCESSABLE_ENTITY);
+    let unavailable = |operation: Operation| {
+        operation.text(StatusCode::SERVICE_UNAVAILABLE, "the ledger or the disk can't be reached")
+    };
+    Api::new()
+        .route(
+            unavailable(Operation::post("/v1/adopt", "Takes files of a ComfyUI's folders over for an owner"))
+                .body::<AdoptRequest>()
+                .json::<Vec<Outcome>>(ok, "what became of each file, in their order")
+                .text(unprocessable, "there is no such tenant, or the request is faulty"),
+            adopt,
+        )
+        .route(
+            unavailable(Operation::post("/v1/export/list", "A page of an owner's files"))
+                .body::<PageRequest>()
+                .json::<Page>(ok, "the page")
+                .text(unprocessable, "there is no such tenant"),
+            list,
+        )
+        .route(
+            unavailable(Operation::post("/v1/export/content", "The content of a file of userdata"))
+                .body::<ContentRequest>()
+                .bytes(ok, "the content", "application/octet-stream")
+                .empty(StatusCode::NOT_FOUND, "there is no such file"),
+            content,
+        )
         .with_state(Arc::clone(services))
 }
 
@@ -39,7 +61,7 @@ async fn adopt(State(services): State<Arc<Services>>, Json(request): Json<AdoptR
             let changed = |outcome: &&Outcome| matches!(outcome, Outcome::Done(Adoption::New | Adoption::Updated));
             let changed = outcomes.iter().filter(changed).count();
             if changed > 0 && !request.dry_run {
-                let owner = Owner { tenant: request.tenant, user: request.user, key: None };
+                let owner = Owner { tenant: request.tenant, user: request.user, key: None, shared: false };
                 services.audit.adopted(&owner, request.place.name(), changed);
             }
             Json(outcomes).into_response()

@@ -6,6 +6,7 @@
 //! | `POST /v1/backends/{id}/drain`, `…/maintenance` | [`HaltRequest`] | `BackendView`, or 404 |
 //! | `POST /v1/backends/{id}/resume` | [`HaltRequest`] | `BackendView`, or 404 |
 
+use super::api::{Api, Operation};
 use super::control_client::{ControlClient, ControlError, read};
 use super::halts::{Act, HaltRequest, acted};
 use crate::clock::WallMillis;
@@ -14,17 +15,16 @@ use crate::ids::{BackendId, BackendTag, PoolId};
 use crate::record::gpus::GpuReading;
 use crate::record::ledger::halts::Halted;
 use crate::services::Services;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
-use axum::{Router, extract::rejection::JsonRejection};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// One backend.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BackendView {
     /// Its name.
     pub id: BackendId,
@@ -71,7 +71,7 @@ pub struct BackendView {
 }
 
 /// What an operator has done to a backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct HaltView {
     /// Somebody works on it; else it is drained.
     pub maintenance: bool,
@@ -109,12 +109,23 @@ impl BackendView {
 }
 
 /// The routes.
-pub fn router(services: &Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/backends", get(list))
-        .route("/v1/backends/{id}/drain", post(drain))
-        .route("/v1/backends/{id}/maintenance", post(maintain))
-        .route("/v1/backends/{id}/resume", post(resume))
+pub fn router(services: &Arc<Services>) -> Api {
+    let halting = |path, summary| {
+        Operation::post(path, summary)
+            .body::<HaltRequest>()
+            .json::<BackendView>(StatusCode::OK, "the backend")
+            .empty(StatusCode::NOT_FOUND, "there is no such backend")
+            .text(StatusCode::UNPROCESSABLE_ENTITY, "a reason is too long, or too many are halted")
+            .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached")
+    };
+    Api::new()
+        .route(
+            Operation::get("/v1/backends", "Every backend").json::<Vec<BackendView>>(StatusCode::OK, "the backends"),
+            list,
+        )
+        .route(halting("/v1/backends/{id}/drain", "Gives a backend no new jobs"), drain)
+        .route(halting("/v1/backends/{id}/maintenance", "The same, and keeps away from it"), maintain)
+        .route(halting("/v1/backends/{id}/resume", "Lets a backend go on"), resume)
         .with_state(Arc::clone(services))
 }
 

@@ -5,17 +5,16 @@
 //! | `POST /v1/catalogue/diff` | [`PoolRequest`] | [`CatalogueDiff`] |
 //! | `POST /v1/catalogue/accept` | [`AcceptRequest`] | [`CatalogueDiff`], now without differences; 409 if it is not any more what was shown |
 
+use super::api::{Api, Operation};
 use super::control_client::{ControlClient, ControlError, read};
 use super::lifecycle::{Ask, Asks, ReloadReport};
 use crate::dispatch::backend::Backend;
 use crate::ids::{BackendId, PoolId};
 use crate::record::pins;
 use crate::services::Services;
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::post;
 use bytes::Bytes;
 use comfygate_policy::{Catalogue, CatalogueError, Digest};
 use http::Method;
@@ -28,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Which pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolRequest {
     /// Its name.
@@ -36,17 +35,18 @@ pub struct PoolRequest {
 }
 
 /// What is to be accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptRequest {
     /// Of which pool.
     pub pool: PoolId,
     /// The installation that was shown: another one is not accepted unseen.
+    #[schemars(with = "String")]
     pub installed: Digest,
 }
 
 /// What is installed in a pool, beside what holds there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CatalogueDiff {
     /// Which pool.
     pub pool: PoolId,
@@ -55,8 +55,10 @@ pub struct CatalogueDiff {
     /// Whether an operator has accepted packs for this pool; if not, the shipped catalogue or that of the configuration holds.
     pub pinned: bool,
     /// The catalogue that holds.
+    #[schemars(with = "String")]
     pub holds: Digest,
     /// What is installed.
+    #[schemars(with = "String")]
     pub installed: Digest,
     /// Classes that are installed and not in the catalogue that holds: nobody may use them.
     pub new: Vec<ClassView>,
@@ -76,7 +78,7 @@ pub struct CatalogueDiff {
 }
 
 /// What another backend of the pool has installed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OtherBackend {
     /// Which one.
     pub backend: BackendId,
@@ -95,7 +97,7 @@ pub struct OtherBackend {
 }
 
 /// Classes by which one installation differs from another.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Differences {
     /// It has them, and the other has not.
     pub new: Vec<String>,
@@ -123,7 +125,7 @@ impl Differences {
 }
 
 /// A class that could be accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ClassView {
     /// Its name.
     pub class: String,
@@ -154,10 +156,26 @@ impl IntoResponse for Refused {
 }
 
 /// The routes.
-pub fn router(services: &Arc<Services>, asks: Asks) -> Router {
-    Router::new()
-        .route("/v1/catalogue/diff", post(diff))
-        .route("/v1/catalogue/accept", post(accept))
+pub fn router(services: &Arc<Services>, asks: Asks) -> Api {
+    let told = |operation: Operation| {
+        operation
+            .json::<CatalogueDiff>(StatusCode::OK, "the differences")
+            .text(StatusCode::NOT_FOUND, "no backend is in that pool")
+            .text(StatusCode::CONFLICT, "the pool is an owner's, or it is not any more what was shown")
+            .text(StatusCode::BAD_GATEWAY, "the backend's answer can't be used")
+            .text(StatusCode::SERVICE_UNAVAILABLE, "no backend of the pool is up, or the pin can't be written")
+    };
+    Api::new()
+        .route(
+            told(Operation::post("/v1/catalogue/diff", "What is installed in a pool beside what was accepted"))
+                .body::<PoolRequest>(),
+            diff,
+        )
+        .route(
+            told(Operation::post("/v1/catalogue/accept", "Accepts what is installed in a pool"))
+                .body::<AcceptRequest>(),
+            accept,
+        )
         .with_state(Pins { services: Arc::clone(services), asks })
 }
 

@@ -2,97 +2,92 @@
 //!
 //! | route | body | answer |
 //! |---|---|---|
-//! | `POST /v1/keys` | [`KeyRequest`] | 201 `{"key", "view"}` |
-//! | `GET /v1/keys` | | `[KeyView]` |
-//! | `POST /v1/keys/{id}/revoke` | | `KeyView`, or 404 |
+//! | `/v1/keys…` | | [`super::key_routes`] |
 //! | `POST /v1/adopt` | `AdoptRequest` | `[Outcome]`, one a file |
 //! | `POST /v1/export/list` | `PageRequest` | `Page` |
 //! | `POST /v1/export/content` | `ContentRequest` | the bytes, or 404 |
-//! | `GET /v1/tenants`, `POST /v1/tenants/{id}/disable`, `…/enable` | | [`super::tenants`] |
-//! | `POST /v1/tenants/{id}/pause`, `…/resume` | [`super::halts::HaltRequest`] | [`super::tenants`] |
+//! | `/v1/tenants…`, `GET /v1/plans` | | [`super::tenants`] |
+//! | `GET /v1/openapi.json` | | all of this as OpenAPI 3.1 ([`super::api`]) |
 //! | `/v1/backends…` | | [`super::backends`] |
 //! | `/v1/catalogue/…` | | [`super::catalogue`] |
 //! | `/v1/refusals…`, `/v1/bans…` | | [`super::refusals`] |
-//! | `/v1/retention`, `POST /v1/tenants/{id}/erase` | | [`super::retention`] |
+//! | `/v1/retention` | | [`super::retention`] |
 //! | `/v1/dead-letters…` | | [`super::dead_letters`] |
 //! | `GET /v1/usage` | | [`super::usage`] |
+//! | `/v1/users…` | | [`super::users`] |
+//! | `/v1/sessions…` | | [`super::sessions`] |
 //! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
 //! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
 //!
 //! Status, metrics and backups: [`state`](super::state).
 
 use super::adoption_routes;
-use super::keys::{KeyError, KeyRequest, KeyService};
+use super::api::{Api, Operation};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::dispatch::dispatcher::DispatchHandle;
-use crate::ids::KeyId;
 use crate::services::Services;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
-use std::sync::Arc;
+use serde_json::{Map, Value};
+use std::sync::{Arc, OnceLock};
 
 #[derive(Clone)]
 struct Control {
-    keys: KeyService,
-    services: Arc<Services>,
     asks: Asks,
 }
 
 /// The router.
 pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -> Router {
-    let catalogue = super::catalogue::router(services, asks.clone());
-    let keys = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
-    Router::new()
-        .route("/v1/keys", get(list).post(create))
-        .route("/v1/keys/{id}/revoke", post(revoke))
-        .route("/v1/reload", post(reload))
-        .route("/v1/upgrade", post(upgrade))
-        .with_state(Control { keys, services: Arc::clone(services), asks })
+    let api = own(asks.clone())
+        .merge(super::key_routes::router(services))
         .merge(super::state::router(services))
-        .merge(super::tenants::router(services))
+        .merge(super::tenants::router(services, dispatch))
         .merge(super::backends::router(services))
-        .merge(catalogue)
+        .merge(super::catalogue::router(services, asks))
         .merge(super::refusals::router(services))
         .merge(super::retention::router(services))
         .merge(super::dead_letters::router(services, dispatch))
         .merge(super::usage::router(services))
-        .merge(adoption_routes::router(services))
+        .merge(super::users::router(services))
+        .merge(super::sessions::router(services))
+        .merge(adoption_routes::router(services));
+    // Last: it tells of all the others, and of itself.
+    let document = Arc::new(OnceLock::new());
+    let told =
+        Operation::get("/v1/openapi.json", "This document").json::<Map<String, Value>>(StatusCode::OK, "OpenAPI 3.1");
+    let api = api.merge(Api::new().route(told, openapi).with_state(Arc::clone(&document)));
+    // Set once, right here.
+    let _ = document.set(api.document());
+    api.into_router()
 }
 
-async fn create(State(control): State<Control>, Json(request): Json<KeyRequest>) -> Response {
-    if control.services.tenants().tenant(&request.tenant).is_none() {
-        let text = format!("the running gateway has no tenant `{}`", request.tenant);
-        return (StatusCode::UNPROCESSABLE_ENTITY, text).into_response();
-    }
-    match control.keys.create(&request).await {
-        Ok((key, view)) => {
-            control.services.audit.key_created(&view.id, &view.owner());
-            (StatusCode::CREATED, Json(json!({"key": key, "view": view}))).into_response()
-        }
-        Err(error) => failed(&error),
-    }
+fn own(asks: Asks) -> Api {
+    let ok = StatusCode::OK;
+    let unavailable =
+        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
+    Api::new()
+        .route(
+            unavailable(Operation::post("/v1/reload", "Has the configuration read again"))
+                .json::<ReloadReport>(ok, "it is in force")
+                .json::<ReloadReport>(StatusCode::UNPROCESSABLE_ENTITY, "it was refused, the former one goes on"),
+            reload,
+        )
+        .route(
+            unavailable(Operation::post("/v1/upgrade", "Has a successor started, which takes over"))
+                .body::<UpgradeRequest>()
+                .json::<UpgradeReport>(ok, "the successor serves")
+                .json::<UpgradeReport>(StatusCode::CONFLICT, "it did not come about"),
+            upgrade,
+        )
+        .with_state(Control { asks })
 }
 
-async fn list(State(control): State<Control>) -> Response {
-    match control.keys.list().await {
-        Ok(keys) => Json(keys).into_response(),
-        Err(error) => failed(&error),
-    }
-}
-
-async fn revoke(State(control): State<Control>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<KeyId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match control.keys.revoke(&id).await {
-        Ok(Some(view)) => {
-            control.services.audit.key_revoked(&view.id, &view.owner());
-            Json(view).into_response()
-        }
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
+async fn openapi(State(document): State<Arc<OnceLock<Value>>>) -> Response {
+    match document.get() {
+        Some(document) => Json(document.clone()).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 
@@ -114,12 +109,4 @@ async fn upgrade(State(control): State<Control>, Json(request): Json<UpgradeRequ
 
 fn stopping() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping").into_response()
-}
-
-fn failed(error: &KeyError) -> Response {
-    let status = match error {
-        KeyError::Label => StatusCode::UNPROCESSABLE_ENTITY,
-        KeyError::Random(_) | KeyError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, error.to_string()).into_response()
 }

@@ -1,17 +1,16 @@
 //! The command line's end of the control socket.
 
 use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
-use super::keys::{KeyRequest, KeyView};
 use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
-use super::tenants::TenantView;
-use crate::ids::{KeyId, TenantId};
+use super::tenants::{ApiError, TenantDetail, TenantView};
+use crate::ids::TenantId;
+use crate::tenants::written::TenantSpec;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,45 +52,10 @@ pub enum ControlError {
     Answer(String),
 }
 
-#[derive(Deserialize)]
-struct Created {
-    key: String,
-    view: KeyView,
-}
-
 impl ControlClient {
     /// A client of the gateway at that socket.
     pub fn new(socket: PathBuf) -> Self {
         Self { socket }
-    }
-
-    /// Makes a key.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn create_key(&self, request: &KeyRequest) -> Result<(String, KeyView), ControlError> {
-        let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
-        let created: Created = self.call(Method::POST, "/v1/keys", body).await.and_then(|answer| read(&answer.1))?;
-        Ok((created.key, created.view))
-    }
-
-    /// Every key.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn keys(&self) -> Result<Vec<KeyView>, ControlError> {
-        self.call(Method::GET, "/v1/keys", Vec::new()).await.and_then(|answer| read(&answer.1))
-    }
-
-    /// Refuses a key from now on; `None`: there is no such key.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn revoke_key(&self, id: &KeyId) -> Result<Option<KeyView>, ControlError> {
-        match self.call(Method::POST, &format!("/v1/keys/{id}/revoke"), Vec::new()).await? {
-            (StatusCode::NOT_FOUND, _) => Ok(None),
-            (_, body) => read(&body).map(Some),
-        }
     }
 
     /// Has the configuration read again.
@@ -130,6 +94,47 @@ impl ControlClient {
     /// [`ControlError`].
     pub async fn tenants(&self) -> Result<Vec<TenantView>, ControlError> {
         self.call(Method::GET, "/v1/tenants", Vec::new()).await.and_then(|answer| read(&answer.1))
+    }
+
+    /// One tenant with its limits; `None`: there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantDetail>, ControlError> {
+        match self.exchange(Method::GET, &format!("/v1/tenants/{id}"), Vec::new(), TIMEOUT).await? {
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => Ok(None),
+            (StatusCode::OK, body) => read(&body).map(Some),
+            (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+        }
+    }
+
+    /// Makes a tenant that is not there (`if_version: None`), or changes one of that version. The inner answer is no with the reasons.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn put_tenant(
+        &self,
+        id: &TenantId,
+        spec: &TenantSpec,
+        if_version: Option<u64>,
+        reuse: bool,
+    ) -> Result<Result<TenantDetail, ApiError>, ControlError> {
+        let condition = match if_version {
+            Some(version) => (IF_MATCH, format!("\"{version}\"")),
+            None => (IF_NONE_MATCH, "*".to_owned()),
+        };
+        let path = format!("/v1/tenants/{id}{}", if reuse { "?reuse=true" } else { "" });
+        let asking = async {
+            let response = self.ask_with(Method::PUT, &path, written(spec)?, Some(condition)).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes()))
+        };
+        let answered = tokio::time::timeout(TIMEOUT, asking).await;
+        match answered.unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {TIMEOUT:?}"))))? {
+            (status, body) if status.is_success() => read(&body).map(Ok),
+            (_, body) => read(&body).map(Err),
+        }
     }
 
     /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
@@ -232,16 +237,29 @@ impl ControlClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ControlError> {
+        self.ask_with(method, path, body, None).await
+    }
+
+    async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        header: Option<(HeaderName, String)>,
+    ) -> Result<Response<Incoming>, ControlError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_gateway(error.to_string()))?;
         let lost = |error: hyper::Error| self.no_gateway(error.to_string());
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "control")
             .header(CONTENT_TYPE, "application/json");
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
         let request = request.header(CONTENT_LENGTH, body.len()).body(Full::new(Bytes::from(body)));
         let request = request.map_err(|error| ControlError::Answer(error.to_string()))?;
         sender.send_request(request).await.map_err(lost)
@@ -252,7 +270,7 @@ impl ControlClient {
     }
 }
 
-fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
+pub(super) fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {
     serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))
 }
 

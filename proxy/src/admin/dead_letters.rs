@@ -7,6 +7,7 @@
 //! | `POST /v1/dead-letters/{job}/replay` | | [`Replayed`]; 404; 422 with the reasons if it may not run; 503 if that can't be said now |
 //! | `DELETE /v1/dead-letters/{job}` | | 204, or 404 |
 
+use super::api::{Api, Operation};
 use super::control_client::{ControlClient, ControlError, read};
 use crate::dispatch::dead_letter::{ReplayError, replay};
 use crate::dispatch::dispatcher::DispatchHandle;
@@ -15,11 +16,9 @@ use crate::record::audit::Audit;
 use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterQuery};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,7 +28,7 @@ use std::sync::Arc;
 pub const DEAD_LETTERS_MAX: usize = 1000;
 
 /// A letter with what was submitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetterView {
     /// The letter.
     pub letter: DeadLetter,
@@ -39,7 +38,7 @@ pub struct DeadLetterView {
 }
 
 /// What a letter became.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Replayed {
     /// The new job.
     pub job: JobId,
@@ -98,11 +97,37 @@ struct Shared {
 }
 
 /// The routes.
-pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Router {
-    Router::new()
-        .route("/v1/dead-letters", get(list))
-        .route("/v1/dead-letters/{job}", get(one).delete(removed))
-        .route("/v1/dead-letters/{job}/replay", post(replayed))
+pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
+    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
+    let unavailable =
+        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
+    Api::new()
+        .route(
+            unavailable(Operation::get("/v1/dead-letters", "Jobs that lost every attempt, newest first"))
+                .query("tenant", "only this tenant's")
+                .query("limit", "at most so many")
+                .json::<Vec<DeadLetter>>(ok, "the jobs"),
+            list,
+        )
+        .route(
+            unavailable(Operation::get("/v1/dead-letters/{job}", "One of them, with its submission"))
+                .json::<DeadLetterView>(ok, "the job")
+                .empty(missing, "there is none"),
+            one,
+        )
+        .route(
+            unavailable(Operation::delete("/v1/dead-letters/{job}", "Forgets one"))
+                .empty(StatusCode::NO_CONTENT, "it is forgotten")
+                .empty(missing, "there is none"),
+            removed,
+        )
+        .route(
+            unavailable(Operation::post("/v1/dead-letters/{job}/replay", "Has one accepted anew"))
+                .json::<Replayed>(ok, "the new job")
+                .empty(missing, "there is none")
+                .text(StatusCode::UNPROCESSABLE_ENTITY, "it is refused now"),
+            replayed,
+        )
         .with_state(Shared { services: Arc::clone(services), dispatch: dispatch.clone() })
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 const REASON_CHARS_MAX: usize = 200;
 
 /// How a halt is asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HaltRequest {
     /// Why; operators read it.

@@ -17,7 +17,7 @@ pub enum Ask {
 }
 
 /// What became of a reload.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ReloadReport {
     /// Whether the configuration of the files is in force; if not, the former one is, whole.
     pub applied: bool,
@@ -35,7 +35,7 @@ pub struct ReloadReport {
 }
 
 /// Which successor.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpgradeRequest {
     /// Its binary, absolute; absent: the file that the running one was started from.
@@ -44,7 +44,7 @@ pub struct UpgradeRequest {
 }
 
 /// What became of an upgrade.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpgradeReport {
     /// That process serves now.

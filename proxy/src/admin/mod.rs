@@ -3,6 +3,7 @@
 //! Both are axum on Pingora listeners, so that they take part in a stop. On the metrics listener there is nothing that changes anything.
 
 pub mod adoption;
+pub mod api;
 pub mod backends;
 pub mod halts;
 mod adoption_routes;
@@ -10,17 +11,22 @@ pub mod catalogue;
 pub mod control;
 pub mod control_client;
 pub mod dead_letters;
+mod key_client;
+pub mod key_routes;
 pub mod keys;
 pub mod lifecycle;
 pub mod listener;
 pub mod metrics;
 pub mod refusals;
 pub mod retention;
+pub mod sessions;
 mod retention_client;
 pub mod state;
 pub mod state_client;
 pub mod tenants;
 pub mod usage;
+pub mod users;
+mod users_client;
 
 use crate::config::Config;
 use crate::dispatch::dispatcher::DispatchHandle;

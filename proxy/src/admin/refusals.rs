@@ -8,6 +8,7 @@
 //! | `POST /v1/bans` | [`BanRequest`] | `BanRow` |
 //! | `POST /v1/bans/lift` | [`LiftRequest`] | 204, or 404 |
 
+use super::api::{Api, Operation};
 use super::control_client::{ControlClient, ControlError, read};
 use crate::clock::WallMillis;
 use crate::ids::RequestId;
@@ -16,11 +17,9 @@ use crate::record::ledger::bans::{BANS_MAX, BanRow};
 use crate::record::ledger::refusals::{RefusalQuery, RefusalRow};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -33,7 +32,7 @@ pub const REFUSALS_MAX: usize = 1000;
 const WORDS_CHARS_MAX: usize = 200;
 
 /// A refusal with what was submitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RefusalView {
     /// The row.
     pub refusal: RefusalRow,
@@ -50,7 +49,7 @@ impl RefusalView {
 }
 
 /// A class that is to be banned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BanRequest {
     /// Exactly as workflows name it.
@@ -61,7 +60,7 @@ pub struct BanRequest {
 }
 
 /// A class whose ban is to be lifted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LiftRequest {
     /// Which.
@@ -114,12 +113,38 @@ pub async fn lift(ledger: &dyn Ledger, audit: &Audit, class: &str) -> Result<boo
 }
 
 /// The routes.
-pub fn router(services: &Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/refusals", post(list))
-        .route("/v1/refusals/{request}", get(one))
-        .route("/v1/bans", get(bans).post(new_ban))
-        .route("/v1/bans/lift", post(lifted))
+pub fn router(services: &Arc<Services>) -> Api {
+    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
+    let unavailable =
+        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached");
+    Api::new()
+        .route(
+            unavailable(Operation::post("/v1/refusals", "What was refused, newest first"))
+                .body::<RefusalQuery>()
+                .json::<Vec<RefusalRow>>(ok, "the refusals"),
+            list,
+        )
+        .route(
+            unavailable(Operation::get("/v1/refusals/{request}", "What was refused in one request"))
+                .json::<RefusalView>(ok, "the refusal")
+                .empty(missing, "nothing is known of it"),
+            one,
+        )
+        .route(unavailable(Operation::get("/v1/bans", "Every banned class")).json::<Vec<BanRow>>(ok, "the bans"), bans)
+        .route(
+            unavailable(Operation::post("/v1/bans", "Bans a class for everybody"))
+                .body::<BanRequest>()
+                .json::<BanRow>(ok, "the ban")
+                .text(StatusCode::UNPROCESSABLE_ENTITY, "the request is faulty, or too many are banned"),
+            new_ban,
+        )
+        .route(
+            unavailable(Operation::post("/v1/bans/lift", "Lifts a ban"))
+                .body::<LiftRequest>()
+                .empty(StatusCode::NO_CONTENT, "it is lifted")
+                .empty(missing, "there was none"),
+            lifted,
+        )
         .with_state(Arc::clone(services))
 }
 

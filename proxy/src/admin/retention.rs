@@ -4,24 +4,35 @@
 //! |---|---|---|
 //! | `GET /v1/retention` | | the last [`Report`], or 404 before the first run |
 //! | `POST /v1/retention` | [`Wanted`] | a [`Report`]: of a run that is made now, or would be; 404 for an unknown tenant, 409 while another run or a backup goes on |
-//! | `POST /v1/tenants/{id}/erase` | | an [`Erasure`](crate::retention::Erasure); 409 while jobs of it have not ended |
 
-use crate::ids::TenantId;
-use crate::record::ledger::LedgerError;
-use crate::retention::{self, EraseError, Report, RetentionError, Wanted};
+use super::api::{Api, Operation};
+use crate::retention::{self, Report, RetentionError, Wanted};
 use crate::services::Services;
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use std::sync::Arc;
 
 /// The routes.
-pub fn router(services: &Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/retention", get(last).post(run))
-        .route("/v1/tenants/{id}/erase", post(erase))
+pub fn router(services: &Arc<Services>) -> Api {
+    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
+    Api::new()
+        .route(
+            Operation::get("/v1/retention", "What the last run removed")
+                .json::<Report>(ok, "the run")
+                .empty(missing, "there was none since the start"),
+            last,
+        )
+        .route(
+            Operation::post("/v1/retention", "Removes what is due now, or tells it")
+                .body::<Wanted>()
+                .json::<Report>(ok, "the run")
+                .text(missing, "there is no such tenant")
+                .text(StatusCode::CONFLICT, "another run, or a backup, goes on")
+                .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger or the disk can't be reached"),
+            run,
+        )
         .with_state(Arc::clone(services))
 }
 
@@ -43,26 +54,6 @@ async fn run(State(services): State<Arc<Services>>, Json(wanted): Json<Wanted>) 
             };
             (status, error.to_string()).into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-async fn erase(State(services): State<Arc<Services>>, Path(id): Path<String>) -> Response {
-    let Ok(tenant) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
-    let erasing = tokio::spawn(async move {
-        let backends = services.config().backends.clone();
-        let erased = retention::erase_tenant(&*services.ledger, &backends, &tenant, services.clock.wall()).await;
-        if let Ok(erasure) = &erased {
-            services.audit.tenant_erased(erasure);
-        }
-        erased
-    });
-    match erasing.await {
-        Ok(Ok(erasure)) => Json(erasure).into_response(),
-        Ok(Err(EraseError::Ledger(error @ LedgerError::Busy { .. }))) => {
-            (StatusCode::CONFLICT, error.to_string()).into_response()
-        }
-        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line's end of [`retention`](super::retention).
 
 use super::control_client::{ControlClient, ControlError, read};
+use super::tenants::ApiError;
 use crate::ids::TenantId;
 use crate::retention::{Erasure, Report, Wanted};
 use http::{Method, StatusCode};
@@ -31,12 +32,30 @@ impl ControlClient {
         }
     }
 
-    /// Removes all that a tenant has. The inner answer is no with a reason.
+    /// Removes all that a tenant has, and with `deletes` itself; asks until nothing is left. The inner answer is no with a reason.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn erase_tenant(&self, tenant: &TenantId) -> Result<Result<Erasure, String>, ControlError> {
-        self.long(&format!("/v1/tenants/{tenant}/erase"), Vec::new()).await
+    pub async fn erase_tenant(
+        &self,
+        tenant: &TenantId,
+        deletes: bool,
+    ) -> Result<Result<Erasure, String>, ControlError> {
+        let (method, path) = match deletes {
+            true => (Method::DELETE, format!("/v1/tenants/{tenant}?erase=true")),
+            false => (Method::POST, format!("/v1/tenants/{tenant}/erase")),
+        };
+        loop {
+            match self.exchange(method.clone(), &path, Vec::new(), RUN_TIMEOUT).await? {
+                (StatusCode::OK, answer) => return read(&answer).map(Ok),
+                (StatusCode::ACCEPTED, _) => {}
+                (StatusCode::NOT_FOUND, _) => return Ok(Err(format!("no tenant `{tenant}` was made here"))),
+                (StatusCode::CONFLICT, answer) => {
+                    return Ok(Err(read::<ApiError>(&answer)?.error));
+                }
+                (_, answer) => return Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+            }
+        }
     }
 
     async fn long<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<Result<T, String>, ControlError> {

@@ -6,6 +6,7 @@
 //! | `GET /v1/metrics` | the text of `/metrics`, without a look at the metrics listener |
 //! | `POST /v1/backup` | the archive of [`backup`](crate::record::backup), as it is made; 409 while another one is made |
 
+use super::api::{Api, Operation};
 use crate::clock::WallMillis;
 use crate::config::ListenKind;
 use crate::dispatch::backend::BackendState;
@@ -13,12 +14,11 @@ use crate::ids::BackendId;
 use crate::record::backup::{make, pieces};
 use crate::record::metrics::JobCounts;
 use crate::services::Services;
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -27,7 +27,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc};
 
 /// How a gateway stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Status {
     /// Whether a submission would be accepted and run now.
     pub healthy: bool,
@@ -66,7 +66,7 @@ pub struct Status {
 }
 
 /// One listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ListenerStatus {
     /// Where.
     pub address: String,
@@ -75,7 +75,7 @@ pub struct ListenerStatus {
 }
 
 /// One backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BackendStatus {
     /// Its name.
     pub id: BackendId,
@@ -97,7 +97,7 @@ pub struct BackendStatus {
 }
 
 /// Jobs by where they stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[allow(missing_docs, reason = "the states of a job by their names")]
 pub struct JobStatus {
     pub held: u32,
@@ -119,13 +119,23 @@ struct Looks {
 }
 
 /// The router.
-pub fn router(services: &Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>) -> Api {
     let started = services.clock.monotonic();
     let looks = Looks { services: Arc::clone(services), started, backups: Arc::new(Semaphore::new(1)) };
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/metrics", get(metrics))
-        .route("/v1/backup", post(backup))
+    let ok = StatusCode::OK;
+    Api::new()
+        .route(Operation::get("/v1/status", "How the gateway stands").json::<Status>(ok, "its status"), status)
+        .route(
+            Operation::get("/v1/metrics", "The metrics, in Prometheus' text format").text(ok, "the metrics"),
+            metrics,
+        )
+        .route(
+            Operation::post("/v1/backup", "An archive of the state, as it is made")
+                .bytes(ok, "the archive", "application/x-tar")
+                .text(StatusCode::CONFLICT, "another backup is being made")
+                .text(StatusCode::SERVICE_UNAVAILABLE, "no backup was made"),
+            backup,
+        )
         .with_state(looks)
 }
 

@@ -1,34 +1,53 @@
-//! Tenants as an operator sees them, through the control socket or on the ledger itself: those of the tenants file, and those that tokens made, which can be closed and opened here.
+//! Tenants as an operator sees and makes them, through the control socket or on the ledger itself: those of the tenants file, those that are made here, and those that tokens made.
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /v1/tenants` | `[TenantView]` |
-//! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: no token made it |
+//! | `GET /v1/tenants[?after=ID&limit=N]` | `[TenantView]`, by id within each source |
+//! | `GET /v1/tenants/{id}` | [`TenantDetail`] with `ETag`; 404; 410 of one that was deleted |
+//! | `PUT /v1/tenants/{id}[?reuse=true]` ([`TenantSpec`]) | [`TenantDetail`]: 201 or 200; 409, 412, 422 [`ApiError`] |
+//! | `DELETE /v1/tenants/{id}?erase=true` | [`Erasure`], or 202 [`ErasureRow`] while it goes on |
+//! | `POST /v1/tenants/{id}/erase` | the same of one that stays |
+//! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: neither made here nor by a token |
 //! | `POST /v1/tenants/{id}/pause`, `…/resume` ([`HaltRequest`]) | `TenantView`, or 404 |
+//! | `GET /v1/plans` | `[PlanView]` |
 
+use super::api::{Api, Operation};
 use super::halts::{Act, HaltRequest, acted};
+use crate::authenticate::endings::Subject;
 use crate::clock::WallMillis;
+use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::TenantId;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::halts::Halted;
+use crate::record::ledger::managed::{ErasureRow, ManagedTenant};
 use crate::record::ledger::tenants::CreatedTenant;
+use crate::retention::erase::{self, Asked as Erasing, Erasure};
 use crate::services::Services;
-use crate::tenants::{AllTenants, TenantRegistry};
-use axum::Router;
+use crate::tenants::AllTenants;
+use crate::tenants::created::is_made_id;
+use crate::tenants::in_force::{self, InForce};
+use crate::tenants::managed::{Put, PutError, PutOptions};
+use crate::tenants::written::{SpecFault, TenantSpec};
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+/// Tenants of one answer that asks for fewer than all.
+pub const PAGE_MAX: usize = 100_000;
+
 /// One tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantView {
     /// Who.
     pub id: TenantId,
-    /// For people: the name in the file, or the claim that made it.
+    /// For people: the name that was written, or the claim that made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The plan, by name.
@@ -43,19 +62,93 @@ pub struct TenantView {
     /// Whose tokens made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// When its first token came.
+    /// When it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<WallMillis>,
+    /// When it was changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<WallMillis>,
+    /// The value of an issuer's tenant claim that means it, where that is not the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// Of one that is made here: each change adds one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Why it is closed though nobody closed it: its plan is gone, or does not suit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// What it has is being erased, and how far that is. It is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasing: Option<ErasureRow>,
 }
 
 /// Where a tenant comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TenantSource {
     /// The tenants file, or the built-in default: changed there.
     File,
+    /// This API.
+    Api,
     /// A token.
     Token,
+}
+
+/// One tenant with its limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantDetail {
+    /// What a list tells of it.
+    #[serde(flatten)]
+    pub tenant: TenantView,
+    /// What is in force, by the keys of `[[tenant]]`, and where each comes from; none while it is closed for its plan.
+    #[serde(default)]
+    pub limits: BTreeMap<String, InForce>,
+    /// What it sets itself, as it was written here.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub overrides: Map<String, Value>,
+    /// What is doubtful about that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<SpecFault>,
+}
+
+/// One plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanView {
+    /// Its name.
+    pub id: String,
+    /// What it gives, by the keys of `[[plan]]`; `null`: no such bound.
+    pub limits: Map<String, Value>,
+    /// Whether tenants that are not in the file may be on it: not in the owner posture, nor in an owner's pool.
+    pub open: bool,
+    /// How many tenants of the file are on it.
+    pub file_tenants: usize,
+    /// How many that were made here.
+    pub api_tenants: usize,
+    /// How many that tokens made.
+    pub token_tenants: usize,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ApiError {
+    /// For programs.
+    pub code: String,
+    /// For people.
+    pub error: String,
+    /// Each fault of the body.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<SpecFault>,
+}
+
+impl ApiError {
+    /// Without faults.
+    pub fn new(code: &str, error: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), error: error.into(), faults: Vec::new() }
+    }
+
+    fn answer(status: StatusCode, code: &str, error: impl Into<String>) -> Response {
+        (status, Json(Self::new(code, error))).into_response()
+    }
 }
 
 impl From<CreatedTenant> for TenantView {
@@ -69,58 +162,418 @@ impl From<CreatedTenant> for TenantView {
             source: TenantSource::Token,
             issuer: Some(row.issuer),
             created_at: Some(row.created_at),
+            changed_at: None,
+            claim: None,
+            version: None,
+            closed: None,
+            erasing: None,
         }
     }
 }
 
-/// Every tenant: those of the file by id, then those that tokens made by id.
-pub fn views(
-    registry: &TenantRegistry,
-    created: Vec<CreatedTenant>,
-    is_paused: impl Fn(&TenantId) -> bool,
-) -> Vec<TenantView> {
-    let configured = registry.tenants().map(|tenant| TenantView {
-        id: tenant.id.clone(),
-        name: tenant.name.clone(),
-        plan: tenant.plan.clone(),
-        disabled: tenant.disabled,
-        paused: false,
-        source: TenantSource::File,
-        issuer: None,
-        created_at: None,
+impl TenantView {
+    /// One that was made here, as it was written.
+    pub fn of_managed(row: &ManagedTenant) -> Self {
+        Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            plan: row.plan.clone(),
+            disabled: row.disabled,
+            paused: false,
+            source: TenantSource::Api,
+            issuer: None,
+            created_at: Some(row.created_at),
+            changed_at: Some(row.changed_at),
+            claim: row.claim.clone(),
+            version: Some(row.version),
+            closed: None,
+            erasing: None,
+        }
+    }
+
+    fn of_file(tenant: &crate::tenants::Tenant) -> Self {
+        Self {
+            id: tenant.id.clone(),
+            name: tenant.name.clone(),
+            plan: tenant.plan.clone(),
+            disabled: tenant.disabled,
+            paused: false,
+            source: TenantSource::File,
+            issuer: None,
+            created_at: None,
+            changed_at: None,
+            claim: None,
+            version: None,
+            closed: None,
+            erasing: None,
+        }
+    }
+}
+
+/// Every tenant: those of the file by id, then those that were made here, then those that tokens made. One that the file has too is the file's.
+pub fn views(tenants: &AllTenants, is_paused: impl Fn(&TenantId) -> bool) -> Vec<TenantView> {
+    let registry = tenants.registry();
+    let configured = registry.tenants().map(|tenant| TenantView::of_file(tenant));
+    let managed = tenants.managed().map(|managed| managed.list()).unwrap_or_default();
+    let managed = managed.iter().filter(|row| registry.tenant(&row.id).is_none()).map(|row| {
+        let closed = tenants.closed_because(row).map(|reason| reason.to_string());
+        TenantView { closed, ..TenantView::of_managed(row) }
     });
-    let all = configured.chain(created.into_iter().map(TenantView::from));
-    all.map(|view| TenantView { paused: is_paused(&view.id), ..view }).collect()
+    let created = tenants.created().map(|created| created.list()).unwrap_or_default();
+    let created = created
+        .into_iter()
+        .map(|row| TenantView { closed: tenants.created_closed_because(&row), ..TenantView::from(row) });
+    let all = configured.chain(managed).chain(created);
+    let erasing = |id: &TenantId| tenants.managed()?.erasing(id);
+    all.map(|view| TenantView { paused: is_paused(&view.id), erasing: erasing(&view.id), ..view }).collect()
+}
+
+/// One tenant with its limits, as the configuration and the rows say.
+pub fn detail(tenants: &AllTenants, id: &TenantId, is_paused: bool) -> Option<TenantDetail> {
+    let managed = tenants.managed();
+    let row = managed.and_then(|managed| managed.row(id)).filter(|_| tenants.registry().tenant(id).is_none());
+    let view = match (tenants.registry().tenant(id), &row) {
+        (Some(tenant), _) => TenantView::of_file(&tenant),
+        (None, Some(row)) => {
+            let closed = tenants.closed_because(row).map(|reason| reason.to_string());
+            TenantView { closed, ..TenantView::of_managed(row) }
+        }
+        (None, None) => {
+            let row = tenants.created()?.row(id)?;
+            TenantView { closed: tenants.created_closed_because(&row), ..row.into() }
+        }
+    };
+    let erasing = managed.and_then(|managed| managed.erasing(id));
+    let limits = tenants.tenant(id).map(|tenant| in_force::of_tenant(&tenant)).unwrap_or_default();
+    Some(TenantDetail {
+        tenant: TenantView { paused: is_paused, erasing, ..view },
+        limits,
+        overrides: row.map(|row| row.limits.clone()).unwrap_or_default(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Every plan, by name.
+pub fn plans(tenants: &AllTenants) -> Vec<PlanView> {
+    let registry = tenants.registry();
+    let mut counts: HashMap<String, [usize; 3]> = HashMap::new();
+    let mut count = |plan: &str, place: usize| {
+        if let Some(count) = counts.entry(plan.to_owned()).or_default().get_mut(place) {
+            *count += 1;
+        }
+    };
+    registry.tenants().for_each(|tenant| count(&tenant.plan, 0));
+    tenants.managed().iter().flat_map(|managed| managed.list()).for_each(|row| count(&row.plan, 1));
+    tenants.created().iter().flat_map(|created| created.list()).for_each(|row| count(&row.plan, 2));
+    registry
+        .plans()
+        .map(|(id, plan)| {
+            let [file_tenants, api_tenants, token_tenants] = counts.get(id).copied().unwrap_or_default();
+            PlanView {
+                id: id.to_owned(),
+                limits: in_force::of_plan(plan),
+                open: registry.suits_made_tenants(plan),
+                file_tenants,
+                api_tenants,
+                token_tenants,
+            }
+        })
+        .collect()
+}
+
+#[derive(Clone)]
+struct Desk {
+    services: Arc<Services>,
+    dispatch: DispatchHandle,
 }
 
 /// The routes.
-pub fn router(services: &Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/tenants", get(list))
-        .route("/v1/tenants/{id}/disable", post(disable))
-        .route("/v1/tenants/{id}/enable", post(enable))
-        .route("/v1/tenants/{id}/pause", post(pause))
-        .route("/v1/tenants/{id}/resume", post(resume))
-        .with_state(Arc::clone(services))
+pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
+    let (ok, accepted) = (StatusCode::OK, StatusCode::ACCEPTED);
+    let unknown = "there is no such tenant";
+    let halting = |path, summary| {
+        let refused = "a reason is too long, or too many are halted";
+        Operation::post(path, summary)
+            .body::<HaltRequest>()
+            .json::<TenantView>(ok, "the tenant")
+            .empty(StatusCode::NOT_FOUND, unknown)
+            .text(StatusCode::UNPROCESSABLE_ENTITY, refused)
+    };
+    let closing = |path, summary| {
+        Operation::post(path, summary)
+            .json::<TenantView>(ok, "the tenant")
+            .empty(StatusCode::NOT_FOUND, "there is no such tenant, or it is in tenants.toml")
+            .json::<ApiError>(StatusCode::CONFLICT, "it is being erased")
+    };
+    let ending = |operation: Operation| {
+        operation
+            .json::<Erasure>(ok, "nothing of it is left")
+            .json::<ErasureRow>(accepted, "it goes on: ask again, or look at the tenant")
+            .json::<ApiError>(StatusCode::SERVICE_UNAVAILABLE, "it stays closed, and this is tried again")
+    };
+    Api::new()
+        .route(
+            Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
+                .query("after", "only those after this id, of all sources by id")
+                .query("limit", "at most so many")
+                .json::<Vec<TenantView>>(ok, "the tenants"),
+            list,
+        )
+        .route(
+            Operation::get("/v1/tenants/{id}", "One tenant, with its limits in force and where each comes from")
+                .json::<TenantDetail>(ok, "the tenant; `ETag` is its version")
+                .empty(StatusCode::NOT_FOUND, unknown)
+                .json::<ApiError>(StatusCode::GONE, "it was deleted"),
+            one,
+        )
+        .route(
+            Operation::put(
+                "/v1/tenants/{id}",
+                "Makes a tenant, or changes it as a whole; the same body twice is written once",
+            )
+            .query("reuse", "`true`: also an id that was deleted within the last 90 days, or of which something is left, which becomes the new tenant's")
+            .header("If-Match", "only if its version is this one")
+            .header("If-None-Match", "`*`: only if it is new")
+            .body::<TenantSpec>()
+            .json::<TenantDetail>(StatusCode::CREATED, "it is new")
+            .json::<TenantDetail>(ok, "it is so now, or was already")
+            .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, is being erased, was deleted lately, or something of a former tenant of the id is left")
+            .json::<ApiError>(StatusCode::PRECONDITION_FAILED, "it is at another version")
+            .json::<ApiError>(StatusCode::UNPROCESSABLE_ENTITY, "the body is faulty: each fault with its JSON pointer"),
+            put,
+        )
+        .route(
+            ending(
+                Operation::delete(
+                    "/v1/tenants/{id}",
+                    "Closes a tenant, ends its jobs, erases all that it has, and itself",
+                )
+                .query("erase", "`true`, or nothing is done")
+                .json::<ApiError>(StatusCode::BAD_REQUEST, "`erase=true` is missing")
+                .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, or a token made it")
+                .empty(StatusCode::NOT_FOUND, unknown),
+            ),
+            delete,
+        )
+        .route(
+            ending(Operation::post(
+                "/v1/tenants/{id}/erase",
+                "Ends a tenant's jobs and erases all that it has; the tenant stays",
+            ))
+            .empty(StatusCode::NOT_FOUND, "that is no id"),
+            erase_tenant,
+        )
+        .route(
+            closing("/v1/tenants/{id}/disable", "Refuses the credentials of a tenant; its jobs and files stay"),
+            disable,
+        )
+        .route(closing("/v1/tenants/{id}/enable", "Lets a disabled tenant in again"), enable)
+        .route(
+            halting("/v1/tenants/{id}/pause", "Lets a tenant's held jobs wait, and what it submits from now on"),
+            pause,
+        )
+        .route(halting("/v1/tenants/{id}/resume", "Lets a paused tenant's jobs run again"), resume)
+        .route(
+            Operation::get("/v1/plans", "Every plan of tenants.toml").json::<Vec<PlanView>>(ok, "the plans"),
+            all_plans,
+        )
+        .with_state(Desk { services: Arc::clone(services), dispatch: dispatch.clone() })
 }
 
-async fn list(State(services): State<Arc<Services>>) -> Response {
-    Json(all(&services)).into_response()
+#[derive(Debug, Deserialize)]
+struct Page {
+    after: Option<String>,
+    limit: Option<usize>,
 }
 
-fn all(services: &Services) -> Vec<TenantView> {
-    let tenants: Arc<AllTenants> = services.tenants();
-    views(tenants.registry(), services.created.list(), |id| services.tenant_paused(id))
+async fn list(State(Desk { services, .. }): State<Desk>, Query(page): Query<Page>) -> Response {
+    let tenants = services.tenants();
+    let mut all = views(&tenants, |id| services.tenant_paused(id));
+    if page.after.is_some() || page.limit.is_some() {
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        all.retain(|view| page.after.as_deref().is_none_or(|after| view.id.as_str() > after));
+        all.truncate(page.limit.unwrap_or(PAGE_MAX));
+    }
+    Json(all).into_response()
+}
+
+async fn all_plans(State(Desk { services, .. }): State<Desk>) -> Response {
+    Json(plans(&services.tenants())).into_response()
+}
+
+fn detail_of(services: &Services, id: &TenantId) -> Option<TenantDetail> {
+    detail(&services.tenants(), id, services.tenant_paused(id))
+}
+
+async fn one(State(Desk { services, .. }): State<Desk>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    if let Some(detail) = detail_of(&services, &id) {
+        return tagged(StatusCode::OK, detail);
+    }
+    match services.managed.deleted_at(&id) {
+        Some(at) => {
+            let text = format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0);
+            ApiError::answer(StatusCode::GONE, "tenant_deleted", text)
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// With its version as `ETag`, where it has one.
+fn tagged(status: StatusCode, detail: TenantDetail) -> Response {
+    let version = detail.tenant.version;
+    let mut response = (status, Json(detail)).into_response();
+    if let Some(Ok(tag)) = version.map(|version| format!("\"{version}\"").parse()) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+#[derive(Debug, Deserialize)]
+struct Reuse {
+    #[serde(default)]
+    reuse: bool,
+}
+
+async fn put(
+    State(Desk { services, .. }): State<Desk>,
+    Path(id): Path<String>,
+    Query(Reuse { reuse }): Query<Reuse>,
+    headers: HeaderMap,
+    body: Result<Json<TenantSpec>, JsonRejection>,
+) -> Response {
+    let id = match id.parse::<TenantId>() {
+        Ok(id) => id,
+        Err(error) => return ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "bad_id", error.to_string()),
+    };
+    let spec = match body {
+        Ok(Json(spec)) => spec,
+        Err(rejection) => return ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "bad_body", rejection.body_text()),
+    };
+    let known = services.managed.row(&id).map(|row| row.version);
+    let if_version = match precondition(&headers, known) {
+        Ok(wanted) => wanted,
+        Err(refused) => return *refused,
+    };
+    let options = PutOptions { if_version, reuse };
+    let tenants = services.tenants();
+    match services.managed.put(&id, spec, &options, tenants.registry()).await {
+        Ok(done) => {
+            // What it is shown and let into may be another now.
+            services.endings.tell(&Subject::Tenant(id.clone()));
+            services.rules_changed();
+            let status = if matches!(done, Put::Made(..)) { StatusCode::CREATED } else { StatusCode::OK };
+            match detail_of(&services, &id) {
+                Some(detail) => tagged(status, TenantDetail { warnings: done.warnings().to_vec(), ..detail }),
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        }
+        Err(error) => refused(error),
+    }
+}
+
+/// What `If-Match` and `If-None-Match` ask for. A list of tags is more than this takes.
+fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, Box<Response>> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let failed = |text: &str| Box::new(ApiError::answer(StatusCode::PRECONDITION_FAILED, "stale", text));
+    if headers.contains_key(IF_NONE_MATCH) {
+        return match (text(IF_NONE_MATCH), known) {
+            (Some("*"), None) => Ok(None),
+            (Some("*"), Some(_)) => Err(failed("there is such a tenant already")),
+            _ => Err(failed("`If-None-Match` takes `*` here")),
+        };
+    }
+    if !headers.contains_key(IF_MATCH) {
+        return Ok(None);
+    }
+    match (text(IF_MATCH), known) {
+        (Some("*"), Some(version)) => Ok(Some(version)),
+        (Some("*"), None) => Err(failed("there is no such tenant yet")),
+        (Some(tag), _) => {
+            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
+            version.map(Some).ok_or_else(|| failed("`If-Match` takes one `ETag` of this tenant, or `*`"))
+        }
+        (None, _) => Err(failed("`If-Match` takes one `ETag` of this tenant, or `*`")),
+    }
+}
+
+fn refused(error: PutError) -> Response {
+    let text = error.to_string();
+    match error {
+        PutError::InFile(_) => ApiError::answer(StatusCode::CONFLICT, "in_file", text),
+        PutError::MadeId(_) => ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "made_id", text),
+        PutError::Erasing(_) => ApiError::answer(StatusCode::CONFLICT, "erasing", text),
+        PutError::Tombstone { .. } => ApiError::answer(StatusCode::CONFLICT, "id_was_deleted", text),
+        PutError::Leftovers { .. } => ApiError::answer(StatusCode::CONFLICT, "id_has_leftovers", text),
+        PutError::Stale { .. } => ApiError::answer(StatusCode::PRECONDITION_FAILED, "stale", text),
+        PutError::Full { .. } => ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "too_many_tenants", text),
+        PutError::Ledger(_) => ApiError::answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
+        PutError::Faulty(faults) => {
+            let body = ApiError { code: "faulty".to_owned(), error: text, faults };
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Erase {
+    #[serde(default)]
+    erase: bool,
+}
+
+async fn delete(
+    State(Desk { services, dispatch }): State<Desk>,
+    Path(id): Path<String>,
+    Query(Erase { erase }): Query<Erase>,
+) -> Response {
+    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    if services.tenants().registry().tenant(&id).is_some() {
+        let text = format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has");
+        return ApiError::answer(StatusCode::CONFLICT, "in_file", text);
+    }
+    if is_made_id(&id) && services.created.row(&id).is_some() {
+        let text =
+            format!("a token made `{id}`, and the next one would again: disable it; `erase` removes what it has");
+        return ApiError::answer(StatusCode::CONFLICT, "made_by_token", text);
+    }
+    if services.managed.row(&id).is_none() {
+        return match services.managed.deleted_at(&id) {
+            // It is as was wanted.
+            Some(_) => {
+                let none = ErasureRow::new(id, services.clock.wall(), true);
+                Json(Erasure { deleted: true, ..Erasure::so_far(&none) }).into_response()
+            }
+            None => StatusCode::NOT_FOUND.into_response(),
+        };
+    }
+    if !erase {
+        let text = "this removes all files, history, userdata, keys and users for good: say `?erase=true`; `…/disable` only closes";
+        return ApiError::answer(StatusCode::BAD_REQUEST, "erase_missing", text);
+    }
+    erased(&services, &dispatch, &id, true).await
+}
+
+async fn erase_tenant(State(Desk { services, dispatch }): State<Desk>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    erased(&services, &dispatch, &id, false).await
+}
+
+async fn erased(services: &Arc<Services>, dispatch: &DispatchHandle, id: &TenantId, deletes: bool) -> Response {
+    match erase::ask(services, dispatch, id, deletes).await {
+        Ok(Erasing::Done(erasure)) => Json(erasure).into_response(),
+        Ok(Erasing::GoesOn(row)) => (StatusCode::ACCEPTED, Json(row)).into_response(),
+        Err(error) => ApiError::answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string()),
+    }
 }
 
 type Asked = Result<Json<HaltRequest>, JsonRejection>;
 
-async fn pause(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
-    halted(&services, &id, Act::Halt, asked).await
+async fn pause(State(desk): State<Desk>, Path(id): Path<String>, asked: Asked) -> Response {
+    halted(&desk.services, &id, Act::Halt, asked).await
 }
 
-async fn resume(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
-    halted(&services, &id, Act::Resume, asked).await
+async fn resume(State(desk): State<Desk>, Path(id): Path<String>, asked: Asked) -> Response {
+    halted(&desk.services, &id, Act::Resume, asked).await
 }
 
 async fn halted(services: &Services, id: &str, act: Act, asked: Asked) -> Response {
@@ -128,34 +581,47 @@ async fn halted(services: &Services, id: &str, act: Act, asked: Asked) -> Respon
         Ok(asked) => asked,
         Err(rejection) => return rejection.into_response(),
     };
-    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
-    // One whose plan is gone from the file is listed all the same, and can be resumed.
-    if !all(services).iter().any(|view| view.id == id) {
-        return StatusCode::NOT_FOUND.into_response();
-    }
+    // One whose plan is gone from the file is shown all the same, and can be resumed.
+    let known = id.parse::<TenantId>().ok().filter(|id| detail_of(services, id).is_some());
+    let Some(id) = known else { return StatusCode::NOT_FOUND.into_response() };
     if let Err(refused) = acted(services, Halted::Tenant(id.clone()), act, request).await {
         return refused;
     }
-    match all(services).into_iter().find(|view| view.id == id) {
-        Some(view) => Json(view).into_response(),
+    shown(services, &id)
+}
+
+fn shown(services: &Services, id: &TenantId) -> Response {
+    match detail_of(services, id) {
+        Some(detail) => Json(detail.tenant).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn disable(State(services): State<Arc<Services>>, Path(id): Path<String>) -> Response {
-    set_disabled(&services, &id, true).await
+async fn disable(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+    set_disabled(&desk.services, &id, true).await
 }
 
-async fn enable(State(services): State<Arc<Services>>, Path(id): Path<String>) -> Response {
-    set_disabled(&services, &id, false).await
+async fn enable(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+    set_disabled(&desk.services, &id, false).await
 }
 
 async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Response {
     let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    if services.tenants().registry().tenant(&id).is_some() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    match services.managed.set_disabled(&id, disabled).await {
+        Ok(Some(_)) => {
+            services.endings.tell(&Subject::Tenant(id.clone()));
+            return shown(services, &id);
+        }
+        Ok(None) => {}
+        Err(error) => return refused(error),
+    }
     match services.created.set_disabled(&id, disabled).await {
-        Ok(Some(row)) => {
-            let paused = services.tenant_paused(&row.id);
-            Json(TenantView { paused, ..TenantView::from(row) }).into_response()
+        Ok(Some(_)) => {
+            services.endings.tell(&Subject::Tenant(id.clone()));
+            shown(services, &id)
         }
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => unavailable(&error),

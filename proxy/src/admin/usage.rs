@@ -6,6 +6,7 @@
 //!
 //! Without `from` and `to`: this month until today, in UTC. `by` names columns; all else is summed up. By workflow, a shorter time is remembered.
 
+use super::api::{Api, Operation};
 use super::control_client::{ControlClient, ControlError};
 use crate::calendar::Day;
 use crate::clock::WallMillis;
@@ -13,11 +14,9 @@ use crate::ids::TenantId;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::budgets::{Dimension, Usage, UsageKey, UsageQuery};
 use crate::services::Services;
-use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -207,8 +206,17 @@ fn table(columns: &[Dimension], rows: &[(UsageKey, Usage)]) -> String {
 }
 
 /// The route.
-pub fn router(services: &Arc<Services>) -> Router {
-    Router::new().route("/v1/usage", get(usage)).with_state(Arc::clone(services))
+pub fn router(services: &Arc<Services>) -> Api {
+    let operation = Operation::get("/v1/usage", "What was used, as a table, JSON or CSV")
+        .query("from", "the first day, such as 2026-11-01")
+        .query("to", "the last day")
+        .query("tenant", "only this tenant's")
+        .query("by", "some of day,tenant,user,model,workflow")
+        .query("format", "`table`, `json` or `csv`")
+        .text(StatusCode::OK, "the report, in the format that was asked for")
+        .text(StatusCode::BAD_REQUEST, "the question is faulty, or its answer too long")
+        .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached");
+    Api::new().route(operation, usage).with_state(Arc::clone(services))
 }
 
 async fn usage(State(services): State<Arc<Services>>, Query(asked): Query<Asked>) -> Response {

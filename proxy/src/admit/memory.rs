@@ -1,10 +1,9 @@
-//! Limits in the memory of this process: rates per tenant (GCRA by governor), failed logins per address.
+//! Limits in the memory of this process: rates per tenant (GCRA by governor).
 
 use super::line::Line;
 use super::{AdmitError, Permit, RateKind, RateState};
 use crate::clock::Clock;
 use crate::ids::TenantId;
-use crate::listen::connections::AddrGroup;
 use crate::tenants::{Rate, Tenant};
 use dashmap::DashMap;
 use governor::clock::Clock as GovernorClock;
@@ -12,7 +11,6 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -213,98 +211,11 @@ fn rate_state(rate: Rate, remaining: u32) -> RateState {
     RateState { limit: rate.burst, remaining, reset: time_for(rate, rate.burst.saturating_sub(remaining)) }
 }
 
-/// Failed logins are counted in windows of this length.
-const WINDOW: Duration = Duration::from_secs(60);
-/// Most addresses whose failures are remembered: 10 MB.
-const GROUPS_MAX: usize = 100_000;
-
-/// Counts failed logins by address. A window instead of a bucket, because it must be asked *before* a login without counting one.
-///
-/// This is a brake, not the lock: keys have 160 random bits. So when the map is full of addresses that failed within a minute, further ones are not counted.
-#[derive(Debug)]
-pub struct FailedLogins {
-    clock: Clock,
-    limit: u32,
-    groups_max: usize,
-    state: Mutex<Windows>,
-}
-
-#[derive(Debug, Default)]
-struct Windows {
-    by_group: HashMap<AddrGroup, Window>,
-    /// When the over were last thrown out: once a window, or a flood of addresses would have the whole map walked at each of them.
-    swept: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    start: Instant,
-    failures: u32,
-}
-
-impl FailedLogins {
-    /// Forgives `limit` failures of one group in a minute.
-    pub fn new(limit: u32, clock: Clock) -> Self {
-        Self { clock, limit, groups_max: GROUPS_MAX, state: Mutex::default() }
-    }
-
-    /// Before a login: whether this group may try.
-    ///
-    /// # Errors
-    /// [`AdmitError::TooManyFailedLogins`].
-    pub fn check(&self, group: AddrGroup) -> Result<(), AdmitError> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(window) = state.by_group.get(&group) else {
-            return Ok(());
-        };
-        let age = self.clock.monotonic().saturating_duration_since(window.start);
-        match WINDOW.checked_sub(age) {
-            Some(retry_after) if !retry_after.is_zero() && window.failures >= self.limit => {
-                Err(AdmitError::TooManyFailedLogins { group, limit: self.limit, retry_after })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// After a login failed with [`AuthError::is_failed_login`](crate::authenticate::AuthError::is_failed_login).
-    pub fn failed(&self, group: AddrGroup) {
-        let now = self.clock.monotonic();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.by_group.contains_key(&group) && !state.has_room(self.groups_max, now) {
-            return;
-        }
-        let window = state.by_group.entry(group).or_insert(Window { start: now, failures: 0 });
-        if now.saturating_duration_since(window.start) >= WINDOW {
-            *window = Window { start: now, failures: 0 };
-        }
-        window.failures = window.failures.saturating_add(1);
-    }
-}
-
-impl Windows {
-    fn has_room(&mut self, groups_max: usize, now: Instant) -> bool {
-        if self.by_group.len() < groups_max {
-            return true;
-        }
-        if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= WINDOW) {
-            self.swept = Some(now);
-            self.by_group.retain(|_, window| now.saturating_duration_since(window.start) < WINDOW);
-        }
-        self.by_group.len() < groups_max
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::WallMillis;
-    use crate::listen::ClientAddr;
     use crate::tenants::{Limits, TenantRegistry};
-    use std::net::IpAddr;
-
-    fn group_of(address: IpAddr) -> AddrGroup {
-        ClientAddr::of_peer((address, 1).into()).group()
-    }
 
     fn tenant(id: &str, per_second: f64, burst: u32) -> Tenant {
         let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
@@ -462,47 +373,5 @@ mod tests {
         let permit = admission.prompt(&tenant("a", 0.4, 3)).unwrap();
         let headers = permit.rate().headers().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
         assert_eq!(headers, ["ratelimit-limit: 3", "ratelimit-remaining: 2", "ratelimit-reset: 3"]);
-    }
-
-    #[test]
-    fn the_tenth_failure_of_a_minute_closes_the_door_until_the_minute_is_over() {
-        let clock = clock();
-        let logins = FailedLogins::new(10, clock.clone());
-        let group = group_of("192.0.2.1".parse().unwrap());
-        for _ in 0..9 {
-            logins.failed(group);
-        }
-        assert_eq!(logins.check(group), Ok(()));
-        logins.failed(group);
-        assert!(matches!(logins.check(group), Err(AdmitError::TooManyFailedLogins { retry_after: WINDOW, .. })));
-        assert_eq!(logins.check(group_of("192.0.2.2".parse().unwrap())), Ok(()));
-        clock.turn(WINDOW - Duration::from_millis(1));
-        assert!(logins.check(group).is_err());
-        clock.turn(Duration::from_millis(1));
-        assert_eq!(logins.check(group), Ok(()));
-        logins.failed(group);
-        assert_eq!(logins.check(group), Ok(()));
-    }
-
-    #[test]
-    fn a_full_map_of_addresses_keeps_those_that_failed_and_makes_room_after_a_minute() {
-        let clock = clock();
-        let logins = FailedLogins { groups_max: 1, ..FailedLogins::new(1, clock.clone()) };
-        let (first, second) = (group_of("192.0.2.1".parse().unwrap()), group_of("192.0.2.2".parse().unwrap()));
-        logins.failed(first);
-        logins.failed(second);
-        assert!(logins.check(first).is_err() && logins.check(second).is_ok());
-        clock.turn(WINDOW);
-        logins.failed(second);
-        assert!(logins.check(first).is_ok() && logins.check(second).is_err());
-    }
-
-    #[test]
-    fn ipv6_is_grouped_by_64_bits_and_mapped_ipv4_is_ipv4() {
-        let group = |text: &str| group_of(text.parse().unwrap());
-        assert_eq!(group("2001:db8:0:1::1"), group("2001:db8:0:1:ffff::2"));
-        assert_ne!(group("2001:db8:0:1::1"), group("2001:db8:0:2::1"));
-        assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));
-        assert_eq!(group("2001:db8:0:1::1").to_string(), "2001:db8:0:1::/64");
     }
 }

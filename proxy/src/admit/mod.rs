@@ -1,7 +1,7 @@
 //! Stage 4: whether there is room for this caller now.
 //!
 //! *In*: a tenant (or, before the login, an address). *Out*: a [`Permit`] before the body is read, and a [`BodySlot`] that holds the memory of the body while the request lives. *Refuses*:
-//! more requests than the tenant's rates allow (429), more failed logins than one address may have (429), bodies beyond the memory of all together (503), uploads beyond the tenant's storage (413) or too many at once (429, 503). *Answers the attack*: floods of
+//! more requests than the tenant's rates allow (429), failed logins that come too fast (429), bodies beyond the memory of all together (503), uploads beyond the tenant's storage (413) or too many at once (429, 503). *Answers the attack*: floods of
 //! requests, of guesses, of large bodies. *Leaves to others*: jobs held and running (the ledger's transaction counts them when it accepts), how long a queue is (dispatch), sockets and
 //! bytes of the head (listen).
 //!
@@ -10,12 +10,14 @@
 //! All of it is in memory and of this process: a restart forgives everybody.
 
 pub mod body;
+pub mod guesses;
 mod line;
 pub mod memory;
 pub mod uploads;
 
 pub use body::{BodyBudget, BodySlot};
-pub use memory::{Admission, FailedLogins, Turn};
+pub use guesses::{Blocked, Guesses};
+pub use memory::{Admission, Turn};
 pub use uploads::{UploadSlot, UploadSlots};
 
 use crate::listen::connections::AddrGroup;
@@ -92,15 +94,13 @@ pub enum AdmitError {
         /// When one more fits.
         retry_after: Duration,
     },
-    /// One address failed too often.
-    #[error("{limit} failed logins in a minute from `{group}`")]
+    /// Too many failed logins at one account from this address, or from this address at all.
+    #[error("too many failed logins: `{}` waits for {:?} more, by {}", group, blocked.retry_after, blocked.by.name())]
     TooManyFailedLogins {
-        /// Which.
+        /// Who.
         group: AddrGroup,
-        /// How many are forgiven.
-        limit: u32,
-        /// When the next try is looked at.
-        retry_after: Duration,
+        /// By what, and how long.
+        blocked: Blocked,
     },
     /// The memory of all request bodies is taken.
     #[error("no room for {wanted} bytes of body: {free} of {total} are free")]

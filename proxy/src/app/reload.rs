@@ -6,6 +6,7 @@ use super::certificates::{Certificates, Replacement};
 use super::{Origin, inspector, logging, made, notify};
 use crate::admin::lifecycle::ReloadReport;
 use crate::authenticate::Authenticator;
+use crate::authenticate::oidc::Providers;
 use crate::config::Config;
 use crate::config::reload::hold_fixed;
 use crate::dispatch::backend::Backend;
@@ -142,17 +143,28 @@ impl Reloader {
             generation,
             tenants: Arc::new(AllTenants::new(
                 Arc::clone(&config.tenants),
+                Arc::clone(&services.managed),
                 Arc::clone(&services.created),
                 config.limits.created_tenants_max,
             )),
             inspector: prepared.inspector,
             authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &services.key_sets, services.clock.clone())),
+            providers: Arc::new(Providers::new(
+                &config.oidc,
+                Some(&former.providers),
+                &services.key_sets,
+                &services.clock,
+            )),
             backends: Arc::new(backends),
             config: Arc::new(config),
         }));
         prepared.certificates.apply();
         services.object_infos.clear();
         services.lists.clear();
+        // After the swap: an erasure that ends from here on sees the new file itself.
+        if let Err(error) = services.managed.settle(services.tenants().registry()).await {
+            tracing::error!(%error, "tenants of the file that were deleted before can't be written to yet");
+        }
         services.reloaded.send_replace(generation);
         services.rules_changed();
         // Before anything watches over a backend that is new: it may be halted.
@@ -163,8 +175,9 @@ impl Reloader {
         logging::set_generation(generation);
         services.metrics.set_config(generation, true);
         services.audit.reload(generation, &[], &prepared.needs_restart);
-        tell_applied(&prepared.warnings, &prepared.needs_restart);
-        let (warnings, needs_restart) = (prepared.warnings, prepared.needs_restart);
+        let (mut warnings, needs_restart) = (prepared.warnings, prepared.needs_restart);
+        warnings.extend(services.tenants().doubts());
+        tell_applied(&warnings, &needs_restart);
         ReloadReport { applied: true, generation, errors: Vec::new(), warnings, needs_restart }
     }
 }

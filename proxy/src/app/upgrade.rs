@@ -16,6 +16,7 @@ use super::backends::Watchers;
 use super::notify;
 use super::sockets::Sockets;
 use crate::admin::lifecycle::{UpgradeReport, UpgradeRequest};
+use crate::authenticate::key_uses;
 use crate::dispatch::estimate::Estimates;
 use crate::dispatch::learned;
 use crate::drain::Drain;
@@ -199,6 +200,7 @@ impl Giver {
         tokio::join!(carriers, sockets, requests, self.services.sweeps.end());
         // No attempt ends any more: what they taught is all there.
         drop(tokio::time::timeout(LET_GO, learned::keep(&self.services, Estimates::default())).await);
+        drop(tokio::time::timeout(LET_GO, key_uses::keep(&self.services)).await);
         if tokio::time::timeout(CLOSE_TIMEOUT, self.services.ledger.close()).await.is_err() {
             tracing::error!("the ledger was not closed within {CLOSE_TIMEOUT:?}");
         }

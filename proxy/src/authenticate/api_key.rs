@@ -33,9 +33,38 @@ pub struct KeyRow {
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<WallMillis>,
+    /// It may stand in `?token=` of `/ws`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_query: bool,
+    /// When it was noted as used last; up to a minute and some seconds behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at: Option<WallMillis>,
+    /// The key that it took the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_from: Option<KeyId>,
+    /// The key that takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_to: Option<KeyId>,
+    /// The request that made it, by itself or in the place of another, where that had an `Idempotency-Key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<MadeBy>,
+}
+
+/// A request that makes a key, as far as a repeat is known by it. Hashes: what a client calls its requests, and what it asks for, need not lie in the ledger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// Of the `Idempotency-Key`.
+    pub name: Digest,
+    /// Of what was asked for.
+    pub request: Digest,
 }
 
 impl KeyRow {
+    /// From when on it is refused, whatever the reason.
+    pub fn ended_at(&self) -> Option<WallMillis> {
+        self.revoked_at.into_iter().chain(self.expires_at).min()
+    }
+
     /// Whether the key is neither revoked nor expired, whoever shows it.
     ///
     /// # Errors
@@ -54,6 +83,9 @@ impl KeyRow {
 
 /// How every key begins; secret scanners look for it.
 pub const PREFIX: &str = "cg_";
+/// What a scanner for leaked keys looks for, as a regular expression; the checksum, which it can't compute, leaves of its finds the true ones. docs/identity.md and
+/// packaging/gitleaks.toml have the same.
+pub const PATTERN: &str = r"\bcg_[0-9a-z]{12}_[0-9A-Za-z]{33}\b";
 const ID_CHARS: usize = 12;
 /// 62^27 is just over 2^160.
 const SECRET_CHARS: usize = 27;
@@ -136,6 +168,18 @@ impl ApiKey {
         Ok(Self { id, secret: Secret(secret.to_owned()) })
     }
 
+    /// Every key in a text that somebody found: in a log, a repository, a chat. What only looks like one, by its checksum, is none.
+    pub fn find_all(text: &str) -> impl Iterator<Item = Self> + '_ {
+        let candidates = text.match_indices(PREFIX).filter_map(|(at, _)| text.get(at..at.checked_add(KEY_CHARS)?));
+        candidates.filter_map(|candidate| Self::parse(candidate).ok())
+    }
+
+    /// Whether this is the key of that row, whatever has become of it.
+    pub fn proves(&self, row: &KeyRow) -> bool {
+        // SECURITY: hashes are compared in constant time, though they are hashes: it costs nothing.
+        row.id == self.id && bool::from(self.secret.hash().as_bytes().ct_eq(row.secret_hash.as_bytes()))
+    }
+
     /// The public part.
     pub fn id(&self) -> &KeyId {
         &self.id
@@ -167,6 +211,11 @@ impl ApiKey {
             created_at,
             expires_at,
             revoked_at: None,
+            allow_query: false,
+            used_at: None,
+            rotated_from: None,
+            rotated_to: None,
+            made_by: None,
         }
     }
 
@@ -175,9 +224,7 @@ impl ApiKey {
     /// # Errors
     /// [`KeyRefused`]. The secret comes first: who has not proved the key is told nothing of its state, not even in the log's statistics.
     pub fn verify(&self, row: &KeyRow, clock: &Clock) -> Result<(), KeyRefused> {
-        // SECURITY: hashes are compared in constant time, though they are hashes: it costs nothing.
-        let proved = row.id == self.id && bool::from(self.secret.hash().as_bytes().ct_eq(row.secret_hash.as_bytes()));
-        if proved { row.stands(clock.wall()) } else { Err(KeyRefused::WrongSecret) }
+        if self.proves(row) { row.stands(clock.wall()) } else { Err(KeyRefused::WrongSecret) }
     }
 }
 
@@ -193,6 +240,9 @@ pub enum KeyRefused {
     /// Somebody took it back.
     #[error("the key is revoked")]
     Revoked,
+    /// It is a local user's who may not log in either.
+    #[error("the user whose key it is is disabled")]
+    UserDisabled,
 }
 
 /// `count` characters of `alphabet`, each equally likely.
@@ -242,7 +292,7 @@ mod tests {
     }
 
     fn row(key: &ApiKey, clock: &Clock, expires_at: Option<WallMillis>) -> KeyRow {
-        let owner = Owner { tenant: "acme".parse().unwrap(), user: None, key: None };
+        let owner = Owner { tenant: "acme".parse().unwrap(), user: None, key: None, shared: false };
         key.row(owner, Scopes::of_a_client(), None, clock.wall(), expires_at)
     }
 
@@ -320,5 +370,47 @@ mod tests {
         assert_eq!(key.verify(&row, &clock), Err(KeyRefused::Revoked));
         let forged = ApiKey { id: key.id().clone(), secret: self::key().secret };
         assert_eq!(forged.verify(&row, &clock), Err(KeyRefused::WrongSecret));
+    }
+
+    #[test]
+    fn the_scanners_pattern_finds_every_key_and_no_near_miss() {
+        let pattern = regex::Regex::new(PATTERN).unwrap();
+        for _ in 0..5_000 {
+            let text = key().reveal();
+            for around in [text.clone(), format!("KEY={text}"), format!("\"{text}\","), format!("token={text}&x=1")] {
+                let found: Vec<_> = pattern.find_iter(&around).map(|found| found.as_str()).collect();
+                assert_eq!(found, [text.as_str()], "{around}");
+                assert_eq!(ApiKey::find_all(&around).map(|key| key.reveal()).collect::<Vec<_>>(), [text.as_str()]);
+            }
+            for miss in [
+                text[1..].to_owned(),
+                text[..KEY_CHARS - 1].to_owned(),
+                format!("{text}0"),
+                format!("x{text}"),
+                text.replacen("cg_", "cgt_", 1),
+                text.replacen("cg_", "CG_", 1),
+                text.replacen('_', "-", 2),
+                format!("{}é{}", &text[..20], &text[21..]),
+                format!("cg_{}{}", text[3..15].to_uppercase().replace(|c: char| c.is_ascii_digit(), "A"), &text[15..]),
+            ] {
+                assert!(!pattern.is_match(&miss), "{miss}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_key_and_has_another_checksum_is_told_apart() {
+        let text = key().reveal();
+        let wrong = format!("{}{}", &text[..KEY_CHARS - 1], if text.ends_with('0') { '1' } else { '0' });
+        assert!(regex::Regex::new(PATTERN).unwrap().is_match(&wrong));
+        let mixed = format!("{wrong} and {text}, and cg_ alone, and cg_{}", "é".repeat(40));
+        assert_eq!(ApiKey::find_all(&mixed).map(|key| key.reveal()).collect::<Vec<_>>(), [text]);
+    }
+
+    #[test]
+    fn the_pattern_is_the_documentations_and_the_scanners_rule() {
+        let line = format!("regex = '''{PATTERN}'''");
+        assert!(include_str!("../../../packaging/gitleaks.toml").lines().any(|known| known == line));
+        assert!(include_str!("../../../docs/identity.md").lines().any(|known| known == PATTERN));
     }
 }

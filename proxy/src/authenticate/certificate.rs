@@ -118,6 +118,11 @@ pub enum CertificateError {
     Expired(String),
 }
 
+/// The first millisecond at which a certificate has expired: its last second is a good one (RFC 5280 §4.1.2.5).
+pub fn good_until(certificate: &ClientCertificate) -> WallMillis {
+    WallMillis(certificate.ends.saturating_add(1).saturating_mul(1000))
+}
+
 /// Whom the connection's certificate stands for. `None`: nobody, and another credential may be shown.
 ///
 /// # Errors
@@ -131,7 +136,7 @@ pub fn holder<'r>(
         return if tls.required { Err(CertificateError::Missing) } else { Ok(None) };
     };
     let shown = || hex(&certificate.fingerprint);
-    if certificate.ends < now.seconds() {
+    if now >= good_until(certificate) {
         return Err(CertificateError::Expired(shown()));
     }
     let mut fitting = rules.iter().filter(|rule| rule.matches.fits(certificate));

@@ -7,32 +7,28 @@
 use super::jwks::document::KID_BYTES_MAX;
 use super::jwks::{KeySet, KeySetError, KeySets};
 use super::jwt_claims::ClaimPath;
+use super::jwt_parts::{Parts, PartsError};
 use super::jwt_ring::{Algorithm, VerifyingKey};
-use crate::clock::Clock;
+use crate::clock::{Clock, WallMillis};
 use crate::config::{IssuerKeys, JwtIssuerConfig, UnknownTenant};
 use crate::ids::{TenantId, UserId};
 use crate::owner::{Scope, Scopes};
+use crate::tenants::Claimed;
 use crate::tenants::created::{CLAIM_BYTES_MAX, WantedTenant};
 use crate::tenants::{AllTenants, made_id};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest token in bytes; identity providers stay below 4 KiB, and all our request heads have 32.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+pub use super::jwt_parts::TOKEN_BYTES_MAX;
 
 /// Why a token is not accepted: for log and audit only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// Longer than [`TOKEN_BYTES_MAX`].
-    #[error("token of {0} bytes")]
-    TooLong(usize),
-    /// Not three parts of base64url with JSON objects in the first two.
-    #[error("token is malformed: {0}")]
-    Malformed(&'static str),
-    /// The header has something that we do not follow: a key of its own, an extension, a compression.
+    /// Not three parts of base64url with JSON objects in the first two, or too long.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// The header has something that we do not follow: a key of its own, an extension, a compression; or it is of a token for another use.
     #[error("token header has `{0}`")]
     HeaderField(&'static str),
     /// No such `[[jwt]]`.
@@ -89,7 +85,7 @@ pub struct Issuer {
 
 /// Where an issuer's keys are.
 #[derive(Debug)]
-enum Keys {
+pub(super) enum Keys {
     Fixed(VerifyingKey),
     Published { set: Arc<KeySet>, algorithms: Vec<Algorithm> },
 }
@@ -138,17 +134,8 @@ pub struct JwtIdentity {
     pub scopes: Scopes,
 }
 
-/// A token in three parts, nothing of it believed yet.
-struct Parts<'t> {
-    header: Map<String, Value>,
-    /// An object.
-    claims: Value,
-    /// What the signature covers: `HEADER.CLAIMS` as received.
-    message: &'t str,
-    signature: &'t str,
-}
-
-/// Checks `token` against the configured issuers and the tenants. Waits where the issuer's published keys have to be fetched first.
+/// Checks `token` against the configured issuers and the tenants, and says from when on it is refused: its `exp`, with the issuer's leeway. Waits where the issuer's published keys have to be
+/// fetched first.
 ///
 /// # Errors
 /// [`JwtError`] names the first check that failed; signature before every claim but `iss`, which chooses the key.
@@ -157,9 +144,9 @@ pub async fn identity(
     issuers: &[Issuer],
     tenants: &AllTenants,
     clock: &Clock,
-) -> Result<JwtIdentity, JwtError> {
-    let parts = parts(token)?;
-    check_header(&parts.header)?;
+) -> Result<(JwtIdentity, WallMillis), JwtError> {
+    let parts = Parts::of(token)?;
+    check_header(&parts.header, &TYPES)?;
     let named = parts.claims.get("iss").and_then(Value::as_str);
     let found = issuers.iter().find(|issuer| Some(issuer.config.issuer.as_str()) == named);
     let Issuer { config: issuer, keys } = found.ok_or(JwtError::UnknownIssuer)?;
@@ -172,37 +159,57 @@ pub async fn identity(
     }
     // SECURITY: from here on the claims are the issuer's.
     check_audience(&parts.claims, issuer)?;
-    check_times(&parts.claims, issuer.leeway, clock)?;
-    Ok(JwtIdentity {
-        tenant: tenant(&parts.claims, issuer, tenants)?,
-        user: user(&parts.claims, issuer)?,
-        scopes: scopes(&parts.claims, issuer)?,
-    })
+    let good_until = check_times(&parts.claims, issuer.leeway, clock)?;
+    let by = TenantRule { issuer: &issuer.issuer, claim: &issuer.tenant_claim, unknown: &issuer.unknown_tenant };
+    let identity = JwtIdentity {
+        tenant: tenant(&parts.claims, by, tenants)?,
+        user: user(&parts.claims, &issuer.user_claim)?,
+        scopes: scopes(&parts.claims, issuer.scope_claim.as_ref())?,
+    };
+    Ok((identity, good_until))
 }
 
-fn parts(token: &str) -> Result<Parts<'_>, JwtError> {
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(JwtError::TooLong(token.len()));
+/// The claims of a token of one of these types that these keys signed, and by which algorithm. What they say is not looked at.
+///
+/// # Errors
+/// [`JwtError`] of form, header and signature.
+pub(super) async fn signed_claims(
+    token: &str,
+    keys: &Keys,
+    types: &[&str],
+) -> Result<(Value, Option<Algorithm>), JwtError> {
+    let parts = Parts::of(token)?;
+    check_header(&parts.header, types)?;
+    check_signature(&parts, keys).await?;
+    let algorithm = parts.header.get("alg").and_then(Value::as_str).and_then(Algorithm::from_name);
+    Ok((parts.claims, algorithm))
+}
+
+/// Header fields that would have us fetch or take a key, understand an extension (RFC 7515 §4.1.11), unpack something or look into another token within (RFC 8725 §2.4, §3.10).
+const REFUSED_HEADER_FIELDS: [&str; 9] = ["crit", "jwk", "jku", "x5u", "x5c", "b64", "zip", "enc", "cty"];
+/// What a token may say that it is, in any case of letters (RFC 7515 §4.1.9): nothing, a JWT, or an access token (RFC 9068 §2.1). SECURITY: the same issuer signs others with the same key, to tell of a logout
+/// or of an event; their holders must not come in by them (RFC 8725 §3.11).
+pub(super) const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+
+fn check_header(header: &Map<String, Value>, types: &[&str]) -> Result<(), JwtError> {
+    if let Some(field) = REFUSED_HEADER_FIELDS.into_iter().find(|field| header.contains_key(*field)) {
+        return Err(JwtError::HeaderField(field));
     }
-    let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed("parts"))?;
-    let (header, claims) = message.split_once('.').ok_or(JwtError::Malformed("parts"))?;
-    let claims = Value::Object(object(claims, "claims")?);
-    Ok(Parts { header: object(header, "header")?, claims, message, signature })
-}
-
-fn object(part: &str, name: &'static str) -> Result<Map<String, Value>, JwtError> {
-    // A second dot would be no base64url either: four parts (an encrypted token has five) fail here.
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed(name))?;
-    serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed(name))
-}
-
-/// Header fields that would have us fetch or take a key, understand an extension (RFC 7515 §4.1.11) or unpack something.
-const REFUSED_HEADER_FIELDS: [&str; 8] = ["crit", "jwk", "jku", "x5u", "x5c", "b64", "zip", "enc"];
-
-fn check_header(header: &Map<String, Value>) -> Result<(), JwtError> {
-    match REFUSED_HEADER_FIELDS.into_iter().find(|field| header.contains_key(*field)) {
-        Some(field) => Err(JwtError::HeaderField(field)),
+    // Of a fixed key it chooses nothing; whoever sends something odd is refused all the same.
+    kid(header)?;
+    let is_ours = |name: &str| types.iter().any(|ours| name.eq_ignore_ascii_case(ours));
+    match header.get("typ") {
         None => Ok(()),
+        Some(Value::String(name)) if is_ours(media_type(name)) => Ok(()),
+        Some(_) => Err(JwtError::HeaderField("typ")),
+    }
+}
+
+/// `application/` may be left out.
+fn media_type(name: &str) -> &str {
+    match name.split_at_checked("application/".len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
+        _ => name,
     }
 }
 
@@ -232,7 +239,7 @@ fn kid(header: &Map<String, Value>) -> Result<Option<&str>, JwtError> {
     match header.get("kid") {
         None => Ok(None),
         Some(Value::String(kid)) if !kid.is_empty() && kid.len() <= KID_BYTES_MAX => Ok(Some(kid)),
-        Some(_) => Err(JwtError::Malformed("kid")),
+        Some(_) => Err(JwtError::HeaderField("kid")),
     }
 }
 
@@ -240,53 +247,78 @@ fn kid(header: &Map<String, Value>) -> Result<Option<&str>, JwtError> {
 fn check_audience(claims: &Value, issuer: &JwtIssuerConfig) -> Result<(), JwtError> {
     let ours = |value: &Value| value.as_str() == Some(&issuer.audience);
     let found = match claims.get("aud") {
-        Some(Value::Array(list)) => list.iter().any(ours),
+        // A list with anything else in it is no list of audiences.
+        Some(Value::Array(list)) => list.iter().all(Value::is_string) && list.iter().any(ours),
         Some(one) => ours(one),
         None => false,
     };
     if found { Ok(()) } else { Err(JwtError::WrongAudience) }
 }
 
-/// `exp` must be there; `nbf` counts if it is. `exp` is the first second that is too late (RFC 7519 §4.1.4).
-fn check_times(claims: &Value, leeway: Duration, clock: &Clock) -> Result<(), JwtError> {
+/// `exp` must be there; `nbf` and `iat` count if they are: a token that is not made yet was made by a wrong clock, or for later. `exp` is the first second that is too late (RFC 7519 §4.1.4). Gives
+/// the first millisecond at which the token is.
+pub(super) fn check_times(claims: &Value, leeway: Duration, clock: &Clock) -> Result<WallMillis, JwtError> {
     let now = clock.wall().0 as f64 / 1000.0;
     let leeway = leeway.as_secs_f64();
     let expires = time(claims, "exp")?.ok_or_else(|| JwtError::Claim("exp".to_owned()))?;
     if now >= expires + leeway {
         return Err(JwtError::Expired);
     }
-    match time(claims, "nbf")? {
-        Some(begins) if now < begins - leeway => Err(JwtError::NotYet),
-        _ => Ok(()),
+    for name in ["nbf", "iat"] {
+        if time(claims, name)?.is_some_and(|begins| now < begins - leeway) {
+            return Err(JwtError::NotYet);
+        }
     }
+    Ok(millis(expires + leeway))
 }
 
-/// Seconds since 1970, maybe with a fraction (RFC 7519 §2, NumericDate). JSON has no infinities, so every number compares.
-fn time(claims: &Value, name: &str) -> Result<Option<f64>, JwtError> {
+/// Rounded up; a float's `as` saturates.
+fn millis(seconds: f64) -> WallMillis {
+    WallMillis((seconds * 1000.0).ceil() as u64)
+}
+
+/// The end of the year 9999.
+const TIME_MAX: f64 = 253_402_300_799.0;
+
+/// Seconds since 1970, maybe with a fraction (RFC 7519 §2, NumericDate). What lies before that or after the year 9999 is no time: milliseconds written for seconds, or a token that never ends.
+pub(super) fn time(claims: &Value, name: &str) -> Result<Option<f64>, JwtError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
-    value.as_f64().map(Some).ok_or_else(|| JwtError::Claim(name.to_owned()))
+    let time = value.as_f64().filter(|time| (0.0..=TIME_MAX).contains(time));
+    time.map(Some).ok_or_else(|| JwtError::Claim(name.to_owned()))
 }
 
-fn text<'c>(claims: &'c Value, path: &ClaimPath) -> Result<&'c str, JwtError> {
-    let found = path.find(claims).and_then(Value::as_str).filter(|value| !value.is_empty());
+/// Never with control characters: no subject has them, and they forge lines where people read.
+pub(super) fn text<'c>(claims: &'c Value, path: &ClaimPath) -> Result<&'c str, JwtError> {
+    let good = |value: &&str| !value.is_empty() && !value.chars().any(char::is_control);
+    let found = path.find(claims).and_then(Value::as_str).filter(good);
     found.ok_or_else(|| JwtError::Claim(path.to_string()))
 }
 
+/// How an issuer's claim leads to a tenant.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TenantRule<'r> {
+    pub(super) issuer: &'r str,
+    pub(super) claim: &'r ClaimPath,
+    pub(super) unknown: &'r UnknownTenant,
+}
+
 /// A tenant of the file; where the issuer may make tenants, only one that has this `claim`, else the one that is this issuer's and this claim's alone.
-fn tenant(claims: &Value, issuer: &JwtIssuerConfig, tenants: &AllTenants) -> Result<TokenTenant, JwtError> {
-    let value = text(claims, &issuer.tenant_claim)?;
-    let made = match &issuer.unknown_tenant {
+pub(super) fn tenant(claims: &Value, by: TenantRule<'_>, tenants: &AllTenants) -> Result<TokenTenant, JwtError> {
+    let value = text(claims, by.claim)?;
+    let made = match by.unknown {
         UnknownTenant::Refuse => {
             let known = tenants.tenant_of_claim(value).ok_or(JwtError::UnknownTenant)?;
             return Ok(TokenTenant::Configured(known.id.clone()));
         }
         UnknownTenant::Create(made) => made,
     };
-    if let Some(known) = tenants.tenant_with_claim(value) {
-        return Ok(TokenTenant::Configured(known.id.clone()));
+    match tenants.tenant_with_claim(value) {
+        Claimed::By(known) => return Ok(TokenTenant::Configured(known.id.clone())),
+        Claimed::Closed => return Err(JwtError::UnknownTenant),
+        Claimed::Nobody => {}
     }
     if value.len() > CLAIM_BYTES_MAX {
-        return Err(JwtError::Claim(issuer.tenant_claim.to_string()));
+        return Err(JwtError::Claim(by.claim.to_string()));
     }
     let chosen = made.plan_claim.as_ref().and_then(|path| Some((path, path.find(claims)?)));
     let plan = match chosen {
@@ -298,17 +330,18 @@ fn tenant(claims: &Value, issuer: &JwtIssuerConfig, tenants: &AllTenants) -> Res
         }
     };
     Ok(TokenTenant::Made(WantedTenant {
-        id: made_id(&issuer.issuer, value),
-        issuer: issuer.issuer.clone(),
+        id: made_id(by.issuer, value),
+        issuer: by.issuer.to_owned(),
         claim: value.to_owned(),
         plan: plan.clone(),
         issued_at: claims.get("iat").and_then(Value::as_u64),
     }))
 }
 
-fn user(claims: &Value, issuer: &JwtIssuerConfig) -> Result<UserId, JwtError> {
-    let value = text(claims, &issuer.user_claim)?;
-    user_id_text(value).parse().map_err(|_| JwtError::Claim(issuer.user_claim.to_string()))
+/// The user that a claim names.
+pub(super) fn user(claims: &Value, claim: &ClaimPath) -> Result<UserId, JwtError> {
+    let value = text(claims, claim)?;
+    user_id_text(value).parse().map_err(|_| JwtError::Claim(claim.to_string()))
 }
 
 /// A subject in the alphabet of user ids: other bytes become `+XX`, as in `auth0|12` → `auth0+7C12`. No two subjects become one user: a `+` that would
@@ -328,8 +361,8 @@ fn user_id_text(subject: &str) -> String {
 }
 
 /// Words of a text or entries of a list (RFC 8693 §4.2 has the former, several providers the latter). Words that are no scope of ours, such as `openid`, mean nothing here.
-fn scopes(claims: &Value, issuer: &JwtIssuerConfig) -> Result<Scopes, JwtError> {
-    let Some(path) = &issuer.scope_claim else {
+pub(super) fn scopes(claims: &Value, claim: Option<&ClaimPath>) -> Result<Scopes, JwtError> {
+    let Some(path) = claim else {
         return Ok(Scopes::of_a_client());
     };
     match path.find(claims) {
@@ -340,5 +373,7 @@ fn scopes(claims: &Value, issuer: &JwtIssuerConfig) -> Result<Scopes, JwtError> 
     }
 }
 
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod tests;

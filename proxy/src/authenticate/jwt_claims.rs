@@ -22,6 +22,17 @@ impl ClaimPath {
         if self.0.starts_with('/') { claims.pointer(&self.0) } else { claims.get(&self.0) }
     }
 
+    /// For an address of mail, which a claim holds whose last part is `email`: the claim that says whether it was verified. Beside it for a pointer (`/user/email`: `/user/email_verified`);
+    /// that of the whole token for a name (`email`, `https://example.com/email`), since issuers copy into such claims what they know of the user.
+    pub fn verified_by(&self) -> Option<String> {
+        match self.0.rsplit_once('/') {
+            Some((parent, "email")) if self.0.starts_with('/') => Some(format!("{parent}/email_verified")),
+            Some((_, "email")) => Some("/email_verified".to_owned()),
+            None if self.0 == "email" => Some("/email_verified".to_owned()),
+            _ => None,
+        }
+    }
+
     /// As written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -77,6 +88,23 @@ mod tests {
         }
         for path in ["app/org", "app", "/app", "/app/none", "Org", "/org/"] {
             assert_eq!(find(path, &claims), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_mail_is_known_however_its_claim_is_written_and_verified_beside_it() {
+        let verified = |path: &str| path.parse::<ClaimPath>().unwrap().verified_by();
+        for (path, by) in [
+            ("email", "/email_verified"),
+            ("/email", "/email_verified"),
+            ("/user/email", "/user/email_verified"),
+            ("//email", "//email_verified"),
+            ("https://example.com/email", "/email_verified"),
+        ] {
+            assert_eq!(verified(path).as_deref(), Some(by), "{path}");
+        }
+        for path in ["/email/0", "Email", "/user/emails", "user_email", "/e-mail", "", "/~1email"] {
+            assert_eq!(verified(path), None, "{path}");
         }
     }
 

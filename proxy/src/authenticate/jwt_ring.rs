@@ -135,6 +135,9 @@ pub enum KeyError {
     /// RSA.
     #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this has {0}")]
     RsaBits(usize),
+    /// RSA: 1 makes every text a signature, and an even one none.
+    #[error("an RSA key's exponent is an odd number from 3 to 2^33 - 1, as good as always 65537")]
+    RsaExponent,
 }
 
 /// A key, and one algorithm of its kind that it may be used with. `Debug` shows the algorithm only.
@@ -257,19 +260,25 @@ impl PublicKeyBytes {
     }
 }
 
+/// ring only says "no" at the first token; here the operator is told when the configuration is read, and the log when a set is.
 fn check_rsa(public_key: &[u8], not_this_kind: &KeyError) -> Result<(), KeyError> {
-    let bits = rsa_modulus_bits(public_key).ok_or_else(|| not_this_kind.clone())?;
-    if (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) { Ok(()) } else { Err(KeyError::RsaBits(bits)) }
+    let (modulus, exponent) = rsa_numbers(public_key).ok_or_else(|| not_this_kind.clone())?;
+    let bits = modulus.len() * 8 - modulus.first().map_or(0, |first| first.leading_zeros() as usize);
+    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+        return Err(KeyError::RsaBits(bits));
+    }
+    let value = exponent.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let fits = exponent.len() <= 5 && value % 2 == 1 && (3..1 << 33).contains(&value);
+    if fits { Ok(()) } else { Err(KeyError::RsaExponent) }
 }
 
-/// Length of `n` in a DER `RSAPublicKey ::= SEQUENCE { n INTEGER, e INTEGER }` (RFC 8017 §A.1.1). ring only says "no" at the first token; here the
-/// operator is told when the configuration is read.
-fn rsa_modulus_bits(der: &[u8]) -> Option<usize> {
+/// `n` and `e` without leading zeros, of a DER `RSAPublicKey ::= SEQUENCE { n INTEGER, e INTEGER }` (RFC 8017 §A.1.1).
+fn rsa_numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let significant = |number: &'_ [u8]| number.iter().position(|byte| *byte != 0);
     let (sequence, _) = der_value(der, 0x30)?;
-    let (modulus, _) = der_value(sequence, 0x02)?;
-    let first = modulus.iter().position(|byte| *byte != 0)?;
-    let significant = modulus.get(first..)?;
-    Some(significant.len() * 8 - significant.first()?.leading_zeros() as usize)
+    let (modulus, rest) = der_value(sequence, 0x02)?;
+    let (exponent, _) = der_value(rest, 0x02)?;
+    Some((modulus.get(significant(modulus)?..)?, exponent.get(significant(exponent)?..)?))
 }
 
 /// DER of `RSAPublicKey`; `None` if a number is empty or too long for one that we would take.

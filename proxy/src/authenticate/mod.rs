@@ -6,28 +6,41 @@
 //! answers which ids exist, so all refusals read the same and only log and audit have the reason. *Leaves to others*: how often somebody may fail (admit), what a scope opens
 //! (route), whose a thing is (record). What can't be checked now, since the ledger or an issuer's keys can't be had, is 503 with `Retry-After`, never a skipped check.
 //!
-//! Browsers log in at `/gate/login` and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
+//! Browsers log in at `/gate/login`, or at an identity provider ([`oidc`]), and have a cookie from then on ([`session`]); where a header has a credential too, that one counts.
 //!
-//! Credentials in the query (`?token=`) are not read: they end up in logs. One-use tickets for them are not built yet. A verified client certificate is a
+//! Credentials in the query end up in logs. So `?token=` is read at `/ws` only, and takes one-use tickets ([`tickets`]) and API keys that were made for it. A verified client certificate is a
 //! credential of its connection ([`certificate`]): beside a header's credential it is refused, beside a cookie it counts.
 
+pub mod acting;
 pub mod api_key;
 pub mod browsers;
 pub mod certificate;
+pub mod endings;
 pub mod jwks;
 pub mod jwt;
 pub mod jwt_claims;
+pub mod jwt_parts;
 pub mod jwt_ring;
+pub mod local_users;
+pub mod login_links;
+pub mod passwords;
+pub mod key_uses;
+pub mod presented;
+pub mod oidc;
 pub mod session;
+pub mod tickets;
 
-use crate::clock::Clock;
+use crate::admit::guesses::{Account, Guess, Kind};
+use crate::clock::{Clock, WallMillis};
 use crate::config::JwtIssuerConfig;
-use crate::ids::{KeyId, TenantId};
-use crate::listen::ClientTls;
+use crate::ids::{KeyId, TenantId, UserId};
+use crate::listen::{ClientAddr, ClientTls};
 use crate::owner::{Credential, Owner, Principal, Scope};
+use crate::record::ledger::users::UserRow;
 use crate::record::ledger::{Ledger, LedgerError};
-use crate::tenants::AllTenants;
 use crate::tenants::created::CreateError;
+use crate::tenants::{AllTenants, Tenant};
+use acting::ActingError;
 use api_key::{ApiKey, KeyFormatError, KeyRefused, KeyRow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,6 +49,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use jwks::KeySets;
 use jwt::{Issuer, JwtError, TOKEN_BYTES_MAX, TokenTenant};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Why a caller is not let in. What the caller reads is one text for all but the last two; the variants are for log and audit.
@@ -70,9 +84,30 @@ pub enum AuthError {
     /// A cookie of ours that lets nobody in: a login helps.
     #[error("session: {0}")]
     Session(#[from] session::SessionRefused),
+    /// A session that its identity provider has to renew, and was not asked to, or has not answered yet: 503, and its cookie is good.
+    #[error("session: its identity provider has not renewed it yet")]
+    NotRenewedYet {
+        /// When it is worth a try again.
+        retry_after: Duration,
+    },
+    /// A name and a password.
+    #[error("{0}")]
+    Password(#[from] local_users::PasswordRefused),
+    /// As many passwords are checked at once as may be: 503.
+    #[error("{0}")]
+    Passwords(passwords::HashError),
     /// A client certificate.
     #[error("{0}")]
     Certificate(#[from] CertificateError),
+    /// An API key in the query that was made for headers only.
+    #[error("API key `{0}` was not made with `--allow-query`")]
+    NotForQueries(KeyId),
+    /// No ticket that waits to be used: used, over, or never there.
+    #[error("there is no such ticket")]
+    UnknownTicket,
+    /// Whom the caller is to work for: 400 or 403.
+    #[error(transparent)]
+    Acting(#[from] ActingError),
     /// The credential is good; its tenant is not there any more, or disabled.
     #[error("tenant `{0}` is gone or disabled")]
     TenantClosed(TenantId),
@@ -82,6 +117,14 @@ pub enum AuthError {
     /// The token is good; its tenant can't be made.
     #[error("tenant of the token can't be made: {0}")]
     NoTenant(CreateError),
+    /// Proven, and not taken from where the caller is: 403.
+    #[error("tenant `{tenant}` is not used from `{client}`")]
+    Address {
+        /// Whose credential it is.
+        tenant: TenantId,
+        /// Where the caller is.
+        client: IpAddr,
+    },
     /// Known, and not allowed to do this: 403.
     #[error("scope `{}` is missing", .0.name())]
     Forbidden(Scope),
@@ -93,21 +136,34 @@ impl AuthError {
         matches!(self, Self::Missing | Self::Session(_))
     }
 
-    /// Whether this looks like guessing, and so counts against the caller's address. Who proved a credential that is out of date is no guesser: a forgotten script with
-    /// an expired key must not lock out its whole office.
-    pub fn is_failed_login(&self) -> bool {
+    /// What looks like guessing, and so has its sender wait. Who proved a credential that is out of date is no guesser: a forgotten script with an expired key must not count
+    /// against its whole office.
+    pub fn guess(&self) -> Option<Guess> {
+        let key = |id: &KeyId| Guess { kind: Kind::Key, account: Some(Account::Key(id.clone())) };
+        let unnamed = |kind| Some(Guess { kind, account: None });
         match self {
             // A cookie has 256 random bits: whoever sends an old one is an old tab. A certificate was verified: nothing was guessed.
-            Self::Session(_) | Self::Certificate(_) => false,
+            Self::Session(_) | Self::NotRenewedYet { .. } | Self::Certificate(_) => None,
+            // A ticket has as many bits as a cookie; the others proved what they are.
+            Self::UnknownTicket | Self::NotForQueries(_) | Self::Acting(_) => None,
+            // Counted before it was checked: whoever asks again and again does so with each of them.
+            Self::Password(_) | Self::Passwords(_) => None,
             Self::Missing | Self::TenantClosed(_) | Self::Unavailable(_) | Self::NoTenant(_) | Self::Forbidden(_) => {
-                false
+                None
             }
-            Self::Ambiguous | Self::Malformed(_) | Self::KeyFormat(_) | Self::UnknownKey(_) => true,
-            Self::KeyRefused { reason, .. } => *reason == KeyRefused::WrongSecret,
+            // The credential is good.
+            Self::Address { .. } => None,
+            Self::Ambiguous | Self::Malformed(_) => unnamed(Kind::Malformed),
+            Self::KeyFormat(_) => unnamed(Kind::Key),
+            Self::UnknownKey(id) => Some(key(id)),
+            Self::KeyRefused { id, reason } => (*reason == KeyRefused::WrongSecret).then(|| key(id)),
             Self::Jwt(error) => {
                 use JwtError::{Claim, Expired, Keys, NotYet, Plan, UnknownTenant, WrongAudience};
                 // An unknown `kid` is what the first tokens after a rotation have, all of one office at once.
-                !matches!(error, Expired | NotYet | WrongAudience | UnknownTenant | Claim(_) | Plan(_) | Keys(_))
+                let proved =
+                    matches!(error, Expired | NotYet | WrongAudience | UnknownTenant | Claim(_) | Plan(_) | Keys(_));
+                // Whose name a forged token has is the forger's word.
+                if proved { None } else { unnamed(Kind::Token) }
             }
         }
     }
@@ -118,6 +174,8 @@ impl AuthError {
             Self::Unavailable(_) | Self::NoTenant(CreateError::Ledger(_)) => Some(LEDGER_RETRY),
             Self::NoTenant(CreateError::Full { .. }) => Some(FULL_RETRY),
             Self::Jwt(error) => error.retry_after(),
+            Self::Passwords(error) => Some(error.retry_after()),
+            Self::NotRenewedYet { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -136,12 +194,22 @@ pub trait KeyRows: Send + Sync {
     /// # Errors
     /// `NotFound`, `Unavailable`.
     async fn key_row(&self, id: &KeyId) -> Result<KeyRow, LedgerError>;
+
+    /// The local user of that name, in whatever case.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn user_row(&self, name: &UserId) -> Result<UserRow, LedgerError>;
 }
 
 #[async_trait::async_trait]
 impl<L: Ledger + ?Sized> KeyRows for L {
     async fn key_row(&self, id: &KeyId) -> Result<KeyRow, LedgerError> {
         self.key(id).await
+    }
+
+    async fn user_row(&self, name: &UserId) -> Result<UserRow, LedgerError> {
+        self.user(name).await
     }
 }
 
@@ -206,26 +274,56 @@ impl Authenticator {
         };
         match (holder, self.authenticate(headers, keys, tenants).await) {
             (None, shown) => shown,
-            (Some(rule), Err(AuthError::Missing)) => of_open_tenant(by_certificate(rule), tenants),
+            (Some(rule), Err(AuthError::Missing)) => {
+                let good_until = tls.and_then(|tls| tls.certificate.as_ref()).map(certificate::good_until);
+                of_open_tenant(by_certificate(rule, good_until), tenants)
+            }
             (Some(_), Ok(_)) => Err(AuthError::Ambiguous),
             (Some(_), Err(error)) => Err(error),
         }
     }
 
+    /// Who showed this API key in the query of `/ws`.
+    ///
+    /// # Errors
+    /// As for one in a header; [`AuthError::NotForQueries`].
+    pub async fn authenticate_query<K: KeyRows + ?Sized>(
+        &self,
+        text: &str,
+        keys: &K,
+        tenants: &AllTenants,
+    ) -> Result<Principal, AuthError> {
+        let (principal, allow_query) = self.by_key_row(text, keys).await?;
+        match &principal.owner.key {
+            Some(id) if !allow_query => Err(AuthError::NotForQueries(id.clone())),
+            _ => of_open_tenant(principal, tenants),
+        }
+    }
+
     async fn by_key<K: KeyRows + ?Sized>(&self, text: &str, keys: &K) -> Result<Principal, AuthError> {
+        self.by_key_row(text, keys).await.map(|(principal, _)| principal)
+    }
+
+    /// And whether the key may stand in a query.
+    async fn by_key_row<K: KeyRows + ?Sized>(&self, text: &str, keys: &K) -> Result<(Principal, bool), AuthError> {
         let key = ApiKey::parse(text)?;
         let row = keys.key_row(key.id()).await.map_err(|error| match error {
             LedgerError::NotFound { .. } => AuthError::UnknownKey(key.id().clone()),
             other => AuthError::Unavailable(other),
         })?;
         key.verify(&row, &self.clock).map_err(|reason| AuthError::KeyRefused { id: key.id().clone(), reason })?;
+        if is_of_disabled_user(&row.owner, keys).await? {
+            return Err(AuthError::KeyRefused { id: row.id, reason: KeyRefused::UserDisabled });
+        }
         // The row's own id, whatever its owner says: audit names the key that was used.
         let owner = Owner { key: Some(row.id), ..row.owner };
-        Ok(Principal { owner, scopes: row.scopes, credential: Credential::ApiKey })
+        let good_until = row.expires_at;
+        let principal = Principal { owner, scopes: row.scopes, credential: Credential::ApiKey, good_until, home: None };
+        Ok((principal, row.allow_query))
     }
 
     async fn by_token(&self, token: &str, tenants: &AllTenants) -> Result<Principal, AuthError> {
-        let identity = jwt::identity(token, &self.issuers, tenants, &self.clock).await?;
+        let (identity, good_until) = jwt::identity(token, &self.issuers, tenants, &self.clock).await?;
         let tenant = match identity.tenant {
             TokenTenant::Configured(id) => id,
             TokenTenant::Made(wanted) => {
@@ -233,22 +331,67 @@ impl Authenticator {
                 wanted.id
             }
         };
-        let owner = Owner { tenant, user: Some(identity.user), key: None };
-        Ok(Principal { owner, scopes: identity.scopes, credential: Credential::Jwt })
+        let owner = Owner { tenant, user: Some(identity.user), key: None, shared: false };
+        let good_until = Some(good_until);
+        Ok(Principal { owner, scopes: identity.scopes, credential: Credential::Jwt, good_until, home: None })
     }
 }
 
-fn by_certificate(rule: &CertificateRule) -> Principal {
-    let owner = Owner { tenant: rule.tenant.clone(), user: rule.user.clone(), key: None };
-    Principal { owner, scopes: rule.scopes, credential: Credential::ClientCertificate }
+fn by_certificate(rule: &CertificateRule, good_until: Option<WallMillis>) -> Principal {
+    let owner = Owner { tenant: rule.tenant.clone(), user: rule.user.clone(), key: None, shared: false };
+    Principal { owner, scopes: rule.scopes, credential: Credential::ClientCertificate, good_until, home: None }
 }
 
 fn of_open_tenant(principal: Principal, tenants: &AllTenants) -> Result<Principal, AuthError> {
-    let tenant = &principal.owner.tenant;
-    match tenants.tenant(tenant) {
-        Some(known) if !known.disabled => Ok(principal),
-        _ => Err(AuthError::TenantClosed(tenant.clone())),
+    let tenant = principal.owner.tenant.clone();
+    let owner = in_open_tenant(principal.owner, tenants).ok_or(AuthError::TenantClosed(tenant))?;
+    Ok(Principal { owner, ..principal })
+}
+
+/// The owner as its tenant is now: `None` if that is gone or closed. INVARIANT: whoever makes a [`Principal`] takes its owner from here, so that what is shared is what the configuration says now,
+/// and not what a row of a key or session said when it was written.
+pub fn in_open_tenant(owner: Owner, tenants: &AllTenants) -> Option<Owner> {
+    let tenant = tenants.tenant(&owner.tenant).filter(|tenant| !tenant.disabled)?;
+    let shared = tenant.access.shares(owner.user.as_ref());
+    Some(Owner { shared, ..owner })
+}
+
+/// Whether an owner is a local user who is disabled: by tenant and name, in whatever case, since keys and callers know users by nothing else. A name that no local user has is an identity provider's or
+/// a program's own, and no matter of ours.
+///
+/// # Errors
+/// `Unavailable`.
+pub async fn is_of_disabled_user<K: KeyRows + ?Sized>(owner: &Owner, rows: &K) -> Result<bool, AuthError> {
+    let Some(name) = &owner.user else { return Ok(false) };
+    match rows.user_row(name).await {
+        Ok(user) => Ok(user.tenant == owner.tenant && user.disabled_at.is_some()),
+        Err(LedgerError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(AuthError::Unavailable(error)),
     }
+}
+
+/// Whether what a caller brought is taken from where it is: by its own tenant, and by the one that it works for. Both may say no: a list that an agent of the operator's could pass over would keep
+/// nobody out who has the agent's key.
+///
+/// # Errors
+/// [`AuthError::Address`].
+pub fn taken_from_there(principal: &Principal, tenants: &AllTenants, client: ClientAddr) -> Result<(), AuthError> {
+    for id in principal.home.iter().chain([&principal.owner.tenant]) {
+        let tenant = tenants.tenant(id).ok_or_else(|| AuthError::TenantClosed(id.clone()))?;
+        from_there(&tenant, client)?;
+    }
+    Ok(())
+}
+
+/// Whether credentials of a tenant are taken from where the caller is. SECURITY: asked only after the credential was proven, so that nobody learns from the answer that a tenant has such lists.
+///
+/// # Errors
+/// [`AuthError::Address`].
+pub fn from_there(tenant: &Tenant, client: ClientAddr) -> Result<(), AuthError> {
+    if tenant.access.addresses.admits(client) {
+        return Ok(());
+    }
+    Err(AuthError::Address { tenant: tenant.id.clone(), client: client.ip() })
 }
 
 /// The one credential of a request, wherever it stands.

@@ -1,7 +1,8 @@
 //! Sessions of browsers: the cookie, and whether it lets its bearer in. No I/O but the ledger's.
 //!
 //! A cookie is `<session id, 32 hex digits><secret, 64 hex digits>`: the id names a row and proves nothing, the secret has 256 random bits and is kept as a hash only. A session acts as the
-//! API key that was shown at the login, with the key's owner and scopes of now; it ends with the key, with its tenant, by the clock, or by a logout.
+//! API key that was shown at the login, or as the local user whose password was, with the owner and scopes of now; it ends with the key, with the user or that password, with its tenant, by the
+//! clock, or by a logout.
 //!
 //! A credential in a header counts alone: a browser adds the cookie to every request by itself, so a page or an extension that shows a key of its own must not be refused for it. Whoever
 //! stands in front of us and checks headers sees the credential that we take.
@@ -48,9 +49,21 @@ pub enum SessionRefused {
     /// The API key that it was got for is gone, revoked or expired.
     #[error("its API key is not good any more")]
     KeyEnded,
+    /// The local user who logged in is gone or disabled, or has another password.
+    #[error("its user is gone or disabled, or has another password")]
+    UserEnded,
     /// The tenant is gone or disabled.
     #[error("its tenant is gone or disabled")]
     TenantClosed,
+    /// The identity provider that it was got at is not in the configuration any more, or another stands in its place.
+    #[error("its identity provider is not configured any more")]
+    ProviderGone,
+    /// Its provider lets in by other rules now, and can't be asked about it.
+    #[error("its identity provider's rules have changed since its claims were read")]
+    RulesChanged,
+    /// Its tokens ended, and the provider did not renew them in time.
+    #[error("its identity provider has not renewed it in time")]
+    NotRenewed,
 }
 
 /// What a cookie holds. `Debug` shows the id only; [`SessionToken::reveal`] is for the one `Set-Cookie`.
@@ -102,7 +115,19 @@ impl SessionToken {
 
     /// The row that the ledger keeps of this session.
     pub fn row(&self, owner: Owner, scopes: Scopes, now: WallMillis) -> SessionRow {
-        SessionRow { id: self.id, owner, scopes, secret_hash: self.hash(), created_at: now, seen_at: now }
+        let secret_hash = self.hash();
+        SessionRow {
+            id: self.id,
+            // What is shared follows from the tenant of each moment.
+            owner: Owner { shared: false, ..owner },
+            scopes,
+            secret_hash,
+            created_at: now,
+            seen_at: now,
+            user_login: None,
+            oidc: None,
+            browser: None,
+        }
     }
 
     fn hash(&self) -> Digest {
@@ -156,6 +181,11 @@ impl SessionCookie {
         Ok(found)
     }
 
+    /// As a browser sends it.
+    pub fn pair(&self, token: &SessionToken) -> String {
+        format!("{}={}", self.name, token.reveal())
+    }
+
     /// `Set-Cookie` of a new session.
     pub fn set(&self, token: &SessionToken, lifetime: Duration) -> Option<HeaderValue> {
         self.header(&token.reveal(), lifetime)
@@ -181,17 +211,16 @@ pub fn prefix(public: Option<&PublicUrl>) -> &str {
     public.map_or("", PublicUrl::path)
 }
 
-/// Who shows this cookie. Rows are read at every request, without a cache: what ended is refused from the next request on.
+/// The session that this cookie is of, which is not over by the clock. Rows are read at every request, without a cache: what ended is refused from the next request on.
 ///
 /// # Errors
 /// `Session` with the reason, `Unavailable`.
-pub async fn authenticate<L: Ledger + ?Sized>(
+pub async fn shown_row<L: Ledger + ?Sized>(
     token: &SessionToken,
     ledger: &L,
-    tenants: &AllTenants,
     bounds: SessionBounds,
     now: WallMillis,
-) -> Result<Principal, AuthError> {
+) -> Result<SessionRow, AuthError> {
     let row = ledger.session(token.id()).await.map_err(|error| absent(error, SessionRefused::Unknown))?;
     // SECURITY: hashes are compared in constant time, though they are hashes: it costs nothing.
     if !bool::from(token.hash().as_bytes().ct_eq(row.secret_hash.as_bytes())) {
@@ -200,24 +229,48 @@ pub async fn authenticate<L: Ledger + ?Sized>(
     if bounds.over(&row, now) {
         return Err(SessionRefused::Over.into());
     }
-    let (owner, scopes) = match &row.owner.key {
-        Some(id) => {
+    Ok(row)
+}
+
+/// Whose name a session acts in. What its identity provider says of it was looked at before.
+///
+/// # Errors
+/// As [`shown_row`].
+pub async fn principal<L: Ledger + ?Sized>(
+    row: SessionRow,
+    ledger: &L,
+    tenants: &AllTenants,
+    bounds: SessionBounds,
+    now: WallMillis,
+) -> Result<Principal, AuthError> {
+    let (owner, scopes, key_end) = match (&row.owner.key, &row.user_login) {
+        (Some(id), _) => {
             let key = ledger.key_row(id).await.map_err(|error| absent(error, SessionRefused::KeyEnded))?;
             key.stands(now).map_err(|_| SessionRefused::KeyEnded)?;
-            (Owner { key: Some(key.id), ..key.owner }, key.scopes)
+            if super::is_of_disabled_user(&key.owner, ledger).await? {
+                return Err(SessionRefused::UserEnded.into());
+            }
+            (Owner { key: Some(key.id), ..key.owner }, key.scopes, key.expires_at)
         }
-        None => (row.owner.clone(), row.scopes),
+        (None, Some(login)) => {
+            let user = ledger.user(&login.name).await.map_err(|error| absent(error, SessionRefused::UserEnded))?;
+            if user.disabled_at.is_some() || user.password_version != login.password_version {
+                return Err(SessionRefused::UserEnded.into());
+            }
+            (user.owner(), user.scopes, None)
+        }
+        (None, None) => (row.owner.clone(), row.scopes, None),
     };
-    if tenants.tenant(&owner.tenant).is_none_or(|tenant| tenant.disabled) {
-        return Err(SessionRefused::TenantClosed.into());
-    }
+    let owner = super::in_open_tenant(owner, tenants).ok_or(SessionRefused::TenantClosed)?;
     let session = ActiveSession {
         id: row.id,
         seen_at: row.seen_at,
         idle_until: row.seen_at.plus(bounds.idle_timeout),
-        ends_at: row.created_at.plus(bounds.lifetime),
+        ends_at: bounds.ends_at(&row),
     };
-    Ok(Principal { owner, scopes, credential: Credential::Session(session) })
+    let good_until = key_end.into_iter().fold(session.idle_until.min(session.ends_at), WallMillis::min);
+    let credential = Credential::Session(session);
+    Ok(Principal { owner, scopes, credential, good_until: Some(good_until), home: None })
 }
 
 /// Notes that a session is used, now and then. A ledger that can't write ends nobody's session before its time.

@@ -206,7 +206,12 @@ mod tests {
         let letter = DeadLetter {
             job: JobId::new(),
             at: WallMillis(0),
-            owner: Owner { tenant: "acme".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None },
+            owner: Owner {
+                tenant: "acme".parse().unwrap(),
+                user: Some("ann".parse().unwrap()),
+                key: None,
+                shared: false,
+            },
             prompt_id: "p".parse().unwrap(),
             client_id: None,
             submission: Digest::of(b""),

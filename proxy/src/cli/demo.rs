@@ -70,7 +70,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     let mut keys = Vec::new();
     for tenant in TENANTS {
         let key = ApiKey::mint(&SystemRandom::new())?;
-        let owner = Owner { tenant: tenant.parse()?, user: None, key: None };
+        let owner = Owner { tenant: tenant.parse()?, user: None, key: None, shared: false };
         let row = key.row(owner, Scopes::of_a_client(), Some("demo".into()), app.services().clock.wall(), None);
         runtime.block_on(app.services().ledger.insert_key(row))?;
         keys.push((tenant, key.reveal()));

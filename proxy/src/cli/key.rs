@@ -1,19 +1,25 @@
-//! `comfygate key create|list|revoke`: through the control socket of a running gateway, else in the ledger itself.
+//! `comfygate key …`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::{ConfigArgument, Exit, ledger};
 use crate::admin::control_client::ControlClient;
-use crate::admin::keys::{KeyRequest, KeyService, KeyView};
+use crate::admin::keys::{
+    CheckedKey, KeyFilter, KeyRequest, KeyService, KeyState, KeyView, MadeKey, OVERLAP, RotateRequest,
+};
+use crate::authenticate::api_key::ApiKey;
 use crate::clock::{Clock, WallMillis};
 use crate::config::units::parse_duration;
 use crate::config::{AuditConfig, Config};
 use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::audit::Audit;
-use crate::tenants::created::is_made_id;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Of a found text: a log's tail, a file of settings.
+const FOUND_BYTES_MAX: u64 = 1 << 20;
 
 /// `comfygate key …`
 #[derive(Debug, Args)]
@@ -31,13 +37,35 @@ pub struct KeyArguments {
 enum KeyCommand {
     /// Make a key and print it, once: it can't be shown again
     Create(CreateArguments),
-    /// Show every key but its secret
-    List,
+    /// Show keys, without their secrets
+    List {
+        /// Only those of this tenant
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Only those of this user, in whatever case the name is written
+        #[arg(long)]
+        user: Option<UserId>,
+    },
+    /// Show one key, without its secret
+    Show {
+        /// The key's id: the part after `cg_`
+        id: KeyId,
+    },
+    /// Make a key that takes another's place, and print it, once; the former one ends after the overlap
+    Rotate {
+        /// The former key's id: the part after `cg_`
+        id: KeyId,
+        /// How long the former key stays good, at most 90d; 0s ends it at once
+        #[arg(long, value_parser = parse_duration, default_value = "24h")]
+        overlap: Duration,
+    },
     /// Refuse a key from now on
     Revoke {
         /// The key's id: the part after `cg_`
         id: KeyId,
     },
+    /// Look for keys in a text on standard input, and say whose each is
+    Check,
 }
 
 #[derive(Debug, Args)]
@@ -57,9 +85,12 @@ struct CreateArguments {
     /// A word to remember it by
     #[arg(long)]
     label: Option<String>,
+    /// Let it stand in `/ws?token=`, for clients that can send no header: proxies and histories keep what stands there
+    #[arg(long)]
+    allow_query: bool,
 }
 
-fn scope(name: &str) -> Result<Scope, String> {
+pub(super) fn scope(name: &str) -> Result<Scope, String> {
     let names = || Scope::ALL.map(Scope::name).join(", ");
     Scope::from_name(name).ok_or_else(|| format!("no such scope; there are {}", names()))
 }
@@ -74,91 +105,129 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
     let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let keys = Keys::reach(&config)?;
+        let (keys, json) = (Keys::reach(&config).await?, arguments.json);
         match &arguments.command {
             KeyCommand::Create(create) => {
                 if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
                     bail!("there is no tenant `{}` in the configuration", create.tenant);
                 }
-                let (key, view) = keys.create(create).await?;
-                if arguments.json {
-                    println!("{}", serde_json::json!({"key": key, "id": view.id, "tenant": view.tenant}))
-                } else {
-                    println!("{key}")
-                }
+                print_made(&keys.create(create).await?, json)?
             }
-            KeyCommand::List => print_list(&keys.list().await?, arguments.json),
+            KeyCommand::List { tenant, user } => print_list(&keys.list(tenant.clone(), user.clone()).await?, json),
+            KeyCommand::Show { id } => match keys.show(id).await? {
+                Some(view) => print_one(&view, json),
+                None => return Ok(unknown(id)),
+            },
+            KeyCommand::Rotate { id, overlap } => match keys.rotate(id, *overlap).await? {
+                Some(made) => print_made(&made, json)?,
+                None => return Ok(unknown(id)),
+            },
             KeyCommand::Revoke { id } => match keys.revoke(id).await? {
                 Some(view) => println!("{} revoked", view.id),
-                None => {
-                    eprintln!("comfygate: there is no key `{id}`");
-                    return Ok(Exit::No);
-                }
+                None => return Ok(unknown(id)),
             },
+            KeyCommand::Check => return keys.check_found(json).await,
         }
         Ok(Exit::Good)
     })
 }
 
-/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
+fn unknown(id: &KeyId) -> Exit {
+    eprintln!("comfygate: there is no key `{id}`");
+    Exit::No
+}
+
+/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock. With these, how many keys a tenant may have.
 enum Keys {
     Gateway(ControlClient),
-    Ledger(KeyService, Audit),
+    Ledger(KeyService, Audit, u32),
 }
 
 impl Keys {
-    fn reach(config: &Config) -> anyhow::Result<Self> {
+    async fn reach(config: &Config) -> anyhow::Result<Self> {
         let Some(ledger) = ledger(config)? else {
             return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
         };
         // Before anything is changed: what can't be audited is not done.
         let audit = Audit::open(&audit_target(config), Clock::system())?;
-        Ok(Self::Ledger(KeyService::new(Arc::new(ledger), Clock::system()), audit))
+        // An id that was deleted and is in the tenants file now can be used, as after a start.
+        let ledger = Arc::new(ledger);
+        super::tenant::managed(&ledger, &audit).await?.settle(&config.tenants).await?;
+        Ok(Self::Ledger(KeyService::new(ledger, Clock::system()), audit, config.limits.keys_max))
     }
 
-    async fn create(&self, create: &CreateArguments) -> anyhow::Result<(String, KeyView)> {
+    async fn create(&self, create: &CreateArguments) -> anyhow::Result<MadeKey> {
         let request = KeyRequest {
             tenant: create.tenant.clone(),
             user: create.user.clone(),
             scopes: create.scopes.clone(),
             label: create.label.clone(),
             expires_in: create.expires.map(|expires| expires.as_secs()),
+            allow_query: create.allow_query,
         };
         Ok(match self {
             Self::Gateway(client) => client.create_key(&request).await?,
-            Self::Ledger(service, audit) => {
-                let (key, view) = service.create(&request).await?;
-                audit.key_created(&view.id, &view.owner());
+            Self::Ledger(service, audit, keys_max) => {
+                let made = service.create(&request, None, *keys_max).await?;
+                audit.key_created(&made.view.id, &made.view.owner());
                 audit.written();
-                (key, view)
+                made
             }
         })
     }
 
-    /// Whether a token made that tenant.
-    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
-        // No other tenant has such an id, so nothing is asked for a typing error.
-        if !is_made_id(tenant) {
-            return Ok(false);
-        }
+    async fn rotate(&self, id: &KeyId, overlap: Duration) -> anyhow::Result<Option<MadeKey>> {
         Ok(match self {
-            // The gateway looks for itself.
-            Self::Gateway(_) => true,
-            Self::Ledger(service, _) => service.has_made(tenant).await?,
+            Self::Gateway(client) => {
+                let overlap_seconds = (overlap != OVERLAP).then_some(overlap.as_secs());
+                client.rotate_key(id, RotateRequest { overlap_seconds }).await?
+            }
+            Self::Ledger(service, audit, keys_max) => match service.rotate(id, overlap, None, *keys_max).await? {
+                Some((made, former)) => {
+                    audit.key_rotated(id, &made.view.id, former.expires_at, &former.owner());
+                    audit.written();
+                    Some(made)
+                }
+                None => None,
+            },
         })
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<KeyView>> {
+    /// Whether a token or the control API made that tenant.
+    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
         Ok(match self {
-            Self::Gateway(client) => client.keys().await?,
-            Self::Ledger(service, _) => service.list().await?,
+            // The gateway looks for itself.
+            Self::Gateway(_) => true,
+            Self::Ledger(service, ..) => service.has_made(tenant).await?,
+        })
+    }
+
+    async fn list(&self, tenant: Option<TenantId>, user: Option<UserId>) -> anyhow::Result<Vec<KeyView>> {
+        let filter = KeyFilter { tenant, user, state: None };
+        Ok(match self {
+            Self::Gateway(client) => client.keys(&filter).await?,
+            Self::Ledger(service, ..) => service.list(&filter).await?,
+        })
+    }
+
+    async fn show(&self, id: &KeyId) -> anyhow::Result<Option<KeyView>> {
+        Ok(match self {
+            Self::Gateway(client) => client.key(id).await?,
+            Self::Ledger(service, ..) => service.show(id).await?,
+        })
+    }
+
+    async fn check(&self, key: &ApiKey) -> anyhow::Result<CheckedKey> {
+        Ok(match self {
+            Self::Gateway(client) => client.check_key(key.reveal()).await?,
+            Self::Ledger(service, ..) => service.check(&key.reveal()).await?,
         })
     }
 
     async fn revoke(&self, id: &KeyId) -> anyhow::Result<Option<KeyView>> {
         Ok(match self {
             Self::Gateway(client) => client.revoke_key(id).await?,
-            Self::Ledger(service, audit) => {
+            Self::Ledger(service, audit, _) => {
                 let revoked = service.revoke(id).await?;
                 if let Some(view) = &revoked {
                     audit.key_revoked(&view.id, &view.owner());
@@ -167,6 +236,39 @@ impl Keys {
                 revoked
             }
         })
+    }
+
+    /// Yes if one of this gateway's keys was found, whatever has become of it.
+    async fn check_found(&self, json: bool) -> anyhow::Result<Exit> {
+        let mut found = Vec::new();
+        std::io::stdin().take(FOUND_BYTES_MAX + 1).read_to_end(&mut found).context("can't read standard input")?;
+        if found.len() as u64 > FOUND_BYTES_MAX {
+            bail!("the text has more than {FOUND_BYTES_MAX} bytes: cut it around what was found");
+        }
+        let (mut any, mut ours) = (false, false);
+        for key in ApiKey::find_all(&String::from_utf8_lossy(&found)) {
+            let checked = self.check(&key).await?;
+            any = true;
+            ours |= checked.proven;
+            if json {
+                println!("{}", serde_json::json!(checked));
+                continue;
+            }
+            match (&checked.view, checked.proven) {
+                (Some(view), true) => {
+                    print_one(view, false);
+                    if view.state == Some(KeyState::Good) {
+                        println!("it lets whoever has it in: comfygate key revoke {}", view.id);
+                    }
+                }
+                (Some(_), false) => println!("{}: there is a key of this id, and this is not it", checked.id),
+                (None, _) => println!("{}: a key of Comfygate, but not of this gateway", checked.id),
+            }
+        }
+        if !any {
+            eprintln!("comfygate: no key in this text: none has the form and the checksum");
+        }
+        Ok(if ours { Exit::Good } else { Exit::No })
     }
 }
 
@@ -178,6 +280,17 @@ pub(super) fn audit_target(config: &Config) -> AuditConfig {
     }
 }
 
+fn print_made(made: &MadeKey, json: bool) -> anyhow::Result<()> {
+    let key = made.key.as_deref().context("the gateway did not show the key")?;
+    if json {
+        let view = &made.view;
+        println!("{}", serde_json::json!({"key": key, "id": view.id, "tenant": view.tenant}))
+    } else {
+        println!("{key}")
+    }
+    Ok(())
+}
+
 fn print_list(keys: &[KeyView], json: bool) {
     let now = Clock::system().wall();
     for key in keys {
@@ -186,15 +299,61 @@ fn print_list(keys: &[KeyView], json: bool) {
         } else {
             let user = key.user.as_ref().map_or("-", UserId::as_str);
             let label = key.label.as_deref().unwrap_or("");
-            println!("{}  {:<20} {:<20} {:<8} {label}", key.id, key.tenant, user, standing(key, now));
+            let used = used(key, now);
+            println!("{}  {:<20} {:<20} {:<8} {used:<12} {label}", key.id, key.tenant, user, standing(key, now).name());
         }
     }
 }
 
-fn standing(key: &KeyView, now: WallMillis) -> &'static str {
+fn print_one(key: &KeyView, json: bool) {
+    if json {
+        return println!("{}", serde_json::json!(key));
+    }
+    let now = Clock::system().wall();
+    let user = key.user.as_ref().map_or_else(String::new, |user| format!(", user {user}"));
+    println!("{}  {}, of tenant {}{user}", key.id, standing(key, now).name(), key.tenant);
+    let scopes: Vec<_> = key.scopes.iter().map(Scope::name).collect();
+    let line = |name: &str, text: String| println!("  {name:<9} {text}");
+    line("may", scopes.join(", "));
+    for (name, text) in [
+        ("label", key.label.clone()),
+        ("made", Some(ago(key.created_at, now))),
+        ("used", Some(used(key, now))),
+        (
+            "expires",
+            key.expires_at.map(|end| if end > now { format!("in {}", span(end.since(now))) } else { ago(end, now) }),
+        ),
+        ("revoked", key.revoked_at.map(|at| ago(at, now))),
+        ("rotated", key.rotated_to.as_ref().map(|to| format!("to {to}"))),
+        ("follows", key.rotated_from.as_ref().map(ToString::to_string)),
+        ("query", key.allow_query.then(|| "may stand in /ws?token=".to_owned())),
+    ] {
+        if let Some(text) = text {
+            line(name, text);
+        }
+    }
+}
+
+fn used(key: &KeyView, now: WallMillis) -> String {
+    key.used_at.map_or_else(|| "never".to_owned(), |at| ago(at, now))
+}
+
+fn ago(at: WallMillis, now: WallMillis) -> String {
+    format!("{} ago", span(now.since(at)))
+}
+
+/// In the largest unit that fits once.
+fn span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let units = [(24 * 3600, "d"), (3600, "h"), (60, "min")];
+    let fitting = units.into_iter().find(|(unit, _)| seconds >= *unit);
+    fitting.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
+}
+
+fn standing(key: &KeyView, now: WallMillis) -> KeyState {
     match (key.revoked_at, key.expires_at) {
-        (Some(_), _) => "revoked",
-        (None, Some(end)) if end <= now => "expired",
-        _ => "good",
+        (Some(_), _) => KeyState::Revoked,
+        (None, Some(end)) if end <= now => KeyState::Expired,
+        _ => KeyState::Good,
     }
 }

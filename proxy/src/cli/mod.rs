@@ -19,11 +19,14 @@ pub mod refusals;
 pub mod restore;
 pub mod retention;
 pub mod serve;
+pub mod session;
 pub mod tenant;
 pub mod setup;
 pub mod status;
 pub mod support_bundle;
+mod terminal;
 pub mod usage;
+pub mod user;
 
 use crate::admin::CONTROL_SOCKET;
 use crate::config::Config;
@@ -63,8 +66,12 @@ pub enum Command {
     Reload(lifecycle::ReloadArguments),
     /// Have another process take over from the running gateway, without a refused connection or a lost job.
     Upgrade(lifecycle::UpgradeArguments),
-    /// Create, list and revoke API keys, whether the gateway runs or not.
+    /// Create, rotate, list, check and revoke API keys, whether the gateway runs or not.
     Key(key::KeyArguments),
+    /// Add, list, disable and remove local users, who log in by name and password; give them another password or a one-time link.
+    User(user::UserArguments),
+    /// List where browsers are logged in, and end that.
+    Session(session::SessionArguments),
     /// List tenants; close and open those that tokens made; pause any of them; export or erase what one has.
     Tenant(tenant::TenantArguments),
     /// Show the backends; take one out of work and put it back.
@@ -101,6 +108,26 @@ pub struct ConfigArgument {
     pub config: Option<PathBuf>,
 }
 
+/// What a shell sees of a program that `SIGPIPE` ended.
+const READER_GONE: u8 = 141;
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Who reads what a command prints may have enough before its end, as `head` has: then the command ends too, with [`READER_GONE`].
+fn end_with_the_reader() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // `println!` tells by a panic and in no other way.
+        let text = panic.payload().downcast_ref::<String>();
+        if text.is_some_and(|text| text.starts_with("failed printing to stdout") && text.contains("os error 32")) {
+            std::process::exit(READER_GONE.into());
+        }
+        others(panic);
+    }));
+}
+
 /// Why a command could not do its work; what it found out itself is in the exit code.
 #[derive(Debug)]
 pub enum Exit {
@@ -132,6 +159,9 @@ pub(crate) fn ledger(config: &Config) -> anyhow::Result<Option<RedbLedger>> {
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
+    if !matches!(arguments.command, Command::Serve(_)) {
+        end_with_the_reader();
+    }
     let done = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "demo")]
@@ -142,6 +172,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Reload(arguments) => lifecycle::reload(&arguments),
         Command::Upgrade(arguments) => lifecycle::upgrade(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::User(arguments) => user::run(&arguments),
+        Command::Session(arguments) => session::run(&arguments),
         Command::Tenant(arguments) => tenant::run(&arguments),
         Command::Backend(arguments) => backend::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
@@ -159,6 +191,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match done {
         Ok(Exit::Good) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
+        // What was written to somebody who has gone; what comes from the gateway's socket has a name of its own around it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(READER_GONE),
         Err(error) => {
             eprintln!("comfygate: {error:#}");
             ExitCode::from(2)

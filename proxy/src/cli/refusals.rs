@@ -212,7 +212,7 @@ mod tests {
         RefusalRow {
             request: RequestId::new(),
             at: WallMillis(0),
-            owner: Owner { tenant: "acme".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "acme".parse().unwrap(), user: None, key: None, shared: false },
             shadow: false,
             code: "policy_violation".into(),
             policy: "default".into(),

@@ -10,10 +10,12 @@ use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::blobs::Blobs;
 use crate::record::ledger::keeping::{Amount, Removed};
+use crate::record::ledger::managed::ManagedRows;
 use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::tenants::Tenants;
 use crate::retention::{Parts, Report, RetentionError, Walk, Wanted};
 use crate::tenants::Retention;
+use crate::tenants::managed::compiled;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -85,6 +87,7 @@ async fn offline(config: &Config, ledger: &RedbLedger, wanted: &Wanted) -> anyho
         live: &BTreeMap::new(),
         now: Clock::system().wall(),
         grace: Duration::ZERO,
+        ended_keys_kept: config.limits.ended_keys_kept,
         stopping: &|| false,
     };
     match parts.run(wanted, Walk::All).await {
@@ -106,6 +109,13 @@ async fn limits(config: &Config, ledger: &RedbLedger) -> anyhow::Result<Vec<(Ten
             all.push((row.id, plan.limits.retention));
         }
     }
+    for row in ledger.managed_state().await?.tenants {
+        if registry.tenant(&row.id).is_none()
+            && let Ok(tenant) = compiled(&row, registry)
+        {
+            all.push((row.id, tenant.limits.retention));
+        }
+    }
     Ok(all)
 }
 
@@ -122,7 +132,7 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     if !report.dry_run {
         let of = |amount: Amount| format!("{} ({} bytes)", amount.count, amount.bytes);
         writeln!(out, "contents that nobody has any more: {}; graphs: {}", of(report.blobs), of(report.graphs))?;
-        writeln!(out, "old refusals: {}", report.refusals)?;
+        writeln!(out, "old refusals: {}; keys that ended long ago: {}", report.refusals, report.keys)?;
     }
     for backend in &report.backends {
         let error = backend.error.as_deref().map(|error| format!("; not all: {error}")).unwrap_or_default();

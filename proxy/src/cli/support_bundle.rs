@@ -29,7 +29,7 @@ const AUDIT_BYTES_MAX: u64 = 16 << 20;
 
 /// What stands in the bundle beside its own data.
 const README: &str = "\
-What `comfygate support-bundle` gathered. Nothing in it is a secret, an id or a name: values are shown by a list of those that may be, and ids are
+What `comfygate support-bundle` gathered. Nothing in it is a secret, or an id or name of a tenant, user, key or file; ids of backends are as you wrote them. Values are shown by a list of those that may be, and ids are
 replaced by pseudonyms (`#` and 12 digits) that are the same within this bundle only. Look through it before you send it all the same.
 
 about.json     version, system, and what is missing here and why

@@ -180,12 +180,8 @@ impl Checker<'_> {
         let mut headers = FixedHeaders::default();
         let mut good = true;
         for (name, reference) in raw {
-            let secret = SecretReference::parse(&reference.value, &self.surroundings.current_dir).and_then(|found| {
-                if let SecretReference::File(path) = &found {
-                    self.consists_of(path);
-                }
-                found.read(self.surroundings.environment)
-            });
+            let found = SecretReference::parse(&reference.value, &self.surroundings.current_dir);
+            let secret = self.secret(&reference.at, found);
             let fault = match secret {
                 Ok(secret) => headers.insert(name, secret.expose()).err().map(|error| error.to_string()),
                 Err(error) => Some(error.to_string()),

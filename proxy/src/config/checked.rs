@@ -2,9 +2,10 @@
 
 use super::faults::{Place, Report, SourceFile};
 use super::issuers::checked_issuers;
+use super::oidc::checked_providers;
 use super::raw::{RawAudit, RawConfig, RawLimits, RawListen, RawSessions, RawTls};
 use super::reader::{Located, read_file};
-use super::secrets::SecretReference;
+use super::secrets::{SecretBytes, SecretError, SecretReference};
 use super::tls_files::check_pair;
 use super::{
     AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, ROTATE_BYTES_MIN,
@@ -15,6 +16,7 @@ use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
 use comfygate_policy::{ComfyOrgCredential, PaidNodes, Posture, RouteBundle};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,30 @@ impl Checker<'_> {
         self.report.consists_of(file);
     }
 
+    /// What a reference to a secret leads to.
+    pub(super) fn secret(
+        &self,
+        at: &Place,
+        reference: Result<SecretReference, SecretError>,
+    ) -> Result<SecretBytes, SecretError> {
+        let reference = reference?;
+        if let SecretReference::File(path) = &reference {
+            self.consists_of(path);
+            self.warn_of_open_file(path, at);
+        }
+        reference.read(self.surroundings.environment)
+    }
+
+    /// A secret that other accounts of the machine can read is none, and what they can write is not ours.
+    pub(super) fn warn_of_open_file(&self, path: &Path, named_at: &Place) {
+        let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & 0o007 != 0 {
+            let can = if mode & 0o002 != 0 { "written" } else { "read" };
+            let what = format!("`{}` can be {can} by every account (mode {:o})", path.display(), mode & 0o777);
+            self.warn(named_at, what, "chmod 600");
+        }
+    }
+
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
         self.surroundings.current_dir.join(path)
     }
@@ -73,6 +99,7 @@ impl Checker<'_> {
         self.check_pools(&backends, &tenants, tenants_at);
         self.warn_of_files_that_stay(&backends, &tenants, tenants_at);
         let jwt = checked_issuers(self, raw.jwt, &tenants, &backends);
+        let oidc = checked_providers(self, raw.oidc, &tenants, &backends, public_url.as_ref());
         self.check_paid(&tenants, raw.comfy_org_key.is_some(), tenants_at);
         Config {
             public_url,
@@ -84,6 +111,7 @@ impl Checker<'_> {
             backends,
             vram: self.vram(raw.vram),
             jwt,
+            oidc,
             tenants,
             tenants_file: raw.tenants_file.map(|found| self.absolute(&found.value)),
             views_lifetime: raw.views_lifetime.unwrap_or(defaults.views_lifetime),
@@ -95,6 +123,7 @@ impl Checker<'_> {
                 canary_interval: raw.dispatch.canary_interval.unwrap_or(defaults.dispatch.canary_interval),
                 canary_deadline: raw.dispatch.canary_deadline.unwrap_or(defaults.dispatch.canary_deadline),
                 stall_timeout: raw.dispatch.stall_timeout.unwrap_or(defaults.dispatch.stall_timeout),
+                no_backend_timeout: raw.dispatch.no_backend_timeout.unwrap_or(defaults.dispatch.no_backend_timeout),
                 ahead: raw.dispatch.ahead.unwrap_or(defaults.dispatch.ahead),
                 warm_up: raw.dispatch.warm_up.unwrap_or(defaults.dispatch.warm_up),
                 warm_up_deadline: raw.dispatch.warm_up_deadline.unwrap_or(defaults.dispatch.warm_up_deadline),
@@ -255,10 +284,7 @@ impl Checker<'_> {
     /// What the gateway pays for paid nodes with.
     fn comfy_org_key(&self, named: &Located<String>) -> Option<ComfyOrgCredential> {
         let reference = SecretReference::parse(&named.value, &self.surroundings.current_dir);
-        if let Ok(SecretReference::File(path)) = &reference {
-            self.consists_of(path);
-        }
-        let secret = match reference.and_then(|reference| reference.read(self.surroundings.environment)) {
+        let secret = match self.secret(&named.at, reference) {
             Ok(secret) => secret,
             Err(error) => return self.refuse(&named.at, error.to_string(), ""),
         };
@@ -301,8 +327,11 @@ impl Checker<'_> {
             upload_deadline: raw.upload_deadline.unwrap_or(base.upload_deadline),
             connections_max: raw.connections_max.unwrap_or(base.connections_max),
             websockets_max: raw.websockets_max.unwrap_or(base.websockets_max),
-            failed_logins_per_minute: raw.failed_logins_per_minute.unwrap_or(base.failed_logins_per_minute),
+            failed_logins_free: raw.failed_logins_free.unwrap_or(base.failed_logins_free),
             created_tenants_max: raw.created_tenants_max.unwrap_or(base.created_tenants_max),
+            users_max: raw.users_max.unwrap_or(base.users_max),
+            keys_max: raw.keys_max.unwrap_or(base.keys_max),
+            ended_keys_kept: raw.ended_keys_kept.unwrap_or(base.ended_keys_kept),
         };
         self.check_bodies_fit(raw, &limits);
         limits

@@ -86,7 +86,7 @@ pub struct Report {
     errors: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
     /// Every key that the readers asked for, as a pattern (`listen[].address`): what the documentation is compared with.
-    pub(super) asked: RefCell<BTreeSet<String>>,
+    pub(crate) asked: RefCell<BTreeSet<String>>,
     /// Every file that the configuration consists of, whether it could be read or not: what a reload watches.
     files: RefCell<BTreeSet<PathBuf>>,
 }

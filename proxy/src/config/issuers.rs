@@ -33,14 +33,25 @@ pub(super) fn checked_issuers(
 }
 
 /// A URL without what may be a password.
-fn without_user(url: &str) -> &str {
+pub(super) fn without_user(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
-struct Issuers<'a> {
-    checker: &'a Checker<'a>,
-    registry: &'a TenantRegistry,
-    backends: &'a [BackendConfig],
+/// What the checks of an issuer look into.
+pub(super) struct Issuers<'a> {
+    pub(super) checker: &'a Checker<'a>,
+    pub(super) registry: &'a TenantRegistry,
+    pub(super) backends: &'a [BackendConfig],
+}
+
+/// The keys of a table that say which tenants tokens make.
+pub(super) struct Creation<'r> {
+    /// The table.
+    pub(super) at: &'r Place,
+    pub(super) unknown_tenant: Option<&'r Located<&'static str>>,
+    pub(super) create_plan: Option<&'r Located<String>>,
+    pub(super) plan_claim: Option<&'r Located<ClaimPath>>,
+    pub(super) plans_from_claim: Option<&'r [Located<String>]>,
 }
 
 impl Issuers<'_> {
@@ -50,7 +61,13 @@ impl Issuers<'_> {
 
     fn issuer(&self, raw: RawJwt) -> Option<JwtIssuerConfig> {
         let keys = self.keys(&raw);
-        let unknown_tenant = self.unknown_tenant(&raw);
+        let unknown_tenant = self.unknown_tenant(&Creation {
+            at: &raw.at,
+            unknown_tenant: raw.unknown_tenant.as_ref(),
+            create_plan: raw.create_plan.as_ref(),
+            plan_claim: raw.plan_claim.as_ref(),
+            plans_from_claim: raw.plans_from_claim.as_deref(),
+        });
         Some(JwtIssuerConfig {
             issuer: raw.issuer?.value,
             audience: raw.audience?.value,
@@ -113,7 +130,7 @@ impl Issuers<'_> {
         Some(JwksConfig { url, roots: roots?, algorithms: algorithms?, refresh, stale_max })
     }
 
-    fn roots(&self, named: &Located<String>) -> Option<Roots> {
+    pub(super) fn roots(&self, named: &Located<String>) -> Option<Roots> {
         let path = self.checker.absolute(&named.value);
         let pem = match read_bounded(&path, CA_BYTES_MAX) {
             Ok(pem) => pem,
@@ -127,9 +144,13 @@ impl Issuers<'_> {
 
     /// Any number, each once. SECURITY: HS256 never: whoever can fetch the set would know the secret (RFC 8725 §2.1).
     fn algorithms_of_a_set(&self, raw: &RawJwt) -> Option<Vec<Algorithm>> {
-        let named = raw.algorithms.as_deref()?;
+        self.published_algorithms(raw.algorithms.as_deref()?, &raw.at)
+    }
+
+    /// The same for any table; `at` is where it is.
+    pub(super) fn published_algorithms(&self, named: &[Located<String>], at: &Place) -> Option<Vec<Algorithm>> {
         if named.is_empty() {
-            return self.refuse(&raw.at, "`algorithms` is empty", "name what the issuer signs with, such as RS256");
+            return self.refuse(at, "`algorithms` is empty", "name what the issuer signs with, such as RS256");
         }
         let mut algorithms = Vec::new();
         let mut good = true;
@@ -200,40 +221,44 @@ impl Issuers<'_> {
 
     fn key_material(&self, named: &Located<String>, algorithm: Algorithm) -> Option<SecretBytes> {
         let surroundings = self.checker.surroundings;
-        let reference = match algorithm {
-            Algorithm::Hs256 => SecretReference::parse(&named.value, &surroundings.current_dir),
-            _ => Ok(SecretReference::File(self.checker.absolute(&named.value))),
+        let material = match algorithm {
+            Algorithm::Hs256 => {
+                self.checker.secret(&named.at, SecretReference::parse(&named.value, &surroundings.current_dir))
+            }
+            // A public key, which everybody may read.
+            _ => {
+                let path = self.checker.absolute(&named.value);
+                self.checker.consists_of(&path);
+                SecretReference::File(path).read(surroundings.environment)
+            }
         };
-        if let Ok(SecretReference::File(path)) = &reference {
-            self.checker.consists_of(path);
-        }
-        match reference.and_then(|reference| reference.read(surroundings.environment)) {
+        match material {
             Ok(material) => Some(material),
             Err(error) => self.refuse(&named.at, error.to_string(), ""),
         }
     }
 
-    fn unknown_tenant(&self, raw: &RawJwt) -> Option<UnknownTenant> {
-        if raw.unknown_tenant.as_ref().is_none_or(|found| found.value != "create") {
+    pub(super) fn unknown_tenant(&self, raw: &Creation<'_>) -> Option<UnknownTenant> {
+        if raw.unknown_tenant.is_none_or(|found| found.value != "create") {
             let of_creation = [
-                raw.create_plan.as_ref().map(|found| &found.at),
-                raw.plan_claim.as_ref().map(|found| &found.at),
-                raw.plans_from_claim.as_ref().and_then(|list| list.first()).map(|found| &found.at),
+                raw.create_plan.map(|found| &found.at),
+                raw.plan_claim.map(|found| &found.at),
+                raw.plans_from_claim.and_then(<[_]>::first).map(|found| &found.at),
             ];
             return match of_creation.into_iter().flatten().next() {
                 Some(at) => self.refuse(at, "this key belongs to `unknown_tenant = \"create\"`, which is not set", ""),
                 None => Some(UnknownTenant::Refuse),
             };
         }
-        let Some(plan) = &raw.create_plan else {
+        let Some(plan) = raw.create_plan else {
             return self.refuse(
-                &raw.at,
+                raw.at,
                 "`unknown_tenant = \"create\"` needs `create_plan`",
                 "a plan of the tenants file",
             );
         };
-        let listed = raw.plans_from_claim.as_deref().unwrap_or_default();
-        match (&raw.plan_claim, listed.first()) {
+        let listed = raw.plans_from_claim.unwrap_or_default();
+        match (raw.plan_claim, listed.first()) {
             (Some(claim), None) => {
                 return self.refuse(&claim.at, "no plan may be chosen by it", "list them in `plans_from_claim`");
             }
@@ -245,7 +270,7 @@ impl Issuers<'_> {
         (missing == 0).then(|| {
             UnknownTenant::Create(CreateConfig {
                 plan: plan.value.clone(),
-                plan_claim: raw.plan_claim.as_ref().map(|found| found.value.clone()),
+                plan_claim: raw.plan_claim.map(|found| found.value.clone()),
                 plans_from_claim: listed.iter().map(|found| found.value.clone()).collect(),
             })
         })

@@ -247,7 +247,7 @@ impl Checker<'_> {
         found.map_err(|error| self.refuse::<()>(at, error.to_string(), "")).ok()
     }
 
-    fn known_tenant(&self, tenant: Located<TenantId>, tenants: &TenantRegistry) -> Option<TenantId> {
+    pub(super) fn known_tenant(&self, tenant: Located<TenantId>, tenants: &TenantRegistry) -> Option<TenantId> {
         // No tenant at all: their file has faults of its own, or a warning.
         if tenants.tenant(&tenant.value).is_some() || tenants.tenants().next().is_none() {
             return Some(tenant.value);

@@ -9,6 +9,7 @@ pub mod checked;
 pub mod faults;
 mod issuers;
 mod listen;
+pub mod oidc;
 mod raw;
 pub mod reader;
 pub mod reload;
@@ -31,6 +32,7 @@ use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::TenantRegistry;
 use comfygate_policy::ComfyOrgCredential;
 use faults::{ConfigErrors, Fault, Place, Report};
+pub use oidc::OidcConfig;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -66,6 +68,8 @@ pub struct Config {
     pub tenants: Arc<TenantRegistry>,
     /// Token issuers; issuers unique.
     pub jwt: Vec<JwtIssuerConfig>,
+    /// Identity providers that browsers may log in by; ids unique.
+    pub oidc: Vec<OidcConfig>,
     /// How long signed file URLs are good for.
     pub views_lifetime: Duration,
     /// Bounds on what callers send.
@@ -321,10 +325,16 @@ pub struct LimitsConfig {
     pub connections_max: u32,
     /// WebSockets open at once, over all tenants.
     pub websockets_max: u32,
-    /// Failed logins of one address (IPv6: one /64) in a minute before it is answered 429.
-    pub failed_logins_per_minute: u32,
+    /// Failed logins of one account from one address (IPv6: one /64) that cost nothing; the next ones wait, each twice as long.
+    pub failed_logins_free: u32,
     /// Tenants that tokens may make, over all issuers.
     pub created_tenants_max: u32,
+    /// Local users, over all tenants.
+    pub users_max: u32,
+    /// Keys of one tenant, ended ones among them until they are forgotten.
+    pub keys_max: u32,
+    /// How long a key is remembered after its end.
+    pub ended_keys_kept: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -344,8 +354,11 @@ impl Default for LimitsConfig {
             upload_deadline: Duration::from_secs(600),
             connections_max: 10_000,
             websockets_max: 5_000,
-            failed_logins_per_minute: 10,
+            failed_logins_free: 10,
             created_tenants_max: 10_000,
+            users_max: 100_000,
+            keys_max: 10_000,
+            ended_keys_kept: Duration::from_secs(90 * 86_400),
         }
     }
 }
@@ -363,6 +376,8 @@ pub struct DispatchConfig {
     pub canary_deadline: Duration,
     /// How long an attempt may run without any sign of progress before its backend has to prove itself.
     pub stall_timeout: Duration,
+    /// How long a held job waits that no backend of the configuration may run any more, whichever comes back; then it fails.
+    pub no_backend_timeout: Duration,
     /// A backend is given its next job when what runs there is thought to end within so much; zero: only when it has ended.
     pub ahead: Duration,
     /// Whether a backend that came up runs a warm-up workflow before its first job.
@@ -380,6 +395,8 @@ impl Default for DispatchConfig {
             canary_deadline: Duration::from_secs(30),
             // The decoding of a long video tells nothing for many minutes.
             stall_timeout: Duration::from_secs(3600),
+            // An operator sleeps on it, and puts the backend back.
+            no_backend_timeout: Duration::from_secs(24 * 3600),
             ahead: Duration::from_secs(2),
             warm_up: false,
             // A large model from a slow disk.
@@ -630,6 +647,7 @@ impl Config {
             tenants_file: None,
             tenants: Arc::new(TenantRegistry::built_in()),
             jwt: Vec::new(),
+            oidc: Vec::new(),
             views_lifetime: Duration::from_secs(3600),
             limits: LimitsConfig::default(),
             sessions: default_sessions(),
@@ -660,4 +678,4 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! `gateway.toml` as written: every key with its place, types and ranges checked one by one, nothing compared with anything else yet.
 
+use super::oidc::RawOidc;
 use super::reader::{Located, Reader};
 use super::{GpuName, PublicUrl};
 use crate::authenticate::jwks::schedule::{LIFETIME_MAX, LIFETIME_MIN};
@@ -23,6 +24,7 @@ pub(super) struct RawConfig {
     pub(super) vram: Vec<RawVram>,
     pub(super) tenants_file: Option<Located<String>>,
     pub(super) jwt: Vec<RawJwt>,
+    pub(super) oidc: Vec<RawOidc>,
     pub(super) views_lifetime: Option<Duration>,
     pub(super) limits: RawLimits,
     pub(super) sessions: RawSessions,
@@ -142,8 +144,11 @@ pub(super) struct RawLimits {
     pub(super) upload_deadline: Option<Duration>,
     pub(super) connections_max: Option<u32>,
     pub(super) websockets_max: Option<u32>,
-    pub(super) failed_logins_per_minute: Option<u32>,
+    pub(super) failed_logins_free: Option<u32>,
     pub(super) created_tenants_max: Option<u32>,
+    pub(super) users_max: Option<u32>,
+    pub(super) keys_max: Option<u32>,
+    pub(super) ended_keys_kept: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +166,7 @@ pub(super) struct RawDispatch {
     pub(super) canary_interval: Option<Duration>,
     pub(super) canary_deadline: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
+    pub(super) no_backend_timeout: Option<Duration>,
     pub(super) ahead: Option<Duration>,
     pub(super) warm_up: Option<bool>,
     pub(super) warm_up_deadline: Option<Duration>,
@@ -186,6 +192,7 @@ impl RawConfig {
             vram: reader.tables("vram").into_iter().map(RawVram::read).collect(),
             tenants_file: in_table(&mut reader, "tenants", |table| table.required_text("file")),
             jwt: reader.tables("jwt").into_iter().map(RawJwt::read).collect(),
+            oidc: reader.tables("oidc").into_iter().map(RawOidc::read).collect(),
             views_lifetime: in_table(&mut reader, "views", |table| duration(table, "lifetime", MINUTE..=7 * DAY)),
             limits: in_table(&mut reader, "limits", |table| Some(RawLimits::read(table))).unwrap_or_default(),
             sessions: in_table(&mut reader, "sessions", |table| Some(RawSessions::read(table))).unwrap_or_default(),
@@ -202,18 +209,17 @@ impl RawConfig {
 }
 
 /// Sections that the design names and this release lacks.
-const NOT_BUILT_YET: [(&str, &str); 5] = [
+const NOT_BUILT_YET: [(&str, &str); 4] = [
     ("redis", "one gateway keeps its state in [state] `dir`"),
-    ("oidc", "use API keys, or tokens of a configured [[jwt]] issuer"),
     ("retention", "set `retention` and `retention_bytes` in a [[plan]] or [[tenant]] of the tenants file"),
     ("telemetry", "use [metrics]"),
     ("admin", "the control socket is in the state directory"),
 ];
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads one optional table and finishes it.
 fn in_table<'a, T>(
@@ -387,6 +393,10 @@ impl RawLimits {
         const GIB: u64 = 1 << 30;
         reader.not_built_yet("connections_per_address_max", "use the firewall");
         reader.not_built_yet("other_bytes_max", "each route has its own bound");
+        reader.renamed(
+            "failed_logins_per_minute",
+            "write `failed_logins_free`, how many failures of one account from one address cost nothing; each further one waits twice as long",
+        );
         Self {
             prompt_bytes_max: reader.size("prompt_bytes_max", 64 * KIB..=GIB),
             upload_bytes_max: reader.size("upload_bytes_max", 64 * KIB..=64 * GIB),
@@ -398,8 +408,11 @@ impl RawLimits {
             upload_deadline: duration(reader, "upload_deadline", SECOND..=DAY),
             connections_max: count(reader, "connections_max", 1_000_000),
             websockets_max: count(reader, "websockets_max", 1_000_000),
-            failed_logins_per_minute: count(reader, "failed_logins_per_minute", 1_000_000),
+            failed_logins_free: count(reader, "failed_logins_free", 1_000_000),
             created_tenants_max: count(reader, "created_tenants_max", 1_000_000),
+            users_max: count(reader, "users_max", 1_000_000),
+            keys_max: count(reader, "keys_max", 1_000_000),
+            ended_keys_kept: duration(reader, "ended_keys_kept", DAY..=3650 * DAY),
         }
     }
 }
@@ -430,6 +443,7 @@ impl RawDispatch {
             canary_interval: canary_interval(reader),
             canary_deadline: duration(reader, "canary_deadline", SECOND..=10 * MINUTE),
             stall_timeout: duration(reader, "stall_timeout", SECOND..=DAY),
+            no_backend_timeout: duration(reader, "no_backend_timeout", SECOND..=30 * DAY),
             ahead: duration(reader, "ahead", Duration::ZERO..=MINUTE),
             warm_up: reader.boolean("warm_up").map(|found| found.value),
             warm_up_deadline: duration(reader, "warm_up_deadline", SECOND..=HOUR),

@@ -75,6 +75,11 @@ impl<'a> Reader<'a> {
         self.table.iter().find(|(name, _)| name.get_ref().as_ref() == key)
     }
 
+    /// Whether `key` is written, whatever its value is.
+    pub fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
     /// The value of `key` and its place; from now on the key is a known one.
     fn take(&mut self, key: &'static str) -> Option<(&'a DeValue<'a>, Place)> {
         self.known.push(key);
@@ -191,6 +196,31 @@ impl<'a> Reader<'a> {
             Some((name.to_owned(), Located { value: found.value.to_owned(), at: found.at }))
         };
         table.iter().filter_map(read).collect()
+    }
+
+    /// A table of lists of texts whose names are the user's own, in their order; one text is a list of one.
+    pub fn named_lists(&mut self, key: &'static str) -> Vec<(Located<String>, Vec<Located<String>>)> {
+        let Some((value, at)) = self.take(key) else { return Vec::new() };
+        let DeValue::Table(table) = value else {
+            self.wrong_type::<()>(&at, "a table of lists of texts", value);
+            return Vec::new();
+        };
+        let pattern = joined(&self.pattern, key);
+        let mut lists = Vec::new();
+        for (name, entry) in table {
+            let text = name.get_ref().as_ref();
+            self.report.asked.borrow_mut().insert(joined(&pattern, text));
+            let at = self.place(&entry.span(), &joined(key, text));
+            let owned = |found: Located<&str>| Located { value: found.value.to_owned(), at: found.at };
+            let texts = match entry.get_ref() {
+                DeValue::Array(entries) => {
+                    entries.iter().filter_map(|one| self.taken_text(one.get_ref(), at.clone()).map(owned)).collect()
+                }
+                one => self.taken_text(one, at.clone()).map(owned).into_iter().collect(),
+            };
+            lists.push((Located { value: text.to_owned(), at }, texts));
+        }
+        lists
     }
 
     /// `true` or `false`.

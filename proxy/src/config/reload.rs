@@ -134,12 +134,7 @@ pub fn hold_fixed(started: &Config, next: &mut Config) -> Vec<String> {
     hold(&mut held, "limits.bodies_bytes_max", &was.bodies_bytes_max, &mut limits.bodies_bytes_max);
     hold(&mut held, "limits.head_deadline", &was.head_deadline, &mut limits.head_deadline);
     hold(&mut held, "limits.connections_max", &was.connections_max, &mut limits.connections_max);
-    hold(
-        &mut held,
-        "limits.failed_logins_per_minute",
-        &was.failed_logins_per_minute,
-        &mut limits.failed_logins_per_minute,
-    );
+    hold(&mut held, "limits.failed_logins_free", &was.failed_logins_free, &mut limits.failed_logins_free);
     let redirects = started.listen.iter().any(|listener| listener.kind == ListenKind::Redirect);
     if redirects && started.public_url != next.public_url {
         held.push("public_url (where redirects lead)".to_owned());

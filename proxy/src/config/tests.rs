@@ -390,10 +390,18 @@ fn a_public_url_is_https_host_port_and_a_plain_path() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_with_that_reason() {
-    for text in ["redis = 1\n", "[oidc]\n"] {
-        assert!(only_error(text).contains("is not built yet"), "{text}");
-    }
+    assert!(only_error("redis = 1\n").contains("is not built yet"));
     assert!(only_error("[dispatch]\nresults = \"leave\"\n").contains("`leave` is not built yet"));
+}
+
+#[test]
+fn how_many_failed_logins_are_free_is_a_count_and_its_old_name_tells_the_new_one() {
+    let free = |text: &str| load(text).unwrap().config.limits.failed_logins_free;
+    assert_eq!(free(""), 10);
+    assert_eq!(free("[limits]\nfailed_logins_free = 1"), 1);
+    let fault = |text: &str| load(text).unwrap_err().remove(0);
+    assert!(fault("[limits]\nfailed_logins_free = 0").contains("failed_logins_free"));
+    assert!(fault("[limits]\nfailed_logins_per_minute = 10").contains("write `failed_logins_free`"));
 }
 
 #[test]
@@ -520,6 +528,186 @@ fn tenants_are_made_on_no_plan_of_an_owner_and_on_none_without_backend() {
         assert!(load(plan).unwrap_err()[0].contains("has the owner posture, or shares the pool"), "{plan}");
     }
     assert!(load("nowhere").unwrap_err()[0].contains("is in the pool `none`, which has no backend"));
+}
+
+/// A good provider with these further lines.
+fn provider(lines: &str) -> String {
+    format!(
+        "public_url = \"https://gate.example\"\n[[oidc]]\nid = \"studio\"\nissuer = \"https://id.example/a\"\nclient_id = \"gate\"\n{lines}\n"
+    )
+}
+
+/// A good provider with these further lines, as used.
+pub(crate) fn oidc_config(lines: &str) -> OidcConfig {
+    load(&provider(lines)).unwrap().config.oidc.remove(0)
+}
+
+#[test]
+fn the_digest_of_a_providers_rules_changes_with_each_rule_and_with_nothing_else() {
+    let rules = |lines: &str| oidc_config(lines).rules();
+    let claim = "tenant_claim = \"org\"";
+    let known = rules(claim);
+    for same in
+        ["name = \"Studio\"", "session_max = \"2h\"", "automatic = true", "prompt = \"login\"", "leeway = \"5s\""]
+    {
+        assert_eq!(rules(&format!("{claim}\n{same}")), known, "{same}");
+    }
+    let mut all = vec![known];
+    for other in [
+        "require = { groups = [\"a\"] }",
+        "require = { groups = [\"a\", \"b\"] }",
+        "require = { group = [\"a\"] }",
+        "user_claim = \"name\"",
+        "scope_claim = \"rights\"",
+    ] {
+        all.push(rules(&format!("{claim}\n{other}")));
+    }
+    all.extend([rules("tenant = \"local\""), rules("tenant_claim = \"org_id\"")]);
+    let mut config = oidc_config(claim);
+    config.client_id = "other".to_owned();
+    all.push(config.rules());
+    config.issuer = "https://other.example".to_owned();
+    all.push(config.rules());
+    for (n, one) in all.iter().enumerate() {
+        assert!(!all[n + 1..].contains(one), "{n}");
+    }
+    // Sessions keep it: another value at an upgrade has all of them renewed at once.
+    assert_eq!(known.to_string(), "47d16cfa83141f28638e3a911678b2bf3c83e56c82373f469d644f948fabc72b");
+}
+
+#[test]
+fn whoever_relies_on_an_address_of_mail_says_where_it_was_verified() {
+    let verified = |lines: &str| oidc_config(lines).verified_by().collect::<Vec<_>>();
+    for (lines, by) in [
+        ("tenant = \"local\"", vec![]),
+        ("tenant = \"local\"\nuser_claim = \"email\"", vec!["/email_verified"]),
+        ("tenant = \"local\"\nuser_claim = \"/email\"", vec!["/email_verified"]),
+        ("tenant = \"local\"\nuser_claim = \"/user/email\"", vec!["/user/email_verified"]),
+        ("tenant = \"local\"\nuser_claim = \"/user/email/0\"", vec![]),
+        ("tenant_claim = \"https://example.com/email\"", vec!["/email_verified"]),
+        ("tenant = \"local\"\nrequire = { \"/user/email\" = [\"a@b\"] }", vec!["/user/email_verified"]),
+        ("tenant = \"local\"\nscope_claim = \"email\"", vec![]),
+    ] {
+        assert_eq!(verified(lines), by, "{lines}");
+    }
+}
+
+#[test]
+fn a_provider_has_defaults_that_a_file_need_not_say() {
+    let config = load(&provider("tenant = \"local\"")).unwrap().config;
+    let oidc = &config.oidc[0];
+    assert_eq!(oidc.discovery.to_string(), "https://id.example/a/.well-known/openid-configuration");
+    assert_eq!((oidc.name.as_str(), oidc.user_claim.as_str()), ("studio", "sub"));
+    assert_eq!(oidc.scopes, ["openid", "profile", "email"]);
+    assert_eq!(oidc.algorithms, [Algorithm::Rs256, Algorithm::Es256]);
+    assert_eq!((oidc.session_max, oidc.refresh_stale_max), (OidcConfig::SESSION_MAX, OidcConfig::REFRESH_STALE_MAX));
+    assert_eq!(oidc.callback_path(), "/gate/oidc/callback");
+    let own = load(&provider("tenant = \"local\"\ncallback = \"own\"\nscopes = [\"email\"]")).unwrap().config;
+    assert_eq!(own.oidc[0].callback_path(), "/gate/oidc/callback/studio");
+    assert_eq!(own.oidc[0].scopes, ["openid", "email"]);
+}
+
+#[test]
+fn a_faulty_provider_is_told_with_its_place() {
+    for (lines, fault) in [
+        ("", "nothing says whose tenant"),
+        ("tenant = \"local\"\ntenant_claim = \"org\"", "are both set"),
+        ("tenant = \"none\"", "there is no tenant `none`"),
+        ("tenant = \"local\"\nunknown_tenant = \"create\"", "belongs to `tenant_claim`"),
+        ("tenant_claim = \"org\"\nunknown_tenant = \"create\"", "needs `create_plan`"),
+        ("tenant = \"local\"\nalgorithms = [\"HS256\"]", "a shared secret is never published"),
+        ("tenant = \"local\"\nalgorithms = [\"none\"]", "`none` is no algorithm"),
+        ("tenant = \"local\"\nclient_secret = \"hunter2\"", "written as a reference"),
+        ("tenant = \"local\"\nclient_secret = \"env:NONE\"", "is not set"),
+        ("tenant = \"local\"\nscopes = [\"openid email\"]", "is no scope"),
+        ("tenant = \"local\"\nrequire = { groups = [] }", "may have no value"),
+        ("tenant = \"local\"\nrequire = { \"/a~2\" = [\"x\"] }", "in a JSON pointer"),
+        ("tenant = \"local\"\nleeway = \"61s\"", "out of range"),
+        ("tenant = \"local\"\nca = \"none.pem\"", "can't read"),
+        ("tenant = \"local\"\nprompt = \"none\"", "`none`"),
+        ("tenant = \"local\"\nredirect_uri = \"https://x\"", "is not the name of this key"),
+    ] {
+        let found = only_error(&provider(lines));
+        assert!(found.contains(fault), "{lines}: {found}");
+        assert!(!found.contains("hunter2"));
+    }
+    let issuer = |text: &str| provider("tenant = \"local\"").replace("https://id.example/a", text);
+    assert!(load(&issuer("http://127.0.0.1:9/a")).is_ok());
+    for (text, fault) in [
+        ("http://id.example", "is plain http"),
+        ("https://id.example/?a", "has a query"),
+        ("https://me:secret@id.example", "is no URL"),
+        ("id.example", "is no URL"),
+    ] {
+        let found = only_error(&issuer(text));
+        assert!(found.contains(fault) && !found.contains("secret"), "{found}");
+    }
+    for id in ["callback", "backchannel", "Studio", "-a", "a/b"] {
+        let found = only_error(&provider("tenant = \"local\"").replace("\"studio\"", &format!("\"{id}\"")));
+        assert!(found.contains("provider id"), "{id}: {found}");
+    }
+    assert!(only_error(&provider("tenant = \"local\"").replacen("public_url", "#", 1)).contains("needs `public_url`"));
+}
+
+#[test]
+fn providers_are_named_once_and_one_of_them_is_automatic() {
+    let second = |id: &str, lines: &str| {
+        let first = provider("tenant = \"local\"\nautomatic = true");
+        format!(
+            "{first}[[oidc]]\nid = \"{id}\"\nissuer = \"https://b.example\"\nclient_id = \"c\"\ntenant = \"local\"\n{lines}\n"
+        )
+    };
+    assert_eq!(load(&second("other", "")).unwrap().config.oidc.len(), 2);
+    assert!(only_error(&second("studio", "")).contains("is a provider already"));
+    assert!(only_error(&second("other", "automatic = true")).contains("another provider is `automatic`"));
+    let shared = load(&second("other", "callback = \"own\"")).unwrap().warnings;
+    assert_eq!(shared.len(), 1, "{shared:?}");
+    assert!(shared[0].to_string().contains("`studio` shares the address"), "{}", shared[0]);
+}
+
+#[test]
+fn a_fixed_tenant_at_a_public_provider_and_users_by_mail_are_warned_of() {
+    let warnings = |lines: &str| {
+        let text = provider(lines).replace("https://id.example/a", "https://accounts.google.com");
+        load(&text).unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(warnings("tenant = \"local\"")[0].contains("everybody with an account at accounts.google.com"));
+    assert!(warnings("tenant = \"local\"\nrequire = { hd = [\"example.com\"] }").is_empty());
+    assert!(warnings("tenant_claim = \"hd\"").is_empty());
+    assert!(warnings("tenant_claim = \"hd\"\nuser_claim = \"email\"")[0].contains("by their address of mail"));
+    assert!(load(&provider("tenant = \"local\"")).unwrap().warnings.is_empty(), "a provider of one's own");
+}
+
+#[test]
+fn of_microsoft_one_directory_is_an_issuer_and_all_of_them_together_are_none() {
+    let at = |path: &str| {
+        provider("tenant = \"local\"")
+            .replace("https://id.example/a", &format!("https://login.microsoftonline.com/{path}"))
+    };
+    assert!(load(&at("0f3c2a5e-0000-4000-8000-000000000000/v2.0")).unwrap().warnings.is_empty());
+    let everybodys = load(&at("9188040d-6c67-4c5b-b112-36a304b66dad/v2.0")).unwrap().warnings;
+    assert!(everybodys.len() == 1 && everybodys[0].to_string().contains("everybody with an account"), "{everybodys:?}");
+    for path in ["common/v2.0", "organizations/v2.0", "consumers/v2.0"] {
+        assert!(only_error(&at(path)).contains("name your own directory"), "{path}");
+    }
+}
+
+#[test]
+fn a_secret_that_every_account_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = provider("tenant = \"local\"\nclient_secret = \"file:s\"");
+    let place = Place::with(&[("config/gateway.toml", &text), ("s", "0123456789abcdef")]);
+    for (mode, wanted) in
+        [(0o600, None), (0o640, None), (0o644, Some("can be read by every account")), (0o602, Some("can be written"))]
+    {
+        std::fs::set_permissions(place.dir.path().join("s"), std::fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = place.load(None, &no_environment).unwrap().warnings;
+        let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert!(
+            told.len() == usize::from(wanted.is_some()) && wanted.is_none_or(|text| told[0].contains(text)),
+            "{mode:o}: {told:?}"
+        );
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) fn pair(checker: &Checker<'_>, certificate: (&Path, &Place), key: (&P
             "-----BEGIN PRIVATE KEY-----",
         ),
     });
-    warn_of_open_key(checker, key);
+    checker.warn_of_open_file(key.0, key.1);
     let (chain, secret) = (chain?, secret?);
     let provider = rustls::crypto::ring::default_provider();
     match rustls::sign::CertifiedKey::from_der(chain.clone(), secret.clone_key(), &provider) {
@@ -60,18 +60,5 @@ fn pem(checker: &Checker<'_>, (path, named_at): (&Path, &Place)) -> Option<Vec<u
     match read_bounded(path, PEM_BYTES_MAX) {
         Ok(bytes) => Some(bytes),
         Err(error) => checker.refuse(named_at, format!("can't read `{}`: {error}", path.display()), ""),
-    }
-}
-
-/// A key that other accounts of the machine can read is no secret of ours.
-fn warn_of_open_key(checker: &Checker<'_>, (path, named_at): (&Path, &Place)) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-    if mode & 0o007 != 0 {
-        checker.warn(
-            named_at,
-            format!("`{}` can be read by every account (mode {:o})", path.display(), mode & 0o777),
-            "chmod 600",
-        );
     }
 }

@@ -7,6 +7,7 @@
 //! the caller is (authenticate), where a job runs (dispatch).
 
 pub mod answer;
+pub mod cors;
 pub mod events;
 pub mod login;
 pub mod state;

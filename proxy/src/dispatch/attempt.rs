@@ -18,6 +18,7 @@ use super::queue::HeldJob;
 use super::redecide::{self, Refusal, Undecided};
 use super::stall::{self, Stall};
 use crate::budget::Charge;
+use crate::config::units::show_duration;
 use crate::deliver::events::hub::Route;
 use crate::deliver::events::upstream::UpstreamSocket;
 use crate::ids::{AttemptId, FileId};
@@ -234,6 +235,19 @@ pub(super) async fn refuse(services: &Arc<Services>, job: Job, refusal: &Refusal
     let at = services.clock.wall();
     let result = collect::gateway_failure(&job.prompt_id, node, "NotAllowed", &refusal.reason, at);
     end_held(services, job, Outcome::Failed, result).await
+}
+
+/// Fails a held job that no backend may run. Says whether it did, as [`refuse`].
+pub(super) async fn strand(services: &Arc<Services>, job: Job, reason: &str, waited: Duration) -> bool {
+    let told = format!("{reason}: the job waited {} for one", show_duration(waited));
+    let message = format!("{told}. Submit it again once there is one, or ask whoever runs this gateway.");
+    let (id, owner, at) = (job.id, job.owner.clone(), services.clock.wall());
+    let result = collect::gateway_failure(&job.prompt_id, None, "NoBackend", &message, at);
+    let ended = end_held(services, job, Outcome::Failed, result).await;
+    if ended {
+        services.audit.withdrawn(id, &owner, &told);
+    }
+    ended
 }
 
 /// Ends a held job that can't be run, in a stated error.

@@ -302,11 +302,17 @@ impl Backend {
 
     /// Whether it is up and every class of the workflow means there what the catalogue says; of an owned backend, whether it has the classes.
     pub fn can_run(&self, workflow: &ApprovedWorkflow) -> bool {
+        let mut classes = workflow.classes();
+        self.is_up() && classes.all(|class| self.has_class(class.as_str()))
+    }
+
+    /// Whether it is up and has a class as workflows were judged by.
+    pub fn has_class(&self, class: &str) -> bool {
         if let (true, Some(installed)) = (self.is_owned(), self.installed()) {
-            return self.is_up() && workflow.classes().all(|class| installed.class(class.as_str()).is_some());
+            return self.is_up() && installed.class(class).is_some();
         }
         match &**self.state.load() {
-            BackendState::Up { agreement } => workflow.classes().all(|class| agreement.agrees(class.as_str())),
+            BackendState::Up { agreement } => agreement.agrees(class),
             BackendState::Down { .. } => false,
         }
     }

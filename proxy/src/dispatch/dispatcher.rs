@@ -108,6 +108,10 @@ pub struct Dispatcher {
     told: HashMap<OwnerScope, Value>,
     /// The task that decides held jobs again.
     redeciding: Option<AbortHandle>,
+    /// Held jobs that no backend may run, and since when.
+    stranded: HashMap<JobId, Instant>,
+    /// When that was looked at last.
+    stranded_at: Instant,
 }
 
 /// An attempt that a task carries.
@@ -158,6 +162,8 @@ impl Dispatcher {
             redeciding: None,
             told: HashMap::new(),
             interrupted_before: HashSet::new(),
+            stranded: HashMap::new(),
+            stranded_at: Instant::now(),
         };
         for job in active {
             dispatcher.take_up(job);
@@ -172,9 +178,9 @@ impl Dispatcher {
     /// successor follows at once, nobody carries them any more when this resolves.
     pub async fn run(mut self, commands: mpsc::Receiver<Command>, drain: Drain) {
         self.serve(commands, drain.subscribe()).await;
+        // Nobody assigns any more. One on its way would be looked for by the successor before it has arrived, and be sent again; and a provider's answer may hold the only token that is still good.
+        drop(tokio::time::timeout(ON_ITS_WAY, self.services.submissions.idle()).await);
         if drain.is_handing_over() {
-            // Nobody assigns any more. One on its way would be looked for by the successor before it has arrived, and be sent again.
-            drop(tokio::time::timeout(ON_ITS_WAY, self.services.submissions.idle()).await);
             self.carriers.shutdown().await;
         } else {
             // What ends before the process does may be committed still.
@@ -223,6 +229,7 @@ impl Dispatcher {
                 }
                 _ = tick.tick() => {
                     self.tell_outlook();
+                    self.end_stranded();
                     continue;
                 }
             };
@@ -263,6 +270,45 @@ impl Dispatcher {
         if !held.is_empty() {
             let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
             self.redeciding = Some(self.carriers.spawn(redecide::all(services, handle, held)));
+        }
+    }
+
+    /// Ends held jobs that no backend of the configuration may run, when they have waited so for `[dispatch] no_backend_timeout`.
+    fn end_stranded(&mut self) {
+        let (now, timeout) = (Instant::now(), self.services.config().dispatch.no_backend_timeout);
+        if now < self.stranded_at + (timeout / 10).min(RECONCILE_INTERVAL) {
+            return;
+        }
+        self.stranded_at = now;
+        let tenants = self.services.tenants();
+        let mut stranded = HashMap::new();
+        let mut over = Vec::new();
+        for held in self.queue.in_order() {
+            // One that a reload forgot may be back with the next.
+            let Some(tenant) = tenants.tenant(&held.job.owner.tenant) else { continue };
+            let Some(reason) = self.services.stranded(&tenant, held.workflow.as_deref()) else { continue };
+            let since = self.stranded.get(&held.job.id).copied().unwrap_or(now);
+            if now < since + timeout {
+                stranded.insert(held.job.id, since);
+            } else {
+                // If it can't be ended now, it is tried as late again.
+                stranded.insert(held.job.id, now);
+                over.push((held.job.clone(), reason));
+            }
+        }
+        self.stranded = stranded;
+        if !over.is_empty() {
+            let (services, handle) = (Arc::clone(&self.services), self.handle.clone());
+            self.carriers.spawn(async move {
+                for (job, reason) in over {
+                    let id = job.id;
+                    if attempt::strand(&services, job, &reason, timeout).await {
+                        handle.send(Command::Withdrawn(id)).await;
+                    }
+                }
+            });
+            // Those far back in a long queue are only now asked what they need.
+            self.look_again();
         }
     }
 

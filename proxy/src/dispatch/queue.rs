@@ -86,7 +86,7 @@ mod tests {
             id,
             sequence,
             version: 0,
-            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None, shared: false },
             prompt_id: id.into(),
             number: sequence,
             client_id: None,

@@ -219,7 +219,7 @@ mod tests {
             id: JobId::new(),
             sequence: 0,
             version: 1,
-            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None, shared: false },
             prompt_id: "mine".parse().unwrap(),
             number: 0,
             client_id: None,

@@ -16,8 +16,8 @@ use http::{HeaderMap, StatusCode};
 /// A body where the route takes none.
 pub fn bytes_max(rule: BodyRule, limits: &LimitsConfig, absent: bool) -> Result<Option<u64>, Rejection> {
     match rule {
-        BodyRule::None | BodyRule::Stream if absent => Ok(None),
-        BodyRule::None | BodyRule::Stream => {
+        BodyRule::None if absent => Ok(None),
+        BodyRule::None => {
             Err(Rejection::new(StatusCode::BAD_REQUEST, "body_unexpected", "this route takes no body: send none"))
         }
         // Read by whoever takes uploads, before this.
@@ -68,7 +68,7 @@ pub fn check(headers: &HeaderMap, rule: BodyRule, sender: Sender) -> Result<(), 
     }
     let mut given = headers.get_all(CONTENT_TYPE).iter();
     // A file is stored as it comes and never served as what its sender called it.
-    let any = matches!(rule, BodyRule::None | BodyRule::Stream | BodyRule::File | BodyRule::Multipart);
+    let any = matches!(rule, BodyRule::None | BodyRule::File | BodyRule::Multipart);
     let form = matches!(rule, BodyRule::Form { .. });
     let names: &[&str] = match rule {
         BodyRule::PageJson { .. } => &["application/json", "text/plain"],

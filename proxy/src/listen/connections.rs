@@ -56,6 +56,16 @@ impl fmt::Display for ClientAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddrGroup(IpAddr);
 
+impl AddrGroup {
+    /// The /48 that an IPv6 group is part of: who has one has 65,536 groups.
+    pub fn network(self) -> Option<u64> {
+        match self.0 {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => u64::try_from(u128::from(v6) >> 80).ok(),
+        }
+    }
+}
+
 impl fmt::Display for AddrGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

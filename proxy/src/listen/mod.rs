@@ -36,7 +36,7 @@ pub mod trusted;
 
 pub use address::ListenAddress;
 pub use client_certificate::{ClientCertificate, ClientTls, ClientVerifier};
-pub use connections::{ClientAddr, ConnectionCap, ConnectionLimits, Connections, HelloGuard};
+pub use connections::{AddrGroup, ClientAddr, ConnectionCap, ConnectionLimits, Connections, HelloGuard};
 pub use front::{Front, FrontLimits, HeadObserver, STRAGGLER};
 pub use head::{HeadError, check_request};
 pub use listeners::{ListenerFacts, Listeners, Peer};

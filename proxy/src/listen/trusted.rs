@@ -53,6 +53,11 @@ impl Network {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.bits) == self.address
     }
+
+    /// Whether all of the other network lies within.
+    pub fn contains(&self, other: &Self) -> bool {
+        self.bits <= other.bits && self.holds(other.address)
+    }
 }
 
 /// The address with everything after its first `bits` cleared.

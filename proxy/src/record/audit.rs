@@ -8,13 +8,16 @@ mod floods;
 mod time;
 mod writer;
 
+use crate::admit::guesses::{By, Kind};
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;
-use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, RequestId, SessionId, TenantId};
+use crate::ids::{BackendId, FileId, JobId, KeyId, PoolId, PromptId, ProviderId, RequestId, SessionId, TenantId};
 use crate::listen::ClientAddr;
 use crate::owner::Owner;
 use crate::record::ledger::halts::{HaltRow, Halted};
 use crate::record::ledger::keeping::{Amount, Removed};
+use crate::record::ledger::managed::ManagedTenant;
+use crate::record::ledger::sessions::SessionRow;
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::reject::Stage;
 use crate::retention::{Erasure, Report};
@@ -88,6 +91,43 @@ pub struct UploadedLine {
     pub content: Digest,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+/// A login failed for the first time in a while, or the next one has to wait longer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoginFailedLine {
+    request: RequestId,
+    kind: &'static str,
+    /// A key id, or the name of a user that exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
+    client: IpAddr,
+    /// What the wait is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u64>,
+}
+
+impl LoginFailedLine {
+    /// `account` is a key id or the name of a user that exists; `delay` is how long `client` waits from now on, and `by` for what.
+    pub fn new(
+        request: RequestId,
+        kind: Kind,
+        account: Option<&str>,
+        client: ClientAddr,
+        by: Option<By>,
+        delay: Option<Duration>,
+    ) -> Self {
+        Self {
+            request,
+            kind: kind.name(),
+            account: account.map(|account| cut(account, REASON_CHARS_MAX)),
+            client: client.ip(),
+            by: by.map(By::name),
+            retry_after_seconds: delay.map(|delay| delay.as_secs()),
+        }
+    }
 }
 
 /// A request that was refused.
@@ -180,6 +220,13 @@ enum Event {
         key: KeyId,
         owner: Owner,
     },
+    /// `key` ends at `ends_at`, in milliseconds since 1970; `successor` takes its place.
+    KeyRotated {
+        key: KeyId,
+        successor: KeyId,
+        ends_at: Option<WallMillis>,
+        owner: Owner,
+    },
     /// An operator made a backup.
     BackupMade {
         entries: u64,
@@ -201,6 +248,24 @@ enum Event {
     TenantDisabled {
         tenant: TenantId,
         disabled: bool,
+    },
+    /// An operator made a tenant by the control API, or changed it.
+    TenantManaged {
+        tenant: TenantId,
+        created: bool,
+        plan: String,
+        disabled: bool,
+        limits: Vec<String>,
+        version: u64,
+    },
+    /// An operator had a tenant deleted, or all that it has: it is closed from now on.
+    TenantErasing {
+        tenant: TenantId,
+        deletes: bool,
+    },
+    /// Nothing of a deleted tenant is left, and its id is free.
+    TenantDeleted {
+        tenant: TenantId,
     },
     /// An operator banned a node class for everybody, or lifted its ban.
     ClassBanned {
@@ -257,6 +322,7 @@ enum Event {
         #[serde(flatten)]
         removed: Removed,
         refusals: u64,
+        keys: u64,
         blobs: Amount,
         graphs: Amount,
         backend_files: Amount,
@@ -275,11 +341,43 @@ enum Event {
         place: &'static str,
         files: usize,
     },
+    /// A local user was made.
+    UserCreated {
+        owner: Owner,
+    },
+    /// An operator changed a local user; as it is now.
+    UserChanged {
+        owner: Owner,
+        /// Whether it has another password.
+        password: bool,
+        disabled: bool,
+    },
+    /// An operator removed a local user.
+    UserRemoved {
+        owner: Owner,
+    },
+    /// A local user chose another password.
+    PasswordChosen {
+        request: RequestId,
+        owner: Owner,
+        by: &'static str,
+        client: IpAddr,
+    },
+    /// An operator had a one-time link made.
+    LoginLinkMade {
+        owner: Owner,
+    },
+    LoginFailed(LoginFailedLine),
     /// A browser got a session.
     LoggedIn {
         request: RequestId,
         session: SessionId,
         owner: Owner,
+        /// How it was begun.
+        by: &'static str,
+        /// The identity provider that vouched for the person.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        provider: Option<ProviderId>,
         client: IpAddr,
     },
     /// A browser gave its session back.
@@ -288,6 +386,12 @@ enum Event {
         session: SessionId,
         owner: Owner,
         client: IpAddr,
+    },
+    /// A session was ended by somebody else than its browser: an operator, its owner from another one, or its identity provider.
+    SessionEnded {
+        session: SessionId,
+        owner: Owner,
+        reason: String,
     },
     /// How many lines were lost before this one: the channel was full, or the disk.
     Dropped {
@@ -469,6 +573,13 @@ impl Audit {
         }
     }
 
+    /// Logins fail. Many of one address in one second, or of very many addresses, become one line, as refusals do.
+    pub fn login_failed(&self, line: &LoginFailedLine) {
+        if self.shared.floods().tells(Flood::of_failed_logins(line.client), self.clock.monotonic()) {
+            self.tell(Event::LoginFailed(line.clone()));
+        }
+    }
+
     /// A backend came or went.
     pub fn backend(&self, backend: &BackendId, up: bool, reason: &str) {
         self.tell(Event::Backend { backend: backend.clone(), up, reason: cut(reason, REASON_CHARS_MAX) });
@@ -493,6 +604,37 @@ impl Audit {
         self.tell(Event::KeyRevoked { key: key.clone(), owner: owner.clone() });
     }
 
+    /// An operator changed a local user: whether it has another password, and whether it is disabled now.
+    pub fn user_changed(&self, owner: &Owner, password: bool, disabled: bool) {
+        self.tell(Event::UserChanged { owner: owner.clone(), password, disabled });
+    }
+
+    /// A local user was made, by an operator or by a one-time link.
+    pub fn user_created(&self, owner: &Owner) {
+        self.tell(Event::UserCreated { owner: owner.clone() });
+    }
+
+    /// A local user was forgotten.
+    pub fn user_removed(&self, owner: &Owner) {
+        self.tell(Event::UserRemoved { owner: owner.clone() });
+    }
+
+    /// A local user chose another password: `by` is `password`, for whoever proved the former, or `link`.
+    pub fn password_chosen(&self, request: RequestId, owner: &Owner, by: &'static str, client: ClientAddr) {
+        self.tell(Event::PasswordChosen { request, owner: owner.clone(), by, client: client.ip() });
+    }
+
+    /// An operator had a one-time link made.
+    pub fn login_link_made(&self, owner: &Owner) {
+        self.tell(Event::LoginLinkMade { owner: owner.clone() });
+    }
+
+    /// An operator had another key take its place.
+    pub fn key_rotated(&self, key: &KeyId, successor: &KeyId, ends_at: Option<WallMillis>, owner: &Owner) {
+        let (key, successor) = (key.clone(), successor.clone());
+        self.tell(Event::KeyRotated { key, successor, ends_at, owner: owner.clone() });
+    }
+
     /// An operator made a backup: it holds every secret of the state directory.
     pub fn backup_made(&self, entries: u64, bytes: u64) {
         self.tell(Event::BackupMade { entries, bytes });
@@ -513,6 +655,28 @@ impl Audit {
         self.tell(Event::TenantPlanChanged { tenant: tenant.clone(), plan: plan.to_owned() });
     }
 
+    /// An operator made a tenant, or changed it: which keys it sets, not to what.
+    pub fn tenant_managed(&self, row: &ManagedTenant, created: bool) {
+        self.tell(Event::TenantManaged {
+            tenant: row.id.clone(),
+            created,
+            plan: row.plan.clone(),
+            disabled: row.disabled,
+            limits: row.limits.keys().cloned().collect(),
+            version: row.version,
+        });
+    }
+
+    /// An operator had a tenant's things erased, or all of the tenant: it is closed from now on.
+    pub fn tenant_erasing(&self, tenant: &TenantId, deletes: bool) {
+        self.tell(Event::TenantErasing { tenant: tenant.clone(), deletes });
+    }
+
+    /// Nothing of a deleted tenant is left.
+    pub fn tenant_deleted(&self, tenant: &TenantId) {
+        self.tell(Event::TenantDeleted { tenant: tenant.clone() });
+    }
+
     /// An operator closed or opened a made tenant.
     pub fn tenant_disabled(&self, tenant: &TenantId, disabled: bool) {
         self.tell(Event::TenantDisabled { tenant: tenant.clone(), disabled });
@@ -528,13 +692,14 @@ impl Audit {
         let mut backend_files = Amount::default();
         report.backends.iter().for_each(|backend| backend_files += backend.files);
         let nothing = [report.blobs, report.graphs, backend_files].iter().all(|amount| *amount == Amount::default());
-        if report.dry_run || (report.sum.is_nothing() && report.refusals == 0 && nothing) {
+        if report.dry_run || (report.sum.is_nothing() && report.refusals == 0 && report.keys == 0 && nothing) {
             return;
         }
         self.tell(Event::Retention {
             tenants: report.tenants.len().saturating_add(usize::try_from(report.more_tenants).unwrap_or(usize::MAX)),
             removed: report.sum,
             refusals: report.refusals,
+            keys: report.keys,
             blobs: report.blobs,
             graphs: report.graphs,
             backend_files,
@@ -602,14 +767,22 @@ impl Audit {
         self.tell(Event::CatalogueAccepted { pool: pool.clone(), catalogue, classes });
     }
 
-    /// A browser got a session for a key.
-    pub fn logged_in(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
-        self.tell(Event::LoggedIn { request, session, owner: owner.clone(), client: client.ip() });
+    /// A browser got a session.
+    pub fn logged_in(&self, request: RequestId, session: &SessionRow, client: ClientAddr) {
+        let (owner, by) = (session.owner.clone(), session.by());
+        let provider = session.oidc.as_ref().map(|grant| grant.provider.clone());
+        self.tell(Event::LoggedIn { request, session: session.id, owner, by, provider, client: client.ip() });
     }
 
     /// A browser gave its session back.
     pub fn logged_out(&self, request: RequestId, session: SessionId, owner: &Owner, client: ClientAddr) {
         self.tell(Event::LoggedOut { request, session, owner: owner.clone(), client: client.ip() });
+    }
+
+    /// A session that may still have been good was ended, and why.
+    pub fn session_ended(&self, session: SessionId, owner: &Owner, reason: &str) {
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        self.tell(Event::SessionEnded { session, owner: owner.clone(), reason });
     }
 
     /// How many lines were only counted since the start.

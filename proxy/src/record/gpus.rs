@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One look at a GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct GpuReading {
     /// Such as `NVIDIA H200`.
     pub name: String,

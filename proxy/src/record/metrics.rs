@@ -1,6 +1,7 @@
 //! Prometheus metrics: names and labels in one place, typed methods for the rest of the gateway. Labels come from closed sets only: never a
 //! prompt id, path or tenant.
 
+use crate::admit::guesses::{By, Kind};
 use crate::budget::Charge;
 use crate::dispatch::health::Standing;
 use crate::ids::BackendId;
@@ -70,6 +71,8 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     refusals: IntCounterVec,
+    failed_logins: IntCounterVec,
+    logins_blocked: IntCounterVec,
     jobs: IntGaugeVec,
     backend_up: IntGaugeVec,
     backend_outstanding: IntGaugeVec,
@@ -113,6 +116,13 @@ impl Metrics {
         Ok(Self {
             requests: counters(&r, "comfygate_requests_total", "Requests answered", &["route", "method", "status"])?,
             refusals: counters(&r, "comfygate_refusals_total", "Requests refused", &["stage", "code"])?,
+            failed_logins: counters(&r, "comfygate_failed_logins_total", "Credentials that were wrong", &["kind"])?,
+            logins_blocked: counters(
+                &r,
+                "comfygate_logins_blocked_total",
+                "Logins refused since earlier ones had failed",
+                &["by"],
+            )?,
             jobs: gauges(&r, "comfygate_jobs", "Jobs that have not ended", &["state"])?,
             backend_up: gauges(&r, "comfygate_backend_up", "1 if the backend takes jobs", &["backend"])?,
             backend_outstanding: gauges(&r, "comfygate_backend_outstanding", "Attempts at the backend", &["backend"])?,
@@ -236,6 +246,14 @@ impl Metrics {
     pub fn refusal(&self, stage: Stage, code: &'static str) {
         self.refusals.with_label_values(&[stage.name(), code]).inc();
     }
+    /// A credential was wrong.
+    pub fn failed_login(&self, kind: Kind) {
+        self.failed_logins.with_label_values(&[kind.name()]).inc();
+    }
+    /// A login was refused since earlier ones had failed.
+    pub fn login_blocked(&self, by: By) {
+        self.logins_blocked.with_label_values(&[by.name()]).inc();
+    }
     /// How many jobs stand where, now.
     pub fn set_jobs(&self, counts: JobCounts) {
         for (state, count) in [("held", counts.held), ("assigned", counts.assigned), ("running", counts.running)] {
@@ -271,6 +289,7 @@ impl Metrics {
         self.removed_amount("uploads", "age", sum.uploads);
         self.removed_amount("history", "age", sum.history);
         self.removed_amount("refusals", "age", Amount { count: report.refusals, bytes: 0 });
+        self.removed_amount("keys", "age", Amount { count: report.keys, bytes: 0 });
         self.removed_amount("contents", "unnamed", report.blobs);
         self.removed_amount("graphs", "unnamed", report.graphs);
         report.backends.iter().for_each(|backend| self.removed_amount("backend_files", "swept", backend.files));

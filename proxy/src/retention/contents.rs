@@ -26,6 +26,13 @@ pub(super) async fn sweep(parts: &Parts<'_>, walk: Walk) -> Result<(Amount, Amou
     Ok((blobs, graphs))
 }
 
+/// Only what has lost its last row, without a look at the others.
+pub(super) async fn sweep_doomed(parts: &Parts<'_>) -> Result<(), RetentionError> {
+    doomed(parts, Store::Blobs).await?;
+    doomed(parts, Store::Graphs).await?;
+    Ok(())
+}
+
 async fn doomed(parts: &Parts<'_>, store: Store) -> Result<Amount, RetentionError> {
     let mut amount = Amount::default();
     let mut last = Vec::new();

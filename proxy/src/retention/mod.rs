@@ -9,7 +9,7 @@
 
 mod backends;
 mod contents;
-mod erase;
+pub mod erase;
 mod rows;
 
 pub use erase::{EraseError, Erasure, erase_tenant};
@@ -66,7 +66,7 @@ pub enum RetentionError {
 }
 
 /// What is asked of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// Only this tenant's; `None`: all, with contents and backends' disks.
@@ -78,7 +78,7 @@ pub struct Wanted {
 }
 
 /// What a run removed, or would have.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Report {
     /// When it began.
     pub at: WallMillis,
@@ -92,6 +92,9 @@ pub struct Report {
     pub sum: Removed,
     /// Old refusals that were forgotten.
     pub refusals: u64,
+    /// Keys that had ended long ago and were forgotten.
+    #[serde(default)]
+    pub keys: u64,
     /// Contents of files that no row named.
     pub blobs: Amount,
     /// Submissions that no job had.
@@ -103,7 +106,7 @@ pub struct Report {
 }
 
 /// What went of a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TenantReport {
     /// Whose.
     pub tenant: TenantId,
@@ -113,7 +116,7 @@ pub struct TenantReport {
 }
 
 /// What went at a backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BackendReport {
     /// Which.
     pub backend: BackendId,
@@ -132,6 +135,10 @@ pub struct Sweeps {
     turn: Arc<Mutex<u8>>,
     /// Held while a run deletes; a backup holds the turn alone.
     running: Mutex<()>,
+    /// Held while a tenant is erased.
+    erasing: Mutex<()>,
+    /// What goes on of that, waiting for its turn or not.
+    erasures: erase::AllRunning,
     ending: AtomicBool,
     last: BlockingMutex<Option<Report>>,
 }
@@ -180,6 +187,8 @@ pub struct Parts<'a> {
     pub now: WallMillis,
     /// How long a content stays after its last row.
     pub grace: Duration,
+    /// How long a key is remembered after its end.
+    pub ended_keys_kept: Duration,
     /// Whether to end early.
     pub stopping: &'a (dyn Fn() -> bool + Sync),
 }
@@ -222,6 +231,7 @@ impl Parts<'_> {
         }
         if !wanted.dry_run && wanted.tenant.is_none() {
             report.refusals = self.old_refusals().await;
+            report.keys = self.ended_keys().await;
             (report.blobs, report.graphs) = contents::sweep(self, walk).await?;
             report.backends = backends::sweep(self).await?;
         }
@@ -231,14 +241,29 @@ impl Parts<'_> {
 
     /// They go by age also where no new one pushes them out.
     async fn old_refusals(&self) -> u64 {
-        let (mut gone, before) = (0, self.ago(RefusalBounds::default().age_max));
+        let before = self.ago(RefusalBounds::default().age_max);
+        self.repeated("old refusals", || self.ledger.expire_refusals(before)).await
+    }
+
+    /// Keys whose end is long past: nobody asks any more whose they were.
+    async fn ended_keys(&self) -> u64 {
+        let before = self.ago(self.ended_keys_kept);
+        self.repeated("ended keys", || self.ledger.forget_keys(before)).await
+    }
+
+    /// A step as often as something goes by it.
+    async fn repeated<F>(&self, what: &'static str, mut step: impl FnMut() -> F) -> u64
+    where
+        F: Future<Output = Result<u64, LedgerError>>,
+    {
+        let mut gone = 0;
         loop {
-            match self.ledger.expire_refusals(before).await {
-                Ok(step) if step > 0 && !(self.stopping)() => gone += step,
-                Ok(step) => return gone + step,
+            match step().await {
+                Ok(some) if some > 0 && !(self.stopping)() => gone += some,
+                Ok(some) => return gone + some,
                 Err(error) => {
-                    // One that can't be read must not keep everything else from going.
-                    tracing::error!(%error, "old refusals are kept");
+                    // What can't be read must not keep everything else from going.
+                    tracing::error!(%error, "{what} are kept");
                     return gone;
                 }
             }
@@ -252,10 +277,7 @@ impl Parts<'_> {
 
 /// Every tenant with its limits.
 pub fn limits_of(tenants: &AllTenants) -> Vec<(TenantId, Retention)> {
-    let made = tenants.created().map(|created| created.list()).unwrap_or_default();
-    let made = made.into_iter().filter_map(|row| tenants.tenant(&row.id));
-    let all = tenants.registry().tenants().cloned().chain(made);
-    all.map(|tenant| (tenant.id.clone(), tenant.limits.retention)).collect()
+    tenants.all().into_iter().map(|tenant| (tenant.id.clone(), tenant.limits.retention)).collect()
 }
 
 /// Runs every few minutes until the gateway stops.
@@ -309,6 +331,7 @@ async fn run(
         live: &live.backends,
         now: services.clock.wall(),
         grace: GRACE,
+        ended_keys_kept: live.config.limits.ended_keys_kept,
         stopping,
     };
     let report = parts.run(wanted, walk).await?;

@@ -17,6 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 const HOUR: u64 = 3_600_000;
+/// How long ended keys are remembered here.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 struct World {
     dir: TempDir,
@@ -61,7 +63,7 @@ impl World {
         let stored = writer.finish().await.unwrap();
         let upload = NewUpload {
             id: FileId::new(),
-            owner: Owner { tenant: tenant(), user: None, key: None },
+            owner: Owner { tenant: tenant(), user: None, key: None, shared: false },
             content: stored.content,
             bytes: stored.bytes,
             facts: ContentFacts { kind: ContentKind::Png, width: 1, height: 1, frames: 1, seconds: None },
@@ -84,6 +86,7 @@ impl World {
             live: &BTreeMap::new(),
             now: WallMillis(self.start + at),
             grace: GRACE,
+            ended_keys_kept: KEPT,
             stopping,
         };
         parts.run(&wanted, Walk::All).await.unwrap()
@@ -110,6 +113,21 @@ impl World {
 
 fn day() -> Retention {
     Retention { files: Some(Duration::from_secs(24 * 3600)), ..Retention::default() }
+}
+
+#[tokio::test]
+async fn keys_go_a_while_after_their_end_and_not_with_a_run_for_one_tenant() {
+    let world = World::new(Retention::default());
+    let key = suite::key_row("aaaaaaaaaaaa", "a");
+    world.ledger.insert_key(key.clone()).await.unwrap();
+    world.ledger.revoke_key(&key.id, WallMillis(world.start)).await.unwrap();
+    assert_eq!(world.run(24 * HOUR).await.keys, 0);
+    let of_tenant = Wanted { tenant: Some(tenant()), dry_run: false };
+    assert_eq!(world.run_as(of_tenant, 24 * HOUR + 1, &|| false).await.keys, 0);
+    let dry = Wanted { tenant: None, dry_run: true };
+    assert_eq!(world.run_as(dry, 24 * HOUR + 1, &|| false).await.keys, 0);
+    assert_eq!(world.run(24 * HOUR + 1).await.keys, 1);
+    assert!(world.ledger.keys().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -187,6 +205,7 @@ async fn a_tenant_that_is_not_there_is_named() {
         live: &BTreeMap::new(),
         now: WallMillis(0),
         grace: GRACE,
+        ended_keys_kept: KEPT,
         stopping: &|| false,
     };
     let wanted = Wanted { tenant: Some(tenant()), dry_run: true };

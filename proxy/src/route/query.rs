@@ -28,7 +28,7 @@ impl Query {
     }
 
     /// The first key that stands more than once among those that `counts` picks.
-    pub(super) fn repeated(&self, counts: impl Fn(&str) -> bool) -> Option<&str> {
+    pub fn repeated(&self, counts: impl Fn(&str) -> bool) -> Option<&str> {
         let mut seen = HashSet::new();
         self.0.iter().map(|(key, _)| key.as_str()).filter(|key| counts(key)).find(|key| !seen.insert(*key))
     }

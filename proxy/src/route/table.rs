@@ -94,8 +94,6 @@ pub enum Handling {
     Answer(Action),
     /// Streamed by Pingora, without body, from a backend.
     Forward,
-    /// 501 with this reason: named in the design, not built yet.
-    NotYet(&'static str),
     /// 404, like what does not exist; the reason goes to the log.
     Refuse,
 }
@@ -108,12 +106,16 @@ pub enum Action {
     CancelJob,
     CancelJobs,
     ChangeHistory,
+    ChangePassword,
     ChangeQueue,
+    ChangeSessions,
     ChangeSetting,
     ChangeSettings,
     DeleteUserFile,
     Embeddings,
     Features,
+    First,
+    FirstPage,
     FolderPaths,
     Free,
     GateHealth,
@@ -139,10 +141,15 @@ pub enum Action {
     NodeReplacements,
     ObjectInfo,
     ObjectInfoClass,
+    OidcBackchannel,
+    OidcCallback,
+    OidcOwnCallback,
+    OidcStart,
     Options,
     PromptInfo,
     Queue,
     RawLogs,
+    SessionsPage,
     Setting,
     Settings,
     SignedFile,
@@ -155,6 +162,7 @@ pub enum Action {
     UploadMask,
     TemplateFile,
     Templates,
+    Ticket,
     Translations,
     UserFile,
     UserFiles,
@@ -210,8 +218,6 @@ pub enum BodyRule {
     },
     /// A file of userdata: any bytes of any type, as many as `[limits] userdata_bytes_max` allows.
     File,
-    /// Left alone: who refuses needs none of it.
-    Stream,
 }
 
 /// Which keys of the query a route reads, and which therefore may not stand twice.
@@ -230,8 +236,13 @@ const PROMPT_JSON: u64 = 10 * 1024 * 1024;
 /// All settings of the stock page together are some 10 KiB.
 const SETTINGS_JSON: u64 = crate::record::ledger::user_files::SETTINGS_BYTES_MAX;
 
-/// One key of 49 characters, and what a password manager adds.
+/// What a provider's answer says; providers add words of their own.
+const CALLBACK: &[&str] = &["code", "state", "iss", "error"];
+
+/// One key of 49 characters, or a name and three passwords whose letters are escaped; and what a password manager adds.
 const LOGIN_FORM: u64 = 4 * 1024;
+/// A logout token: as long as any other token, in a form.
+const LOGOUT_FORM: u64 = 12 * 1024;
 
 /// Extensions of the files that make up the page: own packages of ComfyUI (front end, templates, embedded documents) and node packs.
 /// A forwarded path always ends in one, so that no API route which a node pack hides under these folders is reached.
@@ -270,7 +281,6 @@ pub const WEB_FILES: [&str; 30] = [
 
 const PACKS: &str = "comes from node packs: of those that the policy allows a class of";
 const MODELS: &str = "what an allowed class offers, of the backend that /object_info is of: no more than that shows";
-const TICKET: &str = "one-use tickets come with a later release; use an API key, or log in at /gate/login";
 
 const GET: &[Verb] = &[Verb::Get];
 const POST: &[Verb] = &[Verb::Post];
@@ -404,10 +414,29 @@ pub static TABLE: &[Entry] = &[
         .prefix(Prefix::PlainOnly).access(Access::Public),
     answer(POST, "/gate/check", Action::CheckPrompt, Some(Scope::Submit), "the verdict and the cost of a submission, by the same rules, without a job")
         .body(BodyRule::PromptJson { max_bytes: PROMPT_JSON }).prefix(Prefix::PlainOnly),
-    not_yet(POST, "/gate/ticket", TICKET).prefix(Prefix::PlainOnly),
-    answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next"])
+    answer(GET, "/gate/first", Action::FirstPage, None, "the form behind a one-time link; looking at it uses nothing up").keys(&["token"])
         .prefix(Prefix::PlainOnly).access(Access::Public),
-    answer(POST, "/gate/login", Action::Login, None, "a key for a cookie; counted by address, from our own page only").keys(&["next"])
+    answer(POST, "/gate/first", Action::First, None, "a one-time link for a password and a cookie; counted by address, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/sessions", Action::SessionsPage, None, "where the caller is logged in, by the cookie alone; others are sent to the login")
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/sessions", Action::ChangeSessions, None, "ends the caller's own sessions, by the cookie alone, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/password", Action::ChangePassword, None, "another password for the former one and the cookie, from our own page only")
+        .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/ticket", Action::Ticket, Some(Scope::Read), "a one-use word for the caller's credential, for `/ws?token=` of a page that can send no header")
+        .body(BodyRule::EmptyOrJson { max_bytes: SMALL_JSON }).prefix(Prefix::PlainOnly),
+    answer(GET, "/gate/oidc/callback", Action::OidcCallback, None, "back from an identity provider: good once, and for the browser that began it").keys(CALLBACK)
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/oidc/callback/{provider}", Action::OidcOwnCallback, None, "the same, for one provider alone").keys(CALLBACK)
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/oidc/backchannel/{provider}", Action::OidcBackchannel, None, "a provider's signed word that somebody has logged out there; nothing but that ends a session by it")
+        .body(BodyRule::Form { max_bytes: LOGOUT_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/oidc/{provider}", Action::OidcStart, None, "off to an identity provider; changes nothing here").keys(&["next", "moved"])
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(GET, "/gate/login", Action::LoginPage, None, "where a browser without a session is sent; tells nothing").keys(&["next", "form"])
+        .prefix(Prefix::PlainOnly).access(Access::Public),
+    answer(POST, "/gate/login", Action::Login, None, "a key or a password for a cookie; counted by address, from our own page only").keys(&["next"])
         .body(BodyRule::Form { max_bytes: LOGIN_FORM }).prefix(Prefix::PlainOnly).access(Access::Public),
     answer(GET, "/gate/logout", Action::LogoutPage, None, "a button: a link alone must not log anybody out")
         .prefix(Prefix::PlainOnly).access(Access::Public),
@@ -417,7 +446,7 @@ pub static TABLE: &[Entry] = &[
 
 const MANAGER: &str = "ComfyUI-Manager installs code on the backend";
 
-/// OPTIONS on any path of the table. No CORS headers: other origins have no business here.
+/// OPTIONS on any path of the table, but for preflights: those are answered before ([`crate::deliver::cors`]).
 static OPTIONS: Entry = answer(
     &[Verb::Options],
     "*",
@@ -438,11 +467,6 @@ const fn answer(
 
 const fn forward(methods: &'static [Verb], path: &'static str, reason: &'static str) -> Entry {
     Entry { prefix: Prefix::PlainOnly, ..entry(methods, path, Handling::Forward, reason) }
-}
-
-const fn not_yet(methods: &'static [Verb], path: &'static str, reason: &'static str) -> Entry {
-    // The body is not read: the refusal needs none of it.
-    Entry { body: BodyRule::Stream, ..entry(methods, path, Handling::NotYet(reason), reason) }
 }
 
 const fn manager(path: &'static str) -> Entry {
@@ -548,11 +572,11 @@ pub struct RouteMatch {
 }
 
 impl RouteMatch {
-    /// What we answer; none where the request is forwarded or not built yet.
+    /// What we answer; none where the request is forwarded or refused.
     pub fn action(&self) -> Option<Action> {
         match self.entry.handling {
             Handling::Answer(action) => Some(action),
-            Handling::Forward | Handling::NotYet(_) | Handling::Refuse => None,
+            Handling::Forward | Handling::Refuse => None,
         }
     }
 }

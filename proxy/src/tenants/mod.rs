@@ -1,24 +1,36 @@
-//! Who may use the gateway and how much: plans and tenants, read from `tenants.toml`, and tenants that tokens made ([`created`]).
+//! Who may use the gateway and how much: plans and tenants, read from `tenants.toml`, tenants that the control API made ([`managed`]), and those that tokens made ([`created`]).
 //!
-//! The registry is immutable: a reload builds a new one and swaps the `Arc`, so that one request sees one state of it. [`AllTenants`] looks up both kinds.
+//! The registry is immutable: a reload builds a new one and swaps the `Arc`, so that one request sees one state of it. [`AllTenants`] looks up all three kinds.
 
+pub mod access;
 pub mod amend;
 pub mod created;
+pub mod in_force;
+pub mod managed;
+pub mod origins;
 pub mod policies;
 mod read;
+pub mod stays;
+pub mod written;
 
 pub use created::made_id;
 pub use read::read_tenants;
 
+use self::access::TenantAccess;
 use crate::budget::Budget;
+use crate::clock::WallMillis;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::schedule::Band;
 use crate::ids::{BackendTag, PoolId, TenantId};
+use crate::record::ledger::managed::ManagedTenant;
+use crate::record::ledger::tenants::CreatedTenant;
+use crate::record::ledger::{Ledger, LedgerError};
 use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant};
+use managed::ManagedTenants;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// How often something may happen: `burst` at once, then `per_second` on average (GCRA).
@@ -153,12 +165,23 @@ pub struct Tenant {
     pub pool: PoolId,
     /// What such a backend has to have, all of it.
     pub backend_tags: Arc<BTreeSet<BackendTag>>,
+    /// Who of it gets in from where, and sees what.
+    pub access: TenantAccess,
+    /// The keys of its plan that it sets itself.
+    pub overrides: Arc<[&'static str]>,
+    /// Pages of other sites that may work with its keys and tickets.
+    pub cors_origins: Arc<BTreeSet<String>>,
 }
 
 impl Tenant {
     /// Whether that backend may run its jobs: it is in its pool, and has every tag that is asked for.
     pub fn is_served_by(&self, backend: &Backend) -> bool {
         self.pool == backend.pool && self.backend_tags.is_subset(&backend.tags)
+    }
+
+    /// Whether pages of this origin may work with its keys and tickets.
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        self.cors_origins.contains(origin)
     }
 
     /// Whether it trusts its own installation: its packs' classes, routes and events are open to it.
@@ -180,6 +203,30 @@ pub struct Plan {
     pub pool: PoolId,
     /// What such a backend has to have, all of it.
     pub backend_tags: Arc<BTreeSet<BackendTag>>,
+    /// Who of them gets in from where, and sees what.
+    pub access: TenantAccess,
+    /// Pages of other sites that may work with its tenants' keys and tickets.
+    pub cors_origins: Arc<BTreeSet<String>>,
+}
+
+impl Plan {
+    /// A tenant on this plan that sets nothing itself.
+    pub fn tenant(&self, id: TenantId, name: Option<String>, plan: String, disabled: bool) -> Tenant {
+        Tenant {
+            id,
+            name,
+            plan,
+            disabled,
+            limits: self.limits,
+            policy: Arc::clone(&self.policy),
+            policy_file: self.policy_file.clone(),
+            pool: self.pool.clone(),
+            backend_tags: Arc::clone(&self.backend_tags),
+            access: self.access.clone(),
+            overrides: Arc::default(),
+            cors_origins: Arc::clone(&self.cors_origins),
+        }
+    }
 }
 
 /// Every tenant of the file, by id and by the claim that JWTs name it with.
@@ -191,6 +238,10 @@ pub struct TenantRegistry {
     by_claim: HashMap<String, TenantId>,
     /// Tenants that have a claim of their own.
     claimed: HashSet<TenantId>,
+    /// What tenants are read with that are not in the file.
+    reading: read::Reading,
+    /// Origins in any tenant's or plan's list.
+    origins: HashSet<String>,
 }
 
 impl TenantRegistry {
@@ -202,14 +253,23 @@ impl TenantRegistry {
         let by_id: BTreeMap<_, _> = tenants.into_iter().map(|tenant| (tenant.id.clone(), Arc::new(tenant))).collect();
         let by_claim: HashMap<_, _> = claims.into_iter().collect();
         let claimed = by_claim.values().cloned().collect();
-        Self { plans: BTreeMap::new(), by_id, by_claim, claimed }
+        let open = by_id.values().filter(|tenant: &&Arc<Tenant>| !tenant.disabled);
+        let origins = open.flat_map(|tenant| tenant.cors_origins.iter().cloned()).collect();
+        Self { by_id, by_claim, claimed, origins, ..Self::default() }
     }
 
     /// The same registry with the plans that its tenants are on, for tenants that are not in the file.
     #[must_use]
     pub fn with_plans(mut self, plans: impl IntoIterator<Item = (String, Option<Plan>)>) -> Self {
         self.plans = plans.into_iter().collect();
+        // Tenants that are not in the file have their plan's.
+        self.origins.extend(self.plans.values().flatten().flat_map(|plan| plan.cors_origins.iter().cloned()));
         self
+    }
+
+    /// Whether any tenant lists this origin: what a preflight is answered by, which nobody has authenticated.
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        self.origins.contains(origin)
     }
 
     /// The plan of that name.
@@ -267,76 +327,242 @@ impl TenantRegistry {
     pub fn built_in() -> Self {
         let policy = Arc::new(Policy::builtin("default").expect("the default policy ships"));
         let (limits, pool) = (Limits::default(), PoolId::default_pool());
-        let plan = Plan { limits, policy, policy_file: None, pool, backend_tags: Arc::default() };
-        let local = Tenant {
-            id: "local".parse().expect("`local` is a tenant id"),
-            name: None,
-            plan: "default".to_owned(),
-            disabled: false,
-            limits: plan.limits,
-            policy: Arc::clone(&plan.policy),
+        let plan = Plan {
+            limits,
+            policy,
             policy_file: None,
-            pool: plan.pool.clone(),
+            pool,
             backend_tags: Arc::default(),
+            access: TenantAccess::default(),
+            cors_origins: Arc::default(),
         };
+        let id = "local".parse().expect("`local` is a tenant id");
+        let local = plan.tenant(id, None, "default".to_owned(), false);
         Self::new([local], []).with_plans([("default".to_owned(), Some(plan))])
     }
 }
 
-/// Every tenant: those of the file, and those that tokens made.
+/// What a row of the ledger makes with one configuration.
+#[derive(Debug, Clone)]
+struct Compiled {
+    /// Of the row: when it was made, and its version.
+    of: (WallMillis, u64),
+    /// Or why it is closed.
+    tenant: Result<Arc<Tenant>, Arc<str>>,
+}
+
+/// Whose a claim is.
+#[derive(Debug, Clone)]
+pub enum Claimed {
+    /// No tenant names it.
+    Nobody,
+    /// One does that can't be used now: its plan is gone, or the file has its id. SECURITY: another tenant must not be made in its place.
+    Closed,
+    /// This one's.
+    By(Arc<Tenant>),
+}
+
+/// Whether the ledger has that tenant, since a token or the control API made it; others are in the tenants file.
+///
+/// # Errors
+/// `Unavailable`.
+pub async fn in_ledger<L: Ledger + ?Sized>(ledger: &L, id: &TenantId) -> Result<bool, LedgerError> {
+    let made = ledger.created_tenants().await?.iter().any(|row| row.id == *id);
+    Ok(made || ledger.managed_state().await?.tenants.iter().any(|row| row.id == *id))
+}
+
+/// Every tenant: those of the file, those that the control API made, and those that tokens made; in this order, where an id is of several.
 #[derive(Debug)]
 pub struct AllTenants {
     registry: Arc<TenantRegistry>,
+    /// `None`: the control API makes none.
+    managed: Option<Arc<ManagedTenants>>,
     /// `None`: no token makes one.
     created: Option<Arc<CreatedTenants>>,
     /// How many tokens may make.
     created_max: u32,
+    /// What was read of rows already: each row is read once with one configuration, not with each request.
+    compiled: RwLock<HashMap<TenantId, Compiled>>,
+    /// Origins that tenants of the control API list themselves: what any version of a row listed, until the next configuration.
+    origins: RwLock<HashSet<String>>,
 }
 
 impl AllTenants {
-    /// The tenants of a file with those that were made, of which there may be `created_max`.
-    pub fn new(registry: Arc<TenantRegistry>, created: Arc<CreatedTenants>, created_max: u32) -> Self {
-        Self { registry, created: Some(created), created_max }
+    /// The tenants of a file with those that were made, of which tokens may make `created_max`. Reads every row.
+    pub fn new(
+        registry: Arc<TenantRegistry>,
+        managed: Arc<ManagedTenants>,
+        created: Arc<CreatedTenants>,
+        created_max: u32,
+    ) -> Self {
+        let rows = managed.list();
+        let all = Self {
+            registry,
+            managed: Some(managed),
+            created: Some(created),
+            created_max,
+            compiled: RwLock::default(),
+            origins: RwLock::default(),
+        };
+        rows.iter().for_each(|row| drop(all.of_managed(row)));
+        all
     }
 
     /// The tenants of a file alone.
     pub fn of_the_file(registry: TenantRegistry) -> Self {
-        Self { registry: Arc::new(registry), created: None, created_max: 0 }
+        let registry = Arc::new(registry);
+        let (compiled, origins) = (RwLock::default(), RwLock::default());
+        Self { registry, managed: None, created: None, created_max: 0, compiled, origins }
     }
 
-    /// The tenant of that id, disabled ones too. One that a token made has the limits and the policy of its plan; it is gone while its plan is.
+    /// The tenant of that id, disabled ones too. One that is not in the file has the limits and the policy of its plan as they are now; it is gone while its plan is. One whose things are being erased is closed.
     pub fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
-        self.registry.tenant(id).or_else(|| self.made(id))
+        let found = self.registry.tenant(id).or_else(|| self.managed_tenant(id)).or_else(|| self.made(id))?;
+        if self.managed.as_ref().is_some_and(|managed| managed.is_erasing(id)) {
+            return Some(Arc::new(Tenant { disabled: true, ..(*found).clone() }));
+        }
+        Some(found)
+    }
+
+    /// Why a tenant that a token made is closed though nobody has disabled it. `None`: it is not.
+    pub fn created_closed_because(&self, row: &CreatedTenant) -> Option<String> {
+        let is_there = |id: &TenantId| {
+            self.registry.tenant(id).is_some() || self.managed_tenant(id).is_some() || self.made(id).is_some()
+        };
+        (row.disabled_at.is_none() && !is_there(&row.id))
+            .then(|| format!("its plan `{}` is not in the tenants file, or can't be used", row.plan))
+    }
+
+    /// Why a tenant of the control API is closed: its plan is gone, or does not suit it. `None`: it is not.
+    pub fn closed_because(&self, row: &ManagedTenant) -> Option<Arc<str>> {
+        self.of_managed(row).err()
+    }
+
+    /// What an operator is told of tenants that are not in the file, those that the file hides and those that it closes; and of those of the file that the ledger closes.
+    pub fn doubts(&self) -> Vec<String> {
+        let rows = self.managed.as_ref().map(|managed| managed.list()).unwrap_or_default();
+        let doubt = |row: &Arc<ManagedTenant>| {
+            if self.registry.tenant(&row.id).is_some() {
+                return Some(format!(
+                    "tenant `{}` is in tenants.toml and made by the control API: the file's counts",
+                    row.id
+                ));
+            }
+            let reason = self.of_managed(row).err()?;
+            Some(format!("tenant `{}`, made by the control API, is closed: {reason}", row.id))
+        };
+        let created = self.created.as_ref().map(|created| created.list()).unwrap_or_default();
+        let of_tokens = created.iter().filter_map(|row| {
+            let reason = self.created_closed_because(row)?;
+            Some(format!("tenant `{}`, made by a token, is closed: {reason}", row.id))
+        });
+        let closed = rows.iter().filter_map(doubt).chain(of_tokens);
+        let Some(managed) = &self.managed else { return closed.collect() };
+        let refused = managed.tombstones_in(&self.registry).into_iter().map(|id| {
+            format!("tenant `{id}` is in tenants.toml, and marked as deleted by the control API: nothing of it can be written until a reload or a restart takes the mark away")
+        });
+        let mut erasing = managed.erasures();
+        erasing.retain(|row| self.registry.tenant(&row.tenant).is_some());
+        erasing.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant));
+        let erasing = erasing
+            .into_iter()
+            .map(|row| format!("tenant `{}` is in tenants.toml, and closed while what it has is erased", row.tenant));
+        closed.chain(refused).chain(erasing).collect()
+    }
+
+    /// Whether any tenant lists this origin ([`TenantRegistry::lists_origin`]). That one lists it whose request it is, is asked with the request itself.
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        self.registry.lists_origin(origin)
+            || self.origins.read().unwrap_or_else(PoisonError::into_inner).contains(origin)
+    }
+
+    fn managed_tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        let row = self.managed.as_ref()?.row(id)?;
+        self.of_managed(&row).ok()
+    }
+
+    fn of_managed(&self, row: &ManagedTenant) -> Result<Arc<Tenant>, Arc<str>> {
+        self.once(&row.id, (row.created_at, row.version), || managed::compiled(row, &self.registry))
+    }
+
+    /// What this version of a row was read as, or is read as now.
+    fn once(
+        &self,
+        id: &TenantId,
+        of: (WallMillis, u64),
+        read: impl FnOnce() -> Result<Tenant, String>,
+    ) -> Result<Arc<Tenant>, Arc<str>> {
+        let known = self.compiled.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(known) = known.filter(|known| known.of == of) {
+            return known.tenant;
+        }
+        let tenant = read().map(Arc::new).map_err(Arc::from);
+        if let Ok(read) = &tenant
+            && read.overrides.contains(&"cors_origins")
+        {
+            let mut origins = self.origins.write().unwrap_or_else(PoisonError::into_inner);
+            origins.extend(read.cors_origins.iter().cloned());
+        }
+        let compiled = Compiled { of, tenant: tenant.clone() };
+        self.compiled.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), compiled);
+        tenant
     }
 
     fn made(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         let row = self.created.as_ref()?.row(id)?;
-        let plan = self.registry.plan(&row.plan)?;
-        if !self.registry.suits_made_tenants(plan) {
-            return None;
-        }
-        Some(Arc::new(Tenant {
-            id: row.id,
-            name: Some(row.claim),
-            plan: row.plan,
-            disabled: row.disabled_at.is_some(),
-            limits: plan.limits,
-            policy: Arc::clone(&plan.policy),
-            policy_file: plan.policy_file.clone(),
-            pool: plan.pool.clone(),
-            backend_tags: Arc::clone(&plan.backend_tags),
-        }))
+        let read = || {
+            let plan = self.registry.plan(&row.plan).ok_or_else(String::new)?;
+            if !self.registry.suits_made_tenants(plan) {
+                return Err(String::new());
+            }
+            let name = Some(row.claim.clone());
+            Ok(plan.tenant(row.id.clone(), name, row.plan.clone(), row.disabled_at.is_some()))
+        };
+        self.once(id, (row.created_at, row.version), read).ok()
     }
 
-    /// The tenant of the file that a JWT's claim means ([`TenantRegistry::tenant_of_claim`]). Made ones are never found by their id here: another issuer could name it.
+    /// The tenant of the file, or else of the control API, that a JWT's claim means ([`TenantRegistry::tenant_of_claim`]). Those that tokens made are never found by their id here: another issuer could name it.
     pub fn tenant_of_claim(&self, value: &str) -> Option<Arc<Tenant>> {
-        self.registry.tenant_of_claim(value)
+        let id = value.parse::<TenantId>().ok();
+        // One of the file has the id, and may have a claim of its own: then it is not meant, nor anybody else.
+        let in_file = id.as_ref().is_some_and(|id| self.registry.tenant(id).is_some());
+        if in_file || self.registry.tenant_with_claim(value).is_some() {
+            return self.registry.tenant_of_claim(value).and_then(|tenant| self.tenant(&tenant.id));
+        }
+        let managed = self.managed.as_ref()?;
+        if let Some(claimed) = managed.of_claim(value) {
+            // SECURITY: where the file has its id, the file's tenant is another one, with another claim.
+            return self.tenant(&claimed).filter(|_| self.registry.tenant(&claimed).is_none());
+        }
+        // SECURITY: as in the file, one with a claim of its own is not reached by its id too.
+        let row = managed.row(&id?).filter(|row| row.claim.is_none())?;
+        self.tenant(&row.id)
     }
 
-    /// The tenant of the file that names this value as its `claim`. SECURITY: for issuers whose tokens make tenants. They let strangers name organisations, and one named like the id of a
+    /// The tenant of the file, or else of the control API, that names this value as its `claim`. SECURITY: for issuers whose tokens make tenants. They let strangers name organisations, and one named like the id of a
     /// configured tenant would be that tenant.
-    pub fn tenant_with_claim(&self, value: &str) -> Option<Arc<Tenant>> {
-        self.registry.tenant_with_claim(value)
+    pub fn tenant_with_claim(&self, value: &str) -> Claimed {
+        if let Some(tenant) = self.registry.tenant_with_claim(value) {
+            return self.tenant(&tenant.id).map_or(Claimed::Closed, Claimed::By);
+        }
+        let in_file = value.parse().ok().is_some_and(|id| self.registry.tenant(&id).is_some());
+        let Some(claimed) = self.managed.as_ref().and_then(|managed| managed.of_claim(value)).filter(|_| !in_file)
+        else {
+            return Claimed::Nobody;
+        };
+        // SECURITY: where the file has its id, the file's tenant is another one, with another claim.
+        let tenant = self.tenant(&claimed).filter(|_| self.registry.tenant(&claimed).is_none());
+        tenant.map_or(Claimed::Closed, Claimed::By)
+    }
+
+    /// Every tenant that is not in the file and can be used, with those that are: what walks over all of them goes by this.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        let managed = self.managed.as_ref().map(|managed| managed.list()).unwrap_or_default();
+        let made = self.created.as_ref().map(|created| created.list()).unwrap_or_default();
+        let ids: BTreeSet<TenantId> =
+            managed.into_iter().map(|row| row.id.clone()).chain(made.into_iter().map(|row| row.id)).collect();
+        let others = ids.iter().filter(|id| self.registry.tenant(id).is_none());
+        self.registry.tenants().cloned().chain(others.filter_map(|id| self.tenant(id))).collect()
     }
 
     /// Sees to it that the tenant of a good token is there.
@@ -358,6 +584,11 @@ impl AllTenants {
     /// The tenants of the file.
     pub fn registry(&self) -> &TenantRegistry {
         &self.registry
+    }
+
+    /// Those that the control API made.
+    pub fn managed(&self) -> Option<&Arc<ManagedTenants>> {
+        self.managed.as_ref()
     }
 
     /// Those that tokens made.

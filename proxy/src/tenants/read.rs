@@ -1,22 +1,52 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
+use super::access::{AddressEntry, AddressRule, LIMITED_MAX, NETWORKS_MAX, TenantAccess, Users};
 use super::created::is_made_id;
-use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, policies};
+use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, origins, policies};
 use crate::budget::{Budget, Charge};
 use crate::calendar::Period;
 use crate::config::backends::tags;
-use crate::config::faults::{Report, SourceFile};
+use crate::config::faults::{Fault, Place, Report, SourceFile};
 use crate::config::reader::{Located, Reader, nearest, read_file};
 use crate::dispatch::schedule::Band;
-use crate::ids::{BackendTag, PoolId, TenantId};
+use crate::ids::{BackendTag, PoolId, TenantId, UserId};
 use comfygate_policy::{CostModel, Policy};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Below it `check` warns: many clients fetch what they made later than that.
 const SHORT: Duration = Duration::from_secs(3600);
+
+/// The names of the keys that a plan sets and a tenant may override.
+pub const KEYS: [&str; 25] = [
+    "policy",
+    "pool",
+    "rate",
+    "pace",
+    "requests",
+    "active_jobs_max",
+    "running_jobs_max",
+    "priority",
+    "websockets_max",
+    "storage_bytes_max",
+    "weight",
+    "budget_seconds",
+    "user_budget_seconds",
+    "budget_period",
+    "retry_paid",
+    "backend_tags",
+    "retention",
+    "retention_history",
+    "retention_bytes",
+    "retry_sent",
+    "users",
+    "users_limited",
+    "allow_addresses",
+    "deny_addresses",
+    "cors_origins",
+];
 
 /// The keys that a plan sets and a tenant may override.
 #[derive(Debug)]
@@ -39,6 +69,13 @@ struct RawLimits {
     retention_history: Option<Duration>,
     retention_bytes: Option<u64>,
     retry_sent: Option<bool>,
+    users: Option<Users>,
+    users_limited: Option<Arc<BTreeSet<UserId>>>,
+    allow_addresses: Option<Vec<AddressEntry>>,
+    deny_addresses: Option<Vec<AddressEntry>>,
+    /// The keys that were written.
+    written: Vec<&'static str>,
+    cors_origins: Option<Arc<BTreeSet<String>>>,
 }
 
 #[derive(Debug)]
@@ -62,6 +99,8 @@ struct RawTenant {
     claim: Option<Located<String>>,
     disabled: bool,
     limits: RawLimits,
+    /// Where it begins.
+    at: Place,
 }
 
 /// Reads tenants and plans; policy paths are relative to `directory`. Faults, those of policy files too, are noted in `report`; the registry
@@ -76,18 +115,71 @@ pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> T
         (costs, plans, tenants, at)
     });
     if tenants.is_empty() {
-        report.warning(&recovered, "no tenant: every request will be refused", "add a [[tenant]]");
+        report.warning(
+            &recovered,
+            "no tenant in this file: only those that `comfygate tenant create` and tokens make are let in",
+            "add a [[tenant]], or leave it so",
+        );
     }
     let costs = costs.and_then(|named| policies::costs(&named.value, &named.at, directory, report));
     let mut checked = Checked { directory, report, costs, policies: HashMap::new() };
     let plans = checked.plans(plans);
-    checked.registry(tenants, &plans).with_plans(plans)
+    let registry = checked.registry(tenants, &plans).with_plans(plans);
+    let Checked { costs, policies, .. } = checked;
+    let policies = policies.into_iter().filter_map(|(name, policy)| Some((name, policy?))).collect();
+    TenantRegistry {
+        reading: Reading { directory: directory.into(), costs, policies: Mutex::new(policies) },
+        ..registry
+    }
+}
+
+/// What a tenant that is not in the file is read with: where its policy's path begins, what models cost, and the policies that were read already.
+#[derive(Debug)]
+pub(super) struct Reading {
+    directory: Arc<Path>,
+    costs: Option<Arc<CostModel>>,
+    policies: Mutex<HashMap<String, Arc<Policy>>>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { directory: Path::new("").into(), costs: None, policies: Mutex::default() }
+    }
+}
+
+/// The text of one `[[tenant]]`, and its place in the messages.
+pub(super) fn read_tenant(
+    registry: &TenantRegistry,
+    id: &TenantId,
+    text: String,
+) -> Result<(Tenant, Vec<Fault>), Vec<Fault>> {
+    let source = SourceFile { path: Path::new("").into(), text };
+    let report = Report::default();
+    let raw = read_file(&source, &report, |mut reader| {
+        let tenants: Vec<RawTenant> = reader.tables("tenant").into_iter().map(raw_tenant).collect();
+        reader.finish();
+        tenants.into_iter().next()
+    });
+    let reading = &registry.reading;
+    let known = reading.policies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let policies = known.into_iter().map(|(name, policy)| (name, Some(policy))).collect();
+    let mut checked =
+        Checked { directory: &reading.directory, report: &report, costs: reading.costs.clone(), policies };
+    let tenant = raw.and_then(|mut raw| {
+        let name = raw.plan.take()?;
+        let plan = checked.plan(&name, &registry.plans)?;
+        checked.tenant(id.clone(), raw, name.value, plan)
+    });
+    let read = checked.policies.into_iter().filter_map(|(name, policy)| Some((name, policy?)));
+    reading.policies.lock().unwrap_or_else(PoisonError::into_inner).extend(read);
+    report.conclude(tenant).map_err(|faults| faults.errors)
 }
 
 fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
     reader.renamed("prompt_rate", "write `rate`");
     reader.not_built_yet("scopes", "scopes are those of the key");
     RawLimits {
+        written: KEYS.into_iter().filter(|key| reader.has(key)).collect(),
         policy: reader.text("policy"),
         pool: reader.parsed("pool").map(|found| found.value),
         rate: raw_rate(reader, "rate"),
@@ -106,7 +198,48 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
         retention_history: raw_age(reader, "retention_history"),
         retention_bytes: reader.size("retention_bytes", 0..=1 << 50).map(|found| found.value),
         retry_sent: reader.boolean("retry_sent").map(|found| found.value),
+        users: reader.one_of("users", &Users::NAMES).and_then(|found| Users::from_name(found.value)),
+        users_limited: raw_users(reader),
+        allow_addresses: raw_addresses(reader, "allow_addresses"),
+        deny_addresses: raw_addresses(reader, "deny_addresses"),
+        cors_origins: reader.texts("cors_origins").map(|named| Arc::new(origins::checked(named, reader.report()))),
     }
+}
+
+/// Ids of users, each once.
+fn raw_users(reader: &mut Reader<'_>) -> Option<Arc<BTreeSet<UserId>>> {
+    let named = bounded(reader, "users_limited", LIMITED_MAX)?;
+    let report = reader.report();
+    let read = |text: Located<String>| match text.value.parse::<UserId>() {
+        Ok(user) => Some(user),
+        Err(error) => {
+            report.error(&text.at, error.to_string(), "");
+            None
+        }
+    };
+    Some(Arc::new(named.into_iter().filter_map(read).collect()))
+}
+
+fn raw_addresses(reader: &mut Reader<'_>, key: &'static str) -> Option<Vec<AddressEntry>> {
+    let named = bounded(reader, key, NETWORKS_MAX)?;
+    let report = reader.report();
+    let read = |text: Located<String>| match text.value.parse::<AddressEntry>() {
+        Ok(entry) => Some(entry),
+        Err(error) => {
+            report.error(&text.at, error.to_string(), "");
+            None
+        }
+    };
+    Some(named.into_iter().filter_map(read).collect())
+}
+
+/// A list of texts with at most so many entries.
+fn bounded(reader: &mut Reader<'_>, key: &'static str, max: usize) -> Option<Vec<Located<String>>> {
+    let named = reader.texts(key)?;
+    if let Some(beyond) = named.get(max) {
+        reader.report().error(&beyond.at, format!("more than {max} entries"), "write networks rather than addresses");
+    }
+    Some(named)
 }
 
 /// Ten thousand GPUs, all the month: a larger number is a slip.
@@ -188,6 +321,7 @@ fn raw_plan(mut reader: Reader<'_>) -> RawPlan {
 fn raw_tenant(mut reader: Reader<'_>) -> RawTenant {
     reader.require("plan");
     let tenant = RawTenant {
+        at: reader.at().clone(),
         id: reader.required_parsed("id"),
         plan: reader.text("plan"),
         name: reader.text("name"),
@@ -200,6 +334,35 @@ fn raw_tenant(mut reader: Reader<'_>) -> RawTenant {
 }
 
 impl RawLimits {
+    /// What is said of access, over `base`; told at `at` what has no effect.
+    fn access(&self, base: &TenantAccess, at: &Place, report: &Report) -> TenantAccess {
+        let addresses = match (&self.allow_addresses, &self.deny_addresses) {
+            (None, None) => Arc::clone(&base.addresses),
+            (allow, deny) => {
+                let written = |list: &Option<Vec<AddressEntry>>, base: &[AddressEntry]| {
+                    list.clone().unwrap_or_else(|| base.to_vec())
+                };
+                let (allow, deny) = (written(allow, base.addresses.allowed()), written(deny, base.addresses.denied()));
+                Arc::new(AddressRule::new(allow, deny))
+            }
+        };
+        if self.allow_addresses.is_some() || self.deny_addresses.is_some() {
+            for (entry, reason) in addresses.idle_entries() {
+                report.warning(at, format!("`{entry}` {reason}"), "take it out, or the entry that covers it");
+            }
+        }
+        let access = TenantAccess {
+            users: self.users.unwrap_or(base.users),
+            limited: self.users_limited.clone().unwrap_or_else(|| Arc::clone(&base.limited)),
+            addresses,
+        };
+        if self.users_limited.as_ref().is_some_and(|limited| !limited.is_empty()) && access.users == Users::Own {
+            let what = "`users_limited` has no effect: each user sees only its own anyway";
+            report.warning(at, what, "set `users = \"shared\"`, or leave `users_limited` out");
+        }
+        access
+    }
+
     /// These over `base`.
     fn over(&self, base: Limits) -> Limits {
         Limits {
@@ -274,8 +437,8 @@ impl Checked<'_> {
     }
 
     /// The plans by id; `None` for one that is there but faulty, so that its tenants are not blamed.
-    fn plans(&mut self, raw: Vec<RawPlan>) -> HashMap<String, Option<Plan>> {
-        let mut plans = HashMap::new();
+    fn plans(&mut self, raw: Vec<RawPlan>) -> BTreeMap<String, Option<Plan>> {
+        let mut plans = BTreeMap::new();
         for plan in raw {
             let policy = match &plan.limits.policy {
                 Some(name) => self.policy(name),
@@ -286,7 +449,10 @@ impl Checked<'_> {
             let policy_file = plan.limits.policy.as_ref().and_then(|name| self.policy_file(name));
             let limits = plan.limits.over(Limits::default());
             let backend_tags = plan.limits.backend_tags.clone().unwrap_or_default();
-            let checked = policy.map(|policy| Plan { limits, policy, policy_file, pool, backend_tags });
+            let access = plan.limits.access(&TenantAccess::default(), &id.at, self.report);
+            let cors_origins = plan.limits.cors_origins.clone().unwrap_or_default();
+            let checked =
+                policy.map(|policy| Plan { limits, policy, policy_file, pool, backend_tags, access, cors_origins });
             if plans.insert(id.value.clone(), checked).is_some() {
                 self.report.error(&id.at, format!("a second plan `{}`", id.value), "plan ids are unique");
             }
@@ -294,42 +460,25 @@ impl Checked<'_> {
         plans
     }
 
-    fn registry(&mut self, raw: Vec<RawTenant>, plans: &HashMap<String, Option<Plan>>) -> TenantRegistry {
+    fn registry(&mut self, raw: Vec<RawTenant>, plans: &BTreeMap<String, Option<Plan>>) -> TenantRegistry {
         let (mut tenants, mut claims) = (HashMap::new(), HashMap::new());
         let ids: HashSet<String> =
             raw.iter().filter_map(|tenant| Some(tenant.id.as_ref()?.value.to_string())).collect();
-        for tenant in raw {
+        for mut tenant in raw {
             let plan = tenant.plan.as_ref().and_then(|name| self.plan(name, plans));
-            let own_file = tenant.limits.policy.as_ref().map(|name| self.policy_file(name));
-            let own_policy = tenant.limits.policy.as_ref().map(|name| self.policy(name));
-            let Some(id) = tenant.id else { continue };
+            let Some(id) = tenant.id.take() else { continue };
             if is_made_id(&id.value) {
                 // SECURITY: a configured tenant of that id would share everything with the one that a token made.
                 let hint = "to choose limits for such a tenant, name it otherwise and give its `claim`";
                 self.report.error(&id.at, format!("`{}` has the form of ids that tokens make", id.value), hint);
             }
-            if let Some(claim) = tenant.claim {
+            if let Some(claim) = tenant.claim.take() {
                 self.claim(claim, &id.value, &ids, &mut claims);
             }
-            let (Some(plan), Some(name)) = (plan, tenant.plan) else {
+            let (Some(plan), Some(name)) = (plan, tenant.plan.take()) else {
                 continue;
             };
-            let Some(policy) = own_policy.unwrap_or_else(|| Some(plan.policy.clone())) else {
-                continue;
-            };
-            let limits = tenant.limits.over(plan.limits);
-            let name_for_people = tenant.name.map(|name| name.value);
-            let made = Tenant {
-                id: id.value.clone(),
-                name: name_for_people,
-                plan: name.value,
-                disabled: tenant.disabled,
-                limits,
-                policy,
-                policy_file: own_file.unwrap_or_else(|| plan.policy_file.clone()),
-                pool: tenant.limits.pool.unwrap_or_else(|| plan.pool.clone()),
-                backend_tags: tenant.limits.backend_tags.unwrap_or_else(|| Arc::clone(&plan.backend_tags)),
-            };
+            let Some(made) = self.tenant(id.value.clone(), tenant, name.value, plan) else { continue };
             if tenants.insert(id.value.clone(), made).is_some() {
                 self.report.error(&id.at, format!("a second tenant `{}`", id.value), "tenant ids are unique");
             }
@@ -337,7 +486,31 @@ impl Checked<'_> {
         TenantRegistry::new(tenants.into_values(), claims)
     }
 
-    fn plan<'p>(&self, name: &Located<String>, plans: &'p HashMap<String, Option<Plan>>) -> Option<&'p Plan> {
+    /// The tenant as used; `None` if its policy is faulty, and that was said.
+    fn tenant(&mut self, id: TenantId, raw: RawTenant, plan_name: String, plan: &Plan) -> Option<Tenant> {
+        let at = raw.limits.policy.as_ref().map_or_else(|| raw.at.clone(), |name| name.at.clone());
+        let own_file = raw.limits.policy.as_ref().map(|name| self.policy_file(name));
+        let policy = match &raw.limits.policy {
+            Some(name) => self.policy(name)?,
+            None => Arc::clone(&plan.policy),
+        };
+        Some(Tenant {
+            id,
+            name: raw.name.map(|name| name.value),
+            plan: plan_name,
+            disabled: raw.disabled,
+            limits: raw.limits.over(plan.limits),
+            policy,
+            policy_file: own_file.unwrap_or_else(|| plan.policy_file.clone()),
+            access: raw.limits.access(&plan.access, &at, self.report),
+            pool: raw.limits.pool.unwrap_or_else(|| plan.pool.clone()),
+            backend_tags: raw.limits.backend_tags.unwrap_or_else(|| Arc::clone(&plan.backend_tags)),
+            cors_origins: raw.limits.cors_origins.unwrap_or_else(|| Arc::clone(&plan.cors_origins)),
+            overrides: raw.limits.written.into(),
+        })
+    }
+
+    fn plan<'p>(&self, name: &Located<String>, plans: &'p BTreeMap<String, Option<Plan>>) -> Option<&'p Plan> {
         let found = plans.get(&name.value);
         if found.is_none() {
             let mut known: Vec<&str> = plans.keys().map(String::as_str).collect();

@@ -392,6 +392,29 @@ pub(in crate::authenticate) mod tests {
     }
 
     #[test]
+    fn an_rsa_exponent_is_an_odd_number_that_checks_something() {
+        let takes = |exponent: &[u8]| {
+            let set = set(json!([with(rsa_2048(), json!({"e": URL_SAFE_NO_PAD.encode(exponent)}))]));
+            assert!(set.len() == 1 || set.left_out()[0].contains("exponent") || set.left_out()[0].contains("RSA"));
+            set.len() == 1
+        };
+        assert!(takes(&[1, 0, 1]) && takes(&[3]) && takes(&[0, 0, 3]) && takes(&[1, 0xff, 0xff, 0xff, 0xff]));
+        for exponent in [&[1][..], &[0], &[], &[2], &[1, 0, 0], &[2, 0, 0, 0, 1], &[1; 9], &[0xff; 256]] {
+            assert!(!takes(exponent), "{exponent:?}");
+        }
+    }
+
+    #[test]
+    fn a_modulus_has_2048_to_8192_bits() {
+        let takes = |bytes: usize| {
+            let modulus = URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);
+            set(json!([{"kty": "RSA", "n": modulus, "e": "AQAB"}])).len() == 1
+        };
+        assert!(takes(256) && takes(1024));
+        assert!(!takes(255) && !takes(1025) && !takes(0) && !takes(100_000));
+    }
+
+    #[test]
     fn what_is_no_key_set_is_refused_as_a_whole_and_an_empty_set_is_one() {
         for text in ["", "<html></html>", "[]", "{}", "{\"keys\":{}}", "{\"keys\":[]", "{\"keys\":[],\"keys\":[]}"] {
             assert!(matches!(Document::parse(text.as_bytes()), Err(DocumentError::Malformed(_))), "{text}");

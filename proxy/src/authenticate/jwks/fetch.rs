@@ -1,4 +1,5 @@
-//! Fetches a key set: one request to the configured address, on a connection of its own, bounded in time and size.
+//! Fetches a key set: one request to the configured address, on a connection of its own, bounded in time and size. Whatever else identity providers are asked goes the same way
+//! ([`HttpFetcher::exchange`]).
 //!
 //! No redirect is followed, no proxy is used, no other host is ever asked. The name is resolved anew for each fetch. Nothing of the answer but body, status and
 //! `Cache-Control` is used.
@@ -8,9 +9,9 @@ use super::url::JwksUrl;
 use async_trait::async_trait;
 use bytes::Bytes;
 use comfygate_policy::Digest;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, HOST, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, HOST, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use pingora_rustls::TlsConnector;
 use rustls::{ClientConfig, RootCertStore};
@@ -63,9 +64,9 @@ pub enum FetchError {
     /// A compression that was not asked for.
     #[error("answered with a `Content-Encoding`, which was not asked for")]
     Encoded,
-    /// Over [`DOCUMENT_BYTES_MAX`].
-    #[error("the answer has more than {DOCUMENT_BYTES_MAX} bytes")]
-    TooLarge,
+    /// Over so many bytes.
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
     /// Over [`FETCH_TIMEOUT`].
     #[error("no answer within {FETCH_TIMEOUT:?}")]
     Timeout,
@@ -168,44 +169,86 @@ fn connector(roots: Arc<RootCertStore>) -> Option<TlsConnector> {
     Some(TlsConnector::from(Arc::new(config)))
 }
 
-#[async_trait]
-impl FetchKeys for HttpFetcher {
-    async fn fetch(&self) -> Result<Fetched, FetchError> {
+/// Which statuses are an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statuses {
+    /// 200 alone.
+    Ok,
+    /// All but redirects: errors have a body that says more.
+    Any,
+}
+
+impl HttpFetcher {
+    /// A `GET` of the address.
+    fn get(&self) -> Result<Request<Full<Bytes>>, FetchError> {
+        let request = Request::get(self.url.target()).header(ACCEPT, "application/json");
+        request.body(Full::default()).map_err(|error| FetchError::Http(error.to_string()))
+    }
+
+    /// One request to this address, whatever target it names, however long it takes; whoever calls bounds its time. `Host` and `User-Agent` are written here.
+    ///
+    /// # Errors
+    /// [`FetchError`]: an answer of more than `bytes_max` bytes among them.
+    pub async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        statuses: Statuses,
+        bytes_max: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let host = self.url.authority().parse().map_err(|_| FetchError::Http("no host".to_owned()))?;
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("comfygate"));
         let stream = self.connected().await?;
         if !self.url.is_https() {
-            return ask(stream, &self.url).await;
+            return ask(stream, request, statuses, bytes_max).await;
         }
         let unusable = |what: &str| FetchError::Connect(io::Error::other(what.to_owned()));
         let connector = self.tls.as_ref().ok_or_else(|| unusable("TLS can't be set up"))?;
         let name = ServerName::try_from(self.url.host().to_owned()).map_err(|_| unusable("no name that TLS knows"))?;
         let stream = connector.connect(name, stream).await.map_err(FetchError::Connect)?;
-        ask(stream, &self.url).await
+        ask(stream, request, statuses, bytes_max).await
+    }
+
+    /// A document at the address, and how long it may be kept.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn document(&self, bytes_max: usize) -> Result<Fetched, FetchError> {
+        let answer = self.exchange(self.get()?, Statuses::Ok, bytes_max).await?;
+        let max_age = max_age(answer.headers());
+        Ok(Fetched { body: answer.into_body(), max_age })
     }
 }
 
-/// One `GET` on a fresh connection.
-async fn ask<S>(stream: S, url: &JwksUrl) -> Result<Fetched, FetchError>
+#[async_trait]
+impl FetchKeys for HttpFetcher {
+    async fn fetch(&self) -> Result<Fetched, FetchError> {
+        self.document(DOCUMENT_BYTES_MAX).await
+    }
+}
+
+/// One request on a fresh connection.
+async fn ask<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    statuses: Statuses,
+    bytes_max: usize,
+) -> Result<Response<Bytes>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let lost = |error: hyper::Error| FetchError::Http(error.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    let request = Request::get(url.target())
-        .header(HOST, url.authority())
-        .header(ACCEPT, "application/json")
-        .header(USER_AGENT, "comfygate")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| FetchError::Http(error.to_string()))?;
     let answering = async {
         let response = sender.send_request(request).await.map_err(lost)?;
-        check_head(response.status(), response.headers())?;
-        let max_age = max_age(response.headers());
-        let body = match Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await {
+        check_head(response.status(), response.headers(), statuses)?;
+        let (head, body) = response.into_parts();
+        let body = match Limited::new(body, bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(FetchError::TooLarge),
+            Err(error) if error.is::<LengthLimitError>() => return Err(FetchError::TooLarge(bytes_max)),
             Err(error) => return Err(FetchError::Http(error.to_string())),
         };
-        Ok(Fetched { body, max_age })
+        Ok(Response::from_parts(head, body))
     };
     // The connection is driven here and not in a task of its own: it ends with this future, whatever the other side does.
     tokio::pin!(answering);
@@ -220,11 +263,11 @@ where
     }
 }
 
-fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError> {
+fn check_head(status: StatusCode, headers: &HeaderMap, statuses: Statuses) -> Result<(), FetchError> {
     if status.is_redirection() {
         return Err(FetchError::Redirect(status.as_u16()));
     }
-    if status != StatusCode::OK {
+    if statuses == Statuses::Ok && status != StatusCode::OK {
         return Err(FetchError::Status(status.as_u16()));
     }
     match headers.get(CONTENT_ENCODING) {
@@ -249,7 +292,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn headers(name: http::HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
@@ -270,13 +312,53 @@ mod tests {
     #[test]
     fn only_a_plain_200_is_an_answer() {
         let none = HeaderMap::new();
-        assert!(check_head(StatusCode::OK, &none).is_ok());
-        assert!(matches!(check_head(StatusCode::FOUND, &none), Err(FetchError::Redirect(302))));
-        assert!(matches!(check_head(StatusCode::NO_CONTENT, &none), Err(FetchError::Status(204))));
-        assert!(matches!(check_head(StatusCode::NOT_FOUND, &none), Err(FetchError::Status(404))));
-        assert!(check_head(StatusCode::OK, &headers(CONTENT_ENCODING, &["identity"])).is_ok());
+        assert!(check_head(StatusCode::OK, &none, Statuses::Ok).is_ok());
+        assert!(matches!(check_head(StatusCode::FOUND, &none, Statuses::Ok), Err(FetchError::Redirect(302))));
+        assert!(matches!(check_head(StatusCode::NO_CONTENT, &none, Statuses::Ok), Err(FetchError::Status(204))));
+        assert!(matches!(check_head(StatusCode::NOT_FOUND, &none, Statuses::Ok), Err(FetchError::Status(404))));
+        assert!(check_head(StatusCode::OK, &headers(CONTENT_ENCODING, &["identity"]), Statuses::Ok).is_ok());
         let packed = headers(CONTENT_ENCODING, &["gzip"]);
-        assert!(matches!(check_head(StatusCode::OK, &packed), Err(FetchError::Encoded)));
+        assert!(matches!(check_head(StatusCode::OK, &packed, Statuses::Ok), Err(FetchError::Encoded)));
+        assert!(check_head(StatusCode::BAD_REQUEST, &none, Statuses::Any).is_ok());
+        assert!(matches!(check_head(StatusCode::SEE_OTHER, &none, Statuses::Any), Err(FetchError::Redirect(303))));
+    }
+
+    /// One answer of a plain server on this machine, as it stands.
+    async fn answered(answer: Vec<u8>) -> Result<Fetched, FetchError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await;
+        };
+        let url = format!("http://127.0.0.1:{port}/keys").parse().unwrap();
+        let fetcher = HttpFetcher::new(url, &Roots::shipped());
+        tokio::join!(server, fetcher.fetch()).1
+    }
+
+    fn with_body(head: &str, bytes: usize) -> Vec<u8> {
+        [format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").into_bytes(), vec![b' '; bytes]].concat()
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_a_longest_whether_it_says_its_length_or_not() {
+        let sized = |bytes: usize| with_body(&format!("content-length: {bytes}"), bytes);
+        assert_eq!(answered(sized(DOCUMENT_BYTES_MAX)).await.unwrap().body.len(), DOCUMENT_BYTES_MAX);
+        assert!(matches!(answered(sized(DOCUMENT_BYTES_MAX + 1)).await, Err(FetchError::TooLarge(_))));
+        let unsized_ = |bytes| with_body("connection: close", bytes);
+        assert_eq!(answered(unsized_(DOCUMENT_BYTES_MAX)).await.unwrap().body.len(), DOCUMENT_BYTES_MAX);
+        assert!(matches!(answered(unsized_(DOCUMENT_BYTES_MAX + 1)).await, Err(FetchError::TooLarge(_))));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_unpacked_and_no_redirect_is_followed() {
+        let packed = with_body("content-encoding: gzip\r\ncontent-length: 5", 5);
+        assert!(matches!(answered(packed).await, Err(FetchError::Encoded)));
+        let elsewhere = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n".to_vec();
+        assert!(matches!(answered(elsewhere).await, Err(FetchError::Redirect(302))));
+        // What kind of text it says it is, is not looked at: issuers say several things.
+        assert!(answered(with_body("content-type: text/plain\r\ncontent-length: 5", 5)).await.is_ok());
     }
 
     #[test]

@@ -29,7 +29,8 @@ async fn house() -> House {
     let dir = tempfile::tempdir().unwrap();
     let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
     let key = ApiKey::mint(&SystemRandom::new()).unwrap();
-    let owner = Owner { tenant: "local".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None };
+    let owner =
+        Owner { tenant: "local".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None, shared: false };
     let row = key.row(owner, Scopes::of_a_client(), None, START, Some(after(500)));
     ledger.insert_key(row.clone()).await.unwrap();
     let token = SessionToken::draw(&SystemRandom::new()).unwrap();
@@ -39,7 +40,8 @@ async fn house() -> House {
 
 impl House {
     async fn ask(&self, token: &SessionToken, now: WallMillis) -> Result<Principal, AuthError> {
-        authenticate(token, &self.ledger, &AllTenants::of_the_file(TenantRegistry::built_in()), BOUNDS, now).await
+        let row = shown_row(token, &self.ledger, BOUNDS, now).await?;
+        principal(row, &self.ledger, &AllTenants::of_the_file(TenantRegistry::built_in()), BOUNDS, now).await
     }
     async fn refused(&self, now: WallMillis) -> SessionRefused {
         match self.ask(&self.token, now).await {
@@ -89,12 +91,55 @@ async fn a_session_ends_with_its_key_its_tenant_and_its_logout() {
     let house = house().await;
     let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
     let closed = AllTenants::of_the_file(TenantRegistry::new([Tenant { disabled: true, ..local }], []));
-    let refused = authenticate(&house.token, &house.ledger, &closed, BOUNDS, START).await.unwrap_err();
+    let row = shown_row(&house.token, &house.ledger, BOUNDS, START).await.unwrap();
+    let refused = super::principal(row, &house.ledger, &closed, BOUNDS, START).await.unwrap_err();
     assert!(matches!(refused, AuthError::Session(SessionRefused::TenantClosed)), "{refused}");
     house.ledger.revoke_key(&house.key, START).await.unwrap();
     assert_eq!(house.refused(START).await, SessionRefused::KeyEnded);
     house.ledger.end_session(house.token.id()).await.unwrap();
     assert_eq!(house.refused(START).await, SessionRefused::Unknown);
+}
+
+#[tokio::test]
+async fn a_session_by_password_acts_as_its_user_of_now_and_ends_with_the_user_or_the_password() {
+    use crate::authenticate::passwords::StoredPassword;
+    use crate::record::ledger::sessions::UserLogin;
+    use crate::record::ledger::users::{self, PasswordChange, UserChange, Users};
+    let house = house().await;
+    let bob: crate::ids::UserId = "bob".parse().unwrap();
+    house.ledger.insert_user(users::suite::row("bob", "local", 7), 9).await.unwrap();
+    let token = SessionToken::draw(&SystemRandom::new()).unwrap();
+    let login = |password_version| Some(UserLogin { name: "bob".parse().unwrap(), password_version });
+    let user = house.ledger.user(&bob).await.unwrap();
+    let row = SessionRow { user_login: login(7), ..token.row(user.owner(), user.scopes, START) };
+    house.ledger.insert_session(row, BOUNDS).await.unwrap();
+    let reading: Scopes = [crate::owner::Scope::Read].into_iter().collect();
+    let change = UserChange { scopes: Some(reading), ..UserChange::default() };
+    house.ledger.change_user(&bob, change, START).await.unwrap();
+    let principal = house.ask(&token, START).await.unwrap();
+    assert_eq!((principal.owner, principal.scopes), (user.owner(), reading));
+    // One that was begun by a former password, stored after the change.
+    let late = SessionToken::draw(&SystemRandom::new()).unwrap();
+    let row = SessionRow { user_login: login(6), ..late.row(user.owner(), user.scopes, START) };
+    house.ledger.insert_session(row, BOUNDS).await.unwrap();
+    let refused = house.ask(&late, START).await.unwrap_err();
+    assert!(matches!(refused, AuthError::Session(SessionRefused::UserEnded)), "{refused}");
+    house.ledger.end_session(late.id()).await.unwrap();
+    let local = TenantRegistry::built_in().tenants().next().unwrap().as_ref().clone();
+    let closed = AllTenants::of_the_file(TenantRegistry::new([Tenant { disabled: true, ..local }], []));
+    let row = shown_row(&token, &house.ledger, BOUNDS, START).await.unwrap();
+    let refused = super::principal(row, &house.ledger, &closed, BOUNDS, START).await.unwrap_err();
+    assert!(matches!(refused, AuthError::Session(SessionRefused::TenantClosed)), "{refused}");
+    let reset = PasswordChange::Reset(StoredPassword::of("x"));
+    let reset = UserChange { password: Some(reset), ..UserChange::default() };
+    assert_eq!(house.ledger.change_user(&bob, reset, START).await.unwrap().ended, [token.id()]);
+    let refused = house.ask(&token, START).await.unwrap_err();
+    assert!(matches!(refused, AuthError::Session(SessionRefused::Unknown)), "{refused}");
+    house.ledger.remove_user(&bob, WallMillis(9)).await.unwrap();
+    let row = SessionRow { user_login: login(7), ..token.row(user.owner(), user.scopes, START) };
+    house.ledger.insert_session(row, BOUNDS).await.unwrap();
+    let refused = house.ask(&token, START).await.unwrap_err();
+    assert!(matches!(refused, AuthError::Session(SessionRefused::UserEnded)), "{refused}");
 }
 
 #[tokio::test]
@@ -104,7 +149,7 @@ async fn another_secret_under_a_known_id_is_refused_and_no_failed_login() {
     let error = house.ask(&other, START).await.unwrap_err();
     assert!(matches!(error, AuthError::Session(SessionRefused::WrongSecret)), "{error}");
     // 256 bits are not guessed, and an old tab must not lock its office out.
-    assert!(!error.is_failed_login());
+    assert!(error.guess().is_none());
 }
 
 fn cookie(public: Option<&str>) -> SessionCookie {

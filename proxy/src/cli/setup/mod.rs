@@ -236,9 +236,11 @@ async fn first_key(config: &Config, tenant: &TenantId, user: &UserId) -> anyhow:
         scopes: vec![Scope::Submit, Scope::Read, Scope::Files, Scope::Cancel, Scope::Admin],
         label: Some("made by setup".to_owned()),
         expires_in: None,
+        allow_query: false,
     };
-    let (key, _) = KeyService::new(Arc::new(ledger), Clock::system()).create(&request).await?;
-    Ok(key)
+    let made =
+        KeyService::new(Arc::new(ledger), Clock::system()).create(&request, None, config.limits.keys_max).await?;
+    made.key.context("a new key has a text")
 }
 
 /// `setup` reads no configuration; the argument exists on the commands that do.

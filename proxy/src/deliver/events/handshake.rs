@@ -50,6 +50,17 @@ pub struct Site<'a> {
 /// # Errors
 /// [`HandshakeError`].
 pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, site: Site<'_>) -> Result<String, HandshakeError> {
+    let accept = upgraded(method, headers, is_h2)?;
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    check_origin(headers, host, site)?;
+    Ok(accept)
+}
+
+/// The same, whatever page it comes from: for a caller whose page was looked at before, by its tenant's list.
+///
+/// # Errors
+/// [`HandshakeError`], but for `Origin`.
+pub fn upgraded(method: &Method, headers: &HeaderMap, is_h2: bool) -> Result<String, HandshakeError> {
     let lists = |name: &HeaderName, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -60,8 +71,6 @@ pub fn accepted(method: &Method, headers: &HeaderMap, is_h2: bool, site: Site<'_
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(HandshakeError::Version);
     }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    check_origin(headers, host, site)?;
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
     if STANDARD.decode(key.as_bytes()).map_err(|_| HandshakeError::Key)?.len() != 16 {
         return Err(HandshakeError::Key);

@@ -221,6 +221,11 @@ impl Hub {
         self.recent().forget(job);
     }
 
+    /// Nobody hears any more of ends of a tenant's jobs that were not told yet.
+    pub fn forget_tenant(&self, tenant: &TenantId) {
+        self.recent().forget_tenant(tenant);
+    }
+
     fn to_each(&self, route: &Route, item: impl Fn() -> Item) {
         if let Some(owner) = self.owners.get(&route.scope) {
             for queue in
@@ -360,6 +365,11 @@ impl SocketHandle {
         self.queue.with_metadata.load(Ordering::Relaxed)
     }
 
+    /// All that was given so far has been sent. Said at once, and not by asking for what comes next: whoever hears the last of an end may leave, or come anew, before that.
+    pub fn sent(&self) {
+        self.queue.waiting().sent();
+    }
+
     /// The next thing to do; waits for it. What was given before counts as sent. Cancel-safe: nothing is taken before it is given.
     pub async fn next(&self) -> Next {
         loop {
@@ -424,14 +434,22 @@ impl Waiting {
             || (self.events.len() < EVENTS_MAX && self.bytes.saturating_add(item.bytes()) <= BYTES_MAX)
     }
 
+    fn sent(&self) {
+        if let Some(Item::End(end, done)) = self.events.front()
+            && end.step(*done).is_none()
+        {
+            end.set_told();
+        }
+    }
+
     fn pop(&mut self) -> Option<Step> {
         loop {
-            if let Item::End(end, done) = self.events.front_mut()? {
-                if let Some(step) = end.step(*done) {
-                    *done += 1;
-                    return Some(step.clone());
-                }
-                end.set_told();
+            self.sent();
+            if let Item::End(end, done) = self.events.front_mut()?
+                && let Some(step) = end.step(*done)
+            {
+                *done += 1;
+                return Some(step.clone());
             }
             let item = self.events.pop_front()?;
             self.bytes = self.bytes.saturating_sub(item.bytes());
@@ -642,6 +660,26 @@ mod tests {
         drop(first);
         assert_eq!(drained(&open(&hub, &a, "x")), [text("in part"), text("p1")]);
         assert!(drained(&open(&hub, &a, "x")).is_empty());
+    }
+
+    #[test]
+    fn an_end_counts_as_heard_once_its_last_step_is_sent_even_if_its_socket_asks_for_nothing_more() {
+        for sent in [true, false] {
+            let hub = Arc::new(Hub::new(100, Clock::system()));
+            let a = scope("a", None);
+            let first = open(&hub, &a, "x");
+            end_of(&hub, &route(&a, Some("x")), "end", &["p1"]);
+            assert!(matches!(first.next().now_or_never(), Some(Next::Event(_))));
+            first.sent();
+            assert!(matches!(first.next().now_or_never(), Some(Next::Picture(_))));
+            if sent {
+                first.sent();
+            }
+            // The client has read all of it, and goes away before its socket asks for more.
+            drop(first);
+            let told = if sent { vec![] } else { vec![text("end"), text("p1")] };
+            assert_eq!(drained(&open(&hub, &a, "x")), told, "{sent}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! while a first one holds it.
 
 use super::end::End;
-use crate::ids::{ClientId, JobId};
+use crate::ids::{ClientId, JobId, TenantId};
 use crate::owner::OwnerScope;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,6 +78,11 @@ impl Recent {
             taken.push(Arc::clone(&kept.end));
         }
         taken
+    }
+
+    /// Nothing of a tenant is told any more.
+    pub fn forget_tenant(&mut self, tenant: &TenantId) {
+        self.kept.retain(|kept| kept.scope.tenant != *tenant);
     }
 
     /// Its owner has deleted the job.

@@ -278,9 +278,13 @@ impl<'a, S: RawStream> Socket<'a, S> {
                 self.heard = Instant::now();
                 return self.read_frames().await;
             }
-            Step::Next(Next::Event(event)) => self.tell(&event).await?,
+            Step::Next(Next::Event(event)) => {
+                self.tell(&event).await?;
+                self.was_sent();
+            }
             Step::Next(Next::Picture(picture)) => {
                 self.show(&picture).await?;
+                self.was_sent();
                 // Whoever took all of it is there, however long it took.
                 self.heard = Instant::now();
             }
@@ -291,6 +295,12 @@ impl<'a, S: RawStream> Socket<'a, S> {
             Step::Ping => self.send(Message::Ping(Bytes::new())).await?,
         }
         Ok(None)
+    }
+
+    fn was_sent(&self) {
+        if let Some(handle) = &self.handle {
+            handle.sent();
+        }
     }
 
     async fn tell(&mut self, event: &ClientEvent) -> Result<(), StreamError> {

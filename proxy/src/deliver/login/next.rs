@@ -18,8 +18,11 @@ pub fn checked(wanted: &str, prefix: &str) -> String {
         && !wanted.starts_with("//")
         && wanted.len() <= NEXT_BYTES_MAX
         && wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    let leads_nowhere = path.is_some_and(|path| path.starts_with("gate/log"));
-    if own && !leads_nowhere { wanted.to_owned() } else { front() }
+    let leads_nowhere = path.is_some_and(|path| path.starts_with("gate/log") || path.starts_with("gate/oidc"));
+    // What browsers take for a step up or for nothing, encoded too: it would lead out of the prefix, or to our own login after all.
+    let is_dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    let steps = wanted.split(['?', '#']).next().is_some_and(|path| path.split('/').any(is_dots));
+    if own && !leads_nowhere && !steps { wanted.to_owned() } else { front() }
 }
 
 /// The login page that leads to `target` afterwards.
@@ -29,6 +32,15 @@ pub fn login_url(target: &str, prefix: &str) -> String {
         return format!("{prefix}/gate/login");
     }
     format!("{prefix}/gate/login?next={}", escaped(&next))
+}
+
+/// The way to a provider, and from there to `target`.
+pub fn provider_url(provider: &str, target: &str, prefix: &str) -> String {
+    let next = checked(target, prefix);
+    if next == format!("{prefix}/") {
+        return format!("{prefix}/gate/oidc/{provider}");
+    }
+    format!("{prefix}/gate/oidc/{provider}?next={}", escaped(&next))
 }
 
 /// Percent-encoded but for what a query takes as it is (RFC 3986 §2.3) and the slash.
@@ -52,7 +64,9 @@ mod tests {
 
     #[test]
     fn own_paths_are_kept() {
-        for own in ["/", "/?a=b&c=%2F", "/api/view?filename=a%5Cb.png", "/a//b", "/workflows#x"] {
+        for own in
+            ["/", "/..a/b..", "/?a=/../b", "/?a=b&c=%2F", "/api/view?filename=a%5Cb.png", "/a//b", "/workflows#x"]
+        {
             assert_eq!(checked(own, ""), own);
         }
     }
@@ -74,6 +88,11 @@ mod tests {
             " /",
             "/gate/login",
             "/gate/logout?x",
+            "/./gate/logout",
+            "/a/../gate/login",
+            "/%2E./b",
+            "/a/..",
+            "/gate/oidc/callback?code=a",
         ] {
             assert_eq!(checked(other, ""), "/", "{other:?}");
         }
@@ -89,7 +108,15 @@ mod tests {
     #[test]
     fn below_a_prefix_only_what_is_below_it_is_own() {
         assert_eq!(checked("/comfy/queue", "/comfy"), "/comfy/queue");
-        for other in ["/queue", "/comfyx", "/comfy//evil", "/comfy", "/comfy/gate/login"] {
+        for other in [
+            "/comfy/../other",
+            "/comfy/%2e%2e/other",
+            "/queue",
+            "/comfyx",
+            "/comfy//evil",
+            "/comfy",
+            "/comfy/gate/login",
+        ] {
             assert_eq!(checked(other, "/comfy"), "/comfy/", "{other}");
         }
     }
@@ -102,5 +129,8 @@ mod tests {
         assert_eq!(query.value("next"), Some(target));
         assert_eq!(login_url("/", ""), "/gate/login");
         assert_eq!(login_url("//evil.example", ""), "/gate/login");
+        assert_eq!(provider_url("studio", "/", ""), "/gate/oidc/studio");
+        assert_eq!(provider_url("studio", "/comfy/a b?c", "/comfy"), "/comfy/gate/oidc/studio");
+        assert_eq!(provider_url("studio", "/comfy/a?c", "/comfy"), "/comfy/gate/oidc/studio?next=/comfy/a%3Fc");
     }
 }

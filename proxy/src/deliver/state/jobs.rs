@@ -209,6 +209,7 @@ pub fn summary(
     add("status", Some(json!(status.name())));
     add("priority", Some(super::queue::number(job)));
     add("create_time", Some(json!(job.accepted_at)));
+    add("made_by", super::queue::made_by(job));
     let outputs = result.map(|result| history::outputs_with_urls(result, url)).unwrap_or_default();
     if let Some(result) = result {
         let times = told(result);

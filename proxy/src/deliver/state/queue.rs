@@ -48,7 +48,21 @@ pub fn item(job: &Job, graph: &[u8]) -> Result<Value, StateError> {
         extra.insert("client_id".into(), json!(client_id));
     }
     extra.insert("create_time".into(), json!(job.accepted_at));
+    if let Some(maker) = made_by(job) {
+        extra.insert("made_by".into(), maker);
+    }
     Ok(json!([number(job), job.prompt_id, prompt, extra, job.output_nodes]))
+}
+
+/// Who of a team made a job: `{"user": …}`, or `{"key": …}` of a service. `None` where nobody else sees it. Whatever the caller wrote under this name is replaced.
+pub fn made_by(job: &Job) -> Option<Value> {
+    let owner = &job.owner;
+    let maker = match (&owner.user, &owner.key) {
+        (Some(user), _) => json!({"user": user}),
+        (None, Some(key)) => json!({"key": key}),
+        (None, None) => json!({}),
+    };
+    owner.shared.then_some(maker)
 }
 
 /// `number` as ComfyUI writes it: a counter as an integer, a caller's own number as a float.
@@ -175,7 +189,7 @@ pub(super) mod tests {
             id: JobId::new(),
             sequence: number,
             version: 0,
-            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None, shared: false },
             prompt_id: format!("p{number}").parse().unwrap(),
             number,
             client_id: Some("tab".parse().unwrap()),

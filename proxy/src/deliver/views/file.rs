@@ -2,7 +2,7 @@
 
 use super::{OCTET_STREAM, is_inline};
 use crate::deliver::answer::{Answer, AnswerBody};
-use crate::record::ledger::{Directory, FileRow};
+use crate::record::ledger::FileRow;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -11,15 +11,24 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// How long the owner's browser may keep a content without asking: it never changes, but access to it may end.
+/// How long a browser may keep a signed address's content without asking: it never changes, but access to it may end.
 const CACHING: &str = "private, max-age=3600, immutable";
-/// A temporary or uploaded file's name may mean another content later (`/view` goes by name): ask again, by the ETag.
+/// A shown name is another content for whoever logs in next at the same browser, and that of a temporary or uploaded file for its owner later: ask again, by the ETag.
 const ASKING: &str = "private, no-cache";
 /// Nothing in a file may run, load or be framed with our origin's rights.
 const SANDBOX: &str = "sandbox; default-src 'none'";
 
+/// How a content was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedBy {
+    /// By an address of its own.
+    Signature,
+    /// By its name among its owner's files.
+    Name,
+}
+
 /// The answer for a stored file of `row.bytes` bytes at `path`.
-pub fn answer(row: &FileRow, path: PathBuf, method: &Method, headers: &HeaderMap) -> Answer {
+pub fn answer(row: &FileRow, by: AskedBy, path: PathBuf, method: &Method, headers: &HeaderMap) -> Answer {
     let etag = format!("\"{}\"", row.content);
     let modified = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(row.created_at.seconds()));
     let mut answer = Answer::empty(StatusCode::OK);
@@ -29,7 +38,7 @@ pub fn answer(row: &FileRow, path: PathBuf, method: &Method, headers: &HeaderMap
             answer.headers.insert(name, value);
         }
     };
-    set(CACHE_CONTROL, if row.directory == Directory::Output { CACHING } else { ASKING });
+    set(CACHE_CONTROL, if by == AskedBy::Signature { CACHING } else { ASKING });
     set(ETAG, &etag);
     set(LAST_MODIFIED, &modified);
     set(ACCEPT_RANGES, "bytes");
@@ -170,12 +179,13 @@ mod tests {
     use crate::clock::WallMillis;
     use crate::ids::FileId;
     use crate::owner::Owner;
+    use crate::record::ledger::Directory;
     use comfygate_policy::Digest;
 
     fn row(filename: &str) -> FileRow {
         FileRow {
             id: FileId::new(),
-            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None, shared: false },
             job: None,
             content: Digest::of(b"x"),
             bytes: 100,
@@ -192,7 +202,7 @@ mod tests {
     fn with(headers: &[(HeaderName, &str)]) -> Answer {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
-        answer(&row("a.png"), PathBuf::from("blob"), &Method::GET, &headers)
+        answer(&row("a.png"), AskedBy::Signature, PathBuf::from("blob"), &Method::GET, &headers)
     }
 
     fn part(answer: &Answer) -> (u64, u64) {
@@ -210,7 +220,7 @@ mod tests {
         assert_eq!(image.headers[CONTENT_SECURITY_POLICY], SANDBOX);
         assert_eq!(image.headers["x-content-type-options"], "nosniff");
         assert!(image.headers[CACHE_CONTROL].to_str().unwrap().starts_with("private"));
-        let svg = answer(&row("a.svg"), PathBuf::new(), &Method::GET, &HeaderMap::new());
+        let svg = answer(&row("a.svg"), AskedBy::Name, PathBuf::new(), &Method::GET, &HeaderMap::new());
         assert_eq!(svg.headers[CONTENT_TYPE], OCTET_STREAM);
         assert!(svg.headers[CONTENT_DISPOSITION].to_str().unwrap().starts_with("attachment"));
     }
@@ -237,9 +247,11 @@ mod tests {
 
     #[test]
     fn a_name_that_may_be_taken_over_is_asked_for_again() {
-        let temporary = FileRow { directory: Directory::Temp, ..row("a.png") };
-        assert_eq!(answer(&temporary, PathBuf::new(), &Method::GET, &HeaderMap::new()).headers[CACHE_CONTROL], ASKING);
-        assert_eq!(with(&[]).headers[CACHE_CONTROL], CACHING);
+        let kept = |by| {
+            answer(&row("a.png"), by, PathBuf::new(), &Method::GET, &HeaderMap::new()).headers[CACHE_CONTROL].clone()
+        };
+        assert_eq!(kept(AskedBy::Name), ASKING, "who logs in next at this browser has a file of that name too");
+        assert_eq!(kept(AskedBy::Signature), CACHING);
     }
 
     #[test]

@@ -102,7 +102,7 @@ mod tests {
     fn row() -> FileRow {
         FileRow {
             id: FileId::new(),
-            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "a".parse().unwrap(), user: None, key: None, shared: false },
             job: None,
             content: Digest::of(b"x"),
             bytes: 1,
@@ -138,8 +138,10 @@ mod tests {
         let url = links.signed(&row.owner.tenant, row.id, NOW);
         assert!(url.starts_with("/gate/files/"), "{url}");
         let other_file = FileRow { id: FileId::new(), ..row.clone() };
-        let other_tenant =
-            FileRow { owner: Owner { tenant: "b".parse().unwrap(), user: None, key: None }, ..row.clone() };
+        let other_tenant = FileRow {
+            owner: Owner { tenant: "b".parse().unwrap(), user: None, key: None, shared: false },
+            ..row.clone()
+        };
         for other in [other_file, other_tenant] {
             assert_eq!(links.verify(&other, &query(&url), NOW), Err(LinkError::Invalid));
         }

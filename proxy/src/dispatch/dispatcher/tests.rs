@@ -39,7 +39,7 @@ impl Rig {
     fn accepted_as(&self, approval: Approval) -> Job {
         let graph: &[u8] = b"{}";
         let acceptance = Acceptance {
-            owner: Owner { tenant: "local".parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: "local".parse().unwrap(), user: None, key: None, shared: false },
             prompt_id: None,
             client_id: None,
             idempotency_key: None,

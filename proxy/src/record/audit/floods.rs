@@ -1,6 +1,7 @@
 //! Equal refusals in one second: the first ones get lines, the others are counted.
 
 use super::Refusal;
+use crate::reject::Stage;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,6 +29,10 @@ pub(super) struct Flood {
 impl Flood {
     pub(super) fn of(refusal: &Refusal<'_>) -> Self {
         Self { stage: refusal.stage.name(), code: refusal.code, client: Some(refusal.client.ip()) }
+    }
+
+    pub(super) fn of_failed_logins(client: IpAddr) -> Self {
+        Self { stage: Stage::Authenticate.name(), code: "login_failed", client: Some(client) }
     }
 }
 

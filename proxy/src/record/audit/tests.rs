@@ -12,7 +12,7 @@ fn clock() -> Clock {
 }
 
 fn owner() -> Owner {
-    Owner { tenant: "acme".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None }
+    Owner { tenant: "acme".parse().unwrap(), user: Some("ann".parse().unwrap()), key: None, shared: false }
 }
 
 fn refusal(reason: &str) -> Refusal<'_> {
@@ -331,5 +331,30 @@ impl Write for Disk {
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[test]
+fn every_line_has_a_row_in_the_operators_manual() {
+    let whole = include_str!("../audit.rs");
+    let list = whole.split_once("\nenum Event {\n").unwrap().1.split_once("\n}\n").unwrap().0;
+    let is_variant = |line: &&str| line.strip_prefix("    ").is_some_and(|name| name.starts_with(char::is_uppercase));
+    let snake = |line: &str| {
+        let mut snake = String::new();
+        for letter in line.trim().split([' ', '(', ',']).next().unwrap().chars() {
+            if letter.is_uppercase() && !snake.is_empty() {
+                snake.push('_');
+            }
+            snake.push(letter.to_ascii_lowercase());
+        }
+        snake
+    };
+    let manual = include_str!("../../../../docs/operations.md");
+    let table = manual.split_once("## Audit and log").unwrap().1.split_once("\n## ").unwrap().0;
+    let rows: String = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect();
+    let names: Vec<String> = list.lines().filter(is_variant).map(snake).collect();
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        assert!(rows.contains(&format!("`{name}`")), "docs/operations.md has no row for `{name}`");
     }
 }

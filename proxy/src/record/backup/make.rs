@@ -18,7 +18,14 @@ use std::path::{Path, PathBuf};
 /// Where the copy of the rows lies until it is written.
 const TEMPORARY: &str = "backup.tmp";
 /// What lies in a state directory and is made anew, beside names that end with `.tmp`. SECURITY: `credentials/` holds what callers pay with, which is no part of a backup.
-const NOT_KEPT: [&str; 4] = ["credentials", "comfygate.pid", "control.sock", "upgrade.sock"];
+const NOT_KEPT: [&str; 6] = [
+    "credentials",
+    "comfygate.pid",
+    "control.sock",
+    "hand-over.sock",
+    "oidc.key",
+    crate::authenticate::login_links::FIRST_LINK,
+];
 
 /// A copy of the rows; dropped, it is deleted.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const BANS_MAX: u64 = 1000;
 
 /// A banned class.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BanRow {
     /// Which, exactly as workflows name it.
     pub class: String,

@@ -35,7 +35,7 @@ impl Default for DeadLetterBounds {
 }
 
 /// One try that was lost.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LostAttempt {
     /// 1 for the first.
     pub n: u32,
@@ -51,7 +51,7 @@ pub struct LostAttempt {
 }
 
 /// A job that was given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetter {
     /// Which job; the letter is called by it too.
     pub job: JobId,
@@ -65,6 +65,7 @@ pub struct DeadLetter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<ClientId>,
     /// The canonical submission: names the graph that the ledger keeps.
+    #[schemars(with = "String")]
     pub submission: Digest,
     /// When it was accepted.
     pub accepted_at: WallMillis,
@@ -155,7 +156,7 @@ pub(super) mod suite {
         DeadLetter {
             job: JobId::new(),
             at: WallMillis(at),
-            owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None, shared: false },
             prompt_id: "p".parse().unwrap(),
             client_id: None,
             submission: Digest::of(b"{}"),

@@ -104,7 +104,7 @@ pub struct DuePage {
 }
 
 /// How much, of one class and reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Amount {
     /// Files or entries.
     pub count: u64,
@@ -120,7 +120,7 @@ impl AddAssign for Amount {
 }
 
 /// What goes, or went, of a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Removed {
     /// Results, by age.
     pub results_by_age: Amount,
@@ -257,7 +257,8 @@ pub trait Keeping: Send + Sync {
     /// `Unavailable`.
     async fn graphs_of(&self, shard: u8, before: WallMillis) -> Result<Vec<Digest>, LedgerError>;
 
-    /// Removes a part of all that a tenant has: files, history, uploads, userdata, refusals, secrets. Not its keys, sessions and usage. To be asked until it is done.
+    /// Removes a part of all that a tenant has: files, history, uploads, userdata, refusals, secrets, keys, sessions, halts, and what its usage tells of users and workflows. Its sums by day and
+    /// model stay, for bills. To be asked until it is done.
     ///
     /// # Errors
     /// `Busy` while a job of it has not ended, `Unavailable`.

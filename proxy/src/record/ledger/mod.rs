@@ -9,6 +9,7 @@ pub mod bans;
 pub mod budgets;
 pub mod closing;
 pub mod keeping;
+pub mod keys;
 pub mod dead_letters;
 pub mod halts;
 pub mod redb;
@@ -16,8 +17,10 @@ pub mod refusals;
 pub mod sessions;
 pub mod tenants;
 pub mod uploads;
+pub mod users;
 pub mod job_list;
 pub mod learned;
+pub mod managed;
 pub mod user_files;
 pub mod work;
 
@@ -562,6 +565,12 @@ pub enum LedgerError {
         /// How many.
         active: u32,
     },
+    /// What the tenant has is being erased, or was: nothing of it is written any more.
+    #[error("tenant `{tenant}` is being erased, or was")]
+    Erased {
+        /// Whose.
+        tenant: TenantId,
+    },
     /// Another process has the state directory.
     #[error("state directory `{path}` is held by another process")]
     Held {
@@ -604,12 +613,15 @@ pub trait Ledger:
     + Bans
     + Budgets
     + Halts
+    + keys::Keys
     + closing::Closing
     + DeadLetters
     + Refusals
     + Sessions
     + tenants::Tenants
+    + managed::ManagedRows
     + Uploads
+    + users::Users
     + UserFiles
     + JobList
     + learned::Learned

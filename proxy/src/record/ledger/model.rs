@@ -285,6 +285,7 @@ impl Walk {
             tenant: tenant.parse().unwrap(),
             user: user.map(|user: &str| user.parse().unwrap()),
             key: None,
+            shared: false,
         })
     }
 

@@ -7,6 +7,19 @@
 //! Readings run on tokio's blocking threads: a page that is not cached is a read from the disk, and a history decodes megabytes. The hop costs
 //! some 20 µs, little beside the request it serves.
 
+/// A test for each part of a suite, on a new ledger, of these options where they stand before the names. The suite is whatever `suite` is there.
+#[cfg(test)]
+macro_rules! on_redb {
+    ($options:expr; $($test:ident),* $(,)?) => {$(
+        #[tokio::test]
+        async fn $test() {
+            let dir = tempfile::tempdir().unwrap();
+            suite::$test(&$crate::record::ledger::redb::RedbLedger::open(dir.path(), $options).unwrap()).await;
+        }
+    )*};
+    ($($test:ident),* $(,)?) => { on_redb!($crate::record::ledger::redb::RedbOptions::default(); $($test),*); };
+}
+
 mod backups;
 mod bans;
 mod budgets;
@@ -15,9 +28,12 @@ mod closing;
 mod commit;
 mod credentials;
 mod dead_letters;
+mod erasure;
 mod graphs;
 mod learned;
+mod managed;
 mod keeping;
+mod keys;
 mod migration;
 mod readings;
 mod refusals;
@@ -27,6 +43,7 @@ mod tables;
 mod tenants;
 mod transitions;
 mod uploads;
+mod users;
 mod user_files;
 mod writer;
 
@@ -370,7 +387,7 @@ impl Ledger for RedbLedger {
     }
 
     async fn insert_key(&self, key: KeyRow) -> Result<(), LedgerError> {
-        self.write("store a key", move |tables| transitions::insert_key(tables, &key)).await
+        self.write("store a key", move |tables| keys::insert(tables, &key, u32::MAX)).await
     }
 
     async fn key(&self, id: &KeyId) -> Result<KeyRow, LedgerError> {
@@ -379,7 +396,7 @@ impl Ledger for RedbLedger {
     }
 
     async fn keys(&self) -> Result<Vec<KeyRow>, LedgerError> {
-        self.read("list keys", readings::keys).await
+        self.read("list keys", |snapshot| tables::rows(snapshot, tables::KEYS)).await
     }
 
     async fn revoke_key(&self, id: &KeyId, at: WallMillis) -> Result<KeyRow, LedgerError> {

@@ -50,7 +50,7 @@ impl Default for RefusalBounds {
 }
 
 /// One broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, schemars::JsonSchema)]
 pub struct RefusedRule {
     /// The engine's stable code, such as `cap_exceeded`.
     pub code: String,
@@ -80,7 +80,7 @@ pub struct RefusedRule {
 }
 
 /// A change of one key of a policy document, as the engine suggests it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RuleChange {
     /// The key with its section, such as `caps.width`.
     pub key: String,
@@ -90,7 +90,7 @@ pub struct RuleChange {
 }
 
 /// What becomes of a key. Numbers are texts, so that what was suggested is what is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyChange {
     /// At least this number.
@@ -106,7 +106,7 @@ pub enum KeyChange {
 }
 
 /// A submission that was refused, or would have been if its policy did not only watch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RefusalRow {
     /// The request that brought it, as its answer names it.
     pub request: RequestId,
@@ -122,12 +122,15 @@ pub struct RefusalRow {
     /// The name of the policy.
     pub policy: String,
     /// The policy that it was judged by, with what is banned.
+    #[schemars(with = "String")]
     pub policy_digest: Digest,
     /// The catalogue that it was read by; absent if it was no submission at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub catalogue: Option<Digest>,
     /// The canonical submission; absent if it was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub submission: Option<Digest>,
     /// The rules that it broke, in the order of its nodes.
     pub rules: Vec<RefusedRule>,
@@ -182,7 +185,7 @@ impl RefusedRule {
 }
 
 /// Which refusals are asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RefusalQuery {
     /// Of this tenant only.
@@ -233,7 +236,7 @@ pub(super) mod suite {
         RefusalRow {
             request: RequestId::new(),
             at: WallMillis(at),
-            owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None },
+            owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None, shared: false },
             shadow: false,
             code: "policy_violation".into(),
             policy: "default".into(),

@@ -5,7 +5,7 @@ use super::*;
 use crate::owner::Scopes;
 
 fn owner(tenant: &str) -> Owner {
-    Owner { tenant: tenant.parse().unwrap(), user: None, key: None }
+    Owner { tenant: tenant.parse().unwrap(), user: None, key: None, shared: false }
 }
 
 /// A submission of `tenant` under `name`, whose graph is `graph`.
@@ -316,7 +316,7 @@ pub(super) async fn no_attempt_is_committed_as_cancelled_and_no_ended_or_assigne
 }
 
 /// A key of `tenant`.
-pub(in crate::record) fn key_row(id: &str, tenant: &str) -> KeyRow {
+pub(crate) fn key_row(id: &str, tenant: &str) -> KeyRow {
     KeyRow {
         id: id.parse().unwrap(),
         owner: Owner { key: Some(id.parse().unwrap()), ..owner(tenant) },
@@ -326,6 +326,11 @@ pub(in crate::record) fn key_row(id: &str, tenant: &str) -> KeyRow {
         created_at: WallMillis(1),
         expires_at: None,
         revoked_at: None,
+        allow_query: false,
+        used_at: None,
+        rotated_from: None,
+        rotated_to: None,
+        made_by: None,
     }
 }
 

@@ -32,7 +32,7 @@ const PATH_BYTES_MAX: usize = 1024;
 pub struct PathError(&'static str);
 
 /// A relative path of one to sixteen names, joined by `/`: no dot segment, no control character, nothing that another system reads in another way.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserPath(String);
 
@@ -149,7 +149,7 @@ pub struct UserWrite {
 }
 
 /// Which of a ComfyUI's folders a file lies in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// `user/default`: userdata.
@@ -221,7 +221,7 @@ pub struct AdoptedFile {
 }
 
 /// What became of a file that was to be adopted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Adoption {
     /// The owner did not have it.

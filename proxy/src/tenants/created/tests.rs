@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::AuditConfig;
+use crate::record::ledger::managed::ManagedRows;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::tenants::managed::ManagedTenants;
 use crate::tenants::{AllTenants, Plan, Tenant, TenantRegistry};
 use comfygate_policy::Policy;
 use std::path::Path;
@@ -19,11 +21,18 @@ fn wanted(claim: &str, plan: &str, issued_at: u64) -> WantedTenant {
 }
 
 async fn created(dir: &Path) -> (Arc<CreatedTenants>, Clock) {
+    let (created, _, clock) = both(dir).await;
+    (created, clock)
+}
+
+async fn both(dir: &Path) -> (Arc<CreatedTenants>, Arc<ManagedTenants>, Clock) {
     let clock = Clock::turned_by_hand(WallMillis(1_000));
     let audit =
         Audit::open(&AuditConfig::File { path: dir.join("audit.jsonl"), rotation: None }, clock.clone()).unwrap();
     let store = Arc::new(RedbLedger::open(dir, RedbOptions::default()).unwrap());
-    (Arc::new(CreatedTenants::load(store, audit, clock.clone()).await.unwrap()), clock)
+    let rows: Arc<dyn ManagedRows> = Arc::clone(&store) as Arc<dyn ManagedRows>;
+    let managed = ManagedTenants::load(rows, audit.clone(), clock.clone()).await.unwrap();
+    (Arc::new(CreatedTenants::load(store, audit, clock.clone()).await.unwrap()), Arc::new(managed), clock)
 }
 
 #[test]
@@ -43,8 +52,8 @@ fn an_id_follows_from_issuer_and_claim_and_no_other_pair_has_it() {
 #[tokio::test]
 async fn a_made_tenant_has_the_limits_of_its_plan_and_is_found_by_its_id_only() {
     let dir = tempfile::tempdir().unwrap();
-    let (created, _) = created(dir.path()).await;
-    let tenants = AllTenants::new(Arc::new(TenantRegistry::built_in()), created, 9);
+    let (created, managed, _) = both(dir.path()).await;
+    let tenants = AllTenants::new(Arc::new(TenantRegistry::built_in()), managed, created, 9);
     let wanted = wanted("Acme Inc.", "default", 1);
     assert!(tenants.tenant(&wanted.id).is_none());
     tenants.ensure(&wanted).await.unwrap();
@@ -59,24 +68,28 @@ async fn a_made_tenant_has_the_limits_of_its_plan_and_is_found_by_its_id_only() 
 #[tokio::test]
 async fn a_tenant_whose_plan_is_gone_is_gone_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (created, _) = created(dir.path()).await;
-    let tenants = AllTenants::new(Arc::new(TenantRegistry::built_in()), created, 9);
-    let wanted = wanted("org", "no such plan", 1);
+    let (created, managed, _) = both(dir.path()).await;
+    let tenants = AllTenants::new(Arc::new(TenantRegistry::built_in()), managed, created, 9);
+    let (there, wanted) = (wanted("other", "default", 1), wanted("org", "no such plan", 1));
     tenants.ensure(&wanted).await.unwrap();
     assert!(tenants.tenant(&wanted.id).is_none());
+    let doubts = tenants.doubts();
+    assert!(doubts.len() == 1 && doubts[0].contains("`no such plan`"), "{doubts:?}");
+    tenants.ensure(&there).await.unwrap();
+    assert_eq!(tenants.doubts(), doubts, "one whose plan is there");
 }
 
 #[tokio::test]
 async fn a_tenant_whose_plan_became_an_owners_is_gone_while_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let (created, _) = created(dir.path()).await;
+    let (created, managed, _) = both(dir.path()).await;
     let wanted = wanted("org", "p", 1);
     created.ensure(&wanted, 9).await.unwrap();
     let plain = TenantRegistry::built_in().plan("default").unwrap().clone();
     let owners = Plan { policy: Arc::new(Policy::builtin("owner").unwrap()), ..plain.clone() };
     let with = |plan: &Plan, tenants: Vec<Tenant>| {
         let registry = TenantRegistry::new(tenants, []).with_plans([("p".to_owned(), Some(plan.clone()))]);
-        AllTenants::new(Arc::new(registry), Arc::clone(&created), 9).tenant(&wanted.id)
+        AllTenants::new(Arc::new(registry), Arc::clone(&managed), Arc::clone(&created), 9).tenant(&wanted.id)
     };
     assert!(with(&plain, vec![]).is_some());
     assert!(with(&owners, vec![]).is_none());

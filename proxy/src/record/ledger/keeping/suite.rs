@@ -45,7 +45,7 @@ async fn sent(ledger: &impl Ledger, owner: &str, name: &str, contents: &[&[u8]],
 async fn uploaded(ledger: &impl Ledger, owner: &str, name: &str, content: &[u8], at: u64) -> FileId {
     let upload = NewUpload {
         id: FileId::new(),
-        owner: Owner { tenant: tenant(owner), user: None, key: None },
+        owner: Owner { tenant: tenant(owner), user: None, key: None, shared: false },
         content: Digest::of(content),
         bytes: content.len() as u64,
         facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1, seconds: None },
@@ -337,7 +337,7 @@ pub(in crate::record::ledger) async fn what_was_adopted_counts_from_then_and_is_
             stored: true,
             at: WallMillis(100),
         };
-        ledger.adopt_file(&Owner { tenant: tenant("a"), user: None, key: None }, file).await.unwrap();
+        ledger.adopt_file(&Owner { tenant: tenant("a"), user: None, key: None, shared: false }, file).await.unwrap();
     }
     assert_eq!(ids(ledger, "a", aged(100)).await, [], "though the source is older");
     let gone = removed(ledger, "a", aged(101), 500).await;

@@ -3,10 +3,10 @@
 use super::RedbLedger;
 use super::readings::not_found;
 use super::storage::Fault;
-use super::tables::{BANNED_CLASSES, Tables, decoded, encoded, row};
+use super::tables::{BANNED_CLASSES, Tables, encoded, row, rows};
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::bans::{BanRow, Bans};
-use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use ::redb::ReadableTableMetadata;
 use async_trait::async_trait;
 
 #[async_trait]
@@ -25,7 +25,7 @@ impl Bans for RedbLedger {
     }
 
     async fn bans(&self) -> Result<Vec<BanRow>, LedgerError> {
-        self.read("list bans", list).await
+        self.read("list bans", |snapshot| rows(snapshot, BANNED_CLASSES)).await
     }
 }
 
@@ -42,28 +42,9 @@ fn ban(tables: &mut Tables<'_>, mut new: BanRow, limit: u64) -> Result<BanRow, F
     Ok(new)
 }
 
-fn list(snapshot: &ReadTransaction) -> Result<Vec<BanRow>, Fault> {
-    let mut found = Vec::new();
-    for entry in snapshot.open_table(BANNED_CLASSES)?.iter()? {
-        found.push(decoded(entry?.1.value())?);
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::RedbOptions;
-    use super::*;
     use crate::record::ledger::bans::suite;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(a_ban_stands_until_it_is_lifted, there_are_as_many_bans_as_allowed_and_no_more);
 }

@@ -96,7 +96,7 @@ pub(super) fn settle(
 /// Changes the sums of the job's tenant and scope, on the day of its acceptance.
 fn book(tables: &mut Tables<'_>, job: &Job, change: impl Fn(Spending) -> Spending) -> Result<(), Fault> {
     let day = Day::of(job.accepted_at).number();
-    let scope = job.owner.scope();
+    let scope = job.owner.personal();
     for who in [scope.tenant.as_str(), scope.key().as_str()] {
         let (used, reserved) = tables.budgets.get((day, who))?.map_or((0, 0), |found| found.value());
         let before = Spending { used: Charge::of_millis(used), reserved: Charge::of_millis(reserved) };
@@ -113,7 +113,7 @@ fn book(tables: &mut Tables<'_>, job: &Job, change: impl Fn(Spending) -> Spendin
 fn book_usage(tables: &mut Tables<'_>, job: &Job, charge: Charge, bounds: UsageBounds) -> Result<(), Fault> {
     let day = Day::of(job.accepted_at).number();
     let tenant = job.owner.tenant.as_str();
-    let (scope, nobody) = (job.owner.scope().key(), format!("{tenant}/"));
+    let (scope, nobody) = (job.owner.personal().key(), format!("{tenant}/"));
     let model = job.work.as_ref().map_or("", |work| work.model.as_str());
     let (mut rows, mut workflows) = tables.usage_rows.get((day, tenant))?.map_or((0, 0), |found| found.value());
 
@@ -233,18 +233,7 @@ mod tests {
     use super::*;
     use crate::record::ledger::budgets::suite;
 
-    macro_rules! on_redb {
-        ($usage:expr; $($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                let options = RedbOptions { usage: $usage, ..RedbOptions::default() };
-                suite::$test(&RedbLedger::open(dir.path(), options).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(
-        UsageBounds::default();
         a_job_is_accepted_up_to_the_budget_and_not_beyond,
         users_have_budgets_of_their_own_within_the_tenants,
         a_run_is_charged_as_measured_in_place_of_what_was_set_aside,
@@ -253,11 +242,11 @@ mod tests {
         a_report_sums_up_the_charges_by_what_is_asked_for,
     );
     on_redb!(
-        UsageBounds { rows_max: 2, workflows_max: 1, ..UsageBounds::default() };
+        RedbOptions { usage: UsageBounds { rows_max: 2, workflows_max: 1, ..UsageBounds::default() }, ..RedbOptions::default() };
         beyond_the_most_rows_of_a_day_the_rest_is_booked_together,
     );
     on_redb!(
-        UsageBounds { days: 3, workflow_days: 2, budget_days: 2, ..UsageBounds::default() };
+        RedbOptions { usage: UsageBounds { days: 3, workflow_days: 2, budget_days: 2, ..UsageBounds::default() }, ..RedbOptions::default() };
         old_days_are_forgotten_bit_by_bit_and_only_they,
     );
 }

@@ -41,6 +41,7 @@ impl DeadLetters for RedbLedger {
 }
 
 fn insert(tables: &mut Tables<'_>, new: &DeadLetter, bounds: DeadLetterBounds) -> Result<(), Fault> {
+    super::erasure::refuse_erased(tables, &new.owner.tenant)?;
     let own = number(new.job.bytes());
     let mut others: Vec<(WallMillis, u128, bool)> = Vec::new();
     let mut letters = BTreeMap::new();
@@ -110,15 +111,6 @@ mod tests {
     use crate::record::ledger::{Ledger, Outcome, suite as jobs};
     use comfygate_policy::Digest;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(
         letters_are_told_newest_first_and_by_tenant,
         a_letter_is_found_and_forgotten_by_its_job_and_one_a_job_is_kept,

@@ -1,12 +1,13 @@
 //! [`Halts`] on redb: one table, JSON rows.
 
 use super::RedbLedger;
+use super::erasure::refuse_erased;
 use super::readings::not_found;
 use super::storage::Fault;
-use super::tables::{HALTS, Tables, decoded, encoded, row};
+use super::tables::{HALTS, Tables, encoded, row, rows};
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::halts::{HaltRow, Halted, Halts};
-use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use ::redb::ReadableTableMetadata;
 use async_trait::async_trait;
 
 #[async_trait]
@@ -25,11 +26,14 @@ impl Halts for RedbLedger {
     }
 
     async fn halts(&self) -> Result<Vec<HaltRow>, LedgerError> {
-        self.read("list halts", list).await
+        self.read("list halts", |snapshot| rows(snapshot, HALTS)).await
     }
 }
 
 fn halt(tables: &mut Tables<'_>, mut new: HaltRow, limit: u64) -> Result<HaltRow, Fault> {
+    if let Halted::Tenant(tenant) = &new.halted {
+        refuse_erased(tables, tenant)?;
+    }
     match row::<_, HaltRow>(&tables.halts, new.halted.key())? {
         Some(known) => new.at = known.at,
         None if tables.halts.len()? >= limit => {
@@ -42,28 +46,9 @@ fn halt(tables: &mut Tables<'_>, mut new: HaltRow, limit: u64) -> Result<HaltRow
     Ok(new)
 }
 
-fn list(snapshot: &ReadTransaction) -> Result<Vec<HaltRow>, Fault> {
-    let mut found = Vec::new();
-    for entry in snapshot.open_table(HALTS)?.iter()? {
-        found.push(decoded(entry?.1.value())?);
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::RedbOptions;
-    use super::*;
     use crate::record::ledger::halts::suite;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(a_halt_stands_until_it_is_released, there_are_as_many_halts_as_allowed_and_no_more);
 }

@@ -4,6 +4,7 @@
 //! know these tables must not write this ledger, and the schema has a number of its own for them.
 
 use super::RedbLedger;
+use super::erasure;
 use super::readings::number;
 use super::storage::Fault;
 use super::tables::{
@@ -212,7 +213,7 @@ impl Keeping for RedbLedger {
 }
 
 /// The scopes of a tenant lie between these two: `/` is in no tenant's id, and `0` comes right after it.
-fn scopes_of(tenant: &TenantId) -> (String, String) {
+pub(super) fn scopes_of(tenant: &TenantId) -> (String, String) {
     (format!("{tenant}/"), format!("{tenant}0"))
 }
 
@@ -651,13 +652,14 @@ fn erase(tables: &mut Tables<'_>, tenant: &TenantId, at: WallMillis) -> Result<E
         }
         return Ok(erased);
     }
-    let taken = erase_rows(tables, tenant)?;
+    let (taken, done) = erase_rows(tables, tenant)?;
     erased.rows = taken as u64;
-    erased.done = taken == 0;
+    erased.done = done;
     Ok(erased)
 }
 
-fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault> {
+/// How many rows went, and whether they were the last.
+fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<(usize, bool), Fault> {
     let (from, to) = scopes_of(tenant);
     let (from, to) = (from.as_str(), to.as_str());
     let mut refused = Vec::new();
@@ -669,7 +671,7 @@ fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault
         // One whose row is gone has its entry still.
         tables.tenant_refusals.remove((tenant.as_str(), *place))?;
     }
-    let mut taken = refused.len() + erase_letters(tables, tenant)?;
+    let mut taken = refused.len();
     let pair = |key: (&str, &str)| (key.0.to_owned(), key.1.to_owned());
     take_scoped!(
         tables.user_files,
@@ -717,12 +719,16 @@ fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault
     take_scoped!(tables.user_usage, taken, |key| key.to_owned(), |row| row.as_str(), from, to);
     take_scoped!(tables.scopes, taken, |key| key.to_owned(), |row| row.as_str(), from, to);
     take_scoped!(tables.secrets, taken, |key| key.to_owned(), |row| row.as_str(), from, to);
-    if taken == 0 {
+    let last = taken == 0;
+    if last {
+        // Once, when all that comes in steps has gone: some of it is found only by looking through a table.
+        taken += erase_letters(tables, tenant)? + erasure::identity(tables, tenant)?;
         tables.user_usage.remove(tenant.as_str())?;
+        tables.tenants.remove(tenant.as_str())?;
         tables.uploaded.remove(tenant.as_str())?;
         tables.result_bytes.remove(tenant.as_str())?;
     }
-    Ok(taken)
+    Ok((taken, last))
 }
 
 /// They are few.
@@ -752,15 +758,6 @@ mod tests {
     use crate::record::ledger::redb::RedbOptions;
     use crate::record::ledger::{Ledger, Outcome};
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(
         a_result_of_the_age_stays_and_an_older_one_goes_and_its_history_tells_when,
         as_many_bytes_as_may_be_stay_and_beyond_them_the_oldest_go,

@@ -46,18 +46,7 @@ impl Learned for RedbLedger {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RedbOptions;
-    use super::*;
     use crate::record::ledger::learned::suite;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(what_was_learned_is_kept_and_can_be_put_aside, no_more_is_kept_of_what_was_learned_than_there_is_room_for,);
 }

@@ -1,11 +1,14 @@
 //! The schema's number, and the way from an older one to ours: one step a number, each in one transaction, after a copy of the file was kept.
 
+use super::keys;
 use super::storage::Fault;
-use super::tables::{META, TABLE_NAMES, Tables, corrupt, decoded, encoded, names};
+use super::tables::{META, TABLE_NAMES, TENANT_KEYS, Tables, corrupt, decoded, encoded, names};
+use crate::authenticate::api_key::KeyRow;
 use crate::record::durable::{self, FILE_MODE};
 use crate::record::ledger::LedgerError;
 use ::redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, TableError, WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, TableError, TableHandle,
+    WriteTransaction,
 };
 use comfygate_policy::Digest;
 use serde::Deserialize;
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 type Step = fn(&WriteTransaction) -> Result<(), Fault>;
 
 /// Step `i` leads from schema `i + 1` to `i + 2`.
-const STEPS: &[Step] = &[to_2, to_3];
+const STEPS: &[Step] = &[to_2, to_3, to_4];
 
 /// What this gateway writes.
 pub(super) const SCHEMA: u64 = STEPS.len() as u64 + 1;
@@ -61,6 +64,12 @@ fn to_3(transaction: &WriteTransaction) -> Result<(), Fault> {
     index.files(transaction)?;
     index.jobs(transaction)?;
     index.letters(transaction)
+}
+
+/// Schema 4 has local users, and sessions that end with them. A gateway of schema 3 would take such a session for one that ends with nothing: that is why it must not open this file. The rows are
+/// the same; [`complete`] makes the table.
+fn to_4(_: &WriteTransaction) -> Result<(), Fault> {
+    Ok(())
 }
 
 /// The tables of schema 3 that its rows are indexed in, as they were then.
@@ -287,15 +296,28 @@ fn migrate(database: &Database, from: u64, step: Step) -> Result<(), Fault> {
     Ok(transaction.commit()?)
 }
 
-/// Makes the tables that are missing: readings expect each of them.
+/// Makes the tables that are missing: readings expect each of them. An index that is missing is made of the rows.
 fn complete(database: &Database) -> Result<(), Fault> {
     let there = names(&database.begin_read()?)?;
     if TABLE_NAMES.iter().all(|name| there.iter().any(|known| known == name)) {
         return Ok(());
     }
     let transaction = database.begin_write()?;
-    Tables::open(&transaction).map(drop)?;
+    let mut tables = Tables::open(&transaction)?;
+    if !there.iter().any(|name| name == TENANT_KEYS.name()) {
+        index_keys(&mut tables)?;
+    }
+    drop(tables);
     Ok(transaction.commit()?)
+}
+
+/// Keys that were made before there were indices of them. One that can't be read is nobody's, and keeps nobody from starting.
+fn index_keys(tables: &mut Tables<'_>) -> Result<(), Fault> {
+    let mut rows: Vec<KeyRow> = Vec::new();
+    for entry in tables.keys.iter()? {
+        rows.extend(decoded(entry?.1.value()).ok());
+    }
+    rows.iter().try_for_each(|row| keys::index(tables, row))
 }
 
 /// Copies the file beside itself as `<name>.v<schema>`, synced. A copy of a former try is replaced: the file may have been used since.
@@ -331,8 +353,10 @@ fn copy(backend: &dyn StorageBackend, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authenticate::api_key::MadeBy;
     use crate::record::ledger::redb::storage;
-    use crate::record::ledger::redb::tables::{CANCELLED, ENDED, SCOPES, ScopeRow, TENANTS, row};
+    use crate::record::ledger::redb::tables::{CANCELLED, ENDED, KEY_REQUESTS, KEYS, SCOPES, ScopeRow, TENANTS, row};
+    use crate::record::ledger::suite;
 
     /// A ledger file of a schema, with one row.
     fn file_of(dir: &Path, schema: u64) -> PathBuf {
@@ -404,6 +428,33 @@ mod tests {
         assert_eq!(schema(&database).unwrap(), Some(SCHEMA));
         assert_eq!(names(&database.begin_read().unwrap()).unwrap().len(), TABLE_NAMES.len());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keys_from_before_their_indices_are_indexed_once_when_the_ledger_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of(dir.path(), SCHEMA);
+        let made_by = Some(MadeBy { name: Digest::of(b"one"), request: Digest::of(b"request") });
+        let key = KeyRow { made_by, ..suite::key_row("aaaaaaaaaaaa", "acme") };
+        let database = storage::file(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut keys = transaction.open_table(KEYS).unwrap();
+            keys.insert("aaaaaaaaaaaa", encoded(&key).unwrap().as_slice()).unwrap();
+            keys.insert("bbbbbbbbbbbb", &b"damaged"[..]).unwrap();
+        }
+        transaction.commit().unwrap();
+        drop(database);
+        for _ in 0..2 {
+            let database = open_with(STEPS, &path).unwrap();
+            let snapshot = database.begin_read().unwrap();
+            let own = snapshot.open_table(TENANT_KEYS).unwrap();
+            let own: Vec<_> = own.iter().unwrap().map(|row| row.unwrap().0.value().1.to_owned()).collect();
+            assert_eq!(own, ["aaaaaaaaaaaa"]);
+            let requests = snapshot.open_table(KEY_REQUESTS).unwrap();
+            let known = requests.get(Digest::of(b"one").as_bytes()).unwrap();
+            assert_eq!(known.unwrap().value(), "aaaaaaaaaaaa");
+        }
     }
 
     #[test]

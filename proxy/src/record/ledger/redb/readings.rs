@@ -2,7 +2,7 @@
 
 use super::storage::Fault;
 use super::tables::{
-    ACTIVE, ENDED, FILES, JOBS, JobRow, KEYS, NAMES, PROMPT_IDS, QUEUES, RESULTS, SECRETS, corrupt, decoded, row,
+    ACTIVE, ENDED, FILES, JOBS, JobRow, KEYS, NAMES, PROMPT_IDS, QUEUES, RESULTS, SECRETS, corrupt, row,
 };
 use crate::authenticate::api_key::KeyRow;
 use crate::ids::{FileId, JobId, KeyId, PromptId};
@@ -101,14 +101,6 @@ pub(super) fn secrets(snapshot: &ReadTransaction, scope: &str) -> Result<Option<
 
 pub(super) fn key(snapshot: &ReadTransaction, id: &KeyId) -> Result<KeyRow, Fault> {
     row(&snapshot.open_table(KEYS)?, id.as_str())?.ok_or_else(|| not_found("key"))
-}
-
-pub(super) fn keys(snapshot: &ReadTransaction) -> Result<Vec<KeyRow>, Fault> {
-    let mut found = Vec::new();
-    for entry in snapshot.open_table(KEYS)?.iter()? {
-        found.push(decoded(entry?.1.value())?);
-    }
-    Ok(found)
 }
 
 fn job(jobs: &impl ReadableTable<u128, &'static [u8]>, id: u128) -> Result<Job, Fault> {

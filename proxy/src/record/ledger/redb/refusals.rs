@@ -34,6 +34,7 @@ impl Refusals for RedbLedger {
 }
 
 fn insert(tables: &mut Tables<'_>, new: &RefusalRow, graph: Option<&[u8]>, bounds: RefusalBounds) -> Result<(), Fault> {
+    super::erasure::refuse_erased(tables, &new.owner.tenant)?;
     let place = tables.refusals.last()?.map_or(0, |(last, _)| last.value().saturating_add(1));
     let tenant = new.owner.tenant.as_str();
     let own = of_tenant(tables, tenant)?;
@@ -138,15 +139,6 @@ mod tests {
     use super::*;
     use crate::record::ledger::refusals::suite;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(
         refusals_are_told_newest_first_and_by_tenant_and_time,
         one_refusal_is_found_by_its_request_with_its_graph,

@@ -13,6 +13,8 @@ use ::redb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
+#[cfg(test)]
+use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $constant:ident $field:ident: $name:literal, $key:ty => $value:ty;)*) => {
@@ -38,6 +40,12 @@ macro_rules! tables {
         pub(super) fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), Fault> {
             $(copy(from, to, $constant)?;)*
             Ok(())
+        }
+
+        /// Every row of every table, as its bytes stand in the file.
+        #[cfg(test)]
+        pub(super) fn raw(snapshot: &ReadTransaction) -> Result<BTreeMap<&'static str, BTreeSet<Vec<u8>>>, Fault> {
+            Ok([$(($name, raw_rows(snapshot, $constant)?)),*].into())
         }
     };
 }
@@ -79,12 +87,18 @@ tables! {
     UPLOADED uploaded: "uploaded", &'static str => u64;
     /// Key id → `KeyRow`.
     KEYS keys: "keys", &'static str => &'static [u8];
+    /// Tenant, key id: every row of those.
+    TENANT_KEYS tenant_keys: "tenant_keys", (&'static str, &'static str) => ();
+    /// Digest of an `Idempotency-Key` → the key that its request made.
+    KEY_REQUESTS key_requests: "key_requests", &'static [u8; 32] => &'static str;
     /// Tenant → `CreatedTenant`, of those that tokens made.
     CREATED_TENANTS created_tenants: "created_tenants", &'static str => &'static [u8];
     /// Session → `SessionRow`.
     SESSIONS sessions: "sessions", u128 => &'static [u8];
     /// Scope, when it was made in milliseconds, session.
     OWNER_SESSIONS owner_sessions: "owner_sessions", (&'static str, u64, u128) => ();
+    /// Login name in lower case → `UserRow`.
+    USERS users: "users", &'static str => &'static [u8];
     /// `id` → this gateway's `InstanceId`.
     INSTANCE instance: "instance", &'static str => u128;
     /// Scope, path → `UserFile`.
@@ -129,6 +143,12 @@ tables! {
     BANNED_CLASSES banned_classes: "banned_classes", &'static str => &'static [u8];
     /// `backend` or `tenant`, id → `HaltRow`.
     HALTS halts: "halts", (&'static str, &'static str) => &'static [u8];
+    /// Tenant → `ManagedTenant`, of those that the control API made.
+    MANAGED_TENANTS managed_tenants: "managed_tenants", &'static str => &'static [u8];
+    /// Tenant → `ErasureRow`, of those whose things are being erased.
+    ERASURES erasures: "erasures", &'static str => &'static [u8];
+    /// Tenant that was deleted → when, in milliseconds.
+    TOMBSTONES tombstones: "tombstones", &'static str => u64;
     /// `schema` (see `migration`), `next_sequence`, `probe`.
     META meta: "meta", &'static str => u64;
 }
@@ -177,6 +197,18 @@ where
     }
 }
 
+/// Reads every JSON row of a table, by its key.
+pub(super) fn rows<K, T>(
+    snapshot: &ReadTransaction,
+    table: TableDefinition<'_, K, &'static [u8]>,
+) -> Result<Vec<T>, Fault>
+where
+    K: Key + 'static,
+    T: DeserializeOwned,
+{
+    snapshot.open_table(table)?.iter()?.map(|entry| decoded(entry?.1.value())).collect()
+}
+
 /// Reads one JSON value.
 pub(super) fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(|error| corrupt(&error.to_string()))
@@ -202,6 +234,21 @@ pub(super) fn names(snapshot: &ReadTransaction) -> Result<Vec<String>, Fault> {
 /// A table of the snapshot that does not stand above, if there is one.
 pub(super) fn unknown_table(snapshot: &ReadTransaction) -> Result<Option<String>, Fault> {
     Ok(names(snapshot)?.into_iter().find(|name| !TABLE_NAMES.contains(&name.as_str())))
+}
+
+#[cfg(test)]
+fn raw_rows<K: Key + 'static, V: Value + 'static>(
+    snapshot: &ReadTransaction,
+    table: TableDefinition<'static, K, V>,
+) -> Result<BTreeSet<Vec<u8>>, Fault> {
+    let mut rows = BTreeSet::new();
+    for row in snapshot.open_table(table)?.iter()? {
+        let (key, value) = row?;
+        let mut bytes = K::as_bytes(&key.value()).as_ref().to_vec();
+        bytes.extend_from_slice(V::as_bytes(&value.value()).as_ref());
+        rows.insert(bytes);
+    }
+    Ok(rows)
 }
 
 fn copy<K: Key + 'static, V: Value + 'static>(

@@ -3,12 +3,12 @@
 use super::RedbLedger;
 use super::readings::not_found;
 use super::storage::Fault;
-use super::tables::{CREATED_TENANTS, Tables, decoded, encoded, row};
+use super::tables::{CREATED_TENANTS, Tables, encoded, row, rows};
 use crate::clock::WallMillis;
 use crate::ids::TenantId;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::tenants::{CreatedTenant, Creation, Tenants};
-use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use ::redb::ReadableTableMetadata;
 use async_trait::async_trait;
 
 #[async_trait]
@@ -18,7 +18,7 @@ impl Tenants for RedbLedger {
     }
 
     async fn created_tenants(&self) -> Result<Vec<CreatedTenant>, LedgerError> {
-        self.read("list tenants", list).await
+        self.read("list tenants", |snapshot| rows(snapshot, CREATED_TENANTS)).await
     }
 
     async fn disable_tenant(&self, id: &TenantId, at: Option<WallMillis>) -> Result<CreatedTenant, LedgerError> {
@@ -79,14 +79,6 @@ fn store(tables: &mut Tables<'_>, mut tenant: CreatedTenant) -> Result<CreatedTe
     Ok(tenant)
 }
 
-fn list(snapshot: &ReadTransaction) -> Result<Vec<CreatedTenant>, Fault> {
-    let mut found = Vec::new();
-    for entry in snapshot.open_table(CREATED_TENANTS)?.iter()? {
-        found.push(decoded(entry?.1.value())?);
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,15 +90,6 @@ mod tests {
         RedbLedger::open(dir, RedbOptions::default()).unwrap()
     }
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&ledger(dir.path())).await;
-            }
-        )*};
-    }
     on_redb!(
         a_tenant_is_stored_once_and_listed_by_id,
         there_are_as_many_as_allowed_and_no_more,

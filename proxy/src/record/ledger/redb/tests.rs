@@ -14,15 +14,6 @@ fn ledger(dir: &Path) -> RedbLedger {
     RedbLedger::open(dir, RedbOptions::default()).unwrap()
 }
 
-macro_rules! on_redb {
-    ($options:expr; $($test:ident),* $(,)?) => {$(
-        #[tokio::test]
-        async fn $test() {
-            let dir = tempfile::tempdir().unwrap();
-            suite::$test(&RedbLedger::open(dir.path(), $options).unwrap()).await;
-        }
-    )*};
-}
 on_redb!(
     RedbOptions::default();
     repeats_are_recognised_and_other_submissions_refused,

@@ -2,6 +2,7 @@
 
 use super::Keep;
 use super::budgets::{self, Settled};
+use super::erasure::refuse_erased;
 use super::keeping;
 use super::readings::{not_found, number};
 use super::storage::Fault;
@@ -19,6 +20,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 /// `id` is what the job is called if it is a new one.
 pub(super) fn accept(tables: &mut Tables<'_>, acceptance: Acceptance, id: JobId) -> Result<Accepted, Fault> {
+    refuse_erased(tables, &acceptance.owner.tenant)?;
     let scope = acceptance.owner.scope().key();
     if let Some(job) = accepted_before(tables, &scope, &acceptance)? {
         return Ok(Accepted::Again(job));
@@ -89,7 +91,7 @@ fn fits_budgets(tables: &Tables<'_>, acceptance: &Acceptance) -> Result<(), Faul
     if !budget.is_limited() {
         return Ok(());
     }
-    let scope = acceptance.owner.scope();
+    let scope = acceptance.owner.personal();
     let tenant = budgets::sum(&tables.budgets, scope.tenant.as_str(), budget.period, at)?;
     let user = budgets::sum(&tables.budgets, &scope.key(), budget.period, at)?;
     budget.check(tenant, user, amount, at).map_err(|over| LedgerError::OverBudget(Box::new(over)).into())
@@ -310,6 +312,10 @@ pub(super) fn secrets(tables: &mut Tables<'_>, scope: &str) -> Result<OwnerSecre
     if let Some(known) = row(&tables.secrets, scope)? {
         return Ok(known);
     }
+    let tenant = scope.split('/').next().unwrap_or_default();
+    if let Ok(tenant) = tenant.parse() {
+        refuse_erased(tables, &tenant)?;
+    }
     let (mut salt, mut folder) = ([0; 16], [0; 10]);
     let random = SystemRandom::new();
     random.fill(&mut salt).and_then(|()| random.fill(&mut folder)).map_err(|_| LedgerError::Unavailable {
@@ -329,15 +335,6 @@ pub(super) fn upstream_client(tables: &mut Tables<'_>, backend: &BackendId) -> R
     let drawn = UpstreamClientId::new();
     tables.upstream_clients.insert(backend.as_str(), number(drawn.bytes()))?;
     Ok(drawn)
-}
-
-pub(super) fn insert_key(tables: &mut Tables<'_>, key: &KeyRow) -> Result<(), Fault> {
-    if tables.keys.get(key.id.as_str())?.is_some() {
-        return Err(LedgerError::Conflict { name: key.id.to_string() }.into());
-    }
-    let stored = encoded(key)?;
-    tables.keys.insert(key.id.as_str(), stored.as_slice())?;
-    Ok(())
 }
 
 pub(super) fn revoke_key(tables: &mut Tables<'_>, id: &KeyId, at: WallMillis) -> Result<KeyRow, Fault> {

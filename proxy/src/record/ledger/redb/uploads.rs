@@ -47,6 +47,7 @@ impl Uploads for RedbLedger {
 }
 
 fn keep(tables: &mut Tables<'_>, upload: NewUpload) -> Result<FileRow, Fault> {
+    super::erasure::refuse_erased(tables, &upload.owner.tenant)?;
     let scope = upload.owner.scope().key();
     let filename = match free_name(tables, &scope, &upload)? {
         Named::Present(row) => return come_again(tables, *row, upload.facts, upload.at),
@@ -165,18 +166,8 @@ fn top(snapshot: &ReadTransaction, scope: &str, directory: Directory) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ledger::redb::RedbOptions;
     use crate::record::ledger::uploads::suite;
 
-    macro_rules! on_redb {
-        ($($test:ident),* $(,)?) => {$(
-            #[tokio::test]
-            async fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                suite::$test(&RedbLedger::open(dir.path(), RedbOptions::default()).unwrap()).await;
-            }
-        )*};
-    }
     on_redb!(
         a_name_is_numbered_shared_or_taken_over,
         uploads_have_their_room_to_the_byte,

@@ -203,6 +203,7 @@ fn put(
     bounds: UserBounds,
     at: WallMillis,
 ) -> Result<UserFile, Fault> {
+    super::erasure::refuse_erased(tables, &scope.tenant)?;
     let key = scope.key();
     let bytes = content.len() as u64;
     if bytes > bounds.file_bytes_max {
@@ -393,6 +394,7 @@ fn remember(
 }
 
 fn adopt_file(tables: &mut Tables<'_>, owner: &Owner, adopted: &AdoptedFile) -> Result<Adoption, Fault> {
+    super::erasure::refuse_erased(tables, &owner.tenant)?;
     let scope = owner.scope().key();
     let place = if adopted.directory == Directory::Output { Place::Output } else { Place::Input };
     let (subfolder, filename) = adopted.path.parts();

@@ -8,7 +8,7 @@ use crate::record::ledger::{Approval, Ledger, Outcome, Reached, suite};
 fn upload(tenant: &str, filename: &str, content: &str) -> NewUpload {
     NewUpload {
         id: FileId::new(),
-        owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None },
+        owner: Owner { tenant: tenant.parse().unwrap(), user: None, key: None, shared: false },
         content: Digest::of(content.as_bytes()),
         bytes: 10,
         facts: ContentFacts { kind: ContentKind::Png, width: 3, height: 2, frames: 1, seconds: None },

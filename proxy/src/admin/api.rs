@@ -1,0 +1,315 @@
+//! One list of what the control socket offers, from which both the router and its OpenAPI document follow: a route that stands in one stands in the other.
+//!
+//! A module adds a route with [`Api::route`]: an [`Operation`] that tells method, path, body and answers by their types, and the handler. [`Api::document`] writes OpenAPI 3.1, whose schemas are JSON Schema
+//! of 2020-12 made from the same types that serde reads and writes.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::routing::{MethodFilter, on};
+use http::{Method, StatusCode};
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+type Schemed = fn(&mut SchemaGenerator) -> Schema;
+
+/// What an answer or a body holds.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    /// Nothing.
+    None,
+    /// JSON of that type.
+    Json(Schemed),
+    /// A text for people.
+    Text,
+    /// Bytes of that type.
+    Bytes(&'static str),
+}
+
+#[derive(Debug, Clone)]
+struct Given {
+    status: u16,
+    text: &'static str,
+    content: Content,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Parameter {
+    name: &'static str,
+    place: &'static str,
+    text: &'static str,
+}
+
+/// One method of one path.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    method: Method,
+    path: &'static str,
+    summary: &'static str,
+    parameters: Vec<Parameter>,
+    body: Content,
+    body_required: bool,
+    answers: Vec<Given>,
+}
+
+impl Operation {
+    fn new(method: Method, path: &'static str, summary: &'static str) -> Self {
+        let (parameters, answers) = (Vec::new(), Vec::new());
+        Self { method, path, summary, parameters, body: Content::None, body_required: true, answers }
+    }
+
+    /// `GET`; the path as axum writes it.
+    pub fn get(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::GET, path, summary)
+    }
+
+    /// `POST`.
+    pub fn post(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::POST, path, summary)
+    }
+
+    /// `PUT`.
+    pub fn put(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::PUT, path, summary)
+    }
+
+    /// `DELETE`.
+    pub fn delete(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::DELETE, path, summary)
+    }
+
+    /// A parameter of the query, which may be left out.
+    #[must_use]
+    pub fn query(mut self, name: &'static str, text: &'static str) -> Self {
+        self.parameters.push(Parameter { name, place: "query", text });
+        self
+    }
+
+    /// A header, which may be left out.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, text: &'static str) -> Self {
+        self.parameters.push(Parameter { name, place: "header", text });
+        self
+    }
+
+    /// A body of JSON.
+    #[must_use]
+    pub fn body<T: JsonSchema>(mut self) -> Self {
+        self.body = Content::Json(|generator| generator.subschema_for::<T>());
+        self
+    }
+
+    /// A body of JSON, or none.
+    #[must_use]
+    pub fn optional_body<T: JsonSchema>(mut self) -> Self {
+        self.body_required = false;
+        self.body::<T>()
+    }
+
+    /// An answer of JSON.
+    #[must_use]
+    pub fn json<T: JsonSchema>(self, status: StatusCode, text: &'static str) -> Self {
+        self.answer(status, text, Content::Json(|generator| generator.subschema_for::<T>()))
+    }
+
+    /// An answer with a text for people.
+    #[must_use]
+    pub fn text(self, status: StatusCode, text: &'static str) -> Self {
+        self.answer(status, text, Content::Text)
+    }
+
+    /// An answer without a body.
+    #[must_use]
+    pub fn empty(self, status: StatusCode, text: &'static str) -> Self {
+        self.answer(status, text, Content::None)
+    }
+
+    /// An answer of bytes.
+    #[must_use]
+    pub fn bytes(self, status: StatusCode, text: &'static str, content_type: &'static str) -> Self {
+        self.answer(status, text, Content::Bytes(content_type))
+    }
+
+    fn answer(mut self, status: StatusCode, text: &'static str, content: Content) -> Self {
+        self.answers.push(Given { status: status.as_u16(), text, content });
+        self
+    }
+
+    fn filter(&self) -> MethodFilter {
+        match self.method {
+            Method::POST => MethodFilter::POST,
+            Method::PUT => MethodFilter::PUT,
+            Method::DELETE => MethodFilter::DELETE,
+            _ => MethodFilter::GET,
+        }
+    }
+
+    fn to_json(&self, generator: &mut SchemaGenerator) -> Value {
+        let in_path = self.path.split(['{', '}']).skip(1).step_by(2);
+        let parameters: Vec<Value> = in_path
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .chain(self.parameters.iter().map(
+                |one| json!({"name": one.name, "in": one.place, "description": one.text, "schema": {"type": "string"}}),
+            ))
+            .collect();
+        let mut written = Map::new();
+        written.insert("operationId".into(), json!(self.id()));
+        written.insert("summary".into(), json!(self.summary));
+        if !parameters.is_empty() {
+            written.insert("parameters".into(), parameters.into());
+        }
+        if let Some(content) = self.body.to_json(generator) {
+            written.insert("requestBody".into(), json!({"required": self.body_required, "content": content}));
+        }
+        // Several reasons of one status are one answer.
+        let mut answers: BTreeMap<String, Value> = BTreeMap::new();
+        for given in &self.answers {
+            let mut answer = Map::new();
+            answer.insert("description".into(), json!(given.text));
+            if let Some(content) = given.content.to_json(generator) {
+                answer.insert("content".into(), content);
+            }
+            answers.entry(given.status.to_string()).or_insert_with(|| answer.into());
+        }
+        written.insert("responses".into(), json!(answers));
+        written.into()
+    }
+
+    /// Unique, and readable: `put_tenants_id`.
+    fn id(&self) -> String {
+        let words = self.path.trim_start_matches("/v1/").split(|c: char| !c.is_ascii_alphanumeric());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        format!("{}_{}", self.method.as_str().to_lowercase(), words.join("_"))
+    }
+}
+
+impl Content {
+    fn to_json(self, generator: &mut SchemaGenerator) -> Option<Value> {
+        match self {
+            Self::None => None,
+            Self::Json(schema) => Some(json!({"application/json": {"schema": schema(generator)}})),
+            Self::Text => Some(json!({"text/plain": {"schema": {"type": "string"}}})),
+            Self::Bytes(content_type) => Some(json!({content_type: {}})),
+        }
+    }
+}
+
+/// Routes with what they are.
+#[derive(Debug)]
+pub struct Api<S = ()> {
+    router: Router<S>,
+    operations: Vec<Operation>,
+}
+
+/// Bytes of a body, unless a route says otherwise: a tenant with a thousand networks has thirty thousand.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+impl<S: Clone + Send + Sync + 'static> Api<S> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { router: Router::new(), operations: Vec::new() }
+    }
+
+    /// One more.
+    #[must_use]
+    pub fn route<T: 'static>(mut self, operation: Operation, handler: impl Handler<T, S>) -> Self {
+        self.router = self.router.route(operation.path, on(operation.filter(), handler));
+        self.operations.push(operation);
+        self
+    }
+
+    /// What the handlers share.
+    #[must_use]
+    pub fn with_state(self, state: S) -> Api {
+        Api { router: self.router.with_state(state), operations: self.operations }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Default for Api<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Api {
+    /// Both together.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        self.operations.extend(other.operations);
+        self
+    }
+
+    /// The router alone.
+    pub fn into_router(self) -> Router {
+        self.router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+    }
+
+    /// The OpenAPI document of all routes, in the order of their paths.
+    pub fn document(&self) -> Value {
+        let mut generator = SchemaSettings::draft2020_12()
+            .with(|settings| settings.definitions_path = "/components/schemas".into())
+            .into_generator();
+        let mut paths: BTreeMap<&str, BTreeMap<String, Value>> = BTreeMap::new();
+        for operation in &self.operations {
+            let method = operation.method.as_str().to_lowercase();
+            paths.entry(operation.path).or_default().insert(method, operation.to_json(&mut generator));
+        }
+        let schemas: BTreeMap<String, Value> = generator.take_definitions(true).into_iter().collect();
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Comfygate control API",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "Served on the unix socket `control.sock` in the state directory: whoever may open that file may do all of this. `curl --unix-socket STATE/control.sock http://control/v1/tenants`",
+            },
+            "servers": [{"url": "http://control", "description": "any name will do: the socket is what counts"}],
+            "paths": paths,
+            "components": {"schemas": schemas},
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn sources(directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn no_module_of_the_control_socket_makes_a_router_beside_the_list() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+        // The metrics listener is another one, without anything that changes something.
+        let elsewhere = ["api.rs", "metrics.rs"];
+        let others = sources(&directory).into_iter().filter(|path| !elsewhere.iter().any(|name| path.ends_with(name)));
+        for path in others {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("Router::new"), "{}: use Api::new", path.display());
+        }
+    }
+
+    #[test]
+    fn an_operation_is_told_with_its_parameters_body_and_answers() {
+        let operation = Operation::put("/v1/a/{id}/b/{other}", "Sets it")
+            .query("dry", "only tell")
+            .body::<u32>()
+            .json::<Vec<String>>(StatusCode::OK, "so it is")
+            .text(StatusCode::NOT_FOUND, "no such a");
+        async fn handler() {}
+        let document = Api::<()>::new().route(operation, handler).document();
+        let told = &document["paths"]["/v1/a/{id}/b/{other}"]["put"];
+        assert_eq!(told["operationId"], "put_a_id_b_other");
+        let names: Vec<&str> =
+            told["parameters"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+        assert_eq!(names, ["id", "other", "dry"]);
+        assert_eq!(told["requestBody"]["content"]["application/json"]["schema"]["type"], "integer");
+        assert_eq!(told["responses"]["200"]["content"]["application/json"]["schema"]["items"]["type"], "string");
+        assert_eq!(told["responses"]["404"]["description"], "no such a");
+    }
+}

@@ -1,0 +1,195 @@
+//! `comfygate session list|revoke`: where browsers are logged in, through the control socket of a running gateway, else in the ledger itself.
+
+use super::key::audit_target;
+use super::{ConfigArgument, Exit, ledger};
+use crate::admin::control_client::ControlClient;
+use crate::admin::sessions::{SessionQuery, SessionView, views};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ids::{SessionId, TenantId, UserId};
+use crate::record::audit::Audit;
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::redb::RedbLedger;
+use crate::record::ledger::sessions::Sessions as _;
+use crate::record::ledger::users::Users as _;
+use clap::{Args, Subcommand};
+
+/// `comfygate session …`
+#[derive(Debug, Args)]
+pub struct SessionArguments {
+    #[command(subcommand)]
+    command: SessionCommand,
+    #[command(flatten)]
+    which: ConfigArgument,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionCommand {
+    /// Show where browsers are logged in
+    List(WhoseArguments),
+    /// End a session, or all of a tenant or a user; open sockets are closed
+    Revoke {
+        /// The session's id, as `session list` shows it
+        #[arg(required_unless_present_any = ["tenant", "user"], conflicts_with_all = ["tenant", "user"])]
+        id: Option<SessionId>,
+        #[command(flatten)]
+        whose: WhoseArguments,
+    },
+}
+
+#[derive(Debug, Args)]
+struct WhoseArguments {
+    /// Of this tenant
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// Of this user, in whatever case the name is written
+    #[arg(long)]
+    user: Option<UserId>,
+}
+
+impl WhoseArguments {
+    fn query(&self) -> SessionQuery {
+        SessionQuery { tenant: self.tenant.clone(), user: self.user.clone() }
+    }
+}
+
+/// Runs `comfygate session …`.
+///
+/// # Errors
+/// When the configuration has faults, or neither the gateway nor its ledger can be reached.
+pub fn run(arguments: &SessionArguments) -> anyhow::Result<Exit> {
+    let config = Config::load(arguments.which.config.as_deref())
+        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
+        .config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let sessions = Sessions::reach(&config)?;
+        match &arguments.command {
+            SessionCommand::List(whose) => {
+                for view in sessions.list(&whose.query(), &config).await? {
+                    print(&view, arguments.json);
+                }
+            }
+            SessionCommand::Revoke { id: Some(id), .. } => {
+                let ended = sessions.end_one(*id).await?;
+                if ended == 0 {
+                    eprintln!("comfygate: there is no session `{id}`, or it has ended: `comfygate session list` shows those that go on");
+                    return Ok(Exit::No);
+                }
+                told(ended, arguments.json);
+            }
+            SessionCommand::Revoke { id: None, whose } => {
+                let ended = sessions.end(&whose.query()).await?;
+                if ended == 0
+                    && let Some(user) = &whose.user
+                    && !sessions.knows(user, whose.tenant.as_ref()).await?
+                {
+                    eprintln!(
+                        "comfygate: there is no session of a user `{user}`, and no local user of that name: `comfygate session list` shows who is logged in"
+                    );
+                    return Ok(Exit::No);
+                }
+                if ended == 0
+                    && let (None, Some(tenant)) = (&whose.user, &whose.tenant)
+                {
+                    eprintln!("comfygate: nobody of a tenant `{tenant}` is logged in: `comfygate session list` shows who is");
+                    return Ok(Exit::No);
+                }
+                told(ended, arguments.json);
+            }
+        }
+        Ok(Exit::Good)
+    })
+}
+
+/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
+enum Sessions {
+    Gateway(ControlClient),
+    Ledger(Box<RedbLedger>, Audit),
+}
+
+impl Sessions {
+    fn reach(config: &Config) -> anyhow::Result<Self> {
+        let Some(ledger) = ledger(config)? else {
+            return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
+        };
+        let audit = Audit::open(&audit_target(config), Clock::system())?;
+        Ok(Self::Ledger(Box::new(ledger), audit))
+    }
+
+    async fn list(&self, query: &SessionQuery, config: &Config) -> anyhow::Result<Vec<SessionView>> {
+        Ok(match self {
+            Self::Gateway(client) => client.sessions(query).await?,
+            Self::Ledger(ledger, _) => {
+                views(&**ledger, &query.whose(), config.sessions, Clock::system().wall()).await?
+            }
+        })
+    }
+
+    /// How many it was: 0 where it is not there any more.
+    async fn end_one(&self, id: SessionId) -> anyhow::Result<usize> {
+        Ok(match self {
+            Self::Gateway(client) => client.end_session(id).await?.ended,
+            Self::Ledger(ledger, audit) => match ledger.session(id).await {
+                Ok(row) => {
+                    ledger.end_session(id).await?;
+                    audit.session_ended(row.id, &row.owner, "by an operator");
+                    audit.written();
+                    1
+                }
+                Err(LedgerError::NotFound { .. }) => 0,
+                Err(error) => return Err(error.into()),
+            },
+        })
+    }
+
+    /// Whether there is such a local user, of that tenant if one is named. Others are known by their sessions alone.
+    async fn knows(&self, user: &UserId, tenant: Option<&TenantId>) -> anyhow::Result<bool> {
+        let of = match self {
+            Self::Gateway(client) => client.user(user).await?.map(|view| view.tenant),
+            Self::Ledger(ledger, _) => match ledger.user(user).await {
+                Ok(row) => Some(row.tenant),
+                Err(LedgerError::NotFound { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        Ok(of.is_some_and(|of| tenant.is_none_or(|tenant| of == *tenant)))
+    }
+
+    async fn end(&self, query: &SessionQuery) -> anyhow::Result<usize> {
+        Ok(match self {
+            Self::Gateway(client) => client.end_sessions(query).await?.ended,
+            Self::Ledger(ledger, audit) => {
+                let rows = ledger.end_sessions(&query.whose(), None).await?;
+                rows.iter().for_each(|row| audit.session_ended(row.id, &row.owner, "by an operator"));
+                audit.written();
+                rows.len()
+            }
+        })
+    }
+}
+
+fn told(ended: usize, json: bool) {
+    if json {
+        println!("{}", serde_json::json!({"ended": ended}));
+    } else {
+        println!("{ended} ended");
+    }
+}
+
+fn print(session: &SessionView, json: bool) {
+    if json {
+        println!("{}", serde_json::json!(session));
+    } else {
+        let user = session.user.as_ref().map_or("-", UserId::as_str);
+        let browser = session.browser.as_deref().unwrap_or("-");
+        let by = session
+            .provider
+            .as_ref()
+            .map_or_else(|| session.by.clone(), |provider| format!("{} {provider}", session.by));
+        println!("{}  {:<20} {:<20} {by:<10} {browser}", session.id, session.tenant, user);
+    }
+}

@@ -1,0 +1,356 @@
+use super::*;
+use crate::config::AuditConfig;
+use crate::config::faults::{Report, SourceFile};
+use crate::ids::TenantId;
+use crate::record::ledger::keeping::Keeping;
+use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::tenants::Tenants;
+use crate::record::ledger::{Ledger, LedgerError};
+use crate::tenants::created::CreatedTenants;
+use crate::tenants::{AllTenants, Claimed};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const FILE: &str = r#"
+[[plan]]
+id = "team"
+active_jobs_max = 7
+users = "shared"
+[[plan]]
+id = "free"
+[[plan]]
+id = "trusting"
+policy = "owner"
+pool = "own"
+[[plan]]
+id = "beside"
+pool = "own"
+[[tenant]]
+id = "boss"
+plan = "trusting"
+[[tenant]]
+id = "filed"
+plan = "team"
+claim = "org_filed"
+"#;
+
+fn registry(text: &str) -> Arc<TenantRegistry> {
+    let source = SourceFile { path: Path::new("/t.toml").into(), text: text.into() };
+    Arc::new(crate::tenants::read_tenants(&source, Path::new("/nowhere"), &Report::default()))
+}
+
+fn id(text: &str) -> TenantId {
+    text.parse().unwrap()
+}
+
+fn spec(value: Value) -> TenantSpec {
+    serde_json::from_value(value).unwrap()
+}
+
+struct World {
+    clock: Clock,
+    store: Arc<RedbLedger>,
+    managed: Arc<ManagedTenants>,
+    created: Arc<CreatedTenants>,
+    registry: Arc<TenantRegistry>,
+}
+
+impl World {
+    async fn new(dir: &Path) -> Self {
+        let clock = Clock::turned_by_hand(WallMillis(1_000));
+        let audit =
+            Audit::open(&AuditConfig::File { path: dir.join("audit.jsonl"), rotation: None }, clock.clone()).unwrap();
+        let store = Arc::new(RedbLedger::open(dir, RedbOptions::default()).unwrap());
+        let rows = Arc::clone(&store) as Arc<dyn ManagedRows>;
+        let managed = Arc::new(ManagedTenants::load(rows, audit.clone(), clock.clone()).await.unwrap());
+        let created = CreatedTenants::load(Arc::clone(&store) as Arc<dyn Tenants>, audit, clock.clone()).await.unwrap();
+        Self { clock, store, managed, created: Arc::new(created), registry: registry(FILE) }
+    }
+
+    async fn put(&self, name: &str, body: Value) -> Result<Put, PutError> {
+        self.managed.put(&id(name), spec(body), &PutOptions::default(), &self.registry).await
+    }
+
+    fn with(&self, text: &str) -> AllTenants {
+        AllTenants::new(registry(text), Arc::clone(&self.managed), Arc::clone(&self.created), 9)
+    }
+
+    fn all(&self) -> AllTenants {
+        self.with(FILE)
+    }
+}
+
+fn pointers(put: Result<Put, PutError>) -> Vec<String> {
+    match put {
+        Err(PutError::Faulty(faults)) => faults.into_iter().map(|fault| fault.pointer).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_same_body_twice_writes_once_and_another_adds_one_to_the_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let body =
+        || json!({"plan": "team", "name": "Acme", "limits": {"weight": 3, "rate": {"per_second": 1, "burst": 2}}});
+    let first = world.put("acme", body()).await.unwrap();
+    assert!(matches!(&first, Put::Made(row, _) if row.version == 1));
+    // Another order of the same keys is the same.
+    let again = json!({"limits": {"rate": {"burst": 2, "per_second": 1}, "weight": 3}, "name": "Acme", "plan": "team"});
+    let second = world.put("acme", again).await.unwrap();
+    assert!(matches!(&second, Put::Same(row) if row == first.row()), "{second:?}");
+    let third = world.put("acme", json!({"plan": "free"})).await.unwrap();
+    assert!(matches!(&third, Put::Changed(row, _) if row.version == 2 && row.limits.is_empty() && row.name.is_none()));
+    drop(world);
+    let after = World::new(dir.path()).await;
+    assert_eq!(after.managed.list(), [Arc::clone(third.row())]);
+}
+
+#[tokio::test]
+async fn a_change_that_was_made_on_an_older_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let put = async |version, plan: &str| {
+        let options = PutOptions { if_version: Some(version), reuse: false };
+        world.managed.put(&id("acme"), spec(json!({"plan": plan})), &options, &world.registry).await
+    };
+    assert!(matches!(put(1, "team").await, Err(PutError::Stale { .. })), "nothing is there yet");
+    world.put("acme", json!({"plan": "team"})).await.unwrap();
+    assert!(put(1, "free").await.is_ok());
+    assert!(matches!(put(1, "team").await, Err(PutError::Stale { .. })));
+    assert!(put(2, "team").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_made_tenant_has_its_plan_and_follows_what_the_file_says_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let all = world.all();
+    assert!(all.tenant(&id("acme")).is_none());
+    world.put("acme", json!({"plan": "team", "limits": {"weight": 3}})).await.unwrap();
+    let tenant = all.tenant(&id("acme")).unwrap();
+    assert_eq!((tenant.limits.active_jobs_max, tenant.limits.weight, tenant.plan.as_str()), (7, 3, "team"));
+    assert!(tenant.access.shares(None));
+    // Looked up, not read again.
+    assert!(Arc::ptr_eq(&tenant, &all.tenant(&id("acme")).unwrap()));
+    world.put("acme", json!({"plan": "team", "limits": {"weight": 4}})).await.unwrap();
+    assert_eq!(all.tenant(&id("acme")).unwrap().limits.weight, 4);
+    // A plan of another configuration, and one that is gone.
+    let later = world.with("[[plan]]\nid = \"team\"\nactive_jobs_max = 9\n");
+    assert_eq!(later.tenant(&id("acme")).unwrap().limits.active_jobs_max, 9);
+    let gone = world.with("[[plan]]\nid = \"other\"\n");
+    assert!(gone.tenant(&id("acme")).is_none());
+    assert!(gone.closed_because(&world.managed.row(&id("acme")).unwrap()).unwrap().contains("no plan `team`"));
+    assert_eq!(gone.doubts().len(), 1);
+}
+
+#[tokio::test]
+async fn the_files_tenant_counts_where_both_have_the_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    assert!(matches!(world.put("filed", json!({"plan": "free"})).await, Err(PutError::InFile(_))));
+    world.put("acme", json!({"plan": "free", "claim": "org_acme"})).await.unwrap();
+    let both = world.with("[[plan]]\nid = \"free\"\n[[plan]]\nid = \"x\"\n[[tenant]]\nid = \"acme\"\nplan = \"x\"\n");
+    assert_eq!(both.tenant(&id("acme")).unwrap().plan, "x");
+    assert!(both.doubts()[0].contains("the file's counts"));
+    assert_eq!(both.all().len(), 1);
+}
+
+#[tokio::test]
+async fn ids_that_tokens_make_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let made = world.put("j-0123456789abcdef01234567", json!({"plan": "free"})).await;
+    assert!(matches!(made, Err(PutError::MadeId(_))));
+    assert!(world.put("j-0123456789abcdef0123456", json!({"plan": "free"})).await.is_ok());
+}
+
+#[tokio::test]
+async fn nobody_is_put_in_the_owner_posture_or_beside_an_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    assert_eq!(pointers(world.put("acme", json!({"plan": "trusting"})).await), ["/plan"]);
+    assert_eq!(pointers(world.put("acme", json!({"plan": "beside"})).await), ["/plan"]);
+    let own = |limits: Value| json!({"plan": "free", "limits": limits});
+    assert_eq!(pointers(world.put("acme", own(json!({"policy": "owner"}))).await), ["/limits/policy"]);
+    assert_eq!(pointers(world.put("acme", own(json!({"pool": "own"}))).await), ["/limits/pool"]);
+    assert!(world.put("acme", own(json!({"pool": "other", "policy": "strict"}))).await.is_ok());
+    // A pool that becomes an owner's closes who is in it.
+    let later = FILE.replace("pool = \"own\"", "pool = \"other\"");
+    let closed = world.with(&later);
+    assert!(
+        closed.tenant(&id("acme")).is_none()
+            && closed.closed_because(&world.managed.row(&id("acme")).unwrap()).unwrap().contains("`boss`")
+    );
+}
+
+#[tokio::test]
+async fn a_claim_means_one_tenant_and_the_id_only_one_without_a_claim() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    world.put("acme", json!({"plan": "free", "claim": "org_1"})).await.unwrap();
+    world.put("beta", json!({"plan": "free"})).await.unwrap();
+    let claim = |claim: &str| json!({"plan": "free", "claim": claim});
+    for taken in ["org_1", "org_filed", "beta", "filed"] {
+        assert_eq!(pointers(world.put("gamma", claim(taken)).await), ["/claim"], "{taken}");
+    }
+    world.put("gamma", claim("gamma")).await.unwrap();
+    world.put("delta", claim("next")).await.unwrap();
+    assert_eq!(pointers(world.put("next", json!({"plan": "free"})).await), [""]);
+    let all = world.all();
+    let of = |value: &str| all.tenant_of_claim(value).map(|tenant| tenant.id.to_string());
+    assert_eq!(
+        (of("org_1").as_deref(), of("beta").as_deref(), of("org_filed").as_deref()),
+        (Some("acme"), Some("beta"), Some("filed"))
+    );
+    assert_eq!((of("acme"), of("filed"), of("nobody")), (None, None, None));
+    let with = |value: &str| match all.tenant_with_claim(value) {
+        Claimed::By(tenant) => Some(tenant.id.to_string()),
+        Claimed::Closed => Some("closed".to_owned()),
+        Claimed::Nobody => None,
+    };
+    assert_eq!((with("org_1").as_deref(), with("beta")), (Some("acme"), None));
+    // Where the file has the id, its tenant is another one. Neither is one made in its place.
+    let hidden = world.with(&format!("{FILE}\n[[tenant]]\nid = \"acme\"\nplan = \"free\"\nclaim = \"org_2\"\n"));
+    assert!(hidden.tenant_of_claim("org_1").is_none() && hidden.tenant_of_claim("org_2").is_some());
+    assert!(matches!(hidden.tenant_with_claim("org_1"), Claimed::Closed), "{hidden:?}");
+    let planless = world.with(&FILE.replace("id = \"free\"", "id = \"other\""));
+    assert!(matches!(planless.tenant_with_claim("org_1"), Claimed::Closed), "{planless:?}");
+    // A claim that was given up means nobody.
+    world.put("acme", json!({"plan": "free"})).await.unwrap();
+    assert!(all.tenant_of_claim("org_1").is_none() && all.tenant_of_claim("acme").is_some());
+}
+
+#[tokio::test]
+async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let all = world.all();
+    world.put("acme", json!({"plan": "free", "claim": "org"})).await.unwrap();
+    world.managed.begin_erasure(&id("acme"), false).await.unwrap();
+    world.managed.begin_erasure(&id("filed"), false).await.unwrap();
+    assert!(all.tenant(&id("acme")).unwrap().disabled && all.tenant(&id("filed")).unwrap().disabled);
+    assert!(matches!(world.put("acme", json!({"plan": "team"})).await, Err(PutError::Erasing(_))));
+    assert!(!world.managed.end_erasure(&id("filed"), || true).await.unwrap());
+    assert!(!all.tenant(&id("filed")).unwrap().disabled);
+    // A deletion may follow on an erasure, and is not taken back by a second one.
+    world.managed.begin_erasure(&id("acme"), true).await.unwrap();
+    assert!(world.managed.begin_erasure(&id("acme"), false).await.unwrap().deletes);
+    drop((world, all));
+    let world = World::new(dir.path()).await;
+    assert!(world.managed.erasing(&id("acme")).unwrap().deletes, "a killed gateway remembers");
+    assert!(world.managed.end_erasure(&id("acme"), || false).await.unwrap());
+    let all = world.all();
+    assert!(all.tenant(&id("acme")).is_none() && all.tenant_of_claim("org").is_none());
+
+    let body = || json!({"plan": "free"});
+    assert!(matches!(world.put("acme", body()).await, Err(PutError::Tombstone { .. })));
+    world.clock.turn(TOMBSTONE_AGE - Duration::from_millis(1));
+    assert!(matches!(world.put("acme", body()).await, Err(PutError::Tombstone { .. })));
+    let reuse = PutOptions { reuse: true, if_version: None };
+    let reused = world.managed.put(&id("acme"), spec(body()), &reuse, &world.registry).await.unwrap();
+    assert!(matches!(reused, Put::Made(..)));
+    world.managed.begin_erasure(&id("acme"), true).await.unwrap();
+    world.managed.end_erasure(&id("acme"), || false).await.unwrap();
+    world.clock.turn(TOMBSTONE_AGE);
+    assert!(world.put("acme", body()).await.is_ok());
+}
+
+#[tokio::test]
+async fn ten_thousand_tenants_are_each_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    {
+        let mut state = world.managed.state_mut();
+        for number in 0..10_000_u32 {
+            let limits = json!({"weight": number % 1000 + 1}).as_object().unwrap().clone();
+            let row = ManagedTenant {
+                id: id(&format!("t{number}")),
+                name: None,
+                plan: "free".into(),
+                claim: Some(format!("org_{number}")),
+                disabled: false,
+                limits,
+                created_at: WallMillis(1),
+                changed_at: WallMillis(1),
+                version: 1,
+            };
+            state.keep(Arc::new(row));
+        }
+    }
+    let all = world.all();
+    assert_eq!(all.all().len(), 10_002);
+    for number in [0, 5_000, 9_999] {
+        let found = all.tenant_of_claim(&format!("org_{number}")).unwrap();
+        assert_eq!(found.limits.weight, number % 1000 + 1);
+        assert!(Arc::ptr_eq(&found, &all.tenant(&found.id).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_was_deleted_and_is_in_the_file_now_can_be_written_to_and_one_that_is_not_can_t() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let key = |id: &str, tenant: &str| crate::record::ledger::suite::key_row(id, tenant);
+    for name in ["acme", "beta"] {
+        world.put(name, json!({"plan": "free"})).await.unwrap();
+        world.managed.begin_erasure(&id(name), true).await.unwrap();
+        world.managed.end_erasure(&id(name), || false).await.unwrap();
+        assert!(matches!(world.store.insert_key(key("aaaaaaaaaaaa", name)).await, Err(LedgerError::Erased { .. })));
+    }
+    let file = format!("{FILE}\n[[tenant]]\nid = \"acme\"\nplan = \"free\"\n");
+    let doubts = world.with(&file).doubts();
+    assert!(doubts.len() == 1 && doubts[0].contains("`acme`") && doubts[0].contains("marked as deleted"), "{doubts:?}");
+    world.managed.settle(&registry(&file)).await.unwrap();
+    assert_eq!(world.with(&file).doubts(), Vec::<String>::new());
+    world.store.insert_key(key("aaaaaaaaaaaa", "acme")).await.unwrap();
+    let refused = world.store.insert_key(key("bbbbbbbbbbbb", "beta")).await;
+    assert!(matches!(refused, Err(LedgerError::Erased { .. })), "nobody has it");
+    drop(world);
+    // It stays so.
+    let world = World::new(dir.path()).await;
+    assert_eq!((world.managed.deleted_at(&id("acme")), world.managed.deleted_at(&id("beta")).is_some()), (None, true));
+}
+
+#[tokio::test]
+async fn a_deletion_that_ends_when_the_file_has_the_id_leaves_no_tombstone_and_no_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    world.put("acme", json!({"plan": "free", "claim": "org"})).await.unwrap();
+    world.managed.begin_erasure(&id("acme"), true).await.unwrap();
+    let file = format!("{FILE}\n[[tenant]]\nid = \"acme\"\nplan = \"free\"\n");
+    assert!(world.with(&file).doubts().iter().any(|doubt| doubt.contains("closed while what it has is erased")));
+    assert!(world.managed.end_erasure(&id("acme"), || true).await.unwrap());
+    assert!(world.managed.row(&id("acme")).is_none() && world.managed.of_claim("org").is_none());
+    world.store.insert_key(crate::record::ledger::suite::key_row("aaaaaaaaaaaa", "acme")).await.unwrap();
+    drop(world);
+    let world = World::new(dir.path()).await;
+    assert!(world.managed.list().is_empty() && world.managed.deleted_at(&id("acme")).is_none());
+}
+
+#[tokio::test]
+async fn an_id_of_which_something_is_left_is_made_only_when_it_is_erased_or_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    for name in ["acme", "beta"] {
+        let key = if name == "acme" { "aaaaaaaaaaaa" } else { "bbbbbbbbbbbb" };
+        world.store.insert_key(crate::record::ledger::suite::key_row(key, name)).await.unwrap();
+        let refused = world.put(name, json!({"plan": "free"})).await.unwrap_err();
+        assert!(matches!(&refused, PutError::Leftovers { what, .. } if what.contains("API key")), "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains(&format!("tenant erase {name} --yes")) && text.contains("`reuse`"), "{text}");
+    }
+    // Erased first.
+    world.managed.begin_erasure(&id("acme"), false).await.unwrap();
+    while !world.store.erase(&id("acme"), WallMillis(2_000)).await.unwrap().done {}
+    world.managed.end_erasure(&id("acme"), || false).await.unwrap();
+    assert!(matches!(world.put("acme", json!({"plan": "free"})).await.unwrap(), Put::Made(..)));
+    // Taken over knowingly, and then it is one that is changed.
+    let reuse = PutOptions { reuse: true, if_version: None };
+    let spec = || spec(json!({"plan": "free"}));
+    assert!(matches!(world.managed.put(&id("beta"), spec(), &reuse, &world.registry).await.unwrap(), Put::Made(..)));
+    assert!(world.store.key(&"bbbbbbbbbbbb".parse().unwrap()).await.is_ok());
+    assert!(world.put("beta", json!({"plan": "team"})).await.is_ok());
+    // One that never had anything.
+    assert!(world.put("gamma", json!({"plan": "free"})).await.is_ok());
+}
