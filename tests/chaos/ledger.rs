@@ -13,7 +13,7 @@ pub async fn check(state: &Path, accepted: &[Vec<Accepted>]) -> BTreeMap<usize, 
     assert_eq!(ledger.active_jobs().await.unwrap(), [], "nothing waits or runs");
     let mut attempts: BTreeMap<usize, usize> = BTreeMap::new();
     for (number, jobs) in accepted.iter().enumerate() {
-        let owner = Owner { tenant: format!("t{number:02}").parse().unwrap(), user: None, key: None };
+        let owner = Owner { tenant: format!("t{number:02}").parse().unwrap(), user: None, key: None, shared: false };
         let history = ledger.history(&owner.scope(), HistoryPage::default()).await.unwrap();
         assert_eq!(history.len(), jobs.len(), "t{number:02}: each job once");
         for (prompt, result) in history {

@@ -83,23 +83,26 @@ async fn a_trusted_proxy_names_the_caller_by_its_last_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failed_logins_behind_a_proxy_lock_out_their_caller_alone() {
+async fn failed_logins_behind_a_proxy_have_their_caller_alone_wait() {
     let address = free_address();
     let gateway = Gateway::builder()
         .stand_ins(1)
-        .gateway_toml(&format!("[limits]\nfailed_logins_per_minute = 3\n[[listen]]\n{}", trusting(address)))
+        .gateway_toml(&format!("[limits]\nfailed_logins_free = 3\n[[listen]]\n{}", trusting(address)))
         .start()
         .await;
     let guesser = gateway.stranger_at(address, gateway.trust()).from_address(PROXY).bearer("wrong");
     let mut statuses = Vec::new();
-    for n in 0..5 {
+    for n in 0..50 {
         // What the caller writes to the left changes nothing.
         statuses.push(forwarded(&guesser, &[&format!("198.51.100.{n}, 203.0.113.7")]).await);
+        if statuses.last() == Some(&429) {
+            break;
+        }
     }
-    assert_eq!(statuses, [401, 401, 401, 429, 429]);
+    assert!(statuses.len() > 4 && statuses.last() == Some(&429), "{statuses:?}");
     assert_eq!(forwarded(&guesser, &["203.0.113.8"]).await, 401);
     let good = gateway.stranger_at(address, gateway.trust()).from_address(PROXY).bearer(&gateway.key("acme"));
-    assert_eq!(forwarded(&good, &["203.0.113.7"]).await, 429, "the caller is locked out with a good key too");
+    assert_eq!(forwarded(&good, &["203.0.113.7"]).await, 200, "a good key is let in from there too");
     assert_eq!(forwarded(&good, &["203.0.113.9"]).await, 200);
 }
 

@@ -85,7 +85,7 @@ async fn check_accepts_what_serve_runs_with() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_a_later_release_is_told_as_such_and_not_as_unknown() {
-    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[oidc]\nissuer = \"x\"").prepare().await;
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml("[redis]\nurl = \"x\"").prepare().await;
     let checked = gateway.command(&["check"]);
     assert_eq!(code(&checked), 1);
     assert!(said(&checked).contains("not built yet"), "{}", said(&checked));
@@ -275,4 +275,18 @@ async fn without_any_file_serve_says_where_everything_is() {
     assert_eq!(code(&served), 2, "{}", said(&served));
     assert!(said(&served).contains("127.0.0.1:8443"), "{}", said(&served));
     drop((held, backend));
+}
+
+#[test]
+fn a_command_ends_quietly_with_whoever_reads_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [["check", "--json"], ["tenant", "list"]] {
+        let mut command = Command::new(binary());
+        command.current_dir(directory.path()).args(arguments).stderr(Stdio::piped());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = command.stdout(writer).output().unwrap();
+        assert_eq!(ended.status.code(), Some(141), "{arguments:?}: {}", said(&ended));
+        assert!(!said(&ended).contains("anic") && !said(&ended).contains("pipe"), "{arguments:?}: {}", said(&ended));
+    }
 }

@@ -1,12 +1,15 @@
 //! Certificates of callers as credentials: verified against the listener's CA, mapped by a closed list.
 
+use crate::live_sockets::{closes_with_4401, ends_with_4401, opened};
 use comfygate_tests::gateway::free_address;
 use comfygate_tests::tls::Trust;
+use comfygate_tests::tokens::now;
 use comfygate_tests::{Client, Gateway, RawConnection};
 use http::Method;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// A CA of callers.
 struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -22,10 +25,19 @@ impl Ca {
     }
 
     fn identity(&self, dns: &str, end_year: i32) -> Identity {
+        self.signed(dns, |params| params.not_after = date_time_ymd(end_year, 1, 1))
+    }
+
+    /// One that is good up to that second, counted from 1970.
+    fn identity_until(&self, dns: &str, second: u64) -> Identity {
+        self.signed(dns, |params| params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(second))
+    }
+
+    fn signed(&self, dns: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![dns.to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(format!("spiffe://example/{dns}").try_into().unwrap()));
-        params.not_after = date_time_ymd(end_year, 1, 1);
+        change(&mut params);
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 }
@@ -138,4 +150,40 @@ async fn a_browser_with_a_certificate_is_its_holder_and_serves_no_other_sites_pa
     let body = json!({"clear": true});
     worker.with_headers(&[("origin", "https://evil.example")]).post("/queue", &body).await.expect(403);
     worker.post("/queue", &body).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_of_a_certificate_that_expires_is_closed_and_others_stay() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "required").await;
+    let lasting = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let mut stays = opened(&lasting).await;
+    let ending = ca.identity_until("worker.example", now() + 6);
+    closes_with_4401(opened(&holder(&gateway, address, &ending)).await).await;
+    assert!(!is_answered(address, &gateway.trust().showing(&ending.0, &ending.1)).await, "nor is a new one opened");
+    stays.heard_so_far().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_of_a_certificate_that_a_reload_takes_off_the_list_is_closed_and_others_stay() {
+    let ca = Ca::new();
+    let (gateway, address) = asking(&ca, "required").await;
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let reader = holder(&gateway, address, &ca.identity("reader.example", 2100));
+    // Of a ticket that the certificate got, too.
+    let ticket = worker.post("/gate/ticket", &json!({})).await.expect(200).json();
+    let path = format!("/ws?token={}", ticket["ticket"].as_str().unwrap());
+    let mut by_ticket = worker.try_socket(&path, None, &[]).await.unwrap();
+    by_ticket.sid().await;
+    let (socket, mut stays) = (opened(&worker).await, opened(&reader).await);
+    gateway.edit("gateway.toml", |text| text.replace("dns = \"worker.example\"", "dns = \"another.example\""));
+    assert!(gateway.command(&["reload"]).status.success());
+    ends_with_4401(socket, &worker).await;
+    closes_with_4401(by_ticket).await;
+    stays.heard_so_far().await;
+    // It is on the list as another's: what it reads is not the former one's, so the socket ends as well.
+    gateway.edit("gateway.toml", |text| text.replacen("tenant = \"bravo\"", "tenant = \"acme\"", 1));
+    assert!(gateway.command(&["reload"]).status.success());
+    closes_with_4401(stays).await;
+    opened(&reader).await;
 }

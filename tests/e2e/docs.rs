@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// Pages whose commands and configurations are tried.
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "docs/protect-my-comfyui.md",
+    "docs/identity.md",
     "docs/behind-a-cdn.md",
     "docs/operations.md",
     "docs/policies.md",
@@ -215,6 +216,7 @@ async fn every_configuration_of_the_pages_is_accepted() {
     reader.sets_up(&["setup", "--backend", &reader.stand_in.url()]);
     let directory = reader.directory.path();
     fs::create_dir(directory.join("certs")).unwrap();
+    fs::write(directory.join("oidc.secret"), "only-for-tests").unwrap();
     for name in ["gateway.crt", "gateway.key"] {
         fs::copy(directory.join("state/tls").join(name), directory.join("certs").join(name)).unwrap();
     }

@@ -184,3 +184,53 @@ async fn a_warm_up_that_saves_or_is_no_workflow_is_a_fault_of_the_configuration(
     let (checked, reloaded, told) = with(&good);
     assert!(checked == Some(0) && reloaded == Some(0), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_job_that_no_backend_may_run_any_more_fails_in_the_end_and_those_that_only_wait_do_not() {
+    let need = |need: &str| format!("[[vram]]\nmodel = \"SD_XL*\"\nneed = \"{need}\"\n");
+    let of = || Options { vram_total: 12 << 30, ..fast() };
+    let gateway = Gateway::builder()
+        .stand_ins_with(vec![of(), of()])
+        .backend_lines(1, "pool = \"other\"\n")
+        .plan("policy = \"default\"\nbudget_seconds = 100000\n")
+        .tenants_toml("[[tenant]]\nid = \"charlie\"\nplan = \"usual\"\npool = \"other\"\n")
+        .gateway_toml(&format!("{}\n[dispatch]\nno_backend_timeout = \"2s\"\n", need("12GiB")))
+        .start()
+        .await;
+    let (acme, charlie) = (gateway.client("acme"), gateway.client("charlie"));
+    gateway.stand_ins()[0].kill();
+    gateway.backend_is(0, false).await;
+    let down = acme.submit(workflows::quick("down")).await;
+    let first = charlie.submit(workflows::slow("first", 150, 400, false)).await;
+    charlie.running(&first).await;
+    let big = charlie.submit(workflows::text_to_image("big")).await;
+    let small = charlie.submit(workflows::quick("small")).await;
+    let reserved = async || {
+        let me = charlie.get("/gate/me").await.expect(200).json();
+        me["budget"]["tenant"]["reserved_seconds"].as_f64().unwrap_or_else(|| panic!("{me}"))
+    };
+    let all = reserved().await;
+    gateway.edit("gateway.toml", |text| text.replace(&need("12GiB"), &need("48GiB")));
+    let reloaded = gateway.command(&["reload"]);
+    assert!(reloaded.status.success(), "{}", said(&reloaded));
+
+    let entry = charlie.finished(&big).await;
+    let error = &entry["status"]["messages"].as_array().unwrap().last().unwrap()[1];
+    assert_eq!(error["exception_type"], "NoBackend", "{entry}");
+    let text = error["exception_message"].as_str().unwrap();
+    assert!(text.contains("GPU memory") && text.contains("waited 2s"), "{text}");
+    let line = gateway.audited("the end", |line| line["event"] == "withdrawn").await;
+    assert!(line["reason"].as_str().unwrap().contains("GPU memory") && line["owner"]["tenant"] == "charlie", "{line}");
+    let left = reserved().await;
+    assert!(left < all, "what was set aside for it is free again: {all}, {left}");
+
+    // Others have waited as long: for their turn, and for a backend that is down.
+    for (client, prompt) in [(&charlie, &small), (&acme, &down)] {
+        let queue = client.get("/queue").await.expect(200).json();
+        assert_eq!(queue["queue_pending"][0][1], json!(prompt), "{queue}");
+    }
+    charlie.post("/interrupt", &json!({"prompt_id": first})).await.expect(200);
+    succeeds(&charlie, &small).await;
+    gateway.stand_ins()[0].restart().await.unwrap();
+    succeeds(&acme, &down).await;
+}

@@ -224,3 +224,20 @@ async fn a_client_is_told_to_continue_if_it_asked_and_not_otherwise() {
     connection.write(b"{}").await;
     assert_eq!(connection.response().await.unwrap().status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_trust_the_certificate_is_no_error_in_the_log_and_other_failed_handshakes_are() {
+    let gateway = gateway().await;
+    let https = gateway.addresses().https;
+    for _ in 0..3 {
+        let refused = tls::try_connect(https, Ipv4Addr::LOCALHOST, &Trust::nobody(), &["http/1.1"]).await;
+        assert!(refused.is_err());
+    }
+    // After these, so that its line comes after theirs.
+    RawConnection::plain(https, Ipv4Addr::LOCALHOST).await.write(b"\x16\x03\x01\x00\x02\xff\xff").await;
+    comfygate_tests::eventually("the broken handshake is told", || async {
+        gateway.log_text().contains("Downstream handshake error").then_some(())
+    })
+    .await;
+    assert!(!gateway.log_text().contains("fatal alert"), "{}", gateway.log_text());
+}

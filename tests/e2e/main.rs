@@ -7,6 +7,8 @@
     reason = "test code: a failure has to end the test, with the place where it happened"
 )]
 
+mod acting;
+mod accounts;
 mod admit;
 mod adopt;
 mod authenticate;
@@ -15,20 +17,26 @@ mod behind;
 mod budgets;
 mod cli;
 mod client_certificates;
+mod cors;
 mod deliver;
 mod dispatch;
 mod docs;
 mod faults;
 mod eligible;
 mod fleet;
+mod guessing;
 mod health;
 mod inspect;
 mod jwks;
+mod keys;
+mod live_sockets;
 mod lists;
 mod listen;
 mod login;
 mod newer;
 mod object_info;
+mod oidc;
+mod oidc_real;
 mod operate;
 mod owner;
 mod pacing;
@@ -44,7 +52,9 @@ mod route;
 mod sent;
 mod setup;
 mod state;
+mod tickets;
 mod upgrade;
 mod userdata;
+mod users;
 mod uploads;
 mod views;

@@ -38,9 +38,6 @@ const ANSWERED: &[(&str, bool)] = &[
     ("/gate/health", false),
 ];
 
-/// Rows that this release refuses with a reason, with whether the plain form is one too (some exist under `/api` only).
-const NOT_YET: &[(&str, &str)] = &[("POST", "/gate/ticket")];
-
 /// What is not there: refused rows, routes of other versions and packs, and nonsense.
 const NOT_THERE: &[(&str, &str)] = &[
     ("GET", "/nowhere"),
@@ -95,20 +92,6 @@ async fn every_built_row_answers_plain_and_under_api() {
             true => assert_eq!(plain.json(), api.expect(200).json(), "{path}"),
             false => assert_eq!(api.status, 404, "/api{path}"),
         }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_built_is_refused_with_a_reason() {
-    let (_gateway, acme) = gateway().await;
-    for (method, path) in NOT_YET {
-        let answer = ask(&acme, method, path).await;
-        assert_eq!(answer.status, 501, "{method} {path}: {}", answer.text());
-        assert_eq!(answer.code(), "not_implemented", "{method} {path}");
-        let problem = answer.json();
-        assert!(problem["detail"].as_str().is_some_and(|reason| reason.len() > 10), "{method} {path}: {problem}");
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        assert_eq!(problem["request_id"].as_str(), answer.header("x-request-id"));
     }
 }
 

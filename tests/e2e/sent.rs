@@ -251,8 +251,10 @@ async fn pictures_that_a_restarted_gateway_missed_are_made_again() {
     let (mut gateway, acme) = one().await;
     let made = made(&acme).await;
     let before = ran(&gateway.stand_ins()[0]);
+    let mut socket = acme.socket(Some("script")).await;
     let prompt = acme.submit_with(json!({"prompt": sending(20), "client_id": "script"})).await;
-    acme.running(&prompt).await;
+    // A job counts as running before its backend has it; by its first step, its start was heard.
+    socket.until("its first step", |event| event.kind() == "progress").await;
     gateway.kill9();
     gateway.restart().await;
     let acme = gateway.client("acme");

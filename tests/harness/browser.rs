@@ -23,6 +23,12 @@ pub async fn post_login(client: &Client, path: &str, key: &str) -> Response {
     client.call(http::Method::POST, path, FORM, format!("key={}", escaped(key)).into()).await
 }
 
+/// Posts fields to a path of ours, as a form of our own page does.
+pub async fn post_fields(client: &Client, path: &str, fields: &[(&str, &str)]) -> Response {
+    let body: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+    client.call(http::Method::POST, path, FORM, body.join("&").into()).await
+}
+
 /// A logged-in browser.
 #[derive(Debug, Clone)]
 pub struct Browser {
@@ -45,8 +51,35 @@ impl Browser {
     /// When the gateway does not let it in.
     pub async fn with_key(stranger: &Client, key: &str) -> Browser {
         let answer = post_login(stranger, "/gate/login", key).await.expect(303);
+        Browser::after(stranger, &answer)
+    }
+
+    /// Logs in with a local user's name and password.
+    ///
+    /// # Panics
+    /// When the gateway does not let it in.
+    pub async fn with_password(stranger: &Client, user: &str, password: &str) -> Browser {
+        let answer = post_fields(stranger, "/gate/login", &[("user", user), ("password", password)]).await.expect(303);
+        Browser::after(stranger, &answer)
+    }
+
+    /// The browser that got an answer with a session's cookie.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn after(stranger: &Client, answer: &Response) -> Browser {
         let set = answer.header("set-cookie").expect("a cookie");
         Browser { stranger: stranger.stranger(), cookie: set.split(';').next().unwrap().to_owned() }
+    }
+
+    /// One that has this cookie already, `NAME=VALUE`.
+    pub fn with_cookie(stranger: &Client, cookie: String) -> Browser {
+        Browser { stranger: stranger.stranger(), cookie }
+    }
+
+    /// Presses a button of a page of ours.
+    pub async fn press(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        post_fields(&self.sending(&[]), path, fields).await
     }
 
     /// `NAME=VALUE`.

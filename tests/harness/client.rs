@@ -115,6 +115,13 @@ impl Client {
         Client { credential, ..self.clone() }
     }
 
+    /// The same caller with its credential, and with these headers too.
+    #[must_use]
+    pub fn and(&self, headers: &[(&str, &str)]) -> Client {
+        let further = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Client { credential: self.credential.iter().cloned().chain(further).collect(), ..self.clone() }
+    }
+
     /// The same caller from another address of the loopback network: limits by address count it apart.
     #[must_use]
     pub fn from_address(&self, source: [u8; 4]) -> Client {

@@ -64,8 +64,12 @@ pub fn free_address() -> SocketAddr {
 /// # Panics
 /// When it does not end within the deadline.
 pub fn run_in(directory: &Path, arguments: &[&str]) -> Output {
+    run_reading(directory, arguments, Stdio::null())
+}
+
+fn run_reading(directory: &Path, arguments: &[&str], input: Stdio) -> Output {
     let mut command = Command::new(binary());
-    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    command.args(arguments).current_dir(directory).stdin(input);
     command.env_remove("COMFYGATE_CONFIG").env_remove("STATE_DIRECTORY");
     let (out, err) = (directory.join(".stdout"), directory.join(".stderr"));
     let mut child = command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).spawn().unwrap();
@@ -535,6 +539,42 @@ impl Gateway {
     pub fn command(&self, arguments: &[&str]) -> Output {
         let config = self.config().display().to_string();
         run_in(self.directory.path(), &[arguments, &["--config", &config]].concat())
+    }
+
+    /// The same with a text on its standard input.
+    pub fn command_reading(&self, arguments: &[&str], input: &str) -> Output {
+        let config = self.config().display().to_string();
+        let file = self.directory.path().join(".stdin");
+        fs::write(&file, input).unwrap();
+        let input = File::open(&file).unwrap();
+        run_reading(self.directory.path(), &[arguments, &["--config", &config]].concat(), input.into())
+    }
+
+    /// Makes a local user of a tenant with `comfygate user add`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn new_user(&self, name: &str, tenant: &str, password: &str) {
+        let arguments = ["user", "add", name, "--tenant", tenant, "--password-stdin"];
+        let made = self.command_reading(&arguments, &format!("{password}\n"));
+        assert!(made.status.success(), "user add: {}", said(&made));
+    }
+
+    /// Asks the control socket, as an operator's own program may.
+    ///
+    /// # Panics
+    /// When it does not answer, or not within HTTP.
+    pub async fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut socket = tokio::net::UnixStream::connect(self.state().join("control.sock")).await.unwrap();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n");
+        let head = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     /// Kills the process as a crash or `kill -9` does.

@@ -5,6 +5,11 @@ use http::HeaderMap;
 /// Every header that the gateway may send.
 const ALLOWED: &[&str] = &[
     "accept-ranges",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
     "allow",
     "cache-control",
     "connection",

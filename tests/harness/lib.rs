@@ -24,10 +24,12 @@
 pub mod browser;
 pub mod bypass;
 pub mod client;
+pub mod control;
 pub mod deadline;
 pub mod gateway;
 pub mod headers;
 pub mod jwks;
+pub mod oidc;
 pub mod pictures;
 pub mod raw;
 pub mod relay;

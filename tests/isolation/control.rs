@@ -10,9 +10,16 @@ use serde_json::{Value, json};
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// A job of this caller that runs until somebody stops it.
-async fn runs(client: &Client) -> String {
+async fn runs(gateway: &Gateway, client: &Client) -> String {
     let prompt = client.submit(crate::world::endless("long")).await;
     client.running(&prompt).await;
+    // It counts as running before its backend has it.
+    eventually("its backend has it", || async {
+        let seen = gateway.stand_ins().first().map(comfygate_tests::StandIn::requests);
+        seen.is_none_or(|seen| seen.iter().any(|(method, path, _)| method == Method::POST && path == "/prompt"))
+            .then_some(())
+    })
+    .await;
     prompt
 }
 
@@ -24,7 +31,7 @@ async fn text(client: &Client, path: &str, body: &str) -> comfygate_tests::Respo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bypass_095_no_interrupt_reaches_anothers_job() {
     let (gateway, acme, bravo) = two().await;
-    let prompt = runs(&acme).await;
+    let prompt = runs(&gateway, &acme).await;
     let before = gateway.stand_ins()[0].requests().len();
     let bodies = [
         String::new(),
@@ -83,7 +90,7 @@ async fn bypass_097_and_098_clear_and_delete_mean_ones_own() {
     let (gateway, acme, bravo) = two().await;
     let done = acme.submit(workflows::quick("done")).await;
     acme.finished(&done).await;
-    let running = runs(&acme).await;
+    let running = runs(&gateway, &acme).await;
     let held = acme.submit(workflows::quick("held")).await;
     let history = acme.get("/history").await.expect(200).json();
     let before = gateway.stand_ins()[0].requests().len();
@@ -274,10 +281,25 @@ async fn bypass_105_no_answer_with_a_credential_is_for_a_shared_cache() {
     }
 }
 
+/// Cookies of `SameSite=Lax` reach a frame in a page of a neighbouring name, and what is clicked there is asked for by our own page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_of_another_site_frames_ours() {
+    let pages = tempfile::tempdir().unwrap();
+    std::fs::write(pages.path().join("index.html"), "<!doctype html><title>the page</title>").unwrap();
+    let options =
+        comfygate_stand_in::Options { web_root: Some(pages.path().to_owned()), ..comfygate_tests::gateway::fast() };
+    let gateway = comfygate_tests::Gateway::builder().stand_ins_with(vec![options]).start().await;
+    for (path, policy) in [("/", "frame-ancestors 'self'"), ("/gate/login", "frame-ancestors 'none'")] {
+        let answer = gateway.client("acme").get(path).await.expect(200);
+        let policies = answer.header("content-security-policy").unwrap_or_default();
+        assert!(policies.contains(policy), "{path}: {policies}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bypass_106_what_changes_something_comes_from_our_own_page_or_from_none() {
     let (gateway, acme, _) = two().await;
-    let running = runs(&acme).await;
+    let running = runs(&gateway, &acme).await;
     let browser = Browser::of(&gateway, "acme").await;
     let own = gateway.url();
     let foreign: &[&[(&str, &str)]] = &[

@@ -7,7 +7,7 @@
 //! Requests are made from the table: a new action does not compile here before it has its row ([`variants`]), a new parameter has no value
 //! ([`values`]), and an entry that no request reaches fails the test.
 
-use crate::world::{Thing, Victim, generous, real_urls};
+use crate::world::{Thing, Victim, generous_with, real_urls};
 use bytes::Bytes;
 use comfygate::route::{Action, BodyRule, Entry, Handling, Prefix, QueryKeys, RouteError, TABLE, Verb, matched_route};
 use comfygate_tests::client::Kept;
@@ -55,6 +55,13 @@ fn sends(body: &Value) -> Variant {
     typed("application/json", body.to_string())
 }
 
+/// A form's `POST` from our own page.
+fn urlencoded(fields: &str) -> Variant {
+    let mut variant = typed("application/x-www-form-urlencoded", fields);
+    variant.headers.push(("sec-fetch-site", "same-origin".to_owned()));
+    variant
+}
+
 fn form(fields: &[(&str, &str)], filename: &str) -> Variant {
     let boundary = format!("multipart/form-data; boundary={}", pictures::BOUNDARY);
     typed(&boundary, pictures::form(fields, filename, &pictures::png(3, 3, [7, 7, 7])))
@@ -98,6 +105,7 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
         | Action::Job
         | Action::Logs
         | Action::LogoutPage
+        | Action::SessionsPage
         | Action::ModelDetails
         | Action::ModelFolderDetails
         | Action::ModelFolders
@@ -116,6 +124,7 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
         | Action::SystemStats
         | Action::TemplateFile
         | Action::Templates
+        | Action::Ticket
         | Action::Translations
         | Action::UserFile
         | Action::Users => vec![plain()],
@@ -128,6 +137,14 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
         ],
         Action::ChangeSetting => vec![typed("text/plain", "1")],
         Action::ChangeSettings => vec![sends(&json!({name: 1}))],
+        Action::ChangePassword => {
+            vec![urlencoded(&format!("user={0}&old={0}&password={0}&again={0}", escaped(name))), plain()]
+        }
+        Action::ChangeSessions => vec![
+            urlencoded(&format!("end={}", escaped(name))),
+            urlencoded("others=1"),
+            Variant { headers: cookie(name).headers, ..urlencoded("others=1") },
+        ],
         Action::CheckPrompt => envelopes(name).iter().map(sends).collect(),
         Action::Free => vec![plain(), sends(&json!({"unload_models": true, "free_memory": true}))],
         Action::GateMe => vec![plain(), cookie(name)],
@@ -144,8 +161,13 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
             query("status=completed,failed,cancelled&sort_by=execution_duration&limit=1"),
             query(format!("workflow_id={}", escaped(name))),
         ],
-        Action::Login => vec![typed("application/x-www-form-urlencoded", format!("key={}", escaped(name)))],
-        Action::LoginPage => vec![query(format!("next=/{}", escaped(name)))],
+        Action::First => vec![urlencoded(&format!("token={0}&user={0}&password={0}&again={0}", escaped(name)))],
+        Action::FirstPage => vec![query(format!("token={}", escaped(name)))],
+        Action::Login => vec![
+            urlencoded(&format!("key={}", escaped(name))),
+            urlencoded(&format!("user={0}&password={0}", escaped(name))),
+        ],
+        Action::LoginPage | Action::OidcStart => vec![query(format!("next=/{}", escaped(name)))],
         Action::Logout => vec![plain(), cookie(name)],
         Action::ModelMetadata => vec![
             plain(),
@@ -153,6 +175,10 @@ fn variants(action: Action, name: &str, signed: &str) -> Vec<Variant> {
             query(format!("filename={}.safetensors", escaped(parted(name).1))),
         ],
         Action::MoveUserFile => vec![plain(), query("overwrite=true&full_info=true")],
+        Action::OidcBackchannel => vec![urlencoded(&format!("logout_token={}", escaped(name))), cookie(name)],
+        Action::OidcCallback | Action::OidcOwnCallback => {
+            vec![plain(), query(format!("code=c&state={}", escaped(name))), cookie(name)]
+        }
         Action::SignedFile => {
             let mut forged = signed.to_owned();
             let last = forged.pop().unwrap();
@@ -236,7 +262,7 @@ fn makes(action: Action) -> bool {
 fn values(parameter: &str, name: &str) -> Vec<String> {
     let as_page = || format!("{}.png", name.trim_end_matches(".png"));
     match parameter {
-        "prompt_id" | "id" | "file_id" | "batch" | "file%2F" => vec![escaped(name)],
+        "prompt_id" | "id" | "file_id" | "batch" | "file%2F" | "provider" => vec![escaped(name)],
         "dest%2F" => vec![escaped(&format!("{name}-moved"))],
         "class" => vec![escaped(name), "LoadImage".to_owned(), "LoadImageOutput".to_owned()],
         "folder" => vec![escaped(name), "checkpoints".to_owned()],
@@ -274,7 +300,7 @@ fn asks(entry: &Entry, turn: usize, name: &str, signed: &str) -> Vec<Ask> {
     let variants = match entry.handling {
         Handling::Answer(action) => variants(action, name, signed),
         // Nothing is read of these: the path is all there is.
-        Handling::Forward | Handling::NotYet(_) | Handling::Refuse => vec![plain()],
+        Handling::Forward | Handling::Refuse => vec![plain()],
     };
     let mut all = Vec::new();
     for path in paths(entry, prefix(entry, turn), name) {
@@ -429,7 +455,7 @@ impl Told {
     }
 }
 
-/// Takes out what is drawn anew for each answer: UUIDs, with hyphens or without, signatures of URLs, times in milliseconds. What the caller has sent stays.
+/// Takes out what is drawn anew for each answer: UUIDs, with hyphens or without, tickets, signatures of URLs, times in milliseconds. What the caller has sent stays.
 fn without_ids(text: &str, sent: &str, own: &[(String, &'static str)]) -> String {
     let mut text = text.to_owned();
     for (own, word) in own {
@@ -443,7 +469,8 @@ fn without_ids(text: &str, sent: &str, own: &[(String, &'static str)]) -> String
         let drawn = (word.len() == 36 && word.matches('-').count() == 4) || (word.len() == 32 && !word.contains('-'));
         let fraction = fraction_of_seconds(word, &rest[word_end..]);
         let time = word.len() >= 13 && word.bytes().all(|byte| byte.is_ascii_digit()) || fraction > 0;
-        if drawn && !sent.contains(word) {
+        let ticket = word.len() == 64 && out.ends_with("cgt_");
+        if (drawn || ticket) && !sent.contains(word) {
             out.push_str("ID");
         } else if time && !sent.contains(word) {
             out.push_str("TIME");
@@ -489,7 +516,9 @@ fn rows() -> Vec<&'static Entry> {
 /// Whether anything of a request to this entry depends on a name.
 fn reads_a_name(entry: &Entry) -> bool {
     let keys = !matches!(entry.keys, QueryKeys::Known([]));
-    entry.path.contains('{') || keys || !matches!(entry.body, BodyRule::None | BodyRule::Stream)
+    // What a ticket is asked for with is not read, and only so many may wait.
+    let takes = !matches!(entry.body, BodyRule::None) && entry.handling != Handling::Answer(Action::Ticket);
+    entry.path.contains('{') || keys || takes
 }
 
 /// The two worlds as one caller sees them, and what was found so far.
@@ -573,11 +602,11 @@ impl World {
 }
 
 /// Two gateways before backends of their own, in the first of which `acme` has one of everything.
-async fn two_worlds() -> (Gateway, Gateway, Victim) {
+async fn two_worlds(plan: &str) -> (Gateway, Gateway, Victim) {
     let urls = real_urls().unwrap_or_default();
     let world = async |number: usize| match urls.get(number % urls.len().max(1)) {
-        Some(url) => generous().backends(std::slice::from_ref(url)).start().await,
-        None => generous().stand_ins(1).start().await,
+        Some(url) => generous_with(plan).backends(std::slice::from_ref(url)).start().await,
+        None => generous_with(plan).stand_ins(1).start().await,
     };
     let (full, empty) = (world(0).await, world(1).await);
     let victim = Victim::of(&full).await;
@@ -585,8 +614,8 @@ async fn two_worlds() -> (Gateway, Gateway, Victim) {
 }
 
 /// The whole matrix for one caller.
-async fn nothing_of_the_victims_shows_for(arguments: &[&str]) {
-    let (full, empty, victim) = two_worlds().await;
+async fn nothing_of_the_victims_shows_for(plan: &str, arguments: &[&str]) {
+    let (full, empty, victim) = two_worlds(plan).await;
     let signed = victim.signed.split_once('?').unwrap().1.to_owned();
     let mut worlds = Worlds {
         full: World::of(&full, arguments).await,
@@ -617,18 +646,75 @@ async fn nothing_of_the_victims_shows_for(arguments: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_route_answers_another_tenant_for_every_kind_of_object_as_if_it_had_never_been() {
-    nothing_of_the_victims_shows_for(&["--tenant", "bravo"]).await;
+    nothing_of_the_victims_shows_for("", &["--tenant", "bravo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_route_answers_another_user_for_every_kind_of_object_as_if_it_had_never_been() {
-    nothing_of_the_victims_shows_for(&["--tenant", "acme", "--user", "ann"]).await;
+    nothing_of_the_victims_shows_for("", &["--tenant", "acme", "--user", "ann"]).await;
+}
+
+/// A plan whose tenants are teams, with a member who sees only its own all the same.
+const TEAM: &str = "users = \"shared\"\nusers_limited = [\"eve\"]\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_another_team_for_every_kind_of_object_as_if_it_had_never_been() {
+    nothing_of_the_victims_shows_for(TEAM, &["--tenant", "bravo", "--user", "ann"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_a_limited_member_of_a_team_as_if_the_others_had_never_been() {
+    nothing_of_the_victims_shows_for(TEAM, &["--tenant", "acme", "--user", "eve"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_team_sees_its_jobs_and_files_and_nobodys_userdata_settings_and_sessions() {
+    let (full, empty, victim) = two_worlds(TEAM).await;
+    let member = ["--tenant", "acme", "--user", "ann"];
+    let (full, empty) = (World::of(&full, &member).await, World::of(&empty, &member).await);
+    let mut worlds = Worlds { full, empty, found: Vec::new(), asked: 0 };
+    let entry = |action| rows().into_iter().find(|entry| entry.handling == Handling::Answer(action)).unwrap();
+    for action in [
+        Action::UserFiles,
+        Action::UserFilesBelow,
+        Action::UserFile,
+        Action::MoveUserFile,
+        Action::DeleteUserFile,
+        Action::Settings,
+        Action::Setting,
+        Action::SessionsPage,
+        Action::ChangeSessions,
+        Action::ChangePassword,
+        Action::Logout,
+    ] {
+        worlds.row(entry(action), &victim.things, "x=1").await;
+        assert!(worlds.found.is_empty(), "{action:?} is personal:\n{}", worlds.found.join("\n"));
+    }
+    for action in [
+        Action::PromptInfo,
+        Action::Queue,
+        Action::History,
+        Action::HistoryEntry,
+        Action::Jobs,
+        Action::Job,
+        Action::View,
+        Action::InternalFiles,
+        Action::ObjectInfo,
+        Action::ObjectInfoClass,
+        Action::CheckPrompt,
+        Action::WebSocket,
+    ] {
+        worlds.row(entry(action), &victim.things, "x=1").await;
+        assert!(!worlds.found.is_empty(), "{action:?} shows a member nothing of its team");
+        worlds.found.clear();
+    }
+    victim.is_untouched().await;
 }
 
 /// What would be found if anything were: the owner's own requests are told apart from those of somebody who has nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_matrix_finds_what_the_owner_is_told() {
-    let (full, empty, victim) = two_worlds().await;
+    let (full, empty, victim) = two_worlds("").await;
     let owner = ["--tenant", "acme"];
     let (full, empty) = (World::of(&full, &owner).await, World::of(&empty, &owner).await);
     let mut worlds = Worlds { full, empty, found: Vec::new(), asked: 0 };

@@ -19,9 +19,14 @@ pub fn real_urls() -> Option<Vec<String>> {
 
 /// Limits that no test of thousands of requests meets.
 pub fn generous() -> Builder {
+    generous_with("")
+}
+
+/// The same with further lines of the plan.
+pub fn generous_with(lines: &str) -> Builder {
     let plan = "policy = \"default\"\nrate = { per_second = 100000, burst = 100000 }\n\
                 requests = { per_second = 100000, burst = 100000 }\nactive_jobs_max = 1000\n";
-    Gateway::builder().plan(plan).gateway_toml("[limits]\nfailed_logins_per_minute = 100000")
+    Gateway::builder().plan(&format!("{plan}{lines}")).gateway_toml("[limits]\nfailed_logins_free = 100000")
 }
 
 /// A thing of the victim's, and a name of nothing that has the same form and length.

@@ -211,8 +211,8 @@ impl StandIn {
         self.kill();
         let process = Process::begin(&self.shared);
         let mut last = None;
-        // The killed listener is closed by its task, which may need a moment to be dropped.
-        for _ in 0..200 {
+        // The killed listener is closed by its task, which may need a moment; and while nobody listens there, the system may lend the port to somebody's outgoing connection for a while.
+        for _ in 0..2000 {
             match http::listen(&process, self.addr) {
                 Ok(_) => {
                     *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
