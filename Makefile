@@ -6,7 +6,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help needs browser browser-tools clients clients-tools run test check lint doc deny bench simulate fuzz release static real differential chaos
+.PHONY: help needs browser browser-tools clients clients-tools oidc oidc-tools jwt-attacks jwt-tools run test check lint doc deny bench simulate fuzz release static real differential chaos
 
 # Every command below selects the same packages and features: cargo then builds each dependency once a profile.
 EVERYTHING := --workspace --all-features --locked
@@ -17,11 +17,17 @@ TEST_LOG := $(TARGET_DIR)/test-output.log
 # The web page that ComfyUI 0.8.0 asks for, and the newest of November 2026.
 PAGES := 1.35.9 1.58.1
 BROWSER := $(TARGET_DIR)/browser
-TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' $(PAGES)
+TRY_PAGES := '$(BROWSER)/venv/bin/python' tests/browser/page.py --binaries '$(TARGET_DIR)/debug' --pages '$(BROWSER)' --provider '$(TARGET_DIR)/oidc' $(PAGES)
 
 # Client libraries of ComfyUI, as their registries have them.
 CLIENTS := $(TARGET_DIR)/clients
 TRY_CLIENTS := '$(CLIENTS)/venv/bin/python' tests/clients/clients.py --binaries '$(TARGET_DIR)/debug' --libraries '$(CLIENTS)'
+
+# An identity provider of npm, where the test of logins at it looks for it.
+OIDC := $(TARGET_DIR)/oidc
+# Tools that forge tokens; WITH=jwt-hack for the one that takes minutes to build.
+JWT_TOOLS := $(TARGET_DIR)/jwt-tools
+TRY_JWT_TOOLS := '$(JWT_TOOLS)/venv/bin/python' tests/jwt-tools/attacks.py --binaries '$(TARGET_DIR)/debug' --tools '$(JWT_TOOLS)'
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,14 +72,19 @@ test: needs ## every test that needs no ComfyUI and no GPU
 	fi
 	cargo test $(EVERYTHING) --doc
 	if tests/browser/install.sh --there '$(BROWSER)' $(PAGES); then
-		$(TRY_PAGES)
+		$(TRY_PAGES) | tee -a $(TEST_LOG)
 	else
-		echo 'skipped: the stock page in a browser: Chromium, Playwright or the page is not installed (make browser)' >> $(TEST_LOG)
+		echo 'skipped: the stock page in browsers: Chromium, Firefox, Playwright or the page is not installed (make browser)' >> $(TEST_LOG)
 	fi
 	if tests/clients/install.sh --there '$(CLIENTS)'; then
 		$(TRY_CLIENTS)
 	else
 		echo 'skipped: client libraries: those of PyPI and npm are not installed (make clients)' >> $(TEST_LOG)
+	fi
+	if tests/jwt-tools/install.sh --there '$(JWT_TOOLS)'; then
+		$(TRY_JWT_TOOLS) | tee -a $(TEST_LOG)
+	else
+		echo 'skipped: tools that forge tokens: myjwt is not installed (make jwt-attacks)' >> $(TEST_LOG)
 	fi
 	echo
 	echo 'All tests passed. Not part of it:'
@@ -82,9 +93,9 @@ test: needs ## every test that needs no ComfyUI and no GPU
 	if ! command -v nvidia-smi >/dev/null; then echo 'skipped: GPU: no NVIDIA driver here; what the driver tells is tested with a recorded reading'; fi
 	if [ -z "$${COMFYUI_URL:-}$${COMFYUI_URLS:-}" ]; then echo 'skipped: a real ComfyUI: neither COMFYUI_URL nor COMFYUI_URLS is set (make real)'; fi
 
-browser: needs browser-tools ## the stock page, two versions, in headless Chromium (the first time apt and pip fetch about 200 MB)
+browser: needs browser-tools ## the stock page and the gateway's own in Chromium, Firefox and on a phone (the first time apt and pip fetch about 300 MB); TRY='--browsers firefox --only a_logout' for some of it
 	cargo build $(EVERYTHING) --bins
-	$(TRY_PAGES)
+	$(TRY_PAGES) $(TRY)
 
 browser-tools:
 	@tests/browser/install.sh '$(BROWSER)' $(PAGES)
@@ -95,6 +106,20 @@ clients: needs clients-tools ## five client libraries of ComfyUI through the gat
 
 clients-tools:
 	@tests/clients/install.sh '$(CLIENTS)'
+
+oidc: needs oidc-tools ## logins at a real identity provider, oidc-provider of npm (the first time npm fetches about 4 MB); `make test` has it once it is there
+	cargo build $(EVERYTHING) --bins
+	cargo test -p comfygate-tests --all-features --locked --test e2e oidc_real -- --show-output
+
+oidc-tools:
+	@tests/oidc/install.sh '$(OIDC)'
+
+jwt-attacks: needs jwt-tools ## tokens that public tools forge, at a gateway with three issuers; WITH=jwt-hack for a second tool, which cargo builds first
+	cargo build $(EVERYTHING) --bins
+	$(TRY_JWT_TOOLS)
+
+jwt-tools:
+	@WITH='$(WITH)' tests/jwt-tools/install.sh '$(JWT_TOOLS)'
 
 check: needs ## everything before a change is handed over: format, lints, tests, documentation, dependencies
 	@cargo fmt --all --check
