@@ -2,10 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use comfygate_tests::control::control;
 use comfygate_tests::jwks::{Answer, token_of};
 use comfygate_tests::oidc::{CLIENT_ID, Forge, Provider, Sent, log_in, pairs, refusal};
 use comfygate_tests::tokens::{Signer, altered, now};
-use comfygate_tests::{Browser, Gateway, Response, eventually};
+use comfygate_tests::{Browser, Gateway, Response, eventually, gateway};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -378,6 +379,28 @@ async fn who_comes_in_and_as_whom_is_decided_by_claims() {
     }
     provider.state().claims = altered(&good, &json!({"groups": "editors"}));
     tried(&gateway, &provider).await.expect(303);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_of_a_tenant_that_is_not_in_the_file_lets_in_as_long_as_there_is_that_tenant() {
+    let provider = Provider::start().await;
+    let table = provider.configuration("studio", "tenant = \"zebra\"");
+    let gateway = Gateway::builder().stand_ins(1).file("oidc.secret", SECRET).gateway_toml(&table).start().await;
+    let asked = async |method: &str, query: &str| {
+        let body = (method == "PUT").then(|| json!({"plan": "usual"}));
+        control(&gateway, method, &format!("/v1/tenants/zebra{query}"), &[], body.as_ref()).await.status
+    };
+    let is_told = || gateway::said(&gateway.command(&["reload"])).contains("there is no tenant `zebra`");
+    refused("nobody has made it", &tried(&gateway, &provider).await, 403);
+    assert!(is_told());
+    assert_eq!(asked("PUT", "").await, 201);
+    assert!(!is_told());
+    let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
+    assert_eq!(me(&gateway, &cookie).await.expect(200).json()["tenant"], "zebra");
+    assert_eq!(asked("DELETE", "?erase=true").await, 200);
+    me(&gateway, &cookie).await.expect(401);
+    refused("it is deleted", &tried(&gateway, &provider).await, 403);
+    assert_eq!(asked("PUT", "").await, 409, "the configuration names it still");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
