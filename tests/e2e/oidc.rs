@@ -619,6 +619,10 @@ async fn what_the_provider_was_not_asked_logs_nobody_out() {
     provider.state().token_answer = None;
     // Its token was the provider's last: the first one's is used up.
     eventually("it is renewed", || async { (me(&gateway, &second).await.status == 200).then_some(()) }).await;
+    for outcome in ["failed", "not_asked", "renewed"] {
+        let series = format!("comfygate_session_renewals_total{{outcome=\"{outcome}\",provider=\"studio\"}}");
+        assert!(gateway.metric(&series).await >= 1.0, "{}", gateway.metrics().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -635,6 +639,8 @@ async fn a_session_of_which_only_a_socket_is_open_is_renewed_in_time_and_ends_wi
     let line = gateway.audited("the end", |line| line["event"] == "session_ended").await;
     assert!(line["reason"].as_str().unwrap().contains("invalid_grant"), "{line}");
     me(&gateway, &cookie).await.expect(401);
+    let ended = "comfygate_session_renewals_total{outcome=\"ended\",provider=\"studio\"}";
+    assert_eq!(gateway.metric(ended).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
