@@ -641,12 +641,18 @@ impl Gateway {
     /// tenant shares has changed. An open socket is no use of a session: a forgotten tab must not keep it alive.
     async fn credential_ended(&self, principal: Principal, shown: Kept, client: ClientAddr, scope: OwnerScope) {
         let services = &self.services;
-        let look = || async {
+        let counted = services.metrics.standing_socket(principal.credential);
+        let looked = || async {
             let principal = services.principal_of(shown.presented()).await?;
             crate::authenticate::require(&principal, Scope::Read)?;
             crate::authenticate::taken_from_there(&principal, &services.tenants(), client)?;
             // What the socket reads is not the caller's any more; the next one reads what is.
             if principal.owner.scope() == scope { Ok(principal) } else { Err(AuthError::Forbidden(Scope::Read)) }
+        };
+        let look = || async {
+            let looked = looked().await;
+            counted.looked(looked.as_ref().err().and_then(AuthError::retry_after).is_none());
+            looked
         };
         endings::until_ended(
             &principal,

@@ -1,13 +1,14 @@
 //! Certificates of callers as credentials: verified against the listener's CA, mapped by a closed list.
 
 use crate::live_sockets::{closes_with_4401, ends_with_4401, opened};
-use comfygate_tests::gateway::free_address;
+use comfygate_tests::control::control;
+use comfygate_tests::gateway::{free_address, said};
 use comfygate_tests::tls::Trust;
 use comfygate_tests::tokens::now;
 use comfygate_tests::{Client, Gateway, RawConnection};
 use http::Method;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -49,6 +50,11 @@ const ENTRIES: &str = "[[client_certificate]]\ndns = \"worker.example\"\ntenant 
 
 /// A gateway with one more listener, which asks for certificates of `ca`.
 async fn asking(ca: &Ca, wanted: &str) -> (Gateway, SocketAddr) {
+    asking_for(ca, wanted, ENTRIES).await
+}
+
+/// The same, which stand for these.
+async fn asking_for(ca: &Ca, wanted: &str, entries: &str) -> (Gateway, SocketAddr) {
     let address = free_address();
     let listener = format!(
         "[[listen]]\naddress = \"{address}\"\nclient_ca = \"clients.pem\"\nclient_certificates = \"{wanted}\"\n"
@@ -56,7 +62,7 @@ async fn asking(ca: &Ca, wanted: &str) -> (Gateway, SocketAddr) {
     let gateway = Gateway::builder()
         .stand_ins(1)
         .file("clients.pem", &ca.0.pem())
-        .gateway_toml(&format!("{listener}{ENTRIES}"))
+        .gateway_toml(&format!("{listener}{entries}"))
         .start()
         .await;
     (gateway, address)
@@ -186,4 +192,62 @@ async fn the_socket_of_a_certificate_that_a_reload_takes_off_the_list_is_closed_
     assert!(gateway.command(&["reload"]).status.success());
     closes_with_4401(stays).await;
     opened(&reader).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_a_tenant_that_is_not_in_the_file_lets_in_as_long_as_there_is_that_tenant() {
+    let ca = Ca::new();
+    let entries = "[[client_certificate]]\ndns = \"zebra.example\"\ntenant = \"zebra\"\n\
+        [[client_certificate]]\ndns = \"worker.example\"\ntenant = \"acme\"\n";
+    let (gateway, address) = asking_for(&ca, "optional", entries).await;
+    let asked = async |method: &str, query: &str| {
+        let body = (method == "PUT").then(|| json!({"plan": "usual"}));
+        control(&gateway, method, &format!("/v1/tenants/zebra{query}"), &[], body.as_ref()).await
+    };
+    let zebra = holder(&gateway, address, &ca.identity("zebra.example", 2100));
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let mut stays = opened(&worker).await;
+
+    // Nobody has made it: refused as a key of a tenant that is gone is, and told of.
+    let absent = "there is no tenant `zebra`";
+    assert!(gateway.log_text().contains(absent));
+    let reloaded = || {
+        let reloaded = gateway.command(&["reload"]);
+        assert!(reloaded.status.success(), "{}", said(&reloaded));
+        said(&reloaded)
+    };
+    assert!(reloaded().contains(absent) && !reloaded().contains("`acme`"), "{}", reloaded());
+    let checked = gateway.command(&["check"]);
+    assert!(checked.status.success() && said(&checked).contains(absent), "{}", said(&checked));
+    zebra.get("/queue").await.expect(401);
+    zebra.get("/ws").await.expect(401);
+    zebra.bearer(&gateway.key("acme")).get("/queue").await.expect(401);
+    let reason = "tenant `zebra` is gone or disabled";
+    let is_it = |line: &Value| line["reason"].as_str().is_some_and(|text| text.contains(reason));
+    let line = gateway.audited("the refusal", is_it).await;
+    assert_eq!(line["code"], "unauthenticated", "{line}");
+
+    // It is made: let in without a reload.
+    let made = asked("PUT", "").await;
+    assert!(made.status == 201 && made.text().contains("names this id"), "{}", made.text());
+    assert_eq!(zebra.get("/gate/me").await.expect(200).json()["tenant"], "zebra");
+    assert!(!reloaded().contains(absent), "{}", reloaded());
+    let socket = opened(&zebra).await;
+    assert_eq!(asked("POST", "/disable").await.status, 200);
+    ends_with_4401(socket, &zebra).await;
+    assert_eq!(asked("POST", "/enable").await.status, 200);
+    let socket = opened(&zebra).await;
+
+    // It is deleted, and made anew by nobody who does not say so.
+    assert_eq!(asked("DELETE", "?erase=true").await.status, 200);
+    ends_with_4401(socket, &zebra).await;
+    zebra.get("/queue").await.expect(401);
+    assert!(reloaded().contains(absent), "{}", reloaded());
+    let refused = asked("PUT", "").await;
+    assert!(refused.status == 409 && refused.text().contains("[[client_certificate]]"), "{}", refused.text());
+    zebra.get("/queue").await.expect(401);
+    assert_eq!(asked("PUT", "?reuse=true").await.status, 201);
+    zebra.get("/queue").await.expect(200);
+    worker.get("/queue").await.expect(200);
+    stays.heard_so_far().await;
 }

@@ -1,6 +1,7 @@
 //! Open sockets end with what they were let in by. That this takes less than five seconds is shown by the unit tests of `authenticate::endings`, under a clock that is turned by hand.
 
 use comfygate_tests::control::control;
+use comfygate_tests::jwks::{Answer, KeyServer, published, token_of};
 use comfygate_tests::tokens::{Signer, altered, claims, now};
 use comfygate_tests::{Browser, Client, Event, Gateway, Socket, eventually, gateway};
 use serde_json::json;
@@ -122,6 +123,45 @@ async fn the_socket_of_a_disabled_tenant_is_closed() {
     let disabled = control(&gateway, "POST", &format!("/v1/tenants/{tenant}/disable"), &[], None).await;
     assert_eq!(disabled.status, 200, "{}", disabled.text());
     ends_with_4401(socket, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_are_counted_by_what_they_stand_on_and_while_that_cant_be_checked() {
+    let signer = Signer::es256();
+    let keys = [published(&signer, "k")];
+    let (server, silent) = (KeyServer::start(&keys).await, KeyServer::start(&keys).await);
+    silent.answer(Answer::Close);
+    let configuration = server.configuration(ISSUER, &["ES256"]);
+    let gateway = Gateway::builder().stand_ins(1).gateway_toml(&configuration).start().await;
+    let client = gateway.stranger().bearer(&token_of(&signer, "k", &claims(ISSUER, "acme")));
+    // Of sockets by token and by key: those that are open, and those that can't be checked.
+    let counts = async |wanted: [f64; 4]| {
+        let count = async |name: &str, kind: &str| {
+            gateway.metric(&format!("comfygate_websockets_{name}{{credential=\"{kind}\"}}")).await
+        };
+        eventually(&format!("{wanted:?}"), || async {
+            let open = [count("by_credential", "jwt").await, count("by_credential", "api_key").await];
+            let unchecked = [count("unchecked", "jwt").await, count("unchecked", "api_key").await];
+            ([open, unchecked].concat() == wanted).then_some(())
+        })
+        .await;
+    };
+    let (mut by_token, by_key) = (opened(&client).await, opened(&gateway.client("bravo")).await);
+    counts([1.0, 1.0, 0.0, 0.0]).await;
+    // A reload has all sockets looked at; whose keys can't be had is neither let in nor refused.
+    let moved = |from: &KeyServer, to: &KeyServer| {
+        gateway.edit("gateway.toml", |text| text.replace(&from.url(), &to.url()));
+        assert!(gateway.command(&["reload"]).status.success());
+    };
+    moved(&server, &silent);
+    counts([1.0, 1.0, 1.0, 0.0]).await;
+    moved(&silent, &server);
+    counts([1.0, 1.0, 0.0, 0.0]).await;
+    by_token.heard_so_far().await;
+    drop(by_key);
+    counts([1.0, 0.0, 0.0, 0.0]).await;
+    drop(by_token);
+    counts([0.0; 4]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -272,6 +272,12 @@ async fn the_socket_of_an_ended_session_falls_silent_and_a_new_one_is_held_too()
     .await;
     // What came before the logout may still lie in the connection.
     socket.heard_so_far().await;
+    let held = async |wanted: f64| {
+        let seen = async || (gateway.metric("comfygate_websockets_held").await == wanted).then_some(());
+        eventually(&format!("{wanted} silent sockets"), || seen()).await;
+    };
+    held(1.0).await;
+    assert_eq!(gateway.metric("comfygate_websockets_by_credential{credential=\"session\"}").await, 0.0);
     // The page's next socket, with its dead cookie, and without any once the browser has dropped it.
     let mut second = browser.page().try_socket("/ws", None, &[]).await.unwrap();
     let own = gateway.url();
@@ -281,6 +287,9 @@ async fn the_socket_of_an_ended_session_falls_silent_and_a_new_one_is_held_too()
     for socket in [&mut socket, &mut second, &mut third] {
         assert_eq!(socket.heard_so_far().await, []);
     }
+    held(3.0).await;
+    drop(third);
+    held(2.0).await;
     // Programs are told.
     assert_eq!(gateway.stranger().try_socket("/ws", None, &[]).await.map(|_| ()), Err(401));
     let bad = gateway.stranger().bearer("wrong").try_socket("/ws", None, &[("origin", own.as_str())]).await;

@@ -2,10 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use comfygate_tests::control::control;
 use comfygate_tests::jwks::{Answer, token_of};
 use comfygate_tests::oidc::{CLIENT_ID, Forge, Provider, Sent, log_in, pairs, refusal};
 use comfygate_tests::tokens::{Signer, altered, now};
-use comfygate_tests::{Browser, Gateway, Response, eventually};
+use comfygate_tests::{Browser, Gateway, Response, eventually, gateway};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -381,6 +382,28 @@ async fn who_comes_in_and_as_whom_is_decided_by_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_of_a_tenant_that_is_not_in_the_file_lets_in_as_long_as_there_is_that_tenant() {
+    let provider = Provider::start().await;
+    let table = provider.configuration("studio", "tenant = \"zebra\"");
+    let gateway = Gateway::builder().stand_ins(1).file("oidc.secret", SECRET).gateway_toml(&table).start().await;
+    let asked = async |method: &str, query: &str| {
+        let body = (method == "PUT").then(|| json!({"plan": "usual"}));
+        control(&gateway, method, &format!("/v1/tenants/zebra{query}"), &[], body.as_ref()).await.status
+    };
+    let is_told = || gateway::said(&gateway.command(&["reload"])).contains("there is no tenant `zebra`");
+    refused("nobody has made it", &tried(&gateway, &provider).await, 403);
+    assert!(is_told());
+    assert_eq!(asked("PUT", "").await, 201);
+    assert!(!is_told());
+    let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
+    assert_eq!(me(&gateway, &cookie).await.expect(200).json()["tenant"], "zebra");
+    assert_eq!(asked("DELETE", "?erase=true").await, 200);
+    me(&gateway, &cookie).await.expect(401);
+    refused("it is deleted", &tried(&gateway, &provider).await, 403);
+    assert_eq!(asked("PUT", "").await, 409, "the configuration names it still");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_is_renewed_by_its_refresh_token_with_the_claims_of_then() {
     let provider = Provider::start().await;
     {
@@ -596,6 +619,10 @@ async fn what_the_provider_was_not_asked_logs_nobody_out() {
     provider.state().token_answer = None;
     // Its token was the provider's last: the first one's is used up.
     eventually("it is renewed", || async { (me(&gateway, &second).await.status == 200).then_some(()) }).await;
+    for outcome in ["failed", "not_asked", "renewed"] {
+        let series = format!("comfygate_session_renewals_total{{outcome=\"{outcome}\",provider=\"studio\"}}");
+        assert!(gateway.metric(&series).await >= 1.0, "{}", gateway.metrics().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -612,6 +639,8 @@ async fn a_session_of_which_only_a_socket_is_open_is_renewed_in_time_and_ends_wi
     let line = gateway.audited("the end", |line| line["event"] == "session_ended").await;
     assert!(line["reason"].as_str().unwrap().contains("invalid_grant"), "{line}");
     me(&gateway, &cookie).await.expect(401);
+    let ended = "comfygate_session_renewals_total{outcome=\"ended\",provider=\"studio\"}";
+    assert_eq!(gateway.metric(ended).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,7 @@ pub fn router(services: Arc<Services>, drain: Drain) -> Router {
 async fn metrics(State(looks): State<Looks>) -> Response {
     let (metrics, hub, audit) = (&looks.services.metrics, &looks.services.hub, &looks.services.audit);
     metrics.set_websockets(hub.sockets());
+    metrics.set_websockets_held(looks.services.held.count());
     metrics.events_dropped(hub.take_dropped());
     if let Ok(free) = looks.services.space.free(looks.services.clock.monotonic()) {
         metrics.set_state_free(free);

@@ -331,7 +331,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}",
                 "Makes a tenant, or changes it as a whole; the same body twice is written once",
             )
-            .query("reuse", "`true`: also an id that was deleted within the last 90 days, or of which something is left, which becomes the new tenant's")
+            .query("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's")
             .header("If-Match", "only if its version is this one")
             .header("If-None-Match", "`*`: only if it is new")
             .body::<TenantSpec>()
@@ -410,7 +410,7 @@ async fn one(State(Desk { services, .. }): State<Desk>, Path(id): Path<String>) 
     if let Some(detail) = detail_of(&services, &id) {
         return tagged(StatusCode::OK, detail);
     }
-    match services.managed.deleted_at(&id) {
+    match services.managed.deleted_at(&id, services.tenants().registry()) {
         Some(at) => {
             let text = format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0);
             ApiError::answer(StatusCode::GONE, "tenant_deleted", text)
@@ -537,7 +537,7 @@ async fn delete(
         return ApiError::answer(StatusCode::CONFLICT, "made_by_token", text);
     }
     if services.managed.row(&id).is_none() {
-        return match services.managed.deleted_at(&id) {
+        return match services.managed.deleted_at(&id, services.tenants().registry()) {
             // It is as was wanted.
             Some(_) => {
                 let none = ErasureRow::new(id, services.clock.wall(), true);

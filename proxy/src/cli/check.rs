@@ -30,8 +30,8 @@ pub fn run(arguments: &CheckArguments) -> anyhow::Result<Exit> {
 fn check(args: &CheckArguments, out: &mut dyn Write) -> io::Result<Exit> {
     let (file, errors, warnings) = match Config::load(args.which.config.as_deref()) {
         Ok(loaded) => {
-            let errors = against_catalogues(&loaded.config);
-            (loaded.config.file, errors, loaded.warnings)
+            let (errors, warnings) = (against_catalogues(&loaded.config), loaded.warnings_of_files());
+            (loaded.config.file, errors, warnings)
         }
         Err(faults) => (None, faults.errors, faults.warnings),
     };

@@ -64,7 +64,7 @@ pub fn run(arguments: &BundleArguments) -> anyhow::Result<Exit> {
             bundle.files(loaded.config.file.as_deref(), loaded.config.tenants_file.as_deref());
             bundle.audit(&loaded.config.audit, arguments.lines)?;
             bundle.gateway(&loaded.config)?;
-            (Vec::new(), loaded.warnings)
+            (Vec::new(), loaded.warnings_of_files())
         }
         Err(found) => {
             bundle.files(arguments.which.config.as_deref(), None);

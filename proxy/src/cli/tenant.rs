@@ -111,7 +111,7 @@ struct Written {
     /// A key of its plan that it has otherwise, such as weight=2, retention=24h or users=shared; a list or table as JSON
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<(String, Value)>,
-    /// Take an id also that was deleted within the last 90 days, or of which something is left (it becomes the new tenant's)
+    /// Take an id also that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left (it becomes the new tenant's)
     #[arg(long)]
     reuse: bool,
 }
@@ -302,7 +302,7 @@ async fn erased_here(
     managed.begin_erasure(id, deletes).await?;
     let erasure = erase_tenant(&*ledger, &config.backends, id, clock.wall()).await?;
     audit.tenant_erased(&erasure);
-    let deleted = managed.end_erasure(id, || config.tenants.tenant(id).is_some()).await?;
+    let deleted = managed.end_erasure(id, || Arc::clone(&config.tenants)).await?;
     if deleted {
         audit.tenant_deleted(id);
     }

@@ -91,8 +91,12 @@ impl Checker<'_> {
         let public_url = raw.public_url.map(|found| found.value);
         let path = public_url.as_ref().map_or("", PublicUrl::path);
         let given_listen: Vec<_> = raw.listen.into_iter().filter_map(|listen| self.listener(listen, path)).collect();
-        let tenants = raw.tenants_file.as_ref().map_or(defaults.tenants, |named| self.tenants(named));
-        let client_certificates = self.client_certificates(raw.client_certificate, &tenants, &given_listen);
+        let tenants = raw.tenants_file.as_ref().map_or_else(TenantRegistry::built_in, |named| self.tenants(named));
+        let by_certificate = raw.client_certificate.iter().filter_map(|entry| entry.tenant.as_ref());
+        let by_provider = raw.oidc.iter().filter_map(|provider| provider.tenant.as_ref());
+        let named = by_certificate.chain(by_provider).map(|named| (named.value.clone(), named.at.clone()));
+        let tenants = Arc::new(tenants.naming(named));
+        let client_certificates = self.client_certificates(raw.client_certificate, &given_listen);
         let given_backends = self.backends(raw.backends);
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
@@ -215,11 +219,11 @@ impl Checker<'_> {
         }
     }
 
-    fn tenants(&self, named: &Located<String>) -> Arc<TenantRegistry> {
+    fn tenants(&self, named: &Located<String>) -> TenantRegistry {
         let source = SourceFile::read(self.absolute(&named.value), &named.at, self.report);
-        Arc::new(source.map_or_else(TenantRegistry::default, |source| {
+        source.map_or_else(TenantRegistry::default, |source| {
             read_tenants(&source, &self.surroundings.current_dir, self.report)
-        }))
+        })
     }
 
     /// Whoever trusts its packs shares no backend with anybody: their code, routes and events would be everybody's.

@@ -5,13 +5,11 @@ use super::raw::{RawClientCertificate, RawListen};
 use super::reader::Located;
 use super::{CertificateConfig, ClientCaConfig, ListenConfig, ListenKind, UNIX_MODE};
 use crate::authenticate::certificate::{CertificateMatch, CertificateRule};
-use crate::ids::TenantId;
 use crate::listen::address::UNIX_PATH_BYTES_MAX;
 use crate::listen::client_certificate::{ClientCertificates, ClientVerifier};
 use crate::listen::trusted::{TrustedProxies, TrustedProxy};
 use crate::listen::{ListenAddress, ListenerFacts};
 use crate::owner::{Scope, Scopes};
-use crate::tenants::TenantRegistry;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -199,7 +197,6 @@ impl Checker<'_> {
     pub(super) fn client_certificates(
         &self,
         raw: Vec<RawClientCertificate>,
-        tenants: &TenantRegistry,
         listen: &[ListenConfig],
     ) -> Arc<[CertificateRule]> {
         if let Some(first) = raw.first()
@@ -211,7 +208,7 @@ impl Checker<'_> {
         let mut rules = Vec::new();
         for entry in raw {
             let at = entry.at.clone();
-            if let Some(rule) = self.client_certificate(entry, tenants) {
+            if let Some(rule) = self.client_certificate(entry) {
                 if seen.insert(rule.matches.clone()) {
                     rules.push(rule);
                 } else {
@@ -222,13 +219,12 @@ impl Checker<'_> {
         rules.into()
     }
 
-    fn client_certificate(&self, raw: RawClientCertificate, tenants: &TenantRegistry) -> Option<CertificateRule> {
+    fn client_certificate(&self, raw: RawClientCertificate) -> Option<CertificateRule> {
         let matches = self.certificate_match(&raw);
-        let tenant = raw.tenant.and_then(|tenant| self.known_tenant(tenant, tenants));
         let scopes = self.scopes(raw.scopes);
         Some(CertificateRule {
             matches: matches?,
-            tenant: tenant?,
+            tenant: raw.tenant?.value,
             user: raw.user.map(|found| found.value),
             scopes: scopes?,
         })
@@ -245,14 +241,6 @@ impl Checker<'_> {
             }
         };
         found.map_err(|error| self.refuse::<()>(at, error.to_string(), "")).ok()
-    }
-
-    pub(super) fn known_tenant(&self, tenant: Located<TenantId>, tenants: &TenantRegistry) -> Option<TenantId> {
-        // No tenant at all: their file has faults of its own, or a warning.
-        if tenants.tenant(&tenant.value).is_some() || tenants.tenants().next().is_none() {
-            return Some(tenant.value);
-        }
-        self.refuse(&tenant.at, format!("there is no tenant `{}`", tenant.value), "add it to the tenants file")
     }
 
     fn scopes(&self, named: Option<Vec<Located<String>>>) -> Option<Scopes> {

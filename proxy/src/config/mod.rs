@@ -574,6 +574,18 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
 }
 
+impl Loaded {
+    /// Every warning that the files alone give rise to. More than `warnings`: which tenants there are besides those of the file a gateway knows, and tells itself
+    /// ([`AllTenants::doubts`](crate::tenants::AllTenants::doubts)).
+    pub fn warnings_of_files(&self) -> Vec<Fault> {
+        let tenants = &self.config.tenants;
+        let mut warnings = self.warnings.clone();
+        warnings.extend(tenants.named_in_vain(|id| tenants.tenant(id).is_some()));
+        warnings.sort();
+        warnings
+    }
+}
+
 impl Config {
     /// Finds, reads and checks the configuration of this process: `path`, else `$COMFYGATE_CONFIG`, `./config/gateway.toml`,
     /// `/etc/comfygate/gateway.toml`, else [`Config::built_in`].

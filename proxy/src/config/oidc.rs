@@ -152,7 +152,7 @@ impl fmt::Debug for ClientSecretText {
 /// Who pays for those whom a provider lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProviderTenant {
-    /// One tenant of the file for all.
+    /// One tenant for all; whether there is one is looked at with each login and request.
     Fixed(TenantId),
     /// Whom a claim names.
     Claim {
@@ -184,7 +184,7 @@ pub(super) struct RawOidc {
     scopes: Option<Vec<Located<String>>>,
     ca: Option<Located<String>>,
     algorithms: Option<Vec<Located<String>>>,
-    tenant: Option<Located<TenantId>>,
+    pub(super) tenant: Option<Located<TenantId>>,
     tenant_claim: Option<Located<ClaimPath>>,
     unknown_tenant: Option<Located<&'static str>>,
     create_plan: Option<Located<String>>,
@@ -259,7 +259,7 @@ pub(super) fn checked_providers(
     }
     check_unique(checker, &raw);
     let several = raw.len() > 1;
-    let providers = Providers { checker, issuers: Issuers { checker, registry, backends }, registry };
+    let providers = Providers { checker, issuers: Issuers { checker, registry, backends } };
     let mut checked = Vec::new();
     for oidc in raw {
         let at = oidc.at.clone();
@@ -287,7 +287,6 @@ fn check_unique(checker: &Checker<'_>, raw: &[RawOidc]) {
 struct Providers<'a> {
     checker: &'a Checker<'a>,
     issuers: Issuers<'a>,
-    registry: &'a TenantRegistry,
 }
 
 impl Providers<'_> {
@@ -390,7 +389,7 @@ impl Providers<'_> {
                 if let Some(at) = of_a_claim.into_iter().flatten().next() {
                     return self.refuse(at, "this key belongs to `tenant_claim`, which is not set", "leave it out");
                 }
-                self.checker.known_tenant(fixed.clone(), self.registry).map(ProviderTenant::Fixed)
+                Some(ProviderTenant::Fixed(fixed.value.clone()))
             }
             (None, Some(claim)) => {
                 let creation = Creation {

@@ -612,7 +612,6 @@ fn a_faulty_provider_is_told_with_its_place() {
     for (lines, fault) in [
         ("", "nothing says whose tenant"),
         ("tenant = \"local\"\ntenant_claim = \"org\"", "are both set"),
-        ("tenant = \"none\"", "there is no tenant `none`"),
         ("tenant = \"local\"\nunknown_tenant = \"create\"", "belongs to `tenant_claim`"),
         ("tenant_claim = \"org\"\nunknown_tenant = \"create\"", "needs `create_plan`"),
         ("tenant = \"local\"\nalgorithms = [\"HS256\"]", "a shared secret is never published"),
@@ -935,7 +934,7 @@ fn a_client_ca_is_read_and_needs_tls() {
 }
 
 #[test]
-fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
+fn a_client_certificate_is_named_one_way_and_once() {
     let entry = |lines: &str| format!("[[client_certificate]]\n{lines}\n");
     let good = entry("dns = \"a.example\"\ntenant = \"local\"\nuser = \"u\"\nscopes = [\"read\"]");
     let rules = certificates(CA, &good).unwrap().config.client_certificates;
@@ -944,7 +943,6 @@ fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
     assert!(fault(&entry("tenant = \"local\"")).contains("exactly one way"));
     assert!(fault(&entry("dns = \"a\"\nuri = \"x:y\"\ntenant = \"local\"")).contains("exactly one way"));
     assert!(fault(&entry("dns = \"*.a\"\ntenant = \"local\"")).contains("wildcards match nothing"));
-    assert!(fault(&entry("dns = \"a\"\ntenant = \"other\"")).contains("there is no tenant `other`"));
     assert!(fault(&entry("dns = \"a\"\ntenant = \"local\"\nscopes = [\"root\"]")).contains("`root` is no scope"));
     assert!(
         fault(&entry("subject = \"CN=a\"\ndns = \"a\"\ntenant = \"local\"")).contains("is not the name of this key")
@@ -953,6 +951,38 @@ fn a_client_certificate_is_named_one_way_once_and_for_a_tenant_that_is_there() {
     let twice = [entry("dns = \"a\"\ntenant = \"local\""), entry("dns = \"A\"\ntenant = \"local\"")].concat();
     assert!(fault(&twice).contains("another entry is for the same certificates"));
     assert_eq!(certificates("", &good).unwrap().warnings.len(), 1);
+}
+
+#[test]
+fn a_tenant_that_the_file_has_not_may_be_named_and_is_told_by_those_who_know_the_files_alone() {
+    let entries = |tenant: &str| format!("[[client_certificate]]\ndns = \"a.example\"\ntenant = \"{tenant}\"\n");
+    let told = |loaded: &Loaded| loaded.warnings_of_files().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let there = certificates(CA, &entries("local")).unwrap();
+    assert_eq!((told(&there), there.config.tenants.is_named(&"local".parse().unwrap())), (Vec::new(), true));
+    let absent = certificates(CA, &entries("loca")).unwrap();
+    assert_eq!(absent.config.client_certificates[0].tenant.as_str(), "loca");
+    // A gateway knows who else there is, and tells it itself.
+    assert_eq!(absent.warnings, []);
+    let told_of = told(&absent).remove(0);
+    assert!(
+        told_of.contains("gateway.toml:6:10: `client_certificate[0].tenant`: there is no tenant `loca`"),
+        "{told_of}"
+    );
+    assert!(
+        told_of.contains("did you mean `local`? nobody is let in by this until `comfygate tenant create loca`"),
+        "{told_of}"
+    );
+    // Of one that tokens make, what helps is another thing.
+    let made = format!("j-{}", "0a".repeat(12));
+    let told_of = told(&certificates(CA, &entries(&made)).unwrap()).remove(0);
+    assert!(told_of.contains("until a token of its issuer has made it") && !told_of.contains("mean"), "{told_of}");
+    // An [[oidc]] alike.
+    let oidc = |tenant: &str| load(&provider(&format!("tenant = \"{tenant}\""))).unwrap();
+    assert_eq!(told(&oidc("local")), Vec::<String>::new());
+    let absent = oidc("studio");
+    assert!(told(&absent)[0].contains("`oidc[0].tenant`: there is no tenant `studio`"), "{:?}", told(&absent));
+    assert!(absent.config.tenants.is_named(&"studio".parse().unwrap()));
+    assert!(!absent.config.tenants.is_named(&"local".parse().unwrap()));
 }
 
 #[test]

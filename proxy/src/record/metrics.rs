@@ -4,7 +4,8 @@
 use crate::admit::guesses::{By, Kind};
 use crate::budget::Charge;
 use crate::dispatch::health::Standing;
-use crate::ids::BackendId;
+use crate::ids::{BackendId, ProviderId};
+use crate::owner::Credential;
 use crate::record::gpus::GpuReading;
 use crate::record::ledger::keeping::Amount;
 use crate::reject::Stage;
@@ -14,6 +15,7 @@ use prometheus::{
     CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Seconds of a request: from an answer out of memory to an upload.
@@ -66,6 +68,56 @@ impl Ending {
     }
 }
 
+/// How a renewal of a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The provider vouched for its person again.
+    Renewed,
+    /// It did not, and the session is over.
+    Ended,
+    /// It was asked, and there is no telling.
+    Failed,
+    /// It was not asked, or what it said could not be kept.
+    NotAsked,
+}
+
+/// One more in a gauge, until it is dropped.
+#[derive(Debug)]
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// An open socket, counted by what it stands on until this is dropped; and counted once more while that can't be checked.
+#[derive(Debug)]
+pub struct StandingSocket {
+    _open: Counted,
+    unchecked: IntGauge,
+    waits: Mutex<Option<Counted>>,
+}
+
+impl StandingSocket {
+    /// Whether its credential could be checked, at the look that is just over.
+    pub fn looked(&self, could_be_checked: bool) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if could_be_checked {
+            *waits = None;
+        } else if waits.is_none() {
+            *waits = Some(Counted::new(self.unchecked.clone()));
+        }
+    }
+}
+
 /// Every metric of the gateway, in a registry of its own.
 pub struct Metrics {
     registry: Registry,
@@ -93,6 +145,10 @@ pub struct Metrics {
     prompt_decision: Histogram,
     queue_wait: Histogram,
     websockets: IntGauge,
+    websockets_by_credential: IntGaugeVec,
+    websockets_unchecked: IntGaugeVec,
+    websockets_held: IntGauge,
+    session_renewals: IntCounterVec,
     events: IntCounterVec,
     events_dropped: IntCounter,
     audit_dropped: IntCounter,
@@ -203,6 +259,29 @@ impl Metrics {
             )?,
             queue_wait: histogram(&r, "comfygate_queue_wait_seconds", "Accepted to started", &JOB_BUCKETS)?,
             websockets: gauge(&r, "comfygate_websockets", "Open client WebSockets")?,
+            websockets_by_credential: gauges(
+                &r,
+                "comfygate_websockets_by_credential",
+                "Open client WebSockets by what they stand on",
+                &["credential"],
+            )?,
+            websockets_unchecked: gauges(
+                &r,
+                "comfygate_websockets_unchecked",
+                "Open client WebSockets whose credential could not be checked at the last look",
+                &["credential"],
+            )?,
+            websockets_held: gauge(
+                &r,
+                "comfygate_websockets_held",
+                "WebSockets of pages whose session has ended, kept open in silence",
+            )?,
+            session_renewals: counters(
+                &r,
+                "comfygate_session_renewals_total",
+                "Renewals of sessions at their identity provider",
+                &["provider", "outcome"],
+            )?,
             events: counters(
                 &r,
                 "comfygate_events_total",
@@ -397,6 +476,29 @@ impl Metrics {
     pub fn set_websockets(&self, open: usize) {
         self.websockets.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
+    /// A client WebSocket that stands on this is open, until what is given back is dropped.
+    pub fn standing_socket(&self, credential: Credential) -> StandingSocket {
+        let name = [credential.name()];
+        StandingSocket {
+            _open: Counted::new(self.websockets_by_credential.with_label_values(&name)),
+            unchecked: self.websockets_unchecked.with_label_values(&name),
+            waits: Mutex::default(),
+        }
+    }
+    /// How many sockets are held in silence, now.
+    pub fn set_websockets_held(&self, held: u32) {
+        self.websockets_held.set(held.into());
+    }
+    /// A session's identity provider was to renew it.
+    pub fn session_renewal(&self, provider: &ProviderId, outcome: Renewal) {
+        let outcome = match outcome {
+            Renewal::Renewed => "renewed",
+            Renewal::Ended => "ended",
+            Renewal::Failed => "failed",
+            Renewal::NotAsked => "not_asked",
+        };
+        self.session_renewals.with_label_values(&[provider.as_str(), outcome]).inc();
+    }
     /// An event went to a socket; `kind` is one of ComfyUI's event names known to the codec.
     pub fn event(&self, kind: &'static str) {
         self.events.with_label_values(&[kind]).inc();
@@ -486,6 +588,29 @@ mod tests {
         let text = metrics.text().unwrap();
         assert!(text.contains(r#"comfygate_requests_total{method="POST",route="/prompt",status="200"} 1"#), "{text}");
         assert!(text.contains(r#"comfygate_requests_total{method="other",route="/prompt",status="200"} 2"#), "{text}");
+    }
+
+    #[test]
+    fn a_socket_is_counted_while_it_is_open_and_once_more_while_its_credential_cant_be_checked() {
+        let metrics = Metrics::new().unwrap();
+        let counts = || {
+            let of = |gauge: &IntGaugeVec, name| gauge.with_label_values(&[name]).get();
+            (of(&metrics.websockets_by_credential, "jwt"), of(&metrics.websockets_unchecked, "jwt"))
+        };
+        let (first, second) = (metrics.standing_socket(Credential::Jwt), metrics.standing_socket(Credential::Jwt));
+        let other = metrics.standing_socket(Credential::ApiKey);
+        other.looked(false);
+        assert_eq!(counts(), (2, 0));
+        first.looked(false);
+        first.looked(false);
+        second.looked(true);
+        assert_eq!(counts(), (2, 1), "two looks in vain are one socket");
+        first.looked(true);
+        assert_eq!(counts(), (2, 0));
+        first.looked(false);
+        drop(first);
+        assert_eq!(counts(), (1, 0), "one that is closed waits for nothing");
+        assert!(metrics.text().unwrap().contains(r#"comfygate_websockets_unchecked{credential="api_key"} 1"#));
     }
 
     #[test]

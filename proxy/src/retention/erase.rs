@@ -268,8 +268,7 @@ async fn run(
     services.local_users.links.end_of_tenant(tenant);
     services.local_users.refresh(&*services.ledger).await?;
     services.audit.tenant_erased(&erasure);
-    erasure.deleted =
-        services.managed.end_erasure(tenant, || services.tenants().registry().tenant(tenant).is_some()).await?;
+    erasure.deleted = services.managed.end_erasure(tenant, || Arc::clone(&services.config().tenants)).await?;
     if erasure.deleted {
         services.audit.tenant_deleted(tenant);
     }

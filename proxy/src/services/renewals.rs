@@ -13,6 +13,7 @@ use crate::ids::SessionId;
 use crate::owner::Scopes;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::sessions::{OidcGrant, SessionRow};
+use crate::record::metrics::Renewal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -152,10 +153,11 @@ impl Services {
         let how = match self.renewed_row(id, &provider).await {
             Ok(()) => Progress::Asked,
             Err(failed) => {
-                let (reason, how) = match failed {
-                    Failed::NotNow(reason, retry_after) => (reason, Progress::NotAsked(retry_after)),
-                    Failed::Over(reason) | Failed::Open(reason) => (reason, Progress::Asked),
+                let (reason, how, outcome) = match failed {
+                    Failed::NotNow(reason, retry_after) => (reason, Progress::NotAsked(retry_after), Renewal::NotAsked),
+                    Failed::Over(reason) | Failed::Open(reason) => (reason, Progress::Asked, Renewal::Failed),
                 };
+                self.metrics.session_renewal(&provider.config().id, outcome);
                 tracing::warn!(session = %id, provider = %provider.config().id, reason, "a session can't be renewed now");
                 how
             }
@@ -170,13 +172,18 @@ impl Services {
             Err(LedgerError::NotFound { .. }) => return Ok(()),
             read => read.map_err(ours)?,
         };
+        let told = |outcome| self.metrics.session_renewal(&provider.config().id, outcome);
         match self.renewal_of(&row, provider).await {
             Ok(None) => Ok(()),
             Ok(Some((scopes, grant))) => match self.ledger.renew_session(id, scopes, grant).await {
-                Ok(()) | Err(LedgerError::NotFound { .. }) => Ok(()),
+                Ok(()) | Err(LedgerError::NotFound { .. }) => {
+                    told(Renewal::Renewed);
+                    Ok(())
+                }
                 Err(error) => Err(ours(error)),
             },
             Err(Failed::Over(reason)) => {
+                told(Renewal::Ended);
                 self.end_renewed(&row, &reason).await;
                 Ok(())
             }

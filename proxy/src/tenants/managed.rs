@@ -38,7 +38,7 @@ pub enum PutError {
     Erasing(TenantId),
     /// Somebody else had the id.
     #[error(
-        "`{tenant}` was deleted (at {} ms since 1970): an id stays free for 90 days, so that nobody meets another's links and bills; take another, or say `reuse`",
+        "`{tenant}` was deleted (at {} ms since 1970): an id stays free for 90 days, and as long as a [[client_certificate]] or an [[oidc]] of gateway.toml names it, so that nobody meets another's links and bills, and none of its former people is let in as it; take another, or say `reuse`",
         deleted_at.0
     )]
     Tombstone {
@@ -177,10 +177,16 @@ impl ManagedTenants {
         rows
     }
 
-    /// When that id was given up, if that is not long ago.
-    pub fn deleted_at(&self, id: &TenantId) -> Option<WallMillis> {
+    /// When that id was given up, if it is still kept for nobody.
+    pub fn deleted_at(&self, id: &TenantId, registry: &TenantRegistry) -> Option<WallMillis> {
         let at = self.state().gone.get(id).copied()?;
-        (self.clock.wall().since(at) < TOMBSTONE_AGE).then_some(at)
+        self.is_kept(id, at, registry).then_some(at)
+    }
+
+    /// Whether an id that was given up then is nobody else's now. SECURITY: as long as `gateway.toml` names it too. A certificate has no claim and no row that went with its tenant: whoever shows it would be let in
+    /// as the next of that id, years later, by an entry that nobody thought of.
+    fn is_kept(&self, id: &TenantId, gone_at: WallMillis, registry: &TenantRegistry) -> bool {
+        self.clock.wall().since(gone_at) < TOMBSTONE_AGE || registry.is_named(id)
     }
 
     /// What of that tenant is being erased: it is closed as long as that goes on.
@@ -223,7 +229,11 @@ impl ManagedTenants {
         {
             return Ok(Put::Same(Arc::clone(former)));
         }
-        let (tenant, warnings) = read_spec(id, &spec, registry).map_err(PutError::Faulty)?;
+        let (tenant, mut warnings) = read_spec(id, &spec, registry).map_err(PutError::Faulty)?;
+        if former.is_none() && registry.is_named(id) {
+            let told = "a [[client_certificate]] or an [[oidc]] of gateway.toml names this id: whom it means is let in from now on";
+            warnings.push(SpecFault::at("", told));
+        }
         let mut faults = self.claim_faults(id, &spec, registry);
         faults.extend(unsuited(&tenant, registry));
         if !faults.is_empty() {
@@ -269,7 +279,7 @@ impl ManagedTenants {
         if former.is_some() {
             return Ok(());
         }
-        if let Some(deleted_at) = self.deleted_at(id).filter(|_| !options.reuse) {
+        if let Some(deleted_at) = self.deleted_at(id, registry).filter(|_| !options.reuse) {
             return Err(PutError::Tombstone { tenant: id.clone(), deleted_at });
         }
         if self.state().rows.len() >= MANAGED_MAX {
@@ -352,25 +362,32 @@ impl ManagedTenants {
         Ok(())
     }
 
-    /// Notes that nothing is left; gives whether the id went too. `in_file`: whether the tenants file has it now, which is asked within the turn; then no tombstone stays, or nothing of that tenant could be written.
+    /// Notes that nothing is left; gives whether the id went too. `registry`: the tenants file as it is now, which is asked for within the turn; where it has the id no tombstone stays, or nothing of that tenant could be
+    /// written.
     ///
     /// # Errors
     /// When that can't be stored.
-    pub async fn end_erasure(&self, id: &TenantId, in_file: impl Fn() -> bool) -> Result<bool, LedgerError> {
+    pub async fn end_erasure(
+        &self,
+        id: &TenantId,
+        registry: impl Fn() -> Arc<TenantRegistry>,
+    ) -> Result<bool, LedgerError> {
         let _turn = self.turn.lock().await;
         let Some(row) = self.erasing(id) else { return Ok(false) };
-        let now = self.clock.wall();
-        let age = u64::try_from(TOMBSTONE_AGE.as_millis()).unwrap_or(u64::MAX);
-        let forget_before = WallMillis(now.0.saturating_sub(age));
-        let becomes = match (row.deletes, in_file()) {
+        let (now, registry) = (self.clock.wall(), registry());
+        let becomes = match (row.deletes, registry.tenant(id).is_some()) {
             (false, _) => IdBecomes::Kept,
             (true, true) => IdBecomes::Released,
             (true, false) => IdBecomes::Tombstone(now),
         };
-        self.store.end_erasure(id, becomes, forget_before).await?;
+        let over = |(id, at): (&TenantId, &WallMillis)| (!self.is_kept(id, *at, &registry)).then(|| id.clone());
+        let forget: Vec<TenantId> = self.state().gone.iter().filter_map(over).collect();
+        self.store.end_erasure(id, becomes, forget.clone()).await?;
         let mut state = self.state_mut();
         state.erasing.remove(id);
-        state.gone.retain(|_, at| *at >= forget_before);
+        for id in &forget {
+            state.gone.remove(id);
+        }
         if row.deletes
             && let Some(claim) = state.rows.remove(id).and_then(|row| row.claim.clone())
         {

@@ -19,6 +19,8 @@ pub use read::read_tenants;
 use self::access::TenantAccess;
 use crate::budget::Budget;
 use crate::clock::WallMillis;
+use crate::config::faults::{Fault, Place};
+use crate::config::reader::nearest;
 use crate::dispatch::backend::Backend;
 use crate::dispatch::schedule::Band;
 use crate::ids::{BackendTag, PoolId, TenantId};
@@ -26,7 +28,7 @@ use crate::record::ledger::managed::ManagedTenant;
 use crate::record::ledger::tenants::CreatedTenant;
 use crate::record::ledger::{Ledger, LedgerError};
 use comfygate_policy::{Policy, Posture};
-use created::{CreateError, CreatedTenants, WantedTenant};
+use created::{CreateError, CreatedTenants, WantedTenant, is_made_id};
 use managed::ManagedTenants;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -242,6 +244,8 @@ pub struct TenantRegistry {
     reading: read::Reading,
     /// Origins in any tenant's or plan's list.
     origins: HashSet<String>,
+    /// Ids that `gateway.toml` lets somebody in as, and where.
+    named: BTreeMap<TenantId, Vec<Place>>,
 }
 
 impl TenantRegistry {
@@ -265,6 +269,40 @@ impl TenantRegistry {
         // Tenants that are not in the file have their plan's.
         self.origins.extend(self.plans.values().flatten().flat_map(|plan| plan.cors_origins.iter().cloned()));
         self
+    }
+
+    /// The same registry with the ids that `gateway.toml` lets somebody in as, whether or not there is such a tenant: in a `[[client_certificate]]`, and as the one `tenant` of an `[[oidc]]`.
+    #[must_use]
+    pub fn naming(mut self, named: impl IntoIterator<Item = (TenantId, Place)>) -> Self {
+        for (id, at) in named {
+            self.named.entry(id).or_default().push(at);
+        }
+        self
+    }
+
+    /// Whether `gateway.toml` lets somebody in as that tenant, by a certificate or from a provider, whoever the tenant is.
+    pub fn is_named(&self, id: &TenantId) -> bool {
+        self.named.contains_key(id)
+    }
+
+    /// A warning for each place of `gateway.toml` that names a tenant which is not there. It is no fault: the control API may make the tenant later.
+    pub fn named_in_vain(&self, is_there: impl Fn(&TenantId) -> bool) -> Vec<Fault> {
+        let ids: Vec<&str> = self.by_id.keys().map(TenantId::as_str).collect();
+        let absent = self.named.iter().filter(|(id, _)| !is_there(id));
+        let warning = |id: &TenantId, at: &Place| {
+            let meant = nearest(id.as_str(), &ids).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+            let makes = if is_made_id(id) {
+                "a token of its issuer".to_owned()
+            } else {
+                format!("`comfygate tenant create {id}` or `PUT /v1/tenants/{id}`")
+            };
+            Fault {
+                place: at.clone(),
+                what: format!("there is no tenant `{id}`"),
+                hint: format!("{meant}nobody is let in by this until {makes} has made it"),
+            }
+        };
+        absent.flat_map(|(id, places)| places.iter().map(move |at| warning(id, at))).collect()
     }
 
     /// Whether any tenant lists this origin: what a preflight is answered by, which nobody has authenticated.
@@ -438,8 +476,21 @@ impl AllTenants {
         self.of_managed(row).err()
     }
 
-    /// What an operator is told of tenants that are not in the file, those that the file hides and those that it closes; and of those of the file that the ledger closes.
+    /// What an operator is told of tenants that are not in the file, those that the file hides and those that it closes; of those of the file that the ledger closes; and of those that `gateway.toml`
+    /// names and nobody has made.
     pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.doubts_of_rows();
+        // One that is there and closed is told of with the reason.
+        let is_there = |id: &TenantId| {
+            self.registry.tenant(id).is_some()
+                || self.managed.as_ref().is_some_and(|managed| managed.row(id).is_some())
+                || self.created.as_ref().is_some_and(|created| created.row(id).is_some())
+        };
+        doubts.extend(self.registry.named_in_vain(is_there).iter().map(ToString::to_string));
+        doubts
+    }
+
+    fn doubts_of_rows(&self) -> Vec<String> {
         let rows = self.managed.as_ref().map(|managed| managed.list()).unwrap_or_default();
         let doubt = |row: &Arc<ManagedTenant>| {
             if self.registry.tenant(&row.id).is_some() {

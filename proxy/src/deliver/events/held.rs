@@ -55,6 +55,11 @@ impl Held {
         Some(HeldPlace { held: Arc::clone(self), group })
     }
 
+    /// How many are held now.
+    pub fn count(&self) -> u32 {
+        self.places().total
+    }
+
     fn places(&self) -> MutexGuard<'_, Places> {
         // Changed in few steps that can't fail.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)

@@ -114,7 +114,7 @@ pub trait ManagedRows: Send + Sync {
     /// `Unavailable`.
     async fn store_erasure(&self, erasure: ErasureRow) -> Result<(), LedgerError>;
 
-    /// Notes that nothing is left, and what becomes of the id. Tombstones from before `forget_before` go.
+    /// Notes that nothing is left, and what becomes of the id. The tombstones of `forget` go.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -122,7 +122,7 @@ pub trait ManagedRows: Send + Sync {
         &self,
         tenant: &TenantId,
         becomes: IdBecomes,
-        forget_before: WallMillis,
+        forget: Vec<TenantId>,
     ) -> Result<(), LedgerError>;
 
     /// Takes the tombstones of these ids away.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::AuditConfig;
-use crate::config::faults::{Report, SourceFile};
+use crate::config::faults::{Place, Report, SourceFile};
 use crate::ids::TenantId;
 use crate::record::ledger::keeping::Keeping;
 use crate::record::ledger::redb::{RedbLedger, RedbOptions};
@@ -55,11 +55,14 @@ struct World {
     registry: Arc<TenantRegistry>,
 }
 
+fn audit(dir: &Path, clock: &Clock) -> Audit {
+    Audit::open(&AuditConfig::File { path: dir.join("audit.jsonl"), rotation: None }, clock.clone()).unwrap()
+}
+
 impl World {
     async fn new(dir: &Path) -> Self {
         let clock = Clock::turned_by_hand(WallMillis(1_000));
-        let audit =
-            Audit::open(&AuditConfig::File { path: dir.join("audit.jsonl"), rotation: None }, clock.clone()).unwrap();
+        let audit = audit(dir, &clock);
         let store = Arc::new(RedbLedger::open(dir, RedbOptions::default()).unwrap());
         let rows = Arc::clone(&store) as Arc<dyn ManagedRows>;
         let managed = Arc::new(ManagedTenants::load(rows, audit.clone(), clock.clone()).await.unwrap());
@@ -76,7 +79,11 @@ impl World {
     }
 
     fn all(&self) -> AllTenants {
-        self.with(FILE)
+        AllTenants::new(Arc::clone(&self.registry), Arc::clone(&self.managed), Arc::clone(&self.created), 9)
+    }
+
+    fn deleted_at(&self, name: &str) -> Option<WallMillis> {
+        self.managed.deleted_at(&id(name), &self.registry)
     }
 }
 
@@ -231,7 +238,7 @@ async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_da
     world.managed.begin_erasure(&id("filed"), false).await.unwrap();
     assert!(all.tenant(&id("acme")).unwrap().disabled && all.tenant(&id("filed")).unwrap().disabled);
     assert!(matches!(world.put("acme", json!({"plan": "team"})).await, Err(PutError::Erasing(_))));
-    assert!(!world.managed.end_erasure(&id("filed"), || true).await.unwrap());
+    assert!(!world.managed.end_erasure(&id("filed"), || Arc::clone(&world.registry)).await.unwrap());
     assert!(!all.tenant(&id("filed")).unwrap().disabled);
     // A deletion may follow on an erasure, and is not taken back by a second one.
     world.managed.begin_erasure(&id("acme"), true).await.unwrap();
@@ -239,7 +246,7 @@ async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_da
     drop((world, all));
     let world = World::new(dir.path()).await;
     assert!(world.managed.erasing(&id("acme")).unwrap().deletes, "a killed gateway remembers");
-    assert!(world.managed.end_erasure(&id("acme"), || false).await.unwrap());
+    assert!(world.managed.end_erasure(&id("acme"), || Arc::clone(&world.registry)).await.unwrap());
     let all = world.all();
     assert!(all.tenant(&id("acme")).is_none() && all.tenant_of_claim("org").is_none());
 
@@ -251,9 +258,70 @@ async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_da
     let reused = world.managed.put(&id("acme"), spec(body()), &reuse, &world.registry).await.unwrap();
     assert!(matches!(reused, Put::Made(..)));
     world.managed.begin_erasure(&id("acme"), true).await.unwrap();
-    world.managed.end_erasure(&id("acme"), || false).await.unwrap();
+    world.managed.end_erasure(&id("acme"), || Arc::clone(&world.registry)).await.unwrap();
     world.clock.turn(TOMBSTONE_AGE);
     assert!(world.put("acme", body()).await.is_ok());
+}
+
+/// The file, with a `gateway.toml` that names a tenant.
+fn naming(name: &str) -> Arc<TenantRegistry> {
+    let source = SourceFile { path: Path::new("/t.toml").into(), text: FILE.into() };
+    let registry = crate::tenants::read_tenants(&source, Path::new("/nowhere"), &Report::default());
+    Arc::new(registry.naming([(id(name), Place::file(Path::new("/g.toml")))]))
+}
+
+#[tokio::test]
+async fn a_deleted_id_is_nobody_elses_as_long_as_the_configuration_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path()).await;
+    let body = || json!({"plan": "free"});
+    world.registry = naming("acme");
+    let made = world.put("acme", body()).await.unwrap();
+    assert!(made.warnings()[0].message.contains("names this id"), "{:?}", made.warnings());
+    assert_eq!(
+        world.put("acme", json!({"plan": "team"})).await.unwrap().warnings(),
+        [],
+        "it was told when it was made"
+    );
+    assert_eq!(world.put("beta", body()).await.unwrap().warnings(), []);
+    for name in ["acme", "beta"] {
+        world.managed.begin_erasure(&id(name), true).await.unwrap();
+        world.managed.end_erasure(&id(name), || Arc::clone(&world.registry)).await.unwrap();
+    }
+    // Long after, and after another deletion, by which old tombstones are forgotten; also by a gateway that was started meanwhile.
+    world.clock.turn(TOMBSTONE_AGE);
+    world.put("gamma", body()).await.unwrap();
+    world.managed.begin_erasure(&id("gamma"), true).await.unwrap();
+    world.managed.end_erasure(&id("gamma"), || Arc::clone(&world.registry)).await.unwrap();
+    let kept = |state: &crate::record::ledger::managed::ManagedState| {
+        state.tombstones.iter().map(|row| row.tenant.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&world.store.managed_state().await.unwrap()), ["acme", "gamma"]);
+    let (store, audit) = (Arc::clone(&world.store) as Arc<dyn ManagedRows>, audit(dir.path(), &world.clock));
+    world.managed = Arc::new(ManagedTenants::load(store, audit, world.clock.clone()).await.unwrap());
+    let refused = world.put("acme", body()).await.unwrap_err();
+    assert!(matches!(&refused, PutError::Tombstone { .. }) && refused.to_string().contains("[[client_certificate]]"));
+    assert!(world.put("beta", body()).await.is_ok());
+    // Nobody names it any more.
+    world.registry = registry(FILE);
+    assert_eq!(world.deleted_at("acme"), None);
+    assert!(world.put("acme", body()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_named_and_nobody_has_made_is_told_until_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path()).await;
+    world.registry = naming("acme");
+    let doubts = world.all().doubts();
+    assert!(doubts.len() == 1 && doubts[0].contains("there is no tenant `acme`"), "{doubts:?}");
+    world.put("acme", json!({"plan": "free"})).await.unwrap();
+    assert_eq!(world.all().doubts(), Vec::<String>::new());
+    // One that is closed has a reason of its own.
+    world.managed.set_disabled(&id("acme"), true).await.unwrap();
+    assert_eq!(world.all().doubts(), Vec::<String>::new());
+    world.registry = naming("filed");
+    assert_eq!(world.all().doubts(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -295,7 +363,7 @@ async fn an_id_that_was_deleted_and_is_in_the_file_now_can_be_written_to_and_one
     for name in ["acme", "beta"] {
         world.put(name, json!({"plan": "free"})).await.unwrap();
         world.managed.begin_erasure(&id(name), true).await.unwrap();
-        world.managed.end_erasure(&id(name), || false).await.unwrap();
+        world.managed.end_erasure(&id(name), || Arc::clone(&world.registry)).await.unwrap();
         assert!(matches!(world.store.insert_key(key("aaaaaaaaaaaa", name)).await, Err(LedgerError::Erased { .. })));
     }
     let file = format!("{FILE}\n[[tenant]]\nid = \"acme\"\nplan = \"free\"\n");
@@ -309,7 +377,7 @@ async fn an_id_that_was_deleted_and_is_in_the_file_now_can_be_written_to_and_one
     drop(world);
     // It stays so.
     let world = World::new(dir.path()).await;
-    assert_eq!((world.managed.deleted_at(&id("acme")), world.managed.deleted_at(&id("beta")).is_some()), (None, true));
+    assert_eq!((world.deleted_at("acme"), world.deleted_at("beta").is_some()), (None, true));
 }
 
 #[tokio::test]
@@ -320,12 +388,12 @@ async fn a_deletion_that_ends_when_the_file_has_the_id_leaves_no_tombstone_and_n
     world.managed.begin_erasure(&id("acme"), true).await.unwrap();
     let file = format!("{FILE}\n[[tenant]]\nid = \"acme\"\nplan = \"free\"\n");
     assert!(world.with(&file).doubts().iter().any(|doubt| doubt.contains("closed while what it has is erased")));
-    assert!(world.managed.end_erasure(&id("acme"), || true).await.unwrap());
+    assert!(world.managed.end_erasure(&id("acme"), || registry(&file)).await.unwrap());
     assert!(world.managed.row(&id("acme")).is_none() && world.managed.of_claim("org").is_none());
     world.store.insert_key(crate::record::ledger::suite::key_row("aaaaaaaaaaaa", "acme")).await.unwrap();
     drop(world);
     let world = World::new(dir.path()).await;
-    assert!(world.managed.list().is_empty() && world.managed.deleted_at(&id("acme")).is_none());
+    assert!(world.managed.list().is_empty() && world.deleted_at("acme").is_none());
 }
 
 #[tokio::test]
@@ -343,7 +411,7 @@ async fn an_id_of_which_something_is_left_is_made_only_when_it_is_erased_or_that
     // Erased first.
     world.managed.begin_erasure(&id("acme"), false).await.unwrap();
     while !world.store.erase(&id("acme"), WallMillis(2_000)).await.unwrap().done {}
-    world.managed.end_erasure(&id("acme"), || false).await.unwrap();
+    world.managed.end_erasure(&id("acme"), || Arc::clone(&world.registry)).await.unwrap();
     assert!(matches!(world.put("acme", json!({"plan": "free"})).await.unwrap(), Put::Made(..)));
     // Taken over knowingly, and then it is one that is changed.
     let reuse = PutOptions { reuse: true, if_version: None };

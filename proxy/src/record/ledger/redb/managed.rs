@@ -40,18 +40,14 @@ impl ManagedRows for RedbLedger {
         &self,
         tenant: &TenantId,
         becomes: IdBecomes,
-        forget_before: WallMillis,
+        forget: Vec<TenantId>,
     ) -> Result<(), LedgerError> {
         let tenant = tenant.clone();
-        self.write("note that a tenant is erased", move |tables| end(tables, &tenant, becomes, forget_before)).await
+        self.write("note that a tenant is erased", move |tables| end(tables, &tenant, becomes, &forget)).await
     }
 
     async fn drop_tombstones(&self, tenants: Vec<TenantId>) -> Result<(), LedgerError> {
-        self.write("forget that tenants were deleted", move |tables| {
-            tenants.iter().try_for_each(|tenant| tables.tombstones.remove(tenant.as_str()).map(drop))?;
-            Ok(())
-        })
-        .await
+        self.write("forget that tenants were deleted", move |tables| forget(tables, &tenants)).await
     }
 
     async fn leftovers(&self, tenant: &TenantId) -> Result<Option<&'static str>, LedgerError> {
@@ -60,11 +56,16 @@ impl ManagedRows for RedbLedger {
     }
 }
 
-fn end(tables: &mut Tables<'_>, tenant: &TenantId, becomes: IdBecomes, forget_before: WallMillis) -> Result<(), Fault> {
+fn forget(tables: &mut Tables<'_>, tombstones: &[TenantId]) -> Result<(), Fault> {
+    tombstones.iter().try_for_each(|tenant| tables.tombstones.remove(tenant.as_str()).map(drop))?;
+    Ok(())
+}
+
+fn end(tables: &mut Tables<'_>, tenant: &TenantId, becomes: IdBecomes, forgotten: &[TenantId]) -> Result<(), Fault> {
     if becomes != IdBecomes::Kept {
         tables.managed_tenants.remove(tenant.as_str())?;
     }
-    tables.tombstones.retain(|_, deleted_at| deleted_at >= forget_before.0)?;
+    forget(tables, forgotten)?;
     if let IdBecomes::Tombstone(at) = becomes {
         tables.tombstones.insert(tenant.as_str(), at.0)?;
     }
@@ -117,17 +118,18 @@ mod tests {
         let state = ledger.managed_state().await.unwrap();
         assert_eq!((state.tenants, state.erasures), (vec![tenant("a"), tenant("b")], vec![erasure]));
 
-        ledger.end_erasure(&"a".parse().unwrap(), IdBecomes::Tombstone(WallMillis(9)), WallMillis(0)).await.unwrap();
+        ledger.end_erasure(&"a".parse().unwrap(), IdBecomes::Tombstone(WallMillis(9)), vec![]).await.unwrap();
         let state = ledger.managed_state().await.unwrap();
         let gone = Tombstone { tenant: "a".parse().unwrap(), deleted_at: WallMillis(9) };
         assert_eq!((state.tenants.len(), state.erasures.len(), state.tombstones), (1, 0, vec![gone]));
 
-        // What is only erased stays; a second deletion takes tombstones that are old, the one of the bound stays.
-        ledger.end_erasure(&"b".parse().unwrap(), IdBecomes::Kept, WallMillis(0)).await.unwrap();
+        // What is only erased stays; a deletion takes the tombstones that it is told to.
+        ledger.end_erasure(&"b".parse().unwrap(), IdBecomes::Kept, vec![]).await.unwrap();
         assert_eq!(ledger.managed_state().await.unwrap().tenants.len(), 1);
-        ledger.end_erasure(&"b".parse().unwrap(), IdBecomes::Tombstone(WallMillis(20)), WallMillis(9)).await.unwrap();
+        ledger.end_erasure(&"b".parse().unwrap(), IdBecomes::Tombstone(WallMillis(20)), vec![]).await.unwrap();
         assert_eq!(ledger.managed_state().await.unwrap().tombstones.len(), 2);
-        ledger.end_erasure(&"c".parse().unwrap(), IdBecomes::Tombstone(WallMillis(30)), WallMillis(10)).await.unwrap();
+        let forget = vec!["a".parse().unwrap()];
+        ledger.end_erasure(&"c".parse().unwrap(), IdBecomes::Tombstone(WallMillis(30)), forget).await.unwrap();
         let left: Vec<_> =
             ledger.managed_state().await.unwrap().tombstones.iter().map(|row| row.deleted_at.0).collect();
         assert_eq!(left, [20, 30]);

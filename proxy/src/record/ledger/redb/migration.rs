@@ -2,7 +2,7 @@
 
 use super::keys;
 use super::storage::Fault;
-use super::tables::{META, TABLE_NAMES, TENANT_KEYS, Tables, corrupt, decoded, encoded, names};
+use super::tables::{KEY_REQUESTS, META, TABLE_NAMES, TENANT_KEYS, Tables, corrupt, decoded, encoded, names};
 use crate::authenticate::api_key::KeyRow;
 use crate::record::durable::{self, FILE_MODE};
 use crate::record::ledger::LedgerError;
@@ -304,7 +304,9 @@ fn complete(database: &Database) -> Result<(), Fault> {
     }
     let transaction = database.begin_write()?;
     let mut tables = Tables::open(&transaction)?;
-    if !there.iter().any(|name| name == TENANT_KEYS.name()) {
+    // A transaction that makes one index makes both and fills them, and no schema of before has either: what this gateway and its backups wrote has both or none. A file of which that is not so is
+    // mended all the same: what an index has already is entered once more.
+    if [TENANT_KEYS.name(), KEY_REQUESTS.name()].iter().any(|index| !there.iter().any(|name| name == index)) {
         index_keys(&mut tables)?;
     }
     drop(tables);
@@ -355,7 +357,7 @@ mod tests {
     use super::*;
     use crate::authenticate::api_key::MadeBy;
     use crate::record::ledger::redb::storage;
-    use crate::record::ledger::redb::tables::{CANCELLED, ENDED, KEY_REQUESTS, KEYS, SCOPES, ScopeRow, TENANTS, row};
+    use crate::record::ledger::redb::tables::{CANCELLED, ENDED, KEYS, SCOPES, ScopeRow, TENANTS, row};
     use crate::record::ledger::suite;
 
     /// A ledger file of a schema, with one row.
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_from_before_their_indices_are_indexed_once_when_the_ledger_is_opened() {
+    fn keys_whose_indices_are_missing_both_or_either_are_indexed_when_the_ledger_is_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = file_of(dir.path(), SCHEMA);
         let made_by = Some(MadeBy { name: Digest::of(b"one"), request: Digest::of(b"request") });
@@ -445,15 +447,23 @@ mod tests {
         }
         transaction.commit().unwrap();
         drop(database);
-        for _ in 0..2 {
+        for gone in [&[][..], &["tenant_keys"], &["key_requests"], &["tenant_keys", "key_requests"], &[]] {
+            let database = storage::file(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
+            for name in gone {
+                let table = transaction.list_tables().unwrap().find(|table| table.name() == *name).unwrap();
+                assert!(transaction.delete_table(table).unwrap());
+            }
+            transaction.commit().unwrap();
+            drop(database);
             let database = open_with(STEPS, &path).unwrap();
             let snapshot = database.begin_read().unwrap();
             let own = snapshot.open_table(TENANT_KEYS).unwrap();
             let own: Vec<_> = own.iter().unwrap().map(|row| row.unwrap().0.value().1.to_owned()).collect();
-            assert_eq!(own, ["aaaaaaaaaaaa"]);
+            assert_eq!(own, ["aaaaaaaaaaaa"], "without {gone:?}");
             let requests = snapshot.open_table(KEY_REQUESTS).unwrap();
             let known = requests.get(Digest::of(b"one").as_bytes()).unwrap();
-            assert_eq!(known.unwrap().value(), "aaaaaaaaaaaa");
+            assert_eq!(known.expect("the request").value(), "aaaaaaaaaaaa", "without {gone:?}");
         }
     }
 
