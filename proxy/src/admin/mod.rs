@@ -4,6 +4,7 @@
 
 pub mod adoption;
 pub mod api;
+pub mod api_error;
 pub mod backends;
 pub mod halts;
 mod adoption_routes;

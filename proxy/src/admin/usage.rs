@@ -7,16 +7,16 @@
 //! Without `from` and `to`: this month until today, in UTC. `by` names columns; all else is summed up. By workflow, a shorter time is remembered.
 
 use super::api::{Api, Operation};
+use super::api_error::{self, Code, Refused};
 use super::control_client::{ControlClient, ControlError};
 use crate::calendar::Day;
 use crate::clock::WallMillis;
 use crate::ids::TenantId;
-use crate::record::ledger::LedgerError;
 use crate::record::ledger::budgets::{Dimension, Usage, UsageKey, UsageQuery};
 use crate::services::Services;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -214,21 +214,17 @@ pub fn router(services: &Arc<Services>) -> Api {
         .query("by", "some of day,tenant,user,model,workflow")
         .query("format", "`table`, `json` or `csv`")
         .text(StatusCode::OK, "the report, in the format that was asked for")
-        .text(StatusCode::BAD_REQUEST, "the question is faulty, or its answer too long")
-        .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached");
+        .refuses(&[Code::TooManyRows, Code::Unavailable]);
     Api::new().route(operation, usage).with_state(Arc::clone(services))
 }
 
-async fn usage(State(services): State<Arc<Services>>, Query(asked): Query<Asked>) -> Response {
-    let (query, format) = match asked.query(services.clock.wall()) {
-        Ok(read) => read,
-        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
-    };
-    match services.ledger.usage(query.clone()).await {
-        Ok(rows) => ([(header::CONTENT_TYPE, format.content_type())], report(&query, format, &rows)).into_response(),
-        Err(error @ LedgerError::TooManyRows { .. }) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    }
+async fn usage(
+    State(services): State<Arc<Services>>,
+    api_error::Asked(asked): api_error::Asked<Asked>,
+) -> Result<impl IntoResponse, Refused> {
+    let (query, format) = asked.query(services.clock.wall()).map_err(|reason| Refused::new(Code::BadQuery, reason))?;
+    let rows = services.ledger.usage(query.clone()).await?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], report(&query, format, &rows)))
 }
 
 impl ControlClient {
@@ -249,6 +245,7 @@ impl ControlClient {
 mod tests {
     use super::*;
     use crate::budget::Charge;
+    use axum::extract::Query;
 
     const NOW: WallMillis = WallMillis(1_795_000_000_000);
 

@@ -51,7 +51,7 @@ pub struct BansArguments {
 /// When the class or the reason is odd, or neither the gateway nor its ledger can be reached.
 pub fn ban(arguments: &BanArguments) -> anyhow::Result<Exit> {
     let request = BanRequest { class: arguments.class.clone(), reason: arguments.reason.clone() };
-    if let Some(fault) = request.fault() {
+    if let Some((_, fault)) = request.fault() {
         bail!("{fault}");
     }
     let row = with(&arguments.which, async |reached| {

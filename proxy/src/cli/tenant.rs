@@ -2,9 +2,10 @@
 
 use super::key::audit_target;
 use super::{ConfigArgument, Exit, export};
+use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
-use crate::admin::tenants::{ApiError, TenantDetail, TenantSource, TenantView, detail, views};
+use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, detail, views};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -363,10 +364,7 @@ fn change(
             Ok(Exit::Good)
         }
         Err(error) => {
-            eprintln!("comfygate: {}", error.error);
-            for fault in &error.faults {
-                eprintln!("  {}: {}", fault.pointer, fault.message);
-            }
+            eprintln!("comfygate: {error}");
             Ok(Exit::No)
         }
     }
@@ -465,7 +463,7 @@ impl Reached {
             Self::Ledger(ledger, audit) => {
                 let managed = managed(ledger, audit).await?;
                 if matches!(condition, Condition::New { .. }) && managed.row(id).is_some() {
-                    return Ok(Err(ApiError::new("stale", format!("there is a tenant `{id}` already"))));
+                    return Ok(Err(ApiError::new(Code::Stale, format!("there is a tenant `{id}` already"))));
                 }
                 let options = match condition {
                     Condition::New { reuse } => PutOptions { if_version: None, reuse: *reuse },
@@ -478,9 +476,9 @@ impl Reached {
                         Ok(Ok(TenantDetail { warnings: done.warnings().to_vec(), ..found }))
                     }
                     Err(PutError::Faulty(faults)) => {
-                        Ok(Err(ApiError { faults, ..ApiError::new("faulty", "the tenant is faulty") }))
+                        Ok(Err(ApiError { faults, ..ApiError::new(Code::Faulty, "the tenant is faulty") }))
                     }
-                    Err(error) => Ok(Err(ApiError::new("refused", error.to_string()))),
+                    Err(error) => Ok(Err(Refused::from(error).into_error())),
                 }
             }
         }
