@@ -24,6 +24,7 @@ pub mod sessions;
 mod retention_client;
 pub mod state;
 pub mod state_client;
+pub mod table;
 pub mod tenants;
 pub mod usage;
 pub mod users;

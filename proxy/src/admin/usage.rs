@@ -9,6 +9,7 @@
 use super::api::{Api, Operation};
 use super::api_error::{self, Code, Refused};
 use super::control_client::{ControlClient, ControlError};
+use super::table::Table;
 use crate::calendar::Day;
 use crate::clock::WallMillis;
 use crate::ids::TenantId;
@@ -172,37 +173,13 @@ fn cell(value: &str) -> String {
     }
 }
 
-/// No control character of a caller's name reaches a terminal.
 fn table(columns: &[Dimension], rows: &[(UsageKey, Usage)]) -> String {
-    let head = columns.iter().map(|column| column.name().to_owned());
-    let mut lines = vec![head.chain(["jobs".to_owned(), "gpu_seconds".to_owned()]).collect::<Vec<String>>()];
+    let mut table = Table::new(columns.iter().map(|column| column.name()).chain(["#jobs", "#gpu_seconds"]));
     for (key, usage) in rows {
-        let shown = |value: &str| {
-            let clean: String = value.chars().filter(|c| !c.is_control()).collect();
-            if clean.is_empty() { "-".to_owned() } else { clean }
-        };
-        let values = columns.iter().map(|column| shown(key.value(*column)));
-        lines.push(values.chain([usage.jobs.to_string(), usage.charge.to_string()]).collect());
+        let values = columns.iter().map(|column| key.value(*column).to_owned());
+        table.line(values.chain([usage.jobs.to_string(), usage.charge.to_string()]));
     }
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns.len() + 2).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            // Numbers stand at the right.
-            .map(
-                |(n, (cell, width))| {
-                    if n < columns.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    table.with_names()
 }
 
 /// The route.
