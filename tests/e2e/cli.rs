@@ -150,6 +150,8 @@ async fn keys_are_made_listed_and_revoked_with_the_gateway_running_and_not() {
     let listed = gateway.command(&["key", "list"]);
     assert_eq!(code(&listed), 0);
     let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> = listed.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(names, ["key", "tenant", "user", "state", "used", "label"], "{listed}");
     assert!(listed.contains("made-before") && listed.contains("made-during") && listed.contains("acme"), "{listed}");
     for key in [&before, &during] {
         let (id, secret) = key[3..].split_once('_').unwrap();

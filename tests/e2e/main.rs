@@ -17,6 +17,7 @@ mod behind;
 mod budgets;
 mod cli;
 mod client_certificates;
+mod control;
 mod cors;
 mod deliver;
 mod dispatch;

@@ -1,8 +1,9 @@
 //! One list of what the control socket offers, from which both the router and its OpenAPI document follow: a route that stands in one stands in the other.
 //!
 //! A module adds a route with [`Api::route`]: an [`Operation`] that tells method, path, body and answers by their types, and the handler. [`Api::document`] writes OpenAPI 3.1, whose schemas are JSON Schema
-//! of 2020-12 made from the same types that serde reads and writes.
+//! of 2020-12 made from the same types that serde reads and writes. What is answered with another status than 2xx has the one form of [`api_error`], whatever the route.
 
+use super::api_error::{self, ApiError, Code};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -12,6 +13,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 type Schemed = fn(&mut SchemaGenerator) -> Schema;
 
@@ -52,12 +54,17 @@ pub struct Operation {
     body: Content,
     body_required: bool,
     answers: Vec<Given>,
+    refusals: Vec<Code>,
+    /// What is told beside a refusal of that code.
+    report: Option<(Code, Schemed)>,
 }
 
 impl Operation {
     fn new(method: Method, path: &'static str, summary: &'static str) -> Self {
         let (parameters, answers) = (Vec::new(), Vec::new());
-        Self { method, path, summary, parameters, body: Content::None, body_required: true, answers }
+        let refusals = if path.contains('{') { vec![Code::BadPath] } else { Vec::new() };
+        let (body, body_required) = (Content::None, true);
+        Self { method, path, summary, parameters, body, body_required, answers, refusals, report: None }
     }
 
     /// `GET`; the path as axum writes it.
@@ -84,7 +91,7 @@ impl Operation {
     #[must_use]
     pub fn query(mut self, name: &'static str, text: &'static str) -> Self {
         self.parameters.push(Parameter { name, place: "query", text });
-        self
+        self.refuses(&[Code::BadQuery])
     }
 
     /// A header, which may be left out.
@@ -96,16 +103,20 @@ impl Operation {
 
     /// A body of JSON.
     #[must_use]
-    pub fn body<T: JsonSchema>(mut self) -> Self {
-        self.body = Content::Json(|generator| generator.subschema_for::<T>());
-        self
+    pub fn body<T: JsonSchema>(self) -> Self {
+        self.takes::<T>().refuses(&[Code::ContentType])
     }
 
     /// A body of JSON, or none.
     #[must_use]
     pub fn optional_body<T: JsonSchema>(mut self) -> Self {
         self.body_required = false;
-        self.body::<T>()
+        self.takes::<T>()
+    }
+
+    fn takes<T: JsonSchema>(mut self) -> Self {
+        self.body = Content::Json(|generator| generator.subschema_for::<T>());
+        self.refuses(&[Code::BadJson, Code::BodyTooLarge, Code::BadBody])
     }
 
     /// An answer of JSON.
@@ -130,6 +141,24 @@ impl Operation {
     #[must_use]
     pub fn bytes(self, status: StatusCode, text: &'static str, content_type: &'static str) -> Self {
         self.answer(status, text, Content::Bytes(content_type))
+    }
+
+    /// What it refuses for beside the faults of path, query and body, which follow from what it takes.
+    #[must_use]
+    pub fn refuses(mut self, codes: &[Code]) -> Self {
+        for code in codes {
+            if !self.refusals.contains(code) {
+                self.refusals.push(*code);
+            }
+        }
+        self
+    }
+
+    /// The same of one code, where the members of a report stand beside the form's own.
+    #[must_use]
+    pub fn refuses_with<T: JsonSchema>(mut self, code: Code) -> Self {
+        self.report = Some((code, |generator| generator.subschema_for::<T>()));
+        self.refuses(&[code])
     }
 
     fn answer(mut self, status: StatusCode, text: &'static str, content: Content) -> Self {
@@ -173,8 +202,36 @@ impl Operation {
             }
             answers.entry(given.status.to_string()).or_insert_with(|| answer.into());
         }
+        for (status, refusal) in self.refusals(generator) {
+            answers.insert(status.as_str().to_owned(), refusal);
+        }
+        answers.insert("default".into(), json!({"$ref": "#/components/responses/Refused"}));
         written.insert("responses".into(), json!(answers));
         written.into()
+    }
+
+    /// By status: its codes, and the form.
+    fn refusals(&self, generator: &mut SchemaGenerator) -> BTreeMap<StatusCode, Value> {
+        let mut texts: BTreeMap<StatusCode, String> = BTreeMap::new();
+        for code in Code::ALL.iter().filter(|code| self.refusals.contains(code)) {
+            let text = texts.entry(code.status()).or_default();
+            // Writing into a text can't fail.
+            let _ = write!(text, "{}`{}`: {}", if text.is_empty() { "" } else { "; " }, code.name(), code.text());
+        }
+        let of_status = |(status, text)| {
+            let form = generator.subschema_for::<ApiError>();
+            let schema = match self.report {
+                Some((code, report)) if code.status() == status => json!({"allOf": [form, report(generator)]}),
+                _ => json!(form),
+            };
+            let mut refusal = json!({"description": text, "content": {"application/json": {"schema": schema}}});
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                let retry_after = json!({"description": "seconds", "schema": {"type": "integer"}});
+                refusal["headers"] = json!({"Retry-After": retry_after});
+            }
+            (status, refusal)
+        };
+        texts.into_iter().map(of_status).collect()
     }
 
     /// Unique, and readable: `put_tenants_id`.
@@ -244,7 +301,7 @@ impl Api {
 
     /// The router alone.
     pub fn into_router(self) -> Router {
-        self.router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        api_error::router(self.router).layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
     }
 
     /// The OpenAPI document of all routes, in the order of their paths.
@@ -257,6 +314,11 @@ impl Api {
             let method = operation.method.as_str().to_lowercase();
             paths.entry(operation.path).or_default().insert(method, operation.to_json(&mut generator));
         }
+        let form = generator.subschema_for::<ApiError>();
+        let refused = json!({
+            "description": "whatever else is refused has the same form: a path that is none (404 `unknown_path`), another method (405 `method_not_allowed`, with `Allow`), a fault of the gateway (500 `internal`)",
+            "content": {"application/json": {"schema": form}},
+        });
         let schemas: BTreeMap<String, Value> = generator.take_definitions(true).into_iter().collect();
         json!({
             "openapi": "3.1.0",
@@ -267,7 +329,7 @@ impl Api {
             },
             "servers": [{"url": "http://control", "description": "any name will do: the socket is what counts"}],
             "paths": paths,
-            "components": {"schemas": schemas},
+            "components": {"responses": {"Refused": refused}, "schemas": schemas},
         })
     }
 }
@@ -295,12 +357,30 @@ mod tests {
     }
 
     #[test]
+    fn no_module_of_the_control_socket_refuses_beside_the_one_form() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+        let elsewhere = ["api.rs", "api_error.rs", "metrics.rs"];
+        let others = sources(&directory).into_iter().filter(|path| !elsewhere.iter().any(|name| path.ends_with(name)));
+        for path in others {
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Tests read queries as axum does.
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for extractor in
+                ["Json(request): Json<", "extract::rejection", "extract::{Path", "extract::Query", "extract::Path"]
+            {
+                assert!(!text.contains(extractor), "{}: take it by `Body`, `Asked` or `Named`", path.display());
+            }
+        }
+    }
+
+    #[test]
     fn an_operation_is_told_with_its_parameters_body_and_answers() {
         let operation = Operation::put("/v1/a/{id}/b/{other}", "Sets it")
             .query("dry", "only tell")
             .body::<u32>()
             .json::<Vec<String>>(StatusCode::OK, "so it is")
-            .text(StatusCode::NOT_FOUND, "no such a");
+            .refuses(&[Code::Unavailable, Code::NotFound])
+            .refuses_with::<BTreeMap<String, bool>>(Code::Stale);
         async fn handler() {}
         let document = Api::<()>::new().route(operation, handler).document();
         let told = &document["paths"]["/v1/a/{id}/b/{other}"]["put"];
@@ -310,6 +390,16 @@ mod tests {
         assert_eq!(names, ["id", "other", "dry"]);
         assert_eq!(told["requestBody"]["content"]["application/json"]["schema"]["type"], "integer");
         assert_eq!(told["responses"]["200"]["content"]["application/json"]["schema"]["items"]["type"], "string");
-        assert_eq!(told["responses"]["404"]["description"], "no such a");
+        let schema = |status: &str| &told["responses"][status]["content"]["application/json"]["schema"];
+        let form = json!({"$ref": "#/components/schemas/ApiError"});
+        for status in ["400", "404", "413", "415", "422", "503"] {
+            assert_eq!(schema(status), &form, "{status}");
+        }
+        assert_eq!(schema("412")["allOf"][0], form);
+        assert!(told["responses"].get("405").is_none() && told["responses"]["503"]["headers"].is_object());
+        let several = told["responses"]["400"]["description"].as_str().unwrap();
+        assert!(several.contains("`bad_json`: ") && several.contains("; `bad_query`: "), "{several}");
+        assert_eq!(told["responses"]["default"], json!({"$ref": "#/components/responses/Refused"}));
+        assert_eq!(document["components"]["responses"]["Refused"]["content"]["application/json"]["schema"], form);
     }
 }

@@ -7,6 +7,7 @@
 //! | `POST /v1/backends/{id}/resume` | [`HaltRequest`] | `BackendView`, or 404 |
 
 use super::api::{Api, Operation};
+use super::api_error::{Body, Code, Named, Refused};
 use super::control_client::{ControlClient, ControlError, read};
 use super::halts::{Act, HaltRequest, acted};
 use crate::clock::WallMillis;
@@ -15,10 +16,9 @@ use crate::ids::{BackendId, BackendTag, PoolId};
 use crate::record::gpus::GpuReading;
 use crate::record::ledger::halts::Halted;
 use crate::services::Services;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Json;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -114,9 +114,7 @@ pub fn router(services: &Arc<Services>) -> Api {
         Operation::post(path, summary)
             .body::<HaltRequest>()
             .json::<BackendView>(StatusCode::OK, "the backend")
-            .empty(StatusCode::NOT_FOUND, "there is no such backend")
-            .text(StatusCode::UNPROCESSABLE_ENTITY, "a reason is too long, or too many are halted")
-            .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached")
+            .refuses(&[Code::NotFound, Code::Faulty, Code::Full, Code::Unavailable])
     };
     Api::new()
         .route(
@@ -129,40 +127,30 @@ pub fn router(services: &Arc<Services>) -> Api {
         .with_state(Arc::clone(services))
 }
 
-type Asked = Result<Json<HaltRequest>, JsonRejection>;
-
-async fn list(State(services): State<Arc<Services>>) -> Response {
-    Json(services.backends().values().map(|backend| BackendView::of(backend)).collect::<Vec<_>>()).into_response()
+async fn list(State(services): State<Arc<Services>>) -> Json<Vec<BackendView>> {
+    Json(services.backends().values().map(|backend| BackendView::of(backend)).collect())
 }
 
-async fn drain(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
-    done(&services, &id, Act::Halt, asked).await
+type Done = Result<Json<BackendView>, Refused>;
+
+async fn drain(State(services): State<Arc<Services>>, Named(id): Named, Body(request): Body<HaltRequest>) -> Done {
+    done(&services, &id, Act::Halt, request).await
 }
 
-async fn maintain(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
-    done(&services, &id, Act::Maintain, asked).await
+async fn maintain(State(services): State<Arc<Services>>, Named(id): Named, Body(request): Body<HaltRequest>) -> Done {
+    done(&services, &id, Act::Maintain, request).await
 }
 
-async fn resume(State(services): State<Arc<Services>>, Path(id): Path<String>, asked: Asked) -> Response {
-    done(&services, &id, Act::Resume, asked).await
+async fn resume(State(services): State<Arc<Services>>, Named(id): Named, Body(request): Body<HaltRequest>) -> Done {
+    done(&services, &id, Act::Resume, request).await
 }
 
-async fn done(services: &Services, id: &str, act: Act, asked: Asked) -> Response {
-    let Json(request) = match asked {
-        Ok(asked) => asked,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let Some(id) = id.parse::<BackendId>().ok().filter(|id| services.backends().contains_key(id)) else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
-    if let Err(refused) = acted(services, Halted::Backend(id.clone()), act, request).await {
-        return refused;
-    }
-    match services.backends().get(&id) {
-        Some(backend) => Json(BackendView::of(backend)).into_response(),
-        // A reload took it out meanwhile.
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+async fn done(services: &Services, id: &str, act: Act, request: HaltRequest) -> Done {
+    let missing = || Refused::not_found("there is no such backend: `GET /v1/backends` tells them");
+    let id = id.parse::<BackendId>().ok().filter(|id| services.backends().contains_key(id)).ok_or_else(missing)?;
+    acted(services, Halted::Backend(id.clone()), act, request).await?;
+    // A reload may have taken it out meanwhile.
+    services.backends().get(&id).map(|backend| Json(BackendView::of(backend))).ok_or_else(missing)
 }
 
 impl ControlClient {

@@ -6,7 +6,8 @@
 //! | `POST /v1/catalogue/accept` | [`AcceptRequest`] | [`CatalogueDiff`], now without differences; 409 if it is not any more what was shown |
 
 use super::api::{Api, Operation};
-use super::control_client::{ControlClient, ControlError, read};
+use super::api_error::{Body, Code, Refused};
+use super::control_client::{ControlClient, ControlError, read, refused};
 use super::lifecycle::{Ask, Asks, ReloadReport};
 use crate::dispatch::backend::Backend;
 use crate::ids::{BackendId, PoolId};
@@ -14,7 +15,7 @@ use crate::record::pins;
 use crate::services::Services;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Json;
 use bytes::Bytes;
 use comfygate_policy::{Catalogue, CatalogueError, Digest};
 use http::Method;
@@ -142,28 +143,15 @@ struct Pins {
     asks: Asks,
 }
 
-/// Why there is no answer.
-enum Refused {
-    /// With what the operator is told.
-    Told(StatusCode, String),
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let Self::Told(status, text) = self;
-        (status, text).into_response()
-    }
-}
-
 /// The routes.
 pub fn router(services: &Arc<Services>, asks: Asks) -> Api {
     let told = |operation: Operation| {
-        operation
-            .json::<CatalogueDiff>(StatusCode::OK, "the differences")
-            .text(StatusCode::NOT_FOUND, "no backend is in that pool")
-            .text(StatusCode::CONFLICT, "the pool is an owner's, or it is not any more what was shown")
-            .text(StatusCode::BAD_GATEWAY, "the backend's answer can't be used")
-            .text(StatusCode::SERVICE_UNAVAILABLE, "no backend of the pool is up, or the pin can't be written")
+        operation.json::<CatalogueDiff>(StatusCode::OK, "the differences").refuses(&[
+            Code::NotFound,
+            Code::OwnersPool,
+            Code::BadBackendAnswer,
+            Code::Unavailable,
+        ])
     };
     Api::new()
         .route(
@@ -173,34 +161,36 @@ pub fn router(services: &Arc<Services>, asks: Asks) -> Api {
         )
         .route(
             told(Operation::post("/v1/catalogue/accept", "Accepts what is installed in a pool"))
-                .body::<AcceptRequest>(),
+                .body::<AcceptRequest>()
+                .refuses(&[Code::ChangedSinceShown, Code::PinnedByFile, Code::Stopping]),
             accept,
         )
         .with_state(Pins { services: Arc::clone(services), asks })
 }
 
-async fn diff(State(pins): State<Pins>, Json(request): Json<PoolRequest>) -> Result<Json<CatalogueDiff>, Refused> {
+async fn diff(State(pins): State<Pins>, Body(request): Body<PoolRequest>) -> Result<Json<CatalogueDiff>, Refused> {
     let (mut diff, live) = compared(&pins.services, &request.pool).await?;
     diff.others = others(&pins.services, &request.pool, &diff.backend, live).await?;
     Ok(Json(diff))
 }
 
-async fn accept(State(pins): State<Pins>, Json(request): Json<AcceptRequest>) -> Result<Json<CatalogueDiff>, Refused> {
+async fn accept(State(pins): State<Pins>, Body(request): Body<AcceptRequest>) -> Result<Json<CatalogueDiff>, Refused> {
     let services = &pins.services;
     let (shown, live) = compared(services, &request.pool).await?;
     if shown.installed != request.installed {
         let text = "what is installed has changed since it was shown: look at it again with `comfygate catalogue diff`";
-        return Err(Refused::Told(StatusCode::CONFLICT, text.to_owned()));
+        return Err(Refused::new(Code::ChangedSinceShown, text));
     }
     if services.config().object_info_file.is_some() {
         let text = "the configuration names a catalogue (`[catalogue] object_info`): that file is the pin, replace it";
-        return Err(Refused::Told(StatusCode::CONFLICT, text.to_owned()));
+        return Err(Refused::new(Code::PinnedByFile, text));
     }
     let (state, pool, pinned) = (services.config().state_dir.clone(), request.pool.clone(), live.clone());
     let written = tokio::task::spawn_blocking(move || pins::write(&state, &pool, &live)).await;
-    written.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string())).map_err(
-        |reason| Refused::Told(StatusCode::SERVICE_UNAVAILABLE, format!("the pin can't be written: {reason}")),
-    )?;
+    written
+        .map_err(|error| error.to_string())
+        .and_then(|done| done.map_err(|error| error.to_string()))
+        .map_err(|reason| Refused::unavailable(format_args!("the pin can't be written: {reason}")))?;
     services.audit.catalogue_accepted(&request.pool, shown.installed, shown.new.len() + shown.changed.len());
     match pins.asks.ask(Ask::Reload).await {
         // Its backends are asked anew now, so what they said is compared.
@@ -209,29 +199,27 @@ async fn accept(State(pins): State<Pins>, Json(request): Json<AcceptRequest>) ->
         }
         Some(report) => {
             let text = format!("the pin was moved and is not in force: {}", report.errors.join("; "));
-            Err(Refused::Told(StatusCode::SERVICE_UNAVAILABLE, text))
+            Err(Refused::unavailable(text))
         }
-        None => Err(Refused::Told(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned())),
+        None => Err(Refused::stopping()),
     }
 }
 
 /// What is installed at the first backend of the pool that is up, compared with what holds there, and as it came.
 async fn compared(services: &Arc<Services>, pool: &PoolId) -> Result<(CatalogueDiff, Bytes), Refused> {
-    let told = |status, text: String| Refused::Told(status, text);
     if services.tenants().owner_of(pool).is_some() {
         let text = format!("the pool `{pool}` is an owner's: what is installed there holds, and needs no pin");
-        return Err(told(StatusCode::CONFLICT, text));
+        return Err(Refused::new(Code::OwnersPool, text));
     }
     let mut of_pool = backends_of(services, pool);
     if of_pool.is_empty() {
-        return Err(told(StatusCode::NOT_FOUND, format!("no backend is in a pool `{pool}`")));
+        return Err(Refused::not_found(format!("no backend is in a pool `{pool}`")));
     }
     of_pool.retain(|backend| backend.is_up());
     let Some(backend) = of_pool.into_iter().next() else {
-        return Err(told(StatusCode::SERVICE_UNAVAILABLE, format!("no backend of the pool `{pool}` is up")));
+        return Err(Refused::unavailable(format_args!("no backend of the pool `{pool}` is up")));
     };
-    let live = backend.comfyui.object_info().await;
-    let live = live.map_err(|error| told(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let live = backend.comfyui.object_info().await.map_err(Refused::unavailable)?;
     let diff = compared_with(services, pool, backend.id.clone(), live.clone()).await?;
     Ok((diff, live))
 }
@@ -280,7 +268,7 @@ async fn others(
     shown: &BackendId,
     live: Bytes,
 ) -> Result<Vec<OtherBackend>, Refused> {
-    let failed = |reason: String| Refused::Told(StatusCode::BAD_GATEWAY, reason);
+    let failed = |reason: String| Refused::new(Code::BadBackendAnswer, reason);
     let others = backends_of(services, pool).into_iter().filter(|backend| backend.id != *shown);
     let others: Vec<Arc<Backend>> = others.collect();
     if others.is_empty() {
@@ -364,7 +352,7 @@ async fn compared_with(
             others: Vec::new(),
         })
     });
-    compared.await.map_err(|reason| Refused::Told(StatusCode::BAD_GATEWAY, reason))
+    compared.await.map_err(|reason| Refused::new(Code::BadBackendAnswer, reason))
 }
 
 impl ControlClient {
@@ -388,7 +376,7 @@ impl ControlClient {
         let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
         let (status, answer) = self.slow_call(Method::POST, path, body).await?;
         if status == StatusCode::NOT_FOUND {
-            return Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned()));
+            return Err(refused(&answer));
         }
         read(&answer)
     }

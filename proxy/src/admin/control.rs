@@ -16,19 +16,22 @@
 //! | `GET /v1/usage` | | [`super::usage`] |
 //! | `/v1/users…` | | [`super::users`] |
 //! | `/v1/sessions…` | | [`super::sessions`] |
-//! | `POST /v1/reload` | | [`ReloadReport`]; 422 if the configuration was refused |
-//! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`] |
+//! | `POST /v1/reload` | | [`ReloadReport`]; 422, with its members, if the configuration was refused |
+//! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReport`]; 409 if it did not come about |
+//!
+//! Every answer that is not 2xx has one form: [`super::api_error`].
 //!
 //! Status, metrics and backups: [`state`](super::state).
 
 use super::adoption_routes;
 use super::api::{Api, Operation};
+use super::api_error::{Body, Code, Refused};
 use super::lifecycle::{Ask, Asks, ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::services::Services;
+use crate::tenants::written::SpecFault;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
@@ -55,8 +58,9 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
         .merge(adoption_routes::router(services));
     // Last: it tells of all the others, and of itself.
     let document = Arc::new(OnceLock::new());
-    let told =
-        Operation::get("/v1/openapi.json", "This document").json::<Map<String, Value>>(StatusCode::OK, "OpenAPI 3.1");
+    let told = Operation::get("/v1/openapi.json", "This document")
+        .json::<Map<String, Value>>(StatusCode::OK, "OpenAPI 3.1")
+        .refuses(&[Code::Stopping]);
     let api = api.merge(Api::new().route(told, openapi).with_state(Arc::clone(&document)));
     // Set once, right here.
     let _ = document.set(api.document());
@@ -65,48 +69,47 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle, asks: Asks) -
 
 fn own(asks: Asks) -> Api {
     let ok = StatusCode::OK;
-    let unavailable =
-        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
     Api::new()
         .route(
-            unavailable(Operation::post("/v1/reload", "Has the configuration read again"))
+            Operation::post("/v1/reload", "Has the configuration read again")
                 .json::<ReloadReport>(ok, "it is in force")
-                .json::<ReloadReport>(StatusCode::UNPROCESSABLE_ENTITY, "it was refused, the former one goes on"),
+                .refuses_with::<ReloadReport>(Code::ConfigurationRefused)
+                .refuses(&[Code::Stopping]),
             reload,
         )
         .route(
-            unavailable(Operation::post("/v1/upgrade", "Has a successor started, which takes over"))
+            Operation::post("/v1/upgrade", "Has a successor started, which takes over")
                 .body::<UpgradeRequest>()
                 .json::<UpgradeReport>(ok, "the successor serves")
-                .json::<UpgradeReport>(StatusCode::CONFLICT, "it did not come about"),
+                .refuses(&[Code::UpgradeRefused, Code::UpgradeFailed, Code::Stopping]),
             upgrade,
         )
         .with_state(Control { asks })
 }
 
-async fn openapi(State(document): State<Arc<OnceLock<Value>>>) -> Response {
-    match document.get() {
-        Some(document) => Json(document.clone()).into_response(),
-        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-    }
+async fn openapi(State(document): State<Arc<OnceLock<Value>>>) -> Result<Json<Value>, Refused> {
+    document.get().cloned().map(Json).ok_or_else(Refused::stopping)
 }
 
-async fn reload(State(control): State<Control>) -> Response {
-    match control.asks.ask(Ask::Reload).await {
-        Some(report @ ReloadReport { applied: true, .. }) => Json(report).into_response(),
-        Some(report) => (StatusCode::UNPROCESSABLE_ENTITY, Json(report)).into_response(),
-        None => stopping(),
+async fn reload(State(control): State<Control>) -> Result<Json<ReloadReport>, Refused> {
+    let report = control.asks.ask(Ask::Reload).await.ok_or_else(Refused::stopping)?;
+    if report.applied {
+        return Ok(Json(report));
     }
+    let text = format!("the configuration was refused, and the former one goes on: {}", report.errors.join("; "));
+    let fault = |error: &String| SpecFault { pointer: String::new(), message: error.clone() };
+    let faults = report.errors.iter().map(fault).collect();
+    Err(Refused::new(Code::ConfigurationRefused, text).with_faults(faults).with_report(&report))
 }
 
-async fn upgrade(State(control): State<Control>, Json(request): Json<UpgradeRequest>) -> Response {
-    match control.asks.ask(|answer| Ask::Upgrade(request, answer)).await {
-        Some(report @ UpgradeReport::Serving(_)) => Json(report).into_response(),
-        Some(report) => (StatusCode::CONFLICT, Json(report)).into_response(),
-        None => stopping(),
+async fn upgrade(
+    State(control): State<Control>,
+    Body(request): Body<UpgradeRequest>,
+) -> Result<Json<UpgradeReport>, Refused> {
+    let report = control.asks.ask(|answer| Ask::Upgrade(request, answer)).await.ok_or_else(Refused::stopping)?;
+    match report {
+        UpgradeReport::Serving(_) => Ok(Json(report)),
+        UpgradeReport::Refused(reason) => Err(Refused::new(Code::UpgradeRefused, reason)),
+        UpgradeReport::Failed(reason) => Err(Refused::new(Code::UpgradeFailed, reason)),
     }
-}
-
-fn stopping() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping").into_response()
 }

@@ -1,8 +1,9 @@
 //! The command line's end of the control socket.
 
 use super::adoption::{AdoptRequest, ContentRequest, Outcome, Page, PageRequest};
+use super::api_error::{ApiError, Code};
 use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
-use super::tenants::{ApiError, TenantDetail, TenantView};
+use super::tenants::{TenantDetail, TenantView};
 use crate::ids::TenantId;
 use crate::tenants::written::TenantSpec;
 use bytes::Bytes;
@@ -63,7 +64,10 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError`]; a refused configuration is an answer.
     pub async fn reload(&self) -> Result<ReloadReport, ControlError> {
-        self.asked("/v1/reload", Vec::new(), RELOAD_TIMEOUT).await
+        match self.exchange(Method::POST, "/v1/reload", Vec::new(), RELOAD_TIMEOUT).await? {
+            (StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY, answer) => read(&answer),
+            (_, answer) => Err(refused(&answer)),
+        }
     }
 
     /// Has a successor started.
@@ -72,19 +76,17 @@ impl ControlClient {
     /// [`ControlError`]; an upgrade that did not come about is an answer.
     pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReport, ControlError> {
         let body = serde_json::to_vec(request).map_err(|error| ControlError::Answer(error.to_string()))?;
-        self.asked("/v1/upgrade", body, UPGRADE_TIMEOUT).await
-    }
-
-    /// A report, whether it says yes or no.
-    async fn asked<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<T, ControlError> {
-        match self.exchange(Method::POST, path, body, timeout).await? {
-            (StatusCode::OK | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, answer) => read(&answer),
-            (_, answer) => Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+        let (status, answer) = self.exchange(Method::POST, "/v1/upgrade", body, UPGRADE_TIMEOUT).await?;
+        if status == StatusCode::OK {
+            return read(&answer);
+        }
+        let error = ApiError::read(&answer);
+        if error.code == Code::UpgradeRefused.name() {
+            Ok(UpgradeReport::Refused(error.error))
+        } else if error.code == Code::UpgradeFailed.name() {
+            Ok(UpgradeReport::Failed(error.error))
+        } else {
+            Err(ControlError::Refused(error.to_string()))
         }
     }
 
@@ -104,7 +106,7 @@ impl ControlClient {
         match self.exchange(Method::GET, &format!("/v1/tenants/{id}"), Vec::new(), TIMEOUT).await? {
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => Ok(None),
             (StatusCode::OK, body) => read(&body).map(Some),
-            (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+            (_, body) => Err(refused(&body)),
         }
     }
 
@@ -133,7 +135,7 @@ impl ControlClient {
         let answered = tokio::time::timeout(TIMEOUT, asking).await;
         match answered.unwrap_or_else(|_| Err(self.no_gateway(format!("no answer within {TIMEOUT:?}"))))? {
             (status, body) if status.is_success() => read(&body).map(Ok),
-            (_, body) => read(&body).map(Err),
+            (_, body) => Ok(Err(ApiError::read(&body))),
         }
     }
 
@@ -206,7 +208,7 @@ impl ControlClient {
     ) -> Result<(StatusCode, Bytes), ControlError> {
         match self.exchange(method, path, body, timeout).await? {
             (status, body) if status.is_success() || status == StatusCode::NOT_FOUND => Ok((status, body)),
-            (_, body) => Err(ControlError::Refused(String::from_utf8_lossy(&body).into_owned())),
+            (_, body) => Err(refused(&body)),
         }
     }
 
@@ -268,6 +270,11 @@ impl ControlClient {
     pub(super) fn no_gateway(&self, reason: String) -> ControlError {
         ControlError::NoGateway { path: self.socket.display().to_string(), reason }
     }
+}
+
+/// What an answer that says no comes to: the one place where the command line reads it.
+pub(super) fn refused(answer: &[u8]) -> ControlError {
+    ControlError::Refused(ApiError::read(answer).to_string())
 }
 
 pub(super) fn written(request: &impl serde::Serialize) -> Result<Vec<u8>, ControlError> {

@@ -8,6 +8,7 @@
 //! | `DELETE /v1/dead-letters/{job}` | | 204, or 404 |
 
 use super::api::{Api, Operation};
+use super::api_error::{Asked, Code, Named, Refused};
 use super::control_client::{ControlClient, ControlError, read};
 use crate::dispatch::dead_letter::{ReplayError, replay};
 use crate::dispatch::dispatcher::DispatchHandle;
@@ -16,9 +17,9 @@ use crate::record::audit::Audit;
 use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterQuery};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Json;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -98,9 +99,8 @@ struct Shared {
 
 /// The routes.
 pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
-    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
-    let unavailable =
-        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
+    let ok = StatusCode::OK;
+    let unavailable = |operation: Operation| operation.refuses(&[Code::Unavailable]);
     Api::new()
         .route(
             unavailable(Operation::get("/v1/dead-letters", "Jobs that lost every attempt, newest first"))
@@ -112,72 +112,70 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
         .route(
             unavailable(Operation::get("/v1/dead-letters/{job}", "One of them, with its submission"))
                 .json::<DeadLetterView>(ok, "the job")
-                .empty(missing, "there is none"),
+                .refuses(&[Code::NotFound]),
             one,
         )
         .route(
             unavailable(Operation::delete("/v1/dead-letters/{job}", "Forgets one"))
                 .empty(StatusCode::NO_CONTENT, "it is forgotten")
-                .empty(missing, "there is none"),
+                .refuses(&[Code::NotFound]),
             removed,
         )
         .route(
             unavailable(Operation::post("/v1/dead-letters/{job}/replay", "Has one accepted anew"))
                 .json::<Replayed>(ok, "the new job")
-                .empty(missing, "there is none")
-                .text(StatusCode::UNPROCESSABLE_ENTITY, "it is refused now"),
+                .refuses(&[Code::NotFound, Code::ReplayRefused]),
             replayed,
         )
         .with_state(Shared { services: Arc::clone(services), dispatch: dispatch.clone() })
 }
 
-async fn list(State(shared): State<Shared>, Query(mut query): Query<DeadLetterQuery>) -> Response {
+async fn list(
+    State(shared): State<Shared>,
+    Asked(mut query): Asked<DeadLetterQuery>,
+) -> Result<Json<Vec<DeadLetter>>, Refused> {
     query.limit = query.limit.min(DEAD_LETTERS_MAX);
-    match shared.services.ledger.dead_letters(query).await {
-        Ok(letters) => Json(letters).into_response(),
-        Err(error) => unavailable(&error),
-    }
+    Ok(Json(shared.services.ledger.dead_letters(query).await?))
 }
 
-async fn one(State(shared): State<Shared>, Path(job): Path<String>) -> Response {
-    let Ok(job) = job.parse::<JobId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match view(&*shared.services.ledger, job).await {
-        Ok(Some(view)) => Json(view).into_response(),
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => unavailable(&error),
-    }
+fn missing() -> Refused {
+    Refused::not_found("there is no such dead letter: `GET /v1/dead-letters` tells them")
 }
 
-async fn replayed(State(shared): State<Shared>, Path(job): Path<String>) -> Response {
-    let Ok(job) = job.parse::<JobId>() else { return StatusCode::NOT_FOUND.into_response() };
-    let letter = match shared.services.ledger.dead_letter(job).await {
-        Ok(letter) => letter,
-        Err(LedgerError::NotFound { .. }) => return StatusCode::NOT_FOUND.into_response(),
-        Err(error) => return unavailable(&error),
+fn job_of(job: &str) -> Result<JobId, Refused> {
+    job.parse().map_err(|_| missing())
+}
+
+async fn one(State(shared): State<Shared>, Named(job): Named) -> Result<Json<DeadLetterView>, Refused> {
+    view(&*shared.services.ledger, job_of(&job)?).await?.map(Json).ok_or_else(missing)
+}
+
+async fn replayed(State(shared): State<Shared>, Named(job): Named) -> Result<Json<Replayed>, Refused> {
+    let letter = match shared.services.ledger.dead_letter(job_of(&job)?).await {
+        Err(LedgerError::NotFound { .. }) => return Err(missing()),
+        letter => letter?,
     };
     // A task of its own: an operator who goes away in between leaves no half of it.
     let replaying = tokio::spawn(async move { replay(&shared.services, &shared.dispatch, &letter).await });
-    match replaying.await {
-        Ok(Ok(job)) => Json(Replayed { job: job.id, prompt_id: job.prompt_id }).into_response(),
-        Ok(Err(error @ ReplayError::Refused(_))) => {
-            (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response()
-        }
-        Ok(Err(error @ ReplayError::Later(_))) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    let job = replaying.await.map_err(Refused::unavailable)??;
+    Ok(Json(Replayed { job: job.id, prompt_id: job.prompt_id }))
+}
+
+impl From<ReplayError> for Refused {
+    fn from(error: ReplayError) -> Self {
+        let code = match error {
+            ReplayError::Refused(_) => Code::ReplayRefused,
+            ReplayError::Later(_) => Code::Unavailable,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
-async fn removed(State(shared): State<Shared>, Path(job): Path<String>) -> Response {
-    let Ok(job) = job.parse::<JobId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match remove(&*shared.services.ledger, &shared.services.audit, job).await {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => unavailable(&error),
+async fn removed(State(shared): State<Shared>, Named(job): Named) -> Result<StatusCode, Refused> {
+    if remove(&*shared.services.ledger, &shared.services.audit, job_of(&job)?).await? {
+        return Ok(StatusCode::NO_CONTENT);
     }
-}
-
-fn unavailable(error: &LedgerError) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
+    Err(missing())
 }
 
 impl ControlClient {

@@ -1,15 +1,14 @@
 //! What an operator stops and lets go on: backends that are drained or taken for maintenance, tenants that are paused. Through the control socket, or in the ledger itself while the
 //! gateway does not run.
 
+use super::api_error::{Code, Refused};
 use super::control_client::{ControlClient, ControlError, read};
 use crate::clock::WallMillis;
 use crate::record::audit::Audit;
 use crate::record::ledger::halts::{HALTS_MAX, HaltRow, Halted};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use http::Method;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -79,20 +78,14 @@ pub(super) async fn acted(
     halted: Halted,
     wanted: Act,
     request: HaltRequest,
-) -> Result<(), Response> {
+) -> Result<(), Refused> {
     if let Some(fault) = request.fault() {
-        return Err((StatusCode::UNPROCESSABLE_ENTITY, fault).into_response());
+        return Err(Refused::at(Code::Faulty, "/reason", fault));
     }
     let at = services.clock.wall();
     let done = act(&*services.ledger, &services.audit, halted, wanted, request.reason, at).await;
     // Whatever became of it: a write whose answer was lost may have happened.
-    match services.refresh_halts().await.and(done) {
-        Ok(()) => Ok(()),
-        Err(error @ LedgerError::Full { .. }) => {
-            Err((StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response())
-        }
-        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()),
-    }
+    Ok(services.refresh_halts().await.and(done)?)
 }
 
 impl ControlClient {

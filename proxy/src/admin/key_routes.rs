@@ -10,6 +10,7 @@
 //! | `POST /v1/keys/check` | [`CheckRequest`] | [`CheckedKey`]; what is no key: 422 |
 
 use super::api::{Api, Operation};
+use super::api_error::{Asked, Body, Code, Named, OptionalBody, Refused, no_tenant};
 use super::keys::{
     CheckRequest, CheckedKey, KeyError, KeyFilter, KeyRequest, KeyService, KeyView, MadeKey, OVERLAP, RotateRequest,
 };
@@ -17,8 +18,7 @@ use crate::authenticate::endings::Subject;
 use crate::ids::KeyId;
 use crate::services::Services;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -36,10 +36,9 @@ struct Keys {
 /// The routes.
 pub fn router(services: &Arc<Services>) -> Api {
     let service = KeyService::new(Arc::clone(&services.ledger), services.clock.clone());
-    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
-    let unavailable =
-        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
-    let unknown = |operation: Operation| unavailable(operation).empty(missing, "there is no such key");
+    let ok = StatusCode::OK;
+    let unavailable = |operation: Operation| operation.refuses(&[Code::Unavailable]);
+    let unknown = |operation: Operation| unavailable(operation).refuses(&[Code::NotFound]);
     Api::new()
         .route(
             unavailable(Operation::get("/v1/keys", "Every key that fits"))
@@ -55,15 +54,20 @@ pub fn router(services: &Arc<Services>) -> Api {
                 .body::<KeyRequest>()
                 .json::<MadeKey>(StatusCode::CREATED, "the key")
                 .json::<MadeKey>(ok, "a repeat: the key without its text")
-                .text(StatusCode::CONFLICT, "another request had this `Idempotency-Key`, or the tenant has all keys that it may have")
-                .text(StatusCode::UNPROCESSABLE_ENTITY, "there is no such tenant, or the request is faulty"),
+                .refuses(&[
+                    Code::NameTaken,
+                    Code::TooManyKeys,
+                    Code::UnknownTenant,
+                    Code::Faulty,
+                    Code::BadIdempotencyKey,
+                ]),
             create,
         )
         .route(
             unavailable(Operation::post("/v1/keys/check", "Whose key a text is that somebody found"))
                 .body::<CheckRequest>()
                 .json::<CheckedKey>(ok, "what is known of it")
-                .text(StatusCode::UNPROCESSABLE_ENTITY, "it is no key"),
+                .refuses(&[Code::NoKey]),
             check,
         )
         .route(unknown(Operation::get("/v1/keys/{id}", "One key")).json::<KeyView>(ok, "the key"), show)
@@ -80,11 +84,14 @@ pub fn router(services: &Arc<Services>) -> Api {
             .optional_body::<RotateRequest>()
             .json::<MadeKey>(StatusCode::CREATED, "the new key")
             .json::<MadeKey>(ok, "a repeat: the new key without its text")
-            .text(
-                StatusCode::CONFLICT,
-                "it was rotated already, or is over; another request had this `Idempotency-Key`; or the tenant has all keys that it may have",
-            )
-            .text(StatusCode::UNPROCESSABLE_ENTITY, "the request is faulty"),
+            .refuses(&[
+                Code::Rotated,
+                Code::KeyOver,
+                Code::NameTaken,
+                Code::TooManyKeys,
+                Code::Faulty,
+                Code::BadIdempotencyKey,
+            ]),
             rotate,
         )
         .route(
@@ -95,23 +102,19 @@ pub fn router(services: &Arc<Services>) -> Api {
         .with_state(Keys { service, services: Arc::clone(services) })
 }
 
-async fn create(State(keys): State<Keys>, headers: HeaderMap, Json(request): Json<KeyRequest>) -> Response {
+type Answer = Result<Response, Refused>;
+
+async fn create(State(keys): State<Keys>, headers: HeaderMap, Body(request): Body<KeyRequest>) -> Answer {
     if keys.services.tenants().tenant(&request.tenant).is_none() {
-        let text = format!("the running gateway has no tenant `{}`", request.tenant);
-        return (StatusCode::UNPROCESSABLE_ENTITY, text).into_response();
+        return Err(no_tenant(&request.tenant));
     }
-    let name = match name_of(&headers) {
-        Ok(name) => name,
-        Err(error) => return failed(&error),
-    };
-    match keys.service.create(&request, name, keys.services.config().limits.keys_max).await {
-        Ok(made) if made.key.is_some() => {
-            keys.services.audit.key_created(&made.view.id, &made.view.owner());
-            (StatusCode::CREATED, Json(made)).into_response()
-        }
-        Ok(known) => Json(known).into_response(),
-        Err(error) => failed(&error),
+    let name = name_of(&headers)?;
+    let made = keys.service.create(&request, name, keys.services.config().limits.keys_max).await?;
+    if made.key.is_none() {
+        return Ok(Json(made).into_response());
     }
+    keys.services.audit.key_created(&made.view.id, &made.view.owner());
+    Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
 /// What the client calls its request.
@@ -124,76 +127,70 @@ fn name_of(headers: &HeaderMap) -> Result<Option<&str>, KeyError> {
     }
 }
 
-async fn list(State(keys): State<Keys>, Query(filter): Query<KeyFilter>) -> Response {
-    match keys.service.list(&filter).await {
-        Ok(list) => Json(list).into_response(),
-        Err(error) => failed(&error),
-    }
+async fn list(State(keys): State<Keys>, Asked(filter): Asked<KeyFilter>) -> Result<Json<Vec<KeyView>>, Refused> {
+    Ok(Json(keys.service.list(&filter).await?))
 }
 
-async fn show(State(keys): State<Keys>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<KeyId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match keys.service.show(&id).await {
-        Ok(Some(view)) => Json(view).into_response(),
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
-    }
+fn id_of(id: &str) -> Result<KeyId, Refused> {
+    id.parse().map_err(|error| Refused::not_found(format!("there is no such key: {error}")))
 }
 
-async fn rotate(State(keys): State<Keys>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
-    let Ok(id) = id.parse::<KeyId>() else { return StatusCode::NOT_FOUND.into_response() };
-    let request = if body.is_empty() { Ok(RotateRequest::default()) } else { serde_json::from_slice(&body) };
-    let request = match request {
-        Ok(request) => request,
-        Err(error) => return (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
-    };
-    let overlap = request.overlap_seconds.map_or(OVERLAP, Duration::from_secs);
-    let name = match name_of(&headers) {
-        Ok(name) => name,
-        Err(error) => return failed(&error),
-    };
-    match keys.service.rotate(&id, overlap, name, keys.services.config().limits.keys_max).await {
-        Ok(Some((known, _))) if known.key.is_none() => Json(known).into_response(),
-        Ok(Some((made, former))) => {
-            // Its sockets learn of the new end.
-            keys.services.endings.tell(&Subject::Key(id.clone()));
-            keys.services.audit.key_rotated(&id, &made.view.id, former.expires_at, &former.owner());
-            (StatusCode::CREATED, Json(made)).into_response()
-        }
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
-    }
+fn no_key(id: &KeyId) -> Refused {
+    Refused::not_found(format!("there is no key `{id}`: `GET /v1/keys` tells them"))
 }
 
-async fn revoke(State(keys): State<Keys>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<KeyId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match keys.service.revoke(&id).await {
-        Ok(Some(view)) => {
-            keys.services.endings.tell(&Subject::Key(id));
-            keys.services.audit.key_revoked(&view.id, &view.owner());
-            Json(view).into_response()
-        }
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
-    }
+async fn show(State(keys): State<Keys>, Named(id): Named) -> Result<Json<KeyView>, Refused> {
+    let id = id_of(&id)?;
+    keys.service.show(&id).await?.map(Json).ok_or_else(|| no_key(&id))
 }
 
-async fn check(State(keys): State<Keys>, Json(request): Json<CheckRequest>) -> Response {
-    match keys.service.check(&request.key).await {
-        Ok(checked) => Json(checked).into_response(),
-        Err(error) => failed(&error),
+async fn rotate(
+    State(keys): State<Keys>,
+    Named(id): Named,
+    headers: HeaderMap,
+    OptionalBody(request): OptionalBody<RotateRequest>,
+) -> Answer {
+    let id = id_of(&id)?;
+    let overlap = request.unwrap_or_default().overlap_seconds.map_or(OVERLAP, Duration::from_secs);
+    let name = name_of(&headers)?;
+    let rotated = keys.service.rotate(&id, overlap, name, keys.services.config().limits.keys_max).await?;
+    let (made, former) = rotated.ok_or_else(|| no_key(&id))?;
+    if made.key.is_none() {
+        return Ok(Json(made).into_response());
     }
+    // Its sockets learn of the new end.
+    keys.services.endings.tell(&Subject::Key(id.clone()));
+    keys.services.audit.key_rotated(&id, &made.view.id, former.expires_at, &former.owner());
+    Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
-fn failed(error: &KeyError) -> Response {
-    let status = match error {
-        KeyError::Label | KeyError::Name | KeyError::Expires | KeyError::Overlap | KeyError::Format(_) => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
-        KeyError::OtherRequest | KeyError::Rotated(..) | KeyError::Over(..) | KeyError::Full { .. } => {
-            StatusCode::CONFLICT
-        }
-        KeyError::Random(_) | KeyError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, error.to_string()).into_response()
+async fn revoke(State(keys): State<Keys>, Named(id): Named) -> Result<Json<KeyView>, Refused> {
+    let id = id_of(&id)?;
+    let view = keys.service.revoke(&id).await?.ok_or_else(|| no_key(&id))?;
+    keys.services.endings.tell(&Subject::Key(id));
+    keys.services.audit.key_revoked(&view.id, &view.owner());
+    Ok(Json(view))
+}
+
+async fn check(State(keys): State<Keys>, Body(request): Body<CheckRequest>) -> Result<Json<CheckedKey>, Refused> {
+    Ok(Json(keys.service.check(&request.key).await?))
+}
+
+impl From<KeyError> for Refused {
+    fn from(error: KeyError) -> Self {
+        let code = match error {
+            KeyError::Label => return Self::at(Code::Faulty, "/label", error),
+            KeyError::Expires => return Self::at(Code::Faulty, "/expires_in", error),
+            KeyError::Overlap => return Self::at(Code::Faulty, "/overlap_seconds", error),
+            KeyError::Format(_) => return Self::at(Code::NoKey, "/key", error),
+            KeyError::Ledger(error) => return error.into(),
+            KeyError::Name => Code::BadIdempotencyKey,
+            KeyError::OtherRequest => Code::NameTaken,
+            KeyError::Rotated(..) => Code::Rotated,
+            KeyError::Over(..) => Code::KeyOver,
+            KeyError::Full { .. } => Code::TooManyKeys,
+            KeyError::Random(_) => Code::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
 }

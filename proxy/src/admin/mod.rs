@@ -4,6 +4,7 @@
 
 pub mod adoption;
 pub mod api;
+pub mod api_error;
 pub mod backends;
 pub mod halts;
 mod adoption_routes;
@@ -23,6 +24,7 @@ pub mod sessions;
 mod retention_client;
 pub mod state;
 pub mod state_client;
+pub mod table;
 pub mod tenants;
 pub mod usage;
 pub mod users;

@@ -9,6 +9,7 @@
 //! | `POST /v1/bans/lift` | [`LiftRequest`] | 204, or 404 |
 
 use super::api::{Api, Operation};
+use super::api_error::{Body, Code, Named, Refused};
 use super::control_client::{ControlClient, ControlError, read};
 use crate::clock::WallMillis;
 use crate::ids::RequestId;
@@ -17,9 +18,9 @@ use crate::record::ledger::bans::{BANS_MAX, BanRow};
 use crate::record::ledger::refusals::{RefusalQuery, RefusalRow};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::Json;
 use bytes::Bytes;
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -68,13 +69,13 @@ pub struct LiftRequest {
 }
 
 impl BanRequest {
-    /// What is wrong with it, if anything.
-    pub fn fault(&self) -> Option<&'static str> {
+    /// What is wrong with it, if anything: the member as a JSON pointer, and what it may be.
+    pub fn fault(&self) -> Option<(&'static str, &'static str)> {
         let odd = |text: &str| text.chars().count() > WORDS_CHARS_MAX || text.chars().any(char::is_control);
         if self.class.is_empty() || odd(&self.class) {
-            Some("a class has 1 to 200 characters, none of them control characters")
+            Some(("/class", "a class has 1 to 200 characters, none of them control characters"))
         } else if self.reason.as_deref().is_some_and(odd) {
-            Some("a reason has at most 200 characters, none of them control characters")
+            Some(("/reason", "a reason has at most 200 characters, none of them control characters"))
         } else {
             None
         }
@@ -114,9 +115,8 @@ pub async fn lift(ledger: &dyn Ledger, audit: &Audit, class: &str) -> Result<boo
 
 /// The routes.
 pub fn router(services: &Arc<Services>) -> Api {
-    let (ok, missing) = (StatusCode::OK, StatusCode::NOT_FOUND);
-    let unavailable =
-        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached");
+    let ok = StatusCode::OK;
+    let unavailable = |operation: Operation| operation.refuses(&[Code::Unavailable]);
     Api::new()
         .route(
             unavailable(Operation::post("/v1/refusals", "What was refused, newest first"))
@@ -127,7 +127,7 @@ pub fn router(services: &Arc<Services>) -> Api {
         .route(
             unavailable(Operation::get("/v1/refusals/{request}", "What was refused in one request"))
                 .json::<RefusalView>(ok, "the refusal")
-                .empty(missing, "nothing is known of it"),
+                .refuses(&[Code::NotFound]),
             one,
         )
         .route(unavailable(Operation::get("/v1/bans", "Every banned class")).json::<Vec<BanRow>>(ok, "the bans"), bans)
@@ -135,62 +135,62 @@ pub fn router(services: &Arc<Services>) -> Api {
             unavailable(Operation::post("/v1/bans", "Bans a class for everybody"))
                 .body::<BanRequest>()
                 .json::<BanRow>(ok, "the ban")
-                .text(StatusCode::UNPROCESSABLE_ENTITY, "the request is faulty, or too many are banned"),
+                .refuses(&[Code::Faulty, Code::Full]),
             new_ban,
         )
         .route(
             unavailable(Operation::post("/v1/bans/lift", "Lifts a ban"))
                 .body::<LiftRequest>()
                 .empty(StatusCode::NO_CONTENT, "it is lifted")
-                .empty(missing, "there was none"),
+                .refuses(&[Code::NotFound]),
             lifted,
         )
         .with_state(Arc::clone(services))
 }
 
-async fn list(State(services): State<Arc<Services>>, Json(mut query): Json<RefusalQuery>) -> Response {
+async fn list(
+    State(services): State<Arc<Services>>,
+    Body(mut query): Body<RefusalQuery>,
+) -> Result<Json<Vec<RefusalRow>>, Refused> {
     query.limit = query.limit.min(REFUSALS_MAX);
-    match services.ledger.refusals(query).await {
-        Ok(rows) => Json(rows).into_response(),
-        Err(error) => unavailable(&error),
-    }
+    Ok(Json(services.ledger.refusals(query).await?))
 }
 
-async fn one(State(services): State<Arc<Services>>, Path(request): Path<String>) -> Response {
-    let Ok(request) = request.parse::<RequestId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match services.ledger.refusal(request).await {
-        Ok((row, graph)) => Json(RefusalView::of(row, graph.as_ref())).into_response(),
-        Err(LedgerError::NotFound { .. }) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => unavailable(&error),
+async fn one(State(services): State<Arc<Services>>, Named(request): Named) -> Result<Json<RefusalView>, Refused> {
+    let missing = || Refused::not_found("nothing is known of such a request: `POST /v1/refusals` tells those that are");
+    let request = request.parse::<RequestId>().map_err(|_| missing())?;
+    let found = services.ledger.refusal(request).await;
+    if matches!(found, Err(LedgerError::NotFound { .. })) {
+        return Err(missing());
     }
+    let (row, graph) = found?;
+    Ok(Json(RefusalView::of(row, graph.as_ref())))
 }
 
-async fn bans(State(services): State<Arc<Services>>) -> Response {
-    match services.ledger.bans().await {
-        Ok(rows) => Json(rows).into_response(),
-        Err(error) => unavailable(&error),
-    }
+async fn bans(State(services): State<Arc<Services>>) -> Result<Json<Vec<BanRow>>, Refused> {
+    Ok(Json(services.ledger.bans().await?))
 }
 
-async fn new_ban(State(services): State<Arc<Services>>, Json(request): Json<BanRequest>) -> Response {
-    if let Some(fault) = request.fault() {
-        return (StatusCode::UNPROCESSABLE_ENTITY, fault).into_response();
+async fn new_ban(
+    State(services): State<Arc<Services>>,
+    Body(request): Body<BanRequest>,
+) -> Result<Json<BanRow>, Refused> {
+    if let Some((pointer, fault)) = request.fault() {
+        return Err(Refused::at(Code::Faulty, pointer, fault));
     }
     let done = ban(&*services.ledger, &services.audit, &request, services.clock.wall()).await;
-    match with_list_of_now(&services, done).await {
-        Ok(row) => Json(row).into_response(),
-        Err(error @ LedgerError::Full { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
-        Err(error) => unavailable(&error),
-    }
+    Ok(Json(with_list_of_now(&services, done).await?))
 }
 
-async fn lifted(State(services): State<Arc<Services>>, Json(request): Json<LiftRequest>) -> Response {
+async fn lifted(
+    State(services): State<Arc<Services>>,
+    Body(request): Body<LiftRequest>,
+) -> Result<StatusCode, Refused> {
     let done = lift(&*services.ledger, &services.audit, &request.class).await;
-    match with_list_of_now(&services, done).await {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => unavailable(&error),
+    if with_list_of_now(&services, done).await? {
+        return Ok(StatusCode::NO_CONTENT);
     }
+    Err(Refused::not_found("the class is not banned: `GET /v1/bans` tells those that are"))
 }
 
 /// Puts what the ledger has into force, whatever became of the change: a write whose answer was lost may have happened.
@@ -201,10 +201,6 @@ async fn with_list_of_now<T>(services: &Services, done: Result<T, LedgerError>) 
     services.banned.set(rows);
     services.rules_changed();
     done
-}
-
-fn unavailable(error: &LedgerError) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
 }
 
 impl ControlClient {

@@ -1,7 +1,7 @@
 //! The command line's end of [`retention`](super::retention).
 
-use super::control_client::{ControlClient, ControlError, read};
-use super::tenants::ApiError;
+use super::api_error::ApiError;
+use super::control_client::{ControlClient, ControlError, read, refused};
 use crate::ids::TenantId;
 use crate::retention::{Erasure, Report, Wanted};
 use http::{Method, StatusCode};
@@ -50,10 +50,8 @@ impl ControlClient {
                 (StatusCode::OK, answer) => return read(&answer).map(Ok),
                 (StatusCode::ACCEPTED, _) => {}
                 (StatusCode::NOT_FOUND, _) => return Ok(Err(format!("no tenant `{tenant}` was made here"))),
-                (StatusCode::CONFLICT, answer) => {
-                    return Ok(Err(read::<ApiError>(&answer)?.error));
-                }
-                (_, answer) => return Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+                (StatusCode::CONFLICT, answer) => return Ok(Err(ApiError::read(&answer).to_string())),
+                (_, answer) => return Err(refused(&answer)),
             }
         }
     }
@@ -61,10 +59,8 @@ impl ControlClient {
     async fn long<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<Result<T, String>, ControlError> {
         match self.exchange(Method::POST, path, body, RUN_TIMEOUT).await? {
             (StatusCode::OK, answer) => read(&answer).map(Ok),
-            (StatusCode::CONFLICT | StatusCode::NOT_FOUND, answer) => {
-                Ok(Err(String::from_utf8_lossy(&answer).into_owned()))
-            }
-            (_, answer) => Err(ControlError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+            (StatusCode::CONFLICT | StatusCode::NOT_FOUND, answer) => Ok(Err(ApiError::read(&answer).to_string())),
+            (_, answer) => Err(refused(&answer)),
         }
     }
 }

@@ -7,16 +7,15 @@
 //! | `DELETE /v1/sessions?tenant=&user=` | [`EndedSessions`]; 400 if neither is named |
 
 use super::api::{Api, Operation};
+use super::api_error::{Asked, Code, Named, Refused};
 use crate::clock::WallMillis;
 use crate::ids::{KeyId, ProviderId, SessionId, TenantId, UserId};
 use crate::record::ledger::sessions::{SessionBounds, SessionRow, WhoseSessions};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -129,8 +128,7 @@ pub fn router(services: &Arc<Services>) -> Api {
         operation
             .query("tenant", "of this tenant")
             .query("user", "of this user")
-            .text(StatusCode::BAD_REQUEST, "the question is faulty, or its answer too long")
-            .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached")
+            .refuses(&[Code::TooManyRows, Code::Unavailable])
     };
     Api::new()
         .route(
@@ -140,64 +138,50 @@ pub fn router(services: &Arc<Services>) -> Api {
         )
         .route(
             whose(Operation::delete("/v1/sessions", "Ends the sessions of a tenant or a user"))
+                .refuses(&[Code::NobodyNamed])
                 .json::<EndedSessions>(StatusCode::OK, "how many were ended"),
             ended,
         )
         .route(
             Operation::delete("/v1/sessions/{id}", "Ends one session")
                 .json::<EndedSessions>(StatusCode::OK, "it is over; 0: it was before, or there never was one")
-                .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached"),
+                .refuses(&[Code::Unavailable]),
             ended_one,
         )
         .with_state(Arc::clone(services))
 }
 
-type Asked = Result<Query<SessionQuery>, QueryRejection>;
-
-async fn list(State(services): State<Arc<Services>>, query: Asked) -> Response {
-    let Query(query) = match query {
-        Ok(query) => query,
-        Err(rejection) => return rejection.into_response(),
-    };
-    match views(&*services.ledger, &query.whose(), services.config().sessions, services.clock.wall()).await {
-        Ok(views) => Json(views).into_response(),
-        Err(error) => failed(&error),
-    }
+async fn list(
+    State(services): State<Arc<Services>>,
+    Asked(query): Asked<SessionQuery>,
+) -> Result<Json<Vec<SessionView>>, Refused> {
+    let (bounds, now) = (services.config().sessions, services.clock.wall());
+    Ok(Json(views(&*services.ledger, &query.whose(), bounds, now).await?))
 }
 
-async fn ended(State(services): State<Arc<Services>>, query: Asked) -> Response {
-    let Query(query) = match query {
-        Ok(query) => query,
-        Err(rejection) => return rejection.into_response(),
-    };
+async fn ended(
+    State(services): State<Arc<Services>>,
+    Asked(query): Asked<SessionQuery>,
+) -> Result<Json<EndedSessions>, Refused> {
     if query == SessionQuery::default() {
         let text = "name `tenant`, `user` or both: everybody's sessions are not ended by leaving something out";
-        return (StatusCode::BAD_REQUEST, text).into_response();
+        return Err(Refused::new(Code::NobodyNamed, text));
     }
-    match services.ledger.end_sessions(&query.whose(), None).await {
-        Ok(rows) => {
-            tell(&services, &rows);
-            Json(EndedSessions { ended: rows.len() }).into_response()
-        }
-        Err(error) => failed(&error),
-    }
+    let rows = services.ledger.end_sessions(&query.whose(), None).await?;
+    tell(&services, &rows);
+    Ok(Json(EndedSessions { ended: rows.len() }))
 }
 
-async fn ended_one(State(services): State<Arc<Services>>, Path(id): Path<String>) -> Response {
-    let ended = |ended: usize| Json(EndedSessions { ended }).into_response();
-    let Ok(id) = id.parse::<SessionId>() else { return ended(0) };
+async fn ended_one(State(services): State<Arc<Services>>, Named(id): Named) -> Result<Json<EndedSessions>, Refused> {
+    let none = Ok(Json(EndedSessions { ended: 0 }));
+    let Ok(id) = id.parse::<SessionId>() else { return none };
     let row = match services.ledger.session(id).await {
-        Ok(row) => row,
-        Err(LedgerError::NotFound { .. }) => return ended(0),
-        Err(error) => return failed(&error),
+        Err(LedgerError::NotFound { .. }) => return none,
+        row => row?,
     };
-    match services.ledger.end_session(id).await {
-        Ok(()) => {
-            tell(&services, &[row]);
-            ended(1)
-        }
-        Err(error) => failed(&error),
-    }
+    services.ledger.end_session(id).await?;
+    tell(&services, &[row]);
+    Ok(Json(EndedSessions { ended: 1 }))
 }
 
 fn tell(services: &Services, rows: &[SessionRow]) {
@@ -207,17 +191,10 @@ fn tell(services: &Services, rows: &[SessionRow]) {
     }
 }
 
-fn failed(error: &LedgerError) -> Response {
-    let status = match error {
-        LedgerError::TooManyRows { .. } => StatusCode::BAD_REQUEST,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, error.to_string()).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::extract::Query;
 
     #[test]
     fn a_query_reads_back_what_it_says_and_knows_no_other_keys() {

@@ -7,6 +7,7 @@
 //! | `POST /v1/backup` | the archive of [`backup`](crate::record::backup), as it is made; 409 while another one is made |
 
 use super::api::{Api, Operation};
+use super::api_error::{Code, Refused};
 use crate::clock::WallMillis;
 use crate::config::ListenKind;
 use crate::dispatch::backend::BackendState;
@@ -18,9 +19,10 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -126,14 +128,15 @@ pub fn router(services: &Arc<Services>) -> Api {
     Api::new()
         .route(Operation::get("/v1/status", "How the gateway stands").json::<Status>(ok, "its status"), status)
         .route(
-            Operation::get("/v1/metrics", "The metrics, in Prometheus' text format").text(ok, "the metrics"),
+            Operation::get("/v1/metrics", "The metrics, in Prometheus' text format")
+                .text(ok, "the metrics")
+                .refuses(&[Code::Internal]),
             metrics,
         )
         .route(
             Operation::post("/v1/backup", "An archive of the state, as it is made")
                 .bytes(ok, "the archive", "application/x-tar")
-                .text(StatusCode::CONFLICT, "another backup is being made")
-                .text(StatusCode::SERVICE_UNAVAILABLE, "no backup was made"),
+                .refuses(&[Code::Busy, Code::Unavailable]),
             backup,
         )
         .with_state(looks)
@@ -212,22 +215,20 @@ fn of_backend(services: &Services, backend: &crate::dispatch::backend::Backend) 
     }
 }
 
-async fn metrics(State(looks): State<Looks>) -> Response {
-    match looks.services.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+async fn metrics(State(looks): State<Looks>) -> Result<impl IntoResponse, Refused> {
+    let text = looks.services.metrics.text().map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
-fn not_made(error: &str) -> Response {
-    tracing::error!(error, "no backup was made");
-    (StatusCode::SERVICE_UNAVAILABLE, error.to_owned()).into_response()
+fn not_made(error: impl Display) -> Refused {
+    tracing::error!(%error, "no backup was made");
+    Refused::unavailable(error)
 }
 
 /// The archive while it is made. If it breaks off, so does the answer: it has no last chunk, and no manifest.
-async fn backup(State(looks): State<Looks>) -> Response {
+async fn backup(State(looks): State<Looks>) -> Result<impl IntoResponse, Refused> {
     let Ok(turn) = Arc::clone(&looks.backups).try_acquire_owned() else {
-        return (StatusCode::CONFLICT, "another backup is being made: wait for its end").into_response();
+        return Err(Refused::new(Code::Busy, "another backup is being made: wait for its end"));
     };
     let services = looks.services;
     let state = services.config().state_dir.clone();
@@ -239,11 +240,8 @@ async fn backup(State(looks): State<Looks>) -> Response {
         let rows = make::rows(&place, &*copied.ledger, copied.clock.wall()).await;
         (rows, (turn, kept))
     });
-    let (rows, turn) = match copying.await {
-        Ok((Ok(rows), turn)) => (rows, turn),
-        Ok((Err(error), _)) => return not_made(&error.to_string()),
-        Err(error) => return not_made(&error.to_string()),
-    };
+    let (rows, turn) = copying.await.map_err(not_made)?;
+    let rows = rows.map_err(not_made)?;
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(pieces::PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
@@ -263,5 +261,5 @@ async fn backup(State(looks): State<Looks>) -> Response {
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece, receiver))
     });
-    ([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(pieces)).into_response()
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(pieces)))
 }

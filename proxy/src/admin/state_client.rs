@@ -1,6 +1,6 @@
 //! The command line's end of [`state`](super::state).
 
-use super::control_client::{ControlClient, ControlError, read};
+use super::control_client::{ControlClient, ControlError, read, refused};
 use super::state::Status;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -39,7 +39,7 @@ impl ControlClient {
         let mut response = tokio::time::timeout(PIECE_TIMEOUT, asking).await.map_err(late)??;
         if response.status() != StatusCode::OK {
             let text = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            return Err(ControlError::Refused(String::from_utf8_lossy(&text).into_owned()));
+            return Err(refused(&text));
         }
         loop {
             let piece = match tokio::time::timeout(PIECE_TIMEOUT, response.frame()).await {

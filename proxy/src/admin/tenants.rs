@@ -4,20 +4,22 @@
 //! |---|---|
 //! | `GET /v1/tenants[?after=ID&limit=N]` | `[TenantView]`, by id within each source |
 //! | `GET /v1/tenants/{id}` | [`TenantDetail`] with `ETag`; 404; 410 of one that was deleted |
-//! | `PUT /v1/tenants/{id}[?reuse=true]` ([`TenantSpec`]) | [`TenantDetail`]: 201 or 200; 409, 412, 422 [`ApiError`] |
+//! | `PUT /v1/tenants/{id}[?reuse=true]` ([`TenantSpec`]) | [`TenantDetail`]: 201 or 200; 409, 412, 422 |
 //! | `DELETE /v1/tenants/{id}?erase=true` | [`Erasure`], or 202 [`ErasureRow`] while it goes on |
 //! | `POST /v1/tenants/{id}/erase` | the same of one that stays |
 //! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: neither made here nor by a token |
 //! | `POST /v1/tenants/{id}/pause`, `…/resume` ([`HaltRequest`]) | `TenantView`, or 404 |
 //! | `GET /v1/plans` | `[PlanView]` |
+//!
+//! Whatever is refused: [`ApiError`](super::api_error::ApiError).
 
 use super::api::{Api, Operation};
+use super::api_error::{Asked, Body, Code, Named, Refused};
 use super::halts::{Act, HaltRequest, acted};
 use crate::authenticate::endings::Subject;
 use crate::clock::WallMillis;
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::TenantId;
-use crate::record::ledger::LedgerError;
 use crate::record::ledger::halts::Halted;
 use crate::record::ledger::managed::{ErasureRow, ManagedTenant};
 use crate::record::ledger::tenants::CreatedTenant;
@@ -28,8 +30,7 @@ use crate::tenants::created::is_made_id;
 use crate::tenants::in_force::{self, InForce};
 use crate::tenants::managed::{Put, PutError, PutOptions};
 use crate::tenants::written::{SpecFault, TenantSpec};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
@@ -126,29 +127,6 @@ pub struct PlanView {
     pub api_tenants: usize,
     /// How many that tokens made.
     pub token_tenants: usize,
-}
-
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ApiError {
-    /// For programs.
-    pub code: String,
-    /// For people.
-    pub error: String,
-    /// Each fault of the body.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<SpecFault>,
-}
-
-impl ApiError {
-    /// Without faults.
-    pub fn new(code: &str, error: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), error: error.into(), faults: Vec::new() }
-    }
-
-    fn answer(status: StatusCode, code: &str, error: impl Into<String>) -> Response {
-        (status, Json(Self::new(code, error))).into_response()
-    }
 }
 
 impl From<CreatedTenant> for TenantView {
@@ -290,26 +268,26 @@ struct Desk {
 /// The routes.
 pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
     let (ok, accepted) = (StatusCode::OK, StatusCode::ACCEPTED);
-    let unknown = "there is no such tenant";
     let halting = |path, summary| {
-        let refused = "a reason is too long, or too many are halted";
-        Operation::post(path, summary)
-            .body::<HaltRequest>()
-            .json::<TenantView>(ok, "the tenant")
-            .empty(StatusCode::NOT_FOUND, unknown)
-            .text(StatusCode::UNPROCESSABLE_ENTITY, refused)
+        Operation::post(path, summary).body::<HaltRequest>().json::<TenantView>(ok, "the tenant").refuses(&[
+            Code::NotFound,
+            Code::Faulty,
+            Code::Full,
+            Code::Unavailable,
+        ])
     };
     let closing = |path, summary| {
-        Operation::post(path, summary)
-            .json::<TenantView>(ok, "the tenant")
-            .empty(StatusCode::NOT_FOUND, "there is no such tenant, or it is in tenants.toml")
-            .json::<ApiError>(StatusCode::CONFLICT, "it is being erased")
+        Operation::post(path, summary).json::<TenantView>(ok, "the tenant").refuses(&[
+            Code::NotFound,
+            Code::Erasing,
+            Code::Unavailable,
+        ])
     };
     let ending = |operation: Operation| {
         operation
             .json::<Erasure>(ok, "nothing of it is left")
             .json::<ErasureRow>(accepted, "it goes on: ask again, or look at the tenant")
-            .json::<ApiError>(StatusCode::SERVICE_UNAVAILABLE, "it stays closed, and this is tried again")
+            .refuses(&[Code::NotFound, Code::Unavailable])
     };
     Api::new()
         .route(
@@ -322,8 +300,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
         .route(
             Operation::get("/v1/tenants/{id}", "One tenant, with its limits in force and where each comes from")
                 .json::<TenantDetail>(ok, "the tenant; `ETag` is its version")
-                .empty(StatusCode::NOT_FOUND, unknown)
-                .json::<ApiError>(StatusCode::GONE, "it was deleted"),
+                .refuses(&[Code::NotFound, Code::TenantDeleted]),
             one,
         )
         .route(
@@ -337,9 +314,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             .body::<TenantSpec>()
             .json::<TenantDetail>(StatusCode::CREATED, "it is new")
             .json::<TenantDetail>(ok, "it is so now, or was already")
-            .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, is being erased, was deleted lately, or something of a former tenant of the id is left")
-            .json::<ApiError>(StatusCode::PRECONDITION_FAILED, "it is at another version")
-            .json::<ApiError>(StatusCode::UNPROCESSABLE_ENTITY, "the body is faulty: each fault with its JSON pointer"),
+            .refuses(&[Code::InFile, Code::Erasing, Code::IdWasDeleted, Code::IdHasLeftovers, Code::Stale])
+            .refuses(&[Code::Faulty, Code::BadId, Code::MadeId, Code::TooManyTenants, Code::NotFound, Code::Unavailable]),
             put,
         )
         .route(
@@ -349,9 +325,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                     "Closes a tenant, ends its jobs, erases all that it has, and itself",
                 )
                 .query("erase", "`true`, or nothing is done")
-                .json::<ApiError>(StatusCode::BAD_REQUEST, "`erase=true` is missing")
-                .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, or a token made it")
-                .empty(StatusCode::NOT_FOUND, unknown),
+                .refuses(&[Code::EraseMissing, Code::InFile, Code::MadeByToken]),
             ),
             delete,
         )
@@ -359,8 +333,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             ending(Operation::post(
                 "/v1/tenants/{id}/erase",
                 "Ends a tenant's jobs and erases all that it has; the tenant stays",
-            ))
-            .empty(StatusCode::NOT_FOUND, "that is no id"),
+            )),
             erase_tenant,
         )
         .route(
@@ -381,12 +354,13 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     after: Option<String>,
     limit: Option<usize>,
 }
 
-async fn list(State(Desk { services, .. }): State<Desk>, Query(page): Query<Page>) -> Response {
+async fn list(State(Desk { services, .. }): State<Desk>, Asked(page): Asked<Page>) -> Json<Vec<TenantView>> {
     let tenants = services.tenants();
     let mut all = views(&tenants, |id| services.tenant_paused(id));
     if page.after.is_some() || page.limit.is_some() {
@@ -394,29 +368,35 @@ async fn list(State(Desk { services, .. }): State<Desk>, Query(page): Query<Page
         all.retain(|view| page.after.as_deref().is_none_or(|after| view.id.as_str() > after));
         all.truncate(page.limit.unwrap_or(PAGE_MAX));
     }
-    Json(all).into_response()
+    Json(all)
 }
 
-async fn all_plans(State(Desk { services, .. }): State<Desk>) -> Response {
-    Json(plans(&services.tenants())).into_response()
+async fn all_plans(State(Desk { services, .. }): State<Desk>) -> Json<Vec<PlanView>> {
+    Json(plans(&services.tenants()))
 }
 
 fn detail_of(services: &Services, id: &TenantId) -> Option<TenantDetail> {
     detail(&services.tenants(), id, services.tenant_paused(id))
 }
 
-async fn one(State(Desk { services, .. }): State<Desk>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+/// What can't be an id is nobody's.
+fn id_of(id: &str) -> Result<TenantId, Refused> {
+    id.parse().map_err(|error| Refused::not_found(format!("there is no such tenant: {error}")))
+}
+
+fn no_tenant(id: &TenantId) -> Refused {
+    Refused::not_found(format!("there is no tenant `{id}`: `GET /v1/tenants` tells them"))
+}
+
+async fn one(State(Desk { services, .. }): State<Desk>, Named(id): Named) -> Result<Response, Refused> {
+    let id = id_of(&id)?;
     if let Some(detail) = detail_of(&services, &id) {
-        return tagged(StatusCode::OK, detail);
+        return Ok(tagged(StatusCode::OK, detail));
     }
-    match services.managed.deleted_at(&id, services.tenants().registry()) {
-        Some(at) => {
-            let text = format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0);
-            ApiError::answer(StatusCode::GONE, "tenant_deleted", text)
-        }
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+    Err(match services.managed.deleted_at(&id, services.tenants().registry()) {
+        Some(at) => Refused::new(Code::TenantDeleted, format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0)),
+        None => no_tenant(&id),
+    })
 }
 
 /// With its version as `ETag`, where it has one.
@@ -430,6 +410,7 @@ fn tagged(status: StatusCode, detail: TenantDetail) -> Response {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Reuse {
     #[serde(default)]
     reuse: bool,
@@ -437,45 +418,28 @@ struct Reuse {
 
 async fn put(
     State(Desk { services, .. }): State<Desk>,
-    Path(id): Path<String>,
-    Query(Reuse { reuse }): Query<Reuse>,
+    Named(id): Named,
+    Asked(Reuse { reuse }): Asked<Reuse>,
     headers: HeaderMap,
-    body: Result<Json<TenantSpec>, JsonRejection>,
-) -> Response {
-    let id = match id.parse::<TenantId>() {
-        Ok(id) => id,
-        Err(error) => return ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "bad_id", error.to_string()),
-    };
-    let spec = match body {
-        Ok(Json(spec)) => spec,
-        Err(rejection) => return ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "bad_body", rejection.body_text()),
-    };
+    Body(spec): Body<TenantSpec>,
+) -> Result<Response, Refused> {
+    let id = id.parse::<TenantId>().map_err(|error| Refused::new(Code::BadId, error.to_string()))?;
     let known = services.managed.row(&id).map(|row| row.version);
-    let if_version = match precondition(&headers, known) {
-        Ok(wanted) => wanted,
-        Err(refused) => return *refused,
-    };
-    let options = PutOptions { if_version, reuse };
+    let options = PutOptions { if_version: precondition(&headers, known)?, reuse };
     let tenants = services.tenants();
-    match services.managed.put(&id, spec, &options, tenants.registry()).await {
-        Ok(done) => {
-            // What it is shown and let into may be another now.
-            services.endings.tell(&Subject::Tenant(id.clone()));
-            services.rules_changed();
-            let status = if matches!(done, Put::Made(..)) { StatusCode::CREATED } else { StatusCode::OK };
-            match detail_of(&services, &id) {
-                Some(detail) => tagged(status, TenantDetail { warnings: done.warnings().to_vec(), ..detail }),
-                None => StatusCode::NOT_FOUND.into_response(),
-            }
-        }
-        Err(error) => refused(error),
-    }
+    let done = services.managed.put(&id, spec, &options, tenants.registry()).await?;
+    // What it is shown and let into may be another now.
+    services.endings.tell(&Subject::Tenant(id.clone()));
+    services.rules_changed();
+    let status = if matches!(done, Put::Made(..)) { StatusCode::CREATED } else { StatusCode::OK };
+    let detail = detail_of(&services, &id).ok_or_else(|| no_tenant(&id))?;
+    Ok(tagged(status, TenantDetail { warnings: done.warnings().to_vec(), ..detail }))
 }
 
 /// What `If-Match` and `If-None-Match` ask for. A list of tags is more than this takes.
-fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, Box<Response>> {
+fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let failed = |text: &str| Box::new(ApiError::answer(StatusCode::PRECONDITION_FAILED, "stale", text));
+    let failed = |text: &str| Refused::new(Code::Stale, text);
     if headers.contains_key(IF_NONE_MATCH) {
         return match (text(IF_NONE_MATCH), known) {
             (Some("*"), None) => Ok(None),
@@ -497,25 +461,26 @@ fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, 
     }
 }
 
-fn refused(error: PutError) -> Response {
-    let text = error.to_string();
-    match error {
-        PutError::InFile(_) => ApiError::answer(StatusCode::CONFLICT, "in_file", text),
-        PutError::MadeId(_) => ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "made_id", text),
-        PutError::Erasing(_) => ApiError::answer(StatusCode::CONFLICT, "erasing", text),
-        PutError::Tombstone { .. } => ApiError::answer(StatusCode::CONFLICT, "id_was_deleted", text),
-        PutError::Leftovers { .. } => ApiError::answer(StatusCode::CONFLICT, "id_has_leftovers", text),
-        PutError::Stale { .. } => ApiError::answer(StatusCode::PRECONDITION_FAILED, "stale", text),
-        PutError::Full { .. } => ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "too_many_tenants", text),
-        PutError::Ledger(_) => ApiError::answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
-        PutError::Faulty(faults) => {
-            let body = ApiError { code: "faulty".to_owned(), error: text, faults };
-            (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
-        }
+impl From<PutError> for Refused {
+    fn from(error: PutError) -> Self {
+        let text = error.to_string();
+        let code = match error {
+            PutError::InFile(_) => Code::InFile,
+            PutError::MadeId(_) => Code::MadeId,
+            PutError::Erasing(_) => Code::Erasing,
+            PutError::Tombstone { .. } => Code::IdWasDeleted,
+            PutError::Leftovers { .. } => Code::IdHasLeftovers,
+            PutError::Stale { .. } => Code::Stale,
+            PutError::Full { .. } => Code::TooManyTenants,
+            PutError::Ledger(_) => Code::Unavailable,
+            PutError::Faulty(faults) => return Self::new(Code::Faulty, text).with_faults(faults),
+        };
+        Self::new(code, text)
     }
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Erase {
     #[serde(default)]
     erase: bool,
@@ -523,111 +488,94 @@ struct Erase {
 
 async fn delete(
     State(Desk { services, dispatch }): State<Desk>,
-    Path(id): Path<String>,
-    Query(Erase { erase }): Query<Erase>,
-) -> Response {
-    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    Named(id): Named,
+    Asked(Erase { erase }): Asked<Erase>,
+) -> Result<Response, Refused> {
+    let id = id_of(&id)?;
     if services.tenants().registry().tenant(&id).is_some() {
         let text = format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has");
-        return ApiError::answer(StatusCode::CONFLICT, "in_file", text);
+        return Err(Refused::new(Code::InFile, text));
     }
     if is_made_id(&id) && services.created.row(&id).is_some() {
         let text =
             format!("a token made `{id}`, and the next one would again: disable it; `erase` removes what it has");
-        return ApiError::answer(StatusCode::CONFLICT, "made_by_token", text);
+        return Err(Refused::new(Code::MadeByToken, text));
     }
     if services.managed.row(&id).is_none() {
-        return match services.managed.deleted_at(&id, services.tenants().registry()) {
-            // It is as was wanted.
-            Some(_) => {
-                let none = ErasureRow::new(id, services.clock.wall(), true);
-                Json(Erasure { deleted: true, ..Erasure::so_far(&none) }).into_response()
-            }
-            None => StatusCode::NOT_FOUND.into_response(),
-        };
+        // If it was deleted, it is as was wanted.
+        services.managed.deleted_at(&id, services.tenants().registry()).ok_or_else(|| no_tenant(&id))?;
+        let none = ErasureRow::new(id, services.clock.wall(), true);
+        return Ok(Json(Erasure { deleted: true, ..Erasure::so_far(&none) }).into_response());
     }
     if !erase {
         let text = "this removes all files, history, userdata, keys and users for good: say `?erase=true`; `…/disable` only closes";
-        return ApiError::answer(StatusCode::BAD_REQUEST, "erase_missing", text);
+        return Err(Refused::new(Code::EraseMissing, text));
     }
     erased(&services, &dispatch, &id, true).await
 }
 
-async fn erase_tenant(State(Desk { services, dispatch }): State<Desk>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
-    erased(&services, &dispatch, &id, false).await
+async fn erase_tenant(State(Desk { services, dispatch }): State<Desk>, Named(id): Named) -> Result<Response, Refused> {
+    erased(&services, &dispatch, &id_of(&id)?, false).await
 }
 
-async fn erased(services: &Arc<Services>, dispatch: &DispatchHandle, id: &TenantId, deletes: bool) -> Response {
+async fn erased(
+    services: &Arc<Services>,
+    dispatch: &DispatchHandle,
+    id: &TenantId,
+    deletes: bool,
+) -> Result<Response, Refused> {
     match erase::ask(services, dispatch, id, deletes).await {
-        Ok(Erasing::Done(erasure)) => Json(erasure).into_response(),
-        Ok(Erasing::GoesOn(row)) => (StatusCode::ACCEPTED, Json(row)).into_response(),
-        Err(error) => ApiError::answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string()),
+        Ok(Erasing::Done(erasure)) => Ok(Json(erasure).into_response()),
+        Ok(Erasing::GoesOn(row)) => Ok((StatusCode::ACCEPTED, Json(row)).into_response()),
+        Err(error) => Err(Refused::unavailable(error)),
     }
 }
 
-type Asked = Result<Json<HaltRequest>, JsonRejection>;
-
-async fn pause(State(desk): State<Desk>, Path(id): Path<String>, asked: Asked) -> Response {
-    halted(&desk.services, &id, Act::Halt, asked).await
+async fn pause(
+    State(desk): State<Desk>,
+    Named(id): Named,
+    Body(request): Body<HaltRequest>,
+) -> Result<Json<TenantView>, Refused> {
+    halted(&desk.services, &id, Act::Halt, request).await
 }
 
-async fn resume(State(desk): State<Desk>, Path(id): Path<String>, asked: Asked) -> Response {
-    halted(&desk.services, &id, Act::Resume, asked).await
+async fn resume(
+    State(desk): State<Desk>,
+    Named(id): Named,
+    Body(request): Body<HaltRequest>,
+) -> Result<Json<TenantView>, Refused> {
+    halted(&desk.services, &id, Act::Resume, request).await
 }
 
-async fn halted(services: &Services, id: &str, act: Act, asked: Asked) -> Response {
-    let Json(request) = match asked {
-        Ok(asked) => asked,
-        Err(rejection) => return rejection.into_response(),
-    };
+async fn halted(services: &Services, id: &str, act: Act, request: HaltRequest) -> Result<Json<TenantView>, Refused> {
+    let id = id_of(id)?;
     // One whose plan is gone from the file is shown all the same, and can be resumed.
-    let known = id.parse::<TenantId>().ok().filter(|id| detail_of(services, id).is_some());
-    let Some(id) = known else { return StatusCode::NOT_FOUND.into_response() };
-    if let Err(refused) = acted(services, Halted::Tenant(id.clone()), act, request).await {
-        return refused;
-    }
+    detail_of(services, &id).ok_or_else(|| no_tenant(&id))?;
+    acted(services, Halted::Tenant(id.clone()), act, request).await?;
     shown(services, &id)
 }
 
-fn shown(services: &Services, id: &TenantId) -> Response {
-    match detail_of(services, id) {
-        Some(detail) => Json(detail.tenant).into_response(),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+fn shown(services: &Services, id: &TenantId) -> Result<Json<TenantView>, Refused> {
+    detail_of(services, id).map(|detail| Json(detail.tenant)).ok_or_else(|| no_tenant(id))
 }
 
-async fn disable(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+async fn disable(State(desk): State<Desk>, Named(id): Named) -> Result<Json<TenantView>, Refused> {
     set_disabled(&desk.services, &id, true).await
 }
 
-async fn enable(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+async fn enable(State(desk): State<Desk>, Named(id): Named) -> Result<Json<TenantView>, Refused> {
     set_disabled(&desk.services, &id, false).await
 }
 
-async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Response {
-    let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Result<Json<TenantView>, Refused> {
+    let id = id_of(id)?;
     if services.tenants().registry().tenant(&id).is_some() {
-        return StatusCode::NOT_FOUND.into_response();
+        return Err(Refused::not_found(format!("`{id}` is in tenants.toml: set `disabled` there, and reload")));
     }
-    match services.managed.set_disabled(&id, disabled).await {
-        Ok(Some(_)) => {
-            services.endings.tell(&Subject::Tenant(id.clone()));
-            return shown(services, &id);
-        }
-        Ok(None) => {}
-        Err(error) => return refused(error),
+    let known = services.managed.set_disabled(&id, disabled).await?.is_some();
+    if !known && services.created.set_disabled(&id, disabled).await?.is_none() {
+        return Err(no_tenant(&id));
     }
-    match services.created.set_disabled(&id, disabled).await {
-        Ok(Some(_)) => {
-            services.endings.tell(&Subject::Tenant(id.clone()));
-            shown(services, &id)
-        }
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => unavailable(&error),
-    }
-}
-
-fn unavailable(error: &LedgerError) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
+    services.endings.tell(&Subject::Tenant(id.clone()));
+    shown(services, &id)
 }

@@ -7,16 +7,17 @@
 //! Without `from` and `to`: this month until today, in UTC. `by` names columns; all else is summed up. By workflow, a shorter time is remembered.
 
 use super::api::{Api, Operation};
+use super::api_error::{self, Code, Refused};
 use super::control_client::{ControlClient, ControlError};
+use super::table::Table;
 use crate::calendar::Day;
 use crate::clock::WallMillis;
 use crate::ids::TenantId;
-use crate::record::ledger::LedgerError;
 use crate::record::ledger::budgets::{Dimension, Usage, UsageKey, UsageQuery};
 use crate::services::Services;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -172,37 +173,13 @@ fn cell(value: &str) -> String {
     }
 }
 
-/// No control character of a caller's name reaches a terminal.
 fn table(columns: &[Dimension], rows: &[(UsageKey, Usage)]) -> String {
-    let head = columns.iter().map(|column| column.name().to_owned());
-    let mut lines = vec![head.chain(["jobs".to_owned(), "gpu_seconds".to_owned()]).collect::<Vec<String>>()];
+    let mut table = Table::new(columns.iter().map(|column| column.name()).chain(["#jobs", "#gpu_seconds"]));
     for (key, usage) in rows {
-        let shown = |value: &str| {
-            let clean: String = value.chars().filter(|c| !c.is_control()).collect();
-            if clean.is_empty() { "-".to_owned() } else { clean }
-        };
-        let values = columns.iter().map(|column| shown(key.value(*column)));
-        lines.push(values.chain([usage.jobs.to_string(), usage.charge.to_string()]).collect());
+        let values = columns.iter().map(|column| key.value(*column).to_owned());
+        table.line(values.chain([usage.jobs.to_string(), usage.charge.to_string()]));
     }
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns.len() + 2).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            // Numbers stand at the right.
-            .map(
-                |(n, (cell, width))| {
-                    if n < columns.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    table.with_names()
 }
 
 /// The route.
@@ -214,21 +191,17 @@ pub fn router(services: &Arc<Services>) -> Api {
         .query("by", "some of day,tenant,user,model,workflow")
         .query("format", "`table`, `json` or `csv`")
         .text(StatusCode::OK, "the report, in the format that was asked for")
-        .text(StatusCode::BAD_REQUEST, "the question is faulty, or its answer too long")
-        .text(StatusCode::SERVICE_UNAVAILABLE, "the ledger can't be reached");
+        .refuses(&[Code::TooManyRows, Code::Unavailable]);
     Api::new().route(operation, usage).with_state(Arc::clone(services))
 }
 
-async fn usage(State(services): State<Arc<Services>>, Query(asked): Query<Asked>) -> Response {
-    let (query, format) = match asked.query(services.clock.wall()) {
-        Ok(read) => read,
-        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
-    };
-    match services.ledger.usage(query.clone()).await {
-        Ok(rows) => ([(header::CONTENT_TYPE, format.content_type())], report(&query, format, &rows)).into_response(),
-        Err(error @ LedgerError::TooManyRows { .. }) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    }
+async fn usage(
+    State(services): State<Arc<Services>>,
+    api_error::Asked(asked): api_error::Asked<Asked>,
+) -> Result<impl IntoResponse, Refused> {
+    let (query, format) = asked.query(services.clock.wall()).map_err(|reason| Refused::new(Code::BadQuery, reason))?;
+    let rows = services.ledger.usage(query.clone()).await?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], report(&query, format, &rows)))
 }
 
 impl ControlClient {
@@ -249,6 +222,7 @@ impl ControlClient {
 mod tests {
     use super::*;
     use crate::budget::Charge;
+    use axum::extract::Query;
 
     const NOW: WallMillis = WallMillis(1_795_000_000_000);
 

@@ -9,6 +9,7 @@
 //! | `POST /v1/users/{name}/link` | [`LinkRequest`] | [`LinkView`] |
 
 use super::api::{Api, Operation};
+use super::api_error::{Asked, Body, Code, Named, Refused, no_tenant};
 use super::keys::named_scopes;
 use crate::authenticate::endings::Subject;
 use crate::authenticate::login_links::{self, LinkError, LinkFor};
@@ -22,10 +23,8 @@ use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
 use crate::tenants;
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::http::StatusCode;
 use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -356,29 +355,28 @@ struct Shared {
 pub fn router(services: &Arc<Services>) -> Api {
     let passwords = services.local_users.passwords.clone();
     let users = UserService::new(Arc::clone(&services.ledger), passwords, services.clock.clone());
-    let (ok, missing, unprocessable) = (StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY);
-    let unavailable =
-        |operation: Operation| operation.text(StatusCode::SERVICE_UNAVAILABLE, "it can't be done now: ask again");
+    let ok = StatusCode::OK;
+    let unavailable = |operation: Operation| operation.refuses(&[Code::Unavailable]);
     Api::new()
         .route(
             unavailable(Operation::get("/v1/users", "Every local user"))
                 .query("tenant", "only of this tenant")
                 .json::<Vec<UserView>>(ok, "the users")
-                .text(StatusCode::BAD_REQUEST, "the question is faulty, or its answer too long"),
+                .refuses(&[Code::TooManyRows]),
             list,
         )
         .route(
             unavailable(Operation::get("/v1/users/{name}", "One local user"))
                 .json::<UserView>(ok, "the user")
-                .empty(missing, "there is no such user"),
+                .refuses(&[Code::NotFound]),
             one,
         )
         .route(
             unavailable(Operation::put("/v1/users/{name}", "Makes a local user, or changes it"))
                 .body::<UserRequest>()
                 .json::<UserView>(ok, "the user")
-                .text(StatusCode::CONFLICT, "it is another tenant's, or was changed at the same moment")
-                .text(unprocessable, "the request is faulty"),
+                .refuses(&[Code::OtherTenant, Code::MovedOn, Code::TooManyUsers])
+                .refuses(&[Code::BadId, Code::UnknownTenant, Code::Faulty]),
             put,
         )
         .route(
@@ -390,9 +388,8 @@ pub fn router(services: &Arc<Services>) -> Api {
             unavailable(Operation::post("/v1/users/{name}/link", "Makes a login link that is good once"))
                 .body::<LinkRequest>()
                 .json::<LinkView>(ok, "the link")
-                .empty(missing, "that is no name")
-                .text(StatusCode::CONFLICT, "the user is another tenant's or disabled, or there are too many links")
-                .text(unprocessable, "there is no such tenant"),
+                .refuses(&[Code::NotFound, Code::OtherTenant, Code::UserDisabled, Code::TooManyLinks])
+                .refuses(&[Code::UnknownTenant]),
             link,
         )
         .with_state(Shared { users, services: Arc::clone(services) })
@@ -400,128 +397,104 @@ pub fn router(services: &Arc<Services>) -> Api {
 
 async fn put(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
-    request: Result<Json<UserRequest>, JsonRejection>,
-) -> Response {
-    let name = match name.parse::<UserId>() {
-        Ok(name) => name,
-        Err(error) => return (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
-    };
-    let Json(request) = match request {
-        Ok(request) => request,
-        Err(rejection) => return rejection.into_response(),
-    };
+    Named(name): Named,
+    Body(request): Body<UserRequest>,
+) -> Result<Json<UserView>, Refused> {
+    let name = name.parse::<UserId>().map_err(|error| Refused::new(Code::BadId, error.to_string()))?;
     let services = &shared.services;
     if services.tenants().tenant(&request.tenant).is_none() {
-        return no_tenant(&request.tenant);
+        return Err(no_tenant(&request.tenant));
     }
     let limit = u64::from(services.config().limits.users_max);
-    match shared.users.put(&name, &request, limit).await {
-        Ok(put) => {
-            put.tell(&services.audit);
-            // A link that was made before would undo this.
-            services.local_users.links.end_of(&name);
-            services.users_changed(&put.view.tenant, &put.view.name, &put.ended).await;
-            Json(put.view).into_response()
-        }
-        Err(error) => failed(&error),
-    }
+    let put = shared.users.put(&name, &request, limit).await?;
+    put.tell(&services.audit);
+    // A link that was made before would undo this.
+    services.local_users.links.end_of(&name);
+    services.users_changed(&put.view.tenant, &put.view.name, &put.ended).await;
+    Ok(Json(put.view))
 }
 
-async fn list(State(shared): State<Shared>, query: Result<Query<UserQuery>, QueryRejection>) -> Response {
-    let Query(query) = match query {
-        Ok(query) => query,
-        Err(rejection) => return rejection.into_response(),
-    };
-    match shared.users.list(query.tenant.as_ref()).await {
-        Ok(users) => Json(users).into_response(),
-        Err(error) => failed(&error),
-    }
+async fn list(State(shared): State<Shared>, Asked(query): Asked<UserQuery>) -> Result<Json<Vec<UserView>>, Refused> {
+    Ok(Json(shared.users.list(query.tenant.as_ref()).await?))
 }
 
-async fn one(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
-    let Ok(name) = name.parse::<UserId>() else { return StatusCode::NOT_FOUND.into_response() };
-    match shared.users.one(&name).await {
-        Ok(Some(view)) => Json(view).into_response(),
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
-    }
+fn name_of(name: &str) -> Result<UserId, Refused> {
+    name.parse().map_err(|error| Refused::not_found(format!("there is no such user: {error}")))
 }
 
-async fn removed(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+async fn one(State(shared): State<Shared>, Named(name): Named) -> Result<Json<UserView>, Refused> {
+    let name = name_of(&name)?;
+    let missing = || Refused::not_found(format!("there is no local user `{name}`: `GET /v1/users` tells them"));
+    shared.users.one(&name).await?.map(Json).ok_or_else(missing)
+}
+
+async fn removed(State(shared): State<Shared>, Named(name): Named) -> Result<StatusCode, Refused> {
     // What can't be a name is nobody's: it is not there.
-    let Ok(name) = name.parse::<UserId>() else { return StatusCode::NO_CONTENT.into_response() };
+    let Ok(name) = name.parse::<UserId>() else { return Ok(StatusCode::NO_CONTENT) };
     // Of one that is still to be made, too.
     shared.services.local_users.links.end_of(&name);
-    match shared.users.remove(&name).await {
-        Ok(Some(removed)) => {
-            removed.tell(&shared.services.audit);
-            for key in &removed.revoked {
-                shared.services.endings.tell(&Subject::Key(key.clone()));
-            }
-            shared.services.users_changed(&removed.row.tenant, &removed.row.name, &removed.ended).await;
-            StatusCode::NO_CONTENT.into_response()
+    if let Some(removed) = shared.users.remove(&name).await? {
+        removed.tell(&shared.services.audit);
+        for key in &removed.revoked {
+            shared.services.endings.tell(&Subject::Key(key.clone()));
         }
-        Ok(None) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => failed(&error),
+        shared.services.users_changed(&removed.row.tenant, &removed.row.name, &removed.ended).await;
     }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn link(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
-    request: Result<Json<LinkRequest>, JsonRejection>,
-) -> Response {
-    let Ok(name) = name.parse::<UserId>() else { return StatusCode::NOT_FOUND.into_response() };
-    let Json(request) = match request {
-        Ok(request) => request,
-        Err(rejection) => return rejection.into_response(),
-    };
+    Named(name): Named,
+    Body(request): Body<LinkRequest>,
+) -> Result<Json<LinkView>, Refused> {
+    let name = name_of(&name)?;
     let services = &shared.services;
     if services.tenants().tenant(&request.tenant).is_none() {
-        return no_tenant(&request.tenant);
+        return Err(no_tenant(&request.tenant));
     }
-    let name = match shared.users.one(&name).await {
-        Ok(Some(view)) if view.tenant != request.tenant => {
-            return failed(&UserError::OtherTenant { name: view.name, tenant: view.tenant });
+    let name = match shared.users.one(&name).await? {
+        Some(view) if view.tenant != request.tenant => {
+            return Err(UserError::OtherTenant { name: view.name, tenant: view.tenant }.into());
         }
-        Ok(Some(view)) if view.disabled_at.is_some() => {
+        Some(view) if view.disabled_at.is_some() => {
             let text = format!("the user `{}` is disabled: enable it first", view.name);
-            return (StatusCode::CONFLICT, text).into_response();
+            return Err(Refused::new(Code::UserDisabled, text));
         }
-        Ok(Some(view)) => view.name,
-        Ok(None) => name,
-        Err(error) => return failed(&error),
+        Some(view) => view.name,
+        None => name,
     };
     let owner = Owner { tenant: request.tenant.clone(), user: Some(name.clone()), key: None, shared: false };
     let wanted = LinkFor::User { name, tenant: request.tenant, scopes: scopes(&request.scopes) };
-    match services.local_users.links.make(wanted, &SystemRandom::new(), &services.clock) {
-        Ok(token) => {
-            services.audit.login_link_made(&owner);
-            let expires_at = services.clock.wall().plus(login_links::LIFETIME);
-            Json(LinkView { url: login_links::url(&services.config(), &token), expires_at }).into_response()
-        }
-        Err(error @ LinkError::Full) => (StatusCode::CONFLICT, error.to_string()).into_response(),
-        Err(error @ LinkError::Random) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    let token = services.local_users.links.make(wanted, &SystemRandom::new(), &services.clock)?;
+    services.audit.login_link_made(&owner);
+    let expires_at = services.clock.wall().plus(login_links::LIFETIME);
+    Ok(Json(LinkView { url: login_links::url(&services.config(), &token), expires_at }))
+}
+
+impl From<LinkError> for Refused {
+    fn from(error: LinkError) -> Self {
+        let code = match error {
+            LinkError::Full => Code::TooManyLinks,
+            LinkError::Random => Code::Unavailable,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
-fn no_tenant(tenant: &TenantId) -> Response {
-    (StatusCode::UNPROCESSABLE_ENTITY, format!("the running gateway has no tenant `{tenant}`")).into_response()
-}
-
-fn failed(error: &UserError) -> Response {
-    let status = match error {
-        UserError::Label | UserError::Password(_) | UserError::NoPassword(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        UserError::OtherTenant { .. } | UserError::Moved(_) | UserError::Full { .. } => StatusCode::CONFLICT,
-        UserError::Ledger(LedgerError::TooManyRows { .. }) => StatusCode::BAD_REQUEST,
-        UserError::Hash(_) | UserError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let mut answer = (status, error.to_string()).into_response();
-    if let UserError::Hash(busy) = error {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(busy.retry_after().as_secs()));
+impl From<UserError> for Refused {
+    fn from(error: UserError) -> Self {
+        let code = match error {
+            UserError::Label => return Self::at(Code::Faulty, "/label", error),
+            UserError::Password(_) | UserError::NoPassword(_) => return Self::at(Code::Faulty, "/password", error),
+            UserError::Hash(busy) => return Self::unavailable(busy).retry_after(busy.retry_after()),
+            UserError::Ledger(error) => return error.into(),
+            UserError::OtherTenant { .. } => Code::OtherTenant,
+            UserError::Moved(_) => Code::MovedOn,
+            UserError::Full { .. } => Code::TooManyUsers,
+        };
+        Self::new(code, error.to_string())
     }
-    answer
 }
 
 #[cfg(test)]

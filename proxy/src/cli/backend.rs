@@ -5,6 +5,7 @@ use super::{ConfigArgument, Exit};
 use crate::admin::backends::BackendView;
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
+use crate::admin::table::Table;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::BackendId;
@@ -81,7 +82,7 @@ pub fn run(arguments: &BackendArguments) -> anyhow::Result<Exit> {
         match reached(&config)? {
             Reached::Gateway(client) => {
                 let Some(view) = client.halt(&halted, act, &request).await? else { return Ok(unknown(id)) };
-                print(&view, arguments.json);
+                print(&[view], arguments.json);
                 if wait { emptied(&client, id).await } else { Ok(Exit::Good) }
             }
             Reached::Ledger(ledger, audit) => {
@@ -121,20 +122,20 @@ async fn emptied(client: &ControlClient, id: &BackendId) -> anyhow::Result<Exit>
 fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET));
-    for view in runtime.block_on(client.backends())? {
-        print(&view, json);
-    }
+    print(&runtime.block_on(client.backends())?, json);
     Ok(Exit::Good)
 }
 
-fn print(view: &BackendView, json: bool) {
+fn print(backends: &[BackendView], json: bool) {
     if json {
-        println!("{}", serde_json::json!(view));
-        return;
+        return backends.iter().for_each(|view| println!("{}", serde_json::json!(view)));
     }
-    let why = view.halt.as_ref().and_then(|halt| halt.reason.as_deref()).or(view.reason.as_deref()).unwrap_or_default();
-    println!(
-        "{:<20}  {:<12} {:<11} {:>3} outstanding  {}  {why}",
-        view.id, view.pool, view.state, view.outstanding, view.url
-    );
+    let mut table = Table::new(["backend", "pool", "state", "#outstanding", "url", "why"]);
+    for view in backends {
+        let halted_for = view.halt.as_ref().and_then(|halt| halt.reason.as_deref());
+        let why = halted_for.or(view.reason.as_deref()).unwrap_or_default();
+        let outstanding = view.outstanding.to_string();
+        table.line([view.id.as_str(), view.pool.as_str(), &view.state, &outstanding, &view.url, why]);
+    }
+    print!("{}", table.text());
 }

@@ -5,6 +5,7 @@ use super::{ConfigArgument, Exit};
 use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
 use crate::admin::refusals::{self, BanRequest, LiftRequest};
+use crate::admin::table::Table;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::record::audit::Audit;
@@ -51,7 +52,7 @@ pub struct BansArguments {
 /// When the class or the reason is odd, or neither the gateway nor its ledger can be reached.
 pub fn ban(arguments: &BanArguments) -> anyhow::Result<Exit> {
     let request = BanRequest { class: arguments.class.clone(), reason: arguments.reason.clone() };
-    if let Some(fault) = request.fault() {
+    if let Some((_, fault)) = request.fault() {
         bail!("{fault}");
     }
     let row = with(&arguments.which, async |reached| {
@@ -107,13 +108,13 @@ pub fn bans(arguments: &BansArguments) -> anyhow::Result<Exit> {
             Reached::Ledger(ledger, _) => ledger.bans().await?,
         })
     })?;
-    for row in rows {
-        if arguments.json {
-            println!("{}", serde_json::to_string(&row)?);
-        } else {
-            println!("{:<40}  {}", row.class, row.reason.as_deref().unwrap_or("-"));
-        }
+    if arguments.json {
+        rows.iter().for_each(|row| println!("{}", serde_json::json!(row)));
+        return Ok(Exit::Good);
     }
+    let mut table = Table::new(["class", "reason"]);
+    rows.iter().for_each(|row| table.line([&row.class, row.reason.as_deref().unwrap_or_default()]));
+    print!("{}", table.text());
     Ok(Exit::Good)
 }
 

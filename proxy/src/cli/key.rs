@@ -5,6 +5,7 @@ use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{
     CheckedKey, KeyFilter, KeyRequest, KeyService, KeyState, KeyView, MadeKey, OVERLAP, RotateRequest,
 };
+use crate::admin::table::Table;
 use crate::authenticate::api_key::ApiKey;
 use crate::clock::{Clock, WallMillis};
 use crate::config::units::parse_duration;
@@ -292,17 +293,18 @@ fn print_made(made: &MadeKey, json: bool) -> anyhow::Result<()> {
 }
 
 fn print_list(keys: &[KeyView], json: bool) {
-    let now = Clock::system().wall();
-    for key in keys {
-        if json {
-            println!("{}", serde_json::json!(key));
-        } else {
-            let user = key.user.as_ref().map_or("-", UserId::as_str);
-            let label = key.label.as_deref().unwrap_or("");
-            let used = used(key, now);
-            println!("{}  {:<20} {:<20} {:<8} {used:<12} {label}", key.id, key.tenant, user, standing(key, now).name());
-        }
+    if json {
+        return keys.iter().for_each(|key| println!("{}", serde_json::json!(key)));
     }
+    let now = Clock::system().wall();
+    let mut table = Table::new(["key", "tenant", "user", "state", "used", "label"]);
+    for key in keys {
+        let user = key.user.as_ref().map_or("", UserId::as_str);
+        let label = key.label.as_deref().unwrap_or("");
+        let (state, used) = (standing(key, now).name(), used(key, now));
+        table.line([key.id.as_str(), key.tenant.as_str(), user, state, &used, label]);
+    }
+    print!("{}", table.text());
 }
 
 fn print_one(key: &KeyView, json: bool) {

@@ -4,6 +4,7 @@ use super::key::audit_target;
 use super::{ConfigArgument, Exit, ledger};
 use crate::admin::control_client::ControlClient;
 use crate::admin::sessions::{SessionQuery, SessionView, views};
+use crate::admin::table::Table;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::{SessionId, TenantId, UserId};
@@ -69,9 +70,7 @@ pub fn run(arguments: &SessionArguments) -> anyhow::Result<Exit> {
         let sessions = Sessions::reach(&config)?;
         match &arguments.command {
             SessionCommand::List(whose) => {
-                for view in sessions.list(&whose.query(), &config).await? {
-                    print(&view, arguments.json);
-                }
+                print(&sessions.list(&whose.query(), &config).await?, arguments.json);
             }
             SessionCommand::Revoke { id: Some(id), .. } => {
                 let ended = sessions.end_one(*id).await?;
@@ -180,16 +179,17 @@ fn told(ended: usize, json: bool) {
     }
 }
 
-fn print(session: &SessionView, json: bool) {
+fn print(sessions: &[SessionView], json: bool) {
     if json {
-        println!("{}", serde_json::json!(session));
-    } else {
-        let user = session.user.as_ref().map_or("-", UserId::as_str);
-        let browser = session.browser.as_deref().unwrap_or("-");
-        let by = session
-            .provider
-            .as_ref()
-            .map_or_else(|| session.by.clone(), |provider| format!("{} {provider}", session.by));
-        println!("{}  {:<20} {:<20} {by:<10} {browser}", session.id, session.tenant, user);
+        return sessions.iter().for_each(|session| println!("{}", serde_json::json!(session)));
     }
+    let mut table = Table::new(["session", "tenant", "user", "by", "browser"]);
+    for session in sessions {
+        let user = session.user.as_ref().map_or("", UserId::as_str);
+        let browser = session.browser.as_deref().unwrap_or("");
+        let provider = session.provider.as_ref().map(|provider| format!(" {provider}")).unwrap_or_default();
+        let (id, by) = (session.id.to_string(), format!("{}{provider}", session.by));
+        table.line([id.as_str(), session.tenant.as_str(), user, &by, browser]);
+    }
+    print!("{}", table.text());
 }

@@ -2,9 +2,11 @@
 
 use super::key::audit_target;
 use super::{ConfigArgument, Exit, export};
+use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
-use crate::admin::tenants::{ApiError, TenantDetail, TenantSource, TenantView, detail, views};
+use crate::admin::table::Table;
+use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, detail, views};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -212,14 +214,12 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let reached = Reached::reach(&config)?;
         let Some((id, disabled)) = wanted else {
-            for view in reached.list(&config).await? {
-                print(&view, arguments.json);
-            }
+            print(&reached.list(&config).await?, arguments.json);
             return Ok(Exit::Good);
         };
         match reached.set_disabled(id, disabled).await? {
             Some(view) => {
-                print(&view, arguments.json);
+                print(&[view], arguments.json);
                 Ok(Exit::Good)
             }
             None if config.tenants.tenant(id).is_some() => {
@@ -363,10 +363,7 @@ fn change(
             Ok(Exit::Good)
         }
         Err(error) => {
-            eprintln!("comfygate: {}", error.error);
-            for fault in &error.faults {
-                eprintln!("  {}: {}", fault.pointer, fault.message);
-            }
+            eprintln!("comfygate: {error}");
             Ok(Exit::No)
         }
     }
@@ -398,7 +395,7 @@ fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<Str
     })?;
     match view {
         Some(view) => {
-            print(&view, arguments.json);
+            print(&[view], arguments.json);
             Ok(Exit::Good)
         }
         None => {
@@ -465,7 +462,7 @@ impl Reached {
             Self::Ledger(ledger, audit) => {
                 let managed = managed(ledger, audit).await?;
                 if matches!(condition, Condition::New { .. }) && managed.row(id).is_some() {
-                    return Ok(Err(ApiError::new("stale", format!("there is a tenant `{id}` already"))));
+                    return Ok(Err(ApiError::new(Code::Stale, format!("there is a tenant `{id}` already"))));
                 }
                 let options = match condition {
                     Condition::New { reuse } => PutOptions { if_version: None, reuse: *reuse },
@@ -478,9 +475,9 @@ impl Reached {
                         Ok(Ok(TenantDetail { warnings: done.warnings().to_vec(), ..found }))
                     }
                     Err(PutError::Faulty(faults)) => {
-                        Ok(Err(ApiError { faults, ..ApiError::new("faulty", "the tenant is faulty") }))
+                        Ok(Err(ApiError { faults, ..ApiError::new(Code::Faulty, "the tenant is faulty") }))
                     }
-                    Err(error) => Ok(Err(ApiError::new("refused", error.to_string()))),
+                    Err(error) => Ok(Err(Refused::from(error).into_error())),
                 }
             }
         }
@@ -508,11 +505,16 @@ impl Reached {
     }
 }
 
-fn print(view: &TenantView, json: bool) {
+fn print(tenants: &[TenantView], json: bool) {
     if json {
-        println!("{}", serde_json::json!(view));
-        return;
+        return tenants.iter().for_each(|view| println!("{}", serde_json::json!(view)));
     }
+    let mut table = Table::new(["tenant", "state", "from", "plan", "name"]);
+    tenants.iter().for_each(|view| table.line(cells(view)));
+    print!("{}", table.text());
+}
+
+fn cells(view: &TenantView) -> [String; 5] {
     let source = match view.source {
         TenantSource::File => "file",
         TenantSource::Api => "api",
@@ -527,7 +529,7 @@ fn print(view: &TenantView, json: bool) {
     };
     // A claim is a stranger's text: no control characters reach the terminal.
     let name: String = view.name.iter().flat_map(|name| name.chars()).flat_map(escaped).collect();
-    println!("{:<26}  {:<8} {:<5} {:<16} {name}", view.id, standing, source, view.plan);
+    [view.id.to_string(), standing.to_owned(), source.to_owned(), view.plan.clone(), name]
 }
 
 fn print_detail(detail: &TenantDetail, json: bool) {
@@ -535,14 +537,18 @@ fn print_detail(detail: &TenantDetail, json: bool) {
         println!("{}", serde_json::json!(detail));
         return;
     }
-    print(&detail.tenant, false);
+    print(std::slice::from_ref(&detail.tenant), false);
     if let Some(reason) = &detail.tenant.closed {
         println!("closed: {reason}");
     }
+    let mut table = Table::new(["limit", "from", "value"]);
     for (key, limit) in &detail.limits {
         let from = if limit.from == From::Override { "its own" } else { "plan" };
         let value: String = limit.value.to_string().chars().flat_map(escaped).collect();
-        println!("  {key:<20} {value:<40} {from}");
+        table.line([key.as_str(), from, &value]);
+    }
+    if !detail.limits.is_empty() {
+        print!("\n{}", table.text());
     }
     detail.warnings.iter().for_each(|warning| eprintln!("doubtful: {}: {}", warning.pointer, warning.message));
 }

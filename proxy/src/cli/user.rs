@@ -4,6 +4,7 @@ use super::key::{audit_target, scope};
 use super::terminal::new_password;
 use super::{ConfigArgument, Exit, ledger};
 use crate::admin::control_client::ControlClient;
+use crate::admin::table::Table;
 use crate::admin::users::{LinkRequest, UserRequest, UserService, UserView};
 use crate::authenticate::passwords::Passwords;
 use crate::clock::Clock;
@@ -132,11 +133,11 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
                     disabled: false,
                     password,
                 };
-                print(&users.put(&add.name, &request, &config).await?, json);
+                print(&[users.put(&add.name, &request, &config).await?], json);
                 Ok(Exit::Good)
             }
             UserCommand::List { tenant } => {
-                users.list(tenant.as_ref()).await?.iter().for_each(|view| print(view, json));
+                print(&users.list(tenant.as_ref()).await?, json);
                 Ok(Exit::Good)
             }
             UserCommand::Passwd { name, .. } => {
@@ -176,7 +177,7 @@ async fn changed(
         disabled: there.disabled_at.is_some(),
         password: None,
     };
-    print(&users.put(&there.name, &change(as_it_is), config).await?, json);
+    print(&[users.put(&there.name, &change(as_it_is), config).await?], json);
     Ok(Exit::Good)
 }
 
@@ -272,13 +273,16 @@ impl Users {
     }
 }
 
-fn print(user: &UserView, json: bool) {
+fn print(users: &[UserView], json: bool) {
     if json {
-        println!("{}", serde_json::json!(user));
-    } else {
-        let standing = if user.disabled_at.is_some() { "disabled" } else { "good" };
+        return users.iter().for_each(|user| println!("{}", serde_json::json!(user)));
+    }
+    let mut table = Table::new(["user", "tenant", "state", "scopes", "label"]);
+    for user in users {
+        let state = if user.disabled_at.is_some() { "disabled" } else { "good" };
         let scopes: Vec<&str> = user.scopes.iter().map(Scope::name).collect();
         let label = user.label.as_deref().unwrap_or("");
-        println!("{:<24} {:<20} {standing:<8} {} {label}", user.name, user.tenant, scopes.join(","));
+        table.line([user.name.as_str(), user.tenant.as_str(), state, &scopes.join(","), label]);
     }
+    print!("{}", table.text());
 }
