@@ -170,10 +170,17 @@ impl Services {
             Err(LedgerError::NotFound { .. }) => return Ok(()),
             read => read.map_err(ours)?,
         };
+        let heard = provider.logouts();
         match self.renewal_of(&row, provider).await {
             Ok(None) => Ok(()),
-            Ok(Some((scopes, grant))) => match self.ledger.renew_session(id, scopes, grant).await {
-                Ok(()) | Err(LedgerError::NotFound { .. }) => Ok(()),
+            Ok(Some((scopes, grant))) => match self.ledger.renew_session(id, scopes, grant.clone()).await {
+                // A logout meanwhile that names what the renewal has brought did not find it in the row.
+                Ok(()) => match provider.logout_since(heard, &SessionRow { oidc: Some(grant), ..row }) {
+                    Some(whose) => self.end_logged_out(&whose).await.map_err(ours),
+                    None => Ok(()),
+                },
+                // Whatever ended the session meanwhile: it does not come back.
+                Err(LedgerError::NotFound { .. }) => Ok(()),
                 Err(error) => Err(ours(error)),
             },
             Err(Failed::Over(reason)) => {
