@@ -497,11 +497,10 @@ async fn who_logs_out_while_the_provider_is_away_does_not_come_back_with_it() {
     let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
     provider.state().token_answer = Some(Answer::Close);
     eventually("nobody vouches for it", || async { (me(&gateway, &cookie).await.status == 401).then_some(()) }).await;
-    let sessions = || String::from_utf8(gateway.command(&["session", "list", "--json"]).stdout).unwrap();
-    assert!(sessions().contains("\"oidc\""), "it may come back: {}", sessions());
+    assert!(sessions(&gateway).contains("\"oidc\""), "it may come back: {}", sessions(&gateway));
     let answer = browser(&gateway, &cookie).press("/gate/logout", &[]).await;
     assert!(answer.header("set-cookie").unwrap().contains("Max-Age=0"), "{}", answer.text());
-    assert!(!sessions().contains("\"oidc\""), "{}", sessions());
+    assert!(!sessions(&gateway).contains("\"oidc\""), "{}", sessions(&gateway));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -816,6 +815,83 @@ async fn a_logout_at_the_provider_ends_the_sessions_that_it_means_with_their_soc
     told(&gateway, &format!("logout_token={}", token("t-4", &json!({"sub": null, "sid": "s-3"})))).await.expect(200);
     assert_eq!(statuses().await, [401, 401, 401]);
     by_key.page().get("/gate/me").await.expect(200);
+}
+
+/// A logout token with these changes, as the provider posts it.
+fn logout_form(provider: &Provider, jti: &str, changes: &Value) -> String {
+    let signer = Arc::clone(&provider.state().signer);
+    format!("logout_token={}", token_of(&signer, "k1", &logout_claims(provider, jti, changes)))
+}
+
+/// The sessions that came by a provider are in there as `"oidc"`.
+fn sessions(gateway: &Gateway) -> String {
+    String::from_utf8(gateway.command(&["session", "list", "--json"]).stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_that_comes_while_a_code_is_answered_ends_that_login_and_none_that_begins_after_it() {
+    let provider = Provider::start().await;
+    let gateway = with(&provider, "backchannel_logout = true").await;
+    // Its keys are known from here on.
+    log_in(&gateway.stranger(), &provider, START).await;
+    let met = async |jti: &str, changes: Value| {
+        let sent = Sent::from(&gateway.stranger(), START).await;
+        let (held, asked) = (provider.hold_tokens(), provider.state().asked.len());
+        let logout = async {
+            eventually("the code is answered", || async { (provider.state().asked.len() > asked).then_some(()) }).await;
+            told(&gateway, &logout_form(&provider, jti, &changes)).await.expect(200);
+            drop(held);
+        };
+        let back = sent.back(&provider.code(&sent));
+        tokio::join!(sent.get(&back), logout).0
+    };
+    for (jti, changes) in
+        [("t-1", json!({})), ("t-2", json!({"sub": null, "sid": "s-1"})), ("t-3", json!({"sid": "s-1"}))]
+    {
+        refused(jti, &met(jti, changes).await, 403);
+        assert!(!sessions(&gateway).contains("\"oidc\""), "{jti}: {}", sessions(&gateway));
+    }
+    let why =
+        |line: &Value| line["reason"].as_str().is_some_and(|reason| reason.contains("told of a logout there while"));
+    gateway.audited("the refusal", |line| line["route"] == "/gate/oidc/callback" && why(line)).await;
+    for (jti, changes) in [("t-4", json!({"sub": "eve"})), ("t-5", json!({"sid": "s-2"}))] {
+        let answer = met(jti, changes).await.expect(303);
+        assert!(answer.header("set-cookie").is_some(), "{jti}: somebody else's, or of another session");
+    }
+    // By no clock: the provider's may be ahead of ours, and behind.
+    for (jti, off) in [("t-6", 30), ("t-7", -30)] {
+        let times = json!({"iat": now().saturating_add_signed(off), "exp": now() + 120});
+        told(&gateway, &logout_form(&provider, jti, &times)).await.expect(200);
+        let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
+        me(&gateway, &cookie).await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_logged_out_while_it_is_renewed_does_not_come_back() {
+    let provider = Provider::start().await;
+    (provider.state().renews, provider.state().expires_in) = (true, Some(5));
+    let mut gateway = with(&provider, "backchannel_logout = true").await;
+    for (jti, renewed_sid, known) in [("t-1", "s-1", true), ("t-2", "s-2", false)] {
+        provider.state().claims = json!({"sid": "s-1"});
+        let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
+        let (held, before) = (provider.hold_tokens(), renewals(&provider));
+        provider.state().claims = json!({"sid": renewed_sid});
+        eventually("it is renewed", || async {
+            me(&gateway, &cookie).await;
+            (renewals(&provider) > before).then_some(())
+        })
+        .await;
+        let logout = json!({"sub": null, "sid": renewed_sid});
+        told(&gateway, &logout_form(&provider, jti, &logout)).await.expect(200);
+        assert_eq!(sessions(&gateway).contains("\"oidc\""), !known, "{jti}");
+        drop(held);
+        // Waits until the renewal is over.
+        assert!(gateway.terminate().await.success());
+        gateway.restart().await;
+        me(&gateway, &cookie).await.expect(401);
+        assert!(!sessions(&gateway).contains("\"oidc\""), "{jti}: {}", sessions(&gateway));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

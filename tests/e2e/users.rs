@@ -485,9 +485,36 @@ async fn a_first_link_is_void_once_there_is_a_user_and_none_is_printed_where_the
     }
 }
 
+/// Whether the login page says where the first link is, in place of its form. It tells nothing of this gateway in any case.
+async fn login_page_points_to_the_link(gateway: &Gateway, link: &str) -> bool {
+    let page = gateway.stranger().get("/gate/login").await.expect(200).text();
+    for secret in [token(link), "acme", gateway.state().to_str().unwrap()] {
+        assert!(!page.contains(secret), "{secret}: {page}");
+    }
+    let points = page.contains("first-link");
+    assert_ne!(points, page.contains("<form"), "{page}");
+    points
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nobody_can_log_in_the_login_page_says_where_the_first_link_is() {
+    let mut gateway = unused().await;
+    gateway.start().await;
+    let link = first_link(&gateway).await;
+    assert!(login_page_points_to_the_link(&gateway, &link).await);
+    let form = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
+    let tried = gateway.stranger().call(Method::POST, "/gate/login", &form, bytes::Bytes::from("key=x")).await;
+    let text = tried.expect(401).text();
+    assert!(text.contains("role=\"alert\"") && text.contains("first-link"), "{text}");
+    choose(&gateway, &link, "ann", PASSWORD).await.expect(303);
+    assert!(!login_page_points_to_the_link(&gateway, &link).await, "there is a user");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_link_is_void_as_soon_as_there_is_another_way_in_and_stays_so() {
     let over = async |gateway: &Gateway, link: &str, after: &str| {
+        // First, and so the one that finds out.
+        assert!(!login_page_points_to_the_link(gateway, link).await, "after {after}");
         let path = link.strip_prefix(&gateway.url()).unwrap();
         assert_eq!(gateway.stranger().get(path).await.status, 403, "after {after}");
         assert!(!first_link_file(gateway).exists(), "after {after}");

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// Our client at the provider.
 pub const CLIENT_ID: &str = "gate";
@@ -27,6 +28,10 @@ pub struct Provider {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
+
+/// Token answers are held back as long as this is there.
+#[derive(Debug)]
+pub struct TokensHeld(#[expect(dead_code, reason = "dropped, it lets them go")] watch::Sender<()>);
 
 /// What it does.
 pub struct State {
@@ -52,6 +57,7 @@ pub struct State {
     pub asked: Vec<HashMap<String, String>>,
     /// Fetches of its metadata.
     pub looks: usize,
+    held: Option<watch::Receiver<()>>,
     codes: HashMap<String, HashMap<String, String>>,
     refresh_token: Option<String>,
     drawn: u64,
@@ -86,6 +92,7 @@ impl Provider {
             expires_in: Some(300),
             asked: Vec::new(),
             looks: 0,
+            held: None,
             codes: HashMap::new(),
             refresh_token: None,
             drawn: 0,
@@ -127,9 +134,21 @@ impl Provider {
         code
     }
 
+    /// Holds back what its token endpoint answers from now on, until the value is dropped. It is made at once: `asked` tells that it is.
+    pub fn hold_tokens(&self) -> TokensHeld {
+        let (held, watched) = watch::channel(());
+        self.state().held = Some(watched);
+        TokensHeld(held)
+    }
+
     async fn serve(&self, mut stream: TcpStream) {
         let Some((head, body)) = request(&mut stream).await else { return };
         let answer = self.answer(&head, &body);
+        let held = self.state().held.clone().filter(|_| head.contains(" /token "));
+        if let Some(mut held) = held {
+            // An error tells that nobody holds it any more.
+            let _ = held.changed().await;
+        }
         let bytes = match answer {
             Answer::Document(body, headers) => {
                 let status = if headers.contains("x-error") { "400 Bad Request" } else { "200 OK" };

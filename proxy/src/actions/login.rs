@@ -45,7 +45,10 @@ pub(super) async fn login_page(call: &Call<'_>) -> Result<Answer, Rejection> {
     let live = call.services.live();
     match live.providers.automatic() {
         Some(provider) if call.matched.query.value("form").is_none() => oidc::to_provider(call, provider).await,
-        _ => Ok(page_with(call.services, None, wanted, &prefix)),
+        _ => {
+            call.services.first_link_looked_at().await?;
+            Ok(page_with(call.services, None, wanted, &prefix))
+        }
     }
 }
 
@@ -122,8 +125,8 @@ pub fn refusal_page(
 fn page_with(services: &Services, notice: Option<&str>, wanted: &str, prefix: &str) -> Answer {
     let action = next::login_url(wanted, prefix);
     let links = oidc::links(&services.live().providers, wanted, prefix);
-    let passwords = services.local_users.any();
-    page::login(page::Login { notice, action: &action, passwords, providers: &links })
+    let (passwords, first) = (services.local_users.any(), services.local_users.links.has_first());
+    page::login(page::Login { notice, action: &action, passwords, providers: &links, first })
 }
 
 /// What somebody has proved, and what a session therefore is begun with.

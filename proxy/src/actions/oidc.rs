@@ -16,7 +16,7 @@ use crate::deliver::answer::Answer;
 use crate::deliver::login::{next, page};
 use crate::ids::ProviderId;
 use crate::owner::{Owner, Scopes};
-use crate::record::ledger::sessions::{OidcGrant, WhoseSessions};
+use crate::record::ledger::sessions::OidcGrant;
 use crate::reject::Rejection;
 use crate::tenants::AllTenants;
 use http::{Method, StatusCode};
@@ -93,6 +93,7 @@ pub(super) async fn callback(call: &Call<'_>) -> Result<Answer, Rejection> {
     let code = query.value("code").unwrap_or_default();
     // SECURITY: counted before the provider is asked: anybody may begin logins, and make codes up for them.
     let attempt = services.code_attempt(call.request, call.client)?;
+    let heard = provider.logouts();
     let redeemed = provider.redeem(public, code, &pending, call.client.group()).await;
     match &redeemed {
         Err(OidcError::Refused(_)) => attempt.failed(None),
@@ -111,7 +112,13 @@ pub(super) async fn callback(call: &Call<'_>) -> Result<Answer, Rejection> {
     let seal = (&services.oidc.sealer, token.id());
     let by = (provider.config(), provider.terms());
     row.oidc = Some(renewal::grant(by, vouched, None, seal, now).ok_or(OidcError::Random)?);
-    let cookie = login::begin(call, &token, row).await?;
+    let cookie = login::begin(call, &token, row.clone()).await?;
+    // SECURITY: after it is stored: a logout before that found no session to end. Its cookie goes to nobody.
+    if let Some(whose) = provider.logout_since(heard, &row) {
+        services.end_logged_out(&whose).await?;
+        let subject = row.oidc.as_ref().map(|grant| grant.subject.as_str());
+        return Err(at(&provider, subject, OidcError::LoggedOut));
+    }
     Ok(page::redirect(&next::checked(&pending.next, &login::prefix(call)), cookie))
 }
 
@@ -177,19 +184,7 @@ pub(super) async fn backchannel(call: &Call<'_>) -> Result<Answer, Rejection> {
             return Err(no_logout(error.to_string()));
         }
     };
-    let whose = WhoseSessions::Provider {
-        provider: provider.config().id.clone(),
-        issuer: provider.config().issuer.clone(),
-        subject: logged_out.subject.clone(),
-        sid: logged_out.sid.clone(),
-    };
-    let ended = services.ledger.end_sessions(&whose, None).await.inspect_err(|_| {
-        provider.not_logged_out(&logged_out);
-    })?;
-    for row in &ended {
-        services.browsers.end(row.id);
-        services.audit.session_ended(row.id, &row.owner, "its provider told of a logout there");
-    }
+    services.end_logged_out(&logged_out.whose).await.inspect_err(|_| provider.not_logged_out(&logged_out))?;
     Ok(Answer::empty(StatusCode::OK))
 }
 

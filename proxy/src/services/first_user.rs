@@ -27,4 +27,15 @@ impl Services {
         }
         Ok(Some(tenant.id.clone()))
     }
+
+    /// Ends the link for whoever comes first, if there is another way in by now. Where no link is out the ledger is not asked: every stranger may cause it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn first_link_looked_at(&self) -> Result<(), LedgerError> {
+        if self.local_users.links.has_first() && self.tenant_without_way_in().await?.is_none() {
+            self.local_users.end_first();
+        }
+        Ok(())
+    }
 }

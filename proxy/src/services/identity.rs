@@ -11,7 +11,8 @@ use crate::ids::{RequestId, SessionId, TenantId, UserId};
 use crate::listen::{ClientAddr, ClientTls};
 use crate::owner::{Credential, Principal};
 use crate::record::audit::LoginFailedLine;
-use crate::record::ledger::sessions::SessionRow;
+use crate::record::ledger::LedgerError;
+use crate::record::ledger::sessions::{SessionRow, WhoseSessions};
 use crate::tenants::AllTenants;
 use http::HeaderMap;
 use std::sync::Arc;
@@ -142,6 +143,18 @@ impl Services {
         if let Err(error) = self.local_users.refresh(&*self.ledger).await {
             tracing::warn!(%error, "whether there are local users is not known anew");
         }
+    }
+
+    /// Ends the sessions, with their sockets, whose provider told of a logout there.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn end_logged_out(&self, whose: &WhoseSessions) -> Result<(), LedgerError> {
+        for row in self.ledger.end_sessions(whose, None).await? {
+            self.browsers.end(row.id);
+            self.audit.session_ended(row.id, &row.owner, "its provider told of a logout there");
+        }
+        Ok(())
     }
 
     /// Counts a refused credential, if it looks like guessing.

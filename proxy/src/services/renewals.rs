@@ -20,8 +20,6 @@ use tokio::sync::watch;
 
 /// How long a request, or an open socket's look, waits for a renewal: a provider answers within a second, or not at all. Below the five seconds in which a socket hears that its session has ended.
 const RENEWAL_WAIT: Duration = Duration::from_secs(4);
-/// Between two looks for a place among the renewals.
-const FULL_PAUSE: Duration = Duration::from_millis(100);
 /// Who waited in vain is to come again after this.
 const RENEWAL_RETRY: Duration = Duration::from_secs(2);
 
@@ -77,7 +75,9 @@ impl Services {
         match renewal::need(grant, provider.terms(), self.clock.wall()) {
             Need::Nothing => self.standing(row, &provider, Progress::Asked),
             Need::Soon => {
-                drop(self.renewal(row.id, &provider));
+                // Where there is no place, a later request has it renewed.
+                let turn = self.oidc.flights.turn(row.id, &grant.provider);
+                drop(turn.map(|turn| self.renewal(row.id, &provider, turn)));
                 self.standing(row, &provider, Progress::Asked)
             }
             Need::Now => {
@@ -125,25 +125,21 @@ impl Services {
 
     /// Has a session renewed, as soon as there is a place for it, and waits for that.
     async fn renewal_followed(self: &Arc<Self>, id: SessionId, provider: &Arc<Provider>) -> Progress {
-        loop {
-            if let Some(mut done) = self.renewal(id, provider) {
-                // An error tells that it is over too.
-                let _ = done.changed().await;
-                return *done.borrow();
-            }
-            tokio::time::sleep(FULL_PAUSE).await;
-        }
+        let turn = self.oidc.flights.turn_in_time(id, &provider.config().id).await;
+        let mut done = self.renewal(id, provider, turn);
+        // An error tells that it is over too.
+        let _ = done.changed().await;
+        *done.borrow()
     }
 
     /// Begins a renewal, unless one is under way; what changes when it is over. It goes on when whoever caused it has gone: the answer may hold the only refresh token that is still good.
-    fn renewal(self: &Arc<Self>, id: SessionId, provider: &Arc<Provider>) -> Option<watch::Receiver<Progress>> {
-        match self.oidc.flights.turn(id, &provider.config().id) {
-            Turn::Other(done) => Some(done),
-            Turn::Full => None,
+    fn renewal(self: &Arc<Self>, id: SessionId, provider: &Arc<Provider>, turn: Turn) -> watch::Receiver<Progress> {
+        match turn {
+            Turn::Other(done) => done,
             Turn::Own(flight) => {
                 let done = flight.followed();
                 tokio::spawn(Arc::clone(self).renew(id, Arc::clone(provider), flight));
-                Some(done)
+                done
             }
         }
     }
@@ -172,11 +168,21 @@ impl Services {
             Err(LedgerError::NotFound { .. }) => return Ok(()),
             read => read.map_err(ours)?,
         };
+        let heard = provider.logouts();
         let told = |outcome| self.metrics.session_renewal(&provider.config().id, outcome);
         match self.renewal_of(&row, provider).await {
             Ok(None) => Ok(()),
-            Ok(Some((scopes, grant))) => match self.ledger.renew_session(id, scopes, grant).await {
-                Ok(()) | Err(LedgerError::NotFound { .. }) => {
+            Ok(Some((scopes, grant))) => match self.ledger.renew_session(id, scopes, grant.clone()).await {
+                Ok(()) => {
+                    told(Renewal::Renewed);
+                    // A logout meanwhile that names what the renewal has brought did not find it in the row.
+                    match provider.logout_since(heard, &SessionRow { oidc: Some(grant), ..row }) {
+                        Some(whose) => self.end_logged_out(&whose).await.map_err(ours),
+                        None => Ok(()),
+                    }
+                }
+                // Whatever ended the session meanwhile: it does not come back.
+                Err(LedgerError::NotFound { .. }) => {
                     told(Renewal::Renewed);
                     Ok(())
                 }

@@ -4,10 +4,12 @@ use super::OidcError;
 use super::id_token::{self, IdTokenError};
 use crate::authenticate::jwt;
 use crate::clock::Clock;
+use crate::ids::ProviderId;
+use crate::record::ledger::sessions::{SessionRow, WhoseSessions};
 use comfygate_policy::Digest;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The member of `events` that makes a token a logout token (§2.4).
@@ -18,16 +20,14 @@ pub const TYPES: [&str; 2] = ["jwt", "logout+jwt"];
 const AGE_MAX: Duration = Duration::from_secs(600);
 /// Longest `jti`, `sub` or `sid`, in bytes.
 const TEXT_BYTES_MAX: usize = 255;
-/// Tokens that are remembered: 64 bytes each. Only a provider's own come in; when it is full the oldest goes.
+/// Tokens that are remembered: some hundred bytes each, 700 at most and an issuer. Only a provider's own come in; when it is full the oldest goes.
 const REMEMBERED_MAX: usize = 1 << 14;
 
 /// Who has logged out at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedOut {
-    /// `sub`: all sessions of this user, unless `sid` is there.
-    pub subject: Option<String>,
-    /// `sid`: the sessions of this one of the provider's.
-    pub sid: Option<String>,
+    /// The sessions that end: by `sub` all of this user's, unless `sid` is there.
+    pub whose: WhoseSessions,
     jti: String,
 }
 
@@ -37,7 +37,7 @@ pub struct LoggedOut {
 /// [`OidcError`] names the first check that failed.
 pub fn logged_out(
     claims: &Value,
-    (issuer, client_id): (&str, &str),
+    (provider, issuer, client_id): (&ProviderId, &str, &str),
     leeway: Duration,
     clock: &Clock,
 ) -> Result<LoggedOut, OidcError> {
@@ -69,33 +69,73 @@ pub fn logged_out(
         return Err(odd("it says neither `sub` nor `sid`"));
     }
     let jti = text("jti")?.ok_or_else(|| odd("it has no `jti`"))?;
-    Ok(LoggedOut { subject, sid, jti })
+    let whose = WhoseSessions::Provider { provider: provider.clone(), issuer: issuer.to_owned(), subject, sid };
+    Ok(LoggedOut { whose, jti })
 }
 
-/// Tokens that were taken, for as long as they could be taken again.
+/// Tokens that were taken, for as long as they could be taken again. That is far longer than the provider is asked about one session: what came meanwhile is asked of here too.
 #[derive(Debug, Default)]
-pub struct Taken(Mutex<VecDeque<(Instant, Digest)>>);
+pub struct Taken(Mutex<Tokens>);
+
+#[derive(Debug, Default)]
+struct Tokens {
+    /// Taken ever.
+    heard: Heard,
+    /// Oldest first.
+    kept: VecDeque<Token>,
+}
+
+#[derive(Debug)]
+struct Token {
+    number: Heard,
+    until: Instant,
+    name: Digest,
+    whose: WhoseSessions,
+}
+
+/// How many logouts had been heard of: a moment in our own order, which needs no clock, neither ours nor the provider's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Heard(u64);
 
 impl Taken {
     /// Remembers a token of this issuer; false if it was taken before.
     pub fn take(&self, issuer: &str, token: &LoggedOut, leeway: Duration, now: Instant) -> bool {
         let name = name(issuer, token);
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while taken.front().is_some_and(|(until, _)| *until <= now) || taken.len() >= REMEMBERED_MAX {
-            taken.pop_front();
+        let mut tokens = self.tokens();
+        while tokens.kept.front().is_some_and(|token| token.until <= now) || tokens.kept.len() >= REMEMBERED_MAX {
+            tokens.kept.pop_front();
         }
-        if taken.iter().any(|(_, known)| *known == name) {
+        if tokens.kept.iter().any(|known| known.name == name) {
             return false;
         }
+        tokens.heard.0 += 1;
         // Made at most `leeway` in the future, it is old after this.
-        taken.push_back((now + AGE_MAX + 2 * leeway, name));
+        let (number, until) = (tokens.heard, now + AGE_MAX + 2 * leeway);
+        tokens.kept.push_back(Token { number, until, name, whose: token.whose.clone() });
         true
+    }
+
+    /// The logouts until now. To be asked before the provider is asked for what makes or renews a session.
+    pub fn heard(&self) -> Heard {
+        self.tokens().heard
+    }
+
+    /// A logout since then that means this session. To be asked once the session is stored: a logout that is taken later finds it there.
+    pub fn since(&self, heard: Heard, row: &SessionRow) -> Option<WhoseSessions> {
+        let tokens = self.tokens();
+        let mut later = tokens.kept.iter().rev().take_while(|token| token.number > heard);
+        later.find(|token| token.whose.has(row)).map(|token| token.whose.clone())
     }
 
     /// Forgets a token that could not be followed: its provider may send it again.
     pub fn give_back(&self, issuer: &str, token: &LoggedOut) {
         let name = name(issuer, token);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, known)| *known != name);
+        self.tokens().kept.retain(|known| known.name != name);
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        // A panic elsewhere leaves at most a number that nothing has.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,7 +147,11 @@ fn name(issuer: &str, token: &LoggedOut) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authenticate::session::SessionToken;
     use crate::clock::WallMillis;
+    use crate::owner::{Owner, Scopes};
+    use crate::record::ledger::sessions::OidcGrant;
+    use ring::rand::SystemRandom;
     use serde_json::json;
 
     const NOW: u64 = 1_000_000;
@@ -125,15 +169,23 @@ mod tests {
             }
         }
         let clock = Clock::turned_by_hand(WallMillis(NOW * 1000));
-        logged_out(&claims, ("https://id.example", "gate"), LEEWAY, &clock)
+        logged_out(&claims, (&"studio".parse().unwrap(), "https://id.example", "gate"), LEEWAY, &clock)
+    }
+
+    /// `sub` and `sid`.
+    fn named(token: &LoggedOut) -> (Option<&str>, Option<&str>) {
+        match &token.whose {
+            WhoseSessions::Provider { subject, sid, .. } => (subject.as_deref(), sid.as_deref()),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn a_logout_token_names_a_user_a_session_or_both() {
         let both = read(json!({"sid": "s-1"})).unwrap();
-        assert_eq!((both.subject.as_deref(), both.sid.as_deref()), (Some("ada"), Some("s-1")));
-        assert_eq!(read(json!({})).unwrap().sid, None);
-        assert_eq!(read(json!({"sid": "s-1", "sub": null})).unwrap().subject, None);
+        assert_eq!(named(&both), (Some("ada"), Some("s-1")));
+        assert_eq!(named(&read(json!({})).unwrap()), (Some("ada"), None));
+        assert_eq!(named(&read(json!({"sid": "s-1", "sub": null})).unwrap()), (None, Some("s-1")));
         assert!(read(json!({"sub": null})).is_err(), "neither");
     }
 
@@ -196,14 +248,61 @@ mod tests {
     #[test]
     fn so_many_tokens_are_remembered_and_the_oldest_goes_first() {
         let (taken, now) = (Taken::default(), Instant::now());
-        let nth = |n: usize| LoggedOut { subject: None, sid: Some("s".into()), jti: n.to_string() };
-        {
-            let mut full = taken.0.lock().unwrap();
-            full.extend((0..REMEMBERED_MAX).map(|n| (now + Duration::from_secs(9), name("i", &nth(n)))));
-        }
+        let one = read(json!({})).unwrap();
+        let nth = |n: usize| LoggedOut { jti: n.to_string(), ..one.clone() };
+        let filled = |n: usize| Token {
+            number: Heard(0),
+            until: now + Duration::from_secs(9),
+            name: name("i", &nth(n)),
+            whose: one.whose.clone(),
+        };
+        taken.tokens().kept.extend((0..REMEMBERED_MAX).map(filled));
         assert!(!taken.take("i", &nth(1), LEEWAY, now), "remembered, though the oldest has gone");
         assert!(taken.take("i", &nth(REMEMBERED_MAX), LEEWAY, now));
-        assert!(taken.0.lock().unwrap().len() <= REMEMBERED_MAX);
+        assert!(taken.tokens().kept.len() <= REMEMBERED_MAX);
         assert!(taken.take("i", &nth(0), LEEWAY, now), "the oldest was forgotten");
+    }
+
+    fn session(sub: &str, sid: Option<&str>) -> SessionRow {
+        let grant = OidcGrant {
+            provider: "studio".parse().unwrap(),
+            issuer: "https://id.example".into(),
+            subject: sub.into(),
+            sid: sid.map(str::to_owned),
+            renew_at: None,
+            good_until: None,
+            ends_at: None,
+            judged: None,
+            sealed: String::new(),
+        };
+        let owner = Owner { tenant: "acme".parse().unwrap(), user: None, key: None, shared: false };
+        let token = SessionToken::draw(&SystemRandom::new()).unwrap();
+        SessionRow { oidc: Some(grant), ..token.row(owner, Scopes::of_a_client(), WallMillis(0)) }
+    }
+
+    #[test]
+    fn a_logout_that_came_while_the_provider_was_asked_ends_what_it_means_and_one_before_ends_nothing() {
+        let (taken, now) = (Taken::default(), Instant::now());
+        let take = |claims: Value| {
+            let token = read(claims).unwrap();
+            assert!(taken.take("https://id.example", &token, LEEWAY, now));
+            token
+        };
+        take(json!({"jti": "before"}));
+        let began = taken.heard();
+        let (first, unnamed) = (session("ada", Some("s-1")), session("ada", None));
+        assert_eq!(taken.since(began, &first), None, "the login began after that logout");
+        let of_other = take(json!({"jti": "other", "sid": "s-2"}));
+        assert_eq!(taken.since(began, &first), None, "another session of the same person");
+        assert_eq!(taken.since(began, &unnamed), Some(of_other.whose), "it does not know which of hers it is");
+        take(json!({"jti": "eve", "sub": "eve"}));
+        assert_eq!(taken.since(began, &first), None, "another person");
+        let hers = take(json!({"jti": "hers"}));
+        assert_eq!(taken.since(began, &first).as_ref(), Some(&hers.whose));
+        assert_eq!(taken.since(taken.heard(), &first), None, "the next login");
+        let elsewhere = OidcGrant { provider: "other".parse().unwrap(), ..first.oidc.clone().unwrap() };
+        assert_eq!(taken.since(began, &SessionRow { oidc: Some(elsewhere), ..first.clone() }), None);
+        taken.give_back("https://id.example", &hers);
+        assert_eq!(taken.since(began, &first), None, "it was not followed, and comes again");
     }
 }

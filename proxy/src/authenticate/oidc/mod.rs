@@ -60,6 +60,9 @@ pub enum OidcError {
     /// It refused what we asked for: the word is one of RFC 6749 §5.2.
     #[error("the provider refused: `{0}`")]
     Refused(&'static str),
+    /// It told of a logout while it answered the code: that ends the login too.
+    #[error("the provider told of a logout there while it answered")]
+    LoggedOut,
     /// Its answer can't be used.
     #[error("the provider's answer can't be used: {0}")]
     Answer(String),

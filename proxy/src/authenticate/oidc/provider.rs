@@ -4,7 +4,7 @@
 //! kept for an hour, asked for anew when it is needed, and used for a day while it can't be had; a failed try is not repeated at once.
 
 use super::OidcError;
-use super::backchannel::{self, LoggedOut, Taken};
+use super::backchannel::{self, Heard, LoggedOut, Taken};
 use super::discovery::{METADATA_BYTES_MAX, Metadata};
 use super::id_token::{self, Expected, Moment};
 use super::pending::{Pending, Secret};
@@ -20,6 +20,7 @@ use crate::config::oidc::{Callback, ProviderTenant};
 use crate::config::{JwksConfig, OidcConfig, PublicUrl};
 use crate::ids::ProviderId;
 use crate::listen::AddrGroup;
+use crate::record::ledger::sessions::{SessionRow, WhoseSessions};
 use crate::tenants::AllTenants;
 use bytes::Bytes;
 use comfygate_policy::Digest;
@@ -396,7 +397,7 @@ impl Provider {
         let known = self.at.known(&self.config).await?;
         let (claims, _) = jwt::signed_claims(token, &known.keys, &backchannel::TYPES).await?;
         let (clock, leeway) = (&self.at.clock, self.config.leeway);
-        let us = (self.config.issuer.as_str(), self.config.client_id.as_str());
+        let us = (&self.config.id, self.config.issuer.as_str(), self.config.client_id.as_str());
         let logged_out = backchannel::logged_out(&claims, us, leeway, clock)?;
         if !self.at.taken.take(&self.config.issuer, &logged_out, leeway, clock.monotonic()) {
             return Err(OidcError::Answer("logout token: it was used before".to_owned()));
@@ -407,6 +408,16 @@ impl Provider {
     /// After a logout could not be followed: its token may come again.
     pub fn not_logged_out(&self, token: &LoggedOut) {
         self.at.taken.give_back(&self.config.issuer, token);
+    }
+
+    /// The logouts that it has told of until now: to be asked before [`Provider::redeem`] and [`Provider::renew`].
+    pub fn logouts(&self) -> Heard {
+        self.at.taken.heard()
+    }
+
+    /// A logout since then that means this session, which is stored: nobody has ended it.
+    pub fn logout_since(&self, heard: Heard, row: &SessionRow) -> Option<WhoseSessions> {
+        self.at.taken.since(heard, row)
     }
 
     /// Where a browser goes to log out at the provider too; `None` where it has no such place, or can't be asked.
@@ -577,6 +588,7 @@ impl OidcError {
             | Self::Gone
             | Self::MixUp(_)
             | Self::Denied(_)
+            | Self::LoggedOut
             | Self::Refused(_)
             | Self::Answer(_)
             | Self::Token(_)

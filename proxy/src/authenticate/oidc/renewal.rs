@@ -11,7 +11,7 @@ use comfygate_policy::Digest;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Shortest time that a grant counts: a provider that says less would be asked at every request.
 const GOOD_FOR_MIN: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const CLAIMS_MAX: Duration = Duration::from_secs(24 * 3600);
 const GOOD_FOR_UNSAID: Duration = Duration::from_secs(3600);
 /// A request has it renewed so long before its end at most; a fifth of its time where that is less.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
-/// Renewals under way at once; one more waits for a later request.
+/// Renewals under way at once; one more waits for a place.
 const FLIGHTS_MAX: usize = 64;
 /// Of them those at one provider: one that answers slowly must not hold up the sessions of others.
 const FLIGHTS_OF_ONE_MAX: usize = 16;
@@ -160,7 +160,11 @@ pub enum Progress {
 
 /// Renewals under way.
 #[derive(Debug, Default)]
-pub struct Flights(Mutex<HashMap<SessionId, (ProviderId, watch::Receiver<Progress>)>>);
+pub struct Flights {
+    going: Mutex<HashMap<SessionId, (ProviderId, watch::Receiver<Progress>)>>,
+    /// Told whenever one is over.
+    left: Notify,
+}
 
 /// Whose turn it is to renew a session.
 #[derive(Debug)]
@@ -169,8 +173,6 @@ pub enum Turn {
     Own(Flight),
     /// Somebody's: changes when it is over.
     Other(watch::Receiver<Progress>),
-    /// Nobody's: too many are under way.
-    Full,
 }
 
 /// A renewal under way; dropped, it is over.
@@ -195,24 +197,38 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.flights.going.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        // All of them: the one whose turn came first may be at another provider, which is still full, or follow this very session.
+        self.flights.left.notify_waiters();
     }
 }
 
 impl Flights {
-    /// Whose turn it is.
-    pub fn turn(self: &Arc<Self>, id: SessionId, provider: &ProviderId) -> Turn {
-        let mut going = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whose turn it is, as soon as there is a place: whoever waits longer than it may goes away.
+    pub async fn turn_in_time(self: &Arc<Self>, id: SessionId, provider: &ProviderId) -> Turn {
+        loop {
+            // Before the look: what is over between the two is heard of.
+            let left = self.left.notified();
+            if let Some(turn) = self.turn(id, provider) {
+                return turn;
+            }
+            left.await;
+        }
+    }
+
+    /// Whose turn it is; `None`: nobody's, too many are under way.
+    pub fn turn(self: &Arc<Self>, id: SessionId, provider: &ProviderId) -> Option<Turn> {
+        let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, other)) = going.get(&id) {
-            return Turn::Other(other.clone());
+            return Some(Turn::Other(other.clone()));
         }
         let at_it = going.values().filter(|(whose, _)| whose == provider).count();
         if going.len() >= FLIGHTS_MAX || at_it >= FLIGHTS_OF_ONE_MAX {
-            return Turn::Full;
+            return None;
         }
         let (done, followed) = watch::channel(Progress::UnderWay);
         going.insert(id, (provider.clone(), followed));
-        Turn::Own(Flight { flights: Arc::clone(self), id, done })
+        Some(Turn::Own(Flight { flights: Arc::clone(self), id, done }))
     }
 }
 
@@ -354,8 +370,8 @@ mod tests {
     fn one_renewal_of_a_session_at_a_time_and_so_many_in_all() {
         let flights = Arc::new(Flights::default());
         let (id, studio) = (SessionId::new(), "studio".parse::<ProviderId>().unwrap());
-        let Turn::Own(own) = flights.turn(id, &studio) else { panic!("nobody else renews it") };
-        let Turn::Other(followed) = flights.turn(id, &studio) else { panic!("it is renewed already") };
+        let Some(Turn::Own(own)) = flights.turn(id, &studio) else { panic!("nobody else renews it") };
+        let Some(Turn::Other(followed)) = flights.turn(id, &studio) else { panic!("it is renewed already") };
         assert!(!followed.has_changed().unwrap());
         own.over(Progress::Asked);
         assert_eq!((followed.has_changed().is_err(), *followed.borrow()), (true, Progress::Asked), "over");
@@ -363,13 +379,50 @@ mod tests {
             (0..FLIGHTS_OF_ONE_MAX).map(|_| flights.turn(SessionId::new(), provider)).collect()
         };
         let mut all = of_one(&studio);
-        assert!(matches!(flights.turn(id, &studio), Turn::Full), "of one provider");
+        assert!(flights.turn(id, &studio).is_none(), "of one provider");
         for number in 1..FLIGHTS_MAX / FLIGHTS_OF_ONE_MAX {
             all.extend(of_one(&format!("p{number}").parse().unwrap()));
         }
-        assert!(all.iter().all(|turn| matches!(turn, Turn::Own(_))));
-        assert!(matches!(flights.turn(id, &"another".parse().unwrap()), Turn::Full), "of all");
+        assert!(all.iter().all(|turn| matches!(turn, Some(Turn::Own(_)))));
+        assert!(flights.turn(id, &"another".parse().unwrap()).is_none(), "of all");
         drop(all);
-        assert!(matches!(flights.turn(id, &studio), Turn::Own(_)));
+        assert!(matches!(flights.turn(id, &studio), Some(Turn::Own(_))));
+    }
+
+    /// Lets every task go on until it waits: the runtime of a test has one thread.
+    async fn all_wait() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_is_woken_by_the_next_that_is_free_and_follows_whoever_took_it_for_the_same_session()
+    {
+        let flights = Arc::new(Flights::default());
+        let (id, studio, other) = (SessionId::new(), "studio".parse::<ProviderId>().unwrap(), "other".parse().unwrap());
+        let mut full: Vec<_> = (0..FLIGHTS_OF_ONE_MAX).map(|_| flights.turn(SessionId::new(), &studio)).collect();
+        let waiting = |id: SessionId| {
+            let (flights, studio) = (Arc::clone(&flights), studio.clone());
+            tokio::spawn(async move { flights.turn_in_time(id, &studio).await })
+        };
+        let [first, second, gone, another] = [id, id, id, SessionId::new()].map(&waiting);
+        all_wait().await;
+        drop(flights.turn(SessionId::new(), &other));
+        all_wait().await;
+        assert!(
+            [&first, &second, &another].iter().all(|task| !task.is_finished()),
+            "that was no place of this provider"
+        );
+        gone.abort();
+        full.pop();
+        all_wait().await;
+        let waits = [&first, &second, &another].iter().filter(|task| !task.is_finished()).count();
+        assert!(waits == 1 || waits == 2, "one place: it is one session's");
+        full.pop();
+        let turns = [first.await.unwrap(), second.await.unwrap(), another.await.unwrap()];
+        let own = turns.iter().filter(|turn| matches!(turn, Turn::Own(_))).count();
+        assert_eq!(own, 2, "two sessions, each once: {turns:?}");
+        assert!(matches!(turns[2], Turn::Own(_)), "{turns:?}");
     }
 }

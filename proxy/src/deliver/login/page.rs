@@ -25,7 +25,8 @@ a.way{display:block;min-height:1.55rem;padding:.6rem;margin-top:.6rem;border:1px
 table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.4rem .8rem .4rem 0;vertical-align:middle}\
 td button{margin:0;width:auto;padding:.4rem .8rem}\
-p.small{font-size:.875rem}";
+p.small{font-size:.875rem}\
+code{overflow-wrap:anywhere}";
 
 /// Nothing but our own style, no script, no frame around us, and forms that go to us. `data:` is the empty icon, which spares a request.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
@@ -55,12 +56,23 @@ pub struct Login<'a> {
     pub passwords: bool,
     /// Identity providers.
     pub providers: &'a [ProviderLink],
+    /// Nobody can log in yet, and a link for the first user is out: then no other way is open.
+    pub first: bool,
 }
+
+/// Where the link for the first user is, as docs/identity.md says. SECURITY: for every stranger, and the same at every gateway: no path, address or tenant of this one. That it has no account yet
+/// they may know: it is worth nothing without the secret of the link, which is where only whoever runs the gateway reads it.
+const FIRST: &str = "<p>Nobody has an account here yet. Whoever runs this gateway makes the first one by a one-time link. It stands on the terminal where the gateway was started; where that was no terminal, \
+in the file <code>first-link</code> of its state directory: <code>sudo cat /var/lib/comfygate/first-link</code>, or with Docker <code>docker compose cp gateway:/var/lib/comfygate/first-link -</code>. \
+The link is good for 30 minutes, and the next start makes another.</p>";
 
 /// The login. All texts are escaped here.
 pub fn login(page: Login<'_>) -> Answer {
     let described = described(page.notice);
     let action = escaped(page.action);
+    if page.first {
+        return page_of("Log in", &format!("{}{FIRST}", alert(page.notice)));
+    }
     let (mut ways, mut focus) = (Vec::new(), " autofocus");
     if !page.providers.is_empty() {
         let link = |link: &ProviderLink| {
@@ -197,7 +209,8 @@ pub(super) fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const EMPTY: Login<'static> = Login { notice: None, action: "/gate/login", passwords: false, providers: &[] };
+    const EMPTY: Login<'static> =
+        Login { notice: None, action: "/gate/login", passwords: false, providers: &[], first: false };
 
     #[test]
     fn texts_and_targets_are_escaped() {
@@ -207,6 +220,7 @@ mod tests {
             action: "/gate/login?next=/\"><script>",
             passwords: true,
             providers: &[link],
+            first: false,
         })
         .text();
         assert!(
@@ -233,6 +247,19 @@ mod tests {
         for page in [keys_only, all] {
             assert_eq!(page.matches("autofocus").count(), 1);
         }
+    }
+
+    #[test]
+    fn where_nobody_can_log_in_yet_the_page_says_where_the_first_link_is_and_has_no_form_to_fill_in() {
+        let page = login(Login { first: true, notice: Some("<No>"), ..EMPTY });
+        let text = page.text();
+        assert!(text.contains("<code>first-link</code> of its state directory"), "{text}");
+        assert!(text.contains("role=\"alert\"") && text.contains("&lt;No&gt;"), "{text}");
+        for absent in ["<form", "<input", "autofocus", "style=", "<script", "http:", "https:"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        let usual = login(EMPTY).text();
+        assert!(usual.contains("<form") && !usual.contains("first-link"), "{usual}");
     }
 
     #[test]
