@@ -216,6 +216,10 @@ impl Gateway {
         let by_itself = !is_of_the_page(credential, &head.headers);
         let checked = match does {
             Does::Change if by_cookie => handshake::check_our_page(&head.headers, host, site),
+            // Browsers send `Origin` with these; this counts where one does not.
+            Does::Change if by_itself && handshake::is_of_another_site(&head.headers) => {
+                Err(HandshakeError::NotOurPage)
+            }
             Does::Change => handshake::check_origin(&head.headers, host, site).or_else(|foreign| {
                 let listed = cors::origin_of(&head.headers).is_some_and(|origin| caller.tenant.lists_origin(origin));
                 if listed && is_of_the_page(credential, &head.headers) { Ok(()) } else { Err(foreign) }

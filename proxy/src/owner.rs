@@ -35,6 +35,11 @@ impl Owner {
         OwnerScope { tenant: self.tenant.clone(), user: self.user.clone() }
     }
 
+    /// Whether one may see and end the other's logins: one person's, by whatever; of services only those by the same key, since one that may only read must not end those of one that may do all.
+    pub fn holds_sessions_of(&self, other: &Self) -> bool {
+        self.is_same_person(other) && (self.user.is_some() || self.key == other.key)
+    }
+
     /// Whether both are one person, or both are services: what `clear` and an interrupt without an id mean.
     pub fn is_same_person(&self, other: &Self) -> bool {
         self.tenant == other.tenant && self.user == other.user

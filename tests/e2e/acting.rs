@@ -1,5 +1,6 @@
 //! `act-as`: a key that works in the name of another tenant sees what that tenant sees, and nothing of anybody else's.
 
+use comfygate_tests::browser;
 use comfygate_tests::tokens::{Signer, claims};
 use comfygate_tests::{Browser, Client, Gateway, workflows};
 use serde_json::{Value, json};
@@ -126,6 +127,17 @@ async fn closed_tenants_and_callers_who_may_not_are_refused_in_one_text() {
     texts.dedup();
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert_eq!(gateway.client("acme").try_socket("/ws", None, named).await.unwrap_err(), 403);
+    // Nor where the cookie alone counts: what a proxy confines to a tenant must not end another's sessions.
+    let browser = Browser::of(&gateway, "acme").await;
+    let shown = browser.page().and(&[("accept", "text/html")]);
+    for path in ["/gate/sessions", "/gate/logout", "/gate/login"] {
+        shown.and(named).get(path).await.expect(403);
+    }
+    let pressed = browser.sending(named);
+    for (path, fields) in [("/gate/sessions", &[("others", "1")][..]), ("/gate/logout", &[])] {
+        browser::post_fields(&pressed, path, fields).await.expect(403);
+    }
+    shown.get("/gate/sessions").await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -155,6 +155,8 @@ async fn a_browser_with_a_certificate_is_its_holder_and_serves_no_other_sites_pa
     worker.with_headers(&[("sec-fetch-site", "same-origin")]).get("/queue").await.expect(200);
     let body = json!({"clear": true});
     worker.with_headers(&[("origin", "https://evil.example")]).post("/queue", &body).await.expect(403);
+    // By the browser's word alone, too.
+    worker.with_headers(&foreign).post("/queue", &body).await.expect(403);
     worker.post("/queue", &body).await.expect(200);
 }
 

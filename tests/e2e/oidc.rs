@@ -975,6 +975,30 @@ async fn an_automatic_provider_is_the_login_page_and_leaves_a_way_to_the_form_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_sites_link_begins_no_login_and_ends_no_session() {
+    let provider = Provider::start().await;
+    let gateway = with(&provider, "automatic = true").await;
+    let own = Browser::of(&gateway, "bravo").await;
+    for site in ["cross-site", "same-site"] {
+        let link = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
+        let led = own.sending(&link).get("/gate/oidc/studio?next=/queue").await.expect(303);
+        let form = "/gate/login?next=/queue&form";
+        assert_eq!((led.header("location"), led.header("set-cookie")), (Some(form), None), "{site}");
+        // Whoever is logged in goes on; whoever is not presses our own page's link.
+        let on = own.sending(&link).get(form).await.expect(303);
+        assert_eq!((on.header("location"), on.header("set-cookie")), (Some("/queue"), None));
+        let page = gateway.stranger().and(&link).get(form).await.expect(200);
+        assert!(page.text().contains("href=\"/gate/oidc/studio?next=/queue\""), "{}", page.text());
+        let bare = gateway.stranger().and(&link).get(START).await.expect(303);
+        assert_eq!(bare.header("location"), Some("/gate/login?form"));
+    }
+    for site in ["same-origin", "none"] {
+        let sent = gateway.stranger().and(&[("sec-fetch-site", site)]).get(START).await.expect(303);
+        assert!(sent.header("location").unwrap().starts_with(&provider.issuer()), "{site}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_begins_at_the_public_address_since_the_provider_leads_back_there() {
     let provider = Provider::start().await;
     let gateway = Gateway::builder()

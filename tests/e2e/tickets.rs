@@ -1,5 +1,6 @@
 //! `/ws?token=`: one-use tickets, and API keys that were made for it.
 
+use comfygate_tests::control::control;
 use comfygate_tests::gateway::said;
 use comfygate_tests::{Browser, Client, Gateway, Socket};
 use http::Method;
@@ -71,6 +72,24 @@ async fn a_ticket_ends_with_what_made_it() {
     let ticket = ticket(&gateway.stranger().bearer(&key)).await;
     assert!(gateway.command(&["key", "revoke", key.split('_').nth(1).unwrap()]).status.success());
     assert_eq!(with_token(&gateway.stranger(), &ticket, &[]).await.unwrap_err(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_ends_with_the_tenant_that_it_works_for_though_another_one_has_its_id() {
+    const AGENCY: &str = "[[tenant]]\nid = \"agency\"\nplan = \"usual\"\n";
+    let gateway = Gateway::builder().stand_ins(1).tenants_toml(AGENCY).start().await;
+    let key = gateway.new_key(&["--tenant", "agency", "--scope", "read", "--scope", "act-as"]);
+    let put = async |path: &str| control(&gateway, "PUT", path, &[], Some(&json!({"plan": "usual"}))).await.status;
+    for name in ["zebra", "yak"] {
+        assert_eq!(put(&format!("/v1/tenants/{name}")).await, 201);
+    }
+    let works_for = |name| gateway.stranger().bearer(&key).and(&[("comfygate-tenant", name)]);
+    let (former, others) = (ticket(&works_for("zebra")).await, ticket(&works_for("yak")).await);
+    assert_eq!(control(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", &[], None).await.status, 200);
+    assert_eq!(put("/v1/tenants/zebra?reuse=true").await, 201);
+    assert_eq!(with_token(&gateway.stranger(), &former, &[]).await.unwrap_err(), 401);
+    with_token(&gateway.stranger(), &others, &[]).await.expect("another tenant's").sid().await;
+    with_token(&gateway.stranger(), &ticket(&works_for("zebra")).await, &[]).await.expect("the next one's").sid().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

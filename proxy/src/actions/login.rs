@@ -55,11 +55,7 @@ pub(super) async fn login_page(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `POST /gate/login`: one answer for everything that is no good.
 pub(super) async fn login(call: &Call<'_>) -> Result<Answer, Rejection> {
     check_our_page(call)?;
-    if acting::is_wanted(call.headers) {
-        // A session is its key's own tenant's; what asks for another is refused, not forgotten.
-        let reason = "a login is for the key's own tenant";
-        return Err(AuthError::from(ActingError::Refused { key: None, reason }).into());
-    }
+    own_name(call)?;
     let (token, row) = session_of(call, proved(call).await?)?;
     let cookie = begin(call, &token, row).await?;
     Ok(page::redirect(&next::checked(target(call), &prefix(call)), cookie))
@@ -230,10 +226,19 @@ async fn end(call: &Call<'_>, session: SessionId) -> Result<(), Rejection> {
 /// The session whose cookie is shown, whether or not it lets anybody in now: one that its provider or its tenant keeps out today may be good again tomorrow.
 async fn shown_session(call: &Call<'_>) -> Result<Option<SessionRow>, Rejection> {
     match call.services.shown_session(call.headers).await {
-        Ok(row) => Ok(Some(row)),
+        Ok(row) => own_name(call).map(|()| Some(row)),
         Err(error) if error.wants_login() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A cookie works in its own name: whoever asks for another is refused, not forgotten.
+fn own_name(call: &Call<'_>) -> Result<(), Rejection> {
+    if acting::is_wanted(call.headers) {
+        let reason = "a cookie, and a login, are for the credential's own tenant";
+        return Err(AuthError::from(ActingError::Refused { key: None, reason }).into());
+    }
+    Ok(())
 }
 
 /// The `Set-Cookie` that takes the cookie away.
@@ -244,7 +249,10 @@ pub(super) fn no_cookie(call: &Call<'_>) -> Option<HeaderValue> {
 /// Who shows a good cookie.
 pub(super) async fn logged_in(call: &Call<'_>) -> Result<Option<(Principal, ActiveSession)>, Rejection> {
     match call.services.session_principal(call.headers).await {
-        Ok(principal) => Ok(principal.credential.session().map(|session| (principal, session))),
+        Ok(principal) => {
+            own_name(call)?;
+            Ok(principal.credential.session().map(|session| (principal, session)))
+        }
         Err(error) if error.wants_login() => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -13,6 +13,7 @@ use crate::authenticate::session::SessionToken;
 use crate::config::oidc::Callback;
 use crate::config::{Config, PublicUrl};
 use crate::deliver::answer::Answer;
+use crate::deliver::events::handshake;
 use crate::deliver::login::{next, page};
 use crate::ids::ProviderId;
 use crate::owner::{Owner, Scopes};
@@ -29,11 +30,16 @@ const KEYS_RETRY: Duration = Duration::from_secs(30);
 /// So much of a `sub` is in a line of the log.
 const SUBJECT_CHARS_MAX: usize = 80;
 
-/// `GET /gate/oidc/{provider}`: off to the provider.
+/// `GET /gate/oidc/{provider}`: off to the provider. SECURITY: what another site's link begins here would end as a login that nobody asked for, and end the session that there was: at a provider that is
+/// the link's author's, somebody would go on working in that author's account (RFC 6749 §10.12). So that leads to our own page, whose link it then is.
 pub(super) async fn start(call: &Call<'_>) -> Result<Answer, Rejection> {
     let id = call.matched.params.named("provider").and_then(|id| id.parse::<ProviderId>().ok());
     let live = call.services.live();
     let provider = id.and_then(|id| live.providers.find(&id)).ok_or_else(Rejection::not_found)?;
+    if handshake::is_of_another_site(call.headers) {
+        let wanted = call.matched.query.value("next").unwrap_or_default();
+        return Ok(page::redirect(&next::login_form_url(wanted, &login::prefix(call)), None));
+    }
     to_provider(call, &provider).await
 }
 
@@ -92,7 +98,7 @@ pub(super) async fn callback(call: &Call<'_>) -> Result<Answer, Rejection> {
     }
     let code = query.value("code").unwrap_or_default();
     // SECURITY: counted before the provider is asked: anybody may begin logins, and make codes up for them.
-    let attempt = services.code_attempt(call.request, call.client)?;
+    let attempt = services.code_attempt(&provider.config().id, call.request, call.client)?;
     let heard = provider.logouts();
     let redeemed = provider.redeem(public, code, &pending, call.client.group()).await;
     match &redeemed {

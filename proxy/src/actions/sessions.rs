@@ -1,6 +1,6 @@
 //! `/gate/sessions` and `/gate/password`: where somebody is logged in, and another password.
 //!
-//! By the cookie alone, and what changes something from our own page only, as at the login. A session shows and ends the sessions of its own owner and of nobody else.
+//! By the cookie alone, and what changes something from our own page only, as at the login. A session shows and ends the sessions of its own user, or of its own key where that has no user, and of nobody else.
 
 use super::Call;
 use super::login::{check_our_page, enter, fields, logged_in, no_cookie, prefix, user_of};
@@ -31,7 +31,7 @@ pub(super) async fn change_sessions(call: &Call<'_>) -> Result<Answer, Rejection
     check_our_page(call)?;
     let Some((principal, session)) = caller(call).await? else { return Ok(to_login(call)) };
     let form = fields(call).map_err(|_| no_form())?;
-    let whose = WhoseSessions::Owner(principal.owner.personal());
+    let whose = WhoseSessions::Own(principal.owner.clone());
     let ledger = &call.services.ledger;
     let ended: Vec<SessionRow> = match (form.value("end"), form.value("others")) {
         (None, Some("1")) => ledger.end_sessions(&whose, Some(session.id)).await?,
@@ -114,7 +114,7 @@ async fn listed(
 ) -> Result<Answer, Rejection> {
     let (services, bounds) = (call.services, call.services.config().sessions);
     let now = services.clock.wall();
-    let mut rows = services.ledger.sessions(&WhoseSessions::Owner(principal.owner.personal())).await?;
+    let mut rows = services.ledger.sessions(&WhoseSessions::Own(principal.owner.clone())).await?;
     rows.retain(|row| !bounds.over(row, now));
     let password_of = rows.iter().find(|row| row.id == session.id).and_then(|row| row.user_login.clone());
     let sessions_of: Vec<Listed> = rows.into_iter().map(|row| entry(row, session.id)).collect();

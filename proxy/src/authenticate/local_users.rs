@@ -26,6 +26,9 @@ pub enum PasswordRefused {
     /// The password was right.
     #[error("the user `{0}` is disabled")]
     Disabled(UserId),
+    /// It was too, but nobody of that tenant gets in. SECURITY: counted as a wrong one, or the absence of a wait would tell which passwords are right.
+    #[error("the tenant of the user `{0}` is gone or disabled")]
+    TenantClosed(UserId),
 }
 
 impl PasswordRefused {
@@ -33,7 +36,7 @@ impl PasswordRefused {
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Self::UnknownUser => None,
-            Self::WrongPassword(user) | Self::Disabled(user) => Some(user),
+            Self::WrongPassword(user) | Self::Disabled(user) | Self::TenantClosed(user) => Some(user),
         }
     }
 }
@@ -118,7 +121,7 @@ pub async fn by_password<L: Ledger + ?Sized>(
         return Err(PasswordRefused::Disabled(row.name).into());
     }
     if tenants.tenant(&row.tenant).is_none_or(|tenant| tenant.disabled) {
-        return Err(AuthError::TenantClosed(row.tenant));
+        return Err(PasswordRefused::TenantClosed(row.name).into());
     }
     if let Some(hash) = renewed {
         let password = Some(PasswordChange::Rehash { version: row.password_version, hash });
@@ -209,7 +212,7 @@ mod tests {
         let gone = UserRow { name: "bob".parse().unwrap(), tenant: "gone".parse().unwrap(), ..ann };
         stage.ledger.insert_user(gone, 9).await.unwrap();
         let refused = stage.login("bob", "a long enough one").await;
-        assert!(matches!(refused, Err(AuthError::TenantClosed(_))), "{refused:?}");
+        assert!(matches!(refused, Err(AuthError::Password(PasswordRefused::TenantClosed(_)))), "{refused:?}");
     }
 
     #[tokio::test]

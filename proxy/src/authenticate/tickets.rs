@@ -6,6 +6,7 @@
 use super::api_key::RandomError;
 use super::presented::Kept;
 use crate::clock::Clock;
+use crate::ids::TenantId;
 use crate::owner::OwnerScope;
 use comfygate_policy::Digest;
 use ring::rand::SecureRandom;
@@ -85,6 +86,11 @@ impl Tickets {
         }
         waiting.insert(Digest::of(text.as_bytes()), Ticket { owner, made_by, until: now + LIFETIME });
         Ok(text)
+    }
+
+    /// Forgets what waits for a tenant that is erased: one of the same id is another one. To be called when none of its requests is being answered any more.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, ticket| ticket.owner.tenant != *tenant);
     }
 
     /// What the ticket stands for, once: whoever asks first has it, whatever becomes of the upgrade. SECURITY: found by its hash, so the time that it takes says nothing of others' tickets.

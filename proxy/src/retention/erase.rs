@@ -266,6 +266,8 @@ async fn run(
     }
     // Before anybody else may have the id: a link would make a user of the former tenant.
     services.local_users.links.end_of_tenant(tenant);
+    // A ticket would let a page of the former tenant's listen to the next one.
+    services.tickets.forget(tenant);
     services.local_users.refresh(&*services.ledger).await?;
     services.audit.tenant_erased(&erasure);
     erasure.deleted = services.managed.end_erasure(tenant, || Arc::clone(&services.config().tenants)).await?;

@@ -7,7 +7,7 @@ use crate::authenticate::acting::{self, ActingError};
 use crate::authenticate::endings::Subject;
 use crate::authenticate::presented::{self, Kept, Presented};
 use crate::authenticate::{AuthError, is_of_disabled_user, session};
-use crate::ids::{RequestId, SessionId, TenantId, UserId};
+use crate::ids::{ProviderId, RequestId, SessionId, TenantId, UserId};
 use crate::listen::{ClientAddr, ClientTls};
 use crate::owner::{Credential, Principal};
 use crate::record::audit::LoginFailedLine;
@@ -194,12 +194,17 @@ impl Services {
         Ok(PasswordAttempt { attempt, kind: Kind::Password, services: self, request, client })
     }
 
-    /// Leave to redeem a code at a provider.
+    /// Leave to redeem a code at this provider.
     ///
     /// # Errors
     /// `TooManyFailedLogins`: the provider must not be asked.
-    pub fn code_attempt(&self, request: RequestId, client: ClientAddr) -> Result<PasswordAttempt<'_>, AdmitError> {
-        let attempt = self.guesses.code(client.group()).map_err(|blocked| self.blocked(blocked, client))?;
+    pub fn code_attempt(
+        &self,
+        provider: &ProviderId,
+        request: RequestId,
+        client: ClientAddr,
+    ) -> Result<PasswordAttempt<'_>, AdmitError> {
+        let attempt = self.guesses.code(client.group(), provider).map_err(|blocked| self.blocked(blocked, client))?;
         Ok(PasswordAttempt { attempt, kind: Kind::Code, services: self, request, client })
     }
 

@@ -4,7 +4,7 @@ use crate::ids::UserId;
 use crate::listen::ClientAddr;
 use crate::listen::trusted::{Network, NetworkError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct TenantAccess {
     /// What its people see of each other.
     pub users: Users,
     /// Who of them sees only its own all the same.
-    pub limited: Arc<BTreeSet<UserId>>,
+    pub limited: Arc<LimitedUsers>,
     /// From where its credentials are taken.
     pub addresses: Arc<AddressRule>,
 }
@@ -61,7 +61,35 @@ pub struct TenantAccess {
 impl TenantAccess {
     /// Whether this person (`None`: a service) sees what the whole tenant made.
     pub fn shares(&self, user: Option<&UserId>) -> bool {
-        self.users == Users::Shared && user.is_none_or(|user| !self.limited.contains(user))
+        self.users == Users::Shared && user.is_none_or(|user| !self.limited.has(user))
+    }
+}
+
+/// Users, each once. SECURITY: found however a name is written, since a local user, its keys and `Comfygate-User` are one person in whatever case; a token's user is limited by the name of another case
+/// too, which is the safe way to be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitedUsers(BTreeMap<String, UserId>);
+
+impl LimitedUsers {
+    /// Whether this user is one of them.
+    pub fn has(&self, user: &UserId) -> bool {
+        !self.0.is_empty() && self.0.contains_key(&user.as_str().to_ascii_lowercase())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As they were written, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &UserId> {
+        self.0.values()
+    }
+}
+
+impl FromIterator<UserId> for LimitedUsers {
+    fn from_iter<T: IntoIterator<Item = UserId>>(users: T) -> Self {
+        Self(users.into_iter().map(|user| (user.as_str().to_ascii_lowercase(), user)).collect())
     }
 }
 
@@ -220,9 +248,14 @@ mod tests {
     #[test]
     fn a_limited_user_and_nobody_else_of_a_team_sees_only_its_own() {
         let (ann, bob): (UserId, UserId) = ("ann".parse().unwrap(), "bob".parse().unwrap());
-        let limited = Arc::new(BTreeSet::from([bob.clone()]));
+        let limited = Arc::new(LimitedUsers::from_iter([bob.clone()]));
         let team = TenantAccess { users: Users::Shared, limited, addresses: Arc::default() };
         assert!(team.shares(Some(&ann)) && team.shares(None) && !team.shares(Some(&bob)));
+        // However the one or the other writes it.
+        assert!(!team.shares(Some(&"BOB".parse().unwrap())) && team.shares(Some(&"bobby".parse().unwrap())));
+        let shouted =
+            TenantAccess { limited: Arc::new(LimitedUsers::from_iter(["Bob".parse().unwrap()])), ..team.clone() };
+        assert!(!shouted.shares(Some(&bob)) && shouted.limited.iter().next().unwrap().as_str() == "Bob");
         let own = TenantAccess { users: Users::Own, ..team };
         assert!(!own.shares(Some(&ann)) && !own.shares(None));
         for name in Users::NAMES {

@@ -1,6 +1,6 @@
 //! `tenants.toml`: `[[plan]]` and `[[tenant]]` as written, then the registry.
 
-use super::access::{AddressEntry, AddressRule, LIMITED_MAX, NETWORKS_MAX, TenantAccess, Users};
+use super::access::{AddressEntry, AddressRule, LIMITED_MAX, LimitedUsers, NETWORKS_MAX, TenantAccess, Users};
 use super::created::is_made_id;
 use super::{Limits, Pace, Plan, Rate, Retention, Tenant, TenantRegistry, origins, policies};
 use crate::budget::{Budget, Charge};
@@ -70,7 +70,7 @@ struct RawLimits {
     retention_bytes: Option<u64>,
     retry_sent: Option<bool>,
     users: Option<Users>,
-    users_limited: Option<Arc<BTreeSet<UserId>>>,
+    users_limited: Option<Arc<LimitedUsers>>,
     allow_addresses: Option<Vec<AddressEntry>>,
     deny_addresses: Option<Vec<AddressEntry>>,
     /// The keys that were written.
@@ -207,7 +207,7 @@ fn raw_limits(reader: &mut Reader<'_>) -> RawLimits {
 }
 
 /// Ids of users, each once.
-fn raw_users(reader: &mut Reader<'_>) -> Option<Arc<BTreeSet<UserId>>> {
+fn raw_users(reader: &mut Reader<'_>) -> Option<Arc<LimitedUsers>> {
     let named = bounded(reader, "users_limited", LIMITED_MAX)?;
     let report = reader.report();
     let read = |text: Located<String>| match text.value.parse::<UserId>() {

@@ -12,7 +12,7 @@
 //!
 //! **Who is refused what.** A *password* can be guessed, and checking one is meant to be slow: whoever has to wait is refused before it is looked at. An attempt is counted before it is checked and given back when it was right, so a hundred tries at
 //! once are counted as a hundred. *Keys, tokens and tickets* can't be guessed (160 random bits, a signature), and checking them costs a look-up and a hash, or one signature: they are always checked. A good one is let in, whatever else its address
-//! did; a wrong one from a place that has to wait is told 429 and `Retry-After` in place of 401. A *code* of an identity provider can't be guessed either, but looking at it is asking the provider: whoever has to wait is refused before that, for failures of codes at that address alone.
+//! did; a wrong one from a place that has to wait is told 429 and `Retry-After` in place of 401. A *code* of an identity provider can't be guessed either, but looking at it is asking the provider: whoever has to wait is refused before that, for failures of codes of that provider at that address alone: one that refuses good codes must not keep anybody from another.
 //! So:
 //! - an office behind one address with a bad script in it keeps working: good keys and sessions pass, and failures of keys and tokens are counted apart from those of passwords;
 //! - nobody is locked out by failures from elsewhere. A good password from an address without failures of its own is let in at the first try, however many others guess at that account. An address from which this user has
@@ -28,7 +28,7 @@
 mod table;
 
 use crate::clock::Clock;
-use crate::ids::KeyId;
+use crate::ids::{KeyId, ProviderId};
 use crate::listen::connections::AddrGroup;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::time::{Duration, Instant};
@@ -259,12 +259,12 @@ impl Guesses {
         Ok(Attempt { guesses: self, keys, pair, rest, noted })
     }
 
-    /// Before a code is redeemed.
+    /// Before a code is redeemed at this provider.
     ///
     /// # Errors
     /// [`Blocked`]: the provider must not be asked.
-    pub fn code(&self, group: AddrGroup) -> Result<Attempt<'_>, Blocked> {
-        let (keys, now) = (self.keys(group, &Guess { kind: Kind::Code, account: None }), self.now());
+    pub fn code(&self, group: AddrGroup, provider: &ProviderId) -> Result<Attempt<'_>, Blocked> {
+        let (keys, now) = (self.keys_at(group, &Guess { kind: Kind::Code, account: None }, Some(provider)), self.now());
         self.check_address(&keys, now)?;
         let (pair, rest, noted) = self.count(&keys, now, 0.0)?;
         Ok(Attempt { guesses: self, keys, pair, rest, noted })
@@ -324,7 +324,12 @@ impl Guesses {
     }
 
     fn keys(&self, group: AddrGroup, guess: &Guess) -> Keys {
-        let class = guess.kind.class();
+        self.keys_at(group, guess, None)
+    }
+
+    /// The keys of what only this provider can look at: it has counts of its own.
+    fn keys_at(&self, group: AddrGroup, guess: &Guess, provider: Option<&ProviderId>) -> Keys {
+        let class = (guess.kind.class(), provider);
         // What names no account: each kind of it is one.
         let unnamed = guess.account.is_none().then_some(guess.kind);
         Keys {

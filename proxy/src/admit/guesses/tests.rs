@@ -526,36 +526,41 @@ fn one_users_many_addresses_push_nobody_elses_known_address_out() {
     assert!(known.count() >= users as usize - 2);
 }
 
+fn studio() -> ProviderId {
+    "studio".parse().unwrap()
+}
+
 #[test]
 fn codes_that_a_provider_refused_make_their_address_wait_before_it_is_asked_again_and_nobody_else() {
     let clock = clock();
     let guesses = guesses(&clock);
     for _ in 0..FREE {
-        guesses.code(nth(1)).unwrap().failed();
+        guesses.code(nth(1), &studio()).unwrap().failed();
     }
-    let noted = guesses.code(nth(1)).expect("just inside").failed();
+    let noted = guesses.code(nth(1), &studio()).expect("just inside").failed();
     assert_eq!(noted.account_delay, Some(Duration::from_secs(1)));
-    let blocked = guesses.code(nth(1)).expect_err("just outside");
+    let blocked = guesses.code(nth(1), &studio()).expect_err("just outside");
     assert_eq!(blocked.retry_after, Duration::from_secs(1));
-    guesses.code(nth(2)).expect("another address").unchecked();
+    guesses.code(nth(2), &studio()).expect("another address").unchecked();
+    guesses.code(nth(1), &"other".parse().unwrap()).expect("another provider").unchecked();
     guesses.password(nth(1), "ann").expect("passwords are counted apart").succeeded();
     assert_eq!(guesses.failed(nth(1), &TOKEN).map(|noted| noted.first), Ok(true), "tokens too");
     clock.turn(Duration::from_secs(1));
-    guesses.code(nth(1)).expect("the wait is over").unchecked();
+    guesses.code(nth(1), &studio()).expect("the wait is over").unchecked();
 }
 
 #[test]
 fn codes_under_way_count_as_failures_until_they_are_seen_to_be_good() {
     let guesses = guesses(&clock());
-    let under_way: Vec<_> = (0..=FREE).map(|_| guesses.code(nth(1)).expect("just inside")).collect();
-    assert!(guesses.code(nth(1)).is_err(), "just outside");
+    let under_way: Vec<_> = (0..=FREE).map(|_| guesses.code(nth(1), &studio()).expect("just inside")).collect();
+    assert!(guesses.code(nth(1), &studio()).is_err(), "just outside");
     under_way.into_iter().rev().for_each(Attempt::unchecked);
     for _ in 0..FREE {
-        guesses.code(nth(1)).expect("nothing is left of them").unchecked();
+        guesses.code(nth(1), &studio()).expect("nothing is left of them").unchecked();
     }
     // Who gives up while the provider is asked has asked it.
     for _ in 0..=FREE {
-        drop(guesses.code(nth(1)));
+        drop(guesses.code(nth(1), &studio()));
     }
-    assert!(guesses.code(nth(1)).is_err());
+    assert!(guesses.code(nth(1), &studio()).is_err());
 }

@@ -34,6 +34,13 @@ pub fn login_url(target: &str, prefix: &str) -> String {
     format!("{prefix}/gate/login?next={}", escaped(&next))
 }
 
+/// The same, and it is shown even where one provider is the only way: whoever comes there has to press its link.
+pub fn login_form_url(target: &str, prefix: &str) -> String {
+    let url = login_url(target, prefix);
+    let mark = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{mark}form")
+}
+
 /// The way to a provider, and from there to `target`.
 pub fn provider_url(provider: &str, target: &str, prefix: &str) -> String {
     let next = checked(target, prefix);

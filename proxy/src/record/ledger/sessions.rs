@@ -3,7 +3,7 @@
 use super::LedgerError;
 use crate::clock::WallMillis;
 use crate::ids::{InstanceId, ProviderId, SessionId, TenantId, UserId};
-use crate::owner::{Owner, OwnerScope, Scopes};
+use crate::owner::{Owner, Scopes};
 use async_trait::async_trait;
 use comfygate_policy::Digest;
 use serde::{Deserialize, Serialize};
@@ -105,8 +105,8 @@ pub enum WhoseSessions {
     Tenant(TenantId),
     /// Of all users of that name in whatever case, in that tenant, or in whatever one.
     User(Option<TenantId>, UserId),
-    /// One person's, or those of a tenant's services ([`Owner::personal`]).
-    Owner(OwnerScope),
+    /// One person's, or those that one key of a service began ([`Owner::holds_sessions_of`]).
+    Own(Owner),
     /// Those that an identity provider vouched for.
     Provider {
         /// Which, in the configuration.
@@ -131,7 +131,7 @@ impl WhoseSessions {
                 tenant.as_ref().is_none_or(|tenant| row.owner.tenant == *tenant)
                     && name.is_some_and(|name| name.eq_ignore_ascii_case(user.as_str()))
             }
-            Self::Owner(scope) => row.owner.personal() == *scope,
+            Self::Own(owner) => owner.holds_sessions_of(&row.owner),
             Self::Provider { provider, issuer, subject, sid } => row.oidc.as_ref().is_some_and(|grant| {
                 let same_user = subject.as_ref().map(|subject| *subject == grant.subject);
                 let same_session = match (sid, &grant.sid) {
@@ -151,7 +151,7 @@ pub struct SessionBounds {
     pub idle_timeout: Duration,
     /// After so long it ends in any case.
     pub lifetime: Duration,
-    /// Of one owner (tenant and user) at once; one more ends the oldest.
+    /// Of one user, or of one key without a user, at once; one more ends the oldest.
     pub per_owner_max: u32,
     /// Of all owners at once; one more is refused.
     pub total_max: u64,
@@ -294,6 +294,16 @@ pub(super) mod suite {
         }
     }
 
+    pub(in crate::record::ledger) async fn keys_of_services_take_no_place_of_each_other(ledger: &impl Sessions) {
+        let (first, _) = inserted(ledger, "a", 1).await;
+        for at in [2, 3] {
+            let mut row = row("a", at);
+            row.owner.key = Some("bbbbbbbbbbbb".parse().unwrap());
+            assert_eq!(ledger.insert_session(row, BOUNDS).await.unwrap(), []);
+        }
+        assert!(there(ledger, first).await);
+    }
+
     pub(in crate::record::ledger) async fn sessions_that_are_over_make_room_and_others_do_not(ledger: &impl Sessions) {
         for (tenant, at) in [("a", 1), ("b", 1), ("c", 1), ("d", 50)] {
             inserted(ledger, tenant, at).await;
@@ -403,12 +413,11 @@ pub(super) mod suite {
         }
         let [service, a_u, b_u, a_v] = rows.each_ref().map(|row| row.id);
         let ids = |rows: Vec<SessionRow>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
-        let owner = |user: Option<&str>| {
-            WhoseSessions::Owner(OwnerScope {
-                tenant: "a".parse().unwrap(),
-                user: user.map(|user| user.parse().unwrap()),
-            })
+        let own = |user: Option<&str>, key: &str| {
+            let (tenant, user) = ("a".parse().unwrap(), user.map(|user| user.parse().unwrap()));
+            WhoseSessions::Own(Owner { tenant, user, key: Some(key.parse().unwrap()), shared: false })
         };
+        let owner = |user| own(user, "bbbbbbbbbbbb");
         let tenant = WhoseSessions::Tenant("a".parse().unwrap());
         for (whose, wanted) in [
             (WhoseSessions::All, vec![a_u, b_u, service, a_v]),
@@ -417,7 +426,8 @@ pub(super) mod suite {
             (WhoseSessions::User(None, "U".parse().unwrap()), vec![a_u, b_u]),
             (WhoseSessions::User(Some("a".parse().unwrap()), "U".parse().unwrap()), vec![a_u]),
             (owner(Some("u")), vec![a_u]),
-            (owner(None), vec![service]),
+            (own(None, "aaaaaaaaaaaa"), vec![service]),
+            (own(None, "bbbbbbbbbbbb"), vec![]),
             (owner(Some("w")), vec![]),
         ] {
             assert_eq!(ids(ledger.sessions(&whose).await.unwrap()), wanted, "{whose:?}");

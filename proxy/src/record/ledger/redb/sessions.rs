@@ -60,7 +60,7 @@ impl Sessions for RedbLedger {
         self.write("end sessions", move |tables| {
             let gone = |row: &SessionRow| Some(row.id) != but && whose.has(row);
             let rows = match &whose {
-                WhoseSessions::Owner(scope) => of_owner(tables, &scope.key())?,
+                WhoseSessions::Own(owner) => of_owner(tables, &owner.personal().key())?,
                 WhoseSessions::All
                 | WhoseSessions::Tenant(_)
                 | WhoseSessions::User(..)
@@ -117,7 +117,8 @@ pub(super) fn room(
         return Err(LedgerError::Conflict { name: new.id.to_string() }.into());
     }
     let ends = |row: &SessionRow| ending.iter().any(|known| known.id == row.id);
-    let own = of_owner(tables, &new.owner.personal().key())?.into_iter().filter(|row| !ends(row));
+    let own = of_owner(tables, &new.owner.personal().key())?.into_iter();
+    let own = own.filter(|row| new.owner.holds_sessions_of(&row.owner) && !ends(row));
     let (over, good): (Vec<_>, Vec<_>) = own.partition(|row| bounds.over(row, now));
     // One place is the new one's. Oldest first, as the index has them.
     let keep = usize::try_from(bounds.per_owner_max).unwrap_or(usize::MAX).saturating_sub(1);
@@ -226,9 +227,9 @@ pub(super) fn those(
 fn list(snapshot: &ReadTransaction, whose: &WhoseSessions, limit: usize) -> Result<Vec<SessionRow>, Fault> {
     let mut found: Vec<SessionRow> = Vec::new();
     let sessions = snapshot.open_table(SESSIONS)?;
-    if let WhoseSessions::Owner(scope) = whose {
-        let (scope, index) = (scope.key(), snapshot.open_table(OWNER_SESSIONS)?);
-        // Few: `per_owner_max` bounds them. In the index's order, which is the same.
+    if let WhoseSessions::Own(owner) = whose {
+        let (scope, index) = (owner.personal().key(), snapshot.open_table(OWNER_SESSIONS)?);
+        // Few: `per_owner_max` bounds those of a person and of a key. In the index's order, which is the same.
         for entry in index.range((scope.as_str(), 0, 0)..=(scope.as_str(), u64::MAX, u128::MAX))? {
             found.extend(row::<_, SessionRow>(&sessions, entry?.0.value().2)?.filter(|row| whose.has(row)));
         }
@@ -256,6 +257,7 @@ mod tests {
     on_redb!(
         a_session_is_kept_until_it_is_ended,
         one_session_too_many_of_an_owner_ends_its_oldest,
+        keys_of_services_take_no_place_of_each_other,
         sessions_that_are_over_make_room_and_others_do_not,
         a_touch_moves_the_idle_time_and_never_back,
         a_renewed_session_keeps_its_secret_and_its_times,
