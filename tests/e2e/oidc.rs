@@ -507,6 +507,7 @@ async fn who_logs_out_while_the_provider_is_away_does_not_come_back_with_it() {
 async fn a_renewal_about_somebody_else_or_for_another_tenant_ends_the_session() {
     for (what, changes) in [
         ("another person", json!({"sub": "eve"})),
+        ("another login's answer", json!({"nonce": "zz"})),
         ("another tenant", json!({"org_id": "bravo"})),
         ("no tenant", json!({"org_id": null})),
     ] {

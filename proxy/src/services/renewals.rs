@@ -211,7 +211,7 @@ impl Services {
         let refresh = tokens.refresh().ok_or_else(unreadable)?;
         // What can't be stored must not be asked for: the refresh token would be used up for nothing.
         self.ledger.probe().await.map_err(|error| ours(error.to_string()))?;
-        let vouched = provider.renew(public, refresh, &grant.subject).await?;
+        let vouched = provider.renew(public, refresh, grant).await?;
         let mut scopes = row.scopes;
         if let Some(claims) = &vouched.claims {
             let identity = provider.identity(claims, &live.tenants)?;

@@ -269,6 +269,7 @@ mod tests {
             issuer: "https://id.example".into(),
             subject: sub.into(),
             sid: sid.map(str::to_owned),
+            nonce: None,
             renew_at: None,
             good_until: None,
             ends_at: None,

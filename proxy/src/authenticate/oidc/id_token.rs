@@ -5,6 +5,7 @@ use crate::authenticate::jwt_ring::Algorithm;
 use crate::clock::{Clock, WallMillis};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use comfygate_policy::Digest;
 use ring::digest;
 use serde_json::Value;
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub enum Moment<'m> {
     Renewal {
         /// Whom the session is of.
         subject: &'m str,
+        /// SHA-256 of the login's `nonce`, where it is known: there need be none now, and no other (OpenID Connect Core §12.2).
+        nonce: Option<Digest>,
     },
 }
 
@@ -110,8 +113,15 @@ pub fn subject<'c>(
             }
             check_auth_time(claims, expected, clock)?;
         }
-        Moment::Renewal { subject: known } if known != subject => return Err(IdTokenError::Subject),
-        Moment::Renewal { .. } => {}
+        Moment::Renewal { subject: known, .. } if known != subject => return Err(IdTokenError::Subject),
+        Moment::Renewal { nonce, .. } => {
+            let shown = claims.get("nonce").filter(|shown| !shown.is_null());
+            if let (Some(shown), Some(known)) = (shown, nonce)
+                && shown.as_str().is_none_or(|shown| Digest::of(shown.as_bytes()) != known)
+            {
+                return Err(IdTokenError::Nonce);
+            }
+        }
     }
     Ok(subject)
 }
@@ -295,8 +305,14 @@ mod tests {
 
     #[test]
     fn a_renewal_is_about_the_same_person_and_needs_no_nonce() {
-        let renewal = |subject| Expected { moment: Moment::Renewal { subject }, ..login() };
+        let renewed = |subject, nonce| Expected { moment: Moment::Renewal { subject, nonce }, ..login() };
+        let renewal = |subject| renewed(subject, Some(Digest::of(b"n-1")));
         assert!(with(&[("nonce", json!(null)), ("iat", json!(NOW - 500))], &renewal("ada")).is_ok());
         assert_eq!(with(&[], &renewal("bob")), Err(IdTokenError::Subject));
+        assert!(with(&[("nonce", json!("n-1"))], &renewal("ada")).is_ok(), "the login's own");
+        for other in [json!("zz"), json!(""), json!(1)] {
+            assert_eq!(with(&[("nonce", other.clone())], &renewal("ada")), Err(IdTokenError::Nonce));
+            assert!(with(&[("nonce", other)], &renewed("ada", None)).is_ok(), "of a login that noted none");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::config::oidc::{Callback, ProviderTenant};
 use crate::config::{JwksConfig, OidcConfig, PublicUrl};
 use crate::ids::ProviderId;
 use crate::listen::AddrGroup;
-use crate::record::ledger::sessions::{SessionRow, WhoseSessions};
+use crate::record::ledger::sessions::{OidcGrant, SessionRow, WhoseSessions};
 use crate::tenants::AllTenants;
 use bytes::Bytes;
 use comfygate_policy::Digest;
@@ -362,13 +362,13 @@ impl Provider {
     ///
     /// # Errors
     /// [`OidcError`]: `Refused` for a grant that is no more.
-    pub async fn renew(&self, public: &PublicUrl, token: &str, subject: &str) -> Result<Vouched, OidcError> {
+    pub async fn renew(&self, public: &PublicUrl, token: &str, grant: &OidcGrant) -> Result<Vouched, OidcError> {
         let now = self.at.clock.monotonic();
         let paused = self.at.outage().left(now);
         if let Some(retry_after) = paused {
             return Err(OidcError::NotAsked { reason: "it could not be asked a moment ago", retry_after });
         }
-        let renewed = self.asked_to_renew(public, token, subject).await;
+        let renewed = self.asked_to_renew(public, token, grant).await;
         let now = self.at.clock.monotonic();
         let mut outage = self.at.outage();
         *outage = match &renewed {
@@ -380,13 +380,14 @@ impl Provider {
         renewed
     }
 
-    async fn asked_to_renew(&self, public: &PublicUrl, token: &str, subject: &str) -> Result<Vouched, OidcError> {
+    async fn asked_to_renew(&self, public: &PublicUrl, token: &str, grant: &OidcGrant) -> Result<Vouched, OidcError> {
         let known = self.at.known(&self.config).await?;
         let client = self.client(&known, public)?;
         let endpoint = self.token_endpoint(&known);
         let token = RefreshToken::new(token.to_owned());
         let asked = client.exchange_refresh_token(&token).request_async(&endpoint).await;
-        self.vouched(&known, asked.map_err(failed)?, Moment::Renewal { subject }).await
+        self.vouched(&known, asked.map_err(failed)?, Moment::Renewal { subject: &grant.subject, nonce: grant.nonce })
+            .await
     }
 
     /// Who has logged out there, by a logout token, which is used up.
@@ -489,7 +490,7 @@ impl Provider {
         }
         let id_token = answer.extra_fields().id_token.clone();
         let (claims, subject) = match (&id_token, moment) {
-            (None, Moment::Renewal { subject }) => (None, subject.to_owned()),
+            (None, Moment::Renewal { subject, .. }) => (None, subject.to_owned()),
             (None, Moment::Login { .. }) => return Err(OidcError::Answer("it has no `id_token`".to_owned())),
             (Some(token), _) => {
                 let (claims, algorithm) = jwt::signed_claims(token, &known.keys, &jwt::TYPES).await?;

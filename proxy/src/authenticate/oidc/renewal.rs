@@ -133,8 +133,16 @@ pub fn grant(
     let read = vouched.claims.is_some().then_some(Judged { rules: terms.rules, at: now });
     let renewable = tokens.refresh().is_some();
     let sid = vouched.claims.as_ref().and_then(|claims| claims.get("sid")?.as_str().map(str::to_owned));
+    let nonce = || {
+        vouched
+            .claims
+            .as_ref()
+            .and_then(|claims| claims.get("nonce")?.as_str().map(|nonce| Digest::of(nonce.as_bytes())))
+    };
+    let nonce = former.map_or_else(nonce, |former| former.nonce);
     let (sealer, session) = seal;
     Some(OidcGrant {
+        nonce,
         provider: config.id.clone(),
         issuer: config.issuer.clone(),
         subject: vouched.subject,
@@ -258,6 +266,7 @@ mod tests {
             issuer: "https://id.example".into(),
             subject: "ada".into(),
             sid: None,
+            nonce: None,
             renew_at: renew_at.map(WallMillis),
             good_until: good_until.map(WallMillis),
             ends_at: None,

@@ -59,6 +59,9 @@ pub struct OidcGrant {
     /// `sid`: what it calls its own session, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
+    /// SHA-256 of the `nonce` of the login's ID token: a renewal's, if it has one, is the same (OpenID Connect Core §12.2). Rows of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<Digest>,
     /// When a request has it renewed, without waiting; only with a refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_at: Option<WallMillis>,
@@ -339,6 +342,7 @@ pub(super) mod suite {
             issuer: "https://id.example".into(),
             subject: "ada".into(),
             sid: None,
+            nonce: Some(Digest::of(b"nonce")),
             renew_at: Some(WallMillis(100)),
             good_until: Some(WallMillis(110)),
             ends_at: None,
@@ -395,7 +399,7 @@ pub(super) mod suite {
         let written =
             r#"{"provider":"studio","issuer":"https://id.example","subject":"ada","good_until":7,"sealed":"s"}"#;
         let grant: OidcGrant = serde_json::from_str(written).unwrap();
-        assert_eq!((grant.judged, grant.good_until), (None, Some(WallMillis(7))));
+        assert_eq!((grant.judged, grant.nonce, grant.good_until), (None, None, Some(WallMillis(7))));
         let judged = Some(Judged { rules: Digest::of(b"rules"), at: WallMillis(8) });
         let noted = serde_json::to_string(&OidcGrant { judged, ..grant }).unwrap();
         assert_eq!(serde_json::from_str::<OidcGrant>(&noted).unwrap().judged, judged);
