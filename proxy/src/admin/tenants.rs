@@ -412,7 +412,7 @@ async fn one(State(Desk { services, .. }): State<Desk>, Path(id): Path<String>) 
     }
     match services.managed.deleted_at(&id) {
         Some(at) => {
-            let text = format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0);
+            let text = format!("tenant `{id}` was deleted on {}", at.date());
             ApiError::answer(StatusCode::GONE, "tenant_deleted", text)
         }
         None => StatusCode::NOT_FOUND.into_response(),

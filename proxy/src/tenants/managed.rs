@@ -38,8 +38,8 @@ pub enum PutError {
     Erasing(TenantId),
     /// Somebody else had the id.
     #[error(
-        "`{tenant}` was deleted (at {} ms since 1970): an id stays free for 90 days, so that nobody meets another's links and bills; take another, or say `reuse`",
-        deleted_at.0
+        "`{tenant}` was deleted on {}: an id stays free for 90 days, so that nobody meets another's links and bills; take another, or say `reuse`",
+        deleted_at.date()
     )]
     Tombstone {
         /// Which.
