@@ -12,6 +12,8 @@ mod reload;
 mod sockets;
 mod upgrade;
 
+pub(crate) use upgrade::SOCKET as HAND_OVER_SOCKET;
+
 pub use logging::start_logging;
 
 use crate::actions::{Lists, ObjectInfos, ViewTurns};

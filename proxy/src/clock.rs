@@ -28,6 +28,13 @@ impl WallMillis {
     pub fn seconds(self) -> u64 {
         self.0 / 1000
     }
+    /// For people, to the second: `Thu, 01 Jan 1970 00:00:00 GMT`; `?` past the year 9999, which no clock of ours says.
+    pub fn date(self) -> String {
+        /// The last second of the year 9999, and the last that `httpdate` writes.
+        const LAST: u64 = 253_402_300_799;
+        let at = UNIX_EPOCH.checked_add(Duration::from_secs(self.seconds())).filter(|_| self.seconds() <= LAST);
+        at.map_or_else(|| "?".to_owned(), httpdate::fmt_http_date)
+    }
     /// This time plus `after`; saturates.
     pub fn plus(self, after: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))
@@ -101,6 +108,13 @@ impl fmt::Debug for Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_is_for_people_and_one_past_the_calendar_is_none() {
+        assert_eq!(WallMillis(1_795_329_434_317).date(), "Sun, 22 Nov 2026 06:37:14 GMT");
+        assert_eq!(WallMillis(253_402_300_799_999).date(), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(WallMillis(253_402_300_800_000).date(), "?");
+    }
 
     #[test]
     fn a_turned_clock_moves_wall_and_monotonic_alike() {

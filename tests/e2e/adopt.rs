@@ -220,7 +220,7 @@ async fn what_can_not_be_adopted_is_told_with_its_reason() {
     let report = report(&done);
     assert_eq!((counts(&report, "new"), report["refused_count"].as_u64()), (10, Some(2)), "{report}");
     let nobody = gateway.command(&["adopt", "--tenant", "nobody", "--comfyui", &base.display().to_string()]);
-    assert_eq!(nobody.status.code(), Some(2));
+    assert_eq!(nobody.status.code(), Some(1));
     let empty = gateway.directory().join("empty");
     fs::create_dir(&empty).unwrap();
     let refused = adopt(&gateway, &empty, &[]);

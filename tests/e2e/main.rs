@@ -46,6 +46,7 @@ mod policy;
 mod programs;
 mod record;
 mod refusals;
+mod reach;
 mod reload;
 mod reopened;
 mod retention;

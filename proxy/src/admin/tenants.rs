@@ -394,7 +394,7 @@ async fn one(State(Desk { services, .. }): State<Desk>, Named(id): Named) -> Res
         return Ok(tagged(StatusCode::OK, detail));
     }
     Err(match services.managed.deleted_at(&id, services.tenants().registry()) {
-        Some(at) => Refused::new(Code::TenantDeleted, format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0)),
+        Some(at) => Refused::new(Code::TenantDeleted, format!("tenant `{id}` was deleted on {}", at.date())),
         None => no_tenant(&id),
     })
 }

@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 use wire::{FromPredecessor, FromSuccessor, WireError};
 
 /// The socket's name in the state directory.
-const SOCKET: &str = "hand-over.sock";
+pub(crate) const SOCKET: &str = "hand-over.sock";
 /// Between two words of a peer that has nothing long to do.
 const WORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a successor may make ready after the offer, and how long it may take until it serves: a ledger may have to be brought up to date.

@@ -1,17 +1,13 @@
 //! `comfygate adopt`: a ComfyUI's workflows, settings, inputs and outputs become an owner's. Through the control socket of a running gateway, which then
 //! reads the files itself; else in the ledger.
 
+use super::reach::{self, Here, NoState};
 use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
 use crate::admin::adoption::{AdoptRequest, AdoptionService, BATCH_MAX, ContentRequest, Outcome, Page, PageRequest};
 use crate::admin::control_client::ControlClient;
-use crate::app;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::ids::{TenantId, UserId};
 use crate::record::blobs::Blobs;
-use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::{RedbLedger, RedbOptions};
 use crate::record::ledger::user_files::{Adoption, Place, UserBounds, UserPath};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -66,8 +62,6 @@ pub struct AdoptArguments {
 /// # Errors
 /// A directory that is no ComfyUI's, a configuration with faults, or neither a gateway nor a ledger to be reached.
 pub fn run(arguments: &AdoptArguments) -> anyhow::Result<Exit> {
-    let loaded = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let mut report = Report::default();
     let folders = folders(arguments)?;
     let mut found = Vec::new();
@@ -76,8 +70,11 @@ pub fn run(arguments: &AdoptArguments) -> anyhow::Result<Exit> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = Store::reach(&loaded.config)?;
-        store.check_tenant(&loaded.config, &arguments.tenant).await?;
+        let store = Store::reach(&arguments.which, NoState::Made)?;
+        if !store.knows(&arguments.tenant).await? {
+            reach::tell_unknown(&arguments.tenant);
+            return Ok(Exit::No);
+        }
         let (files, bytes) = found.iter().fold((0, 0), |(files, bytes), found| {
             (files + found.files.len(), bytes + found.files.iter().map(|(_, bytes)| bytes).sum::<u64>())
         });
@@ -94,44 +91,36 @@ pub fn run(arguments: &AdoptArguments) -> anyhow::Result<Exit> {
 /// The running gateway, or its ledger and blobs while it does not run: whoever has the lock.
 pub(super) enum Store {
     Gateway(ControlClient),
-    Here(Box<AdoptionService>),
+    Here(Box<AdoptionService>, Here),
 }
 
 impl Store {
     /// Reaches whichever there is.
-    pub(super) fn reach(config: &Config) -> anyhow::Result<Self> {
-        app::make_private_directory(&config.state_dir)?;
-        match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            Ok(ledger) => {
-                let bounds = UserBounds {
-                    file_bytes_max: config.limits.userdata_bytes_max,
-                    tenant_bytes_max: config.limits.userdata_total_bytes_max,
-                };
-                let blobs = Blobs::open(&config.state_dir)?;
-                let service = AdoptionService::new(Arc::new(ledger), blobs, Clock::system(), bounds);
-                Ok(Self::Here(Box::new(service)))
-            }
-            Err(LedgerError::Held { .. }) => {
-                Ok(Self::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))))
-            }
-            Err(error) => Err(error).context("the ledger can't be opened"),
-        }
+    pub(super) fn reach(which: &ConfigArgument, no_state: NoState) -> anyhow::Result<Self> {
+        let here = match reach::reach(which, no_state)? {
+            reach::Reached::Gateway(client) => return Ok(Self::Gateway(client)),
+            reach::Reached::Here(here) => here,
+        };
+        let limits = &here.config.limits;
+        let bounds =
+            UserBounds { file_bytes_max: limits.userdata_bytes_max, tenant_bytes_max: limits.userdata_total_bytes_max };
+        let blobs = Blobs::open(&here.config.state_dir)?;
+        let service = AdoptionService::new(Arc::clone(&here.ledger) as _, blobs, Clock::system(), bounds);
+        Ok(Self::Here(Box::new(service), here))
     }
 
-    /// Refuses a tenant that there is not: its files would be nobody's.
-    pub(super) async fn check_tenant(&self, config: &Config, tenant: &TenantId) -> anyhow::Result<()> {
-        let known = match self {
-            // It looks for itself.
-            Self::Gateway(_) => true,
-            Self::Here(service) => config.tenants.tenant(tenant).is_some() || service.has_made(tenant).await?,
-        };
-        if known { Ok(()) } else { bail!("there is no tenant `{tenant}`") }
+    /// Whether there is that tenant: without it, its files would be nobody's.
+    pub(super) async fn knows(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        match self {
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Here(_, here) => here.knows(tenant).await,
+        }
     }
 
     async fn adopt(&self, request: &AdoptRequest) -> anyhow::Result<Vec<Outcome>> {
         Ok(match self {
             Self::Gateway(client) => client.adopt(request).await?,
-            Self::Here(service) => service.adopt(request).await?,
+            Self::Here(service, _) => service.adopt(request).await?,
         })
     }
 
@@ -139,7 +128,7 @@ impl Store {
     pub(super) async fn page(&self, request: &PageRequest) -> anyhow::Result<Page> {
         Ok(match self {
             Self::Gateway(client) => client.owned(request).await?,
-            Self::Here(service) => service.page(request).await?,
+            Self::Here(service, _) => service.page(request).await?,
         })
     }
 
@@ -147,7 +136,7 @@ impl Store {
     pub(super) async fn user_content(&self, request: &ContentRequest) -> anyhow::Result<Option<Bytes>> {
         Ok(match self {
             Self::Gateway(client) => client.user_content(request).await?,
-            Self::Here(service) => service.content(request).await?,
+            Self::Here(service, _) => service.content(request).await?,
         })
     }
 }

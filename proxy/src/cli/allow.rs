@@ -51,7 +51,7 @@ pub fn run(arguments: &AllowArguments) -> anyhow::Result<Exit> {
         .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
         .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reached = Reached::reach(&config)?;
+    let reached = Reached::reach(&arguments.which)?;
     let Some(RefusalView { refusal, submission }) = runtime.block_on(reached.refusal(arguments.request))? else {
         let request = arguments.request;
         eprintln!("comfygate: no refusal of the request {request} is remembered: `comfygate refusals` lists them");

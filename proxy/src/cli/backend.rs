@@ -1,13 +1,12 @@
 //! `comfygate backend list|drain|resume|maintenance`: through the control socket of a running gateway; a halt can also be put into the ledger of a stopped one.
 
 use super::ban::{Reached, reached};
-use super::{ConfigArgument, Exit};
+use super::{ConfigArgument, Exit, reach};
 use crate::admin::backends::BackendView;
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::table::Table;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::ids::BackendId;
 use crate::record::ledger::halts::Halted;
 use anyhow::bail;
@@ -63,11 +62,8 @@ struct HaltArguments {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &BackendArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let (id, act, reason, wait) = match &arguments.command {
-        BackendCommand::List => return list(&config, arguments.json),
+        BackendCommand::List => return list(arguments),
         BackendCommand::Drain(halt) => (&halt.id, Act::Halt, halt.reason.clone(), halt.wait),
         BackendCommand::Maintenance(halt) => (&halt.id, Act::Maintain, halt.reason.clone(), halt.wait),
         BackendCommand::Resume { id } => (id, Act::Resume, None, false),
@@ -79,19 +75,19 @@ pub fn run(arguments: &BackendArguments) -> anyhow::Result<Exit> {
     let halted = Halted::Backend(id.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        match reached(&config)? {
+        match reached(&arguments.which)? {
             Reached::Gateway(client) => {
                 let Some(view) = client.halt(&halted, act, &request).await? else { return Ok(unknown(id)) };
                 print(&[view], arguments.json);
                 if wait { emptied(&client, id).await } else { Ok(Exit::Good) }
             }
-            Reached::Ledger(ledger, audit) => {
-                if !config.backends.iter().any(|backend| backend.id == *id) {
+            Reached::Ledger(here, audit) => {
+                if !here.config.backends.iter().any(|backend| backend.id == *id) {
                     return Ok(unknown(id));
                 }
-                halts::act(&*ledger, &audit, halted, act, request.reason, Clock::system().wall()).await?;
+                halts::act(&*here.ledger, &audit, halted, act, request.reason, Clock::system().wall()).await?;
                 audit.written();
-                eprintln!("comfygate: no gateway runs here; the next one finds it so");
+                eprintln!("comfygate: the next gateway finds it so");
                 Ok(Exit::Good)
             }
         }
@@ -119,10 +115,10 @@ async fn emptied(client: &ControlClient, id: &BackendId) -> anyhow::Result<Exit>
     Ok(Exit::Good)
 }
 
-fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
+fn list(arguments: &BackendArguments) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let client = ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET));
-    print(&runtime.block_on(client.backends())?, json);
+    let client = reach::running(&arguments.which)?;
+    print(&runtime.block_on(client.backends())?, arguments.json);
     Ok(Exit::Good)
 }
 

@@ -1,10 +1,8 @@
 //! `comfygate backup`: the state of a running gateway, through its control socket, or of one that is stopped.
 
-use super::{ConfigArgument, Exit, ledger};
-use crate::admin::CONTROL_SOCKET;
-use crate::admin::control_client::ControlClient;
+use super::reach::{Here, NoState, Reached, reach};
+use super::{ConfigArgument, Exit};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::record::backup::archive::Reader;
 use crate::record::backup::pieces::{PIECES_MAX, PieceReader, PieceWriter};
 use crate::record::backup::verify::{Source, verify};
@@ -37,12 +35,10 @@ pub struct BackupArguments {
 /// # Errors
 /// When the configuration has faults, the target is there, or neither the gateway nor its state can be reached.
 pub fn run(arguments: &BackupArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let target = Target::at(&arguments.to)?;
     let (sender, receiver) = sync_channel(PIECES_MAX);
-    let making = std::thread::spawn(move || produce(&config, sender));
+    let which = arguments.which.clone();
+    let making = std::thread::spawn(move || produce(&which, sender));
     let kept = target.take(&mut PieceReader::new(receiver));
     let made = making.join().unwrap_or_else(|_| bail!("the backup ended with a panic"));
     if made.is_err() || kept.is_err() {
@@ -57,17 +53,14 @@ pub fn run(arguments: &BackupArguments) -> anyhow::Result<Exit> {
 }
 
 /// Sends the archive: the running gateway's, or our own of a state directory that nobody has.
-fn produce(config: &Config, pieces: SyncSender<io::Result<Bytes>>) -> anyhow::Result<()> {
-    if !config.state_dir.is_dir() {
-        bail!("there is no state directory `{}`", config.state_dir.display());
-    }
+fn produce(which: &ConfigArgument, pieces: SyncSender<io::Result<Bytes>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Some(ledger) = ledger(config)? else {
-            let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
-            return Ok(gateway.backup(&pieces).await?);
+        let (config, ledger) = match reach(which, NoState::Refused)? {
+            Reached::Gateway(gateway) => return Ok(gateway.backup(&pieces).await?),
+            Reached::Here(Here { config, ledger }) => (config, ledger),
         };
-        let rows = make::rows(&config.state_dir, &ledger, Clock::system().wall()).await?;
+        let rows = make::rows(&config.state_dir, &*ledger, Clock::system().wall()).await?;
         let send = |piece| pieces.send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into());
         make::write(&config.state_dir, rows, PieceWriter::new(send))?;
         Ok(())

@@ -1,16 +1,14 @@
 //! `comfygate policy ban|unban|bans`: node classes that are denied at once, for every tenant, over every policy.
 
 use super::key::audit_target;
+use super::reach::{self, Here, NoState};
 use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
 use crate::admin::refusals::{self, BanRequest, LiftRequest};
 use crate::admin::table::Table;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::record::audit::Audit;
 use crate::record::ledger::bans::{BanRow, Bans};
-use crate::record::ledger::redb::RedbLedger;
 use anyhow::bail;
 use clap::Args;
 use comfygate_policy::Catalogue;
@@ -58,8 +56,8 @@ pub fn ban(arguments: &BanArguments) -> anyhow::Result<Exit> {
     let row = with(&arguments.which, async |reached| {
         Ok(match reached {
             Reached::Gateway(client) => client.ban(&request).await?,
-            Reached::Ledger(ledger, audit) => {
-                let row = refusals::ban(&*ledger, &audit, &request, Clock::system().wall()).await?;
+            Reached::Ledger(here, audit) => {
+                let row = refusals::ban(&*here.ledger, &audit, &request, Clock::system().wall()).await?;
                 audit.written();
                 row
             }
@@ -81,8 +79,8 @@ pub fn unban(arguments: &UnbanArguments) -> anyhow::Result<Exit> {
     let lifted = with(&arguments.which, async |reached| {
         Ok(match reached {
             Reached::Gateway(client) => client.lift_ban(&LiftRequest { class: class.clone() }).await?,
-            Reached::Ledger(ledger, audit) => {
-                let lifted = refusals::lift(&*ledger, &audit, class).await?;
+            Reached::Ledger(here, audit) => {
+                let lifted = refusals::lift(&*here.ledger, &audit, class).await?;
                 audit.written();
                 lifted
             }
@@ -105,7 +103,7 @@ pub fn bans(arguments: &BansArguments) -> anyhow::Result<Exit> {
     let rows: Vec<BanRow> = with(&arguments.which, async |reached| {
         Ok(match reached {
             Reached::Gateway(client) => client.bans().await?,
-            Reached::Ledger(ledger, _) => ledger.bans().await?,
+            Reached::Ledger(here, _) => here.ledger.bans().await?,
         })
     })?;
     if arguments.json {
@@ -121,21 +119,21 @@ pub fn bans(arguments: &BansArguments) -> anyhow::Result<Exit> {
 /// The running gateway, or its ledger while it does not run.
 pub(super) enum Reached {
     Gateway(ControlClient),
-    Ledger(Box<RedbLedger>, Audit),
+    Ledger(Here, Audit),
 }
 
 /// Whoever can be told: before anything is changed, since what can't be audited is not done.
-pub(super) fn reached(config: &Config) -> anyhow::Result<Reached> {
-    Ok(match super::ledger(config)? {
-        Some(ledger) => Reached::Ledger(Box::new(ledger), Audit::open(&audit_target(config), Clock::system())?),
-        None => Reached::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
+pub(super) fn reached(which: &ConfigArgument) -> anyhow::Result<Reached> {
+    Ok(match reach::reach(which, NoState::Refused)? {
+        reach::Reached::Gateway(client) => Reached::Gateway(client),
+        reach::Reached::Here(here) => {
+            let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
+            Reached::Ledger(here, audit)
+        }
     })
 }
 
 fn with<T>(which: &ConfigArgument, act: impl AsyncFnOnce(Reached) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let config = Config::load(which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(act(reached(&config)?))
+    runtime.block_on(act(reached(which)?))
 }

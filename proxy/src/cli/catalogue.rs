@@ -1,10 +1,7 @@
 //! `comfygate catalogue diff|accept`: which classes of packs a pool's tenants may be allowed at all. ComfyUI's own classes need no word.
 
-use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
+use super::{ConfigArgument, Exit, reach};
 use crate::admin::catalogue::{CatalogueDiff, ClassView, Differences, OtherBackend};
-use crate::admin::control_client::ControlClient;
-use crate::config::Config;
 use crate::ids::PoolId;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
@@ -49,11 +46,8 @@ enum CatalogueCommand {
 /// # Errors
 /// When the configuration has faults, or no gateway runs, or it refuses.
 pub fn run(arguments: &CatalogueArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
+    let gateway = reach::running(&arguments.which)?;
     match &arguments.command {
         CatalogueCommand::Diff { pool, json } => {
             let diff = runtime.block_on(gateway.catalogue_diff(pool))?;

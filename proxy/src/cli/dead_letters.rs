@@ -1,16 +1,14 @@
 //! `comfygate dead-letters`: jobs that lost every attempt. Of a running gateway through its control socket, else from the ledger itself; only a running gateway accepts one anew.
 
 use super::key::audit_target;
+use super::reach::{self, Here, NoState};
 use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
 use crate::admin::dead_letters::{self, DEAD_LETTERS_MAX, DeadLetterView, ReplayAnswer};
 use crate::clock::{Clock, WallMillis};
-use crate::config::Config;
 use crate::ids::{JobId, TenantId};
 use crate::record::audit::Audit;
 use crate::record::ledger::dead_letters::{DeadLetter, DeadLetterQuery, DeadLetters};
-use crate::record::ledger::redb::RedbLedger;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
@@ -60,26 +58,28 @@ enum Act {
 /// # Errors
 /// When the configuration has faults, neither the gateway nor its ledger can be reached, or a replay is asked for and no gateway runs.
 pub fn run(arguments: &DeadLettersArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reached = Reached::reach(&config)?;
+    let reached = Reached::reach(&arguments.which)?;
     runtime.block_on(async {
         match arguments.act {
             None => listed(&reached, arguments).await,
             Some(Act::Show { job }) => shown(&reached, job, arguments.json).await,
             Some(Act::Replay { job }) => replayed(&reached, job, arguments.json).await,
-            Some(Act::Remove { job }) => removed(&reached, &config, job).await,
+            Some(Act::Remove { job }) => removed(&reached, job).await,
         }
     })
 }
 
 async fn listed(reached: &Reached, arguments: &DeadLettersArguments) -> anyhow::Result<Exit> {
     let query = DeadLetterQuery { tenant: arguments.tenant.clone(), limit: arguments.limit.min(DEAD_LETTERS_MAX) };
+    if let Some(tenant) = &arguments.tenant
+        && !reached.knows(tenant).await?
+    {
+        reach::tell_unknown(tenant);
+    }
     let letters = match reached {
         Reached::Gateway(client) => client.dead_letters(&query).await?,
-        Reached::Ledger(ledger) => ledger.dead_letters(query).await?,
+        Reached::Ledger(here) => here.ledger.dead_letters(query).await?,
     };
     let mut out = io::stdout().lock();
     for letter in letters {
@@ -95,7 +95,7 @@ async fn listed(reached: &Reached, arguments: &DeadLettersArguments) -> anyhow::
 async fn shown(reached: &Reached, job: JobId, json: bool) -> anyhow::Result<Exit> {
     let view = match reached {
         Reached::Gateway(client) => client.dead_letter(job).await?,
-        Reached::Ledger(ledger) => dead_letters::view(&**ledger, job).await?,
+        Reached::Ledger(here) => dead_letters::view(&*here.ledger, job).await?,
     };
     let Some(DeadLetterView { letter, submission }) = &view else { return Ok(unknown(job)) };
     let mut out = io::stdout().lock();
@@ -127,12 +127,12 @@ async fn replayed(reached: &Reached, job: JobId, json: bool) -> anyhow::Result<E
     Ok(Exit::Good)
 }
 
-async fn removed(reached: &Reached, config: &Config, job: JobId) -> anyhow::Result<Exit> {
+async fn removed(reached: &Reached, job: JobId) -> anyhow::Result<Exit> {
     let was_there = match reached {
         Reached::Gateway(client) => client.remove_dead_letter(job).await?,
-        Reached::Ledger(ledger) => {
-            let audit = Audit::open(&audit_target(config), Clock::system())?;
-            let was_there = dead_letters::remove(&**ledger, &audit, job).await?;
+        Reached::Ledger(here) => {
+            let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
+            let was_there = dead_letters::remove(&*here.ledger, &audit, job).await?;
             audit.written();
             was_there
         }
@@ -148,15 +148,22 @@ fn unknown(job: JobId) -> Exit {
 /// The running gateway, or its ledger while it does not run.
 enum Reached {
     Gateway(ControlClient),
-    Ledger(Box<RedbLedger>),
+    Ledger(Here),
 }
 
 impl Reached {
-    fn reach(config: &Config) -> anyhow::Result<Self> {
-        Ok(match super::ledger(config)? {
-            Some(ledger) => Self::Ledger(Box::new(ledger)),
-            None => Self::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
+    fn reach(which: &ConfigArgument) -> anyhow::Result<Self> {
+        Ok(match reach::reach(which, NoState::Refused)? {
+            reach::Reached::Gateway(client) => Self::Gateway(client),
+            reach::Reached::Here(here) => Self::Ledger(here),
         })
+    }
+
+    async fn knows(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        match self {
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Ledger(here) => here.knows(tenant).await,
+        }
     }
 }
 

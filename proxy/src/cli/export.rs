@@ -1,9 +1,9 @@
 //! `comfygate tenant export`: an owner's files as a ComfyUI has them, in a directory of their own.
 
 use super::adopt::Store;
+use super::reach::{self, NoState};
 use super::{ConfigArgument, Exit};
 use crate::admin::adoption::{ContentRequest, OwnedEntry, PageRequest};
-use crate::config::Config;
 use crate::ids::{TenantId, UserId};
 use crate::record::durable;
 use crate::record::ledger::user_files::{Place, UserPath};
@@ -40,15 +40,16 @@ pub struct ExportArguments {
 /// # Errors
 /// A directory that is not empty or can't be written; when neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &ExportArguments, which: &ConfigArgument, json: bool) -> anyhow::Result<Exit> {
-    let loaded = Config::load(which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = Store::reach(&loaded.config)?;
-        store.check_tenant(&loaded.config, &arguments.tenant).await?;
+        let store = Store::reach(which, NoState::Refused)?;
+        if !store.knows(&arguments.tenant).await? {
+            reach::tell_unknown(&arguments.tenant);
+            return Ok(Exit::No);
+        }
         empty_directory(&arguments.to)?;
-        let export =
-            Export { store, arguments, blobs: loaded.config.state_dir.join("blobs"), to: arguments.to.canonicalize()? };
+        let blobs = reach::state_dir(which)?.join("blobs");
+        let export = Export { store, arguments, blobs, to: arguments.to.canonicalize()? };
         let mut report = Report::default();
         for place in Place::ALL {
             export.place(place, &mut report).await?;

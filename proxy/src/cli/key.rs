@@ -1,6 +1,7 @@
 //! `comfygate key …`: through the control socket of a running gateway, else in the ledger itself.
 
-use super::{ConfigArgument, Exit, ledger};
+use super::reach::{self, Here, NoState, Reached, reach};
+use super::{ConfigArgument, Exit};
 use crate::admin::control_client::ControlClient;
 use crate::admin::keys::{
     CheckedKey, KeyFilter, KeyRequest, KeyService, KeyState, KeyView, MadeKey, OVERLAP, RotateRequest,
@@ -101,20 +102,30 @@ pub(super) fn scope(name: &str) -> Result<Scope, String> {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
-    let loaded = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
-    let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (keys, json) = (Keys::reach(&config).await?, arguments.json);
+        let makes = matches!(arguments.command, KeyCommand::Create(_));
+        let no_state = if makes { NoState::Made } else { NoState::Refused };
+        let (keys, json) = (Keys::reach(&arguments.which, no_state).await?, arguments.json);
         match &arguments.command {
             KeyCommand::Create(create) => {
-                if config.tenants.tenant(&create.tenant).is_none() && !keys.has_made(&create.tenant).await? {
-                    bail!("there is no tenant `{}` in the configuration", create.tenant);
+                if !keys.knows(&create.tenant).await? {
+                    reach::tell_unknown(&create.tenant);
+                    return Ok(Exit::No);
                 }
-                print_made(&keys.create(create).await?, json)?
+                print_made(&keys.create(create).await?, json)?;
+                if acts_in_vain(&create.scopes) {
+                    eprintln!("{ACTS_IN_VAIN}");
+                }
             }
-            KeyCommand::List { tenant, user } => print_list(&keys.list(tenant.clone(), user.clone()).await?, json),
+            KeyCommand::List { tenant, user } => {
+                if let Some(tenant) = tenant
+                    && !keys.knows(tenant).await?
+                {
+                    reach::tell_unknown(tenant);
+                }
+                print_list(&keys.list(tenant.clone(), user.clone()).await?, json);
+            }
             KeyCommand::Show { id } => match keys.show(id).await? {
                 Some(view) => print_one(&view, json),
                 None => return Ok(unknown(id)),
@@ -133,28 +144,37 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
     })
 }
 
+/// What `act-as` alone is told.
+const ACTS_IN_VAIN: &str = "comfygate: a key acts with its other scopes, and this one has none to act with: make one with `--scope act-as --scope submit --scope read --scope files --scope cancel`, or fewer of these, and revoke this one";
+
+/// Whether a key acts for others and may do nothing then: neither `act-as` nor `admin` is handed on.
+fn acts_in_vain(scopes: &[Scope]) -> bool {
+    scopes.contains(&Scope::ActAs) && scopes.iter().all(|scope| matches!(scope, Scope::ActAs | Scope::Admin))
+}
+
 fn unknown(id: &KeyId) -> Exit {
     eprintln!("comfygate: there is no key `{id}`");
     Exit::No
 }
 
-/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock. With these, how many keys a tenant may have.
+/// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
 enum Keys {
     Gateway(ControlClient),
-    Ledger(KeyService, Audit, u32),
+    Ledger(KeyService, Audit, Here),
 }
 
 impl Keys {
-    async fn reach(config: &Config) -> anyhow::Result<Self> {
-        let Some(ledger) = ledger(config)? else {
-            return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
+    async fn reach(which: &ConfigArgument, no_state: NoState) -> anyhow::Result<Self> {
+        let here = match reach(which, no_state)? {
+            Reached::Gateway(client) => return Ok(Self::Gateway(client)),
+            Reached::Here(here) => here,
         };
         // Before anything is changed: what can't be audited is not done.
-        let audit = Audit::open(&audit_target(config), Clock::system())?;
+        let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
         // An id that was deleted and is in the tenants file now can be used, as after a start.
-        let ledger = Arc::new(ledger);
-        super::tenant::managed(&ledger, &audit).await?.settle(&config.tenants).await?;
-        Ok(Self::Ledger(KeyService::new(ledger, Clock::system()), audit, config.limits.keys_max))
+        super::tenant::managed(&here.ledger, &audit).await?.settle(&here.config.tenants).await?;
+        let ledger = Arc::clone(&here.ledger);
+        Ok(Self::Ledger(KeyService::new(ledger, Clock::system()), audit, here))
     }
 
     async fn create(&self, create: &CreateArguments) -> anyhow::Result<MadeKey> {
@@ -168,8 +188,8 @@ impl Keys {
         };
         Ok(match self {
             Self::Gateway(client) => client.create_key(&request).await?,
-            Self::Ledger(service, audit, keys_max) => {
-                let made = service.create(&request, None, *keys_max).await?;
+            Self::Ledger(service, audit, here) => {
+                let made = service.create(&request, None, here.config.limits.keys_max).await?;
                 audit.key_created(&made.view.id, &made.view.owner());
                 audit.written();
                 made
@@ -183,24 +203,22 @@ impl Keys {
                 let overlap_seconds = (overlap != OVERLAP).then_some(overlap.as_secs());
                 client.rotate_key(id, RotateRequest { overlap_seconds }).await?
             }
-            Self::Ledger(service, audit, keys_max) => match service.rotate(id, overlap, None, *keys_max).await? {
-                Some((made, former)) => {
+            Self::Ledger(service, audit, here) => {
+                let rotated = service.rotate(id, overlap, None, here.config.limits.keys_max).await?;
+                rotated.map(|(made, former)| {
                     audit.key_rotated(id, &made.view.id, former.expires_at, &former.owner());
                     audit.written();
-                    Some(made)
-                }
-                None => None,
-            },
+                    made
+                })
+            }
         })
     }
 
-    /// Whether a token or the control API made that tenant.
-    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
-        Ok(match self {
-            // The gateway looks for itself.
-            Self::Gateway(_) => true,
-            Self::Ledger(service, ..) => service.has_made(tenant).await?,
-        })
+    async fn knows(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        match self {
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Ledger(_, _, here) => here.knows(tenant).await,
+        }
     }
 
     async fn list(&self, tenant: Option<TenantId>, user: Option<UserId>) -> anyhow::Result<Vec<KeyView>> {

@@ -1,8 +1,6 @@
 //! `comfygate reload` and `comfygate upgrade`: asked of the running gateway through its control socket.
 
-use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
-use crate::admin::control_client::ControlClient;
+use super::{ConfigArgument, Exit, reach};
 use crate::admin::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
 use crate::config::Config;
 use anyhow::Context;
@@ -35,17 +33,17 @@ pub struct UpgradeArguments {
 /// # Errors
 /// When no gateway answers.
 pub fn reload(arguments: &ReloadArguments) -> anyhow::Result<Exit> {
-    let loaded = match Config::load(arguments.which.config.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(faults) => {
-            // Where the gateway's state is can't be read from it either; the gateway sees the same faults.
-            let errors = faults.errors.iter().map(ToString::to_string).collect();
-            let warnings = faults.warnings.iter().map(ToString::to_string).collect();
-            return Ok(told(&ReloadReport { errors, warnings, ..ReloadReport::default() }, arguments.json));
-        }
-    };
-    let report = runtime()?.block_on(client(&loaded.config).reload())?;
-    Ok(told(&report, arguments.json))
+    let report = runtime()?.block_on(reach::running(&arguments.which)?.reload())?;
+    let exit = told(&report, arguments.json);
+    seen_from_here(&arguments.which, &report.errors);
+    Ok(exit)
+}
+
+/// Says what this shell finds wrong and the gateway did not tell, such as a variable that it has from its start and the shell has not.
+fn seen_from_here(which: &ConfigArgument, known: &[String]) {
+    let Err(faults) = Config::load(which.config.as_deref()) else { return };
+    let faults = faults.errors.iter().map(ToString::to_string).filter(|fault| !known.contains(fault));
+    faults.for_each(|fault| eprintln!("comfygate: seen from this shell: {fault}"));
 }
 
 fn told(report: &ReloadReport, json: bool) -> Exit {
@@ -70,25 +68,20 @@ fn told(report: &ReloadReport, json: bool) -> Exit {
 /// # Errors
 /// When no gateway answers, or what took over does not serve.
 pub fn upgrade(arguments: &UpgradeArguments) -> anyhow::Result<Exit> {
-    let loaded = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults, so no successor would start:\n{errors}"))?;
     let binary = arguments.binary.as_ref().map(std::fs::canonicalize).transpose();
     let request = UpgradeRequest { binary: binary.context("the binary is not there")? };
-    match runtime()?.block_on(client(&loaded.config).upgrade(&request))? {
+    match runtime()?.block_on(reach::running(&arguments.which)?.upgrade(&request))? {
         UpgradeReport::Serving(process) => {
             println!("process {process} serves");
             Ok(Exit::Good)
         }
         UpgradeReport::Refused(reason) => {
             eprintln!("comfygate: {reason}; the running gateway goes on");
+            seen_from_here(&arguments.which, &[]);
             Ok(Exit::No)
         }
         UpgradeReport::Failed(reason) => anyhow::bail!(reason),
     }
-}
-
-fn client(config: &Config) -> ControlClient {
-    ControlClient::new(config.state_dir.join(CONTROL_SOCKET))
 }
 
 fn runtime() -> std::io::Result<Runtime> {

@@ -1,4 +1,6 @@
-//! The command line. Exit codes everywhere: 0 good, 1 the answer is no, 2 usage or fault (clap's own usage errors are 2 too).
+//! The command line. Exit codes everywhere: 0 good; 1 the answer is no (what was named is not there, is refused or has faults); 2 the work could not be
+//! done (usage, clap's own too; no gateway where one is needed, no state, a fault that keeps the command itself from working).
+//! `status` without a gateway is 1: that is the answer to its question.
 
 pub mod adopt;
 pub mod allow;
@@ -15,6 +17,7 @@ pub mod export;
 pub mod key;
 pub mod lifecycle;
 pub mod policy;
+mod reach;
 pub mod refusals;
 pub mod restore;
 pub mod retention;
@@ -28,14 +31,7 @@ mod terminal;
 pub mod usage;
 pub mod user;
 
-use crate::admin::CONTROL_SOCKET;
-use crate::config::Config;
-use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::{RedbLedger, RedbOptions};
-use crate::record::state_dir::{self, StateDirError};
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -135,26 +131,6 @@ pub enum Exit {
     Good,
     /// Done, and the answer is no.
     No,
-}
-
-/// The ledger of a state directory that nobody has open; `None`: a running gateway has it, to be asked through its control socket.
-///
-/// # Errors
-/// The directory is another user's and no gateway runs there, or the ledger can't be opened.
-pub(crate) fn ledger(config: &Config) -> anyhow::Result<Option<RedbLedger>> {
-    match state_dir::take(&config.state_dir) {
-        Ok(()) => {}
-        // Root may speak to anybody's gateway. Files that it made there could not be read by that gateway.
-        Err(StateDirError::Foreign { .. }) if UnixStream::connect(config.state_dir.join(CONTROL_SOCKET)).is_ok() => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-        Ok(ledger) => Ok(Some(ledger)),
-        Err(LedgerError::Held { .. }) => Ok(None),
-        Err(error) => Err(error).context("the ledger can't be opened"),
-    }
 }
 
 /// Runs a command.

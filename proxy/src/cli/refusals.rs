@@ -1,16 +1,14 @@
 //! `comfygate refusals`: what the policy refused, by which rule, and which lines of it would allow it. Of a running gateway through its control socket, else from the ledger itself.
 
+use super::reach::{self, Here, NoState};
 use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
 use crate::admin::control_client::ControlClient;
 use crate::admin::refusals::{REFUSALS_MAX, RefusalView};
 use crate::clock::{Clock, WallMillis};
-use crate::config::Config;
 use crate::config::units::parse_duration;
 use crate::ids::{RequestId, TenantId};
 use crate::inspect::refused;
 use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::refusals::{RefusalQuery, RefusalRow, Refusals, RefusedRule};
 use clap::Args;
 use comfygate_policy::suggest;
@@ -49,11 +47,8 @@ pub struct RefusalsArguments {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &RefusalsArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reached = Reached::reach(&config)?;
+    let reached = Reached::reach(&arguments.which)?;
     let mut out = io::stdout().lock();
     if let Some(request) = arguments.request {
         let Some(view) = runtime.block_on(reached.refusal(request))? else {
@@ -74,6 +69,11 @@ pub fn run(arguments: &RefusalsArguments) -> anyhow::Result<Exit> {
     let since = arguments
         .since
         .map(|since| WallMillis(now.0.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))));
+    if let Some(tenant) = &arguments.tenant
+        && !runtime.block_on(reached.knows(tenant))?
+    {
+        reach::tell_unknown(tenant);
+    }
     let query = RefusalQuery {
         tenant: arguments.tenant.clone(),
         since,
@@ -93,7 +93,7 @@ pub fn run(arguments: &RefusalsArguments) -> anyhow::Result<Exit> {
 /// The running gateway, or its ledger while it does not run.
 pub(super) enum Reached {
     Gateway(ControlClient),
-    Ledger(Box<RedbLedger>),
+    Ledger(Here),
 }
 
 impl Reached {
@@ -101,18 +101,26 @@ impl Reached {
     ///
     /// # Errors
     /// Neither can be reached.
-    pub(super) fn reach(config: &Config) -> anyhow::Result<Self> {
-        Ok(match super::ledger(config)? {
-            Some(ledger) => Self::Ledger(Box::new(ledger)),
-            None => Self::Gateway(ControlClient::new(config.state_dir.join(CONTROL_SOCKET))),
+    pub(super) fn reach(which: &ConfigArgument) -> anyhow::Result<Self> {
+        Ok(match reach::reach(which, NoState::Refused)? {
+            reach::Reached::Gateway(client) => Self::Gateway(client),
+            reach::Reached::Here(here) => Self::Ledger(here),
         })
+    }
+
+    /// Whether there is such a tenant.
+    pub(super) async fn knows(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        match self {
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Ledger(here) => here.knows(tenant).await,
+        }
     }
 
     /// What was refused, newest first.
     pub(super) async fn refusals(&self, query: RefusalQuery) -> anyhow::Result<Vec<RefusalRow>> {
         Ok(match self {
             Self::Gateway(client) => client.refusals(&query).await?,
-            Self::Ledger(ledger) => ledger.refusals(query).await?,
+            Self::Ledger(here) => here.ledger.refusals(query).await?,
         })
     }
 
@@ -120,7 +128,7 @@ impl Reached {
     pub(super) async fn refusal(&self, request: RequestId) -> anyhow::Result<Option<RefusalView>> {
         Ok(match self {
             Self::Gateway(client) => client.refusal(request).await?,
-            Self::Ledger(ledger) => match ledger.refusal(request).await {
+            Self::Ledger(here) => match here.ledger.refusal(request).await {
                 Ok((row, graph)) => Some(RefusalView::of(row, graph.as_ref())),
                 Err(LedgerError::NotFound { .. }) => None,
                 Err(error) => return Err(error.into()),

@@ -1,9 +1,8 @@
 //! `comfygate retention`: removes what is due now, or tells what would be. Through the control socket of a running gateway, else on the state directory itself.
 
 use super::key::audit_target;
+use super::reach::{self, Here, NoState, Reached, reach};
 use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
-use crate::admin::control_client::ControlClient;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -16,6 +15,7 @@ use crate::record::ledger::tenants::Tenants;
 use crate::retention::{Parts, Report, RetentionError, Walk, Wanted};
 use crate::tenants::Retention;
 use crate::tenants::managed::compiled;
+use anyhow::Context;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -45,19 +45,16 @@ pub struct RetentionArguments {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &RetentionArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let wanted = Wanted { tenant: arguments.tenant.clone(), dry_run: arguments.dry_run };
-    let client = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
-    let answer = match super::ledger(&config)? {
-        Some(_) if arguments.last => Err("no gateway runs: its log and audit lines tell what it removed".to_owned()),
-        Some(ledger) => runtime.block_on(offline(&config, &ledger, &wanted))?,
-        None if arguments.last => {
-            runtime.block_on(client.last_retention())?.ok_or_else(|| "there was no run since the start".to_owned())
+    let answer = if arguments.last {
+        let client = reach::running(&arguments.which).context("its log and audit lines tell what it removed")?;
+        runtime.block_on(client.last_retention())?.ok_or_else(|| "there was no run since the start".to_owned())
+    } else {
+        match reach(&arguments.which, NoState::Refused)? {
+            Reached::Gateway(client) => runtime.block_on(client.retention(&wanted))?,
+            Reached::Here(Here { config, ledger }) => runtime.block_on(offline(&config, &ledger, &wanted))?,
         }
-        None => runtime.block_on(client.retention(&wanted))?,
     };
     let report = match answer {
         Ok(report) => report,

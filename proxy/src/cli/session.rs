@@ -1,16 +1,15 @@
 //! `comfygate session list|revoke`: where browsers are logged in, through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::audit_target;
-use super::{ConfigArgument, Exit, ledger};
+use super::reach::{self, Here, NoState, Reached, reach};
+use super::{ConfigArgument, Exit};
 use crate::admin::control_client::ControlClient;
 use crate::admin::sessions::{SessionQuery, SessionView, views};
 use crate::admin::table::Table;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::ids::{SessionId, TenantId, UserId};
 use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
-use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::sessions::Sessions as _;
 use crate::record::ledger::users::Users as _;
 use clap::{Args, Subcommand};
@@ -62,15 +61,17 @@ impl WhoseArguments {
 /// # Errors
 /// When the configuration has faults, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &SessionArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let sessions = Sessions::reach(&config)?;
+        let sessions = Sessions::reach(&arguments.which)?;
         match &arguments.command {
             SessionCommand::List(whose) => {
-                print(&sessions.list(&whose.query(), &config).await?, arguments.json);
+                if let Some(tenant) = &whose.tenant
+                    && !sessions.knows_tenant(tenant).await?
+                {
+                    reach::tell_unknown(tenant);
+                }
+                print(&sessions.list(&whose.query()).await?, arguments.json);
             }
             SessionCommand::Revoke { id: Some(id), .. } => {
                 let ended = sessions.end_one(*id).await?;
@@ -107,23 +108,32 @@ pub fn run(arguments: &SessionArguments) -> anyhow::Result<Exit> {
 /// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
 enum Sessions {
     Gateway(ControlClient),
-    Ledger(Box<RedbLedger>, Audit),
+    Ledger(Here, Audit),
 }
 
 impl Sessions {
-    fn reach(config: &Config) -> anyhow::Result<Self> {
-        let Some(ledger) = ledger(config)? else {
-            return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
-        };
-        let audit = Audit::open(&audit_target(config), Clock::system())?;
-        Ok(Self::Ledger(Box::new(ledger), audit))
+    fn reach(which: &ConfigArgument) -> anyhow::Result<Self> {
+        Ok(match reach(which, NoState::Refused)? {
+            Reached::Gateway(client) => Self::Gateway(client),
+            Reached::Here(here) => {
+                let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
+                Self::Ledger(here, audit)
+            }
+        })
     }
 
-    async fn list(&self, query: &SessionQuery, config: &Config) -> anyhow::Result<Vec<SessionView>> {
+    async fn knows_tenant(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+        match self {
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Ledger(here, _) => here.knows(tenant).await,
+        }
+    }
+
+    async fn list(&self, query: &SessionQuery) -> anyhow::Result<Vec<SessionView>> {
         Ok(match self {
             Self::Gateway(client) => client.sessions(query).await?,
-            Self::Ledger(ledger, _) => {
-                views(&**ledger, &query.whose(), config.sessions, Clock::system().wall()).await?
+            Self::Ledger(here, _) => {
+                views(&*here.ledger, &query.whose(), here.config.sessions, Clock::system().wall()).await?
             }
         })
     }
@@ -132,7 +142,7 @@ impl Sessions {
     async fn end_one(&self, id: SessionId) -> anyhow::Result<usize> {
         Ok(match self {
             Self::Gateway(client) => client.end_session(id).await?.ended,
-            Self::Ledger(ledger, audit) => match ledger.session(id).await {
+            Self::Ledger(Here { ledger, .. }, audit) => match ledger.session(id).await {
                 Ok(row) => {
                     ledger.end_session(id).await?;
                     audit.session_ended(row.id, &row.owner, "by an operator");
@@ -149,7 +159,7 @@ impl Sessions {
     async fn knows(&self, user: &UserId, tenant: Option<&TenantId>) -> anyhow::Result<bool> {
         let of = match self {
             Self::Gateway(client) => client.user(user).await?.map(|view| view.tenant),
-            Self::Ledger(ledger, _) => match ledger.user(user).await {
+            Self::Ledger(Here { ledger, .. }, _) => match ledger.user(user).await {
                 Ok(row) => Some(row.tenant),
                 Err(LedgerError::NotFound { .. }) => None,
                 Err(error) => return Err(error.into()),
@@ -161,7 +171,7 @@ impl Sessions {
     async fn end(&self, query: &SessionQuery) -> anyhow::Result<usize> {
         Ok(match self {
             Self::Gateway(client) => client.end_sessions(query).await?.ended,
-            Self::Ledger(ledger, audit) => {
+            Self::Ledger(Here { ledger, .. }, audit) => {
                 let rows = ledger.end_sessions(&query.whose(), None).await?;
                 rows.iter().for_each(|row| audit.session_ended(row.id, &row.owner, "by an operator"));
                 audit.written();

@@ -1,10 +1,8 @@
 //! `comfygate status`: how the running gateway stands.
 
-use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
-use crate::admin::control_client::{ControlClient, ControlError};
+use super::{ConfigArgument, Exit, reach};
+use crate::admin::control_client::ControlError;
 use crate::admin::state::Status;
-use crate::config::Config;
 use crate::config::units::show_size;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -22,13 +20,10 @@ pub struct StatusArguments {
 /// Runs `comfygate status`. The answer is yes if a submission would be accepted and run now.
 ///
 /// # Errors
-/// When the configuration has faults, or the gateway gives no answer that can be read.
+/// When the state directory can't be told, this user may not ask the gateway, or the gateway gives no answer that can be read.
 pub fn run(arguments: &StatusArguments) -> anyhow::Result<Exit> {
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
+    let gateway = reach::running(&arguments.which)?;
     let mut out = io::stdout().lock();
     match runtime.block_on(gateway.status()) {
         Ok(status) => {

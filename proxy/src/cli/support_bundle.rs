@@ -4,9 +4,7 @@
 
 mod redact;
 
-use super::{ConfigArgument, Exit};
-use crate::admin::CONTROL_SOCKET;
-use crate::admin::control_client::ControlClient;
+use super::{ConfigArgument, Exit, reach};
 use crate::admin::state::Status;
 use crate::clock::Clock;
 use crate::config::faults::{Fault, read_bounded};
@@ -63,15 +61,15 @@ pub fn run(arguments: &BundleArguments) -> anyhow::Result<Exit> {
         Ok(loaded) => {
             bundle.files(loaded.config.file.as_deref(), loaded.config.tenants_file.as_deref());
             bundle.audit(&loaded.config.audit, arguments.lines)?;
-            bundle.gateway(&loaded.config)?;
             (Vec::new(), loaded.warnings_of_files())
         }
         Err(found) => {
             bundle.files(arguments.which.config.as_deref(), None);
-            bundle.missing.push("status.json, metrics.txt, audit.jsonl: the configuration has faults");
+            bundle.missing.push("audit.jsonl: the configuration has faults");
             (found.errors, found.warnings)
         }
     };
+    bundle.gateway(&arguments.which)?;
     let faults = json!({"errors": positions(&errors), "warnings": positions(&warnings)});
     bundle.about(&faults);
     bundle.write(&arguments.to)?;
@@ -147,9 +145,12 @@ impl Bundle {
         Ok(())
     }
 
-    fn gateway(&mut self, config: &Config) -> anyhow::Result<()> {
+    fn gateway(&mut self, which: &ConfigArgument) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let gateway = ControlClient::new(config.state_dir.join(CONTROL_SOCKET));
+        let Ok(gateway) = reach::running(which) else {
+            self.missing.push("status.json, metrics.txt: the configuration does not tell the state directory, or this user may not ask the gateway");
+            return Ok(());
+        };
         match runtime.block_on(async { (gateway.status().await, gateway.metrics().await) }) {
             (Ok(status), Ok(metrics)) => {
                 self.add_json("status.json", &shown_status(&status));

@@ -1,6 +1,7 @@
 //! `comfygate tenant list|show|create|set|delete|disable|enable|pause|resume|erase|export`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::audit_target;
+use super::reach::{self, Here, NoState, reach};
 use super::{ConfigArgument, Exit, export};
 use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
@@ -13,10 +14,9 @@ use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::ledger::halts::{Halted, Halts};
 use crate::record::ledger::managed::ManagedRows;
-use crate::record::ledger::redb::{RedbLedger, RedbOptions};
+use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::tenants::Tenants;
 use crate::record::ledger::{Ledger, LedgerError};
-use crate::record::state_dir;
 use crate::retention::{Erasure, erase_tenant};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
@@ -26,6 +26,7 @@ use crate::tenants::written::TenantSpec;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// `comfygate tenant …`
@@ -147,6 +148,19 @@ fn setting(text: &str) -> Result<(String, Value), String> {
     Ok((key.trim().to_owned(), value))
 }
 
+/// Refuses a key that is named twice: which one was meant can't be told.
+///
+/// # Errors
+/// Names the key.
+fn once(set: &[(String, Value)], unset: &[String]) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    let names = set.iter().map(|(key, _)| key.as_str()).chain(unset.iter().map(|key| key.trim()));
+    match names.into_iter().find(|name| !seen.insert(*name)) {
+        Some(twice) => anyhow::bail!("`{twice}` is set or unset twice: name it once"),
+        None => Ok(()),
+    }
+}
+
 impl Written {
     fn spec(&self) -> TenantSpec {
         TenantSpec {
@@ -190,12 +204,16 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
         TenantCommand::Delete { id, yes } => return erase(id, *yes, true, arguments),
         TenantCommand::Show { id } => return show(id, arguments),
         TenantCommand::Create(written) => {
-            return change(arguments, &written.id, |_| Ok((written.spec(), Condition::New { reuse: written.reuse })));
+            once(&written.set, &[])?;
+            return change(arguments, &written.id, NoState::Made, |_| {
+                Ok((written.spec(), Condition::New { reuse: written.reuse }))
+            });
         }
         TenantCommand::Set(changes) => {
-            return change(arguments, &changes.id, |known| {
+            once(&changes.set, &changes.unset)?;
+            return change(arguments, &changes.id, NoState::Refused, |known| {
                 let known = known.filter(|known| known.tenant.source == TenantSource::Api).ok_or_else(|| {
-                    anyhow::anyhow!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
+                    format!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
                 })?;
                 let version = known.tenant.version.unwrap_or_default();
                 Ok((changes.spec(&known), Condition::Version(version)))
@@ -207,14 +225,11 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
         TenantCommand::Pause { id, reason } => return halt(arguments, id, Act::Halt, reason.clone()),
         TenantCommand::Resume { id } => return halt(arguments, id, Act::Resume, None),
     };
-    let loaded = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
-    let config = loaded.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let reached = Reached::reach(&config)?;
+        let reached = Reached::reach(arguments, NoState::Refused)?;
         let Some((id, disabled)) = wanted else {
-            print(&reached.list(&config).await?, arguments.json);
+            print(&reached.list().await?, arguments.json);
             return Ok(Exit::Good);
         };
         match reached.set_disabled(id, disabled).await? {
@@ -222,7 +237,7 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
                 print(&[view], arguments.json);
                 Ok(Exit::Good)
             }
-            None if config.tenants.tenant(id).is_some() => {
+            None if reached.has_in_file(id).await? => {
                 eprintln!("comfygate: `{id}` is a tenant of the configuration: set `disabled` there");
                 Ok(Exit::No)
             }
@@ -236,11 +251,6 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
     })
 }
 
-fn load(arguments: &TenantArguments) -> anyhow::Result<Config> {
-    let loaded = Config::load(arguments.which.config.as_deref());
-    Ok(loaded.map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?.config)
-}
-
 /// The answer is no without `--yes`, and while jobs of the tenant have not ended and no gateway runs that could end them.
 fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -> anyhow::Result<Exit> {
     if !yes {
@@ -250,12 +260,11 @@ fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -
         );
         return Ok(Exit::No);
     }
-    let config = load(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let erased = runtime.block_on(async {
-        match Reached::reach(&config)? {
+        match Reached::reach(arguments, NoState::Refused)? {
             Reached::Gateway(client) => Ok::<_, anyhow::Error>(client.erase_tenant(id, deletes).await?),
-            Reached::Ledger(ledger, audit) => erased_here(&config, ledger, &audit, id, deletes).await,
+            Reached::Ledger(Here { config, ledger }, audit) => erased_here(&config, ledger, &audit, id, deletes).await,
         }
     })?;
     let erasure = match erased {
@@ -330,32 +339,33 @@ enum Condition {
 }
 
 fn show(id: &TenantId, arguments: &TenantArguments) -> anyhow::Result<Exit> {
-    let config = load(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(async { Reached::reach(&config)?.detail(&config, id).await })? {
+    match runtime.block_on(async { Reached::reach(arguments, NoState::Refused)?.detail(id).await })? {
         Some(detail) => {
             print_detail(&detail, arguments.json);
             Ok(Exit::Good)
         }
         None => {
-            eprintln!("comfygate: there is no tenant `{id}`: `comfygate tenant list` shows them");
+            reach::tell_unknown(id);
             Ok(Exit::No)
         }
     }
 }
 
-/// Writes a tenant, as `wanted` says by what is known of it.
+/// Writes a tenant, as `wanted` says by what is known of it; that may be an answer of no, with its reason.
 fn change(
     arguments: &TenantArguments,
     id: &TenantId,
-    wanted: impl FnOnce(Option<TenantDetail>) -> anyhow::Result<(TenantSpec, Condition)>,
+    no_state: NoState,
+    wanted: impl FnOnce(Option<TenantDetail>) -> Result<(TenantSpec, Condition), String>,
 ) -> anyhow::Result<Exit> {
-    let config = load(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let written = runtime.block_on(async {
-        let reached = Reached::reach(&config)?;
-        let (spec, condition) = wanted(reached.detail(&config, id).await?)?;
-        reached.put(&config, id, spec, &condition).await
+        let reached = Reached::reach(arguments, no_state)?;
+        match wanted(reached.detail(id).await?) {
+            Ok((spec, condition)) => reached.put(id, spec, &condition).await,
+            Err(reason) => Ok(Err(ApiError::new(Code::NotFound, reason))),
+        }
     })?;
     match written {
         Ok(detail) => {
@@ -374,24 +384,21 @@ fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<Str
     if let Some(fault) = request.fault() {
         anyhow::bail!("{fault}");
     }
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let view = runtime.block_on(async {
-        let reached = Reached::reach(&config)?;
+        let reached = Reached::reach(arguments, NoState::Refused)?;
         let halted = Halted::Tenant(id.clone());
         match &reached {
             Reached::Gateway(client) => {
                 return Ok(client.halt::<TenantView>(&halted, act, &request).await?);
             }
-            Reached::Ledger(..) if !reached.list(&config).await?.iter().any(|view| view.id == *id) => {}
-            Reached::Ledger(ledger, audit) => {
-                halts::act(&**ledger, audit, halted, act, request.reason, Clock::system().wall()).await?;
+            Reached::Ledger(..) if !reached.list().await?.iter().any(|view| view.id == *id) => {}
+            Reached::Ledger(here, audit) => {
+                halts::act(&*here.ledger, audit, halted, act, request.reason, Clock::system().wall()).await?;
                 audit.written();
             }
         }
-        anyhow::Ok(reached.list(&config).await?.into_iter().find(|view| view.id == *id))
+        anyhow::Ok(reached.list().await?.into_iter().find(|view| view.id == *id))
     })?;
     match view {
         Some(view) => {
@@ -399,7 +406,7 @@ fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<Str
             Ok(Exit::Good)
         }
         None => {
-            eprintln!("comfygate: there is no tenant `{id}`: `comfygate tenant list` shows them");
+            reach::tell_unknown(id);
             Ok(Exit::No)
         }
     }
@@ -408,36 +415,41 @@ fn halt(arguments: &TenantArguments, id: &TenantId, act: Act, reason: Option<Str
 /// The running gateway, or its ledger while it does not run: whoever has the lock.
 enum Reached {
     Gateway(ControlClient),
-    Ledger(Arc<RedbLedger>, Audit),
+    Ledger(Here, Audit),
 }
 
 impl Reached {
-    fn reach(config: &Config) -> anyhow::Result<Self> {
-        state_dir::take(&config.state_dir)?;
-        match RedbLedger::open(&config.state_dir, RedbOptions::default()) {
-            // Before anything is changed: what can't be audited is not done.
-            Ok(ledger) => Ok(Self::Ledger(Arc::new(ledger), Audit::open(&audit_target(config), Clock::system())?)),
-            Err(LedgerError::Held { .. }) => {
-                Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))))
+    fn reach(arguments: &TenantArguments, no_state: NoState) -> anyhow::Result<Self> {
+        Ok(match reach(&arguments.which, no_state)? {
+            reach::Reached::Gateway(client) => Self::Gateway(client),
+            reach::Reached::Here(here) => {
+                // Before anything is changed: what can't be audited is not done.
+                let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
+                Self::Ledger(here, audit)
             }
-            Err(error) => Err(error).context("the ledger can't be opened"),
-        }
+        })
     }
 
-    async fn list(&self, config: &Config) -> anyhow::Result<Vec<TenantView>> {
+    /// Whether it is one of the tenants file.
+    async fn has_in_file(&self, id: &TenantId) -> anyhow::Result<bool> {
+        let detail = self.detail(id).await?;
+        Ok(detail.is_some_and(|detail| detail.tenant.source == TenantSource::File))
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<TenantView>> {
         Ok(match self {
             Self::Gateway(client) => client.tenants().await?,
-            Self::Ledger(ledger, audit) => {
+            Self::Ledger(Here { config, ledger }, audit) => {
                 let halted: Vec<Halted> = ledger.halts().await?.into_iter().map(|row| row.halted).collect();
                 views(&all(config, ledger, audit).await?, |id| halted.contains(&Halted::Tenant(id.clone())))
             }
         })
     }
 
-    async fn detail(&self, config: &Config, id: &TenantId) -> anyhow::Result<Option<TenantDetail>> {
+    async fn detail(&self, id: &TenantId) -> anyhow::Result<Option<TenantDetail>> {
         Ok(match self {
             Self::Gateway(client) => client.tenant(id).await?,
-            Self::Ledger(ledger, audit) => {
+            Self::Ledger(Here { config, ledger }, audit) => {
                 let halted = ledger.halts().await?.into_iter().any(|row| row.halted == Halted::Tenant(id.clone()));
                 detail(&all(config, ledger, audit).await?, id, halted)
             }
@@ -446,7 +458,6 @@ impl Reached {
 
     async fn put(
         &self,
-        config: &Config,
         id: &TenantId,
         spec: TenantSpec,
         condition: &Condition,
@@ -459,7 +470,7 @@ impl Reached {
                 };
                 Ok(client.put_tenant(id, &spec, if_version, reuse).await?)
             }
-            Self::Ledger(ledger, audit) => {
+            Self::Ledger(Here { config, ledger }, audit) => {
                 let managed = managed(ledger, audit).await?;
                 if matches!(condition, Condition::New { .. }) && managed.row(id).is_some() {
                     return Ok(Err(ApiError::new(Code::Stale, format!("there is a tenant `{id}` already"))));
@@ -471,7 +482,7 @@ impl Reached {
                 match managed.put(id, spec, &options, &config.tenants).await {
                     Ok(done) => {
                         audit.written();
-                        let found = self.detail(config, id).await?.context("the tenant is not there any more")?;
+                        let found = self.detail(id).await?.context("the tenant is not there any more")?;
                         Ok(Ok(TenantDetail { warnings: done.warnings().to_vec(), ..found }))
                     }
                     Err(PutError::Faulty(faults)) => {
@@ -486,7 +497,7 @@ impl Reached {
     async fn set_disabled(&self, id: &TenantId, disabled: bool) -> anyhow::Result<Option<TenantView>> {
         Ok(match self {
             Self::Gateway(client) => client.disable_tenant(id, disabled).await?,
-            Self::Ledger(ledger, audit) => {
+            Self::Ledger(Here { ledger, .. }, audit) => {
                 if let Some(row) = managed(ledger, audit).await?.set_disabled(id, disabled).await? {
                     audit.written();
                     return Ok(Some(TenantView::of_managed(&row)));

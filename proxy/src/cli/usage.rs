@@ -1,10 +1,10 @@
 //! `comfygate usage`: what was charged, by day, tenant, user, model or workflow. Of a running gateway through its control socket, else from the ledger itself.
 
 use super::refusals::Reached;
-use super::{ConfigArgument, Exit};
+use super::{ConfigArgument, Exit, reach};
 use crate::admin::usage::{Asked, report};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::ids::TenantId;
 use crate::record::ledger::budgets::Budgets;
 use clap::Args;
 use std::io::{self, Write};
@@ -29,6 +29,9 @@ pub struct UsageArguments {
     /// table, json or csv
     #[arg(long, default_value = "table")]
     format: String,
+    /// As --format json: one object with the query and its rows
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 /// Runs `comfygate usage`.
@@ -41,16 +44,19 @@ pub fn run(arguments: &UsageArguments) -> anyhow::Result<Exit> {
         to: arguments.to.clone(),
         tenant: arguments.tenant.clone(),
         by: Some(arguments.by.clone()),
-        format: Some(arguments.format.clone()),
+        format: Some(if arguments.json { "json".to_owned() } else { arguments.format.clone() }),
     };
     let (query, format) = asked.query(Clock::system().wall()).map_err(anyhow::Error::msg)?;
-    let config = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?
-        .config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = match Reached::reach(&config)? {
+    let reached = Reached::reach(&arguments.which)?;
+    if let Some(tenant) = arguments.tenant.as_ref().and_then(|tenant| tenant.parse::<TenantId>().ok())
+        && !runtime.block_on(reached.knows(&tenant))?
+    {
+        reach::tell_unknown(&tenant);
+    }
+    let text = match reached {
         Reached::Gateway(client) => runtime.block_on(client.usage(&query, format))?,
-        Reached::Ledger(ledger) => report(&query, format, &runtime.block_on(ledger.usage(query.clone()))?),
+        Reached::Ledger(here) => report(&query, format, &runtime.block_on(here.ledger.usage(query.clone()))?),
     };
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(Exit::Good)

@@ -1,14 +1,14 @@
 //! `comfygate user add|list|passwd|disable|enable|remove|link`: through the control socket of a running gateway, else in the ledger itself.
 
 use super::key::{audit_target, scope};
+use super::reach::{self, Here, NoState, Reached, reach};
 use super::terminal::new_password;
-use super::{ConfigArgument, Exit, ledger};
+use super::{ConfigArgument, Exit};
 use crate::admin::control_client::ControlClient;
 use crate::admin::table::Table;
 use crate::admin::users::{LinkRequest, UserRequest, UserService, UserView};
 use crate::authenticate::passwords::Passwords;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::ids::{TenantId, UserId};
 use crate::owner::Scope;
 use crate::record::audit::Audit;
@@ -100,9 +100,6 @@ struct LinkArguments {
 /// # Errors
 /// When the configuration has faults, no password is given, or neither the gateway nor its ledger can be reached.
 pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
-    let loaded = Config::load(arguments.which.config.as_deref())
-        .map_err(|errors| anyhow::anyhow!("the configuration has faults:\n{errors}"))?;
-    let config = loaded.config;
     let json = arguments.json;
     // Before the ledger is locked: a person may take long to type.
     let password = match &arguments.command {
@@ -113,11 +110,13 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let users = Users::reach(&config).await?;
+        let makes = matches!(arguments.command, UserCommand::Add(_));
+        let users = Users::reach(&arguments.which, if makes { NoState::Made } else { NoState::Refused }).await?;
         match &arguments.command {
             UserCommand::Add(add) => {
-                if config.tenants.tenant(&add.tenant).is_none() && !users.has_made(&add.tenant).await? {
-                    bail!("there is no tenant `{}` in the configuration", add.tenant);
+                if !users.knows(&add.tenant).await? {
+                    reach::tell_unknown(&add.tenant);
+                    return Ok(Exit::No);
                 }
                 if let Some(there) = users.one(&add.name).await? {
                     eprintln!(
@@ -133,21 +132,26 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
                     disabled: false,
                     password,
                 };
-                print(&[users.put(&add.name, &request, &config).await?], json);
+                print(&[users.put(&add.name, &request).await?], json);
                 Ok(Exit::Good)
             }
             UserCommand::List { tenant } => {
+                if let Some(tenant) = tenant
+                    && !users.knows(tenant).await?
+                {
+                    reach::tell_unknown(tenant);
+                }
                 print(&users.list(tenant.as_ref()).await?, json);
                 Ok(Exit::Good)
             }
             UserCommand::Passwd { name, .. } => {
-                changed(&users, name, &config, json, |request| UserRequest { password, ..request }).await
+                changed(&users, name, json, |request| UserRequest { password, ..request }).await
             }
             UserCommand::Disable { name } => {
-                changed(&users, name, &config, json, |request| UserRequest { disabled: true, ..request }).await
+                changed(&users, name, json, |request| UserRequest { disabled: true, ..request }).await
             }
             UserCommand::Enable { name } => {
-                changed(&users, name, &config, json, |request| UserRequest { disabled: false, ..request }).await
+                changed(&users, name, json, |request| UserRequest { disabled: false, ..request }).await
             }
             UserCommand::Remove { name } => {
                 if !users.remove(name).await? {
@@ -165,7 +169,6 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
 async fn changed(
     users: &Users,
     name: &UserId,
-    config: &Config,
     json: bool,
     change: impl FnOnce(UserRequest) -> UserRequest,
 ) -> anyhow::Result<Exit> {
@@ -177,7 +180,7 @@ async fn changed(
         disabled: there.disabled_at.is_some(),
         password: None,
     };
-    print(&[users.put(&there.name, &change(as_it_is), config).await?], json);
+    print(&[users.put(&there.name, &change(as_it_is)).await?], json);
     Ok(Exit::Good)
 }
 
@@ -189,36 +192,35 @@ fn no_user(name: &UserId) -> Exit {
 /// The running gateway, or its ledger and audit log while it does not run: whoever has the lock.
 enum Users {
     Gateway(ControlClient),
-    Ledger(UserService, Audit),
+    Ledger(UserService, Audit, Here),
 }
 
 impl Users {
-    async fn reach(config: &Config) -> anyhow::Result<Self> {
-        let Some(ledger) = ledger(config)? else {
-            return Ok(Self::Gateway(ControlClient::new(config.state_dir.join(crate::admin::CONTROL_SOCKET))));
+    async fn reach(which: &ConfigArgument, no_state: NoState) -> anyhow::Result<Self> {
+        let here = match reach(which, no_state)? {
+            Reached::Gateway(client) => return Ok(Self::Gateway(client)),
+            Reached::Here(here) => here,
         };
         // Before anything is changed: what can't be audited is not done.
-        let audit = Audit::open(&audit_target(config), Clock::system())?;
+        let audit = Audit::open(&audit_target(&here.config), Clock::system())?;
         // An id that was deleted and is in the tenants file now can be used, as after a start.
-        let ledger = Arc::new(ledger);
-        super::tenant::managed(&ledger, &audit).await?.settle(&config.tenants).await?;
-        Ok(Self::Ledger(UserService::new(ledger, Passwords::default(), Clock::system()), audit))
+        super::tenant::managed(&here.ledger, &audit).await?.settle(&here.config.tenants).await?;
+        let ledger = Arc::clone(&here.ledger);
+        Ok(Self::Ledger(UserService::new(ledger, Passwords::default(), Clock::system()), audit, here))
     }
 
-    /// Whether a token or the control API made that tenant.
-    async fn has_made(&self, tenant: &TenantId) -> anyhow::Result<bool> {
+    async fn knows(&self, tenant: &TenantId) -> anyhow::Result<bool> {
         match self {
-            // The gateway looks for itself.
-            Self::Gateway(_) => Ok(true),
-            Self::Ledger(service, _) => Ok(service.has_made(tenant).await?),
+            Self::Gateway(client) => Ok(client.tenant(tenant).await?.is_some()),
+            Self::Ledger(_, _, here) => here.knows(tenant).await,
         }
     }
 
-    async fn put(&self, name: &UserId, request: &UserRequest, config: &Config) -> anyhow::Result<UserView> {
+    async fn put(&self, name: &UserId, request: &UserRequest) -> anyhow::Result<UserView> {
         Ok(match self {
             Self::Gateway(client) => client.put_user(name, request).await?,
-            Self::Ledger(service, audit) => {
-                let put = service.put(name, request, u64::from(config.limits.users_max)).await?;
+            Self::Ledger(service, audit, here) => {
+                let put = service.put(name, request, u64::from(here.config.limits.users_max)).await?;
                 put.tell(audit);
                 audit.written();
                 put.view
@@ -229,14 +231,14 @@ impl Users {
     async fn list(&self, tenant: Option<&TenantId>) -> anyhow::Result<Vec<UserView>> {
         Ok(match self {
             Self::Gateway(client) => client.users(tenant).await?,
-            Self::Ledger(service, _) => service.list(tenant).await?,
+            Self::Ledger(service, ..) => service.list(tenant).await?,
         })
     }
 
     async fn one(&self, name: &UserId) -> anyhow::Result<Option<UserView>> {
         Ok(match self {
             Self::Gateway(client) => client.user(name).await?,
-            Self::Ledger(service, _) => service.one(name).await?,
+            Self::Ledger(service, ..) => service.one(name).await?,
         })
     }
 
@@ -247,7 +249,7 @@ impl Users {
         }
         match self {
             Self::Gateway(client) => client.remove_user(name).await?,
-            Self::Ledger(service, audit) => {
+            Self::Ledger(service, audit, _) => {
                 if let Some(removed) = service.remove(name).await? {
                     removed.tell(audit);
                     audit.written();
@@ -259,9 +261,12 @@ impl Users {
 
     async fn link(&self, wanted: &LinkArguments, json: bool) -> anyhow::Result<Exit> {
         let Self::Gateway(client) = self else {
-            eprintln!("comfygate: no gateway runs, so there is nobody whom a link could lead to: start it first");
-            return Ok(Exit::No);
+            bail!("no gateway runs, so there is nobody whom a link could lead to: start it first");
         };
+        if client.tenant(&wanted.tenant).await?.is_none() {
+            reach::tell_unknown(&wanted.tenant);
+            return Ok(Exit::No);
+        }
         let request = LinkRequest { tenant: wanted.tenant.clone(), scopes: wanted.scopes.clone() };
         let link = client.user_link(&wanted.name, &request).await?;
         if json {

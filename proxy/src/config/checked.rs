@@ -11,6 +11,8 @@ use super::{
     AuditConfig, BackendConfig, CertificateConfig, Config, DispatchConfig, LimitsConfig, PublicUrl, ROTATE_BYTES_MIN,
     Rotation, Surroundings,
 };
+use crate::admin::CONTROL_SOCKET;
+use crate::app::HAND_OVER_SOCKET;
 use crate::listen::{ListenAddress, own_ca};
 use crate::record::ledger::sessions::SessionBounds;
 use crate::tenants::{TenantRegistry, read_tenants};
@@ -27,6 +29,32 @@ pub(super) fn read_config(file: PathBuf, surroundings: &Surroundings<'_>, report
     let whole = Place::file(&file);
     let raw = read_file(&source, report, RawConfig::read);
     Some(Checker { surroundings, report }.config(file, &whole, raw))
+}
+
+/// Reads `[state] dir` of `file` and nothing else. A file that is no TOML is refused whole: what is lost of it may be that key.
+pub(super) fn read_state_dir(file: PathBuf, surroundings: &Surroundings<'_>, report: &Report) -> Option<PathBuf> {
+    let source = SourceFile::read(file.clone(), &Place::file(&file), report)?;
+    let named = read_file(&source, report, |mut reader| reader.table("state")?.text("dir"));
+    Some(named.map_or_else(|| surroundings.state_dir(), |named| surroundings.current_dir.join(named.value)))
+}
+
+/// The sockets of a state directory are bound by their whole paths, which the system bounds.
+pub(super) fn check_sockets_fit(state_dir: &Path, at: &Place, report: &Report) {
+    /// `sun_path` of Linux has 108 bytes, the last of them zero (unix(7)).
+    const SOCKET_PATH_BYTES_MAX: usize = 107;
+    let longest = [CONTROL_SOCKET, HAND_OVER_SOCKET].into_iter().map(str::len).max().unwrap_or_default();
+    let dir_bytes_max = SOCKET_PATH_BYTES_MAX - 1 - longest;
+    let bytes = state_dir.as_os_str().len();
+    if bytes > dir_bytes_max {
+        report.error(
+            at,
+            format!(
+                "the path `{}` has {bytes} bytes, and the sockets in it need one of at most {dir_bytes_max}",
+                state_dir.display()
+            ),
+            "set `dir` of `[state]` to a shorter path",
+        );
+    }
 }
 
 /// What the checks need: where paths begin, and where faults go.
@@ -110,7 +138,13 @@ impl Checker<'_> {
             client_certificates,
             listen: if given_listen.is_empty() { defaults.listen } else { given_listen },
             metrics_address,
-            state_dir: raw.state.dir.map_or(defaults.state_dir, |found| self.state_dir(&found)),
+            state_dir: match raw.state.dir {
+                Some(named) => self.state_dir(&named),
+                None => {
+                    check_sockets_fit(&defaults.state_dir, whole, self.report);
+                    defaults.state_dir
+                }
+            },
             free_space_min: raw.state.free_space_min.map_or(defaults.free_space_min, |found| found.value),
             backends,
             vram: self.vram(raw.vram),
@@ -208,6 +242,7 @@ impl Checker<'_> {
         if let Some(there) = nearest_there.filter(|there| !there.is_dir()) {
             self.report.error(&named.at, format!("`{}` is no directory", there.display()), "");
         }
+        check_sockets_fit(&path, &named.at, self.report);
         path
     }
 

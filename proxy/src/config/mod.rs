@@ -613,13 +613,36 @@ impl Config {
         }
     }
 
+    /// Where the state directory is, whatever else is wrong in the file or missing around it: enough to find the gateway that runs.
+    ///
+    /// # Errors
+    /// The file can't be read or is no TOML, or `state.dir` is no text.
+    pub fn state_dir_alone(path: Option<&Path>) -> Result<PathBuf, ConfigErrors> {
+        let surroundings = Surroundings::of_the_process().map_err(|error| no_current_directory(&error))?;
+        Self::state_dir_alone_in(&surroundings, path)
+    }
+
+    /// [`Config::state_dir_alone`] in given surroundings.
+    ///
+    /// # Errors
+    /// As [`Config::state_dir_alone`].
+    pub fn state_dir_alone_in(surroundings: &Surroundings<'_>, path: Option<&Path>) -> Result<PathBuf, ConfigErrors> {
+        let Some(file) = surroundings.config_file(path) else { return Ok(surroundings.state_dir()) };
+        let report = Report::default();
+        let state_dir = checked::read_state_dir(file, surroundings, &report);
+        report.conclude(state_dir).map(|(state_dir, _)| state_dir)
+    }
+
     fn load_with_files(
         surroundings: &Surroundings<'_>,
         path: Option<&Path>,
     ) -> (Result<Loaded, ConfigErrors>, BTreeSet<PathBuf>) {
         let Some(file) = surroundings.config_file(path) else {
             let config = Self::built_in(surroundings.state_dir());
-            return (Ok(Loaded { config, warnings: Vec::new() }), BTreeSet::new());
+            let report = Report::default();
+            checked::check_sockets_fit(&config.state_dir, &Place::file(&config.state_dir), &report);
+            let loaded = report.conclude(Some(config)).map(|(config, warnings)| Loaded { config, warnings });
+            return (loaded, BTreeSet::new());
         };
         let report = Report::default();
         let config = checked::read_config(file, surroundings, &report);

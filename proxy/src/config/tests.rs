@@ -108,6 +108,30 @@ fn the_state_directory_is_the_first_of_systemds() {
 }
 
 #[test]
+fn the_state_directory_alone_is_read_whatever_else_is_wrong() {
+    let alone = |text: &str, environment: &dyn Fn(&str) -> Option<String>| {
+        let place = Place::with(&[("config/gateway.toml", text)]);
+        let surroundings = Surroundings {
+            current_dir: place.dir.path().to_owned(),
+            environment,
+            system_file: place.dir.path().join("etc/gateway.toml"),
+        };
+        let shown = |found: PathBuf| found.strip_prefix(place.dir.path()).map_or(found.clone(), Path::to_owned);
+        Config::state_dir_alone_in(&surroundings, None).map(shown)
+    };
+    let faulty =
+        "nonsense = 1\n[state]\ndir = \"here\"\nfree_space_min = \"much\"\n[[jwt]]\nsecret = \"env:NOT_SET\"\n";
+    assert!(load(faulty).is_err());
+    assert_eq!(alone(faulty, &no_environment).unwrap(), Path::new("here"));
+    assert_eq!(alone("nonsense = 1\n", &no_environment).unwrap(), Path::new("state"));
+    let systemd = |name: &str| (name == "STATE_DIRECTORY").then(|| "/var/lib/a".to_owned());
+    assert_eq!(alone("nonsense = 1\n", &systemd).unwrap(), Path::new("/var/lib/a"));
+    for lost in ["[state]\ndir = 5\n", "state = 1\n", "[state\ndir = \"here\"\n", "= 1\n[state]\ndir = \"here\"\n"] {
+        assert!(alone(lost, &no_environment).is_err(), "{lost}");
+    }
+}
+
+#[test]
 fn faults_of_all_files_are_told_at_once() {
     let gateway = "[tenants]\nfile = \"t.toml\"\n[[backends]]\nid = \"A\"\nurl = \"ftp://x\"\n";
     let tenants = "[[plan]]\nid = \"p\"\npolicy = \"p.toml\"\n[[tenant]]\nid = \"a\"\nplan = \"q\"\nwait = 1\n";

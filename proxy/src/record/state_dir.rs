@@ -28,8 +28,8 @@ pub enum StateDirError {
     },
     /// Another user owns it: that user can read and change what is in it, whatever the mode.
     #[error(
-        "`{path}` belongs to the user with the id {owner}, this process runs as {ours}: start it as that user, or give the state directory to this one \
-         with `chown -R`"
+        "`{path}` belongs to the user with the id {owner}, this process runs as {ours}: start it as that user. A state directory that was copied or \
+         restored as another user, and with which no gateway runs, is given to the right one with `chown -R`"
     )]
     Foreign {
         /// The directory, or what in it.

@@ -38,8 +38,8 @@ pub enum PutError {
     Erasing(TenantId),
     /// Somebody else had the id.
     #[error(
-        "`{tenant}` was deleted (at {} ms since 1970): an id stays free for 90 days, and as long as a [[client_certificate]] or an [[oidc]] of gateway.toml names it, so that nobody meets another's links and bills, and none of its former people is let in as it; take another, or say `reuse`",
-        deleted_at.0
+        "`{tenant}` was deleted on {}: an id stays free for 90 days, and as long as a [[client_certificate]] or an [[oidc]] of gateway.toml names it, so that nobody meets another's links and bills, and none of its former people is let in as it; take another, or say `reuse`",
+        deleted_at.date()
     )]
     Tombstone {
         /// Which.

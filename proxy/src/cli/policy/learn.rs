@@ -211,7 +211,7 @@ fn files(parsed: &Parsed, policy: &Policy, catalogue: &Catalogue) -> FileFacts {
 
 /// What the gateway keeps of the submissions that it refused, or would have refused.
 fn refused(which: &ConfigArgument, shadow: bool) -> anyhow::Result<Vec<Submission>> {
-    let reached = Reached::reach(&configuration(which)?)?;
+    let reached = Reached::reach(which)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let query = RefusalQuery { tenant: None, since: None, shadow, limit: REFUSALS_MAX };

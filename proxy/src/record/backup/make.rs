@@ -4,6 +4,7 @@ use super::archive::Writer;
 use super::{
     BackupError, EntryName, FAULTS_MAX, FORMAT, LEDGER, MANIFEST, Manifest, SMALL_FILE_BYTES_MAX, Sum, finished,
 };
+use crate::authenticate::oidc::seal::KEY_FILE;
 use crate::clock::WallMillis;
 use crate::record::durable;
 use crate::record::ledger::Ledger;
@@ -23,7 +24,7 @@ const NOT_KEPT: [&str; 6] = [
     "comfygate.pid",
     "control.sock",
     "hand-over.sock",
-    "oidc.key",
+    KEY_FILE,
     crate::authenticate::login_links::FIRST_LINK,
 ];
 
@@ -138,6 +139,10 @@ impl<W: Write> Making<W> {
     }
 
     fn everything(&mut self, state: &Path, rows: &Rows) -> Result<(), BackupError> {
+        // Whoever expects logins at identity providers to outlast a restore is told; the rest is made anew without a loss.
+        if state.join(KEY_FILE).exists() {
+            self.left_out.push(KEY_FILE.to_owned());
+        }
         for name in tops(state)? {
             match name.as_str() {
                 LEDGER => {

@@ -223,9 +223,10 @@ async fn what_is_no_file_of_ours_is_left_out_and_told() {
     let origin = origin().await;
     std::fs::create_dir(origin.dir.path().join("notes")).unwrap();
     std::fs::write(origin.dir.path().join("with space"), "x").unwrap();
+    std::fs::write(origin.dir.path().join("oidc.key"), "x").unwrap();
     std::fs::write(origin.dir.path().join("large"), vec![0; (1 << 20) + 1]).unwrap();
     let (archive, made) = origin.archive().await;
-    assert_eq!(made.left_out, ["large", "notes/", "with space"]);
+    assert_eq!(made.left_out, ["oidc.key", "large", "notes/", "with space"]);
     restored(&archive).1.unwrap();
 }
 
