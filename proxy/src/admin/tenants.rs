@@ -6,17 +6,21 @@
 //! | `GET /v1/tenants/{id}` | [`TenantDetail`] with `ETag`; 404; 410 of one that was deleted |
 //! | `PUT /v1/tenants/{id}[?reuse=true]` ([`TenantSpec`]) | [`TenantDetail`]: 201 or 200; 409, 412, 422 [`ApiError`] |
 //! | `DELETE /v1/tenants/{id}?erase=true` | [`Erasure`], or 202 [`ErasureRow`] while it goes on |
-//! | `POST /v1/tenants/{id}/erase` | the same of one that stays |
+//! | `POST /v1/tenants/{id}/erase` | the same of one that stays, or that is in no list and has left something; else 404 or 410 |
 //! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: neither made here nor by a token |
 //! | `POST /v1/tenants/{id}/pause`, `…/resume` ([`HaltRequest`]) | `TenantView`, or 404 |
 //! | `GET /v1/plans` | `[PlanView]` |
 
 use super::api::{Api, Operation};
 use super::halts::{Act, HaltRequest, acted};
+use super::sessions;
 use crate::authenticate::endings::Subject;
 use crate::clock::WallMillis;
+use crate::config::oidc::ProviderTenant;
+use crate::config::{Config, UnknownTenant};
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::TenantId;
+use crate::record::audit::rfc3339;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::halts::Halted;
 use crate::record::ledger::managed::{ErasureRow, ManagedTenant};
@@ -28,7 +32,7 @@ use crate::tenants::created::is_made_id;
 use crate::tenants::in_force::{self, InForce};
 use crate::tenants::managed::{Put, PutError, PutOptions};
 use crate::tenants::written::{SpecFault, TenantSpec};
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
@@ -220,9 +224,8 @@ pub fn views(tenants: &AllTenants, is_paused: impl Fn(&TenantId) -> bool) -> Vec
         TenantView { closed, ..TenantView::of_managed(row) }
     });
     let created = tenants.created().map(|created| created.list()).unwrap_or_default();
-    let created = created
-        .into_iter()
-        .map(|row| TenantView { closed: tenants.created_closed_because(&row), ..TenantView::from(row) });
+    let of_token = |row: &CreatedTenant| tenants.created_closed_because(row).map(|reason| reason.to_string());
+    let created = created.into_iter().map(|row| TenantView { closed: of_token(&row), ..TenantView::from(row) });
     let all = configured.chain(managed).chain(created);
     let erasing = |id: &TenantId| tenants.managed()?.erasing(id);
     all.map(|view| TenantView { paused: is_paused(&view.id), erasing: erasing(&view.id), ..view }).collect()
@@ -240,7 +243,8 @@ pub fn detail(tenants: &AllTenants, id: &TenantId, is_paused: bool) -> Option<Te
         }
         (None, None) => {
             let row = tenants.created()?.row(id)?;
-            TenantView { closed: tenants.created_closed_because(&row), ..row.into() }
+            let closed = tenants.created_closed_because(&row).map(|reason| reason.to_string());
+            TenantView { closed, ..row.into() }
         }
     };
     let erasing = managed.and_then(|managed| managed.erasing(id));
@@ -316,7 +320,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
                 .query("after", "only those after this id, of all sources by id")
                 .query("limit", "at most so many")
-                .json::<Vec<TenantView>>(ok, "the tenants"),
+                .json::<Vec<TenantView>>(ok, "the tenants")
+                .text(StatusCode::BAD_REQUEST, "the question is faulty"),
             list,
         )
         .route(
@@ -331,13 +336,13 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}",
                 "Makes a tenant, or changes it as a whole; the same body twice is written once",
             )
-            .query("reuse", "`true`: also an id that was deleted within the last 90 days, or of which something is left, which becomes the new tenant's")
+            .query("reuse", "`true`: also an id that was deleted within the last 90 days, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
             .header("If-Match", "only if its version is this one")
             .header("If-None-Match", "`*`: only if it is new")
             .body::<TenantSpec>()
             .json::<TenantDetail>(StatusCode::CREATED, "it is new")
             .json::<TenantDetail>(ok, "it is so now, or was already")
-            .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, is being erased, was deleted lately, or something of a former tenant of the id is left")
+            .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, is being erased, was deleted lately, something of a former tenant of the id is left, or tokens made a tenant by its claim")
             .json::<ApiError>(StatusCode::PRECONDITION_FAILED, "it is at another version")
             .json::<ApiError>(StatusCode::UNPROCESSABLE_ENTITY, "the body is faulty: each fault with its JSON pointer"),
             put,
@@ -350,7 +355,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 )
                 .query("erase", "`true`, or nothing is done")
                 .json::<ApiError>(StatusCode::BAD_REQUEST, "`erase=true` is missing")
-                .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, or a token made it")
+                .json::<ApiError>(StatusCode::CONFLICT, "it is in tenants.toml, a token made it, or tokens with its claim would make one anew")
                 .empty(StatusCode::NOT_FOUND, unknown),
             ),
             delete,
@@ -360,7 +365,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}/erase",
                 "Ends a tenant's jobs and erases all that it has; the tenant stays",
             ))
-            .empty(StatusCode::NOT_FOUND, "that is no id"),
+            .empty(StatusCode::NOT_FOUND, "nobody has that id, and nothing of a former tenant of it is left")
+            .json::<ApiError>(StatusCode::GONE, "it was deleted, and nothing of it is left"),
             erase_tenant,
         )
         .route(
@@ -381,12 +387,17 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     after: Option<String>,
     limit: Option<usize>,
 }
 
-async fn list(State(Desk { services, .. }): State<Desk>, Query(page): Query<Page>) -> Response {
+async fn list(State(Desk { services, .. }): State<Desk>, page: Result<Query<Page>, QueryRejection>) -> Response {
+    let Query(page) = match page {
+        Ok(page) => page,
+        Err(rejection) => return rejection.into_response(),
+    };
     let tenants = services.tenants();
     let mut all = views(&tenants, |id| services.tenant_paused(id));
     if page.after.is_some() || page.limit.is_some() {
@@ -410,13 +421,47 @@ async fn one(State(Desk { services, .. }): State<Desk>, Path(id): Path<String>) 
     if let Some(detail) = detail_of(&services, &id) {
         return tagged(StatusCode::OK, detail);
     }
-    match services.managed.deleted_at(&id) {
-        Some(at) => {
-            let text = format!("tenant `{id}` was deleted (at {} ms since 1970)", at.0);
-            ApiError::answer(StatusCode::GONE, "tenant_deleted", text)
-        }
+    not_there(&services, &id)
+}
+
+/// 410 with the time of one that was deleted, else 404.
+fn not_there(services: &Services, id: &TenantId) -> Response {
+    match services.managed.deleted_at(id) {
+        Some(at) => ApiError::answer(StatusCode::GONE, "tenant_deleted", was_deleted(id, at)),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// Why the deletion of a tenant that was made here would not last: tokens with its claim would make one anew. `None`: they would not.
+pub fn comes_again(config: &Config, row: &ManagedTenant) -> Option<String> {
+    let claim = row.claim.as_ref()?;
+    let jwt = config.jwt.iter().filter(|issuer| matches!(issuer.unknown_tenant, UnknownTenant::Create(_)));
+    let oidc = config
+        .oidc
+        .iter()
+        .filter(|provider| matches!(provider.tenant, ProviderTenant::Claim { unknown: UnknownTenant::Create(_), .. }));
+    let mut issuers = jwt.map(|issuer| &issuer.issuer).chain(oidc.map(|provider| &provider.issuer));
+    let issuer = issuers.next()?;
+    Some(format!(
+        "the next token of `{issuer}` with the claim `{claim}` of `{}` would make a tenant anew (`unknown_tenant = \"create\"`): disable it, and `erase` what it has; or take its claim away first (`comfygate tenant set {} --claim ''`)",
+        row.id, row.id
+    ))
+}
+
+/// Why nothing is deleted, or erased, of an id.
+pub fn unknown(tenant: &TenantId, deletes: bool) -> String {
+    if deletes {
+        format!("no tenant `{tenant}` was made here: `comfygate tenant list` shows them")
+    } else {
+        format!(
+            "there is no tenant `{tenant}`, and nothing of a former one is left: `comfygate tenant list` shows them"
+        )
+    }
+}
+
+/// What is said of a tenant that is no more.
+pub fn was_deleted(id: &TenantId, at: WallMillis) -> String {
+    format!("tenant `{id}` was deleted at {} ({} ms since 1970)", rfc3339(at), at.0)
 }
 
 /// With its version as `ETag`, where it has one.
@@ -430,6 +475,7 @@ fn tagged(status: StatusCode, detail: TenantDetail) -> Response {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Reuse {
     #[serde(default)]
     reuse: bool,
@@ -457,11 +503,16 @@ async fn put(
     };
     let options = PutOptions { if_version, reuse };
     let tenants = services.tenants();
-    match services.managed.put(&id, spec, &options, tenants.registry()).await {
+    match services.managed.put(&id, spec, &options, &tenants).await {
         Ok(done) => {
             // What it is shown and let into may be another now.
             services.endings.tell(&Subject::Tenant(id.clone()));
             services.rules_changed();
+            if done.row().disabled
+                && let Err(error) = sessions::end_of_tenant(&services, &id).await
+            {
+                return unavailable(&error);
+            }
             let status = if matches!(done, Put::Made(..)) { StatusCode::CREATED } else { StatusCode::OK };
             match detail_of(&services, &id) {
                 Some(detail) => tagged(status, TenantDetail { warnings: done.warnings().to_vec(), ..detail }),
@@ -505,6 +556,7 @@ fn refused(error: PutError) -> Response {
         PutError::Erasing(_) => ApiError::answer(StatusCode::CONFLICT, "erasing", text),
         PutError::Tombstone { .. } => ApiError::answer(StatusCode::CONFLICT, "id_was_deleted", text),
         PutError::Leftovers { .. } => ApiError::answer(StatusCode::CONFLICT, "id_has_leftovers", text),
+        PutError::ClaimMade { .. } => ApiError::answer(StatusCode::CONFLICT, "claim_of_token_tenant", text),
         PutError::Stale { .. } => ApiError::answer(StatusCode::PRECONDITION_FAILED, "stale", text),
         PutError::Full { .. } => ApiError::answer(StatusCode::UNPROCESSABLE_ENTITY, "too_many_tenants", text),
         PutError::Ledger(_) => ApiError::answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
@@ -536,15 +588,18 @@ async fn delete(
             format!("a token made `{id}`, and the next one would again: disable it; `erase` removes what it has");
         return ApiError::answer(StatusCode::CONFLICT, "made_by_token", text);
     }
-    if services.managed.row(&id).is_none() {
+    let Some(row) = services.managed.row(&id) else {
         return match services.managed.deleted_at(&id) {
             // It is as was wanted.
-            Some(_) => {
+            Some(at) => {
                 let none = ErasureRow::new(id, services.clock.wall(), true);
-                Json(Erasure { deleted: true, ..Erasure::so_far(&none) }).into_response()
+                Json(Erasure { deleted: true, deleted_at: Some(at), ..Erasure::so_far(&none) }).into_response()
             }
             None => StatusCode::NOT_FOUND.into_response(),
         };
+    };
+    if let Some(text) = comes_again(&services.config(), &row) {
+        return ApiError::answer(StatusCode::CONFLICT, "claim_makes_tenants", text);
     }
     if !erase {
         let text = "this removes all files, history, userdata, keys and users for good: say `?erase=true`; `…/disable` only closes";
@@ -555,6 +610,14 @@ async fn delete(
 
 async fn erase_tenant(State(Desk { services, dispatch }): State<Desk>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse::<TenantId>() else { return StatusCode::NOT_FOUND.into_response() };
+    if detail_of(&services, &id).is_none() && !services.managed.is_erasing(&id) {
+        // A slip in an id must not look like a duty that is done.
+        match services.managed.leftovers(&id).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return not_there(&services, &id),
+            Err(error) => return unavailable(&error),
+        }
+    }
     erased(&services, &dispatch, &id, false).await
 }
 
@@ -611,21 +674,23 @@ async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Response
         return StatusCode::NOT_FOUND.into_response();
     }
     match services.managed.set_disabled(&id, disabled).await {
-        Ok(Some(_)) => {
-            services.endings.tell(&Subject::Tenant(id.clone()));
-            return shown(services, &id);
-        }
+        Ok(Some(_)) => return closed_or_opened(services, &id, disabled).await,
         Ok(None) => {}
         Err(error) => return refused(error),
     }
     match services.created.set_disabled(&id, disabled).await {
-        Ok(Some(_)) => {
-            services.endings.tell(&Subject::Tenant(id.clone()));
-            shown(services, &id)
-        }
+        Ok(Some(_)) => closed_or_opened(services, &id, disabled).await,
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => unavailable(&error),
     }
+}
+
+async fn closed_or_opened(services: &Services, id: &TenantId, disabled: bool) -> Response {
+    services.endings.tell(&Subject::Tenant(id.clone()));
+    if disabled && let Err(error) = sessions::end_of_tenant(services, id).await {
+        return unavailable(&error);
+    }
+    shown(services, id)
 }
 
 fn unavailable(error: &LedgerError) -> Response {

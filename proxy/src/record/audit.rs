@@ -8,6 +8,8 @@ mod floods;
 mod time;
 mod writer;
 
+pub use time::rfc3339;
+
 use crate::admit::guesses::{By, Kind};
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;

@@ -8,7 +8,7 @@ const DAY_MILLIS: u64 = 86_400_000;
 const LAST: u64 = 253_402_300_799_999;
 
 /// `2026-01-02T03:04:05.006Z`.
-pub(super) fn rfc3339(at: WallMillis) -> String {
+pub fn rfc3339(at: WallMillis) -> String {
     let millis = at.0.min(LAST);
     let (year, month, day) = civil(millis / DAY_MILLIS);
     let rest = millis % DAY_MILLIS;
