@@ -282,6 +282,9 @@ async fn without_any_file_serve_says_where_everything_is() {
 #[test]
 fn a_command_ends_quietly_with_whoever_reads_it() {
     let directory = tempfile::tempdir().unwrap();
+    // Lists are of a state that is there.
+    let made = run_in(directory.path(), &["key", "create", "--tenant", "local"]);
+    assert_eq!(code(&made), 0, "{}", said(&made));
     for arguments in [["check", "--json"], ["tenant", "list"]] {
         let mut command = Command::new(binary());
         command.current_dir(directory.path()).args(arguments).stderr(Stdio::piped());

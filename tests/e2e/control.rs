@@ -170,7 +170,7 @@ async fn a_refusal_says_which_member_it_means_and_the_command_line_tells_its_tex
 
     // People read the text, and no JSON.
     let told = gateway.command(&["key", "create", "--tenant", "nowhere"]);
-    assert_eq!(told.status.code(), Some(2), "{}", said(&told));
+    assert_eq!(told.status.code(), Some(1), "{}", said(&told));
     let text = said(&told);
     assert!(text.contains("no tenant `nowhere`") && !text.contains('{'), "{text}");
 

@@ -111,6 +111,8 @@ codes! {
     MethodNotAllowed, "method_not_allowed", METHOD_NOT_ALLOWED, "the path has other methods, which `Allow` names";
     Busy, "busy", CONFLICT, "another one goes on: ask again after it";
     ChangedSinceShown, "changed_since_shown", CONFLICT, "it is not any more what was shown: look again";
+    ClaimMakesTenants, "claim_makes_tenants", CONFLICT, "tokens with the tenant's claim would make one anew";
+    ClaimOfTokenTenant, "claim_of_token_tenant", CONFLICT, "tokens made a tenant by that claim";
     Erasing, "erasing", CONFLICT, "what the tenant has is being erased";
     IdHasLeftovers, "id_has_leftovers", CONFLICT, "something of a former tenant of the id is left";
     IdWasDeleted, "id_was_deleted", CONFLICT, "a tenant of the id was deleted lately";

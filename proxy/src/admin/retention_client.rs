@@ -2,7 +2,9 @@
 
 use super::api_error::ApiError;
 use super::control_client::{ControlClient, ControlError, read, refused};
+use super::tenants::unknown;
 use crate::ids::TenantId;
+use crate::record::ledger::managed::ErasureRow;
 use crate::retention::{Erasure, Report, Wanted};
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -45,14 +47,33 @@ impl ControlClient {
             true => (Method::DELETE, format!("/v1/tenants/{tenant}?erase=true")),
             false => (Method::POST, format!("/v1/tenants/{tenant}/erase")),
         };
+        // How far it was when it was asked before: it may come to its end between two questions.
+        let mut asked: Option<ErasureRow> = None;
         loop {
-            match self.exchange(method.clone(), &path, Vec::new(), RUN_TIMEOUT).await? {
-                (StatusCode::OK, answer) => return read(&answer).map(Ok),
-                (StatusCode::ACCEPTED, _) => {}
-                (StatusCode::NOT_FOUND, _) => return Ok(Err(format!("no tenant `{tenant}` was made here"))),
-                (StatusCode::CONFLICT, answer) => return Ok(Err(ApiError::read(&answer).to_string())),
+            let (status, answer) = self.exchange(method.clone(), &path, Vec::new(), RUN_TIMEOUT).await?;
+            let over = || Some(Erasure { deleted: deletes, ..Erasure::so_far(asked.as_ref()?) });
+            match (status, answer) {
+                (StatusCode::OK, answer) => {
+                    let erasure: Erasure = read(&answer)?;
+                    let before = erasure.deleted_at.and_then(|_| over());
+                    return Ok(Ok(before.unwrap_or(erasure)));
+                }
+                (StatusCode::ACCEPTED, answer) => asked = Some(read(&answer)?),
+                (StatusCode::NOT_FOUND, _) => return Ok(over().ok_or_else(|| unknown(tenant, deletes))),
+                (StatusCode::CONFLICT | StatusCode::GONE, answer) => return Ok(Err(ApiError::read(&answer).to_string())),
                 (_, answer) => return Err(refused(&answer)),
             }
+        }
+    }
+
+    /// What is said of a tenant that was deleted; `None`: it was not, or long ago.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn deleted_tenant(&self, tenant: &TenantId) -> Result<Option<String>, ControlError> {
+        match self.exchange(Method::GET, &format!("/v1/tenants/{tenant}"), Vec::new(), RUN_TIMEOUT).await? {
+            (StatusCode::GONE, answer) => read::<ApiError>(&answer).map(|error| Some(error.error)),
+            _ => Ok(None),
         }
     }
 

@@ -184,6 +184,19 @@ async fn ended_one(State(services): State<Arc<Services>>, Named(id): Named) -> R
     Ok(Json(EndedSessions { ended: 1 }))
 }
 
+/// Ends every session of a tenant that was closed: its cookies must not be good again when it is opened.
+///
+/// # Errors
+/// The ledger's; then they are there still, and refused while the tenant is closed.
+pub async fn end_of_tenant(services: &Services, tenant: &TenantId) -> Result<(), LedgerError> {
+    let rows = services.ledger.end_sessions(&WhoseSessions::Tenant(tenant.clone()), None).await?;
+    for row in &rows {
+        services.browsers.end(row.id);
+        services.audit.session_ended(row.id, &row.owner, "its tenant was disabled");
+    }
+    Ok(())
+}
+
 fn tell(services: &Services, rows: &[SessionRow]) {
     for row in rows {
         services.browsers.end(row.id);

@@ -15,6 +15,7 @@ use crate::ids::BackendId;
 use crate::record::backup::{make, pieces};
 use crate::record::metrics::JobCounts;
 use crate::services::Services;
+use crate::tenants::Closed;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -35,6 +36,9 @@ pub struct Status {
     pub healthy: bool,
     /// Why not; one line each.
     pub reasons: Vec<String>,
+    /// What an operator has to mend, though jobs of others run; one line each: tenants that are closed since their plan is gone, or does not suit them.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Of the program.
     pub version: String,
     /// Its process.
@@ -165,6 +169,7 @@ async fn status(State(looks): State<Looks>) -> Json<Status> {
     Json(Status {
         healthy: reasons.is_empty(),
         reasons,
+        warnings: live.tenants.closed().iter().map(Closed::told).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         now: services.clock.wall(),

@@ -6,7 +6,7 @@
 //! | `GET /v1/tenants/{id}` | [`TenantDetail`] with `ETag`; 404; 410 of one that was deleted |
 //! | `PUT /v1/tenants/{id}[?reuse=true]` ([`TenantSpec`]) | [`TenantDetail`]: 201 or 200; 409, 412, 422 |
 //! | `DELETE /v1/tenants/{id}?erase=true` | [`Erasure`], or 202 [`ErasureRow`] while it goes on |
-//! | `POST /v1/tenants/{id}/erase` | the same of one that stays |
+//! | `POST /v1/tenants/{id}/erase` | the same of one that stays, or that is in no list and has left something; else 404 or 410 |
 //! | `POST /v1/tenants/{id}/disable`, `…/enable` | `TenantView`; 404: neither made here nor by a token |
 //! | `POST /v1/tenants/{id}/pause`, `…/resume` ([`HaltRequest`]) | `TenantView`, or 404 |
 //! | `GET /v1/plans` | `[PlanView]` |
@@ -16,8 +16,11 @@
 use super::api::{Api, Operation};
 use super::api_error::{Asked, Body, Code, Named, Refused};
 use super::halts::{Act, HaltRequest, acted};
+use super::sessions;
 use crate::authenticate::endings::Subject;
 use crate::clock::WallMillis;
+use crate::config::oidc::ProviderTenant;
+use crate::config::{Config, UnknownTenant};
 use crate::dispatch::dispatcher::DispatchHandle;
 use crate::ids::TenantId;
 use crate::record::ledger::halts::Halted;
@@ -198,9 +201,8 @@ pub fn views(tenants: &AllTenants, is_paused: impl Fn(&TenantId) -> bool) -> Vec
         TenantView { closed, ..TenantView::of_managed(row) }
     });
     let created = tenants.created().map(|created| created.list()).unwrap_or_default();
-    let created = created
-        .into_iter()
-        .map(|row| TenantView { closed: tenants.created_closed_because(&row), ..TenantView::from(row) });
+    let of_token = |row: &CreatedTenant| tenants.created_closed_because(row).map(|reason| reason.to_string());
+    let created = created.into_iter().map(|row| TenantView { closed: of_token(&row), ..TenantView::from(row) });
     let all = configured.chain(managed).chain(created);
     let erasing = |id: &TenantId| tenants.managed()?.erasing(id);
     all.map(|view| TenantView { paused: is_paused(&view.id), erasing: erasing(&view.id), ..view }).collect()
@@ -218,7 +220,8 @@ pub fn detail(tenants: &AllTenants, id: &TenantId, is_paused: bool) -> Option<Te
         }
         (None, None) => {
             let row = tenants.created()?.row(id)?;
-            TenantView { closed: tenants.created_closed_because(&row), ..row.into() }
+            let closed = tenants.created_closed_because(&row).map(|reason| reason.to_string());
+            TenantView { closed, ..row.into() }
         }
     };
     let erasing = managed.and_then(|managed| managed.erasing(id));
@@ -294,7 +297,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
                 .query("after", "only those after this id, of all sources by id")
                 .query("limit", "at most so many")
-                .json::<Vec<TenantView>>(ok, "the tenants"),
+                .json::<Vec<TenantView>>(ok, "the tenants")
+                .text(StatusCode::BAD_REQUEST, "the question is faulty"),
             list,
         )
         .route(
@@ -308,14 +312,15 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}",
                 "Makes a tenant, or changes it as a whole; the same body twice is written once",
             )
-            .query("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's")
+            .query("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
             .header("If-Match", "only if its version is this one")
             .header("If-None-Match", "`*`: only if it is new")
             .body::<TenantSpec>()
             .json::<TenantDetail>(StatusCode::CREATED, "it is new")
             .json::<TenantDetail>(ok, "it is so now, or was already")
-            .refuses(&[Code::InFile, Code::Erasing, Code::IdWasDeleted, Code::IdHasLeftovers, Code::Stale])
-            .refuses(&[Code::Faulty, Code::BadId, Code::MadeId, Code::TooManyTenants, Code::NotFound, Code::Unavailable]),
+            .refuses(&[Code::InFile, Code::Erasing, Code::IdWasDeleted, Code::IdHasLeftovers, Code::ClaimOfTokenTenant])
+            .refuses(&[Code::Stale, Code::Faulty, Code::BadId, Code::MadeId, Code::TooManyTenants, Code::NotFound])
+            .refuses(&[Code::Unavailable]),
             put,
         )
         .route(
@@ -325,7 +330,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                     "Closes a tenant, ends its jobs, erases all that it has, and itself",
                 )
                 .query("erase", "`true`, or nothing is done")
-                .refuses(&[Code::EraseMissing, Code::InFile, Code::MadeByToken]),
+                .refuses(&[Code::EraseMissing, Code::InFile, Code::MadeByToken, Code::ClaimMakesTenants]),
             ),
             delete,
         )
@@ -333,7 +338,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             ending(Operation::post(
                 "/v1/tenants/{id}/erase",
                 "Ends a tenant's jobs and erases all that it has; the tenant stays",
-            )),
+            ))
+            .refuses(&[Code::TenantDeleted]),
             erase_tenant,
         )
         .route(
@@ -393,10 +399,47 @@ async fn one(State(Desk { services, .. }): State<Desk>, Named(id): Named) -> Res
     if let Some(detail) = detail_of(&services, &id) {
         return Ok(tagged(StatusCode::OK, detail));
     }
-    Err(match services.managed.deleted_at(&id, services.tenants().registry()) {
-        Some(at) => Refused::new(Code::TenantDeleted, format!("tenant `{id}` was deleted on {}", at.date())),
-        None => no_tenant(&id),
-    })
+    Err(not_there(&services, &id))
+}
+
+/// 410 with the time of one that was deleted, else 404.
+fn not_there(services: &Services, id: &TenantId) -> Refused {
+    match services.managed.deleted_at(id, services.tenants().registry()) {
+        Some(at) => Refused::new(Code::TenantDeleted, was_deleted(id, at)),
+        None => no_tenant(id),
+    }
+}
+
+/// Why the deletion of a tenant that was made here would not last: tokens with its claim would make one anew. `None`: they would not.
+pub fn comes_again(config: &Config, row: &ManagedTenant) -> Option<String> {
+    let claim = row.claim.as_ref()?;
+    let jwt = config.jwt.iter().filter(|issuer| matches!(issuer.unknown_tenant, UnknownTenant::Create(_)));
+    let oidc = config
+        .oidc
+        .iter()
+        .filter(|provider| matches!(provider.tenant, ProviderTenant::Claim { unknown: UnknownTenant::Create(_), .. }));
+    let mut issuers = jwt.map(|issuer| &issuer.issuer).chain(oidc.map(|provider| &provider.issuer));
+    let issuer = issuers.next()?;
+    Some(format!(
+        "the next token of `{issuer}` with the claim `{claim}` of `{}` would make a tenant anew (`unknown_tenant = \"create\"`): disable it, and `erase` what it has; or take its claim away first (`comfygate tenant set {} --claim ''`)",
+        row.id, row.id
+    ))
+}
+
+/// Why nothing is deleted, or erased, of an id.
+pub fn unknown(tenant: &TenantId, deletes: bool) -> String {
+    if deletes {
+        format!("no tenant `{tenant}` was made here: `comfygate tenant list` shows them")
+    } else {
+        format!(
+            "there is no tenant `{tenant}`, and nothing of a former one is left: `comfygate tenant list` shows them"
+        )
+    }
+}
+
+/// What is said of a tenant that is no more.
+pub fn was_deleted(id: &TenantId, at: WallMillis) -> String {
+    format!("tenant `{id}` was deleted on {}", at.date())
 }
 
 /// With its version as `ETag`, where it has one.
@@ -427,10 +470,13 @@ async fn put(
     let known = services.managed.row(&id).map(|row| row.version);
     let options = PutOptions { if_version: precondition(&headers, known)?, reuse };
     let tenants = services.tenants();
-    let done = services.managed.put(&id, spec, &options, tenants.registry()).await?;
+    let done = services.managed.put(&id, spec, &options, &tenants).await?;
     // What it is shown and let into may be another now.
     services.endings.tell(&Subject::Tenant(id.clone()));
     services.rules_changed();
+    if done.row().disabled {
+        sessions::end_of_tenant(&services, &id).await?;
+    }
     let status = if matches!(done, Put::Made(..)) { StatusCode::CREATED } else { StatusCode::OK };
     let detail = detail_of(&services, &id).ok_or_else(|| no_tenant(&id))?;
     Ok(tagged(status, TenantDetail { warnings: done.warnings().to_vec(), ..detail }))
@@ -470,6 +516,7 @@ impl From<PutError> for Refused {
             PutError::Erasing(_) => Code::Erasing,
             PutError::Tombstone { .. } => Code::IdWasDeleted,
             PutError::Leftovers { .. } => Code::IdHasLeftovers,
+            PutError::ClaimMade { .. } => Code::ClaimOfTokenTenant,
             PutError::Stale { .. } => Code::Stale,
             PutError::Full { .. } => Code::TooManyTenants,
             PutError::Ledger(_) => Code::Unavailable,
@@ -501,11 +548,15 @@ async fn delete(
             format!("a token made `{id}`, and the next one would again: disable it; `erase` removes what it has");
         return Err(Refused::new(Code::MadeByToken, text));
     }
-    if services.managed.row(&id).is_none() {
+    let Some(row) = services.managed.row(&id) else {
         // If it was deleted, it is as was wanted.
-        services.managed.deleted_at(&id, services.tenants().registry()).ok_or_else(|| no_tenant(&id))?;
+        let at = services.managed.deleted_at(&id, services.tenants().registry()).ok_or_else(|| no_tenant(&id))?;
         let none = ErasureRow::new(id, services.clock.wall(), true);
-        return Ok(Json(Erasure { deleted: true, ..Erasure::so_far(&none) }).into_response());
+        let erasure = Erasure { deleted: true, deleted_at: Some(at), ..Erasure::so_far(&none) };
+        return Ok(Json(erasure).into_response());
+    };
+    if let Some(text) = comes_again(&services.config(), &row) {
+        return Err(Refused::new(Code::ClaimMakesTenants, text));
     }
     if !erase {
         let text = "this removes all files, history, userdata, keys and users for good: say `?erase=true`; `…/disable` only closes";
@@ -515,7 +566,15 @@ async fn delete(
 }
 
 async fn erase_tenant(State(Desk { services, dispatch }): State<Desk>, Named(id): Named) -> Result<Response, Refused> {
-    erased(&services, &dispatch, &id_of(&id)?, false).await
+    let id = id_of(&id)?;
+    // A slip in an id must not look like a duty that is done.
+    if detail_of(&services, &id).is_none()
+        && !services.managed.is_erasing(&id)
+        && services.managed.leftovers(&id).await?.is_none()
+    {
+        return Err(not_there(&services, &id));
+    }
+    erased(&services, &dispatch, &id, false).await
 }
 
 async fn erased(
@@ -577,5 +636,8 @@ async fn set_disabled(services: &Services, id: &str, disabled: bool) -> Result<J
         return Err(no_tenant(&id));
     }
     services.endings.tell(&Subject::Tenant(id.clone()));
+    if disabled {
+        sessions::end_of_tenant(services, &id).await?;
+    }
     shown(services, &id)
 }

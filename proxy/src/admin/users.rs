@@ -7,6 +7,7 @@
 //! | `GET /v1/users/{name}` | | [`UserView`], or 404 |
 //! | `DELETE /v1/users/{name}` | | 204, also a second time |
 //! | `POST /v1/users/{name}/link` | [`LinkRequest`] | [`LinkView`] |
+//! | `DELETE /v1/users/{name}/link` | | [`EndedLinks`]: none where there is none that is good |
 
 use super::api::{Api, Operation};
 use super::api_error::{Asked, Body, Code, Named, Refused, no_tenant};
@@ -45,9 +46,9 @@ pub struct UserRequest {
     /// For people; up to 100 characters, none of them control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Whether the user may not log in.
-    #[serde(default)]
-    pub disabled: bool,
+    /// Whether the user may not log in. Absent: as it is, and a new one may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
     /// The password; absent: as it is. A new user needs one. The one that the user has already changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Typed>,
@@ -87,6 +88,13 @@ pub struct LinkView {
     pub url: String,
     /// Until when it is good.
     pub expires_at: WallMillis,
+}
+
+/// How many one-time links were ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct EndedLinks {
+    /// So many.
+    pub ended: usize,
 }
 
 /// Which users are listed.
@@ -212,7 +220,7 @@ impl UserService {
             password_version: now.0,
             scopes: scopes(&request.scopes),
             label: request.label.clone(),
-            disabled_at: request.disabled.then_some(now),
+            disabled_at: request.disabled.unwrap_or(false).then_some(now),
             created_at: now,
             changed_at: now,
         };
@@ -240,7 +248,7 @@ impl UserService {
         let change = UserChange {
             scopes: Some(scopes(&request.scopes)),
             label: Some(request.label.clone()),
-            disabled: Some(request.disabled),
+            disabled: request.disabled,
             password,
         };
         match self.ledger.change_user(&was.name, change, self.clock.wall()).await {
@@ -392,6 +400,15 @@ pub fn router(services: &Arc<Services>) -> Api {
                 .refuses(&[Code::UnknownTenant]),
             link,
         )
+        .route(
+            Operation::delete(
+                "/v1/users/{name}/link",
+                "Ends the login link of a name, whether there is such a user or not",
+            )
+            .json::<EndedLinks>(ok, "it is over; 0: none was good")
+            .refuses(&[Code::NotFound]),
+            link_ended,
+        )
         .with_state(Shared { users, services: Arc::clone(services) })
 }
 
@@ -482,6 +499,12 @@ impl From<LinkError> for Refused {
     }
 }
 
+async fn link_ended(State(shared): State<Shared>, Named(name): Named) -> Result<Json<EndedLinks>, Refused> {
+    let name = name_of(&name)?;
+    let local_users = &shared.services.local_users;
+    Ok(Json(EndedLinks { ended: local_users.links.end_good_of(&name, &shared.services.clock) }))
+}
+
 impl From<UserError> for Refused {
     fn from(error: UserError) -> Self {
         let code = match error {
@@ -514,7 +537,7 @@ mod tests {
             tenant: "a".parse().unwrap(),
             scopes: vec![],
             label: None,
-            disabled: false,
+            disabled: None,
             password: password.map(Typed::new),
         }
     }
@@ -540,6 +563,21 @@ mod tests {
         assert_eq!(service.one(&ann()).await.unwrap(), Some(kept.view.clone()));
         assert_eq!(service.list(None).await.unwrap(), std::slice::from_ref(&kept.view));
         assert!(!serde_json::to_string(&kept.view).unwrap().contains("argon2"));
+    }
+
+    #[tokio::test]
+    async fn a_user_that_was_disabled_stays_so_until_a_request_says_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, _) = service(&dir);
+        let wanted = |disabled| UserRequest { disabled, ..request(Some("a long enough one")) };
+        assert_eq!(service.put(&ann(), &wanted(None), 9).await.unwrap().view.disabled_at, None);
+        let closed = service.put(&ann(), &wanted(Some(true)), 9).await.unwrap();
+        assert!(closed.view.disabled_at.is_some());
+        let again = service.put(&ann(), &wanted(None), 9).await.unwrap();
+        assert_eq!((again.done, again.view), (UserDone::Nothing, closed.view));
+        assert_eq!(service.put(&ann(), &wanted(Some(false)), 9).await.unwrap().view.disabled_at, None);
+        let new = service.put(&"bob".parse().unwrap(), &wanted(Some(true)), 9).await.unwrap();
+        assert!(new.view.disabled_at.is_some());
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::control_client::{ControlClient, ControlError, read, written};
 use super::sessions::{EndedSessions, SessionQuery, SessionView};
-use super::users::{LinkRequest, LinkView, UserRequest, UserView};
+use super::users::{EndedLinks, LinkRequest, LinkView, UserRequest, UserView};
 use crate::ids::{SessionId, TenantId, UserId};
 use http::{Method, StatusCode};
 
@@ -42,6 +42,17 @@ impl ControlClient {
     /// [`ControlError`].
     pub async fn remove_user(&self, name: &UserId) -> Result<(), ControlError> {
         self.call(Method::DELETE, &format!("/v1/users/{name}"), Vec::new()).await.map(drop)
+    }
+
+    /// Ends the one-time link of a name; gives how many were good.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn end_link(&self, name: &UserId) -> Result<usize, ControlError> {
+        match self.call(Method::DELETE, &format!("/v1/users/{name}/link"), Vec::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(0),
+            (_, body) => read::<EndedLinks>(&body).map(|links| links.ended),
+        }
     }
 
     /// A one-time link for a user.

@@ -15,7 +15,7 @@ use crate::ids::BackendId;
 use crate::inspect::Inspector;
 use crate::record::ledger::LedgerError;
 use crate::services::{Live, Services};
-use crate::tenants::AllTenants;
+use crate::tenants::{AllTenants, Closed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -135,18 +135,24 @@ impl Reloader {
             Ok(backends) => backends,
             Err(error) => return self.refused(vec![format!("the ledger can't be asked for the backends: {error}")]),
         };
-        let generation = former.generation.saturating_add(1);
         let config = prepared.config;
+        let tenants = AllTenants::new(
+            Arc::clone(&config.tenants),
+            Arc::clone(&services.managed),
+            Arc::clone(&services.created),
+            config.limits.created_tenants_max,
+        );
+        // A plan that is renamed would lock out all that the file does not name, and nothing else would say so.
+        let closed: Vec<String> = tenants.would_close(&former.tenants).iter().map(Closed::refusal).collect();
+        if !closed.is_empty() {
+            return self.refused(closed);
+        }
+        let generation = former.generation.saturating_add(1);
         services.hub.set_sockets_max(config.limits.websockets_max);
         services.links.set(config.public_url.as_ref(), config.views_lifetime);
         services.live.store(Arc::new(Live {
             generation,
-            tenants: Arc::new(AllTenants::new(
-                Arc::clone(&config.tenants),
-                Arc::clone(&services.managed),
-                Arc::clone(&services.created),
-                config.limits.created_tenants_max,
-            )),
+            tenants: Arc::new(tenants),
             inspector: prepared.inspector,
             authenticator: Arc::new(Authenticator::new(config.jwt.clone(), &services.key_sets, services.clock.clone())),
             providers: Arc::new(Providers::new(

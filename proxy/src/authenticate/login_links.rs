@@ -200,6 +200,17 @@ impl LoginLinks {
         self.lock().retain(|link| !matches!(&link.wanted, LinkFor::User { name, .. } if same(name)));
     }
 
+    /// The same, and says how many were good.
+    pub fn end_good_of(&self, user: &UserId, clock: &Clock) -> usize {
+        let now = clock.monotonic();
+        let same = |name: &UserId| name.as_str().eq_ignore_ascii_case(user.as_str());
+        let mut links = self.lock();
+        let good = |link: &&Link| link.ends > now && matches!(&link.wanted, LinkFor::User { name, .. } if same(name));
+        let ended = links.iter().filter(good).count();
+        links.retain(|link| !matches!(&link.wanted, LinkFor::User { name, .. } if same(name)));
+        ended
+    }
+
     /// Ends the links of a tenant that is erased.
     pub fn end_of_tenant(&self, tenant: &TenantId) {
         self.lock().retain(|link| link.wanted.tenant() != tenant);
@@ -378,6 +389,17 @@ mod tests {
         assert!(links.look(&first, &clock).is_none() && links.look(&new, &clock).is_some());
         links.end_of(&"ANN".parse().unwrap());
         assert!(links.look(&new, &clock).is_none() && links.look(&other, &clock).is_some());
+    }
+
+    #[test]
+    fn the_good_links_of_a_name_are_ended_and_counted_once() {
+        let (links, clock) = (LoginLinks::default(), clock());
+        let (ann, bob) = (made(&links, of("ann"), &clock), made(&links, of("bob"), &clock));
+        let end = |name: &str| links.end_good_of(&name.parse().unwrap(), &clock);
+        assert_eq!((end("nobody"), end("ANN"), end("ann")), (0, 1, 0));
+        assert!(links.look(&ann, &clock).is_none() && links.look(&bob, &clock).is_some());
+        clock.turn(LIFETIME);
+        assert_eq!(end("bob"), 0, "it was over");
     }
 
     #[test]

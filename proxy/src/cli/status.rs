@@ -58,6 +58,9 @@ fn table(status: &Status) -> String {
     for reason in &status.reasons {
         line("", reason);
     }
+    for warning in &status.warnings {
+        line("warning", warning);
+    }
     line("up for", &format_args!("{} s", status.uptime_seconds));
     line("configuration", &format_args!("{}, generation {}", status.configuration, status.generation));
     for listener in &status.listeners {

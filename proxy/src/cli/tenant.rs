@@ -7,7 +7,9 @@ use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::table::Table;
-use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, detail, views};
+use crate::admin::tenants::{
+    TenantDetail, TenantSource, TenantView, comes_again, detail, unknown, views, was_deleted,
+};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -15,6 +17,7 @@ use crate::record::audit::Audit;
 use crate::record::ledger::halts::{Halted, Halts};
 use crate::record::ledger::managed::ManagedRows;
 use crate::record::ledger::redb::RedbLedger;
+use crate::record::ledger::sessions::{Sessions, WhoseSessions};
 use crate::record::ledger::tenants::Tenants;
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::retention::{Erasure, erase_tenant};
@@ -114,7 +117,7 @@ struct Written {
     /// A key of its plan that it has otherwise, such as weight=2, retention=24h or users=shared; a list or table as JSON
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<(String, Value)>,
-    /// Take an id also that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left (it becomes the new tenant's)
+    /// Take an id also that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left (it becomes the new tenant's); and a claim by which tokens made a tenant (what that one has stays there)
     #[arg(long)]
     reuse: bool,
 }
@@ -139,6 +142,9 @@ struct Changes {
     /// A key that it has as its plan again
     #[arg(long = "unset", value_name = "KEY")]
     unset: Vec<String>,
+    /// Take a claim also by which tokens made a tenant: what that one has stays there
+    #[arg(long)]
+    reuse: bool,
 }
 
 /// `weight=2`: the value as JSON if it is some, else as a text.
@@ -167,7 +173,7 @@ impl Written {
             plan: self.plan.clone(),
             name: self.name.clone(),
             claim: self.claim.clone(),
-            disabled: false,
+            disabled: None,
             limits: self.set.iter().cloned().collect(),
         }
     }
@@ -187,7 +193,7 @@ impl Changes {
             plan: self.plan.clone().unwrap_or_else(|| known.tenant.plan.clone()),
             name: text(&self.name, &known.tenant.name),
             claim: text(&self.claim, &known.tenant.claim),
-            disabled: known.tenant.disabled,
+            disabled: None,
             limits,
         }
     }
@@ -216,7 +222,7 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
                     format!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
                 })?;
                 let version = known.tenant.version.unwrap_or_default();
-                Ok((changes.spec(&known), Condition::Version(version)))
+                Ok((changes.spec(&known), Condition::Version { version, reuse: changes.reuse }))
             });
         }
         TenantCommand::List => None,
@@ -268,6 +274,11 @@ fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -
         }
     })?;
     let erasure = match erased {
+        // Whoever meant another id must not think that it is gone now.
+        Ok(Erasure { deleted_at: Some(at), .. }) => {
+            eprintln!("comfygate: {}", was_deleted(id, at));
+            return Ok(Exit::No);
+        }
         Ok(erasure) => erasure,
         Err(reason) => {
             eprintln!("comfygate: {reason}");
@@ -291,6 +302,28 @@ fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -
     Ok(Exit::Good)
 }
 
+/// Why there is nothing to delete, or to erase, of an id, or why it would not last. `None`: there is.
+async fn nothing_of(
+    config: &Config,
+    ledger: &Arc<RedbLedger>,
+    audit: &Audit,
+    id: &TenantId,
+    deletes: bool,
+) -> anyhow::Result<Option<String>> {
+    let managed = managed(ledger, audit).await?;
+    let is_there = if deletes {
+        managed.row(id).is_some()
+    } else {
+        detail(&all(config, ledger, audit).await?, id, false).is_some()
+            || managed.is_erasing(id)
+            || managed.leftovers(id).await?.is_some()
+    };
+    let gone = || managed.deleted_at(id, &config.tenants).map_or_else(|| unknown(id, deletes), |at| was_deleted(id, at));
+    let row = managed.row(id).filter(|_| deletes && config.tenants.tenant(id).is_none());
+    let again = || row.and_then(|row| comes_again(config, &row));
+    Ok(if is_there { again() } else { Some(gone()) })
+}
+
 /// On the ledger itself. What is left undone here the gateway goes on with at its next start.
 async fn erased_here(
     config: &Config,
@@ -301,8 +334,8 @@ async fn erased_here(
 ) -> anyhow::Result<Result<Erasure, String>> {
     let clock = Clock::system();
     let managed = managed(&ledger, audit).await?;
-    if deletes && managed.row(id).is_none() {
-        return Ok(Err(format!("no tenant `{id}` was made here: `comfygate tenant list` shows them")));
+    if let Some(reason) = nothing_of(config, &ledger, audit, id, deletes).await? {
+        return Ok(Err(reason));
     }
     let active = ledger.active_jobs().await?.iter().filter(|job| job.owner.tenant == *id).count();
     if active > 0 {
@@ -335,18 +368,28 @@ async fn all(config: &Config, ledger: &Arc<RedbLedger>, audit: &Audit) -> anyhow
 /// Only if it is so still.
 enum Condition {
     New { reuse: bool },
-    Version(u64),
+    Version { version: u64, reuse: bool },
 }
 
 fn show(id: &TenantId, arguments: &TenantArguments) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(async { Reached::reach(arguments, NoState::Refused)?.detail(id).await })? {
-        Some(detail) => {
+    let found = runtime.block_on(async {
+        let reached = Reached::reach(arguments, NoState::Refused)?;
+        match reached.detail(id).await? {
+            Some(detail) => anyhow::Ok(Ok(detail)),
+            None => Ok(Err(reached.deleted(id).await?)),
+        }
+    })?;
+    match found {
+        Ok(detail) => {
             print_detail(&detail, arguments.json);
             Ok(Exit::Good)
         }
-        None => {
-            reach::tell_unknown(id);
+        Err(deleted) => {
+            match deleted {
+                Some(told) => eprintln!("comfygate: {told}"),
+                None => reach::tell_unknown(id),
+            }
             Ok(Exit::No)
         }
     }
@@ -456,6 +499,17 @@ impl Reached {
         })
     }
 
+    /// What is said of one that was deleted.
+    async fn deleted(&self, id: &TenantId) -> anyhow::Result<Option<String>> {
+        Ok(match self {
+            Self::Gateway(client) => client.deleted_tenant(id).await?,
+            Self::Ledger(Here { config, ledger }, audit) => {
+                let deleted_at = managed(ledger, audit).await?.deleted_at(id, &config.tenants);
+                deleted_at.map(|at| was_deleted(id, at))
+            }
+        })
+    }
+
     async fn put(
         &self,
         id: &TenantId,
@@ -466,7 +520,7 @@ impl Reached {
             Self::Gateway(client) => {
                 let (if_version, reuse) = match condition {
                     Condition::New { reuse } => (None, *reuse),
-                    Condition::Version(version) => (Some(*version), false),
+                    Condition::Version { version, reuse } => (Some(*version), *reuse),
                 };
                 Ok(client.put_tenant(id, &spec, if_version, reuse).await?)
             }
@@ -477,9 +531,9 @@ impl Reached {
                 }
                 let options = match condition {
                     Condition::New { reuse } => PutOptions { if_version: None, reuse: *reuse },
-                    Condition::Version(version) => PutOptions { if_version: Some(*version), reuse: false },
+                    Condition::Version { version, reuse } => PutOptions { if_version: Some(*version), reuse: *reuse },
                 };
-                match managed.put(id, spec, &options, &config.tenants).await {
+                match managed.put(id, spec, &options, &all(config, ledger, audit).await?).await {
                     Ok(done) => {
                         audit.written();
                         let found = self.detail(id).await?.context("the tenant is not there any more")?;
@@ -499,12 +553,14 @@ impl Reached {
             Self::Gateway(client) => client.disable_tenant(id, disabled).await?,
             Self::Ledger(Here { ledger, .. }, audit) => {
                 if let Some(row) = managed(ledger, audit).await?.set_disabled(id, disabled).await? {
+                    end_sessions(ledger, audit, id, disabled).await?;
                     audit.written();
                     return Ok(Some(TenantView::of_managed(&row)));
                 }
                 match ledger.disable_tenant(id, disabled.then(|| Clock::system().wall())).await {
                     Ok(row) => {
                         audit.tenant_disabled(&row.id, disabled);
+                        end_sessions(ledger, audit, id, disabled).await?;
                         audit.written();
                         Some(row.into())
                     }
@@ -514,6 +570,20 @@ impl Reached {
             }
         })
     }
+}
+
+/// Those of a tenant that is closed now.
+async fn end_sessions(
+    ledger: &Arc<RedbLedger>,
+    audit: &Audit,
+    id: &TenantId,
+    disabled: bool,
+) -> Result<(), LedgerError> {
+    if disabled {
+        let ended = ledger.end_sessions(&WhoseSessions::Tenant(id.clone()), None).await?;
+        ended.iter().for_each(|row| audit.session_ended(row.id, &row.owner, "its tenant was disabled"));
+    }
+    Ok(())
 }
 
 fn print(tenants: &[TenantView], json: bool) {

@@ -56,7 +56,7 @@ enum UserCommand {
         /// The login name
         name: UserId,
     },
-    /// Forget a user; its sessions end, what it owns stays its tenant's
+    /// Forget a user; its sessions end, what it owns stays its tenant's. Of a name that is no user yet: end its link
     Remove {
         /// The login name
         name: UserId,
@@ -129,7 +129,7 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
                     tenant: add.tenant.clone(),
                     scopes: add.scopes.clone(),
                     label: add.label.clone(),
-                    disabled: false,
+                    disabled: None,
                     password,
                 };
                 print(&[users.put(&add.name, &request).await?], json);
@@ -148,14 +148,18 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
                 changed(&users, name, json, |request| UserRequest { password, ..request }).await
             }
             UserCommand::Disable { name } => {
-                changed(&users, name, json, |request| UserRequest { disabled: true, ..request }).await
+                changed(&users, name, json, |request| UserRequest { disabled: Some(true), ..request }).await
             }
             UserCommand::Enable { name } => {
-                changed(&users, name, json, |request| UserRequest { disabled: false, ..request }).await
+                changed(&users, name, json, |request| UserRequest { disabled: Some(false), ..request }).await
             }
             UserCommand::Remove { name } => {
                 if !users.remove(name).await? {
-                    return Ok(no_user(name));
+                    if users.end_link(name).await? == 0 {
+                        return Ok(no_user(name));
+                    }
+                    println!("there is no user {name} yet; the link that would have made it is over");
+                    return Ok(Exit::Good);
                 }
                 println!("{name} removed");
                 Ok(Exit::Good)
@@ -177,7 +181,7 @@ async fn changed(
         tenant: there.tenant,
         scopes: there.scopes.iter().collect(),
         label: there.label,
-        disabled: there.disabled_at.is_some(),
+        disabled: None,
         password: None,
     };
     print(&[users.put(&there.name, &change(as_it_is)).await?], json);
@@ -257,6 +261,14 @@ impl Users {
             }
         }
         Ok(true)
+    }
+
+    /// Ends a link of that name: without a gateway there is none.
+    async fn end_link(&self, name: &UserId) -> anyhow::Result<usize> {
+        Ok(match self {
+            Self::Gateway(client) => client.end_link(name).await?,
+            Self::Ledger(..) => 0,
+        })
     }
 
     async fn link(&self, wanted: &LinkArguments, json: bool) -> anyhow::Result<Exit> {

@@ -123,12 +123,13 @@ impl Checker<'_> {
         let by_certificate = raw.client_certificate.iter().filter_map(|entry| entry.tenant.as_ref());
         let by_provider = raw.oidc.iter().filter_map(|provider| provider.tenant.as_ref());
         let named = by_certificate.chain(by_provider).map(|named| (named.value.clone(), named.at.clone()));
-        let tenants = Arc::new(tenants.naming(named));
+        let tenants = tenants.naming(named);
         let client_certificates = self.client_certificates(raw.client_certificate, &given_listen);
         let given_backends = self.backends(raw.backends);
         let backends = if given_backends.is_empty() { defaults.backends } else { given_backends };
+        let tenants = Arc::new(tenants.with_backends(&backends));
         let tenants_at = raw.tenants_file.as_ref().map_or(whole, |named| &named.at);
-        self.check_pools(&backends, &tenants, tenants_at);
+        self.check_pools(&tenants, tenants_at);
         self.warn_of_files_that_stay(&backends, &tenants, tenants_at);
         let jwt = checked_issuers(self, raw.jwt, &tenants, &backends);
         let oidc = checked_providers(self, raw.oidc, &tenants, &backends, public_url.as_ref());
@@ -282,24 +283,10 @@ impl Checker<'_> {
         }
     }
 
-    fn check_pools(&self, backends: &[BackendConfig], tenants: &TenantRegistry, at: &Place) {
-        for tenant in tenants.tenants().filter(|tenant| !backends.iter().any(|backend| backend.pool == tenant.pool)) {
-            self.report.error(
-                at,
-                format!("tenant `{}` is in the pool `{}`, which has no backend", tenant.id, tenant.pool),
-                "say `pool` in [[backends]], or another one in the tenant or its plan",
-            );
-        }
+    fn check_pools(&self, tenants: &TenantRegistry, at: &Place) {
         for tenant in tenants.tenants() {
-            let of_pool = || backends.iter().filter(|backend| backend.pool == tenant.pool);
-            if of_pool().next().is_some() && !of_pool().any(|backend| tenant.backend_tags.is_subset(&backend.tags)) {
-                let tags: Vec<String> = tenant.backend_tags.iter().map(|tag| format!("`{tag}`")).collect();
-                let (tags, pool) = (tags.join(", "), &tenant.pool);
-                self.report.error(
-                    at,
-                    format!("tenant `{}` asks for backends with all of the tags {tags}, and none of its pool `{pool}` has them", tenant.id),
-                    "say `tags` in [[backends]], or less in `backend_tags` of the tenant or its plan",
-                );
+            if let Some(unserved) = tenants.unserved(&tenant.pool, &tenant.backend_tags) {
+                self.report.error(at, format!("tenant `{}` {}", tenant.id, unserved.what), unserved.hint);
             }
         }
         for owner in tenants.tenants().filter(|tenant| tenant.policy.posture() == Posture::Owner) {

@@ -51,6 +51,9 @@ pub struct Erasure {
     /// Its id went too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// It went before this was asked, at this time: nothing was done now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<WallMillis>,
 }
 
 impl Erasure {
@@ -63,6 +66,7 @@ impl Erasure {
             backend_files: row.backend_files,
             not_cleaned: Vec::new(),
             deleted: false,
+            deleted_at: None,
         }
     }
 

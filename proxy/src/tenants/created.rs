@@ -91,6 +91,12 @@ impl CreatedTenants {
         self.rows.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
+    /// A tenant that was made by this claim, of whatever issuer; the first by id.
+    pub fn of_claim(&self, claim: &str) -> Option<TenantId> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows.values().filter(|row| row.claim == claim).map(|row| &row.id).min().cloned()
+    }
+
     /// All, by id.
     pub fn list(&self) -> Vec<CreatedTenant> {
         let mut rows: Vec<_> = self.rows.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

@@ -1,19 +1,20 @@
 //! Tenants that the control API made: durable in the ledger, and here in memory, where every request looks them up. And what of any tenant is being erased.
 //!
 //! What was written is kept, not what follows from it: limits and policy are read anew with the plans of each configuration ([`super::AllTenants`] remembers the reading). A tenant whose plan is
-//! gone from the file, or does not suit it any more, is closed until it is back.
+//! gone from the file, or does not suit it any more, is closed until it is back; a reload that would bring that about is refused ([`super::AllTenants::would_close`]).
 //!
 //! SECURITY: never in the owner posture, and never in the pool of an owner ([`TenantRegistry::suits_made_tenants`]): packs there are code that trusts everybody in the pool, and whether it may is decided in the file,
 //! beside the pool's backends, where `check` sees both. The rule is looked at again with every configuration, so that a pool which becomes an owner's closes its managed tenants.
 
 use super::created::is_made_id;
 use super::written::{SpecFault, TenantSpec, read_spec};
-use super::{Tenant, TenantRegistry};
+use super::{AllTenants, Plan, Tenant, TenantRegistry, Unserved};
 use crate::clock::{Clock, WallMillis};
 use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::ledger::LedgerError;
 use crate::record::ledger::managed::{ErasureRow, IdBecomes, ManagedRows, ManagedTenant};
+use crate::record::ledger::tenants::CreatedTenant;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -57,6 +58,16 @@ pub enum PutError {
         /// Of what kind.
         what: &'static str,
     },
+    /// Tokens made a tenant by the claim: they would lead to another one from now on.
+    #[error(
+        "tokens with the claim `{claim}` made the tenant `{made}`, and what it has would stay there, out of their reach: leave the claim out (its plan comes with its tokens; `comfygate tenant disable {made}` closes it), or export what it has first (`comfygate tenant export --tenant {made}`) and say `reuse`"
+    )]
+    ClaimMade {
+        /// The claim.
+        claim: String,
+        /// Whom they made.
+        made: TenantId,
+    },
     /// It has changed since the caller looked, or is not there.
     #[error("`{tenant}` is not at the version that `If-Match` names: look again")]
     Stale {
@@ -82,7 +93,7 @@ pub enum PutError {
 pub struct PutOptions {
     /// Only if it is at that version still.
     pub if_version: Option<u64>,
-    /// Also an id that was deleted a short while ago, or of which there is something: a former tenant's things become the new one's.
+    /// Also an id that was deleted a short while ago, or of which there is something: a former tenant's things become the new one's. And a claim by which tokens made a tenant, whose things stay with that one.
     pub reuse: bool,
 }
 
@@ -194,6 +205,14 @@ impl ManagedTenants {
         self.state().erasing.get(id).cloned()
     }
 
+    /// What there is of that id that an erasure would take, whoever has it; `None`: nothing.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub async fn leftovers(&self, id: &TenantId) -> Result<Option<&'static str>, LedgerError> {
+        self.store.leftovers(id).await
+    }
+
     /// Whether something of that tenant is being erased.
     pub fn is_erasing(&self, id: &TenantId) -> bool {
         self.state().erasing.contains_key(id)
@@ -204,7 +223,7 @@ impl ManagedTenants {
         self.state().erasing.values().cloned().collect()
     }
 
-    /// Makes or changes a tenant. What is so already is not written again.
+    /// Makes or changes a tenant. What is so already is not written again. A tenant that was closed stays so unless the specification opens it: whoever writes the same nightly must not let an abuser in again.
     ///
     /// # Errors
     /// [`PutError`]; then nothing has changed.
@@ -213,8 +232,9 @@ impl ManagedTenants {
         id: &TenantId,
         spec: TenantSpec,
         options: &PutOptions,
-        registry: &TenantRegistry,
+        tenants: &AllTenants,
     ) -> Result<Put, PutError> {
+        let registry = tenants.registry();
         let _turn = self.turn.lock().await;
         let former = self.row(id);
         self.check(id, former.as_deref(), options, registry)?;
@@ -239,13 +259,19 @@ impl ManagedTenants {
         if !faults.is_empty() {
             return Err(PutError::Faulty(faults));
         }
+        let new_claim = spec.claim.as_ref().filter(|_| former.as_ref().is_none_or(|row| row.claim != spec.claim));
+        if let Some(claim) = new_claim.filter(|_| !options.reuse)
+            && let Some(made) = tenants.created().and_then(|created| created.of_claim(claim))
+        {
+            return Err(PutError::ClaimMade { claim: claim.clone(), made });
+        }
         let now = self.clock.wall();
         let row = Arc::new(ManagedTenant {
             id: id.clone(),
             name: spec.name,
             plan: spec.plan,
             claim: spec.claim,
-            disabled: spec.disabled,
+            disabled: spec.disabled.unwrap_or_else(|| former.as_ref().is_some_and(|former| former.disabled)),
             limits: spec.limits,
             created_at: former.as_ref().map_or(now, |former| former.created_at),
             changed_at: now,
@@ -436,17 +462,23 @@ fn is_same(row: &ManagedTenant, spec: &TenantSpec) -> bool {
     *name == spec.name
         && *plan == spec.plan
         && *claim == spec.claim
-        && *disabled == spec.disabled
+        && spec.disabled.is_none_or(|wanted| *disabled == wanted)
         && *limits == spec.limits
 }
 
+/// At the first of these keys that the tenant sets itself, else at its plan.
 fn unsuited(tenant: &Tenant, registry: &TenantRegistry) -> Option<SpecFault> {
-    let closed = unfit(tenant, registry)?;
-    let pointer = match tenant.overrides.iter().find(|key| **key == "policy" || **key == "pool") {
-        Some(key) => format!("/limits/{key}"),
-        None => "/plan".to_owned(),
+    let (keys, message) = match unfit(tenant, registry) {
+        Some(closed) => (["policy", "pool"], closed),
+        None => {
+            let Unserved { key, what, hint } = registry.unserved(&tenant.pool, &tenant.backend_tags)?;
+            let keys = if key == "pool" { ["pool", "backend_tags"] } else { ["backend_tags", "pool"] };
+            (keys, format!("tenant `{}` {what} ({hint})", tenant.id))
+        }
     };
-    Some(SpecFault::at(&pointer, closed))
+    let own = keys.into_iter().find(|key| tenant.overrides.contains(key));
+    let pointer = own.map_or_else(|| "/plan".to_owned(), |key| format!("/limits/{key}"));
+    Some(SpecFault::at(&pointer, message))
 }
 
 /// Why a tenant that is not in the file may not have this policy in this pool.
@@ -463,7 +495,7 @@ fn unfit(tenant: &Tenant, registry: &TenantRegistry) -> Option<String> {
 /// # Errors
 /// The reason, for an operator.
 pub fn compiled(row: &ManagedTenant, registry: &TenantRegistry) -> Result<Tenant, String> {
-    let plan = registry.plan(&row.plan).ok_or_else(|| format!("there is no plan `{}` in tenants.toml", row.plan))?;
+    let plan = plan(&row.plan, registry)?;
     let tenant = if row.limits.is_empty() {
         plan.tenant(row.id.clone(), row.name.clone(), row.plan.clone(), row.disabled)
     } else {
@@ -471,7 +503,7 @@ pub fn compiled(row: &ManagedTenant, registry: &TenantRegistry) -> Result<Tenant
             plan: row.plan.clone(),
             name: row.name.clone(),
             claim: row.claim.clone(),
-            disabled: row.disabled,
+            disabled: Some(row.disabled),
             limits: row.limits.clone(),
         };
         let read = read_spec(&row.id, &spec, registry);
@@ -480,7 +512,27 @@ pub fn compiled(row: &ManagedTenant, registry: &TenantRegistry) -> Result<Tenant
         };
         read.map_err(told)?.0
     };
-    match unfit(&tenant, registry) {
+    usable(tenant, registry)
+}
+
+/// The tenant that a row of a token makes with the plans of now, or why it is closed.
+///
+/// # Errors
+/// The reason, for an operator.
+pub fn compiled_of_token(row: &CreatedTenant, registry: &TenantRegistry) -> Result<Tenant, String> {
+    let name = Some(row.claim.clone());
+    let tenant = plan(&row.plan, registry)?.tenant(row.id.clone(), name, row.plan.clone(), row.disabled_at.is_some());
+    usable(tenant, registry)
+}
+
+fn plan<'r>(name: &str, registry: &'r TenantRegistry) -> Result<&'r Plan, String> {
+    registry.plan(name).ok_or_else(|| format!("there is no plan `{name}` in tenants.toml"))
+}
+
+/// One that may have its policy in its pool, and whose jobs would run.
+fn usable(tenant: Tenant, registry: &TenantRegistry) -> Result<Tenant, String> {
+    let unserved = || Some(format!("it {}", registry.unserved(&tenant.pool, &tenant.backend_tags)?.what));
+    match unfit(&tenant, registry).or_else(unserved) {
         Some(reason) => Err(reason),
         None => Ok(tenant),
     }

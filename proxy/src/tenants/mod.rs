@@ -19,6 +19,7 @@ pub use read::read_tenants;
 use self::access::TenantAccess;
 use crate::budget::Budget;
 use crate::clock::WallMillis;
+use crate::config::BackendConfig;
 use crate::config::faults::{Fault, Place};
 use crate::config::reader::nearest;
 use crate::dispatch::backend::Backend;
@@ -246,6 +247,19 @@ pub struct TenantRegistry {
     origins: HashSet<String>,
     /// Ids that `gateway.toml` lets somebody in as, and where.
     named: BTreeMap<TenantId, Vec<Place>>,
+    /// Pool and tags of each backend of the configuration; `None`: nobody has said.
+    backends: Option<Vec<(PoolId, BTreeSet<BackendTag>)>>,
+}
+
+/// Why no backend of a configuration runs a tenant's jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unserved {
+    /// The key that asks for what none has: `pool` or `backend_tags`.
+    pub key: &'static str,
+    /// What is said of the tenant.
+    pub what: String,
+    /// What to do.
+    pub hint: &'static str,
 }
 
 impl TenantRegistry {
@@ -303,6 +317,36 @@ impl TenantRegistry {
             }
         };
         absent.flat_map(|(id, places)| places.iter().map(move |at| warning(id, at))).collect()
+    }
+
+    /// The same registry with what the backends beside it serve.
+    #[must_use]
+    pub fn with_backends(mut self, backends: &[BackendConfig]) -> Self {
+        let served = backends.iter().map(|backend| (backend.pool.clone(), backend.tags.clone()));
+        self.backends = Some(served.collect());
+        self
+    }
+
+    /// Why no backend runs the jobs of whoever is in this pool and asks for these tags. `None`: one does.
+    pub fn unserved(&self, pool: &PoolId, tags: &BTreeSet<BackendTag>) -> Option<Unserved> {
+        let of_pool = || self.backends.iter().flatten().filter(|(other, _)| other == pool);
+        if self.backends.is_none() || of_pool().any(|(_, has)| tags.is_subset(has)) {
+            return None;
+        }
+        if of_pool().next().is_none() {
+            return Some(Unserved {
+                key: "pool",
+                what: format!("is in the pool `{pool}`, which has no backend"),
+                hint: "say `pool` in [[backends]], or another one in the tenant or its plan",
+            });
+        }
+        let tags: Vec<String> = tags.iter().map(|tag| format!("`{tag}`")).collect();
+        let tags = tags.join(", ");
+        Some(Unserved {
+            key: "backend_tags",
+            what: format!("asks for backends with all of the tags {tags}, and none of its pool `{pool}` has them"),
+            hint: "say `tags` in [[backends]], or less in `backend_tags` of the tenant or its plan",
+        })
     }
 
     /// Whether any tenant lists this origin: what a preflight is answered by, which nobody has authenticated.
@@ -409,6 +453,50 @@ pub async fn in_ledger<L: Ledger + ?Sized>(ledger: &L, id: &TenantId) -> Result<
     Ok(made || ledger.managed_state().await?.tenants.iter().any(|row| row.id == *id))
 }
 
+/// Tenants of this many ids are named in one line.
+const NAMED_MAX: usize = 3;
+
+/// Tenants on one plan that are not in the file, that nobody has disabled, and that the configuration closes for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The plan, by name.
+    pub plan: String,
+    /// Why.
+    pub reason: Arc<str>,
+    /// Who, by id.
+    pub tenants: Vec<TenantId>,
+}
+
+impl Closed {
+    fn whose(&self) -> String {
+        let named: Vec<String> = self.tenants.iter().take(NAMED_MAX).map(|id| format!("`{id}`")).collect();
+        let more = self.tenants.len().saturating_sub(NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let count = match self.tenants.len() {
+            1 => "1 tenant".to_owned(),
+            count => format!("{count} tenants"),
+        };
+        format!(
+            "{count} on the plan `{}` ({}{more}), made by the control API or by tokens,",
+            self.plan,
+            named.join(", ")
+        )
+    }
+
+    /// What an operator is told of those that are closed.
+    pub fn told(&self) -> String {
+        let are = if self.tenants.len() == 1 { "is" } else { "are" };
+        let remedy = "undo that, or give each another plan (`comfygate tenant set ID --plan PLAN`)";
+        format!("{} {are} closed: {}; {remedy}", self.whose(), self.reason)
+    }
+
+    /// Why a configuration that would close them is refused.
+    pub fn refusal(&self) -> String {
+        let remedy = "keep what they need, give each another plan first (`comfygate tenant set ID --plan PLAN`), or close them yourself (`comfygate tenant disable ID`)";
+        format!("{} would be closed: {}; {remedy}", self.whose(), self.reason)
+    }
+}
+
 /// Every tenant: those of the file, those that the control API made, and those that tokens made; in this order, where an id is of several.
 #[derive(Debug)]
 pub struct AllTenants {
@@ -463,12 +551,12 @@ impl AllTenants {
     }
 
     /// Why a tenant that a token made is closed though nobody has disabled it. `None`: it is not.
-    pub fn created_closed_because(&self, row: &CreatedTenant) -> Option<String> {
-        let is_there = |id: &TenantId| {
-            self.registry.tenant(id).is_some() || self.managed_tenant(id).is_some() || self.made(id).is_some()
-        };
-        (row.disabled_at.is_none() && !is_there(&row.id))
-            .then(|| format!("its plan `{}` is not in the tenants file, or can't be used", row.plan))
+    pub fn created_closed_because(&self, row: &CreatedTenant) -> Option<Arc<str>> {
+        let is_there = |id: &TenantId| self.registry.tenant(id).is_some() || self.managed_tenant(id).is_some();
+        if row.disabled_at.is_some() || is_there(&row.id) {
+            return None;
+        }
+        self.of_created(row).err()
     }
 
     /// Why a tenant of the control API is closed: its plan is gone, or does not suit it. `None`: it is not.
@@ -499,15 +587,9 @@ impl AllTenants {
                     row.id
                 ));
             }
-            let reason = self.of_managed(row).err()?;
-            Some(format!("tenant `{}`, made by the control API, is closed: {reason}", row.id))
+            None
         };
-        let created = self.created.as_ref().map(|created| created.list()).unwrap_or_default();
-        let of_tokens = created.iter().filter_map(|row| {
-            let reason = self.created_closed_because(row)?;
-            Some(format!("tenant `{}`, made by a token, is closed: {reason}", row.id))
-        });
-        let closed = rows.iter().filter_map(doubt).chain(of_tokens);
+        let closed = rows.iter().filter_map(doubt).chain(self.closed().into_iter().map(|closed| closed.told()));
         let Some(managed) = &self.managed else { return closed.collect() };
         let refused = managed.tombstones_in(&self.registry).into_iter().map(|id| {
             format!("tenant `{id}` is in tenants.toml, and marked as deleted by the control API: nothing of it can be written until a reload or a restart takes the mark away")
@@ -519,6 +601,36 @@ impl AllTenants {
             .into_iter()
             .map(|row| format!("tenant `{}` is in tenants.toml, and closed while what it has is erased", row.tenant));
         closed.chain(refused).chain(erasing).collect()
+    }
+
+    /// Enabled tenants that the configuration closes, by plan and reason. One that is being erased is not among them.
+    pub fn closed(&self) -> Vec<Closed> {
+        let mut found: BTreeMap<(String, Arc<str>), Vec<TenantId>> = BTreeMap::new();
+        let mut keep = |id: &TenantId, plan: &str, reason: Option<Arc<str>>| {
+            let is_erasing = self.managed.as_ref().is_some_and(|managed| managed.is_erasing(id));
+            if let Some(reason) = reason.filter(|_| !is_erasing) {
+                found.entry((plan.to_owned(), reason)).or_default().push(id.clone());
+            }
+        };
+        for row in self.managed.iter().flat_map(|managed| managed.list()) {
+            if !row.disabled && self.registry.tenant(&row.id).is_none() {
+                keep(&row.id, &row.plan, self.of_managed(&row).err());
+            }
+        }
+        for row in self.created.iter().flat_map(|created| created.list()) {
+            keep(&row.id, &row.plan, self.created_closed_because(&row));
+        }
+        let closed = found.into_iter().map(|((plan, reason), tenants)| Closed { plan, reason, tenants });
+        closed.collect()
+    }
+
+    /// Tenants that this configuration closes and `former` does not: whoever would lose its way in by a reload.
+    pub fn would_close(&self, former: &Self) -> Vec<Closed> {
+        let is_open = |id: &TenantId| former.tenant(id).is_some_and(|tenant| !tenant.disabled);
+        let mut closed = self.closed();
+        closed.iter_mut().for_each(|closed| closed.tenants.retain(is_open));
+        closed.retain(|closed| !closed.tenants.is_empty());
+        closed
     }
 
     /// Whether any tenant lists this origin ([`TenantRegistry::lists_origin`]). That one lists it whose request it is, is asked with the request itself.
@@ -561,15 +673,12 @@ impl AllTenants {
 
     fn made(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         let row = self.created.as_ref()?.row(id)?;
-        let read = || {
-            let plan = self.registry.plan(&row.plan).ok_or_else(String::new)?;
-            if !self.registry.suits_made_tenants(plan) {
-                return Err(String::new());
-            }
-            let name = Some(row.claim.clone());
-            Ok(plan.tenant(row.id.clone(), name, row.plan.clone(), row.disabled_at.is_some()))
-        };
-        self.once(id, (row.created_at, row.version), read).ok()
+        self.of_created(&row).ok()
+    }
+
+    fn of_created(&self, row: &CreatedTenant) -> Result<Arc<Tenant>, Arc<str>> {
+        let read = || managed::compiled_of_token(row, &self.registry);
+        self.once(&row.id, (row.created_at, row.version), read)
     }
 
     /// The tenant of the file, or else of the control API, that a JWT's claim means ([`TenantRegistry::tenant_of_claim`]). Those that tokens made are never found by their id here: another issuer could name it.

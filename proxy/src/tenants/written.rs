@@ -26,9 +26,9 @@ pub struct TenantSpec {
     /// The value of an issuer's tenant claim that means this tenant; absent: the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
-    /// Refuse its credentials; its jobs and files stay.
-    #[serde(default)]
-    pub disabled: bool,
+    /// Whether its credentials are refused; its jobs and files stay. Absent: as it is, and a new one is let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
     /// What it sets itself of its plan: the keys of `[[tenant]]`, values as there.
     #[serde(default)]
     pub limits: Map<String, Value>,
@@ -77,7 +77,7 @@ pub fn read_spec(
     match read_tenant(registry, id, text) {
         Ok(_) if !faults.is_empty() => Err(faults),
         Ok((tenant, warnings)) => {
-            let tenant = Tenant { name: spec.name.clone(), disabled: spec.disabled, ..tenant };
+            let tenant = Tenant { name: spec.name.clone(), disabled: spec.disabled.unwrap_or(false), ..tenant };
             Ok((tenant, warnings.iter().map(told).collect()))
         }
         Err(further) => {

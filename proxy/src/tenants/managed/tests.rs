@@ -52,7 +52,6 @@ struct World {
     store: Arc<RedbLedger>,
     managed: Arc<ManagedTenants>,
     created: Arc<CreatedTenants>,
-    registry: Arc<TenantRegistry>,
 }
 
 fn audit(dir: &Path, clock: &Clock) -> Audit {
@@ -67,11 +66,11 @@ impl World {
         let rows = Arc::clone(&store) as Arc<dyn ManagedRows>;
         let managed = Arc::new(ManagedTenants::load(rows, audit.clone(), clock.clone()).await.unwrap());
         let created = CreatedTenants::load(Arc::clone(&store) as Arc<dyn Tenants>, audit, clock.clone()).await.unwrap();
-        Self { clock, store, managed, created: Arc::new(created), registry: registry(FILE) }
+        Self { clock, store, managed, created: Arc::new(created) }
     }
 
     async fn put(&self, name: &str, body: Value) -> Result<Put, PutError> {
-        self.managed.put(&id(name), spec(body), &PutOptions::default(), &self.registry).await
+        self.managed.put(&id(name), spec(body), &PutOptions::default(), &self.all()).await
     }
 
     fn with(&self, text: &str) -> AllTenants {
@@ -119,7 +118,7 @@ async fn a_change_that_was_made_on_an_older_version_is_refused() {
     let world = World::new(dir.path()).await;
     let put = async |version, plan: &str| {
         let options = PutOptions { if_version: Some(version), reuse: false };
-        world.managed.put(&id("acme"), spec(json!({"plan": plan})), &options, &world.registry).await
+        world.managed.put(&id("acme"), spec(json!({"plan": plan})), &options, &world.all()).await
     };
     assert!(matches!(put(1, "team").await, Err(PutError::Stale { .. })), "nothing is there yet");
     world.put("acme", json!({"plan": "team"})).await.unwrap();
@@ -255,7 +254,7 @@ async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_da
     world.clock.turn(TOMBSTONE_AGE - Duration::from_millis(1));
     assert!(matches!(world.put("acme", body()).await, Err(PutError::Tombstone { .. })));
     let reuse = PutOptions { reuse: true, if_version: None };
-    let reused = world.managed.put(&id("acme"), spec(body()), &reuse, &world.registry).await.unwrap();
+    let reused = world.managed.put(&id("acme"), spec(body()), &reuse, &world.all()).await.unwrap();
     assert!(matches!(reused, Put::Made(..)));
     world.managed.begin_erasure(&id("acme"), true).await.unwrap();
     world.managed.end_erasure(&id("acme"), || Arc::clone(&world.registry)).await.unwrap();
@@ -416,9 +415,142 @@ async fn an_id_of_which_something_is_left_is_made_only_when_it_is_erased_or_that
     // Taken over knowingly, and then it is one that is changed.
     let reuse = PutOptions { reuse: true, if_version: None };
     let spec = || spec(json!({"plan": "free"}));
-    assert!(matches!(world.managed.put(&id("beta"), spec(), &reuse, &world.registry).await.unwrap(), Put::Made(..)));
+    assert!(matches!(world.managed.put(&id("beta"), spec(), &reuse, &world.all()).await.unwrap(), Put::Made(..)));
     assert!(world.store.key(&"bbbbbbbbbbbb".parse().unwrap()).await.is_ok());
     assert!(world.put("beta", json!({"plan": "team"})).await.is_ok());
     // One that never had anything.
     assert!(world.put("gamma", json!({"plan": "free"})).await.is_ok());
+}
+
+fn named(number: usize) -> String {
+    format!("t{number}")
+}
+
+#[tokio::test]
+async fn a_configuration_that_takes_a_plan_away_would_close_who_is_on_it_and_tells_it_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    for number in 0..5 {
+        world.put(&named(number), json!({"plan": "free"})).await.unwrap();
+    }
+    world.put("closed", json!({"plan": "free", "disabled": true})).await.unwrap();
+    world.put("other", json!({"plan": "team"})).await.unwrap();
+    let wanted = crate::tenants::created::WantedTenant {
+        id: crate::tenants::made_id("https://id.example/", "org"),
+        issuer: "https://id.example/".into(),
+        claim: "org".into(),
+        plan: "free".into(),
+        issued_at: None,
+    };
+    world.created.ensure(&wanted, 9).await.unwrap();
+    let now = world.all();
+    assert_eq!((world.all().would_close(&now), now.closed(), now.doubts()), (vec![], vec![], Vec::<String>::new()));
+    let renamed = world.with(&FILE.replace("id = \"free\"", "id = \"gratis\""));
+    let closed = renamed.would_close(&now);
+    assert_eq!((closed.len(), closed[0].tenants.len()), (1, 6), "{closed:?}");
+    let refusal = closed[0].refusal();
+    for part in ["6 tenants on the plan `free`", "and 3 more", "no plan `free` in tenants.toml", "tenant set ID --plan"]
+    {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+    assert!(!refusal.contains("closed`") && !refusal.contains("other`"), "{refusal}");
+    // At a start they are closed, and told in one line.
+    let doubts = renamed.doubts();
+    assert!(doubts.len() == 1 && doubts[0].contains("6 tenants") && doubts[0].contains("are closed"), "{doubts:?}");
+    assert!(renamed.tenant(&id("t0")).is_none() && renamed.tenant(&wanted.id).is_none());
+    // What is so already refuses nothing, and neither do tenants that somebody closed.
+    assert_eq!(renamed.would_close(&renamed), vec![]);
+    for number in 0..5 {
+        world.managed.set_disabled(&id(&named(number)), true).await.unwrap();
+    }
+    world.created.set_disabled(&wanted.id, true).await.unwrap();
+    let renamed = world.with(&FILE.replace("id = \"free\"", "id = \"gratis\""));
+    assert_eq!((renamed.would_close(&now), renamed.closed()), (vec![], vec![]));
+    // A plan whose pool becomes an owner's.
+    world.put("other", json!({"plan": "team"})).await.unwrap();
+    let owned =
+        FILE.replace("id = \"team\"", "id = \"team\"\npool = \"own\"").replace("plan = \"team\"", "plan = \"free\"");
+    let closed = world.with(&owned).would_close(&now);
+    assert!(closed.len() == 1 && closed[0].refusal().contains("`boss`"), "{closed:?}");
+}
+
+fn backend(pool: &str, tags: &[&str]) -> crate::config::BackendConfig {
+    let mut backend = crate::config::Config::built_in(Path::new("/nowhere").into()).backends.remove(0);
+    backend.pool = pool.parse().unwrap();
+    backend.tags = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+    backend
+}
+
+#[tokio::test]
+async fn a_pool_or_tags_that_no_backend_has_are_a_fault_at_their_pointer_and_close_when_they_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let with = |backends: &[crate::config::BackendConfig]| {
+        let source = SourceFile { path: Path::new("/t.toml").into(), text: FILE.into() };
+        let registry = crate::tenants::read_tenants(&source, Path::new("/nowhere"), &Report::default());
+        let registry = Arc::new(registry.with_backends(backends));
+        AllTenants::new(registry, Arc::clone(&world.managed), Arc::clone(&world.created), 9)
+    };
+    let all = with(&[backend("default", &[]), backend("fast", &["h200"])]);
+    let put = async |limits: Value| {
+        let spec = spec(json!({"plan": "free", "limits": limits}));
+        world.managed.put(&id("acme"), spec, &PutOptions::default(), &all).await
+    };
+    let fault = |put: Result<Put, PutError>| match put {
+        Err(PutError::Faulty(faults)) if faults.len() == 1 => faults.into_iter().next().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let pool = fault(put(json!({"pool": "nope"})).await);
+    assert_eq!(pool.pointer, "/limits/pool");
+    assert!(pool.message.contains("tenant `acme` is in the pool `nope`, which has no backend"), "{pool:?}");
+    let tags = fault(put(json!({"backend_tags": ["nope"]})).await);
+    assert_eq!(tags.pointer, "/limits/backend_tags");
+    assert!(tags.message.contains("all of the tags `nope`, and none of its pool `default` has them"), "{tags:?}");
+    assert_eq!(fault(put(json!({"backend_tags": ["h200"]})).await).pointer, "/limits/backend_tags");
+    assert!(put(json!({"pool": "fast", "backend_tags": ["h200"]})).await.is_ok());
+    // The same with backends that are fewer later.
+    let fewer = with(&[backend("default", &[])]);
+    let closed = fewer.would_close(&all);
+    assert!(closed.len() == 1 && closed[0].refusal().contains("pool `fast`, which has no backend"), "{closed:?}");
+    assert!(fewer.tenant(&id("acme")).is_none() && all.tenant(&id("acme")).is_some());
+}
+
+#[tokio::test]
+async fn a_tenant_that_was_closed_stays_so_until_a_body_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let put = async |body: Value| (*world.put("acme", body).await.unwrap().row()).as_ref().clone();
+    assert!(!put(json!({"plan": "free"})).await.disabled);
+    world.managed.set_disabled(&id("acme"), true).await.unwrap();
+    let again = put(json!({"plan": "free"})).await;
+    assert_eq!((again.disabled, again.version), (true, 2), "nothing was written");
+    let changed = put(json!({"plan": "team"})).await;
+    assert_eq!((changed.disabled, changed.version), (true, 3));
+    assert!(!put(json!({"plan": "team", "disabled": false})).await.disabled);
+    assert!(put(json!({"plan": "team", "disabled": true})).await.disabled);
+}
+
+#[tokio::test]
+async fn a_claim_by_which_tokens_made_a_tenant_is_taken_knowingly_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let made = crate::tenants::made_id("https://id.example/", "org_9");
+    let wanted = crate::tenants::created::WantedTenant {
+        id: made.clone(),
+        issuer: "https://id.example/".into(),
+        claim: "org_9".into(),
+        plan: "free".into(),
+        issued_at: None,
+    };
+    world.created.ensure(&wanted, 9).await.unwrap();
+    let body = || json!({"plan": "free", "claim": "org_9"});
+    let refused = world.put("acme", body()).await.unwrap_err();
+    assert!(matches!(&refused, PutError::ClaimMade { made: whose, .. } if *whose == made), "{refused:?}");
+    assert!(refused.to_string().contains(made.as_str()) && refused.to_string().contains("`reuse`"), "{refused}");
+    assert!(world.put("acme", json!({"plan": "free", "claim": "org_8"})).await.is_ok());
+    assert!(world.put("acme", body()).await.is_err(), "nor by a change");
+    let reuse = PutOptions { reuse: true, if_version: None };
+    world.managed.put(&id("acme"), spec(body()), &reuse, &world.all()).await.unwrap();
+    // Once taken it is its own.
+    assert!(world.put("acme", json!({"plan": "team", "claim": "org_9"})).await.is_ok());
 }
