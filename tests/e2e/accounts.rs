@@ -5,7 +5,8 @@ use comfygate_tests::control::control;
 use comfygate_tests::gateway::said;
 use comfygate_tests::pictures::{BOUNDARY, form, png};
 use comfygate_tests::raw::RawResponse;
-use comfygate_tests::{Client, Event, Gateway, eventually, workflows};
+use comfygate_tests::tokens::{Signer, claims};
+use comfygate_tests::{Browser, Client, Event, Gateway, eventually, workflows};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -121,7 +122,13 @@ async fn nothing_of_a_deleted_tenant_is_left_but_its_tombstone_and_its_bill() {
     assert_eq!(heard.last(), Some(&Event::Closed(Some(4401))), "{heard:?}");
     let again = asked(&gateway, "DELETE", "/v1/tenants/zebrafinch?erase=true", None).await;
     assert_eq!((again.status, &body_of(&again)["deleted"]), (200, &json!(true)));
+    assert!(body_of(&again)["deleted_at"].is_u64() && body_of(&deleted).get("deleted_at").is_none());
     assert_eq!(asked(&gateway, "GET", "/v1/tenants/zebrafinch", None).await.status, 410);
+    for command in [["tenant", "show", "zebrafinch"].as_slice(), &["tenant", "delete", "zebrafinch", "--yes"]] {
+        let told = gateway.command(command);
+        assert!(told.status.code() == Some(1) && said(&told).contains("was deleted at 2"), "{}", said(&told));
+    }
+    assert_eq!(asked(&gateway, "POST", "/v1/tenants/zebrafinch/erase", None).await.status, 410);
     let taken = asked(&gateway, "PUT", "/v1/tenants/zebrafinch", Some(json!({"plan": "usual"}))).await;
     assert_eq!((taken.status, &body_of(&taken)["code"]), (409, &json!("id_was_deleted")));
     gateway.audited("the deletion", |line| line["event"] == "tenant_deleted").await;
@@ -443,4 +450,93 @@ async fn the_document_of_the_control_socket_is_the_committed_one_and_real_answer
     check("/v1/reload", "post", &asked(&gateway, "POST", "/v1/reload", None).await);
     check(of, "delete", &asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None).await);
     check(of, "get", &asked(&gateway, "GET", "/v1/tenants/zebra", None).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_tenants_of_the_api_are_on_is_not_renamed_by_a_reload_and_a_start_warns_of_it() {
+    let gold = "[[plan]]\nid = \"gold\"\n";
+    let mut gateway = Gateway::builder().stand_ins(1).plan(PLAN).tenants_toml(gold).start().await;
+    asked(&gateway, "PUT", "/v1/tenants/zebra", Some(json!({"plan": "gold"}))).await;
+    let zebra = gateway.client("zebra");
+    zebra.get("/queue").await.expect(200);
+    gateway.edit("tenants.toml", |text| text.replace("\"gold\"", "\"golden\""));
+    let refused = gateway.command(&["reload"]);
+    let told = said(&refused);
+    assert!(refused.status.code() == Some(1) && told.contains("1 tenant on the plan `gold` (`zebra`)"), "{told}");
+    zebra.get("/queue").await.expect(200);
+    // At a start nothing can be refused.
+    gateway.restart().await;
+    gateway.backends_are_up().await;
+    zebra.get("/queue").await.expect(401);
+    let status = gateway.command(&["status"]);
+    assert!(status.status.success() && said(&status).contains("`zebra`"), "{}", said(&status));
+    gateway.edit("tenants.toml", |text| text.replace("\"golden\"", "\"gold\""));
+    assert!(gateway.command(&["reload"]).status.success());
+    zebra.get("/queue").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_tenant_stays_so_and_its_cookies_are_over_for_good() {
+    let gateway = Gateway::builder().stand_ins(1).plan(PLAN).start().await;
+    let put = async |body: Value| asked(&gateway, "PUT", "/v1/tenants/zebra", Some(body)).await;
+    put(json!({"plan": "usual"})).await;
+    let begin = async || Browser::with_key(&gateway.stranger(), &gateway.key("zebra")).await;
+    let browser = begin().await;
+    browser.page().get("/queue").await.expect(200);
+    assert!(gateway.command(&["tenant", "disable", "zebra"]).status.success());
+    let again = put(json!({"plan": "usual"})).await;
+    assert_eq!((again.status, &body_of(&again)["disabled"]), (200, &json!(true)));
+    let sessions = asked(&gateway, "GET", "/v1/sessions?tenant=zebra", None).await;
+    assert_eq!(body_of(&sessions), json!([]));
+    assert!(gateway.command(&["tenant", "enable", "zebra"]).status.success());
+    browser.page().get("/queue").await.expect(401);
+    let browser = begin().await;
+    put(json!({"plan": "usual", "disabled": true})).await;
+    put(json!({"plan": "usual", "disabled": false})).await;
+    browser.page().get("/queue").await.expect(401);
+    gateway.client("zebra").get("/queue").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_has_is_not_erased_and_a_question_with_a_slip_is_refused() {
+    let mut gateway = Gateway::builder().stand_ins(1).plan(PLAN).start().await;
+    assert_eq!(asked(&gateway, "POST", "/v1/tenants/zebar/erase", None).await.status, 404);
+    for _ in 0..2 {
+        let told = gateway.command(&["tenant", "erase", "zebar", "--yes"]);
+        assert!(told.status.code() == Some(1) && said(&told).contains("no tenant `zebar`"), "{}", said(&told));
+        if gateway.is_running() {
+            assert_eq!(asked(&gateway, "GET", "/v1/tenants?aftr=a", None).await.status, 400);
+            assert_eq!(asked(&gateway, "GET", "/v1/tenants?after=a", None).await.status, 200);
+            gateway.terminate().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_of_tokens_is_taken_over_knowingly_and_its_tenant_is_not_deleted_while_they_would_make_one_anew() {
+    let (issuer, signer) = ("https://id.example/", Signer::hs256());
+    let made = "unknown_tenant = \"create\"\ncreate_plan = \"usual\"\n";
+    let gateway = Gateway::builder()
+        .stand_ins(1)
+        .plan(PLAN)
+        .file("issuer.key", &signer.verifier())
+        .gateway_toml(&format!("{}{made}", signer.configuration(issuer, "issuer.key")))
+        .start()
+        .await;
+    let client = gateway.stranger().bearer(&signer.token(&claims(issuer, "org_9")));
+    let tenant = async || client.get("/gate/me").await.expect(200).json()["tenant"].as_str().unwrap().to_owned();
+    let first = tenant().await;
+    let body = json!({"plan": "usual", "claim": "org_9"});
+    let refused = asked(&gateway, "PUT", "/v1/tenants/zebra", Some(body.clone())).await;
+    assert_eq!((refused.status, &body_of(&refused)["code"]), (409, &json!("claim_of_token_tenant")));
+    assert!(body_of(&refused)["error"].as_str().unwrap().contains(&first));
+    assert_eq!(tenant().await, first);
+    assert_eq!(asked(&gateway, "PUT", "/v1/tenants/zebra?reuse=true", Some(body)).await.status, 201);
+    assert_eq!(tenant().await, "zebra");
+    let kept = asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None).await;
+    assert_eq!((kept.status, &body_of(&kept)["code"]), (409, &json!("claim_makes_tenants")));
+    let told = gateway.command(&["tenant", "delete", "zebra", "--yes"]);
+    assert!(told.status.code() == Some(1) && said(&told).contains("org_9"), "{}", said(&told));
+    assert!(gateway.command(&["tenant", "set", "zebra", "--claim", ""]).status.success());
+    assert_eq!(asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None).await.status, 200);
 }

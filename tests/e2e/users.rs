@@ -195,7 +195,7 @@ async fn the_command_line_keeps_users_with_and_without_a_running_gateway() {
     let nowhere = gateway.command_reading(&["user", "add", "x", "--tenant", "nowhere", "--password-stdin"], PASSWORD);
     assert!(said(&nowhere).contains("no tenant `nowhere`"), "{}", said(&nowhere));
     let no_link = gateway.command(&["user", "link", "ann", "--tenant", "acme"]);
-    assert_eq!(no_link.status.code(), Some(1), "{}", said(&no_link));
+    assert_eq!(no_link.status.code(), Some(2), "{}", said(&no_link));
     let listed = gateway.command(&["user", "list", "--json"]);
     gateway.start().await;
     assert_eq!(gateway.command(&["user", "list", "--json"]).stdout, listed.stdout);
@@ -403,6 +403,12 @@ async fn a_link_of_an_operator_makes_a_user_or_gives_another_password_once() {
     choose(&gateway, &link, "", PASSWORD).await.expect(403);
     let everything = format!("{}{:?}", gateway.log_text(), gateway.audit());
     assert!(!everything.contains(token(&link)), "{everything}");
+    // Of a name that is no user yet.
+    let link = link_of(&gateway.command(&["user", "link", "bne", "--tenant", "bravo"]));
+    let ended = gateway.command(&["user", "remove", "bne"]);
+    assert!(ended.status.success() && said(&ended).contains("is over"), "{}", said(&ended));
+    choose(&gateway, &link, "", PASSWORD).await.expect(403);
+    assert_eq!(gateway.command(&["user", "remove", "bne"]).status.code(), Some(1));
 }
 
 /// A prepared gateway with one tenant in force and no key.

@@ -60,7 +60,9 @@ impl ControlClient {
                 }
                 (StatusCode::ACCEPTED, answer) => asked = Some(read(&answer)?),
                 (StatusCode::NOT_FOUND, _) => return Ok(over().ok_or_else(|| unknown(tenant, deletes))),
-                (StatusCode::CONFLICT | StatusCode::GONE, answer) => return Ok(Err(ApiError::read(&answer).to_string())),
+                (StatusCode::CONFLICT | StatusCode::GONE, answer) => {
+                    return Ok(Err(ApiError::read(&answer).to_string()));
+                }
                 (_, answer) => return Err(refused(&answer)),
             }
         }

@@ -7,9 +7,7 @@ use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::table::Table;
-use crate::admin::tenants::{
-    TenantDetail, TenantSource, TenantView, comes_again, detail, unknown, views, was_deleted,
-};
+use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, comes_again, detail, unknown, views, was_deleted};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -318,7 +316,8 @@ async fn nothing_of(
             || managed.is_erasing(id)
             || managed.leftovers(id).await?.is_some()
     };
-    let gone = || managed.deleted_at(id, &config.tenants).map_or_else(|| unknown(id, deletes), |at| was_deleted(id, at));
+    let gone =
+        || managed.deleted_at(id, &config.tenants).map_or_else(|| unknown(id, deletes), |at| was_deleted(id, at));
     let row = managed.row(id).filter(|_| deletes && config.tenants.tenant(id).is_none());
     let again = || row.and_then(|row| comes_again(config, &row));
     Ok(if is_there { again() } else { Some(gone()) })

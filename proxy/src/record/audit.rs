@@ -8,7 +8,6 @@ mod floods;
 mod time;
 mod writer;
 
-
 use crate::admit::guesses::{By, Kind};
 use crate::clock::{Clock, WallMillis};
 use crate::config::AuditConfig;

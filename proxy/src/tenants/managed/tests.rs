@@ -52,6 +52,7 @@ struct World {
     store: Arc<RedbLedger>,
     managed: Arc<ManagedTenants>,
     created: Arc<CreatedTenants>,
+    registry: Arc<TenantRegistry>,
 }
 
 fn audit(dir: &Path, clock: &Clock) -> Audit {
@@ -66,7 +67,7 @@ impl World {
         let rows = Arc::clone(&store) as Arc<dyn ManagedRows>;
         let managed = Arc::new(ManagedTenants::load(rows, audit.clone(), clock.clone()).await.unwrap());
         let created = CreatedTenants::load(Arc::clone(&store) as Arc<dyn Tenants>, audit, clock.clone()).await.unwrap();
-        Self { clock, store, managed, created: Arc::new(created) }
+        Self { clock, store, managed, created: Arc::new(created), registry: registry(FILE) }
     }
 
     async fn put(&self, name: &str, body: Value) -> Result<Put, PutError> {
