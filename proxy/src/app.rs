@@ -433,6 +433,8 @@ impl End {
         let idle = async {
             drop(tokio::time::timeout(STRAGGLER + LAST_ANSWER, self.stragglers()).await);
             self.drain.idle().await;
+            // Nobody waits for a renewal ahead of its time: it is in no request, and its answer may hold the only token that is still good.
+            drop(tokio::time::timeout(dispatcher::ON_ITS_WAY, self.services.submissions.idle()).await);
         };
         tokio::select! {
             ended = tokio::time::timeout(timeout, idle) => if ended.is_err() {

@@ -134,6 +134,11 @@ impl Reader {
             only_read if ONLY_READ.contains(&only_read) => arguments.push("--help"),
             _ => {}
         }
+        if let ["tenant", "erase", id, ..] = arguments[..] {
+            // Nobody erases what is not there.
+            let made = run_in(self.directory.path(), &["tenant", "create", id, "--plan", "default"]);
+            assert!(made.status.success(), "{}", said(&made));
+        }
         let output = run_in(self.directory.path(), &arguments);
         assert!(output.status.success(), "{line}\n{}", said(&output));
         if arguments.starts_with(&["key", "create"]) {

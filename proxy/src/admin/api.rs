@@ -224,12 +224,12 @@ impl Operation {
                 Some((code, report)) if code.status() == status => json!({"allOf": [form, report(generator)]}),
                 _ => json!(form),
             };
-            let mut refusal = json!({"description": text, "content": {"application/json": {"schema": schema}}});
+            let content = json!({"application/json": {"schema": schema}});
             if status == StatusCode::SERVICE_UNAVAILABLE {
-                let retry_after = json!({"description": "seconds", "schema": {"type": "integer"}});
-                refusal["headers"] = json!({"Retry-After": retry_after});
+                let headers = json!({"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}});
+                return (status, json!({"description": text, "content": content, "headers": headers}));
             }
-            (status, refusal)
+            (status, json!({"description": text, "content": content}))
         };
         texts.into_iter().map(of_status).collect()
     }

@@ -36,7 +36,7 @@ const COMMANDS_MAX: usize = 4096;
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long attempts on their way to a backend may take to arrive before they are left to a successor.
-const ON_ITS_WAY: Duration = Duration::from_secs(2);
+pub const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether anything may run for no other reason than that time has passed, and what those who wait may expect is told anew.
 const TICK: Duration = Duration::from_secs(1);
