@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const PLAN: &str = "rate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\nbudget_seconds = 100000\n";
+const PLAN: &str = "rate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\nbudget_seconds = 1000000000\n";
 
 fn body_of(answer: &RawResponse) -> Value {
     serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{}: no JSON", answer.status))
@@ -60,7 +60,7 @@ async fn a_tenant_is_made_changed_and_shown_and_the_same_body_is_written_once() 
     let again = asked(&gateway, "PUT", "/v1/tenants/zebra", Some(spec.clone())).await;
     assert_eq!((again.status, body_of(&again)), (200, body_of(&made)));
     assert_eq!(body_of(&made)["limits"]["weight"], json!({"value": 3, "from": "override"}));
-    assert_eq!(body_of(&made)["limits"]["budget_seconds"], json!({"value": 100_000, "from": "plan"}));
+    assert_eq!(body_of(&made)["limits"]["budget_seconds"], json!({"value": 1_000_000_000, "from": "plan"}));
     let stale = control(&gateway, "PUT", "/v1/tenants/zebra", &[("if-match", "\"9\"")], Some(&spec)).await;
     assert_eq!((stale.status, &body_of(&stale)["code"]), (412, &json!("stale")));
     let faulty = json!({"plan": "usual", "limits": {"weight": 0}});
