@@ -274,7 +274,7 @@ async fn the_socket_of_an_ended_session_falls_silent_and_a_new_one_is_held_too()
     socket.heard_so_far().await;
     let held = async |wanted: f64| {
         let seen = async || (gateway.metric("comfygate_websockets_held").await == wanted).then_some(());
-        eventually(&format!("{wanted} silent sockets"), || seen()).await;
+        eventually(&format!("{wanted} silent sockets"), seen).await;
     };
     held(1.0).await;
     assert_eq!(gateway.metric("comfygate_websockets_by_credential{credential=\"session\"}").await, 0.0);
