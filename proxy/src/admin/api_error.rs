@@ -4,7 +4,7 @@
 //! {"code": "faulty", "error": "the tenant has a fault", "faults": [{"pointer": "/limits/weight", "message": "…"}]}
 //! ```
 //!
-//! A handler returns `Result<_, Refused>`, and takes its input by [`Body`], [`OptionalBody`], [`Asked`] and [`Named`], whose own refusals have the form too. [`router`] gives it to unknown paths and methods, and to
+//! A handler returns `Result<_, Refused>`, and takes its input by [`Body`], [`OptionalBody`], [`Asked`] and [`Named`], whose own refusals have the form too. `router` gives it to unknown paths and methods, and to
 //! whatever still comes otherwise. The operations declare their codes ([`Operation::refuses`](super::api::Operation::refuses)): a code has one status.
 
 use crate::ids::TenantId;
