@@ -322,8 +322,10 @@ impl Dispatcher {
 
     fn obey(&mut self, command: Command) {
         match command {
-            // A reconciliation may have found it in the ledger before this word came, and given it away already.
-            Command::Accepted(job, ..) if self.outstanding.contains_key(&job.id) => {}
+            // A reconciliation may have found it in the ledger before this word came, and given it away already: nothing goes before it.
+            Command::Accepted(job, _, position) if self.outstanding.contains_key(&job.id) => {
+                let _ = position.map(|teller| teller.send(0));
+            }
             Command::Accepted(job, workflow, position) => {
                 let id = job.id;
                 self.hold(HeldJob { job: *job, workflow });

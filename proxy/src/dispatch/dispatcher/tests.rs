@@ -131,10 +131,13 @@ fn a_job_at_a_backend_does_not_wait_again_when_the_word_of_its_acceptance_comes_
     dispatcher.carry(job.id, &backend, unknown(), |_| std::future::pending());
     drop(inside);
     let (id, waits) = (job.id, other.id);
-    dispatcher.obey(Command::Accepted(Box::new(job), None, None));
-    dispatcher.obey(Command::Accepted(Box::new(other), None, None));
+    let ((teller, told), (other_teller, other_told)) = (oneshot::channel(), oneshot::channel());
+    dispatcher.obey(Command::Accepted(Box::new(job), None, Some(teller)));
+    dispatcher.obey(Command::Accepted(Box::new(other), None, Some(other_teller)));
     assert!(!dispatcher.queue.contains(id), "it would be given away a second time");
     assert!(dispatcher.queue.contains(waits));
+    let positions = [told, other_told].map(|mut told| told.try_recv());
+    assert_eq!(positions, [Ok(0), Ok(0)], "whoever submitted is told, whichever way the job got there");
 }
 
 /// A job whose attempt was written off by a process that ended before it ended the job, as a later one finds it.
