@@ -1,5 +1,6 @@
 //! Tenants by the control socket, from their making to their end; teams that share; where credentials are taken from; and what the control socket says of itself.
 
+use comfygate_tests::browser::{post_fields, post_login};
 use comfygate_tests::client::files_of;
 use comfygate_tests::control::control;
 use comfygate_tests::gateway::said;
@@ -7,10 +8,12 @@ use comfygate_tests::pictures::{BOUNDARY, form, png};
 use comfygate_tests::raw::RawResponse;
 use comfygate_tests::tokens::{Signer, claims};
 use comfygate_tests::{Browser, Client, Event, Gateway, eventually, workflows};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const PLAN: &str = "rate = { per_second = 1000, burst = 1000 }\nrequests = { per_second = 5000, burst = 5000 }\nbudget_seconds = 1000000000\n";
 
@@ -179,6 +182,49 @@ async fn a_deletion_goes_on_where_a_killed_gateway_left_it() {
     zebra.get("/queue").await.expect(401);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_meets_a_disable_leaves_no_session_that_an_enable_makes_good_again() {
+    const PASSWORD: &str = "correct staple of horses";
+    let limits = "[limits]\nfailed_logins_free = 100000";
+    let gateway = Gateway::builder().stand_ins(1).plan(PLAN).gateway_toml(limits).start().await;
+    asked(&gateway, "PUT", "/v1/tenants/zebra", Some(json!({"plan": "usual"}))).await;
+    gateway.new_user("ann", "zebra", PASSWORD);
+    let key = gateway.new_key(&["--tenant", "zebra"]);
+    let stranger = gateway.stranger();
+    let by_password = || post_fields(&stranger, "/gate/login", &[("user", "ann"), ("password", PASSWORD)]);
+    let by_key = || post_login(&stranger, "/gate/login", &key);
+    let open_tenant = async |open: bool| {
+        let path = if open { "/v1/tenants/zebra/enable" } else { "/v1/tenants/zebra/disable" };
+        assert_eq!(asked(&gateway, "POST", path, None).await.status, 200);
+    };
+    let open_user = async |open: bool| {
+        let body = json!({"tenant": "zebra", "disabled": !open});
+        assert_eq!(asked(&gateway, "PUT", "/v1/users/ann", Some(body)).await.status, 200);
+    };
+    for round in 0..6 {
+        // Whichever comes first, and wherever the others are then.
+        let after = Duration::from_millis(20 * round);
+        let (passwords, keys, ()) =
+            tokio::join!(join_all([by_password(), by_password()]), join_all([by_key(), by_key()]), async {
+                tokio::time::sleep(after).await;
+                if round % 2 == 0 { open_tenant(false).await } else { open_user(false).await }
+            });
+        let mut ended = passwords;
+        if round % 2 == 0 {
+            ended.extend(keys);
+            open_tenant(true).await;
+        } else {
+            open_user(true).await;
+        }
+        for answer in ended.iter().filter(|answer| answer.status == 303) {
+            let page = Browser::after(&stranger, answer).page();
+            assert_eq!(page.get("/queue").await.status, 401, "round {round}: it is good again");
+        }
+    }
+    let open = Browser::after(&stranger, &by_password().await.expect(303));
+    open.page().get("/queue").await.expect(200);
+}
+
 /// The head of an upload of so many bytes.
 fn upload_head(client: &Client, bytes: usize) -> String {
     format!(
@@ -229,7 +275,7 @@ async fn a_deletion_that_is_asked_for_again_and_again_is_one() {
     let running = zebra.submit(workflows::slow("endless", 150, 200, false)).await;
     zebra.running(&running).await;
     let asking = (0..8).map(|_| asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None));
-    for deleted in futures_util::future::join_all(asking).await {
+    for deleted in join_all(asking).await {
         assert_eq!((deleted.status, &body_of(&deleted)["deleted"]), (200, &json!(true)));
     }
     gateway.audited("the deletion", |line| line["event"] == "tenant_deleted").await;

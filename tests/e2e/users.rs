@@ -438,6 +438,9 @@ async fn a_first_start_prints_a_link_by_which_one_person_becomes_the_first_user(
     let told = first_link_file(&gateway).display().to_string();
     eventually("the file is told", || async { gateway.log_text().contains(&told).then_some(()) }).await;
     assert!(!format!("{}{:?}", gateway.log_text(), gateway.audit()).contains(token(&old)));
+    let made: Vec<Value> = gateway.audit().into_iter().filter(|line| line["event"] == "login_link_made").collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(made[0]["owner"], json!({"tenant": "acme"}));
     gateway.terminate().await;
     assert!(!first_link_file(&gateway).exists(), "it ended with the process");
     gateway.start().await;

@@ -7,7 +7,7 @@ use super::{Call, oidc};
 use crate::authenticate::acting::{self, ActingError};
 use crate::authenticate::local_users::by_password;
 use crate::authenticate::passwords::Typed;
-use crate::authenticate::session::{self, SessionToken};
+use crate::authenticate::session::{self, SessionRefused, SessionToken};
 use crate::authenticate::{AuthError, X_API_KEY, from_there};
 use crate::deliver::answer::Answer;
 use crate::deliver::events::handshake::{self, Site};
@@ -165,10 +165,26 @@ pub(super) async fn begin(
     if let Some(former) = shown_session(call).await? {
         end(call, former.id).await?;
     }
-    for ended in services.ledger.insert_session(row.clone(), services.config().sessions).await? {
+    let pushed_out = match services.ledger.insert_session(row.clone(), services.config().sessions).await {
+        Err(LedgerError::Conflict { .. }) if row.user_login.is_some() => {
+            return Err(AuthError::from(SessionRefused::UserEnded).into());
+        }
+        inserted => inserted?,
+    };
+    for ended in pushed_out {
         services.browsers.end(ended);
     }
+    check_open(call, &row).await?;
     Ok(begun(call, token, &row))
+}
+
+/// Ends a session that was stored while its tenant was being disabled. SECURITY: to be asked after it is stored: whoever disables a tenant does so first, and then ends the sessions that are there.
+async fn check_open(call: &Call<'_>, row: &SessionRow) -> Result<(), Rejection> {
+    if call.services.tenants().tenant(&row.owner.tenant).is_some_and(|tenant| !tenant.disabled) {
+        return Ok(());
+    }
+    end(call, row.id).await?;
+    Err(AuthError::from(SessionRefused::TenantClosed).into())
 }
 
 /// Whether anybody of that tenant may begin a session here and now. A login is a synced write: it counts as any other request of its tenant.
@@ -202,6 +218,7 @@ pub(super) async fn enter(
     }
     services.audit.password_chosen(call.request, &user.row.owner(), by, call.client);
     services.users_changed(&user.row.tenant, &user.row.name, &user.ended).await;
+    check_open(call, &row).await?;
     Ok(Some(page::redirect(&format!("{}{next}", prefix(call)), begun(call, &token, &row))))
 }
 

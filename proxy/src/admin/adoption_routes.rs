@@ -22,7 +22,7 @@ pub(super) fn router(services: &Arc<Services>) -> Api {
             unavailable(Operation::post("/v1/adopt", "Takes files of a ComfyUI's folders over for an owner"))
                 .body::<AdoptRequest>()
                 .json::<Vec<Outcome>>(ok, "what became of each file, in their order")
-                .refuses(&[Code::UnknownTenant, Code::Faulty]),
+                .refuses(&[Code::UnknownTenant, Code::Faulty, Code::Erasing]),
             adopt,
         )
         .route(

@@ -253,6 +253,7 @@ impl From<LedgerError> for Refused {
             LedgerError::NotFound { .. } => Code::NotFound,
             LedgerError::TooManyRows { .. } => Code::TooManyRows,
             LedgerError::Full { .. } => Code::Full,
+            LedgerError::Erased { .. } => Code::Erasing,
             _ => Code::Unavailable,
         };
         Self::new(code, error.to_string())

@@ -276,6 +276,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             Code::NotFound,
             Code::Faulty,
             Code::Full,
+            Code::Erasing,
             Code::Unavailable,
         ])
     };

@@ -250,6 +250,8 @@ impl UserService {
             label: Some(request.label.clone()),
             disabled: request.disabled,
             password,
+            // A hash takes its time.
+            of: Some((was.tenant.clone(), was.created_at)),
         };
         match self.ledger.change_user(&was.name, change, self.clock.wall()).await {
             Ok(ChangedUser { row, ended, .. }) => {
@@ -257,7 +259,7 @@ impl UserService {
                 let done = if row == was { UserDone::Nothing } else { UserDone::Changed { password } };
                 Ok(PutUser { view: row.into(), done, ended })
             }
-            Err(LedgerError::NotFound { .. }) => Err(UserError::Moved(was.name)),
+            Err(LedgerError::NotFound { .. } | LedgerError::Conflict { .. }) => Err(UserError::Moved(was.name)),
             Err(error) => Err(error.into()),
         }
     }
@@ -383,7 +385,7 @@ pub fn router(services: &Arc<Services>) -> Api {
             unavailable(Operation::put("/v1/users/{name}", "Makes a local user, or changes it"))
                 .body::<UserRequest>()
                 .json::<UserView>(ok, "the user")
-                .refuses(&[Code::OtherTenant, Code::MovedOn, Code::TooManyUsers])
+                .refuses(&[Code::OtherTenant, Code::MovedOn, Code::TooManyUsers, Code::Erasing])
                 .refuses(&[Code::BadId, Code::UnknownTenant, Code::Faulty]),
             put,
         )

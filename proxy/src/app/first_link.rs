@@ -1,6 +1,7 @@
 //! The one-time link of a gateway that nobody can log in to yet.
 
 use crate::authenticate::login_links::{self, FirstLinkFile, LIFETIME, LinkFor};
+use crate::owner::Owner;
 use crate::record::ledger::LedgerError;
 use crate::services::Services;
 use ring::rand::SystemRandom;
@@ -23,7 +24,7 @@ pub(super) async fn report(services: &Services) -> Result<(), LedgerError> {
     // Of a process that was killed.
     FirstLinkFile::sweep(&config.state_dir);
     let Some(tenant) = services.tenant_without_way_in().await? else { return Ok(()) };
-    let named = tenant.to_string();
+    let owner = Owner { tenant: tenant.clone(), user: None, key: None, shared: false };
     let users = &services.local_users;
     let token = match users.links.make(LinkFor::First { tenant }, &SystemRandom::new(), &services.clock) {
         Ok(token) => token,
@@ -39,9 +40,11 @@ pub(super) async fn report(services: &Services) -> Result<(), LedgerError> {
         Ok(place) => {
             let which = if terminal { "by this link" } else { "by the link in this file" };
             eprintln!(
-                "comfygate: nobody can log in yet. Make the first user, of the tenant `{named}`, within 30 minutes {which}:\n\n    {place}\n\n\
-                 The link is used once; the next start makes another as long as there is no user and no key."
+                "comfygate: nobody can log in yet. Make the first user, of the tenant `{}`, within 30 minutes {which}:\n\n    {place}\n\n\
+                 The link is used once; the next start makes another as long as there is no user and no key.",
+                owner.tenant
             );
+            services.audit.login_link_made(&owner);
         }
         Err(error) => {
             users.end_first();

@@ -364,7 +364,7 @@ enum Event {
         by: &'static str,
         client: IpAddr,
     },
-    /// An operator had a one-time link made.
+    /// A one-time link was made: an operator asked for it, or nobody could log in at a start.
     LoginLinkMade {
         owner: Owner,
     },
@@ -625,7 +625,7 @@ impl Audit {
         self.tell(Event::PasswordChosen { request, owner: owner.clone(), by, client: client.ip() });
     }
 
-    /// An operator had a one-time link made.
+    /// A one-time link was made: an operator asked for it, or nobody could log in at a start.
     pub fn login_link_made(&self, owner: &Owner) {
         self.tell(Event::LoginLinkMade { owner: owner.clone() });
     }

@@ -180,7 +180,7 @@ pub trait Sessions: Send + Sync {
     /// Stores a new session, and forgets those of its owner that are over, or too many: the oldest first. Gives which were still good.
     ///
     /// # Errors
-    /// `TooManySessions` of all owners, `Conflict` if the id is taken, `Unavailable`.
+    /// `TooManySessions` of all owners, `Conflict` if the id is taken, or if it was begun by a password that its user does not have any more, `Unavailable`.
     async fn insert_session(&self, row: SessionRow, bounds: SessionBounds) -> Result<Vec<SessionId>, LedgerError>;
 
     /// The session of that id.
@@ -233,7 +233,7 @@ pub(super) mod suite {
 
     use super::*;
 
-    const BOUNDS: SessionBounds = SessionBounds {
+    pub(in crate::record::ledger) const BOUNDS: SessionBounds = SessionBounds {
         idle_timeout: Duration::from_millis(100),
         lifetime: Duration::from_millis(1000),
         per_owner_max: 2,

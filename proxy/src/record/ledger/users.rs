@@ -58,6 +58,8 @@ pub struct UserChange {
     pub disabled: Option<bool>,
     /// How to prove it.
     pub password: Option<PasswordChange>,
+    /// In this tenant and made then, or not at all: a user who was removed and made anew since somebody looked is somebody else.
+    pub of: Option<(TenantId, WallMillis)>,
 }
 
 /// What becomes of a password.
@@ -146,7 +148,7 @@ pub trait Users: Send + Sync {
     /// nothing, `changed_at` neither.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` if the password is not of the version that was proved; `Unavailable`.
+    /// `NotFound`; `Conflict` if the password is not of the version that was proved, or the user not the one that was meant; `Unavailable`.
     async fn change_user(&self, name: &UserId, change: UserChange, at: WallMillis) -> Result<ChangedUser, LedgerError>;
 
     /// Makes or changes a user and begins its session, or neither: who can't be logged in has used nothing up. `session` gets owner, scopes and password of the user as it is then, and its
@@ -204,9 +206,8 @@ pub(crate) mod suite {
         name.parse().unwrap()
     }
 
-    async fn session(ledger: &(impl Users + Sessions), name: &str, version: Option<u64>) -> SessionId {
-        let user = ledger.user(&id(name)).await.unwrap();
-        let row = SessionRow {
+    fn session_of(user: UserRow, version: Option<u64>) -> SessionRow {
+        SessionRow {
             id: SessionId::new(),
             owner: user.owner(),
             scopes: user.scopes,
@@ -216,7 +217,11 @@ pub(crate) mod suite {
             user_login: version.map(|password_version| UserLogin { name: user.name, password_version }),
             oidc: None,
             browser: None,
-        };
+        }
+    }
+
+    async fn session(ledger: &(impl Users + Sessions), name: &str, version: Option<u64>) -> SessionId {
+        let row = session_of(ledger.user(&id(name)).await.unwrap(), version);
         let id = row.id;
         ledger.insert_session(row, BOUNDS).await.unwrap();
         id
@@ -281,6 +286,15 @@ pub(crate) mod suite {
         let enabled = ledger.change_user(&id("a"), enabled, WallMillis(10)).await.unwrap().row;
         assert_eq!((enabled.disabled_at, enabled.label, enabled.changed_at), (None, None, WallMillis(10)));
         assert_eq!(ledger.user(&id("a")).await.unwrap().scopes, scopes);
+        let of = |tenant: &str, at| Some((tenant.parse().unwrap(), WallMillis(at)));
+        let only = |of| UserChange { of, label: Some(Some("same".into())), ..UserChange::default() };
+        for other in [of("b", 1), of("a", 2)] {
+            let refused = ledger.change_user(&id("a"), only(other), WallMillis(11)).await;
+            assert!(matches!(refused, Err(LedgerError::Conflict { .. })), "{refused:?}");
+        }
+        assert_eq!(ledger.user(&id("a")).await.unwrap().label, None);
+        let same = ledger.change_user(&id("a"), only(of("a", 1)), WallMillis(11)).await.unwrap().row;
+        assert_eq!(same.label.as_deref(), Some("same"));
         let nobody = ledger.change_user(&id("z"), UserChange::default(), WallMillis(9)).await;
         assert!(matches!(nobody, Err(LedgerError::NotFound { .. })));
     }
@@ -334,6 +348,34 @@ pub(crate) mod suite {
         assert_eq!((removed.row.name.as_str(), removed.ended), ("b", vec![other_user]));
         assert!(!there(ledger, other_user).await && there(ledger, otherwise).await);
         assert!(matches!(ledger.remove_user(&id("b"), WallMillis(7)).await, Err(LedgerError::NotFound { .. })));
+    }
+
+    pub(in crate::record::ledger) async fn no_session_begins_by_a_password_that_was_undone_meanwhile(
+        ledger: &(impl Users + Sessions),
+    ) {
+        for name in ["disabled", "reset", "removed", "moved", "same"] {
+            ledger.insert_user(row(name, "t", 1), 9).await.unwrap();
+        }
+        let disabled = UserChange { disabled: Some(true), ..UserChange::default() };
+        ledger.change_user(&id("disabled"), disabled, WallMillis(2)).await.unwrap();
+        let reset = Some(PasswordChange::Reset(StoredPassword::of("y")));
+        ledger
+            .change_user(&id("reset"), UserChange { password: reset, ..UserChange::default() }, WallMillis(2))
+            .await
+            .unwrap();
+        for name in ["removed", "moved"] {
+            ledger.remove_user(&id(name), WallMillis(2)).await.unwrap();
+        }
+        ledger.insert_user(row("moved", "other", 1), 9).await.unwrap();
+        for name in ["disabled", "reset", "removed", "moved"] {
+            // As each was when the password was looked at.
+            let late = session_of(row(name, "t", 1), Some(1));
+            let refused = ledger.insert_session(late.clone(), BOUNDS).await;
+            assert!(matches!(refused, Err(LedgerError::Conflict { .. })), "{name}: {refused:?}");
+            assert!(!there(ledger, late.id).await, "{name}");
+        }
+        let in_time = session(ledger, "same", Some(1)).await;
+        assert!(there(ledger, in_time).await);
     }
 
     fn new_session(at: u64) -> SessionRow {

@@ -430,6 +430,51 @@ mod tests {
         assert!(ledger.leftovers(&neighbour).await.unwrap().is_some(), "whose id begins alike");
     }
 
+    /// Makes every row of a table one that can't be read.
+    fn damage<K: ::redb::Key + 'static>(table: &mut ::redb::Table<'_, K, &'static [u8]>) -> Result<(), Fault> {
+        let mut keys = Vec::new();
+        for entry in table.iter()? {
+            keys.push(K::as_bytes(&entry?.0.value()).as_ref().to_vec());
+        }
+        assert!(!keys.is_empty(), "nothing to damage");
+        for key in &keys {
+            table.insert(K::from_bytes(key), &b"damaged"[..])?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_tenant_whose_rows_cant_be_read_is_erased_without_a_row_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        let nobodys = |tables: &mut Tables<'_>| -> Result<(), Fault> {
+            tables.dead_letters.insert(9, &b"damaged"[..])?;
+            Ok(())
+        };
+        ledger.write("damage a letter of nobody's", nobodys).await.unwrap();
+        let before = rows(&ledger).await;
+        let tenant: TenantId = "zebrafinch".parse().unwrap();
+        filled(&ledger, tenant.as_str()).await;
+        let all = |tables: &mut Tables<'_>| -> Result<(), Fault> {
+            damage(&mut tables.files)?;
+            damage(&mut tables.jobs)?;
+            damage(&mut tables.results)?;
+            damage(&mut tables.refusals)?;
+            damage(&mut tables.secrets)?;
+            damage(&mut tables.scopes)?;
+            damage(&mut tables.keys)?;
+            damage(&mut tables.sessions)
+        };
+        ledger.write("damage what it has", all).await.unwrap();
+        assert_eq!(ledger.folders(&tenant).await.unwrap(), Vec::<String>::new());
+        assert!(erased(&ledger, &tenant).await > 0);
+        for (table, left) in &rows(&ledger).await {
+            let stays = BILLS.contains(table) || CHANGED.contains(table);
+            assert!(stays || *left == before[table], "`{table}` has other rows than before the tenant came");
+        }
+        assert_eq!(ledger.leftovers(&tenant).await.unwrap(), None);
+    }
+
     #[tokio::test]
     async fn each_kind_of_thing_alone_is_something_that_is_left() {
         let dir = tempfile::tempdir().unwrap();

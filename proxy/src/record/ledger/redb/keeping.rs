@@ -8,8 +8,8 @@ use super::erasure;
 use super::readings::number;
 use super::storage::Fault;
 use super::tables::{
-    ACTIVE, DOOMED, DOOMED_SINCE, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, corrupt,
-    decoded, encoded, row,
+    ACTIVE, DOOMED, DOOMED_SINCE, FILES, JOBS, JobRow, KEPT, NAMED_BY, PINS, RESULT_BYTES, SECRETS, Tables, decoded,
+    encoded, row,
 };
 use super::{dead_letters, refusals, transitions};
 use crate::clock::WallMillis;
@@ -25,6 +25,7 @@ use crate::record::ledger::{Directory, FileRow, JobResult, LedgerError, OwnerSec
 use ::redb::{ReadTransaction, ReadableTable};
 use async_trait::async_trait;
 use comfygate_policy::Digest;
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -200,7 +201,13 @@ impl Keeping for RedbLedger {
         self.read("list folders", move |snapshot| {
             let mut folders = Vec::new();
             for entry in snapshot.open_table(SECRETS)?.range(from.as_str()..to.as_str())? {
-                folders.push(decoded::<OwnerSecrets>(entry?.1.value())?.folder);
+                match decoded::<OwnerSecrets>(entry?.1.value()) {
+                    Ok(secrets) => folders.push(secrets.folder),
+                    // It must not keep the rest from going; only by its name would what is in it be known to be ours.
+                    Err(_) => tracing::error!(
+                        "the name of an owner's folder can't be read: what is in it stays at the backends"
+                    ),
+                }
             }
             Ok(folders)
         })
@@ -641,21 +648,51 @@ fn erase(tables: &mut Tables<'_>, tenant: &TenantId, at: WallMillis) -> Result<E
             break;
         }
     }
+    let mut left = Vec::new();
     for item in &places {
-        if remove_readable(tables, tenant.as_str(), item.place, at)? {
-            erased.removed.add(item);
+        if !remove_readable(tables, tenant.as_str(), item.place, at)? {
+            left.push(item);
         }
+        erased.removed.add(item);
     }
+    remove_by_id(tables, tenant.as_str(), &left, at)?;
     if !places.is_empty() {
-        if erased.removed.is_nothing() {
-            return Err(corrupt("what is left of the tenant can't be read, or is pinned by jobs that are not there"));
-        }
         return Ok(erased);
     }
     let (taken, done) = erase_rows(tables, tenant)?;
     erased.rows = taken as u64;
     erased.done = done;
     Ok(erased)
+}
+
+/// Removes, by what its index knows of it, what can't be read or is pinned by a job that is not there: its tenant goes, and it must neither stay nor hold up what comes after it.
+fn remove_by_id(tables: &mut Tables<'_>, tenant: &str, items: &[&DueItem], at: WallMillis) -> Result<(), Fault> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let mut ids = HashSet::new();
+    for place in items.iter().map(|item| item.place) {
+        let key = (tenant, class_number(place.class), place.at.0, place.id);
+        let kept = tables.kept.get(key)?.map(|value| value.value());
+        if let Some((bytes, what)) = kept {
+            unkeep(tables, key, bytes, what)?;
+        }
+        tables.files.remove(place.id)?;
+        tables.jobs.remove(place.id)?;
+        tables.results.remove(place.id)?;
+        tables.pins.remove(place.id)?;
+        ids.insert(place.id);
+    }
+    // No index leads from a row to the contents that it names: that is in the row.
+    let mut named = Vec::new();
+    for entry in tables.named_by.iter()? {
+        let entry = entry?;
+        let (content, by, id) = entry.0.value();
+        if ids.contains(&id) {
+            named.push((Digest::from_bytes(*content), by, id));
+        }
+    }
+    named.iter().try_for_each(|(content, by, id)| unname(tables, content, *by, *id, at))
 }
 
 /// How many rows went, and whether they were the last.
@@ -713,6 +750,10 @@ fn erase_rows(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<(usize, bool
         (from, "", ""),
         (to, "", "")
     );
+    // Of jobs whose rows could not be read; the others took theirs along.
+    let place = |key: (&str, u64)| (key.0.to_owned(), key.1);
+    take_scoped!(tables.ended, taken, |key| place(key), |row| (row.0.as_str(), row.1), (from, 0), (to, 0));
+    take_scoped!(tables.cancelled, taken, |key| place(key), |row| (row.0.as_str(), row.1), (from, 0), (to, 0));
     let four = |key: (&str, &str, &str, &str)| [key.0, key.1, key.2, key.3].map(str::to_owned);
     take_scoped!(tables.names, taken, |key| four(key), |row| borrowed(row), (from, "", "", ""), (to, "", "", ""));
     take_scoped!(tables.counters, taken, |key| four(key), |row| borrowed(row), (from, "", "", ""), (to, "", "", ""));
@@ -736,7 +777,8 @@ fn erase_letters(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fa
     let mut letters: Vec<(u128, DeadLetter)> = Vec::new();
     for entry in tables.dead_letters.iter()? {
         let (key, stored) = entry?;
-        let letter: DeadLetter = decoded(stored.value())?;
+        // One that can't be read is nobody's, and must not keep anybody's from going.
+        let Ok(letter) = decoded::<DeadLetter>(stored.value()) else { continue };
         if letter.owner.tenant == *tenant {
             letters.push((key.value(), letter));
         }

@@ -67,8 +67,9 @@ fn insert(tables: &mut Tables<'_>, new: &RefusalRow, graph: Option<&[u8]>, bound
 fn first_over(tables: &Tables<'_>, bounds: RefusalBounds, now: WallMillis) -> Result<Option<u64>, Fault> {
     let too_many = tables.refusals.len()? > bounds.total_max.max(1);
     let Some((place, stored)) = tables.refusals.first()? else { return Ok(None) };
-    let row: RefusalRow = decoded(stored.value())?;
-    let over = too_many || row.at.plus(bounds.age_max) < now;
+    // One that can't be read is of no use to anybody, and must not keep new ones out.
+    let too_old = decoded::<RefusalRow>(stored.value()).map_or(true, |row| row.at.plus(bounds.age_max) < now);
+    let over = too_many || too_old;
     Ok(over.then(|| place.value()))
 }
 
@@ -82,11 +83,22 @@ fn of_tenant(tables: &Tables<'_>, tenant: &str) -> Result<Vec<u64>, Fault> {
 }
 
 pub(super) fn forget(tables: &mut Tables<'_>, place: u64) -> Result<(), Fault> {
-    let Some(old) = row::<_, RefusalRow>(&tables.refusals, place)? else { return Ok(()) };
-    tables.refusals.remove(place)?;
-    tables.tenant_refusals.remove((old.owner.tenant.as_str(), place))?;
-    tables.refused_requests.remove(number(old.request.bytes()))?;
+    let found = match tables.refusals.remove(place)? {
+        Some(stored) => decoded::<RefusalRow>(stored.value()),
+        None => return Ok(()),
+    };
     tables.refused_graphs.remove(place)?;
+    match found {
+        Ok(old) => {
+            tables.tenant_refusals.remove((old.owner.tenant.as_str(), place))?;
+            tables.refused_requests.remove(number(old.request.bytes()))?;
+        }
+        // Whose it was is known to the indices only.
+        Err(_) => {
+            tables.tenant_refusals.retain(|(_, at), ()| at != place)?;
+            tables.refused_requests.retain(|_, at| at != place)?;
+        }
+    }
     Ok(())
 }
 
@@ -94,7 +106,7 @@ fn list(snapshot: &ReadTransaction, query: &RefusalQuery) -> Result<Vec<RefusalR
     let rows = snapshot.open_table(REFUSALS)?;
     let mut found = Vec::new();
     let mut take = |stored: &[u8]| -> Result<bool, Fault> {
-        let row: RefusalRow = decoded(stored)?;
+        let Ok(row) = decoded::<RefusalRow>(stored) else { return Ok(true) };
         // Rows stand in the order of their coming.
         if query.since.is_some_and(|since| row.at < since) || found.len() >= query.limit {
             return Ok(false);
@@ -145,6 +157,27 @@ mod tests {
         the_oldest_refusals_of_a_tenant_go_first_and_no_other_tenants,
         refusals_are_bounded_in_all_and_by_age,
     );
+
+    #[tokio::test]
+    async fn a_refusal_that_cant_be_read_goes_and_keeps_no_other_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        let graph = || Some(Bytes::from("{}"));
+        ledger.insert_refusal(suite::row("a", 1), graph(), RefusalBounds::default()).await.unwrap();
+        let damage = |tables: &mut Tables<'_>| -> Result<(), Fault> {
+            tables.refusals.insert(0, &b"damaged"[..])?;
+            Ok(())
+        };
+        ledger.write("damage a row", damage).await.unwrap();
+        assert_eq!(ledger.refusals(RefusalQuery { limit: 9, ..RefusalQuery::default() }).await.unwrap(), []);
+        let other = suite::row("b", 2);
+        ledger.insert_refusal(other.clone(), None, RefusalBounds::default()).await.unwrap();
+        assert_eq!(ledger.refusals(RefusalQuery { limit: 9, ..RefusalQuery::default() }).await.unwrap(), [other]);
+        let left = ledger.read("look at every row", super::super::tables::raw).await.unwrap();
+        for (table, rows) in [("refusals", 1), ("tenant_refusals", 1), ("refused_requests", 1), ("refused_graphs", 0)] {
+            assert_eq!(left[table].len(), rows, "{table}");
+        }
+    }
 
     #[tokio::test]
     async fn a_refusal_outlives_a_restart() {

@@ -92,6 +92,9 @@ fn draw_instance(tables: &mut Tables<'_>) -> Result<u128, Fault> {
 }
 
 fn insert(tables: &mut Tables<'_>, new: &SessionRow, bounds: SessionBounds) -> Result<Vec<SessionId>, Fault> {
+    if let Some(login) = &new.user_login {
+        super::users::still_proves(tables, &new.owner.tenant, login)?;
+    }
     let room = room(tables, new, bounds, Vec::new())?;
     enter(tables, new, &room)?;
     Ok(room.told)
@@ -183,9 +186,15 @@ fn of_owner(tables: &Tables<'_>, scope: &str) -> Result<Vec<SessionRow>, Fault> 
     let mut found = Vec::new();
     for entry in tables.owner_sessions.range((scope, 0, 0)..=(scope, u64::MAX, u128::MAX))? {
         let (_, _, id) = entry?.0.value();
-        found.extend(row::<_, SessionRow>(&tables.sessions, id)?);
+        let Some(stored) = tables.sessions.get(id)? else { continue };
+        found.extend(readable(stored.value()));
     }
     Ok(found)
+}
+
+/// One that can't be read lets nobody in, and must not keep those good that are to end, nor its owner from logging in.
+fn readable(stored: &[u8]) -> Option<SessionRow> {
+    decoded(stored).inspect_err(|_| tracing::error!("a session in the ledger can't be read")).ok()
 }
 
 fn over_of_all(tables: &Tables<'_>, bounds: SessionBounds, now: WallMillis) -> Result<Vec<SessionRow>, Fault> {
@@ -197,8 +206,7 @@ fn over_of_all(tables: &Tables<'_>, bounds: SessionBounds, now: WallMillis) -> R
 fn of_all(tables: &Tables<'_>) -> Result<Vec<SessionRow>, Fault> {
     let mut all = Vec::new();
     for entry in tables.sessions.iter()? {
-        // One that can't be read lets nobody in, and must not keep those good that are to end.
-        all.extend(decoded(entry?.1.value()).inspect_err(|_| tracing::error!("a session in the ledger can't be read")));
+        all.extend(readable(entry?.1.value()));
     }
     Ok(all)
 }
@@ -264,6 +272,22 @@ mod tests {
         sessions_are_listed_and_ended_by_whose_they_are,
         the_gateways_name_is_drawn_once,
     );
+
+    #[tokio::test]
+    async fn a_session_that_cant_be_read_keeps_its_owner_neither_out_nor_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = RedbLedger::open(dir.path(), RedbOptions::default()).unwrap();
+        let damage = |tables: &mut Tables<'_>| -> Result<(), Fault> {
+            let (row, id) = (suite::row("a", 1), 7);
+            tables.sessions.insert(id, &b"damaged"[..])?;
+            tables.owner_sessions.insert((row.owner.personal().key().as_str(), 1, id), ())?;
+            Ok(())
+        };
+        ledger.write("damage a session", damage).await.unwrap();
+        let row = suite::row("a", 2);
+        assert_eq!(ledger.insert_session(row.clone(), suite::BOUNDS).await.unwrap(), []);
+        assert_eq!(ledger.end_sessions(&WhoseSessions::Own(row.owner.clone()), None).await.unwrap(), [row]);
+    }
 
     #[tokio::test]
     async fn the_gateways_name_outlives_a_restart() {

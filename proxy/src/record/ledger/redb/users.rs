@@ -74,6 +74,16 @@ fn find(tables: &Tables<'_>, key: &str) -> Result<UserRow, Fault> {
     row(&tables.users, key)?.ok_or_else(|| not_found("user"))
 }
 
+/// Refuses a login by a password that its user does not have any more, or by a user who is gone or disabled. SECURITY: a password is checked before its session is stored, and whatever undoes it between
+/// the two ends only the sessions that are there.
+pub(super) fn still_proves(tables: &Tables<'_>, tenant: &TenantId, login: &UserLogin) -> Result<(), Fault> {
+    let user: Option<UserRow> = row(&tables.users, key(&login.name).as_str())?;
+    let proved = |user: &UserRow| {
+        user.tenant == *tenant && user.disabled_at.is_none() && user.password_version == login.password_version
+    };
+    if user.as_ref().is_some_and(proved) { Ok(()) } else { Err(conflict(&login.name)) }
+}
+
 fn insert(tables: &mut Tables<'_>, new: &UserRow, limit: u64) -> Result<(), Fault> {
     refuse_new(tables, new, limit)?;
     store(tables, new)
@@ -159,7 +169,10 @@ fn list(snapshot: &ReadTransaction, tenant: Option<&TenantId>, limit: usize) -> 
 fn changed(tables: &mut Tables<'_>, key: &str, change: UserChange, at: WallMillis) -> Result<ChangedUser, Fault> {
     let was = find(tables, key)?;
     let mut row = was.clone();
-    let UserChange { scopes, label, disabled, password } = change;
+    let UserChange { scopes, label, disabled, password, of } = change;
+    if of.is_some_and(|(tenant, created_at)| (tenant, created_at) != (was.tenant.clone(), was.created_at)) {
+        return Err(conflict(&was.name));
+    }
     row.scopes = scopes.unwrap_or(row.scopes);
     if let Some(label) = label {
         row.label = label;
@@ -242,6 +255,7 @@ mod tests {
         a_change_is_noted_once_and_nothing_new_changes_nothing,
         a_password_is_replaced_only_where_the_proved_one_still_stands,
         what_undoes_a_password_ends_the_sessions_by_it_and_no_others,
+        no_session_begins_by_a_password_that_was_undone_meanwhile,
         who_finds_no_room_for_a_session_changes_nothing_and_who_does_is_logged_in,
         the_first_user_is_made_while_there_is_neither_a_user_nor_a_key,
         of_two_first_users_one_is_made,
