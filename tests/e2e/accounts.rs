@@ -540,3 +540,31 @@ async fn a_claim_of_tokens_is_taken_over_knowingly_and_its_tenant_is_not_deleted
     assert!(gateway.command(&["tenant", "set", "zebra", "--claim", ""]).status.success());
     assert_eq!(asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_came_into_the_file_is_not_deleted_while_it_is_there_with_or_without_a_gateway() {
+    let mut gateway = Gateway::builder().stand_ins(1).plan(PLAN).start().await;
+    assert_eq!(asked(&gateway, "PUT", "/v1/tenants/zebra", Some(json!({"plan": "usual"}))).await.status, 201);
+    let zebra = gateway.client("zebra");
+    let (prompt, _) = ran(&zebra, "kept").await;
+    let in_file = "[[tenant]]\nid = \"zebra\"\nplan = \"usual\"\n";
+    gateway.edit("tenants.toml", |text| format!("{text}\n{in_file}"));
+    assert!(gateway.command(&["reload"]).status.success());
+    let deletes = |gateway: &Gateway| {
+        let told = gateway.command(&["tenant", "delete", "zebra", "--yes"]);
+        (told.status.code(), said(&told))
+    };
+    let is_refused = |told: (Option<i32>, String)| {
+        assert!(told.0 == Some(1) && told.1.contains("`zebra` is in tenants.toml: take it out there"), "{told:?}");
+    };
+    is_refused(deletes(&gateway));
+    gateway.terminate().await;
+    is_refused(deletes(&gateway));
+    gateway.start().await;
+    assert!(zebra.get(&format!("/history/{prompt}")).await.expect(200).json().get(&prompt).is_some());
+    // Once it is out of the file the id is the former one's again, and goes.
+    gateway.terminate().await;
+    gateway.edit("tenants.toml", |text| text.replace(in_file, ""));
+    let deleted = deletes(&gateway);
+    assert!(deleted.0 == Some(0) && deleted.1.contains("deleted `zebra`"), "{deleted:?}");
+}

@@ -426,6 +426,11 @@ pub fn comes_again(config: &Config, row: &ManagedTenant) -> Option<String> {
     ))
 }
 
+/// Why a tenant of the file is not deleted, also where the control API made one of that id before.
+pub fn not_deleted_in_file(id: &TenantId) -> String {
+    format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has")
+}
+
 /// Why nothing is deleted, or erased, of an id.
 pub fn unknown(tenant: &TenantId, deletes: bool) -> String {
     if deletes {
@@ -540,8 +545,7 @@ async fn delete(
 ) -> Result<Response, Refused> {
     let id = id_of(&id)?;
     if services.tenants().registry().tenant(&id).is_some() {
-        let text = format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has");
-        return Err(Refused::new(Code::InFile, text));
+        return Err(Refused::new(Code::InFile, not_deleted_in_file(&id)));
     }
     if is_made_id(&id) && services.created.row(&id).is_some() {
         let text =

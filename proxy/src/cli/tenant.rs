@@ -7,7 +7,9 @@ use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::table::Table;
-use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, comes_again, detail, unknown, views, was_deleted};
+use crate::admin::tenants::{
+    TenantDetail, TenantSource, TenantView, comes_again, detail, not_deleted_in_file, unknown, views, was_deleted,
+};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -308,6 +310,10 @@ async fn nothing_of(
     id: &TenantId,
     deletes: bool,
 ) -> anyhow::Result<Option<String>> {
+    if deletes && config.tenants.tenant(id).is_some() {
+        // What it has is the file's tenant's, whoever made the id first.
+        return Ok(Some(not_deleted_in_file(id)));
+    }
     let managed = managed(ledger, audit).await?;
     let is_there = if deletes {
         managed.row(id).is_some()
@@ -318,7 +324,7 @@ async fn nothing_of(
     };
     let gone =
         || managed.deleted_at(id, &config.tenants).map_or_else(|| unknown(id, deletes), |at| was_deleted(id, at));
-    let row = managed.row(id).filter(|_| deletes && config.tenants.tenant(id).is_none());
+    let row = managed.row(id).filter(|_| deletes);
     let again = || row.and_then(|row| comes_again(config, &row));
     Ok(if is_there { again() } else { Some(gone()) })
 }
