@@ -63,6 +63,14 @@ async fn a_tenant_is_made_changed_and_shown_and_the_same_body_is_written_once() 
     assert_eq!(body_of(&made)["limits"]["budget_seconds"], json!({"value": 1_000_000_000, "from": "plan"}));
     let stale = control(&gateway, "PUT", "/v1/tenants/zebra", &[("if-match", "\"9\"")], Some(&spec)).await;
     assert_eq!((stale.status, &body_of(&stale)["code"]), (412, &json!("stale")));
+    for (path, header, status) in [
+        ("/v1/tenants/zebra", "if-none-match", 412),
+        ("/v1/tenants/zebra", "if-match", 200),
+        ("/v1/tenants/yak", "if-match", 412),
+    ] {
+        let told = control(&gateway, "PUT", path, &[(header, "*")], Some(&spec)).await;
+        assert_eq!(told.status, status, "{path} {header}");
+    }
     let faulty = json!({"plan": "usual", "limits": {"weight": 0}});
     let refused = asked(&gateway, "PUT", "/v1/tenants/zebra", Some(faulty)).await;
     assert_eq!((refused.status, &body_of(&refused)["faults"][0]["pointer"]), (422, &json!("/limits/weight")));

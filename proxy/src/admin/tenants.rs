@@ -31,7 +31,7 @@ use crate::services::Services;
 use crate::tenants::AllTenants;
 use crate::tenants::created::is_made_id;
 use crate::tenants::in_force::{self, InForce};
-use crate::tenants::managed::{Put, PutError, PutOptions};
+use crate::tenants::managed::{OnlyIf, Put, PutError, PutOptions};
 use crate::tenants::written::{SpecFault, TenantSpec};
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -472,8 +472,7 @@ async fn put(
     Body(spec): Body<TenantSpec>,
 ) -> Result<Response, Refused> {
     let id = id.parse::<TenantId>().map_err(|error| Refused::new(Code::BadId, error.to_string()))?;
-    let known = services.managed.row(&id).map(|row| row.version);
-    let options = PutOptions { if_version: precondition(&headers, known)?, reuse };
+    let options = PutOptions { only_if: precondition(&headers)?, reuse };
     let tenants = services.tenants();
     let done = services.managed.put(&id, spec, &options, &tenants).await?;
     // What it is shown and let into may be another now.
@@ -488,27 +487,25 @@ async fn put(
 }
 
 /// What `If-Match` and `If-None-Match` ask for. A list of tags is more than this takes.
-fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, Refused> {
+fn precondition(headers: &HeaderMap) -> Result<OnlyIf, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let failed = |text: &str| Refused::new(Code::Stale, text);
+    let failed = |text: &str| Err(Refused::new(Code::Stale, text));
     if headers.contains_key(IF_NONE_MATCH) {
-        return match (text(IF_NONE_MATCH), known) {
-            (Some("*"), None) => Ok(None),
-            (Some("*"), Some(_)) => Err(failed("there is such a tenant already")),
-            _ => Err(failed("`If-None-Match` takes `*` here")),
+        return match text(IF_NONE_MATCH) {
+            Some("*") => Ok(OnlyIf::New),
+            _ => failed("`If-None-Match` takes `*` here"),
         };
     }
     if !headers.contains_key(IF_MATCH) {
-        return Ok(None);
+        return Ok(OnlyIf::Anyhow);
     }
-    match (text(IF_MATCH), known) {
-        (Some("*"), Some(version)) => Ok(Some(version)),
-        (Some("*"), None) => Err(failed("there is no such tenant yet")),
-        (Some(tag), _) => {
-            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
-            version.map(Some).ok_or_else(|| failed("`If-Match` takes one `ETag` of this tenant, or `*`"))
-        }
-        (None, _) => Err(failed("`If-Match` takes one `ETag` of this tenant, or `*`")),
+    let version = |tag: &str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    match text(IF_MATCH) {
+        Some("*") => Ok(OnlyIf::There),
+        tag => tag.and_then(version).map_or_else(
+            || failed("`If-Match` takes one `ETag` of this tenant, or `*`"),
+            |version| Ok(OnlyIf::At(version)),
+        ),
     }
 }
 
@@ -522,7 +519,7 @@ impl From<PutError> for Refused {
             PutError::Tombstone { .. } => Code::IdWasDeleted,
             PutError::Leftovers { .. } => Code::IdHasLeftovers,
             PutError::ClaimMade { .. } => Code::ClaimOfTokenTenant,
-            PutError::Stale { .. } => Code::Stale,
+            PutError::Stale { .. } | PutError::Exists(_) | PutError::Absent(_) => Code::Stale,
             PutError::Full { .. } => Code::TooManyTenants,
             PutError::Ledger(_) => Code::Unavailable,
             PutError::Faulty(faults) => return Self::new(Code::Faulty, text).with_faults(faults),

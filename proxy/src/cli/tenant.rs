@@ -24,7 +24,7 @@ use crate::retention::{Erasure, erase_tenant};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::in_force::From;
-use crate::tenants::managed::{ManagedTenants, PutError, PutOptions};
+use crate::tenants::managed::{ManagedTenants, OnlyIf, PutError, PutOptions};
 use crate::tenants::written::TenantSpec;
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -212,7 +212,7 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
         TenantCommand::Create(written) => {
             once(&written.set, &[])?;
             return change(arguments, &written.id, NoState::Made, |_| {
-                Ok((written.spec(), Condition::New { reuse: written.reuse }))
+                Ok((written.spec(), PutOptions { only_if: OnlyIf::New, reuse: written.reuse }))
             });
         }
         TenantCommand::Set(changes) => {
@@ -221,8 +221,8 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
                 let known = known.filter(|known| known.tenant.source == TenantSource::Api).ok_or_else(|| {
                     format!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
                 })?;
-                let version = known.tenant.version.unwrap_or_default();
-                Ok((changes.spec(&known), Condition::Version { version, reuse: changes.reuse }))
+                let only_if = OnlyIf::At(known.tenant.version.unwrap_or_default());
+                Ok((changes.spec(&known), PutOptions { only_if, reuse: changes.reuse }))
             });
         }
         TenantCommand::List => None,
@@ -370,12 +370,6 @@ async fn all(config: &Config, ledger: &Arc<RedbLedger>, audit: &Audit) -> anyhow
     Ok(AllTenants::new(Arc::clone(&config.tenants), Arc::new(managed), Arc::new(created), u32::MAX))
 }
 
-/// Only if it is so still.
-enum Condition {
-    New { reuse: bool },
-    Version { version: u64, reuse: bool },
-}
-
 fn show(id: &TenantId, arguments: &TenantArguments) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(async {
@@ -405,13 +399,13 @@ fn change(
     arguments: &TenantArguments,
     id: &TenantId,
     no_state: NoState,
-    wanted: impl FnOnce(Option<TenantDetail>) -> Result<(TenantSpec, Condition), String>,
+    wanted: impl FnOnce(Option<TenantDetail>) -> Result<(TenantSpec, PutOptions), String>,
 ) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let written = runtime.block_on(async {
         let reached = Reached::reach(arguments, no_state)?;
         match wanted(reached.detail(id).await?) {
-            Ok((spec, condition)) => reached.put(id, spec, &condition).await,
+            Ok((spec, options)) => reached.put(id, spec, &options).await,
             Err(reason) => Ok(Err(ApiError::new(Code::NotFound, reason))),
         }
     })?;
@@ -519,26 +513,13 @@ impl Reached {
         &self,
         id: &TenantId,
         spec: TenantSpec,
-        condition: &Condition,
+        options: &PutOptions,
     ) -> anyhow::Result<Result<TenantDetail, ApiError>> {
         match self {
-            Self::Gateway(client) => {
-                let (if_version, reuse) = match condition {
-                    Condition::New { reuse } => (None, *reuse),
-                    Condition::Version { version, reuse } => (Some(*version), *reuse),
-                };
-                Ok(client.put_tenant(id, &spec, if_version, reuse).await?)
-            }
+            Self::Gateway(client) => Ok(client.put_tenant(id, &spec, options).await?),
             Self::Ledger(Here { config, ledger }, audit) => {
                 let managed = managed(ledger, audit).await?;
-                if matches!(condition, Condition::New { .. }) && managed.row(id).is_some() {
-                    return Ok(Err(ApiError::new(Code::Stale, format!("there is a tenant `{id}` already"))));
-                }
-                let options = match condition {
-                    Condition::New { reuse } => PutOptions { if_version: None, reuse: *reuse },
-                    Condition::Version { version, reuse } => PutOptions { if_version: Some(*version), reuse: *reuse },
-                };
-                match managed.put(id, spec, &options, &all(config, ledger, audit).await?).await {
+                match managed.put(id, spec, options, &all(config, ledger, audit).await?).await {
                     Ok(done) => {
                         audit.written();
                         let found = self.detail(id).await?.context("the tenant is not there any more")?;
