@@ -32,7 +32,7 @@ use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant, is_made_id};
 use managed::ManagedTenants;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -372,6 +372,11 @@ impl TenantRegistry {
     /// The names of all plans, faulty ones too.
     pub fn plan_names(&self) -> impl Iterator<Item = &str> {
         self.plans.keys().map(String::as_str)
+    }
+
+    /// The policy files that were read with this registry for tenants which are not in the file, and the SHA-256 of what was read of each; `None`: it could not be. A reload follows them like those that the file names.
+    pub fn files_of_made(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        self.reading.files()
     }
 
     /// The tenant of that id, disabled ones too.
