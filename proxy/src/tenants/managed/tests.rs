@@ -574,3 +574,45 @@ async fn a_claim_by_which_tokens_made_a_tenant_is_taken_knowingly_only() {
     // Once taken it is its own.
     assert!(world.put("acme", json!({"plan": "team", "claim": "org_9"})).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_file_that_takes_a_claim_over_is_told_with_whom_it_was_taken_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let made = crate::tenants::made_id("https://id.example/", "org_3");
+    let wanted = crate::tenants::created::WantedTenant {
+        id: made.clone(),
+        issuer: "https://id.example/".into(),
+        claim: "org_3".into(),
+        plan: "free".into(),
+        issued_at: None,
+    };
+    world.created.ensure(&wanted, 9).await.unwrap();
+    world.put("zebra", json!({"plan": "free", "claim": "org_1"})).await.unwrap();
+    world.put("beta", json!({"plan": "free"})).await.unwrap();
+    let doubts = |added: &str| world.with(&format!("{FILE}\n[[tenant]]\nplan = \"free\"\n{added}\n")).doubts();
+    let only = |added: &str| {
+        let doubts = doubts(added);
+        assert_eq!(doubts.len(), 1, "{added}: {doubts:?}");
+        doubts.into_iter().next().unwrap()
+    };
+    let told = only("id = \"x\"\nclaim = \"org_1\"");
+    assert!(told.contains("`org_1` lead to `x` of tenants.toml") && told.contains("to `zebra` of"), "{told}");
+    let told = only("id = \"org_1\"");
+    assert!(told.contains("lead to `org_1`") && told.contains("`zebra`"), "{told}");
+    let told = only("id = \"org_1\"\nclaim = \"other\"");
+    assert!(told.contains("lead to nobody now") && told.contains("`zebra`"), "{told}");
+    // Whoever has no claim is meant by the id.
+    let told = only("id = \"x\"\nclaim = \"beta\"");
+    assert!(told.contains("lead to `x`") && told.contains("to `beta` of"), "{told}");
+    let told = only("id = \"x\"\nclaim = \"org_3\"");
+    assert!(told.contains("lead to `x`") && told.contains(made.as_str()), "{told}");
+    // An issuer whose tokens make tenants finds none of the file by its id.
+    assert_eq!(doubts("id = \"org_3\""), Vec::<String>::new());
+    assert_eq!(doubts("id = \"x\"\nclaim = \"org_2\""), Vec::<String>::new());
+    world.created.set_disabled(&made, true).await.unwrap();
+    world.managed.set_disabled(&id("zebra"), true).await.unwrap();
+    for knowingly in ["id = \"x\"\nclaim = \"org_3\"", "id = \"x\"\nclaim = \"org_1\""] {
+        assert_eq!(doubts(knowingly), Vec::<String>::new(), "{knowingly}");
+    }
+}
