@@ -135,6 +135,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
                 None => return Ok(unknown(id)),
             },
             KeyCommand::Revoke { id } => match keys.revoke(id).await? {
+                Some(view) if json => print_one(&view, json),
                 Some(view) => println!("{} revoked", view.id),
                 None => return Ok(unknown(id)),
             },

@@ -354,7 +354,8 @@ async fn erased_here(
         audit.tenant_deleted(id);
     }
     audit.written();
-    println!("their contents go from the disk with the next runs of `comfygate retention`");
+    // Not on standard output, which is JSON where that was asked for.
+    eprintln!("comfygate: their contents go from the disk with the next runs of `comfygate retention`");
     Ok(Ok(Erasure { deleted, ..erasure }))
 }
 
