@@ -497,7 +497,8 @@ impl Closed {
 
     /// Why a configuration that would close them is refused.
     pub fn refusal(&self) -> String {
-        let remedy = "keep what they need, give each another plan first (`comfygate tenant set ID --plan PLAN`), or close them yourself (`comfygate tenant disable ID`)";
+        // Rows are not watched, as files are.
+        let remedy = "keep what they need, give each another plan first (`comfygate tenant set ID --plan PLAN`), or close them yourself (`comfygate tenant disable ID`); then `comfygate reload`";
         format!("{} would be closed: {}; {remedy}", self.whose(), self.reason)
     }
 }

@@ -469,8 +469,13 @@ async fn a_configuration_that_takes_a_plan_away_would_close_who_is_on_it_and_tel
     let closed = renamed.would_close(&now);
     assert_eq!((closed.len(), closed[0].tenants.len()), (1, 6), "{closed:?}");
     let refusal = closed[0].refusal();
-    for part in ["6 tenants on the plan `free`", "and 3 more", "no plan `free` in tenants.toml", "tenant set ID --plan"]
-    {
+    for part in [
+        "6 tenants on the plan `free`",
+        "and 3 more",
+        "no plan `free` in tenants.toml",
+        "tenant set ID --plan",
+        "; then `comfygate reload`",
+    ] {
         assert!(refusal.contains(part), "{part}: {refusal}");
     }
     assert!(!refusal.contains("closed`") && !refusal.contains("other`"), "{refusal}");
