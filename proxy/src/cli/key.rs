@@ -364,7 +364,7 @@ fn ago(at: WallMillis, now: WallMillis) -> String {
 }
 
 /// In the largest unit that fits once.
-fn span(length: Duration) -> String {
+pub(super) fn span(length: Duration) -> String {
     let seconds = length.as_secs();
     let units = [(24 * 3600, "d"), (3600, "h"), (60, "min")];
     let fitting = units.into_iter().find(|(unit, _)| seconds >= *unit);

@@ -1,6 +1,6 @@
 //! `comfygate tenant list|show|create|set|delete|disable|enable|pause|resume|erase|export`: through the control socket of a running gateway, else in the ledger itself.
 
-use super::key::audit_target;
+use super::key::{audit_target, span};
 use super::reach::{self, Here, NoState, reach};
 use super::{ConfigArgument, Exit, export};
 use crate::admin::api_error::{ApiError, Code, Refused};
@@ -10,12 +10,13 @@ use crate::admin::table::Table;
 use crate::admin::tenants::{
     TenantDetail, TenantSource, TenantView, comes_again, detail, not_deleted_in_file, unknown, views, was_deleted,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, WallMillis};
 use crate::config::Config;
 use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::ledger::halts::{Halted, Halts};
-use crate::record::ledger::managed::ManagedRows;
+use crate::record::ledger::keeping::{Amount, Removed};
+use crate::record::ledger::managed::{ErasureRow, ManagedRows};
 use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::sessions::{Sessions, WhoseSessions};
 use crate::record::ledger::tenants::Tenants;
@@ -290,16 +291,25 @@ fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -
         return Ok(Exit::Good);
     }
     let Erasure { removed, rows, backend_files, not_cleaned, deleted, .. } = &erasure;
-    println!(
-        "{} `{id}`: {} results, {} uploads, {} entries of the history, {rows} other rows, {} files at backends",
-        if *deleted { "deleted" } else { "erased of" },
-        removed.results_by_age.count,
-        removed.uploads.count,
-        removed.history.count,
-        backend_files.count
-    );
+    let done = if *deleted { "deleted" } else { "erased of" };
+    println!("{done} `{id}`: {}", counts(removed, *rows, backend_files));
     not_cleaned.iter().for_each(|line| println!("not cleaned: {line}"));
     Ok(Exit::Good)
+}
+
+/// What went.
+fn counts(removed: &Removed, rows: u64, backend_files: &Amount) -> String {
+    format!(
+        "{} results, {} uploads, {} entries of the history, {rows} other rows, {} files at backends",
+        removed.results_by_age.count, removed.uploads.count, removed.history.count, backend_files.count
+    )
+}
+
+/// How far an erasure is that goes on.
+fn progress(row: &ErasureRow, now: WallMillis) -> String {
+    let ErasureRow { since, deletes, removed, rows, backend_files, .. } = row;
+    let what = if *deletes { "being deleted" } else { "being erased" };
+    format!("{what} for {}, until now: {}", span(now.since(*since)), counts(removed, *rows, backend_files))
 }
 
 /// Why there is nothing to delete, or to erase, of an id, or why it would not last. `None`: there is.
@@ -609,6 +619,9 @@ fn print_detail(detail: &TenantDetail, json: bool) {
     if let Some(reason) = &detail.tenant.closed {
         println!("closed: {reason}");
     }
+    if let Some(row) = &detail.tenant.erasing {
+        println!("{}", progress(row, Clock::system().wall()));
+    }
     let mut table = Table::new(["limit", "from", "value"]);
     for (key, limit) in &detail.limits {
         let from = if limit.from == From::Override { "its own" } else { "plan" };
@@ -623,4 +636,27 @@ fn print_detail(detail: &TenantDetail, json: bool) {
 
 fn escaped(character: char) -> Vec<char> {
     if character.is_control() { character.escape_default().collect() } else { vec![character] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_erasure_that_goes_on_tells_since_when_and_what_went() {
+        let tenant: TenantId = "zebra".parse().unwrap();
+        let begun = ErasureRow::new(tenant, WallMillis(1_000), false);
+        let now = WallMillis(181_000);
+        assert_eq!(
+            progress(&begun, now),
+            "being erased for 3 min, until now: 0 results, 0 uploads, 0 entries of the history, 0 other rows, 0 files at backends"
+        );
+        let amount = |count| Amount { count, ..Amount::default() };
+        let removed = Removed { results_by_age: amount(1), uploads: amount(2), history: amount(3), ..begun.removed };
+        let row = ErasureRow { deletes: true, removed, rows: 4, backend_files: amount(5), ..begun };
+        assert_eq!(
+            progress(&row, now),
+            "being deleted for 3 min, until now: 1 results, 2 uploads, 3 entries of the history, 4 other rows, 5 files at backends"
+        );
+    }
 }
