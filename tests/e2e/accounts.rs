@@ -89,6 +89,14 @@ async fn a_tenant_is_made_changed_and_shown_and_the_same_body_is_written_once() 
     );
     let twice = gateway.command(&["tenant", "create", "zebra", "--plan", "usual"]);
     assert!(twice.status.code() == Some(1) && said(&twice).contains("already"), "{}", said(&twice));
+    // A slip in a key is refused, and one that it has from its plan already is done.
+    let slip = gateway.command(&["tenant", "set", "zebra", "--unset", "wieght"]);
+    assert!(slip.status.code() == Some(1) && said(&slip).contains("did you mean `weight`?"), "{}", said(&slip));
+    for key in [" weight ", "retention"] {
+        let set = gateway.command(&["tenant", "set", "zebra", "--unset", key, "--json"]);
+        let shown: Value = serde_json::from_slice(&set.stdout).unwrap_or_else(|_| panic!("{}", said(&set)));
+        assert_eq!((&shown["limits"]["weight"]["from"], &shown["version"]), (&json!("plan"), &json!(3)), "{shown}");
+    }
     let plans = body_of(&asked(&gateway, "GET", "/v1/plans", None).await);
     assert_eq!((&plans[0]["id"], &plans[0]["api_tenants"]), (&json!("usual"), &json!(1)));
 

@@ -26,7 +26,7 @@ use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::in_force::From;
 use crate::tenants::managed::{ManagedTenants, OnlyIf, PutError, PutOptions};
-use crate::tenants::written::TenantSpec;
+use crate::tenants::written::{TenantSpec, key_fault};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -181,6 +181,12 @@ impl Written {
 }
 
 impl Changes {
+    /// What is wrong with a key that is to be unset: a slip must not look as if it were done. One that an older release took goes all the same.
+    fn unset_fault(&self, known: &TenantDetail) -> Option<String> {
+        let mut keys = self.unset.iter().map(|key| key.trim()).filter(|key| !known.overrides.contains_key(*key));
+        keys.find_map(|key| Some(format!("`{key}` {}", key_fault(key)?)))
+    }
+
     /// What the tenant was written as, with these changes.
     fn spec(&self, known: &TenantDetail) -> TenantSpec {
         let text = |new: &Option<String>, known: &Option<String>| match new {
@@ -188,7 +194,7 @@ impl Changes {
             None => known.clone(),
         };
         let mut limits = known.overrides.clone();
-        self.unset.iter().for_each(|key| drop(limits.shift_remove(key)));
+        self.unset.iter().for_each(|key| drop(limits.shift_remove(key.trim())));
         limits.extend(self.set.iter().cloned());
         TenantSpec {
             plan: self.plan.clone().unwrap_or_else(|| known.tenant.plan.clone()),
@@ -222,6 +228,9 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
                 let known = known.filter(|known| known.tenant.source == TenantSource::Api).ok_or_else(|| {
                     format!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
                 })?;
+                if let Some(fault) = changes.unset_fault(&known) {
+                    return Err(fault);
+                }
                 let only_if = OnlyIf::At(known.tenant.version.unwrap_or_default());
                 Ok((changes.spec(&known), PutOptions { only_if, reuse: changes.reuse }))
             });
