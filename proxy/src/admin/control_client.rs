@@ -141,7 +141,7 @@ impl ControlClient {
         }
     }
 
-    /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
+    /// Closes a tenant that is not in the file, or opens it; `None`: there is none of that id, or the file has it.
     ///
     /// # Errors
     /// [`ControlError`].

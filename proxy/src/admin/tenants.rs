@@ -297,8 +297,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
             Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
                 .query("after", "only those after this id, of all sources by id")
                 .query("limit", "at most so many")
-                .json::<Vec<TenantView>>(ok, "the tenants")
-                .text(StatusCode::BAD_REQUEST, "the question is faulty"),
+                .json::<Vec<TenantView>>(ok, "the tenants"),
             list,
         )
         .route(

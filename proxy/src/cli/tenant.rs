@@ -614,8 +614,7 @@ fn cells(view: &TenantView) -> [String; 5] {
         view if view.paused => "paused",
         _ => "open",
     };
-    // A claim is a stranger's text: no control characters reach the terminal.
-    let name: String = view.name.iter().flat_map(|name| name.chars()).flat_map(escaped).collect();
+    let name = view.name.clone().unwrap_or_default();
     [view.id.to_string(), standing.to_owned(), source.to_owned(), view.plan.clone(), name]
 }
 
@@ -634,17 +633,12 @@ fn print_detail(detail: &TenantDetail, json: bool) {
     let mut table = Table::new(["limit", "from", "value"]);
     for (key, limit) in &detail.limits {
         let from = if limit.from == From::Override { "its own" } else { "plan" };
-        let value: String = limit.value.to_string().chars().flat_map(escaped).collect();
-        table.line([key.as_str(), from, &value]);
+        table.line([key.as_str(), from, &limit.value.to_string()]);
     }
     if !detail.limits.is_empty() {
         print!("\n{}", table.text());
     }
     detail.warnings.iter().for_each(|warning| eprintln!("doubtful: {}: {}", warning.pointer, warning.message));
-}
-
-fn escaped(character: char) -> Vec<char> {
-    if character.is_control() { character.escape_default().collect() } else { vec![character] }
 }
 
 #[cfg(test)]
