@@ -413,6 +413,10 @@ async fn the_document_of_the_control_socket_is_the_committed_one_and_real_answer
     }
     assert_eq!(fs::read_to_string(&committed).unwrap_or_default(), written, "COMFYGATE_BLESS=1 writes it anew");
 
+    // Whoever reads it has none of our source beside it.
+    let links: Vec<&str> = written.lines().filter(|line| line.contains("[`")).collect();
+    assert!(links.is_empty(), "say what it is in the place of a link: {links:#?}");
+
     // Every path of it is a route of the router: what is none has no body that is told from the others' 404.
     let paths = document["paths"].as_object().unwrap();
     let methods: BTreeSet<&str> = ["GET", "POST", "PUT", "DELETE"].into();

@@ -296,7 +296,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
         .route(
             Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
                 .query("after", "only those after this id, of all sources by id")
-                .query("limit", "at most so many")
+                .query_of::<usize>("limit", "at most so many")
                 .json::<Vec<TenantView>>(ok, "the tenants"),
             list,
         )
@@ -311,7 +311,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}",
                 "Makes a tenant, or changes it as a whole; the same body twice is written once",
             )
-            .query("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
+            .query_of::<bool>("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
             .header("If-Match", "only if its version is this one")
             .header("If-None-Match", "`*`: only if it is new")
             .body::<TenantSpec>()
@@ -328,7 +328,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                     "/v1/tenants/{id}",
                     "Closes a tenant, ends its jobs, erases all that it has, and itself",
                 )
-                .query("erase", "`true`, or nothing is done")
+                .query_of::<bool>("erase", "`true`, or nothing is done")
                 .refuses(&[Code::EraseMissing, Code::InFile, Code::MadeByToken, Code::ClaimMakesTenants]),
             ),
             delete,
