@@ -66,6 +66,14 @@ async fn a_tenant_is_made_changed_and_shown_and_the_same_body_is_written_once() 
     assert_eq!(body_of(&made)["limits"]["budget_seconds"], json!({"value": 1_000_000_000, "from": "plan"}));
     let stale = control(&gateway, "PUT", "/v1/tenants/zebra", &[("if-match", "\"9\"")], Some(&spec)).await;
     assert_eq!((stale.status, &body_of(&stale)["code"]), (412, &json!("stale")));
+    for (path, header, status) in [
+        ("/v1/tenants/zebra", "if-none-match", 412),
+        ("/v1/tenants/zebra", "if-match", 200),
+        ("/v1/tenants/yak", "if-match", 412),
+    ] {
+        let told = control(&gateway, "PUT", path, &[(header, "*")], Some(&spec)).await;
+        assert_eq!(told.status, status, "{path} {header}");
+    }
     let faulty = json!({"plan": "usual", "limits": {"weight": 0}});
     let refused = asked(&gateway, "PUT", "/v1/tenants/zebra", Some(faulty)).await;
     assert_eq!((refused.status, &body_of(&refused)["faults"][0]["pointer"]), (422, &json!("/limits/weight")));
@@ -84,6 +92,14 @@ async fn a_tenant_is_made_changed_and_shown_and_the_same_body_is_written_once() 
     );
     let twice = gateway.command(&["tenant", "create", "zebra", "--plan", "usual"]);
     assert!(twice.status.code() == Some(1) && said(&twice).contains("already"), "{}", said(&twice));
+    // A slip in a key is refused, and one that it has from its plan already is done.
+    let slip = gateway.command(&["tenant", "set", "zebra", "--unset", "wieght"]);
+    assert!(slip.status.code() == Some(1) && said(&slip).contains("did you mean `weight`?"), "{}", said(&slip));
+    for key in [" weight ", "retention"] {
+        let set = gateway.command(&["tenant", "set", "zebra", "--unset", key, "--json"]);
+        let shown: Value = serde_json::from_slice(&set.stdout).unwrap_or_else(|_| panic!("{}", said(&set)));
+        assert_eq!((&shown["limits"]["weight"]["from"], &shown["version"]), (&json!("plan"), &json!(3)), "{shown}");
+    }
     let plans = body_of(&asked(&gateway, "GET", "/v1/plans", None).await);
     assert_eq!((&plans[0]["id"], &plans[0]["api_tenants"]), (&json!("usual"), &json!(1)));
 
@@ -443,6 +459,10 @@ async fn the_document_of_the_control_socket_is_the_committed_one_and_real_answer
     }
     assert_eq!(fs::read_to_string(&committed).unwrap_or_default(), written, "COMFYGATE_BLESS=1 writes it anew");
 
+    // Whoever reads it has none of our source beside it.
+    let links: Vec<&str> = written.lines().filter(|line| line.contains("[`")).collect();
+    assert!(links.is_empty(), "say what it is in the place of a link: {links:#?}");
+
     // Every path of it is a route of the router: what is none has no body that is told from the others' 404.
     let paths = document["paths"].as_object().unwrap();
     let methods: BTreeSet<&str> = ["GET", "POST", "PUT", "DELETE"].into();
@@ -585,4 +605,33 @@ async fn a_claim_of_tokens_is_taken_over_knowingly_and_its_tenant_is_not_deleted
     assert!(told.status.code() == Some(1) && said(&told).contains("org_9"), "{}", said(&told));
     assert!(gateway.command(&["tenant", "set", "zebra", "--claim", ""]).status.success());
     assert_eq!(asked(&gateway, "DELETE", "/v1/tenants/zebra?erase=true", None).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_came_into_the_file_is_not_deleted_while_it_is_there_with_or_without_a_gateway() {
+    let mut gateway = Gateway::builder().stand_ins(1).plan(PLAN).start().await;
+    assert_eq!(asked(&gateway, "PUT", "/v1/tenants/zebra", Some(json!({"plan": "usual"}))).await.status, 201);
+    let zebra = gateway.client("zebra");
+    let (prompt, _) = ran(&zebra, "kept").await;
+    let in_file = "[[tenant]]\nid = \"zebra\"\nplan = \"usual\"\n";
+    gateway.edit("tenants.toml", |text| format!("{text}\n{in_file}"));
+    assert!(gateway.command(&["reload"]).status.success());
+    let deletes = |gateway: &Gateway| {
+        let told = gateway.command(&["tenant", "delete", "zebra", "--yes"]);
+        (told.status.code(), said(&told))
+    };
+    let is_refused = |told: (Option<i32>, String)| {
+        assert!(told.0 == Some(1) && told.1.contains("`zebra` is in tenants.toml: take it out there"), "{told:?}");
+    };
+    is_refused(deletes(&gateway));
+    gateway.terminate().await;
+    is_refused(deletes(&gateway));
+    gateway.start().await;
+    assert!(zebra.get(&format!("/history/{prompt}")).await.expect(200).json().get(&prompt).is_some());
+    // Once it is out of the file the id is the former one's again, and goes.
+    gateway.terminate().await;
+    gateway.edit("tenants.toml", |text| text.replace(in_file, ""));
+    let deleted = gateway.command(&["tenant", "delete", "zebra", "--yes", "--json"]);
+    let told: Value = serde_json::from_slice(&deleted.stdout).unwrap_or_else(|_| panic!("{}", said(&deleted)));
+    assert_eq!((deleted.status.code(), &told["deleted"]), (Some(0), &json!(true)), "{told}");
 }

@@ -55,6 +55,9 @@ async fn a_key_is_rotated_with_an_overlap_and_each_names_the_other() {
     let last = gateway.command(&["key", "rotate", id_of(&successor), "--overlap", "0s"]);
     assert!(last.status.success(), "{}", said(&last));
     gateway.stranger().bearer(&successor).get("/gate/me").await.expect(401);
+    let revoked = gateway.command(&["key", "revoke", id_of(&key), "--json"]);
+    let revoked: Value = serde_json::from_slice(&revoked.stdout).unwrap();
+    assert_eq!((&revoked["id"], &revoked["state"]), (&json!(id_of(&key)), &json!("revoked")), "{revoked}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,6 +52,34 @@ async fn a_new_policy_decides_the_next_submission_and_the_jobs_that_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_only_a_tenant_of_the_api_names_is_followed_with_what_it_extends() {
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    let policy =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/documents/default.toml")).unwrap();
+    let own = gateway.directory().join("own.toml");
+    fs::write(&own, "name = \"own\"\nextends = \"base.toml\"\n").unwrap();
+    fs::write(gateway.directory().join("base.toml"), &policy).unwrap();
+    let set = format!("policy={}", own.display());
+    let made = gateway.command(&["tenant", "create", "zebra", "--plan", "usual", "--set", &set]);
+    assert!(made.status.success(), "{}", gateway::said(&made));
+    let zebra = gateway.client("zebra");
+    let asked = json!({"prompt": workflows::slow("next", 1, 10, false)});
+    zebra.post("/prompt", &asked).await.expect(200);
+    gateway.edit("base.toml", |text| text.replace("\"GateProbe*\",", ""));
+    gateway.generation_is(2).await;
+    zebra.post("/prompt", &asked).await.expect(403);
+    // One that can't be read would close the tenant: the reload is refused, and the former one goes on.
+    gateway.edit("own.toml", |text| text + "no policy");
+    let refused = async || gateway.metric("comfygate_config_last_reload_successful").await == 0.0;
+    eventually("the refusal", || async { refused().await.then_some(()) }).await;
+    zebra.post("/prompt", &asked).await.expect(403);
+    gateway.edit("base.toml", |_| policy.clone());
+    gateway.edit("own.toml", |text| text.replace("no policy", ""));
+    gateway.generation_is(3).await;
+    zebra.post("/prompt", &asked).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_with_faults_is_refused_whole_and_each_fault_is_named() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let acme = gateway.client("acme");

@@ -201,7 +201,9 @@ async fn the_command_line_keeps_users_with_and_without_a_running_gateway() {
     assert_eq!(gateway.command(&["user", "list", "--json"]).stdout, listed.stdout);
     login(&gateway.stranger(), "ann", PASSWORD).await.expect(303);
     gateway.terminate().await;
-    is_done(&gateway.command(&["user", "remove", "ann"]));
+    let removed = gateway.command(&["user", "remove", "ann", "--json"]);
+    let removed: Value = serde_json::from_slice(&removed.stdout).unwrap_or_else(|_| panic!("{}", said(&removed)));
+    assert_eq!(removed, json!({"removed": "user", "name": "ann"}));
     assert_eq!(gateway.command(&["user", "remove", "ann"]).status.code(), Some(1));
     assert!(gateway.command(&["session", "list"]).stdout.is_empty(), "they went with their user");
 }
@@ -409,6 +411,10 @@ async fn a_link_of_an_operator_makes_a_user_or_gives_another_password_once() {
     assert!(ended.status.success() && said(&ended).contains("is over"), "{}", said(&ended));
     choose(&gateway, &link, "", PASSWORD).await.expect(403);
     assert_eq!(gateway.command(&["user", "remove", "bne"]).status.code(), Some(1));
+    link_of(&gateway.command(&["user", "link", "bne", "--tenant", "bravo"]));
+    let ended = gateway.command(&["user", "remove", "bne", "--json"]);
+    let ended: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{}", said(&ended)));
+    assert_eq!(ended, json!({"removed": "link", "name": "bne"}));
 }
 
 /// A prepared gateway with one tenant in force and no key.

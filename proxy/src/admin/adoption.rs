@@ -51,7 +51,8 @@ pub struct AdoptRequest {
     pub folder: PathBuf,
     /// Nothing outside of this directory is read, absolute and without links.
     pub root: PathBuf,
-    /// Paths below `folder`, at most [`BATCH_MAX`].
+    /// Paths below `folder`.
+    #[schemars(length(max = BATCH_MAX))]
     pub files: Vec<UserPath>,
     /// Only tell what would be done, by size and time of each file.
     pub dry_run: bool,

@@ -42,6 +42,7 @@ struct Parameter {
     name: &'static str,
     place: &'static str,
     text: &'static str,
+    schema: Schemed,
 }
 
 /// One method of one path.
@@ -87,17 +88,27 @@ impl Operation {
         Self::new(Method::DELETE, path, summary)
     }
 
-    /// A parameter of the query, which may be left out.
+    /// A parameter of the query, which may be left out: a text.
     #[must_use]
-    pub fn query(mut self, name: &'static str, text: &'static str) -> Self {
-        self.parameters.push(Parameter { name, place: "query", text });
-        self.refuses(&[Code::BadQuery])
+    pub fn query(self, name: &'static str, text: &'static str) -> Self {
+        self.query_of::<String>(name, text)
+    }
+
+    /// The same of that type.
+    #[must_use]
+    pub fn query_of<T: JsonSchema>(self, name: &'static str, text: &'static str) -> Self {
+        self.parameter::<T>(name, "query", text).refuses(&[Code::BadQuery])
     }
 
     /// A header, which may be left out.
     #[must_use]
-    pub fn header(mut self, name: &'static str, text: &'static str) -> Self {
-        self.parameters.push(Parameter { name, place: "header", text });
+    pub fn header(self, name: &'static str, text: &'static str) -> Self {
+        self.parameter::<String>(name, "header", text)
+    }
+
+    fn parameter<T: JsonSchema>(mut self, name: &'static str, place: &'static str, text: &'static str) -> Self {
+        let schema: Schemed = |generator| generator.subschema_for::<T>();
+        self.parameters.push(Parameter { name, place, text, schema });
         self
     }
 
@@ -179,9 +190,10 @@ impl Operation {
         let in_path = self.path.split(['{', '}']).skip(1).step_by(2);
         let parameters: Vec<Value> = in_path
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-            .chain(self.parameters.iter().map(
-                |one| json!({"name": one.name, "in": one.place, "description": one.text, "schema": {"type": "string"}}),
-            ))
+            .chain(self.parameters.iter().map(|one| {
+                let schema = (one.schema)(generator);
+                json!({"name": one.name, "in": one.place, "description": one.text, "schema": schema})
+            }))
             .collect();
         let mut written = Map::new();
         written.insert("operationId".into(), json!(self.id()));
@@ -376,7 +388,10 @@ mod tests {
     #[test]
     fn an_operation_is_told_with_its_parameters_body_and_answers() {
         let operation = Operation::put("/v1/a/{id}/b/{other}", "Sets it")
-            .query("dry", "only tell")
+            .query("why", "for whom")
+            .query_of::<bool>("dry", "only tell")
+            .query_of::<usize>("limit", "at most so many")
+            .header("If-Match", "only then")
             .body::<u32>()
             .json::<Vec<String>>(StatusCode::OK, "so it is")
             .refuses(&[Code::Unavailable, Code::NotFound])
@@ -387,7 +402,10 @@ mod tests {
         assert_eq!(told["operationId"], "put_a_id_b_other");
         let names: Vec<&str> =
             told["parameters"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
-        assert_eq!(names, ["id", "other", "dry"]);
+        assert_eq!(names, ["id", "other", "why", "dry", "limit", "If-Match"]);
+        let types: Vec<&str> =
+            told["parameters"].as_array().unwrap().iter().filter_map(|one| one["schema"]["type"].as_str()).collect();
+        assert_eq!(types, ["string", "string", "string", "boolean", "integer", "string"]);
         assert_eq!(told["requestBody"]["content"]["application/json"]["schema"]["type"], "integer");
         assert_eq!(told["responses"]["200"]["content"]["application/json"]["schema"]["items"]["type"], "string");
         let schema = |status: &str| &told["responses"][status]["content"]["application/json"]["schema"];

@@ -135,7 +135,7 @@ codes! {
     Stale, "stale", PRECONDITION_FAILED, "it is at another version than `If-Match` or `If-None-Match` says";
     BodyTooLarge, "body_too_large", PAYLOAD_TOO_LARGE, "the body is longer than the control socket takes";
     ContentType, "content_type", UNSUPPORTED_MEDIA_TYPE, "the body is not announced as `application/json`";
-    BadBody, "bad_body", UNPROCESSABLE_ENTITY, "the body is JSON of another form: a member is missing, unknown or of another type";
+    BadBody, "bad_body", UNPROCESSABLE_ENTITY, "the body is JSON of another form: no object, or a member is missing, unknown or of another type";
     BadId, "bad_id", UNPROCESSABLE_ENTITY, "that can't be an id or a name";
     BadIdempotencyKey, "bad_idempotency_key", UNPROCESSABLE_ENTITY, "`Idempotency-Key` is empty, too long, or there twice";
     ConfigurationRefused, "configuration_refused", UNPROCESSABLE_ENTITY, "the configuration was refused, and the former one goes on";
@@ -311,7 +311,7 @@ impl From<PathRejection> for Refused {
     }
 }
 
-/// A body of JSON.
+/// A JSON object.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
@@ -319,12 +319,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let Json(body) = Json::<T>::from_request(request, state).await?;
+        let (head, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::from_parts(head.clone(), body), state).await?;
+        let again = Request::from_parts(head, bytes.clone().into());
+        let Json(body) = Json::<T>::from_request(again, state).await?;
+        only_object(&bytes)?;
         Ok(Self(body))
     }
 }
 
-/// A body of JSON, or nothing; whatever it is announced as.
+/// Refuses JSON that is no object, which was read already. serde takes an array for a struct, its elements for the members in the order of our source: `[]` would be a run of everything by default, and what it means
+/// another after each new member.
+fn only_object(body: &[u8]) -> Result<(), Refused> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        _ => Err(bad_body("it is no JSON object")),
+    }
+}
+
+/// A JSON object, or nothing; whatever it is announced as.
 #[derive(Debug)]
 pub struct OptionalBody<T>(pub Option<T>);
 
@@ -337,8 +350,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalBody<T> {
             return Ok(Self(None));
         }
         let read = serde_json::from_slice(&body);
-        read.map(|body| Self(Some(body)))
-            .map_err(|error| if error.is_data() { bad_body(error) } else { bad_json(error) })
+        let read = read.map_err(|error| if error.is_data() { bad_body(error) } else { bad_json(error) })?;
+        only_object(&body)?;
+        Ok(Self(Some(read)))
     }
 }
 
@@ -426,6 +440,40 @@ mod tests {
             let row = format!("| {} | `{}` | {} |", status.as_u16(), code.name(), code.text());
             assert!(document.contains(&row), "docs/operations.md lacks: {row}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_an_object_and_no_array_stands_for_one() {
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Wanted {
+            dry_run: bool,
+        }
+        let request = |text: &'static str| {
+            Request::builder().header(CONTENT_TYPE, "application/json").body(body::Body::from(text)).unwrap()
+        };
+        let taken = async |text| Body::<Wanted>::from_request(request(text), &()).await.map(|Body(body)| body);
+        let optional = async |text| OptionalBody::<Wanted>::from_request(request(text), &()).await.map(|body| body.0);
+        for (text, dry_run) in [("{}", false), (" \n{\"dry_run\": true}", true)] {
+            assert_eq!(taken(text).await.unwrap(), Wanted { dry_run });
+            assert_eq!(optional(text).await.unwrap(), Some(Wanted { dry_run }));
+        }
+        assert_eq!(optional("").await.unwrap(), None);
+        for (text, code) in [
+            ("[]", Code::BadBody),
+            (" [true]", Code::BadBody),
+            ("[[]]", Code::BadBody),
+            ("null", Code::BadBody),
+            ("[", Code::BadJson),
+        ] {
+            for refused in [taken(text).await.unwrap_err(), optional(text).await.unwrap_err()] {
+                assert_eq!(of(refused.into_response()).await.1.code, code.name(), "{text}");
+            }
+        }
+        // What it is announced as counts, as before.
+        let odd = Request::builder().body(body::Body::from("{}")).unwrap();
+        let refused = Body::<Wanted>::from_request(odd, &()).await.unwrap_err();
+        assert_eq!(of(refused.into_response()).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub struct BackendView {
     pub url: String,
     /// Whom it serves.
     pub pool: PoolId,
-    /// One of [`Standing::NAMES`](crate::dispatch::health::Standing::NAMES).
+    /// In which state it is, by the names of the metric `comfygate_backend_state`.
     pub state: String,
     /// Whether it is given jobs.
     pub takes_jobs: bool,

@@ -5,6 +5,7 @@ use super::api_error::{ApiError, Code};
 use super::lifecycle::{ReloadReport, UpgradeReport, UpgradeRequest};
 use super::tenants::{TenantDetail, TenantView};
 use crate::ids::TenantId;
+use crate::tenants::managed::{OnlyIf, PutOptions};
 use crate::tenants::written::TenantSpec;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -110,7 +111,7 @@ impl ControlClient {
         }
     }
 
-    /// Makes a tenant that is not there (`if_version: None`), or changes one of that version. The inner answer is no with the reasons.
+    /// Makes a tenant, or changes it. The inner answer is no with the reasons.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -118,16 +119,17 @@ impl ControlClient {
         &self,
         id: &TenantId,
         spec: &TenantSpec,
-        if_version: Option<u64>,
-        reuse: bool,
+        options: &PutOptions,
     ) -> Result<Result<TenantDetail, ApiError>, ControlError> {
-        let condition = match if_version {
-            Some(version) => (IF_MATCH, format!("\"{version}\"")),
-            None => (IF_NONE_MATCH, "*".to_owned()),
+        let condition = match options.only_if {
+            OnlyIf::Anyhow => None,
+            OnlyIf::New => Some((IF_NONE_MATCH, "*".to_owned())),
+            OnlyIf::There => Some((IF_MATCH, "*".to_owned())),
+            OnlyIf::At(version) => Some((IF_MATCH, format!("\"{version}\""))),
         };
-        let path = format!("/v1/tenants/{id}{}", if reuse { "?reuse=true" } else { "" });
+        let path = format!("/v1/tenants/{id}{}", if options.reuse { "?reuse=true" } else { "" });
         let asking = async {
-            let response = self.ask_with(Method::PUT, &path, written(spec)?, Some(condition)).await?;
+            let response = self.ask_with(Method::PUT, &path, written(spec)?, condition).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             Ok((status, body.map_err(|error| ControlError::Answer(error.to_string()))?.to_bytes()))
@@ -139,7 +141,7 @@ impl ControlClient {
         }
     }
 
-    /// Closes a tenant that a token made, or opens it; `None`: there is none of that id.
+    /// Closes a tenant that is not in the file, or opens it; `None`: there is none of that id, or the file has it.
     ///
     /// # Errors
     /// [`ControlError`].

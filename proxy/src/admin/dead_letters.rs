@@ -105,7 +105,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
         .route(
             unavailable(Operation::get("/v1/dead-letters", "Jobs that lost every attempt, newest first"))
                 .query("tenant", "only this tenant's")
-                .query("limit", "at most so many")
+                .query_of::<usize>("limit", "at most so many")
                 .json::<Vec<DeadLetter>>(ok, "the jobs"),
             list,
         )

@@ -6,7 +6,6 @@ use crate::ids::{KeyId, TenantId, UserId};
 use crate::owner::{Owner, Scope, Scopes};
 use crate::record::ledger::keys::{KeyMade, Rotation};
 use crate::record::ledger::{Ledger, LedgerError};
-use crate::tenants;
 use comfygate_policy::Digest;
 use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
@@ -40,8 +39,9 @@ pub struct KeyRequest {
     /// For people; up to 100 characters, none of them control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// How long it is good, in seconds, 1 to [`EXPIRES_MAX`]; absent: until it is revoked.
+    /// How long it is good, in seconds, up to 3650 days; absent: until it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = EXPIRES_MAX.as_secs()))]
     pub expires_in: Option<u64>,
     /// Whether it may stand in `?token=` of `/ws`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -63,7 +63,7 @@ pub(super) fn named_scopes<'de, D: serde::Deserializer<'de>>(deserializer: D) ->
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateRequest {
-    /// How long the former key stays good, in seconds; absent: [`OVERLAP`].
+    /// How long the former key stays good, in seconds; absent: a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap_seconds: Option<u64>,
 }
@@ -310,14 +310,6 @@ impl KeyService {
             Err(LedgerError::NotFound { .. }) => Ok(None),
             Err(error) => Err(KeyError::of_store(&row.owner.tenant)(error)),
         }
-    }
-
-    /// Whether a token or the control API made that tenant.
-    ///
-    /// # Errors
-    /// [`KeyError::Ledger`].
-    pub async fn has_made(&self, tenant: &TenantId) -> Result<bool, KeyError> {
-        Ok(tenants::in_ledger(&*self.ledger, tenant).await?)
     }
 
     /// The keys that fit, by id.

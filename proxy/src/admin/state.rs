@@ -89,7 +89,7 @@ pub struct BackendStatus {
     pub url: String,
     /// Whether it is in service.
     pub up: bool,
-    /// One of [`Standing::NAMES`](crate::dispatch::health::Standing::NAMES).
+    /// In which state it is, by the names of the metric `comfygate_backend_state`.
     #[serde(default)]
     pub state: String,
     /// Why an operator has stopped it, if that was said.

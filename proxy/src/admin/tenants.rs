@@ -31,7 +31,7 @@ use crate::services::Services;
 use crate::tenants::AllTenants;
 use crate::tenants::created::is_made_id;
 use crate::tenants::in_force::{self, InForce};
-use crate::tenants::managed::{Put, PutError, PutOptions};
+use crate::tenants::managed::{OnlyIf, Put, PutError, PutOptions};
 use crate::tenants::written::{SpecFault, TenantSpec};
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -297,9 +297,8 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
         .route(
             Operation::get("/v1/tenants", "Every tenant, of the file, of this API and of tokens")
                 .query("after", "only those after this id, of all sources by id")
-                .query("limit", "at most so many")
-                .json::<Vec<TenantView>>(ok, "the tenants")
-                .text(StatusCode::BAD_REQUEST, "the question is faulty"),
+                .query_of::<usize>("limit", "at most so many")
+                .json::<Vec<TenantView>>(ok, "the tenants"),
             list,
         )
         .route(
@@ -313,7 +312,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                 "/v1/tenants/{id}",
                 "Makes a tenant, or changes it as a whole; the same body twice is written once",
             )
-            .query("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
+            .query_of::<bool>("reuse", "`true`: also an id that was deleted within the last 90 days, that was deleted and that the configuration still names, or of which something is left, which becomes the new tenant's; and a claim by which tokens made a tenant, whose things stay where they are")
             .header("If-Match", "only if its version is this one")
             .header("If-None-Match", "`*`: only if it is new")
             .body::<TenantSpec>()
@@ -330,7 +329,7 @@ pub fn router(services: &Arc<Services>, dispatch: &DispatchHandle) -> Api {
                     "/v1/tenants/{id}",
                     "Closes a tenant, ends its jobs, erases all that it has, and itself",
                 )
-                .query("erase", "`true`, or nothing is done")
+                .query_of::<bool>("erase", "`true`, or nothing is done")
                 .refuses(&[Code::EraseMissing, Code::InFile, Code::MadeByToken, Code::ClaimMakesTenants]),
             ),
             delete,
@@ -427,6 +426,11 @@ pub fn comes_again(config: &Config, row: &ManagedTenant) -> Option<String> {
     ))
 }
 
+/// Why a tenant of the file is not deleted, also where the control API made one of that id before.
+pub fn not_deleted_in_file(id: &TenantId) -> String {
+    format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has")
+}
+
 /// Why nothing is deleted, or erased, of an id.
 pub fn unknown(tenant: &TenantId, deletes: bool) -> String {
     if deletes {
@@ -468,8 +472,7 @@ async fn put(
     Body(spec): Body<TenantSpec>,
 ) -> Result<Response, Refused> {
     let id = id.parse::<TenantId>().map_err(|error| Refused::new(Code::BadId, error.to_string()))?;
-    let known = services.managed.row(&id).map(|row| row.version);
-    let options = PutOptions { if_version: precondition(&headers, known)?, reuse };
+    let options = PutOptions { only_if: precondition(&headers)?, reuse };
     let tenants = services.tenants();
     let done = services.managed.put(&id, spec, &options, &tenants).await?;
     // What it is shown and let into may be another now.
@@ -484,27 +487,25 @@ async fn put(
 }
 
 /// What `If-Match` and `If-None-Match` ask for. A list of tags is more than this takes.
-fn precondition(headers: &HeaderMap, known: Option<u64>) -> Result<Option<u64>, Refused> {
+fn precondition(headers: &HeaderMap) -> Result<OnlyIf, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let failed = |text: &str| Refused::new(Code::Stale, text);
+    let failed = |text: &str| Err(Refused::new(Code::Stale, text));
     if headers.contains_key(IF_NONE_MATCH) {
-        return match (text(IF_NONE_MATCH), known) {
-            (Some("*"), None) => Ok(None),
-            (Some("*"), Some(_)) => Err(failed("there is such a tenant already")),
-            _ => Err(failed("`If-None-Match` takes `*` here")),
+        return match text(IF_NONE_MATCH) {
+            Some("*") => Ok(OnlyIf::New),
+            _ => failed("`If-None-Match` takes `*` here"),
         };
     }
     if !headers.contains_key(IF_MATCH) {
-        return Ok(None);
+        return Ok(OnlyIf::Anyhow);
     }
-    match (text(IF_MATCH), known) {
-        (Some("*"), Some(version)) => Ok(Some(version)),
-        (Some("*"), None) => Err(failed("there is no such tenant yet")),
-        (Some(tag), _) => {
-            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
-            version.map(Some).ok_or_else(|| failed("`If-Match` takes one `ETag` of this tenant, or `*`"))
-        }
-        (None, _) => Err(failed("`If-Match` takes one `ETag` of this tenant, or `*`")),
+    let version = |tag: &str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    match text(IF_MATCH) {
+        Some("*") => Ok(OnlyIf::There),
+        tag => tag.and_then(version).map_or_else(
+            || failed("`If-Match` takes one `ETag` of this tenant, or `*`"),
+            |version| Ok(OnlyIf::At(version)),
+        ),
     }
 }
 
@@ -518,7 +519,7 @@ impl From<PutError> for Refused {
             PutError::Tombstone { .. } => Code::IdWasDeleted,
             PutError::Leftovers { .. } => Code::IdHasLeftovers,
             PutError::ClaimMade { .. } => Code::ClaimOfTokenTenant,
-            PutError::Stale { .. } => Code::Stale,
+            PutError::Stale { .. } | PutError::Exists(_) | PutError::Absent(_) => Code::Stale,
             PutError::Full { .. } => Code::TooManyTenants,
             PutError::Ledger(_) => Code::Unavailable,
             PutError::Faulty(faults) => return Self::new(Code::Faulty, text).with_faults(faults),
@@ -541,8 +542,7 @@ async fn delete(
 ) -> Result<Response, Refused> {
     let id = id_of(&id)?;
     if services.tenants().registry().tenant(&id).is_some() {
-        let text = format!("`{id}` is in tenants.toml: take it out there; `erase` removes what it has");
-        return Err(Refused::new(Code::InFile, text));
+        return Err(Refused::new(Code::InFile, not_deleted_in_file(&id)));
     }
     if is_made_id(&id) && services.created.row(&id).is_some() {
         let text =

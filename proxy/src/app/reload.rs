@@ -66,7 +66,12 @@ impl Reloader {
 
     /// Looks at the files, and reads them again if what is in them has changed.
     pub(super) async fn look(&mut self) {
-        if self.in_the_background(|origin| origin.watched.changed()).await == Some(true) {
+        let made = self.services.tenants().registry().files_of_made();
+        let looked = self.in_the_background(|origin| {
+            origin.watched.add(made);
+            origin.watched.changed()
+        });
+        if looked.await == Some(true) {
             tracing::info!("the configuration's files have changed");
             self.reload().await;
         }
@@ -111,7 +116,9 @@ impl Reloader {
         let read = self.in_the_background(move |origin| {
             // Before they are read: what is written from here on is a change.
             origin.watched.remember();
-            let (prepared, files) = reading(&services, &started, &certificates, origin);
+            let (prepared, mut files) = reading(&services, &started, &certificates, origin);
+            // These go on to be read by the next configuration, or stay as they are where it is refused.
+            files.extend(services.tenants().registry().files_of_made().into_keys());
             origin.watched.set_files(files);
             prepared
         });
@@ -128,10 +135,10 @@ impl Reloader {
         ReloadReport { applied: false, generation, errors, ..ReloadReport::default() }
     }
 
-    async fn applied(&self, prepared: Prepared) -> ReloadReport {
-        let services = &self.services;
+    async fn applied(&mut self, prepared: Prepared) -> ReloadReport {
+        let services = Arc::clone(&self.services);
         let former = services.live();
-        let backends = match backends(services, &prepared.config, &prepared.inspector, &former).await {
+        let backends = match backends(&services, &prepared.config, &prepared.inspector, &former).await {
             Ok(backends) => backends,
             Err(error) => return self.refused(vec![format!("the ledger can't be asked for the backends: {error}")]),
         };
@@ -142,6 +149,10 @@ impl Reloader {
             Arc::clone(&services.created),
             config.limits.created_tenants_max,
         );
+        // Also where it is refused: what it was refused for may be in one that only the refused one reads.
+        if let Some(origin) = &mut self.origin {
+            origin.watched.add(config.tenants.files_of_made());
+        }
         // A plan that is renamed would lock out all that the file does not name, and nothing else would say so.
         let closed: Vec<String> = tenants.would_close(&former.tenants).iter().map(Closed::refusal).collect();
         if !closed.is_empty() {

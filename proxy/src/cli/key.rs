@@ -135,6 +135,7 @@ pub fn run(arguments: &KeyArguments) -> anyhow::Result<Exit> {
                 None => return Ok(unknown(id)),
             },
             KeyCommand::Revoke { id } => match keys.revoke(id).await? {
+                Some(view) if json => print_one(&view, json),
                 Some(view) => println!("{} revoked", view.id),
                 None => return Ok(unknown(id)),
             },
@@ -363,7 +364,7 @@ fn ago(at: WallMillis, now: WallMillis) -> String {
 }
 
 /// In the largest unit that fits once.
-fn span(length: Duration) -> String {
+pub(super) fn span(length: Duration) -> String {
     let seconds = length.as_secs();
     let units = [(24 * 3600, "d"), (3600, "h"), (60, "min")];
     let fitting = units.into_iter().find(|(unit, _)| seconds >= *unit);

@@ -68,7 +68,7 @@ pub enum Command {
     User(user::UserArguments),
     /// List where browsers are logged in, and end that.
     Session(session::SessionArguments),
-    /// List tenants; close and open those that tokens made; pause any of them; export or erase what one has.
+    /// List tenants; make, change and delete those of the control API; close and open these and those that tokens made; pause, export or erase any.
     Tenant(tenant::TenantArguments),
     /// Show the backends; take one out of work and put it back.
     Backend(backend::BackendArguments),

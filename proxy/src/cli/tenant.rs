@@ -1,19 +1,22 @@
 //! `comfygate tenant list|show|create|set|delete|disable|enable|pause|resume|erase|export`: through the control socket of a running gateway, else in the ledger itself.
 
-use super::key::audit_target;
+use super::key::{audit_target, span};
 use super::reach::{self, Here, NoState, reach};
 use super::{ConfigArgument, Exit, export};
 use crate::admin::api_error::{ApiError, Code, Refused};
 use crate::admin::control_client::ControlClient;
 use crate::admin::halts::{self, Act, HaltRequest};
 use crate::admin::table::Table;
-use crate::admin::tenants::{TenantDetail, TenantSource, TenantView, comes_again, detail, unknown, views, was_deleted};
-use crate::clock::Clock;
+use crate::admin::tenants::{
+    TenantDetail, TenantSource, TenantView, comes_again, detail, not_deleted_in_file, unknown, views, was_deleted,
+};
+use crate::clock::{Clock, WallMillis};
 use crate::config::Config;
 use crate::ids::TenantId;
 use crate::record::audit::Audit;
 use crate::record::ledger::halts::{Halted, Halts};
-use crate::record::ledger::managed::ManagedRows;
+use crate::record::ledger::keeping::{Amount, Removed};
+use crate::record::ledger::managed::{ErasureRow, ManagedRows};
 use crate::record::ledger::redb::RedbLedger;
 use crate::record::ledger::sessions::{Sessions, WhoseSessions};
 use crate::record::ledger::tenants::Tenants;
@@ -22,8 +25,8 @@ use crate::retention::{Erasure, erase_tenant};
 use crate::tenants::AllTenants;
 use crate::tenants::created::CreatedTenants;
 use crate::tenants::in_force::From;
-use crate::tenants::managed::{ManagedTenants, PutError, PutOptions};
-use crate::tenants::written::TenantSpec;
+use crate::tenants::managed::{ManagedTenants, OnlyIf, PutError, PutOptions};
+use crate::tenants::written::{TenantSpec, key_fault};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -178,6 +181,12 @@ impl Written {
 }
 
 impl Changes {
+    /// What is wrong with a key that is to be unset: a slip must not look as if it were done. One that an older release took goes all the same.
+    fn unset_fault(&self, known: &TenantDetail) -> Option<String> {
+        let mut keys = self.unset.iter().map(|key| key.trim()).filter(|key| !known.overrides.contains_key(*key));
+        keys.find_map(|key| Some(format!("`{key}` {}", key_fault(key)?)))
+    }
+
     /// What the tenant was written as, with these changes.
     fn spec(&self, known: &TenantDetail) -> TenantSpec {
         let text = |new: &Option<String>, known: &Option<String>| match new {
@@ -185,7 +194,7 @@ impl Changes {
             None => known.clone(),
         };
         let mut limits = known.overrides.clone();
-        self.unset.iter().for_each(|key| drop(limits.shift_remove(key)));
+        self.unset.iter().for_each(|key| drop(limits.shift_remove(key.trim())));
         limits.extend(self.set.iter().cloned());
         TenantSpec {
             plan: self.plan.clone().unwrap_or_else(|| known.tenant.plan.clone()),
@@ -210,7 +219,7 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
         TenantCommand::Create(written) => {
             once(&written.set, &[])?;
             return change(arguments, &written.id, NoState::Made, |_| {
-                Ok((written.spec(), Condition::New { reuse: written.reuse }))
+                Ok((written.spec(), PutOptions { only_if: OnlyIf::New, reuse: written.reuse }))
             });
         }
         TenantCommand::Set(changes) => {
@@ -219,8 +228,11 @@ pub fn run(arguments: &TenantArguments) -> anyhow::Result<Exit> {
                 let known = known.filter(|known| known.tenant.source == TenantSource::Api).ok_or_else(|| {
                     format!("no tenant `{}` was made here: those of tenants.toml are changed there, those that tokens made by their plan; `comfygate tenant list` says which is which", changes.id)
                 })?;
-                let version = known.tenant.version.unwrap_or_default();
-                Ok((changes.spec(&known), Condition::Version { version, reuse: changes.reuse }))
+                if let Some(fault) = changes.unset_fault(&known) {
+                    return Err(fault);
+                }
+                let only_if = OnlyIf::At(known.tenant.version.unwrap_or_default());
+                Ok((changes.spec(&known), PutOptions { only_if, reuse: changes.reuse }))
             });
         }
         TenantCommand::List => None,
@@ -288,16 +300,25 @@ fn erase(id: &TenantId, yes: bool, deletes: bool, arguments: &TenantArguments) -
         return Ok(Exit::Good);
     }
     let Erasure { removed, rows, backend_files, not_cleaned, deleted, .. } = &erasure;
-    println!(
-        "{} `{id}`: {} results, {} uploads, {} entries of the history, {rows} other rows, {} files at backends",
-        if *deleted { "deleted" } else { "erased of" },
-        removed.results_by_age.count,
-        removed.uploads.count,
-        removed.history.count,
-        backend_files.count
-    );
+    let done = if *deleted { "deleted" } else { "erased of" };
+    println!("{done} `{id}`: {}", counts(removed, *rows, backend_files));
     not_cleaned.iter().for_each(|line| println!("not cleaned: {line}"));
     Ok(Exit::Good)
+}
+
+/// What went.
+fn counts(removed: &Removed, rows: u64, backend_files: &Amount) -> String {
+    format!(
+        "{} results, {} uploads, {} entries of the history, {rows} other rows, {} files at backends",
+        removed.results_by_age.count, removed.uploads.count, removed.history.count, backend_files.count
+    )
+}
+
+/// How far an erasure is that goes on.
+fn progress(row: &ErasureRow, now: WallMillis) -> String {
+    let ErasureRow { since, deletes, removed, rows, backend_files, .. } = row;
+    let what = if *deletes { "being deleted" } else { "being erased" };
+    format!("{what} for {}, until now: {}", span(now.since(*since)), counts(removed, *rows, backend_files))
 }
 
 /// Why there is nothing to delete, or to erase, of an id, or why it would not last. `None`: there is.
@@ -308,6 +329,10 @@ async fn nothing_of(
     id: &TenantId,
     deletes: bool,
 ) -> anyhow::Result<Option<String>> {
+    if deletes && config.tenants.tenant(id).is_some() {
+        // What it has is the file's tenant's, whoever made the id first.
+        return Ok(Some(not_deleted_in_file(id)));
+    }
     let managed = managed(ledger, audit).await?;
     let is_there = if deletes {
         managed.row(id).is_some()
@@ -318,7 +343,7 @@ async fn nothing_of(
     };
     let gone =
         || managed.deleted_at(id, &config.tenants).map_or_else(|| unknown(id, deletes), |at| was_deleted(id, at));
-    let row = managed.row(id).filter(|_| deletes && config.tenants.tenant(id).is_none());
+    let row = managed.row(id).filter(|_| deletes);
     let again = || row.and_then(|row| comes_again(config, &row));
     Ok(if is_there { again() } else { Some(gone()) })
 }
@@ -348,7 +373,8 @@ async fn erased_here(
         audit.tenant_deleted(id);
     }
     audit.written();
-    println!("their contents go from the disk with the next runs of `comfygate retention`");
+    // Not on standard output, which is JSON where that was asked for.
+    eprintln!("comfygate: their contents go from the disk with the next runs of `comfygate retention`");
     Ok(Ok(Erasure { deleted, ..erasure }))
 }
 
@@ -362,12 +388,6 @@ async fn all(config: &Config, ledger: &Arc<RedbLedger>, audit: &Audit) -> anyhow
     let (managed, store) = (managed(ledger, audit).await?, Arc::clone(ledger) as Arc<dyn Tenants>);
     let created = CreatedTenants::load(store, audit.clone(), Clock::system()).await?;
     Ok(AllTenants::new(Arc::clone(&config.tenants), Arc::new(managed), Arc::new(created), u32::MAX))
-}
-
-/// Only if it is so still.
-enum Condition {
-    New { reuse: bool },
-    Version { version: u64, reuse: bool },
 }
 
 fn show(id: &TenantId, arguments: &TenantArguments) -> anyhow::Result<Exit> {
@@ -399,13 +419,13 @@ fn change(
     arguments: &TenantArguments,
     id: &TenantId,
     no_state: NoState,
-    wanted: impl FnOnce(Option<TenantDetail>) -> Result<(TenantSpec, Condition), String>,
+    wanted: impl FnOnce(Option<TenantDetail>) -> Result<(TenantSpec, PutOptions), String>,
 ) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let written = runtime.block_on(async {
         let reached = Reached::reach(arguments, no_state)?;
         match wanted(reached.detail(id).await?) {
-            Ok((spec, condition)) => reached.put(id, spec, &condition).await,
+            Ok((spec, options)) => reached.put(id, spec, &options).await,
             Err(reason) => Ok(Err(ApiError::new(Code::NotFound, reason))),
         }
     })?;
@@ -513,26 +533,13 @@ impl Reached {
         &self,
         id: &TenantId,
         spec: TenantSpec,
-        condition: &Condition,
+        options: &PutOptions,
     ) -> anyhow::Result<Result<TenantDetail, ApiError>> {
         match self {
-            Self::Gateway(client) => {
-                let (if_version, reuse) = match condition {
-                    Condition::New { reuse } => (None, *reuse),
-                    Condition::Version { version, reuse } => (Some(*version), *reuse),
-                };
-                Ok(client.put_tenant(id, &spec, if_version, reuse).await?)
-            }
+            Self::Gateway(client) => Ok(client.put_tenant(id, &spec, options).await?),
             Self::Ledger(Here { config, ledger }, audit) => {
                 let managed = managed(ledger, audit).await?;
-                if matches!(condition, Condition::New { .. }) && managed.row(id).is_some() {
-                    return Ok(Err(ApiError::new(Code::Stale, format!("there is a tenant `{id}` already"))));
-                }
-                let options = match condition {
-                    Condition::New { reuse } => PutOptions { if_version: None, reuse: *reuse },
-                    Condition::Version { version, reuse } => PutOptions { if_version: Some(*version), reuse: *reuse },
-                };
-                match managed.put(id, spec, &options, &all(config, ledger, audit).await?).await {
+                match managed.put(id, spec, options, &all(config, ledger, audit).await?).await {
                     Ok(done) => {
                         audit.written();
                         let found = self.detail(id).await?.context("the tenant is not there any more")?;
@@ -607,8 +614,7 @@ fn cells(view: &TenantView) -> [String; 5] {
         view if view.paused => "paused",
         _ => "open",
     };
-    // A claim is a stranger's text: no control characters reach the terminal.
-    let name: String = view.name.iter().flat_map(|name| name.chars()).flat_map(escaped).collect();
+    let name = view.name.clone().unwrap_or_default();
     [view.id.to_string(), standing.to_owned(), source.to_owned(), view.plan.clone(), name]
 }
 
@@ -621,11 +627,13 @@ fn print_detail(detail: &TenantDetail, json: bool) {
     if let Some(reason) = &detail.tenant.closed {
         println!("closed: {reason}");
     }
+    if let Some(row) = &detail.tenant.erasing {
+        println!("{}", progress(row, Clock::system().wall()));
+    }
     let mut table = Table::new(["limit", "from", "value"]);
     for (key, limit) in &detail.limits {
         let from = if limit.from == From::Override { "its own" } else { "plan" };
-        let value: String = limit.value.to_string().chars().flat_map(escaped).collect();
-        table.line([key.as_str(), from, &value]);
+        table.line([key.as_str(), from, &limit.value.to_string()]);
     }
     if !detail.limits.is_empty() {
         print!("\n{}", table.text());
@@ -633,6 +641,25 @@ fn print_detail(detail: &TenantDetail, json: bool) {
     detail.warnings.iter().for_each(|warning| eprintln!("doubtful: {}: {}", warning.pointer, warning.message));
 }
 
-fn escaped(character: char) -> Vec<char> {
-    if character.is_control() { character.escape_default().collect() } else { vec![character] }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_erasure_that_goes_on_tells_since_when_and_what_went() {
+        let tenant: TenantId = "zebra".parse().unwrap();
+        let begun = ErasureRow::new(tenant, WallMillis(1_000), false);
+        let now = WallMillis(181_000);
+        assert_eq!(
+            progress(&begun, now),
+            "being erased for 3 min, until now: 0 results, 0 uploads, 0 entries of the history, 0 other rows, 0 files at backends"
+        );
+        let amount = |count| Amount { count, ..Amount::default() };
+        let removed = Removed { results_by_age: amount(1), uploads: amount(2), history: amount(3), ..begun.removed };
+        let row = ErasureRow { deletes: true, removed, rows: 4, backend_files: amount(5), ..begun };
+        assert_eq!(
+            progress(&row, now),
+            "being deleted for 3 min, until now: 1 results, 2 uploads, 3 entries of the history, 4 other rows, 5 files at backends"
+        );
+    }
 }

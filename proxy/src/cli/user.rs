@@ -158,10 +158,18 @@ pub fn run(arguments: &UserArguments) -> anyhow::Result<Exit> {
                     if users.end_link(name).await? == 0 {
                         return Ok(no_user(name));
                     }
-                    println!("there is no user {name} yet; the link that would have made it is over");
+                    if json {
+                        println!("{}", serde_json::json!({"removed": "link", "name": name}));
+                    } else {
+                        println!("there is no user {name} yet; the link that would have made it is over");
+                    }
                     return Ok(Exit::Good);
                 }
-                println!("{name} removed");
+                if json {
+                    println!("{}", serde_json::json!({"removed": "user", "name": name}));
+                } else {
+                    println!("{name} removed");
+                }
                 Ok(Exit::Good)
             }
             UserCommand::Link(link) => users.link(link, json).await,

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration: all of it at once, each fault with its place and what to do instead.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,8 +87,8 @@ pub struct Report {
     warnings: RefCell<Vec<Fault>>,
     /// Every key that the readers asked for, as a pattern (`listen[].address`): what the documentation is compared with.
     pub(crate) asked: RefCell<BTreeSet<String>>,
-    /// Every file that the configuration consists of, whether it could be read or not: what a reload watches.
-    files: RefCell<BTreeSet<PathBuf>>,
+    /// Every file that the configuration consists of, whether it could be read or not: what a reload watches. With the digest of what was read of it, where that was kept.
+    files: RefCell<BTreeMap<PathBuf, Option<Vec<u8>>>>,
 }
 
 impl Report {
@@ -104,11 +104,16 @@ impl Report {
 
     /// Notes a file that belongs to the configuration.
     pub fn consists_of(&self, file: &Path) {
-        self.files.borrow_mut().insert(file.to_owned());
+        self.files.borrow_mut().entry(file.to_owned()).or_default();
     }
 
     /// Takes the files noted so far.
     pub fn take_files(&self) -> BTreeSet<PathBuf> {
+        self.files.take().into_keys().collect()
+    }
+
+    /// The same with the SHA-256 of what each held when it was read; `None`: it could not be.
+    pub fn take_digests(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         self.files.take()
     }
 
@@ -148,7 +153,11 @@ impl SourceFile {
         match read_bounded(&path, FILE_BYTES_MAX).and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8"))
         }) {
-            Ok(text) => Some(Self { path: path.into(), text }),
+            Ok(text) => {
+                let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+                report.files.borrow_mut().insert(path.clone(), Some(digest.as_ref().to_vec()));
+                Some(Self { path: path.into(), text })
+            }
             Err(error) => {
                 report.error(named_at, format!("can't read `{}`: {error}", path.display()), "");
                 None

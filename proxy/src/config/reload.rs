@@ -67,6 +67,13 @@ impl Watched {
         self.0 = files.into_iter().map(with_value(remembered)).collect();
     }
 
+    /// These too, which are compared with what was read of them (a SHA-256; `None`: nothing), whenever that was. Those that are among them already stay as they were remembered.
+    pub fn add(&mut self, read: BTreeMap<PathBuf, Option<Vec<u8>>>) {
+        for (file, content) in read {
+            self.0.entry(file).or_insert(Remembered { look: None, content });
+        }
+    }
+
     /// Whether what is in the files has changed since it was remembered; then it is remembered as it is now. Waits while somebody writes, for some
     /// seconds at most. Touching a file changes nothing. Costs one `stat` a file as long as all look the same. Blocks.
     pub fn changed(&mut self) -> bool {
@@ -222,6 +229,27 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(watched.changed(), "it is gone");
         assert!(!watched.changed());
+    }
+
+    #[test]
+    fn a_file_that_was_read_before_it_is_watched_is_compared_with_what_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (same, other, absent) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        let read = |path: &Path, text: &[u8]| {
+            std::fs::write(path, text).unwrap();
+            (path.to_owned(), digest(path).ok())
+        };
+        let mut watched = Watched::default();
+        watched.add([read(&same, b"1"), (absent.clone(), None)].into());
+        assert!(!watched.changed());
+        let before = read(&other, b"1");
+        std::fs::write(&other, "22").unwrap();
+        watched.add([before.clone()].into());
+        assert!(watched.changed(), "it was written since");
+        watched.add([before].into());
+        assert!(!watched.changed(), "what was remembered last counts");
+        std::fs::write(&absent, "1").unwrap();
+        assert!(watched.changed(), "it is there now");
     }
 
     #[test]

@@ -74,6 +74,12 @@ pub enum PutError {
         /// Which.
         tenant: TenantId,
     },
+    /// It had to be new.
+    #[error("there is a tenant `{0}` already")]
+    Exists(TenantId),
+    /// It had to be there.
+    #[error("there is no tenant `{0}` yet")]
+    Absent(TenantId),
     /// What was written is faulty.
     #[error("the tenant has {}", if .0.len() == 1 { "a fault".to_owned() } else { format!("{} faults", .0.len()) })]
     Faulty(Vec<SpecFault>),
@@ -88,11 +94,25 @@ pub enum PutError {
     Ledger(#[from] LedgerError),
 }
 
+/// How a tenant has to be for a change to be made. Looked at in the turn of the change: of two that must make it, one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnlyIf {
+    /// It may be there or not.
+    #[default]
+    Anyhow,
+    /// It is not there.
+    New,
+    /// It is there, at whatever version.
+    There,
+    /// It is at that version still.
+    At(u64),
+}
+
 /// On what a change depends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PutOptions {
-    /// Only if it is at that version still.
-    pub if_version: Option<u64>,
+    /// How the tenant has to be.
+    pub only_if: OnlyIf,
     /// Also an id that was deleted a short while ago, or of which there is something: a former tenant's things become the new one's. And a claim by which tokens made a tenant, whose things stay with that one.
     pub reuse: bool,
 }
@@ -299,8 +319,13 @@ impl ManagedTenants {
         if self.is_erasing(id) {
             return Err(PutError::Erasing(id.clone()));
         }
-        if options.if_version.is_some_and(|wanted| former.is_none_or(|row| row.version != wanted)) {
-            return Err(PutError::Stale { tenant: id.clone() });
+        match (options.only_if, former) {
+            (OnlyIf::New, Some(_)) => return Err(PutError::Exists(id.clone())),
+            (OnlyIf::There, None) => return Err(PutError::Absent(id.clone())),
+            (OnlyIf::At(wanted), former) if former.is_none_or(|row| row.version != wanted) => {
+                return Err(PutError::Stale { tenant: id.clone() });
+            }
+            _ => {}
         }
         if former.is_some() {
             return Ok(());

@@ -32,7 +32,7 @@ use comfygate_policy::{Policy, Posture};
 use created::{CreateError, CreatedTenants, WantedTenant, is_made_id};
 use managed::ManagedTenants;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -374,6 +374,11 @@ impl TenantRegistry {
         self.plans.keys().map(String::as_str)
     }
 
+    /// The policy files that were read with this registry for tenants which are not in the file, and the SHA-256 of what was read of each; `None`: it could not be. A reload follows them like those that the file names.
+    pub fn files_of_made(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        self.reading.files()
+    }
+
     /// The tenant of that id, disabled ones too.
     pub fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         self.by_id.get(id).cloned()
@@ -492,7 +497,8 @@ impl Closed {
 
     /// Why a configuration that would close them is refused.
     pub fn refusal(&self) -> String {
-        let remedy = "keep what they need, give each another plan first (`comfygate tenant set ID --plan PLAN`), or close them yourself (`comfygate tenant disable ID`)";
+        // Rows are not watched, as files are.
+        let remedy = "keep what they need, give each another plan first (`comfygate tenant set ID --plan PLAN`), or close them yourself (`comfygate tenant disable ID`); then `comfygate reload`";
         format!("{} would be closed: {}; {remedy}", self.whose(), self.reason)
     }
 }
@@ -587,9 +593,14 @@ impl AllTenants {
                     row.id
                 ));
             }
-            None
+            self.taken_over(row)
         };
-        let closed = rows.iter().filter_map(doubt).chain(self.closed().into_iter().map(|closed| closed.told()));
+        let created = self.created.as_ref().map(|created| created.list()).unwrap_or_default();
+        let closed = rows
+            .iter()
+            .filter_map(doubt)
+            .chain(created.iter().filter_map(|row| self.taken_over_of_token(row)))
+            .chain(self.closed().into_iter().map(|closed| closed.told()));
         let Some(managed) = &self.managed else { return closed.collect() };
         let refused = managed.tombstones_in(&self.registry).into_iter().map(|id| {
             format!("tenant `{id}` is in tenants.toml, and marked as deleted by the control API: nothing of it can be written until a reload or a restart takes the mark away")
@@ -601,6 +612,31 @@ impl AllTenants {
             .into_iter()
             .map(|row| format!("tenant `{}` is in tenants.toml, and closed while what it has is erased", row.tenant));
         closed.chain(refused).chain(erasing).collect()
+    }
+
+    /// What is said of a tenant of the control API whose people the file leads elsewhere. `None`: it does not, or the tenant is disabled, so that whoever meant it can put an end to the warning.
+    fn taken_over(&self, row: &ManagedTenant) -> Option<String> {
+        let value = row.claim.as_deref().unwrap_or(row.id.as_str());
+        let named = self.registry.tenant_with_claim(value);
+        let taker = named.or_else(|| self.registry.tenant(&value.parse().ok()?)).filter(|_| !row.disabled)?;
+        let lead = match self.registry.tenant_of_claim(value) {
+            Some(_) => format!("lead to `{}` of tenants.toml now", taker.id),
+            // SECURITY: it has a claim of its own, and nobody is let in by its id.
+            None => format!("lead to nobody now, since tenants.toml has a tenant `{}`", taker.id),
+        };
+        Some(format!(
+            "tokens with the claim `{value}` {lead}, and no longer to `{}` of the control API: undo that, give it another claim (`comfygate tenant set {} --claim CLAIM`), or disable it",
+            row.id, row.id
+        ))
+    }
+
+    /// The same of a tenant that tokens made.
+    fn taken_over_of_token(&self, row: &CreatedTenant) -> Option<String> {
+        let taker = self.registry.tenant_with_claim(&row.claim).filter(|_| row.disabled_at.is_none())?;
+        Some(format!(
+            "tokens with the claim `{}` lead to `{}` of tenants.toml now, and no longer to `{}`, which they made and which keeps what it has: undo that, or export what it has (`comfygate tenant export --tenant {}`) and disable it",
+            row.claim, taker.id, row.id, row.id
+        ))
     }
 
     /// Enabled tenants that the configuration closes, by plan and reason. One that is being erased is not among them.

@@ -12,7 +12,7 @@ use crate::dispatch::schedule::Band;
 use crate::ids::{BackendTag, PoolId, TenantId, UserId};
 use comfygate_policy::{CostModel, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -128,10 +128,18 @@ pub fn read_tenants(source: &SourceFile, directory: &Path, report: &Report) -> T
     let Checked { costs, policies, .. } = checked;
     let policies = policies.into_iter().filter_map(|(name, policy)| Some((name, policy?))).collect();
     TenantRegistry {
-        reading: Reading { directory: directory.into(), costs, policies: Mutex::new(policies) },
+        reading: Reading {
+            directory: directory.into(),
+            costs,
+            policies: Mutex::new(policies),
+            files: Mutex::default(),
+        },
         ..registry
     }
 }
+
+/// Files of policies that are followed for tenants which are not in the tenants file: each is a `stat` every few seconds. What is beyond is read again with the next reload.
+const FOLLOWED_MAX: usize = 10_000;
 
 /// What a tenant that is not in the file is read with: where its policy's path begins, what models cost, and the policies that were read already.
 #[derive(Debug)]
@@ -139,11 +147,29 @@ pub(super) struct Reading {
     directory: Arc<Path>,
     costs: Option<Arc<CostModel>>,
     policies: Mutex<HashMap<String, Arc<Policy>>>,
+    /// Those of such tenants that were read, or were not there: each once, so that a registry has one state of it. With the digest of what was read.
+    files: Mutex<BTreeMap<PathBuf, Option<Vec<u8>>>>,
+}
+
+impl Reading {
+    /// What [`TenantRegistry::files_of_made`] tells.
+    pub(super) fn files(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn follow(&self, read: BTreeMap<PathBuf, Option<Vec<u8>>>) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for (file, content) in read {
+            if files.len() < FOLLOWED_MAX {
+                files.entry(file).or_insert(content);
+            }
+        }
+    }
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { directory: Path::new("").into(), costs: None, policies: Mutex::default() }
+        Self { directory: Path::new("").into(), costs: None, policies: Mutex::default(), files: Mutex::default() }
     }
 }
 
@@ -172,6 +198,7 @@ pub(super) fn read_tenant(
     });
     let read = checked.policies.into_iter().filter_map(|(name, policy)| Some((name, policy?)));
     reading.policies.lock().unwrap_or_else(PoisonError::into_inner).extend(read);
+    reading.follow(report.take_digests());
     report.conclude(tenant).map_err(|faults| faults.errors)
 }
 

@@ -105,9 +105,19 @@ fn unknown(pointer: &str, key: &str) -> SpecFault {
     if ["id", "plan", "name", "claim", "disabled"].contains(&key) {
         return SpecFault::at(pointer, "stands beside `limits`, not in it");
     }
-    let near = crate::config::reader::nearest(key, &KEYS);
+    SpecFault::at(pointer, no_key(key))
+}
+
+/// What is said of a name that is none of the keys of a tenant's limits.
+fn no_key(name: &str) -> String {
+    let near = crate::config::reader::nearest(name, &KEYS);
     let hint = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-    SpecFault::at(pointer, format!("is no key of a tenant{hint}"))
+    format!("is no key of a tenant{hint}")
+}
+
+/// Why there can be no such key among a tenant's limits. `None`: there can.
+pub fn key_fault(name: &str) -> Option<String> {
+    (!KEYS.contains(&name)).then(|| no_key(name))
 }
 
 /// A fault of the reader, whose keys are `tenant[0].rate.burst`.

@@ -118,7 +118,7 @@ async fn a_change_that_was_made_on_an_older_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::new(dir.path()).await;
     let put = async |version, plan: &str| {
-        let options = PutOptions { if_version: Some(version), reuse: false };
+        let options = PutOptions { only_if: OnlyIf::At(version), reuse: false };
         world.managed.put(&id("acme"), spec(json!({"plan": plan})), &options, &world.all()).await
     };
     assert!(matches!(put(1, "team").await, Err(PutError::Stale { .. })), "nothing is there yet");
@@ -126,6 +126,25 @@ async fn a_change_that_was_made_on_an_older_version_is_refused() {
     assert!(put(1, "free").await.is_ok());
     assert!(matches!(put(1, "team").await, Err(PutError::Stale { .. })));
     assert!(put(2, "team").await.is_ok());
+}
+
+#[tokio::test]
+async fn of_two_that_must_be_new_one_is_made_and_whoever_must_be_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let put = async |only_if, plan: &str| {
+        let options = PutOptions { only_if, reuse: false };
+        world.managed.put(&id("acme"), spec(json!({"plan": plan})), &options, &world.all()).await
+    };
+    assert!(matches!(put(OnlyIf::There, "free").await, Err(PutError::Absent(_))));
+    // Neither knows of the other.
+    let (first, second) = tokio::join!(put(OnlyIf::New, "free"), put(OnlyIf::New, "team"));
+    assert!(matches!(&first, Ok(Put::Made(row, _)) if row.plan == "free"), "{first:?}");
+    assert!(matches!(second, Err(PutError::Exists(_))), "{second:?}");
+    assert_eq!(world.managed.row(&id("acme")).unwrap().plan, "free");
+    // Whatever its version.
+    assert!(matches!(put(OnlyIf::There, "team").await, Ok(Put::Changed(..))));
+    assert!(matches!(put(OnlyIf::There, "free").await, Ok(Put::Changed(..))));
 }
 
 #[tokio::test]
@@ -254,7 +273,7 @@ async fn what_is_erased_is_closed_and_a_deleted_id_is_nobody_elses_for_ninety_da
     assert!(matches!(world.put("acme", body()).await, Err(PutError::Tombstone { .. })));
     world.clock.turn(TOMBSTONE_AGE - Duration::from_millis(1));
     assert!(matches!(world.put("acme", body()).await, Err(PutError::Tombstone { .. })));
-    let reuse = PutOptions { reuse: true, if_version: None };
+    let reuse = PutOptions { reuse: true, ..PutOptions::default() };
     let reused = world.managed.put(&id("acme"), spec(body()), &reuse, &world.all()).await.unwrap();
     assert!(matches!(reused, Put::Made(..)));
     world.managed.begin_erasure(&id("acme"), true).await.unwrap();
@@ -414,7 +433,7 @@ async fn an_id_of_which_something_is_left_is_made_only_when_it_is_erased_or_that
     world.managed.end_erasure(&id("acme"), || Arc::clone(&world.registry)).await.unwrap();
     assert!(matches!(world.put("acme", json!({"plan": "free"})).await.unwrap(), Put::Made(..)));
     // Taken over knowingly, and then it is one that is changed.
-    let reuse = PutOptions { reuse: true, if_version: None };
+    let reuse = PutOptions { reuse: true, ..PutOptions::default() };
     let spec = || spec(json!({"plan": "free"}));
     assert!(matches!(world.managed.put(&id("beta"), spec(), &reuse, &world.all()).await.unwrap(), Put::Made(..)));
     assert!(world.store.key(&"bbbbbbbbbbbb".parse().unwrap()).await.is_ok());
@@ -450,8 +469,13 @@ async fn a_configuration_that_takes_a_plan_away_would_close_who_is_on_it_and_tel
     let closed = renamed.would_close(&now);
     assert_eq!((closed.len(), closed[0].tenants.len()), (1, 6), "{closed:?}");
     let refusal = closed[0].refusal();
-    for part in ["6 tenants on the plan `free`", "and 3 more", "no plan `free` in tenants.toml", "tenant set ID --plan"]
-    {
+    for part in [
+        "6 tenants on the plan `free`",
+        "and 3 more",
+        "no plan `free` in tenants.toml",
+        "tenant set ID --plan",
+        "; then `comfygate reload`",
+    ] {
         assert!(refusal.contains(part), "{part}: {refusal}");
     }
     assert!(!refusal.contains("closed`") && !refusal.contains("other`"), "{refusal}");
@@ -550,8 +574,50 @@ async fn a_claim_by_which_tokens_made_a_tenant_is_taken_knowingly_only() {
     assert!(refused.to_string().contains(made.as_str()) && refused.to_string().contains("`reuse`"), "{refused}");
     assert!(world.put("acme", json!({"plan": "free", "claim": "org_8"})).await.is_ok());
     assert!(world.put("acme", body()).await.is_err(), "nor by a change");
-    let reuse = PutOptions { reuse: true, if_version: None };
+    let reuse = PutOptions { reuse: true, ..PutOptions::default() };
     world.managed.put(&id("acme"), spec(body()), &reuse, &world.all()).await.unwrap();
     // Once taken it is its own.
     assert!(world.put("acme", json!({"plan": "team", "claim": "org_9"})).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_file_that_takes_a_claim_over_is_told_with_whom_it_was_taken_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path()).await;
+    let made = crate::tenants::made_id("https://id.example/", "org_3");
+    let wanted = crate::tenants::created::WantedTenant {
+        id: made.clone(),
+        issuer: "https://id.example/".into(),
+        claim: "org_3".into(),
+        plan: "free".into(),
+        issued_at: None,
+    };
+    world.created.ensure(&wanted, 9).await.unwrap();
+    world.put("zebra", json!({"plan": "free", "claim": "org_1"})).await.unwrap();
+    world.put("beta", json!({"plan": "free"})).await.unwrap();
+    let doubts = |added: &str| world.with(&format!("{FILE}\n[[tenant]]\nplan = \"free\"\n{added}\n")).doubts();
+    let only = |added: &str| {
+        let doubts = doubts(added);
+        assert_eq!(doubts.len(), 1, "{added}: {doubts:?}");
+        doubts.into_iter().next().unwrap()
+    };
+    let told = only("id = \"x\"\nclaim = \"org_1\"");
+    assert!(told.contains("`org_1` lead to `x` of tenants.toml") && told.contains("to `zebra` of"), "{told}");
+    let told = only("id = \"org_1\"");
+    assert!(told.contains("lead to `org_1`") && told.contains("`zebra`"), "{told}");
+    let told = only("id = \"org_1\"\nclaim = \"other\"");
+    assert!(told.contains("lead to nobody now") && told.contains("`zebra`"), "{told}");
+    // Whoever has no claim is meant by the id.
+    let told = only("id = \"x\"\nclaim = \"beta\"");
+    assert!(told.contains("lead to `x`") && told.contains("to `beta` of"), "{told}");
+    let told = only("id = \"x\"\nclaim = \"org_3\"");
+    assert!(told.contains("lead to `x`") && told.contains(made.as_str()), "{told}");
+    // An issuer whose tokens make tenants finds none of the file by its id.
+    assert_eq!(doubts("id = \"org_3\""), Vec::<String>::new());
+    assert_eq!(doubts("id = \"x\"\nclaim = \"org_2\""), Vec::<String>::new());
+    world.created.set_disabled(&made, true).await.unwrap();
+    world.managed.set_disabled(&id("zebra"), true).await.unwrap();
+    for knowingly in ["id = \"x\"\nclaim = \"org_3\"", "id = \"x\"\nclaim = \"org_1\""] {
+        assert_eq!(doubts(knowingly), Vec::<String>::new(), "{knowingly}");
+    }
 }
