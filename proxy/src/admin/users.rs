@@ -22,7 +22,6 @@ use crate::record::audit::Audit;
 use crate::record::ledger::users::{ChangedUser, PasswordChange, UserChange, UserRow};
 use crate::record::ledger::{Ledger, LedgerError};
 use crate::services::Services;
-use crate::tenants;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -286,14 +285,6 @@ impl UserService {
     /// [`UserError::Ledger`].
     pub async fn remove(&self, name: &UserId) -> Result<Option<ChangedUser>, UserError> {
         found(self.ledger.remove_user(name, self.clock.wall()).await)
-    }
-
-    /// Whether a token or the control API made that tenant.
-    ///
-    /// # Errors
-    /// [`UserError::Ledger`].
-    pub async fn has_made(&self, tenant: &TenantId) -> Result<bool, UserError> {
-        Ok(tenants::in_ledger(&*self.ledger, tenant).await?)
     }
 }
 
