@@ -242,7 +242,8 @@ async fn the_next_job_is_sent_ahead_only_when_the_one_that_runs_is_about_to_end(
     let sent = gateway.stand_ins()[0].submissions().len();
     assert_eq!(sent, 2, "nothing is known of such jobs yet: one after the other");
     learn(&acme, &short).await;
-    let first = acme.submit(short.clone()).await;
+    // As much work as that by its number of steps, and slower: it is thought to be about to end, and does not for a while.
+    let first = acme.submit(workflows::slow("short", 4, 1500, false)).await;
     acme.running(&first).await;
     let second = acme.submit(short).await;
     eventually("the next job waits at the backend", || async {
@@ -258,7 +259,8 @@ async fn what_waits_behind_a_job_is_taken_back_before_that_is_interrupted_and_ru
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let short = workflows::slow("short", 8, 200, false);
     learn(&acme, &short).await;
-    let first = acme.submit(short.clone()).await;
+    // As much work as that by its number of steps, and slower: it is thought to be about to end, and does not.
+    let first = acme.submit(workflows::slow("short", 8, 1000, false)).await;
     acme.running(&first).await;
     let behind = bravo.submit(short).await;
     eventually("the next job waits at the backend", || async {

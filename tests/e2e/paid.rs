@@ -81,7 +81,8 @@ async fn what_a_caller_pays_with_arrives_beside_its_paid_node_and_is_nowhere_els
     let acme = gateway.client("acme");
     let mut socket = acme.socket(Some("watcher")).await;
     socket.sid().await;
-    let mut envelope = body(workflows::paid("a cat", 10, 100));
+    // Long enough to be looked at while it runs.
+    let mut envelope = body(workflows::paid("a cat", 50, 100));
     envelope["client_id"] = json!("watcher");
     let prompt = acme.submit_with(envelope).await;
     acme.running(&prompt).await;
@@ -203,7 +204,7 @@ async fn a_credential_that_is_none_is_400_and_is_not_repeated() {
 async fn a_held_job_is_paid_for_after_a_restart_of_the_gateway() {
     let mut gateway = gateway("caller", 1, "").await;
     let acme = gateway.client("acme");
-    let first = acme.submit(workflows::slow("first", 20, 100, false)).await;
+    let first = acme.submit(workflows::slow("first", 50, 100, false)).await;
     acme.running(&first).await;
     let prompt = acme.submit_with(body(workflows::paid("a cat", 1, 1))).await;
     let again = acme.submit_with(json!({"prompt": workflows::paid("a cat", 1, 1), "prompt_id": prompt,
@@ -226,7 +227,7 @@ async fn a_held_job_is_paid_for_after_a_restart_of_the_gateway() {
 async fn a_held_job_whose_credential_is_gone_ends_and_is_sent_to_nobody() {
     let mut gateway = gateway("caller", 1, "").await;
     let acme = gateway.client("acme");
-    let first = acme.submit(workflows::slow("first", 20, 100, false)).await;
+    let first = acme.submit(workflows::slow("first", 50, 100, false)).await;
     acme.running(&first).await;
     let prompt = acme.submit_with(body(workflows::paid("a cat", 1, 1))).await;
     gateway.kill9();
@@ -242,7 +243,7 @@ async fn a_held_job_whose_credential_is_gone_ends_and_is_sent_to_nobody() {
 async fn a_held_job_that_is_deleted_leaves_nothing_behind() {
     let gateway = gateway("caller", 1, "").await;
     let acme = gateway.client("acme");
-    let first = acme.submit(workflows::slow("first", 20, 100, false)).await;
+    let first = acme.submit(workflows::slow("first", 150, 400, false)).await;
     acme.running(&first).await;
     let prompt = acme.submit_with(body(workflows::paid("a cat", 1, 1))).await;
     assert_eq!(files_with_secrets(gateway.directory()).len(), 1);
@@ -258,7 +259,7 @@ async fn a_paid_run_that_is_lost_is_not_paid_for_again_unless_the_tenant_wants_i
     for (plan, again) in [("", false), ("retry_paid = true", true)] {
         let gateway = gateway("caller", 2, plan).await;
         let acme = gateway.client("acme");
-        let prompt = acme.submit_with(body(workflows::paid("a cat", 20, 100))).await;
+        let prompt = acme.submit_with(body(workflows::paid("a cat", 30, 100))).await;
         let place = |stand_in: &StandIn| !stand_in.executed().is_empty();
         let running = eventually("it runs somewhere", || async { gateway.stand_ins().iter().position(place) }).await;
         gateway.stand_ins()[running].kill();
@@ -359,7 +360,8 @@ async fn a_paid_job_that_is_taken_back_before_it_began_is_run_and_not_lost() {
         let prompt = acme.submit(short.clone()).await;
         acme.finished(&prompt).await;
     }
-    let first = acme.submit(short).await;
+    // As much work by its number of steps, and slower: it is thought to be about to end, and does not.
+    let first = acme.submit(workflows::slow("short", 8, 1000, false)).await;
     acme.running(&first).await;
     let paid = bravo.submit_with(body(workflows::paid("behind", 1, 1))).await;
     let address = gateway.stand_ins()[0].addr();

@@ -252,7 +252,7 @@ async fn pictures_that_a_restarted_gateway_missed_are_made_again() {
     let made = made(&acme).await;
     let before = ran(&gateway.stand_ins()[0]);
     let mut socket = acme.socket(Some("script")).await;
-    let prompt = acme.submit_with(json!({"prompt": sending(20), "client_id": "script"})).await;
+    let prompt = acme.submit_with(json!({"prompt": sending(30), "client_id": "script"})).await;
     // A job counts as running before its backend has it; by its first step, its start was heard.
     socket.until("its first step", |event| event.kind() == "progress").await;
     gateway.kill9();
@@ -279,7 +279,8 @@ async fn a_client_that_never_reads_is_closed_with_1013_and_another_socket_of_it_
     let stand_in = &gateway.stand_ins()[0];
     let (mut deaf, mut good) = (acme.socket(Some("page")).await, acme.socket(Some("page")).await);
     good.sid().await;
-    let prompt = acme.submit_with(json!({"prompt": workflows::slow("run", 40, 100, false), "client_id": "page"})).await;
+    let long = workflows::slow("run", 150, 400, false);
+    let prompt = acme.submit_with(json!({"prompt": long, "client_id": "page"})).await;
     good.until("its first step", |event| event.kind() == "progress").await;
     for _ in 0..12 {
         flood(stand_in);
@@ -287,8 +288,9 @@ async fn a_client_that_never_reads_is_closed_with_1013_and_another_socket_of_it_
     }
     let heard = deaf.until("the close", |event| matches!(event, Event::Closed(_))).await;
     assert!(matches!(heard.last(), Some(Event::Closed(Some(1013)))), "{:?} {:?}", kinds(&heard), heard.last());
+    acme.post("/interrupt", &json!({"prompt_id": prompt})).await.expect(200);
     let heard = good.until_end_of(&prompt).await;
-    assert!(heard.iter().any(|event| event.kind() == "execution_success"));
+    assert!(heard.iter().any(|event| event.kind() == "execution_interrupted"), "{:?}", kinds(&heard));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,7 +305,7 @@ async fn a_slow_reader_is_closed_with_1013_and_gets_all_pictures_when_it_comes_b
     let (flooding, sending_one) = (&gateway.stand_ins()[busy], &gateway.stand_ins()[1 - busy]);
     let mut slow = acme.socket(Some("page")).await;
     slow.sid().await;
-    let prompt = acme.submit_with(json!({"prompt": sending(10), "client_id": "page"})).await;
+    let prompt = acme.submit_with(json!({"prompt": sending(40), "client_id": "page"})).await;
     slow.until("its first step", |event| {
         event.kind() == "progress" && event.prompt_id().as_deref() == Some(prompt.as_str())
     })
