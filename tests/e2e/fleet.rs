@@ -174,12 +174,18 @@ async fn who_waits_is_told_how_it_stands_and_who_does_not_is_told_nothing() {
     let gateway = with_tenants(&[("acme", ""), ("bravo", "")], 1).await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let first = blocks(&acme).await;
-    let answer = acme.post("/prompt", &json!({"prompt": workflows::quick("a")})).await.expect(200).json();
-    assert_eq!(answer["queue"]["position"], 0, "{answer}");
-    let second = answer["prompt_id"].as_str().unwrap().to_owned();
-    let answer = acme.post("/prompt", &json!({"prompt": workflows::quick("b")})).await.expect(200).json();
-    assert_eq!(answer["queue"]["position"], 1, "{answer}");
-    let third = answer["prompt_id"].as_str().unwrap().to_owned();
+    let (mut prompts, mut told) = (Vec::new(), 0);
+    for (position, prefix) in ["a", "b"].into_iter().enumerate() {
+        let answer = acme.post("/prompt", &json!({"prompt": workflows::quick(prefix)})).await.expect(200).json();
+        prompts.push(answer["prompt_id"].as_str().unwrap().to_owned());
+        // Where the dispatcher is busy for seconds, an answer does not wait for it.
+        if let Some(said) = answer.pointer("/queue/position") {
+            assert_eq!(said, position, "{answer}");
+            told += 1;
+        }
+    }
+    assert!(told > 0, "no answer told its position");
+    let [second, third] = &prompts[..] else { panic!("{prompts:?}") };
     let queue = eventually("the outlook names both", || async {
         let me = acme.get("/gate/me").await.json();
         (me["queue"].as_array()?.len() == 2).then(|| me["queue"].clone())
@@ -191,7 +197,7 @@ async fn who_waits_is_told_how_it_stands_and_who_does_not_is_told_nothing() {
     assert_eq!(bravo.get("/gate/me").await.json()["queue"], json!([]));
     assert!(acme.get(&format!("/api/jobs/{first}")).await.json().get("queue").is_none());
     release(&acme, &first).await;
-    all_finished(&acme, &[second.clone(), third]).await;
+    all_finished(&acme, &prompts).await;
     assert!(acme.get(&format!("/api/jobs/{second}")).await.json().get("queue").is_none());
 }
 
