@@ -49,10 +49,10 @@ async fn all_finished(client: &Client, prompts: &[String]) {
     }
 }
 
-async fn submit_all(client: &Client, prefix: &str, count: usize) -> Vec<String> {
+async fn submit_all(client: &Client, count: usize, workflow: Value) -> Vec<String> {
     let mut prompts = Vec::new();
     for _ in 0..count {
-        prompts.push(client.submit(workflows::quick(prefix)).await);
+        prompts.push(client.submit(workflow.clone()).await);
     }
     prompts
 }
@@ -62,7 +62,7 @@ async fn a_tenant_with_one_job_does_not_wait_behind_anothers_flood() {
     let gateway = with_tenants(&[("acme", ""), ("bravo", "")], 1).await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let first = blocks(&acme).await;
-    let flood = submit_all(&acme, "flood", 30).await;
+    let flood = submit_all(&acme, 30, workflows::quick("flood")).await;
     let light = bravo.submit(workflows::quick("light")).await;
     release(&acme, &first).await;
     bravo.finished(&light).await;
@@ -77,13 +77,15 @@ async fn tenants_share_by_their_weights() {
     let gateway = with_tenants(&[("acme", "weight = 3"), ("bravo", "weight = 1")], 1).await;
     let (acme, bravo, carol) = (gateway.client("acme"), gateway.client("bravo"), gateway.client("carol"));
     let first = blocks(&carol).await;
-    let (three, one) = (submit_all(&acme, "three", 24).await, submit_all(&bravo, "one", 24).await);
+    // What is shared is time: all take as long, and longer than a hiccup of the machine, which would be charged too.
+    let job = |prefix: &str| workflows::slow(prefix, 2, 100, false);
+    let (three, one) = (submit_all(&acme, 20, job("three")).await, submit_all(&bravo, 12, job("one")).await);
     release(&carol, &first).await;
     all_finished(&acme, &three).await;
     all_finished(&bravo, &one).await;
     let order = order(&gateway.stand_ins()[0]);
     let threes = order.iter().skip(1).take(20).filter(|prefix| *prefix == "three").count();
-    assert!((12..=17).contains(&threes), "{threes} of 20 are of the tenant with three times the weight: {order:?}");
+    assert!((12..=18).contains(&threes), "{threes} of 20 are of the tenant with three times the weight: {order:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +93,8 @@ async fn a_higher_band_goes_first() {
     let gateway = with_tenants(&[("acme", "priority = \"low\""), ("bravo", "")], 1).await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
     let first = blocks(&acme).await;
-    let (low, normal) = (submit_all(&acme, "low", 3).await, submit_all(&bravo, "normal", 3).await);
+    let low = submit_all(&acme, 3, workflows::quick("low")).await;
+    let normal = submit_all(&bravo, 3, workflows::quick("normal")).await;
     release(&acme, &first).await;
     all_finished(&acme, &low).await;
     all_finished(&bravo, &normal).await;
