@@ -3,7 +3,7 @@
 import re
 
 from browsers import Tab
-from gate import AT_ONCE, at_login, check, with_key
+from gate import AT_ONCE, at_login, check, forget_alert, with_key
 from house import PASSWORD, QUICK, eventually, expect
 
 PASSWORD_FORM = "form:has(#password)"
@@ -79,6 +79,7 @@ def a_password_that_is_wrong(stage):
     tab = at_login(stage)
     told = set()
     for name in ("ada", "nobody"):
+        forget_alert(tab)
         with_password(tab, name, "wrong " + PASSWORD)
         tab.page.wait_for_selector("[role=alert]")
         told.add(tab.page.inner_text("[role=alert]"))

@@ -37,7 +37,7 @@ SAMPLED = Watched(
         "3": {
             "class_type": "KSampler",
             "inputs": {
-                **{"model": ["4", 0], "positive": ["6", 0], "negative": ["6", 0], "latent_image": ["5", 0], "seed": 5, "steps": 25},
+                **{"model": ["4", 0], "positive": ["6", 0], "negative": ["6", 0], "latent_image": ["5", 0], "seed": 5, "steps": 80},
                 **{"cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
             },
         },
@@ -54,7 +54,7 @@ SAMPLED = Watched(
 PROBED = Watched(
     {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 192, "batch_size": 1, "color": 1193046}},
-        "3": {"class_type": "GateProbeSleep", "inputs": {"image": ["1", 0], "steps": 40, "tick_ms": 100, "preview": True}},
+        "3": {"class_type": "GateProbeSleep", "inputs": {"image": ["1", 0], "steps": 80, "tick_ms": 100, "preview": True}},
         "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "page"}},
     },
     "GateProbeSleep",

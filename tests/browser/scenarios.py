@@ -171,6 +171,7 @@ def a_logout(stage):
     stage.house.run("one", QUICK | {"1": QUICK["1"] | {"inputs": QUICK["1"]["inputs"] | {"color": 7}}})
     # As when the network is cut for a moment: the page opens its socket anew 300 ms later.
     tab.page.evaluate(f"() => {API}.socket.close()")
+    eventually("its new socket is open", lambda: tab.page.evaluate(f"() => window.opened >= 2 && {API}.socket.readyState === 1"))
     tab.page.wait_for_timeout(LOOP_WATCH_MS)
     opened, state = tab.page.evaluate(f"() => [window.opened, {API}.socket.readyState]")
     expect(opened == 2, f"{opened} sockets were opened, two are wanted: its first, and one after the cut")

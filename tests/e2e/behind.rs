@@ -268,7 +268,9 @@ fn check_refuses_plain_http_that_other_machines_reach() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_proxy_carries_more_connections_than_one_address_may_open() {
     let address = free_address();
-    let _gateway = with_listener(&format!("{}plain = true", trusting(address))).await;
+    // However long it takes to open them, none has to ask before.
+    let patient = format!("{}plain = true\n[limits]\nhead_deadline = \"60s\"", trusting(address));
+    let _gateway = with_listener(&patient).await;
     // All are open at once before the first one asks.
     let answered = async |from: [u8; 4]| {
         let mut held = Vec::new();

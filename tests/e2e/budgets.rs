@@ -180,6 +180,8 @@ async fn a_job_whose_runs_were_all_lost_costs_nothing() {
     // In the queue it runs as soon as it is on its way; an attempt that reaches nobody is none, and the job would wait.
     let stand_in = &gateway.stand_ins()[0];
     eventually("the backend runs it", async || (!stand_in.executed().is_empty()).then_some(())).await;
+    let running = "comfygate_jobs{state=\"running\"}";
+    eventually("its start was heard", async || (gateway.metric(running).await == 1.0).then_some(())).await;
     stand_in.kill();
     let entry = acme.finished(&prompt).await;
     assert_eq!(entry["status"]["status_str"], "error", "{entry}");

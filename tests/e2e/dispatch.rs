@@ -30,7 +30,7 @@ async fn submit_all(client: &Client, count: usize, workflow: Value) -> Vec<Strin
 async fn two_backends_share_the_jobs_one_at_a_time_each() {
     let gateway = Gateway::builder().start().await;
     let acme = gateway.client("acme");
-    let prompts = submit_all(&acme, 6, workflows::slow("shared", 4, 50, false)).await;
+    let prompts = submit_all(&acme, 6, workflows::slow("shared", 10, 100, false)).await;
     let mut most = 0;
     let done = async {
         for prompt in &prompts {
@@ -104,7 +104,7 @@ async fn a_job_whose_backend_dies_in_mid_run_is_finished_on_the_other() {
     let acme = gateway.client("acme");
     let mut socket = acme.socket(Some("watcher")).await;
     socket.sid().await;
-    let envelope = json!({"prompt": workflows::slow("survivor", 20, 100, false), "client_id": "watcher"});
+    let envelope = json!({"prompt": workflows::slow("survivor", 30, 100, false), "client_id": "watcher"});
     let prompt = acme.submit_with(envelope).await;
     let running =
         eventually("it runs somewhere", || async { gateway.stand_ins().iter().position(|stand_in| ran(stand_in) > 0) })
@@ -223,7 +223,7 @@ async fn an_empty_interrupt_ends_all_running_jobs_of_the_caller() {
 async fn a_backend_that_loses_its_memory_does_not_lose_the_job() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let acme = gateway.client("acme");
-    let prompt = acme.submit(workflows::slow("amnesia", 20, 100, false)).await;
+    let prompt = acme.submit(workflows::slow("amnesia", 30, 100, false)).await;
     eventually("it runs", || async { (ran(&gateway.stand_ins()[0]) > 0).then_some(()) }).await;
     // The process is replaced on the same port faster than a health check sees: neither its queue nor its history knows the job.
     gateway.stand_ins()[0].restart().await.unwrap();
@@ -272,7 +272,7 @@ async fn a_workflow_that_no_backend_can_run_is_refused_at_once() {
 async fn the_name_of_a_job_deleted_before_it_ran_is_free_again() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let acme = gateway.client("acme");
-    let first = acme.submit(workflows::slow("first", 100, 50, false)).await;
+    let first = acme.submit(workflows::slow("first", 150, 400, false)).await;
     let envelope = json!({ "prompt": workflows::quick("again"), "prompt_id": "again" });
     acme.submit_with(envelope.clone()).await;
     acme.post("/queue", &json!({ "delete": ["again"] })).await.expect(200);

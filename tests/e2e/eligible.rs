@@ -132,7 +132,7 @@ async fn a_backend_samples_one_step_before_its_first_job_and_again_when_it_retur
 async fn a_workflow_of_the_operators_is_waited_for_and_one_that_fails_is_not_in_the_way() {
     let slow = json!({
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}},
-        "2": {"class_type": "GateProbeSleep", "inputs": {"image": ["1", 0], "steps": 30, "tick_ms": 100, "preview": false}},
+        "2": {"class_type": "GateProbeSleep", "inputs": {"image": ["1", 0], "steps": 60, "tick_ms": 100, "preview": false}},
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     });
     let gateway = Gateway::builder()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 /// Canaries every second, and little patience.
-pub(super) const ALERT: &str = "[dispatch]\ncanary_interval = \"1s\"\ncanary_deadline = \"1s\"\nstall_timeout = \"2s\"\npoll_interval = \"200ms\"\n";
+pub(super) const ALERT: &str = "[dispatch]\ncanary_interval = \"1s\"\ncanary_deadline = \"3s\"\nstall_timeout = \"2s\"\npoll_interval = \"200ms\"\n";
 
 pub(super) async fn state_is(gateway: &Gateway, number: usize, state: &str) {
     let wanted = format!("comfygate_backend_state{{backend=\"gpu{number}\",state=\"{state}\"}}");
@@ -73,7 +73,7 @@ async fn a_job_whose_worker_dies_in_mid_run_is_finished_elsewhere_and_ends_once(
     let acme = gateway.client("acme");
     let mut socket = acme.socket(Some("watcher")).await;
     socket.sid().await;
-    let envelope = json!({"prompt": workflows::slow("survivor", 10, 100, false), "client_id": "watcher"});
+    let envelope = json!({"prompt": workflows::slow("survivor", 20, 100, false), "client_id": "watcher"});
     let prompt = acme.submit_with(envelope).await;
     let broken = runs_at(&gateway).await;
     let id = format!("gpu{broken}");
@@ -212,7 +212,7 @@ async fn a_backend_that_hangs_loses_its_job_to_the_other_and_is_swept_when_it_an
     let patient = ALERT.replace("stall_timeout = \"2s\"", "stall_timeout = \"1h\"");
     let gateway = Gateway::builder().gateway_toml(&patient).start().await;
     let acme = gateway.client("acme");
-    let prompt = acme.submit(workflows::slow("hung", 30, 100, false)).await;
+    let prompt = acme.submit(workflows::slow("hung", 50, 100, false)).await;
     let broken = runs_at(&gateway).await;
     let stand_in = &gateway.stand_ins()[broken];
     let sid = sockets_opened(stand_in).first().cloned().expect("our socket");
@@ -278,10 +278,11 @@ async fn a_socket_that_hears_nothing_of_a_change_of_ours_is_connected_anew_and_e
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_quiet_job_that_makes_progress_is_left_alone() {
-    let gateway = Gateway::builder().gateway_toml(ALERT).stand_ins_with(vec![fast()]).start().await;
+    let patient = ALERT.replace("stall_timeout = \"2s\"", "stall_timeout = \"5s\"");
+    let gateway = Gateway::builder().gateway_toml(&patient).stand_ins_with(vec![fast()]).start().await;
     let acme = gateway.client("acme");
-    // Twice the time in which silence counts as a stall, with a sign of life in each half of it.
-    let prompt = acme.submit(workflows::slow("steady", 5, 900, false)).await;
+    // Longer than the time in which silence counts as a stall, with many signs of life in it.
+    let prompt = acme.submit(workflows::slow("steady", 8, 1000, false)).await;
     succeeds(&acme, &prompt).await;
     assert_eq!(jobs_run(&gateway.stand_ins()[0]), 1);
     assert_eq!(gateway.metric("comfygate_attempts_total{backend=\"gpu0\",outcome=\"lost\"}").await, 0.0);

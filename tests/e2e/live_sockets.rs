@@ -50,7 +50,7 @@ async fn the_socket_of_a_revoked_key_is_closed_and_others_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_socket_of_a_key_that_expires_is_closed() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
-    let client = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--expires", "4s"]));
+    let client = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--expires", "8s"]));
     ends_with_4401(opened(&client).await, &client).await;
 }
 
@@ -60,7 +60,7 @@ async fn the_socket_of_a_rotated_key_is_closed_when_its_overlap_is_over() {
     let key = gateway.new_key(&["--tenant", "acme"]);
     let client = gateway.stranger().bearer(&key);
     let socket = opened(&client).await;
-    let rotated = gateway.command(&["key", "rotate", id_of(&key), "--overlap", "2s"]);
+    let rotated = gateway.command(&["key", "rotate", id_of(&key), "--overlap", "6s"]);
     assert!(rotated.status.success(), "{}", gateway::said(&rotated));
     client.get("/queue").await.expect(200);
     let successor = String::from_utf8(rotated.stdout).unwrap().trim().to_owned();
@@ -78,7 +78,7 @@ async fn the_socket_of_a_token_that_runs_out_is_closed() {
         .gateway_toml(&configuration)
         .start()
         .await;
-    let token = signer.token(&altered(&claims(ISSUER, "acme"), &json!({"exp": now() + 4})));
+    let token = signer.token(&altered(&claims(ISSUER, "acme"), &json!({"exp": now() + 8})));
     let client = gateway.stranger().bearer(&token);
     ends_with_4401(opened(&client).await, &client).await;
 }

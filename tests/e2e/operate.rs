@@ -165,7 +165,7 @@ async fn a_backend_in_maintenance_is_neither_tested_nor_an_alarm_and_proves_itse
 async fn a_paused_tenants_jobs_wait_through_a_restart_while_the_others_run() {
     let mut gateway = Gateway::builder().stand_ins_with(vec![fast()]).start().await;
     let (acme, bravo) = (gateway.client("acme"), gateway.client("bravo"));
-    let runs = acme.submit(workflows::slow("runs", 20, 100, false)).await;
+    let runs = acme.submit(workflows::slow("runs", 50, 100, false)).await;
     acme.running(&runs).await;
     let held = acme.submit(workflows::quick("held")).await;
     let shown = done(&gateway, &["tenant", "pause", "acme", "--reason", "unpaid"]);

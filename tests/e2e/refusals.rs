@@ -77,7 +77,7 @@ async fn a_check_gives_verdict_and_cost_and_makes_no_job() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ban_holds_at_once_fails_what_waits_and_outlives_a_restart() {
     let (mut gateway, acme) = gateway().await;
-    let running = acme.submit(workflows::slow("runs", 30, 100, false)).await;
+    let running = acme.submit(workflows::slow("runs", 60, 100, false)).await;
     acme.running(&running).await;
     let waiting = acme.submit(workflows::text_to_image("waits")).await;
     let other = acme.submit(workflows::slow("stays", 1, 10, false)).await;

@@ -31,7 +31,7 @@ async fn a_changed_file_is_read_again_by_itself_and_touching_it_changes_nothing(
 async fn a_new_policy_decides_the_next_submission_and_the_jobs_that_wait() {
     let gateway = Gateway::builder().stand_ins(1).start().await;
     let acme = gateway.client("acme");
-    let running = acme.submit(workflows::slow("runs", 30, 100, false)).await;
+    let running = acme.submit(workflows::slow("runs", 50, 100, false)).await;
     acme.running(&running).await;
     let waiting = acme.submit(workflows::slow("waits", 1, 10, false)).await;
     let policy =

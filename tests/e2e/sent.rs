@@ -45,7 +45,7 @@ fn collected(events: &[Event], prompt: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The data of the two pictures, as the backend saves such ones to its disk.
-async fn made(client: &Client) -> [Vec<u8>; 2] {
+async fn made(gateway: &Gateway, client: &Client) -> [Vec<u8>; 2] {
     let [mut red, mut blue] = [RED, BLUE].map(|color| (workflows::picture("made", 32, 24), color));
     let mut made = [Vec::new(), Vec::new()];
     for ((workflow, color), made) in [&mut red, &mut blue].into_iter().zip(&mut made) {
@@ -55,6 +55,7 @@ async fn made(client: &Client) -> [Vec<u8>; 2] {
         let picture = client.get(&client.path_of(file["url"].as_str().unwrap())).await.expect(200);
         *made = pictures::pixels(&picture.body);
         // Its end is heard by who connects next; here it is nobody's business.
+        gateway.settled().await;
         client.post("/history", &json!({"delete": [prompt]})).await.expect(200);
     }
     assert!(made[0] != made[1]);
@@ -87,7 +88,7 @@ async fn one() -> (Gateway, Client) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sent_pictures_come_with_the_end_in_order_and_whole_in_both_forms() {
     let (gateway, acme) = one().await;
-    let made = made(&acme).await;
+    let made = made(&gateway, &acme).await;
     let bravo = gateway.client("bravo");
     let mut plain = acme.socket(Some("script")).await;
     let mut page = acme.socket(Some("script")).await;
@@ -135,9 +136,10 @@ async fn who_was_away_hears_the_end_once_and_nobody_else_does() {
     let (gateway, acme) = one().await;
     let bravo = gateway.client("bravo");
     let user = gateway.stranger().bearer(&gateway.new_key(&["--tenant", "acme", "--user", "ann"]));
-    let made = made(&acme).await;
+    let made = made(&gateway, &acme).await;
     let prompt = acme.submit_with(json!({"prompt": sending(0), "client_id": "script"})).await;
     acme.finished(&prompt).await;
+    gateway.settled().await;
     for (client, name) in [(&bravo, "script"), (&user, "script"), (&acme, "other")] {
         let heard = greeting(client, name).await;
         assert!(heard.is_empty(), "{heard:?}");
@@ -152,6 +154,7 @@ async fn who_was_away_hears_the_end_once_and_nobody_else_does() {
     // Without a client it is for the first socket of its user.
     let nameless = acme.submit(workflows::quick("away")).await;
     acme.finished(&nameless).await;
+    gateway.settled().await;
     assert_eq!(greeting(&user, "any").await, []);
     let heard = acme.socket(None).await.until_end_of(&nameless).await;
     assert_eq!(kinds(&heard), ["status", "executed", "execution_success", "executing"]);
@@ -160,7 +163,7 @@ async fn who_was_away_hears_the_end_once_and_nobody_else_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_heard_or_deleted_is_not_told_and_a_running_job_is_told_after_what_ended() {
-    let (_gateway, acme) = one().await;
+    let (gateway, acme) = one().await;
     let mut socket = acme.socket(Some("script")).await;
     socket.sid().await;
     let heard = acme.submit_with(json!({"prompt": sending(0), "client_id": "script"})).await;
@@ -185,15 +188,16 @@ async fn what_was_heard_or_deleted_is_not_told_and_a_running_job_is_told_after_w
     assert!(told.contains(&kept), "{events:?}");
     assert!(!told.contains(&deleted) && !told.contains(&heard), "{events:?}");
     drop(socket);
-    stop_and_clear(&acme, &running).await;
+    stop_and_clear(&gateway, &acme, &running).await;
     let events = greeting(&acme, "script").await;
     assert!(events.iter().all(|event| event.prompt_id().is_none()), "all was cleared: {events:?}");
 }
 
 /// Ends what runs, and clears the history.
-async fn stop_and_clear(acme: &Client, running: &str) {
+async fn stop_and_clear(gateway: &Gateway, acme: &Client, running: &str) {
     acme.post("/interrupt", &json!({})).await.expect(200);
     acme.finished(running).await;
+    gateway.settled().await;
     acme.post("/history", &json!({"clear": true})).await.expect(200);
 }
 
@@ -201,7 +205,7 @@ async fn stop_and_clear(acme: &Client, running: &str) {
 async fn a_backend_that_dies_after_it_sent_pictures_leaves_one_set_of_the_next() {
     let gateway = Gateway::builder().start().await;
     let acme = gateway.client("acme");
-    let made = made(&acme).await;
+    let made = made(&gateway, &acme).await;
     let before: Vec<usize> = gateway.stand_ins().iter().map(ran).collect();
     let mut socket = acme.socket(Some("script")).await;
     socket.sid().await;
@@ -224,7 +228,7 @@ async fn a_backend_that_dies_after_it_sent_pictures_leaves_one_set_of_the_next()
 async fn a_run_whose_pictures_were_not_heard_is_lost_and_tried_again() {
     let (gateway, acme) = one().await;
     let stand_in = &gateway.stand_ins()[0];
-    let made = made(&acme).await;
+    let made = made(&gateway, &acme).await;
     let before = ran(stand_in);
     let mut socket = acme.socket(Some("script")).await;
     socket.sid().await;
@@ -249,10 +253,10 @@ async fn a_run_whose_pictures_were_not_heard_is_lost_and_tried_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pictures_that_a_restarted_gateway_missed_are_made_again() {
     let (mut gateway, acme) = one().await;
-    let made = made(&acme).await;
+    let made = made(&gateway, &acme).await;
     let before = ran(&gateway.stand_ins()[0]);
     let mut socket = acme.socket(Some("script")).await;
-    let prompt = acme.submit_with(json!({"prompt": sending(20), "client_id": "script"})).await;
+    let prompt = acme.submit_with(json!({"prompt": sending(30), "client_id": "script"})).await;
     // A job counts as running before its backend has it; by its first step, its start was heard.
     socket.until("its first step", |event| event.kind() == "progress").await;
     gateway.kill9();
@@ -279,7 +283,8 @@ async fn a_client_that_never_reads_is_closed_with_1013_and_another_socket_of_it_
     let stand_in = &gateway.stand_ins()[0];
     let (mut deaf, mut good) = (acme.socket(Some("page")).await, acme.socket(Some("page")).await);
     good.sid().await;
-    let prompt = acme.submit_with(json!({"prompt": workflows::slow("run", 40, 100, false), "client_id": "page"})).await;
+    let long = workflows::slow("run", 150, 400, false);
+    let prompt = acme.submit_with(json!({"prompt": long, "client_id": "page"})).await;
     good.until("its first step", |event| event.kind() == "progress").await;
     for _ in 0..12 {
         flood(stand_in);
@@ -287,8 +292,9 @@ async fn a_client_that_never_reads_is_closed_with_1013_and_another_socket_of_it_
     }
     let heard = deaf.until("the close", |event| matches!(event, Event::Closed(_))).await;
     assert!(matches!(heard.last(), Some(Event::Closed(Some(1013)))), "{:?} {:?}", kinds(&heard), heard.last());
+    acme.post("/interrupt", &json!({"prompt_id": prompt})).await.expect(200);
     let heard = good.until_end_of(&prompt).await;
-    assert!(heard.iter().any(|event| event.kind() == "execution_success"));
+    assert!(heard.iter().any(|event| event.kind() == "execution_interrupted"), "{:?}", kinds(&heard));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,7 +309,7 @@ async fn a_slow_reader_is_closed_with_1013_and_gets_all_pictures_when_it_comes_b
     let (flooding, sending_one) = (&gateway.stand_ins()[busy], &gateway.stand_ins()[1 - busy]);
     let mut slow = acme.socket(Some("page")).await;
     slow.sid().await;
-    let prompt = acme.submit_with(json!({"prompt": sending(10), "client_id": "page"})).await;
+    let prompt = acme.submit_with(json!({"prompt": sending(40), "client_id": "page"})).await;
     slow.until("its first step", |event| {
         event.kind() == "progress" && event.prompt_id().as_deref() == Some(prompt.as_str())
     })

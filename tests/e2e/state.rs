@@ -215,7 +215,7 @@ async fn a_stopped_gateway_is_backed_up_and_a_faulty_backup_or_a_full_directory_
 async fn status_is_good_while_jobs_would_run_and_tells_what_is_in_the_way() {
     let mut gateway = Gateway::builder().start().await;
     let acme = gateway.client("acme");
-    let slow = acme.submit(workflows::slow("slow", 100, 100, false)).await;
+    let slow = acme.submit(workflows::slow("slow", 150, 400, false)).await;
     acme.running(&slow).await;
     let status = |gateway: &Gateway| {
         let told = gateway.command(&["status", "--json"]);
@@ -306,7 +306,7 @@ async fn while_nothing_can_be_written_reads_go_on_submissions_are_503_and_no_res
     let url = acme.path_of(text(&files_of(&entry)[0]["url"]));
     let picture = acme.stranger().get(&url).await.expect(200).body;
     upload(&acme, "mine.png", &picture).await.expect(200);
-    let running = acme.submit(workflows::slow("through", 20, 100, false)).await;
+    let running = acme.submit(workflows::slow("through", 50, 100, false)).await;
     acme.running(&running).await;
     if !gateway.limit_files(Some(0)) {
         comfygate_tests::skipped("full disk: there is no `prlimit` here");

@@ -52,7 +52,7 @@ async fn a_workflow_runs_on_the_uploaded_picture_at_either_backend_and_each_is_g
     let mut prompts = Vec::new();
     for number in 0..4 {
         let mut workflow = workflows::inverted(&name, "turned");
-        workflow["3"] = json!({"class_type": "GateProbeSleep", "inputs": {"image": ["2", 0], "steps": 4 + number, "tick_ms": 50, "preview": false}});
+        workflow["3"] = json!({"class_type": "GateProbeSleep", "inputs": {"image": ["2", 0], "steps": 10 + number, "tick_ms": 100, "preview": false}});
         workflow["9"]["inputs"]["images"] = json!(["3", 0]);
         prompts.push(acme.submit(workflow).await);
     }

@@ -465,6 +465,17 @@ impl Gateway {
         .await;
     }
 
+    /// Waits until no job is held or at a backend, by the metrics. An end shows in the history a moment before it is told to sockets, and before its backend is asked to forget it; once this
+    /// returns, both are done for every job whose end has shown.
+    pub async fn settled(&self) {
+        let states = ["held", "assigned", "running"].map(|state| format!("comfygate_jobs{{state=\"{state}\"}} 0"));
+        eventually("no job is anywhere", || async {
+            let text = self.metrics().await;
+            states.iter().all(|state| text.lines().any(|line| line == state)).then_some(())
+        })
+        .await;
+    }
+
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
         self.plain_get(self.addresses.metrics, "/metrics").await.1

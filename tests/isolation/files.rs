@@ -254,6 +254,7 @@ async fn bypass_083_to_085_a_view_is_a_name_of_the_callers_own_and_nothing_else(
     let prompt = acme.submit(workflows::quick("secret/plan")).await;
     let name = files_of(&acme.finished(&prompt).await)[0]["filename"].as_str().unwrap().to_owned();
     acme.get(&format!("/view?filename={name}&subfolder=secret&type=output")).await.expect(200);
+    gateway.settled().await;
     let before = gateway.stand_ins()[0].requests().len();
     let digest = "0".repeat(64);
     let queries = [

@@ -210,6 +210,7 @@ async fn bypass_021_head_and_options_tell_no_more_than_get_does() {
             assert_eq!(foreign.without_request_id(), nothing.without_request_id(), "{method} {path}");
         }
     }
+    gateway.settled().await;
     let before = gateway.stand_ins()[0].requests().len();
     // A method that a header names is not one.
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
