@@ -45,6 +45,18 @@ impl Subject {
     }
 }
 
+/// How an open socket's credential came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It lets nobody in any more.
+    Over,
+    /// A session that its identity provider has not renewed yet: nobody is let in by it now, and soon perhaps again.
+    NotRenewedYet {
+        /// When it is worth a try again.
+        retry_after: Duration,
+    },
+}
+
 /// Who waits for which end.
 #[derive(Debug, Default)]
 pub struct Endings {
@@ -124,7 +136,7 @@ pub fn next_look(good_until: Option<WallMillis>, now: WallMillis) -> Duration {
     good_until.map_or(LOOK_INTERVAL, |end| end.since(now)).clamp(LOOK_MIN, LOOK_INTERVAL)
 }
 
-/// Resolves when the credential of `principal` would not be let in any more. `look` asks for it again, as a request would; `reloaded` tells of new configurations, `sleep` is tokio's but
+/// Resolves when the credential of `principal` would not be let in any more, and tells how that is. `look` asks for it again, as a request would; `reloaded` tells of new configurations, `sleep` is tokio's but
 /// in tests. What can't be checked now decides nothing, and is asked again soon.
 pub async fn until_ended<Looked, Slept>(
     principal: &Principal,
@@ -133,7 +145,8 @@ pub async fn until_ended<Looked, Slept>(
     clock: &Clock,
     mut look: impl FnMut() -> Looked,
     mut sleep: impl FnMut(Duration) -> Slept,
-) where
+) -> End
+where
     Looked: Future<Output = Result<Principal, AuthError>>,
     Slept: Future<Output = ()>,
 {
@@ -164,11 +177,13 @@ pub async fn until_ended<Looked, Slept>(
                 next_look(still.good_until, clock.wall())
             }
             Err(error) => match error.retry_after() {
-                Some(_) if ends.is_some_and(|end| clock.wall() >= end) => return,
+                Some(_) if ends.is_some_and(|end| clock.wall() >= end) => return End::Over,
                 // SECURITY: its provider's word is over, and nobody has given a new one: it would not be let in, though it may be again.
-                Some(_) if matches!(error, AuthError::NotRenewedYet { .. }) => return,
+                Some(retry_after) if matches!(error, AuthError::NotRenewedYet { .. }) => {
+                    return End::NotRenewedYet { retry_after };
+                }
                 Some(later) => later.clamp(LOOK_MIN, LOOK_INTERVAL),
-                None => return,
+                None => return End::Over,
             },
         };
     }
