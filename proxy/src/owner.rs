@@ -166,8 +166,8 @@ pub struct Principal {
     pub credential: Credential,
     /// From when on the credential is refused, as far as that is known now: an idle session that is used ends later, what is taken back ends earlier. `None`: it does not run out.
     pub good_until: Option<WallMillis>,
-    /// The tenant of the API key itself, where it works for another (`act-as`).
-    pub home: Option<TenantId>,
+    /// Whose the API key itself is, where it works for another (`act-as`).
+    pub home: Option<OwnerScope>,
 }
 
 /// Which kind of proof a caller brought.

@@ -9,7 +9,7 @@
 use super::AuthError;
 use crate::clock::{Clock, WallMillis};
 use crate::ids::{KeyId, SessionId, TenantId, UserId};
-use crate::owner::Principal;
+use crate::owner::{OwnerScope, Principal};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,7 +60,7 @@ pub enum End {
 /// Who waits for which end.
 #[derive(Debug, Default)]
 pub struct Endings {
-    /// A subject that nobody waits for has no entry: there are at most as many as open sockets, times four.
+    /// A subject that nobody waits for has no entry: there are at most as many as open sockets, times six.
     waiting: Mutex<HashMap<Subject, HashMap<u64, Arc<Notify>>>>,
     next: AtomicU64,
 }
@@ -125,10 +125,13 @@ impl Drop for Listening {
 /// What a caller's credential depends on.
 pub fn subjects_of(principal: &Principal) -> Vec<Subject> {
     let owner = &principal.owner;
-    let user = owner.user.iter().map(|user| Subject::user(&owner.tenant, user));
-    let tenants = principal.home.iter().chain([&owner.tenant]).cloned().map(Subject::Tenant);
+    let of_scope = |OwnerScope { tenant, user }: OwnerScope| {
+        let user = user.map(|user| Subject::user(&tenant, &user));
+        user.into_iter().chain([Subject::Tenant(tenant)])
+    };
+    let scopes = principal.home.clone().into_iter().chain([owner.personal()]);
     let session = principal.credential.session().map(|session| Subject::Session(session.id));
-    owner.key.iter().cloned().map(Subject::Key).chain(user).chain(tenants).chain(session).collect()
+    owner.key.iter().cloned().map(Subject::Key).chain(scopes.flat_map(of_scope)).chain(session).collect()
 }
 
 /// How long an open socket's credential need not be looked at again, if nothing is told.

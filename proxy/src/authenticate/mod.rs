@@ -376,7 +376,7 @@ pub async fn is_of_disabled_user<K: KeyRows + ?Sized>(owner: &Owner, rows: &K) -
 /// # Errors
 /// [`AuthError::Address`].
 pub fn taken_from_there(principal: &Principal, tenants: &AllTenants, client: ClientAddr) -> Result<(), AuthError> {
-    for id in principal.home.iter().chain([&principal.owner.tenant]) {
+    for id in principal.home.iter().map(|home| &home.tenant).chain([&principal.owner.tenant]) {
         let tenant = tenants.tenant(id).ok_or_else(|| AuthError::TenantClosed(id.clone()))?;
         from_there(&tenant, client)?;
     }

@@ -260,7 +260,7 @@ fn whoever_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
+fn a_credential_depends_on_its_key_its_session_and_both_its_users_and_tenants() {
     let session = ActiveSession {
         id: SessionId::new(),
         seen_at: WallMillis(0),
@@ -269,7 +269,7 @@ fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
     };
     let all = Principal {
         credential: Credential::Session(session),
-        home: Some("agency".parse().unwrap()),
+        home: Some(OwnerScope { tenant: "agency".parse().unwrap(), user: Some("Bot".parse().unwrap()) }),
         ..principal(None)
     };
     let subjects = subjects_of(&all);
@@ -279,6 +279,7 @@ fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
         Subject::Session(session.id),
         Subject::User(acme.clone(), "ada".parse().unwrap()),
         Subject::Tenant(acme),
+        Subject::User("agency".parse().unwrap(), "bot".parse().unwrap()),
         Subject::Tenant("agency".parse().unwrap()),
     ] {
         assert!(subjects.contains(&subject), "{subject:?}");
