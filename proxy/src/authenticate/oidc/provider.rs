@@ -564,7 +564,7 @@ fn failed(error: RequestTokenError<FetchError, BasicErrorResponse>) -> OidcError
             Word::Extension(word) if ["temporarily_unavailable", "server_error"].contains(&word.as_str()) => {
                 unreachable("it says that it can't now".to_owned())
             }
-            Word::Extension(_) => OidcError::Refused("other"),
+            Word::Extension(_) => OidcError::Refused(OTHER),
         },
         RequestTokenError::Request(error) => unreachable(error.to_string()),
         // A page in place of an answer is mostly a proxy's: it says nothing of the grant.
@@ -574,8 +574,10 @@ fn failed(error: RequestTokenError<FetchError, BasicErrorResponse>) -> OidcError
     }
 }
 
-/// The one word that ends a grant (RFC 6749 §5.2).
+/// The word of RFC 6749 §5.2 that ends a grant.
 pub const INVALID_GRANT: &str = "invalid_grant";
+/// A word of the provider's own, which may end one too: `interaction_required` and its like ask for the person.
+const OTHER: &str = "other";
 
 impl OidcError {
     /// Whether a renewal that failed so ends the session: the provider, or what it says, does not let this person in any more.
@@ -585,16 +587,44 @@ impl OidcError {
             Self::Metadata(_) | Self::Random | Self::NeedsOwnCallback => false,
             // Keys that are rotated at this moment are there at the next.
             Self::Token(JwtError::Keys(_)) => false,
+            // The other words of the RFC are about how we asked: they would end everybody's sessions, until somebody mends it.
+            Self::Refused(word) => [INVALID_GRANT, OTHER].contains(word),
             Self::Lost
             | Self::Gone
             | Self::MixUp(_)
             | Self::Denied(_)
             | Self::LoggedOut
-            | Self::Refused(_)
             | Self::Answer(_)
             | Self::Token(_)
             | Self::Claims(_)
             | Self::NotAllowed(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_renewal_that_is_refused_ends_the_session_where_the_word_is_about_its_grant() {
+        let refused = |word: &str| {
+            let response: BasicErrorResponse = serde_json::from_value(json!({"error": word})).unwrap();
+            failed(RequestTokenError::ServerResponse(response))
+        };
+        for word in ["invalid_grant", "interaction_required", "consent_required"] {
+            assert!(refused(word).ends_session(), "{word}");
+        }
+        for word in [
+            "invalid_request",
+            "invalid_scope",
+            "unsupported_grant_type",
+            "invalid_client",
+            "unauthorized_client",
+            "server_error",
+        ] {
+            assert!(!refused(word).ends_session(), "{word}");
         }
     }
 }
