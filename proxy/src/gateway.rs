@@ -382,7 +382,8 @@ impl Gateway {
             }
             None => {
                 let principal = self.services.principal_of(shown).await?;
-                (principal.clone(), (principal, self.services.kept(shown)))
+                let kept = self.services.kept(shown, principal.credential);
+                (principal.clone(), (principal, kept))
             }
         };
         ctx.standing = Some(standing);
