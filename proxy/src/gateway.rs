@@ -349,14 +349,14 @@ impl Gateway {
             }
         };
         ctx.owner = Some(principal.owner.clone());
-        if let Some(key) = &principal.owner.key {
-            self.services.key_uses.note(key, self.services.clock.wall());
-        }
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
         let tenant =
             tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
         crate::authenticate::taken_from_there(&principal, &self.services.tenants(), ctx.client)
             .map_err(|error| refused(error.into()))?;
+        if let Some(key) = &principal.owner.key {
+            self.services.key_uses.note(key, self.services.clock.wall());
+        }
         let by_itself = !is_of_the_page(principal.credential, &session.req_header().headers);
         ctx.readers = if by_itself { Readers::Nobody } else { Readers::Of(Arc::clone(&tenant)) };
         if let Some(active) = principal.credential.session() {
