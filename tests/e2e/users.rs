@@ -314,6 +314,16 @@ async fn whoever_knows_the_password_gets_another_and_all_other_sessions_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_passwords_in_any_letters_fit_into_the_forms() {
+    let (old, new) = ("🦀🐙".repeat(64), "🐙🦀".repeat(64));
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    gateway.new_user("Ann", "acme", &old);
+    let ann = Browser::with_password(&gateway.stranger(), "Ann", &old).await;
+    ann.press("/gate/password", &[("old", &old), ("password", &new), ("again", &new)]).await.expect(303);
+    Browser::with_password(&gateway.stranger(), "Ann", &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_form_is_taken_from_our_own_page_only() {
     let gateway = with_ann().await;
     let ann = Browser::with_password(&gateway.stranger(), "Ann", PASSWORD).await;

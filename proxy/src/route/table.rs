@@ -239,8 +239,8 @@ const SETTINGS_JSON: u64 = crate::record::ledger::user_files::SETTINGS_BYTES_MAX
 /// What a provider's answer says; providers add words of their own.
 const CALLBACK: &[&str] = &["code", "state", "iss", "error"];
 
-/// One key of 49 characters, or a name and three passwords whose letters are escaped; and what a password manager adds.
-const LOGIN_FORM: u64 = 4 * 1024;
+/// One key of 49 characters, or a name and three passwords: of 128 letters, each of them up to 12 bytes when it is escaped. And what a password manager adds.
+const LOGIN_FORM: u64 = 8 * 1024;
 /// A logout token: as long as any other token, in a form.
 const LOGOUT_FORM: u64 = 12 * 1024;
 
