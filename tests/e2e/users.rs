@@ -324,7 +324,7 @@ async fn the_longest_passwords_in_any_letters_fit_into_the_forms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_form_is_taken_from_our_own_page_only() {
+async fn every_form_is_taken_from_our_own_page_only_and_with_each_field_once() {
     let gateway = with_ann().await;
     let ann = Browser::with_password(&gateway.stranger(), "Ann", PASSWORD).await;
     let link = link_of(&gateway.command(&["user", "link", "bob", "--tenant", "acme"]));
@@ -357,6 +357,11 @@ async fn every_form_is_taken_from_our_own_page_only() {
         // One of its own each: most of them end the session that sends them.
         let browser = Browser::with_password(&gateway.stranger(), "Ann", PASSWORD).await;
         let sending = browser.sending(&[("origin", &own)]);
+        let last = body.rsplit('&').next().unwrap();
+        let twice = format!("{body}&{last}");
+        let answer = sending.post_bytes(path, "application/x-www-form-urlencoded", twice).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert!(!answer.headers.contains_key("set-cookie"), "{path}");
         let answer = sending.post_bytes(path, "application/x-www-form-urlencoded", body).await;
         assert_eq!(answer.status, 303, "{path}: {}", answer.text());
     }
