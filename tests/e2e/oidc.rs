@@ -1025,6 +1025,22 @@ async fn another_sites_link_begins_no_login_and_ends_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_ahead_begins_no_login() {
+    let provider = Provider::start().await;
+    let gateway = with(&provider, "automatic = true").await;
+    for path in [START, "/gate/login"] {
+        let stranger = gateway.stranger();
+        let looked = stranger.call(Method::HEAD, path, &[], bytes::Bytes::new()).await.expect(303);
+        assert_eq!(
+            (looked.header("location"), looked.header("set-cookie")),
+            (Some("/gate/login?form"), None),
+            "{path}"
+        );
+        Sent::from(&stranger, path).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_begins_at_the_public_address_since_the_provider_leads_back_there() {
     let provider = Provider::start().await;
     let gateway = Gateway::builder()
