@@ -459,6 +459,8 @@ async fn a_first_start_prints_a_link_by_which_one_person_becomes_the_first_user(
     let link = first_link(&gateway).await;
     assert_ne!(link, old, "each start has its own");
     choose(&gateway, &old, "mallory", PASSWORD).await.expect(403);
+    let line = gateway.audited("the failure", |line| line["event"] == "login_failed").await;
+    assert_eq!(line["kind"], "link", "{line}");
     // A preview of a chat uses nothing up.
     let path = link.strip_prefix(&gateway.url()).unwrap();
     gateway.stranger().get(path).await.expect(200);

@@ -138,7 +138,7 @@ fn form(call: &Call<'_>, wanted: &LinkFor, token: &str, typed: &str, notice: Opt
 
 /// A token that names no link: counted as a failed login, and told to wait where too many failed.
 fn bad_link(call: &Call<'_>) -> Rejection {
-    let guess = Guess { kind: Kind::Ticket, account: None };
+    let guess = Guess { kind: Kind::Link, account: None };
     match call.services.guess_failed(&guess, call.request, call.client) {
         Ok(()) => no_link(),
         Err(blocked) => blocked.into(),

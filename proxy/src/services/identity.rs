@@ -167,7 +167,7 @@ impl Services {
         error.guess().map_or(Ok(()), |guess| self.guess_failed(&guess, request, client))
     }
 
-    /// Counts a credential that can't be guessed and was no good: a key, a token, a ticket or a link.
+    /// Counts a credential that can't be guessed and was no good: a key, a token or a link.
     ///
     /// # Errors
     /// As [`Services::login_failed`].
