@@ -177,7 +177,7 @@ pub enum Credential {
     ApiKey,
     /// A JWT of a configured issuer.
     Jwt,
-    /// A cookie of ours, got for an API key at `/gate/login`.
+    /// A cookie of ours, got at `/gate/login` for an API key or a password, by a one-time link, or by way of an identity provider.
     Session(ActiveSession),
     /// A verified certificate of the connection.
     ClientCertificate,

@@ -52,7 +52,8 @@ use jwt::{Issuer, JwtError, TOKEN_BYTES_MAX, TokenTenant};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Why a caller is not let in. What the caller reads is one text for all but the last two; the variants are for log and audit.
+/// Why a caller is not let in. What the caller reads is one text and 401 for all but those of whom something was proved (`Acting`, `Address`, `Forbidden`) and those with a
+/// [`AuthError::retry_after`], which are 503; the variants are for log and audit.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// Nothing was shown.

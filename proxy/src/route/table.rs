@@ -1,7 +1,8 @@
 //! The table: every route, what is done with it, and why. What is not here does not exist.
 //!
 //! Read an entry as: methods, path, under which prefix, handling, body, scope, access, reason. The first entry whose path and method fit
-//! applies. HEAD follows GET with the same authorisation; OPTIONS is answered by the gateway, after authentication, for any known path.
+//! applies. HEAD follows GET with the same authorisation; OPTIONS is answered by the gateway for any known path: after authentication, but
+//! for the preflights of browsers, which bring no credential.
 //!
 //! Paths: `{x}` is one segment; `{x%2F}` one segment that may hold encoded slashes (userdata's file names only); `{x..}` one or more
 //! segments; `{x.web}` and `{x..web}` the same, but the last segment has an extension of [`WEB_FILES`].
