@@ -7,8 +7,9 @@ mod form;
 
 use crate::actions::{self, Call, Caller};
 use crate::admit::{Admission, BodyBudget, BodySlot, Permit, Turn, UploadSlots};
+use crate::authenticate::endings::{self, End};
 use crate::authenticate::presented::{self, Kept, Presented};
-use crate::authenticate::{AuthError, endings, session, tickets};
+use crate::authenticate::{AuthError, session, tickets};
 use crate::config::{Config, PublicUrl};
 use crate::context::{Context, OwnedForward, Readers};
 use crate::deliver::answer::{Answer, AnswerBody};
@@ -89,6 +90,8 @@ struct Stranger {
     rejection: Rejection,
     /// A login would help.
     wants_login: bool,
+    /// How the session came to its end that a page of ours would go on opening sockets with.
+    end: Option<End>,
 }
 
 /// What a request would do, as far as another site's page is concerned.
@@ -329,7 +332,7 @@ impl Gateway {
         matched: Option<&RouteMatch>,
         ctx: &mut Context,
     ) -> Result<Caller, Stranger> {
-        let refused = |rejection| Stranger { rejection, wants_login: false };
+        let refused = |rejection| Stranger { rejection, wants_login: false, end: None };
         let socket = matched.filter(|matched| matched.action() == Some(Action::WebSocket));
         let principal = match self.principal(session, socket, ctx).await {
             Ok(principal) => principal,
@@ -337,18 +340,23 @@ impl Gateway {
                 self.services
                     .login_failed(&error, ctx.request, ctx.client)
                     .map_err(|blocked| refused(blocked.into()))?;
-                return Err(Stranger { wants_login: error.wants_login(), rejection: error.into() });
+                let wants_login = error.wants_login();
+                let end = match error {
+                    AuthError::NotRenewedYet { retry_after } => Some(End::NotRenewedYet { retry_after }),
+                    _ => wants_login.then_some(End::Over),
+                };
+                return Err(Stranger { wants_login, end, rejection: error.into() });
             }
         };
         ctx.owner = Some(principal.owner.clone());
-        if let Some(key) = &principal.owner.key {
-            self.services.key_uses.note(key, self.services.clock.wall());
-        }
         let tenant = self.services.tenants().tenant(&principal.owner.tenant);
         let tenant =
             tenant.ok_or_else(|| refused(Rejection::internal("an authenticated tenant is not in the registry")))?;
         crate::authenticate::taken_from_there(&principal, &self.services.tenants(), ctx.client)
             .map_err(|error| refused(error.into()))?;
+        if let Some(key) = &principal.owner.key {
+            self.services.key_uses.note(key, self.services.clock.wall());
+        }
         let by_itself = !is_of_the_page(principal.credential, &session.req_header().headers);
         ctx.readers = if by_itself { Readers::Nobody } else { Readers::Of(Arc::clone(&tenant)) };
         if let Some(active) = principal.credential.session() {
@@ -374,14 +382,15 @@ impl Gateway {
             }
             None => {
                 let principal = self.services.principal_of(shown).await?;
-                (principal.clone(), (principal, self.services.kept(shown)))
+                let kept = self.services.kept(shown, principal.credential);
+                (principal.clone(), (principal, kept))
             }
         };
         ctx.standing = Some(standing);
         Ok(principal)
     }
 
-    /// What somebody without a credential gets: a person the login, the page of an ended session a silent socket, all others 401.
+    /// What somebody without a good credential gets: a person the login, the page of a session that has ended or is not renewed yet a silent socket, all others the refusal.
     async fn send_to_login(
         &self,
         session: &mut Session,
@@ -390,7 +399,7 @@ impl Gateway {
         target: &str,
         ctx: &mut Context,
     ) -> Result<Served, (Stage, Rejection)> {
-        let Stranger { rejection, wants_login } = stranger;
+        let Stranger { rejection, wants_login, end } = stranger;
         let head = session.req_header();
         let config = self.services.config();
         let fetch_mode = head.headers.get(SEC_FETCH_MODE);
@@ -399,15 +408,15 @@ impl Gateway {
             let here = format!("{prefix}{target}");
             return Ok(Served::Answered(page::redirect(&next::login_url(&here, prefix), None)));
         }
-        if wants_login && matched.and_then(RouteMatch::action) == Some(Action::WebSocket) {
+        let is_socket = matched.and_then(RouteMatch::action) == Some(Action::WebSocket);
+        if let Some(end) = end.filter(|_| is_socket) {
             let ours = handshake::check_our_page(&head.headers, host_of(head), site(&config, ctx));
             let place = ours.ok().and_then(|()| self.services.held.enter(ctx.client.group()));
             if let Some(place) = place {
                 self.body(session, BodyRule::None, Sender::Page, ctx).await?;
-                return self.hold_socket(session, place, ctx).await;
+                return self.hold_socket(session, (place, end), ctx).await;
             }
         }
-        let is_socket = matched.and_then(RouteMatch::action) == Some(Action::WebSocket);
         let rejection = if is_socket && rejection.status() == StatusCode::UNAUTHORIZED {
             rejection.with_retry_after(endings::RECONNECT_AFTER)
         } else {
@@ -625,25 +634,25 @@ impl Gateway {
         Ok(if closed.is_abrupt() { Served::Cut } else { Served::Carried })
     }
 
-    /// Carries the socket of a page whose session has ended, in silence.
+    /// Carries the socket of a page whose session lets nobody in, in silence.
     async fn hold_socket(
         &self,
         session: &mut Session,
-        place: HeldPlace,
+        (place, end): (HeldPlace, End),
         ctx: &Context,
     ) -> Result<Served, (Stage, Rejection)> {
         let (head, config) = (session.req_header(), self.services.config());
         let accept = handshake::accepted(&head.method, &head.headers, session.is_http2(), site(&config, ctx))
             .map_err(at(Stage::Deliver))?;
         switch_protocols(session, &accept).await?;
-        let closed = socket::hold(&mut Raw(session), place, self.drain.subscribe()).await;
+        let closed = socket::hold(&mut Raw(session), place, end, self.drain.subscribe()).await;
         tracing::debug!(?closed, "silent websocket closed");
         Ok(if closed.is_abrupt() { Served::Cut } else { Served::Carried })
     }
 
     /// Resolves when what the caller showed would not be let in any more: revoked, expired, logged out, its tenant closed, its address not allowed; or would be shown other things, since what its
     /// tenant shares has changed. An open socket is no use of a session: a forgotten tab must not keep it alive.
-    async fn credential_ended(&self, principal: Principal, shown: Kept, client: ClientAddr, scope: OwnerScope) {
+    async fn credential_ended(&self, principal: Principal, shown: Kept, client: ClientAddr, scope: OwnerScope) -> End {
         let services = &self.services;
         let counted = services.metrics.standing_socket(principal.credential);
         let looked = || async {
@@ -666,7 +675,7 @@ impl Gateway {
             look,
             tokio::time::sleep,
         )
-        .await;
+        .await
     }
 
     /// Tells log, metrics and audit of a refusal, and gives its answer in the route's shape.

@@ -166,8 +166,8 @@ pub struct Principal {
     pub credential: Credential,
     /// From when on the credential is refused, as far as that is known now: an idle session that is used ends later, what is taken back ends earlier. `None`: it does not run out.
     pub good_until: Option<WallMillis>,
-    /// The tenant of the API key itself, where it works for another (`act-as`).
-    pub home: Option<TenantId>,
+    /// Whose the API key itself is, where it works for another (`act-as`).
+    pub home: Option<OwnerScope>,
 }
 
 /// Which kind of proof a caller brought.
@@ -177,7 +177,7 @@ pub enum Credential {
     ApiKey,
     /// A JWT of a configured issuer.
     Jwt,
-    /// A cookie of ours, got for an API key at `/gate/login`.
+    /// A cookie of ours, got at `/gate/login` for an API key or a password, by a one-time link, or by way of an identity provider.
     Session(ActiveSession),
     /// A verified certificate of the connection.
     ClientCertificate,

@@ -197,6 +197,30 @@ async fn the_socket_of_a_certificate_that_a_reload_takes_off_the_list_is_closed_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_certificate_got_does_not_live_on_by_the_cookie_beside_it() {
+    let ca = Ca::new();
+    // The same owner by both: only by the credential is it told what the socket stands on.
+    let entries = "[[client_certificate]]\ndns = \"worker.example\"\ntenant = \"acme\"\n";
+    let (gateway, address) = asking_for(&ca, "optional", entries).await;
+    let browser = comfygate_tests::Browser::of(&gateway, "acme").await;
+    let worker = holder(&gateway, address, &ca.identity("worker.example", 2100));
+    let both = worker.with_headers(&[("cookie", browser.cookie()), ("sec-fetch-site", "same-origin")]);
+    let ticket = async || both.post("/gate/ticket", &json!({})).await.expect(200).json()["ticket"].clone();
+    let path = |ticket: Value| format!("/ws?token={}", ticket.as_str().unwrap());
+    let (used, waiting) = (path(ticket().await), path(ticket().await));
+    let mut by_ticket = gateway.stranger().try_socket(&used, None, &[]).await.unwrap();
+    by_ticket.sid().await;
+    let socket = opened(&both).await;
+    gateway.edit("gateway.toml", |text| text.replace("dns = \"worker.example\"", "dns = \"another.example\""));
+    assert!(gateway.command(&["reload"]).status.success());
+    closes_with_4401(socket).await;
+    closes_with_4401(by_ticket).await;
+    assert_eq!(gateway.stranger().try_socket(&waiting, None, &[]).await.map(|_| ()), Err(401));
+    // The session is good, and lets in by itself.
+    opened(&browser.page()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_of_a_tenant_that_is_not_in_the_file_lets_in_as_long_as_there_is_that_tenant() {
     let ca = Ca::new();
     let entries = "[[client_certificate]]\ndns = \"zebra.example\"\ntenant = \"zebra\"\n\

@@ -167,6 +167,23 @@ async fn the_last_use_of_a_key_is_noted_and_lists_tell_expired_from_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_not_taken_from_its_address_is_not_noted_as_used() {
+    let listed = "[[tenant]]\nid = \"listed\"\nplan = \"usual\"\ndeny_addresses = [\"127.0.0.9\"]\n";
+    let mut gateway = Gateway::builder().stand_ins(1).tenants_toml(listed).start().await;
+    let (taken, refused) = (gateway.new_key(&["--tenant", "listed"]), gateway.new_key(&["--tenant", "listed"]));
+    let at = |key: &str, last: u8| gateway.stranger().bearer(key).from_address([127, 0, 0, last]);
+    at(&refused, 9).get("/queue").await.expect(403);
+    at(&taken, 8).get("/queue").await.expect(200);
+    // What was noted last is written by a stop.
+    gateway.terminate().await;
+    let listed = gateway.command(&["key", "list", "--json", "--tenant", "listed"]);
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let views: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let used_at = |key: &str| &views.iter().find(|view| view["id"] == id_of(key)).unwrap()["used_at"];
+    assert!(used_at(&taken).is_u64() && used_at(&refused).is_null(), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_found_key_is_recognised_and_told_whose_it_is() {
     let mut gateway = Gateway::builder().stand_ins(1).start().await;
     let key = gateway.new_key(&["--tenant", "acme", "--label", "leaked"]);

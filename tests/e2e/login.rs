@@ -138,8 +138,8 @@ async fn the_login_form_is_taken_from_our_own_page_only_and_within_its_bounds() 
     let by_origin = gateway.stranger().with_headers(&[("origin", &own)]);
     by_origin.post_bytes("/gate/login", "application/x-www-form-urlencoded", form.clone()).await.expect(303);
     let pad = |bytes: usize| format!("{form}&pad={}", "x".repeat(bytes - form.len() - 5));
-    post(&[("sec-fetch-site", "same-origin")], pad(4096)).await.expect(303);
-    post(&[("sec-fetch-site", "same-origin")], pad(4097)).await.expect(413);
+    post(&[("sec-fetch-site", "same-origin")], pad(8192)).await.expect(303);
+    post(&[("sec-fetch-site", "same-origin")], pad(8193)).await.expect(413);
     let json = [("sec-fetch-site", "same-origin")];
     let json = gateway.stranger().with_headers(&json).post("/gate/login", &json!({"key": gateway.key("acme")})).await;
     json.expect(415);

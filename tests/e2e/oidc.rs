@@ -6,7 +6,7 @@ use comfygate_tests::control::control;
 use comfygate_tests::jwks::{Answer, token_of};
 use comfygate_tests::oidc::{CLIENT_ID, Forge, Provider, Sent, log_in, pairs, refusal};
 use comfygate_tests::tokens::{Signer, altered, now};
-use comfygate_tests::{Browser, Gateway, Response, eventually, gateway};
+use comfygate_tests::{Browser, Event, Gateway, Response, eventually, gateway};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -644,6 +644,31 @@ async fn a_session_of_which_only_a_socket_is_open_is_renewed_in_time_and_ends_wi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pages_socket_is_told_to_come_again_where_its_session_only_cant_be_renewed_now() {
+    let provider = Provider::start().await;
+    (provider.state().renews, provider.state().claims) = (true, json!({"groups": ["artists"]}));
+    let gateway = with(&provider, "require = { groups = [\"artists\"] }").await;
+    let (cookie, _) = log_in(&gateway.stranger(), &provider, START).await;
+    let page = browser(&gateway, &cookie).page();
+    let mut socket = page.socket(None).await;
+    socket.sid().await;
+    provider.state().token_answer = Some(Answer::Close);
+    reconfigured(&gateway, "[\"artists\"]", "[\"artists\", \"editors\"]").await;
+    let told = |heard: Vec<Event>| assert_eq!(heard.last(), Some(&Event::Closed(Some(1013))), "{heard:?}");
+    told(socket.until("the close", |event| event.kind() == "closed").await);
+    // Programs are told at once.
+    let program = browser(&gateway, &cookie).sending(&[]);
+    assert_eq!(program.try_socket("/ws", None, &[]).await.map(|_| ()), Err(503));
+    // A page would open one after the other until then: it is held.
+    let mut next = page.socket(None).await;
+    told(next.until("the close", |event| event.kind() == "closed").await);
+    provider.state().token_answer = None;
+    eventually("it is renewed", || async { (me(&gateway, &cookie).await.status == 200).then_some(()) }).await;
+    page.socket(None).await.sid().await;
+    assert!(gateway.audit().iter().all(|line| line["event"] != "session_ended"), "nothing has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_makes_codes_up_waits_before_the_provider_is_asked_and_others_need_not() {
     let provider = Provider::start().await;
     let table = provider.configuration("studio", BY_CLAIM);
@@ -996,6 +1021,22 @@ async fn another_sites_link_begins_no_login_and_ends_no_session() {
     for site in ["same-origin", "none"] {
         let sent = gateway.stranger().and(&[("sec-fetch-site", site)]).get(START).await.expect(303);
         assert!(sent.header("location").unwrap().starts_with(&provider.issuer()), "{site}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_ahead_begins_no_login() {
+    let provider = Provider::start().await;
+    let gateway = with(&provider, "automatic = true").await;
+    for path in [START, "/gate/login"] {
+        let stranger = gateway.stranger();
+        let looked = stranger.call(Method::HEAD, path, &[], bytes::Bytes::new()).await.expect(303);
+        assert_eq!(
+            (looked.header("location"), looked.header("set-cookie")),
+            (Some("/gate/login?form"), None),
+            "{path}"
+        );
+        Sent::from(&stranger, path).await;
     }
 }
 

@@ -316,7 +316,17 @@ async fn whoever_knows_the_password_gets_another_and_all_other_sessions_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_form_is_taken_from_our_own_page_only() {
+async fn the_longest_passwords_in_any_letters_fit_into_the_forms() {
+    let (old, new) = ("🦀🐙".repeat(64), "🐙🦀".repeat(64));
+    let gateway = Gateway::builder().stand_ins(1).start().await;
+    gateway.new_user("Ann", "acme", &old);
+    let ann = Browser::with_password(&gateway.stranger(), "Ann", &old).await;
+    ann.press("/gate/password", &[("old", &old), ("password", &new), ("again", &new)]).await.expect(303);
+    Browser::with_password(&gateway.stranger(), "Ann", &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_form_is_taken_from_our_own_page_only_and_with_each_field_once() {
     let gateway = with_ann().await;
     let ann = Browser::with_password(&gateway.stranger(), "Ann", PASSWORD).await;
     let link = link_of(&gateway.command(&["user", "link", "bob", "--tenant", "acme"]));
@@ -349,6 +359,11 @@ async fn every_form_is_taken_from_our_own_page_only() {
         // One of its own each: most of them end the session that sends them.
         let browser = Browser::with_password(&gateway.stranger(), "Ann", PASSWORD).await;
         let sending = browser.sending(&[("origin", &own)]);
+        let last = body.rsplit('&').next().unwrap();
+        let twice = format!("{body}&{last}");
+        let answer = sending.post_bytes(path, "application/x-www-form-urlencoded", twice).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert!(!answer.headers.contains_key("set-cookie"), "{path}");
         let answer = sending.post_bytes(path, "application/x-www-form-urlencoded", body).await;
         assert_eq!(answer.status, 303, "{path}: {}", answer.text());
     }
@@ -453,6 +468,8 @@ async fn a_first_start_prints_a_link_by_which_one_person_becomes_the_first_user(
     let link = first_link(&gateway).await;
     assert_ne!(link, old, "each start has its own");
     choose(&gateway, &old, "mallory", PASSWORD).await.expect(403);
+    let line = gateway.audited("the failure", |line| line["event"] == "login_failed").await;
+    assert_eq!(line["kind"], "link", "{line}");
     // A preview of a chat uses nothing up.
     let path = link.strip_prefix(&gateway.url()).unwrap();
     gateway.stranger().get(path).await.expect(200);

@@ -3,7 +3,7 @@
 //! Looking uses nothing up: mail programs, chats and browsers fetch links before a person does. Only the form's button does, and of two who press it at once one gets in.
 
 use super::Call;
-use super::login::{check_our_page, enter, fields, may_begin, prefix};
+use super::login::{self, check_our_page, enter, may_begin, prefix};
 use super::sessions::busy;
 use crate::admit::guesses::{Guess, Kind};
 use crate::authenticate::login_links::LinkFor;
@@ -27,7 +27,7 @@ pub(super) async fn first_page(call: &Call<'_>) -> Result<Answer, Rejection> {
 /// `POST /gate/first`: the button.
 pub(super) async fn first(call: &Call<'_>) -> Result<Answer, Rejection> {
     check_our_page(call)?;
-    let fields = fields(call).map_err(|_| no_link())?;
+    let fields = login::form(call)?;
     let field = |name: &str| fields.value(name).unwrap_or_default();
     let (services, token) = (call.services, field("token"));
     let wanted = looked(call, token).await?;
@@ -138,7 +138,7 @@ fn form(call: &Call<'_>, wanted: &LinkFor, token: &str, typed: &str, notice: Opt
 
 /// A token that names no link: counted as a failed login, and told to wait where too many failed.
 fn bad_link(call: &Call<'_>) -> Rejection {
-    let guess = Guess { kind: Kind::Ticket, account: None };
+    let guess = Guess { kind: Kind::Link, account: None };
     match call.services.guess_failed(&guess, call.request, call.client) {
         Ok(()) => no_link(),
         Err(blocked) => blocked.into(),

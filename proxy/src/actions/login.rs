@@ -281,15 +281,34 @@ enum Shown {
     Password { name: String, password: Typed },
 }
 
-/// The fields of a form.
+/// The fields of a form of ours.
+///
+/// SECURITY: one that stands twice is refused. Whoever looks at forms in front of us may take the other of the two.
+pub(super) fn form(call: &Call<'_>) -> Result<Query, Rejection> {
+    let form = fields(call).map_err(|error| no_form().with_log(error.to_string()))?;
+    match form.repeated(|_| true) {
+        Some(_) => Err(no_form().with_log("a field stands twice")),
+        None => Ok(form),
+    }
+}
+
+/// A form that none of our pages has sent.
+pub(super) fn no_form() -> Rejection {
+    Rejection::new(
+        StatusCode::BAD_REQUEST,
+        "bad_form",
+        "This is no form of this page: go back and press one of its buttons.",
+    )
+}
+
+/// The fields of a form, as they stand.
 pub(super) fn fields(call: &Call<'_>) -> Result<Query, AuthError> {
     let text = std::str::from_utf8(&call.body).map_err(|_| AuthError::Malformed("form"))?;
     Query::parse(text).map_err(|_| AuthError::Malformed("form"))
 }
 
 /// A key, or a name and a password: not both, and nothing that a header may hold besides.
-fn shown(call: &Call<'_>) -> Result<Shown, AuthError> {
-    let form = fields(call)?;
+fn shown(form: &Query) -> Result<Shown, AuthError> {
     let given = |field: &str| form.value(field).map(str::trim).filter(|text| !text.is_empty());
     match (given("key"), given("user"), form.value("password").filter(|text| !text.is_empty())) {
         (Some(key), None, None) => {
@@ -306,7 +325,7 @@ fn shown(call: &Call<'_>) -> Result<Shown, AuthError> {
 /// Who shows a good key or password.
 async fn proved(call: &Call<'_>) -> Result<Proved, Rejection> {
     let services = call.services;
-    let error = match shown(call) {
+    let error = match shown(&form(call)?) {
         Ok(Shown::Key(key)) => {
             let headers = HeaderMap::from_iter([(X_API_KEY, key)]);
             match services.authenticator().authenticate(&headers, &*services.ledger, &services.tenants()).await {

@@ -48,6 +48,10 @@ pub(super) async fn to_provider(call: &Call<'_>, provider: &Provider) -> Result<
     let (services, config) = (call.services, call.services.config());
     let public = public_url(&config)?;
     let wanted = next::checked(call.matched.query.value("next").unwrap_or_default(), public.path());
+    // A look ahead is no login, and takes nobody's place among those under way: it is shown our own page.
+    if call.method != Method::GET {
+        return Ok(page::redirect(&next::login_form_url(&wanted, public.path()), None));
+    }
     // The provider leads back to the public address, and cookies know hosts: so the login begins there. Once: something in front may write a `Host` of its own.
     let named = public.origin().trim_start_matches("https://");
     let is_there = call.host.is_none_or(|host| host.eq_ignore_ascii_case(named));

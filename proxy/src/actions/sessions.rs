@@ -3,7 +3,7 @@
 //! By the cookie alone, and what changes something from our own page only, as at the login. A session shows and ends the sessions of its own user, or of its own key where that has no user, and of nobody else.
 
 use super::Call;
-use super::login::{check_our_page, enter, fields, logged_in, no_cookie, prefix, user_of};
+use super::login::{check_our_page, enter, form, logged_in, no_cookie, no_form, prefix, user_of};
 use crate::authenticate::local_users::PasswordRefused;
 use crate::authenticate::passwords::{HashError, Password, Typed};
 use crate::authenticate::{AuthError, from_there};
@@ -30,7 +30,7 @@ pub(super) async fn sessions_page(call: &Call<'_>) -> Result<Answer, Rejection> 
 pub(super) async fn change_sessions(call: &Call<'_>) -> Result<Answer, Rejection> {
     check_our_page(call)?;
     let Some((principal, session)) = caller(call).await? else { return Ok(to_login(call)) };
-    let form = fields(call).map_err(|_| no_form())?;
+    let form = form(call)?;
     let whose = WhoseSessions::Own(principal.owner.clone());
     let ledger = &call.services.ledger;
     let ended: Vec<SessionRow> = match (form.value("end"), form.value("others")) {
@@ -72,7 +72,7 @@ pub(super) async fn change_password(call: &Call<'_>) -> Result<Answer, Rejection
         answer.status = StatusCode::UNPROCESSABLE_ENTITY;
         Ok(answer)
     };
-    let form = fields(call).map_err(|_| no_form())?;
+    let form = form(call)?;
     let (old, chosen) = (form.value("old").unwrap_or_default(), form.value("password").unwrap_or_default());
     // Before the former is looked at: what can't be is told without a hash.
     if form.value("again") != Some(chosen) {
@@ -158,12 +158,4 @@ pub(super) fn busy(error: HashError) -> Rejection {
 
 fn to_login(call: &Call<'_>) -> Answer {
     page::redirect(&format!("{}/gate/login?next={}/gate/sessions", prefix(call), prefix(call)), None)
-}
-
-fn no_form() -> Rejection {
-    Rejection::new(
-        StatusCode::BAD_REQUEST,
-        "bad_form",
-        "This is no form of this page: go back and press one of its buttons.",
-    )
 }

@@ -53,10 +53,11 @@ pub fn acting(principal: Principal, headers: &HeaderMap, tenants: &AllTenants) -
         Some(_) => {}
     }
     let scopes = principal.scopes.iter().filter(|scope| !matches!(scope, Scope::ActAs | Scope::Admin)).collect();
+    let home = Some(principal.owner.personal());
     let owner = Owner { tenant, user, key: principal.owner.key, shared: false };
     let owner =
         in_open_tenant(owner, tenants).ok_or(ActingError::Refused { key: None, reason: "the tenant is closed" })?;
-    Ok(Principal { owner, scopes, home: Some(principal.owner.tenant), ..principal })
+    Ok(Principal { owner, scopes, home, ..principal })
 }
 
 /// Whether a request says whom it works for.
@@ -131,7 +132,7 @@ mod tests {
         let acts = asked(agent(&ALL), &[(&COMFYGATE_TENANT, "acme"), (&COMFYGATE_USER, "ada")]).unwrap();
         assert_eq!(acts.owner.scope().key(), "acme/ada");
         assert_eq!(acts.owner.key, agent(&ALL).owner.key);
-        assert_eq!(acts.home, Some("agency".parse().unwrap()));
+        assert_eq!(acts.home, Some(agent(&ALL).owner.personal()));
         assert_eq!(acts.scopes, [Scope::Submit, Scope::Read].into_iter().collect::<Scopes>());
         let service = asked(agent(&ALL), &[(&COMFYGATE_TENANT, "acme")]).unwrap();
         assert_eq!(service.owner.scope().key(), "acme/", "its own user is no user of that tenant");

@@ -9,7 +9,7 @@
 use super::AuthError;
 use crate::clock::{Clock, WallMillis};
 use crate::ids::{KeyId, SessionId, TenantId, UserId};
-use crate::owner::Principal;
+use crate::owner::{OwnerScope, Principal};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,10 +45,22 @@ impl Subject {
     }
 }
 
+/// How an open socket's credential came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It lets nobody in any more.
+    Over,
+    /// A session that its identity provider has not renewed yet: nobody is let in by it now, and soon perhaps again.
+    NotRenewedYet {
+        /// When it is worth a try again.
+        retry_after: Duration,
+    },
+}
+
 /// Who waits for which end.
 #[derive(Debug, Default)]
 pub struct Endings {
-    /// A subject that nobody waits for has no entry: there are at most as many as open sockets, times four.
+    /// A subject that nobody waits for has no entry: there are at most as many as open sockets, times six.
     waiting: Mutex<HashMap<Subject, HashMap<u64, Arc<Notify>>>>,
     next: AtomicU64,
 }
@@ -113,10 +125,13 @@ impl Drop for Listening {
 /// What a caller's credential depends on.
 pub fn subjects_of(principal: &Principal) -> Vec<Subject> {
     let owner = &principal.owner;
-    let user = owner.user.iter().map(|user| Subject::user(&owner.tenant, user));
-    let tenants = principal.home.iter().chain([&owner.tenant]).cloned().map(Subject::Tenant);
+    let of_scope = |OwnerScope { tenant, user }: OwnerScope| {
+        let user = user.map(|user| Subject::user(&tenant, &user));
+        user.into_iter().chain([Subject::Tenant(tenant)])
+    };
+    let scopes = principal.home.clone().into_iter().chain([owner.personal()]);
     let session = principal.credential.session().map(|session| Subject::Session(session.id));
-    owner.key.iter().cloned().map(Subject::Key).chain(user).chain(tenants).chain(session).collect()
+    owner.key.iter().cloned().map(Subject::Key).chain(scopes.flat_map(of_scope)).chain(session).collect()
 }
 
 /// How long an open socket's credential need not be looked at again, if nothing is told.
@@ -124,7 +139,7 @@ pub fn next_look(good_until: Option<WallMillis>, now: WallMillis) -> Duration {
     good_until.map_or(LOOK_INTERVAL, |end| end.since(now)).clamp(LOOK_MIN, LOOK_INTERVAL)
 }
 
-/// Resolves when the credential of `principal` would not be let in any more. `look` asks for it again, as a request would; `reloaded` tells of new configurations, `sleep` is tokio's but
+/// Resolves when the credential of `principal` would not be let in any more, and tells how that is. `look` asks for it again, as a request would; `reloaded` tells of new configurations, `sleep` is tokio's but
 /// in tests. What can't be checked now decides nothing, and is asked again soon.
 pub async fn until_ended<Looked, Slept>(
     principal: &Principal,
@@ -133,7 +148,8 @@ pub async fn until_ended<Looked, Slept>(
     clock: &Clock,
     mut look: impl FnMut() -> Looked,
     mut sleep: impl FnMut(Duration) -> Slept,
-) where
+) -> End
+where
     Looked: Future<Output = Result<Principal, AuthError>>,
     Slept: Future<Output = ()>,
 {
@@ -164,11 +180,13 @@ pub async fn until_ended<Looked, Slept>(
                 next_look(still.good_until, clock.wall())
             }
             Err(error) => match error.retry_after() {
-                Some(_) if ends.is_some_and(|end| clock.wall() >= end) => return,
+                Some(_) if ends.is_some_and(|end| clock.wall() >= end) => return End::Over,
                 // SECURITY: its provider's word is over, and nobody has given a new one: it would not be let in, though it may be again.
-                Some(_) if matches!(error, AuthError::NotRenewedYet { .. }) => return,
+                Some(retry_after) if matches!(error, AuthError::NotRenewedYet { .. }) => {
+                    return End::NotRenewedYet { retry_after };
+                }
                 Some(later) => later.clamp(LOOK_MIN, LOOK_INTERVAL),
-                None => return,
+                None => return End::Over,
             },
         };
     }

@@ -52,7 +52,8 @@ use jwt::{Issuer, JwtError, TOKEN_BYTES_MAX, TokenTenant};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Why a caller is not let in. What the caller reads is one text for all but the last two; the variants are for log and audit.
+/// Why a caller is not let in. What the caller reads is one text and 401 for all but those of whom something was proved (`Acting`, `Address`, `Forbidden`) and those with a
+/// [`AuthError::retry_after`], which are 503; the variants are for log and audit.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// Nothing was shown.
@@ -376,7 +377,7 @@ pub async fn is_of_disabled_user<K: KeyRows + ?Sized>(owner: &Owner, rows: &K) -
 /// # Errors
 /// [`AuthError::Address`].
 pub fn taken_from_there(principal: &Principal, tenants: &AllTenants, client: ClientAddr) -> Result<(), AuthError> {
-    for id in principal.home.iter().chain([&principal.owner.tenant]) {
+    for id in principal.home.iter().map(|home| &home.tenant).chain([&principal.owner.tenant]) {
         let tenant = tenants.tenant(id).ok_or_else(|| AuthError::TenantClosed(id.clone()))?;
         from_there(&tenant, client)?;
     }

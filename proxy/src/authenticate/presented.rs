@@ -35,9 +35,11 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Of a caller that was let in by this; its session is that of `cookie`. Several values of one header agreed then, so one of them is kept. What is longer than anything that lets
+    /// Of a caller that was let in by this; where that was a session, it is that of `cookie`. Several values of one header agreed then, so one of them is kept. What is longer than anything that lets
     /// somebody in is left out: without it nobody is let in again.
-    pub fn of(shown: Presented<'_>, cookie: &SessionCookie) -> Self {
+    ///
+    /// SECURITY: a cookie that lay beside what let the caller in is not kept. It may be another's, and would let the socket or ticket live on once its own credential has ended.
+    pub fn of(shown: Presented<'_>, cookie: Option<&SessionCookie>) -> Self {
         let mut headers = HeaderMap::new();
         let mut keep = |name: HeaderName, text: &str, bytes_max: usize| {
             if let (true, Ok(value)) = (text.len() <= bytes_max, HeaderValue::from_str(text)) {
@@ -50,8 +52,9 @@ impl Kept {
                 keep(name, text.trim(), bytes_max);
             }
         }
-        // A cookie that is none, or two, counted for nothing beside what let the caller in.
-        if let Ok(Some(session)) = cookie.shown(shown.headers) {
+        if let Some(cookie) = cookie
+            && let Ok(Some(session)) = cookie.shown(shown.headers)
+        {
             keep(COOKIE, &cookie.pair(&session), SHORT_BYTES_MAX);
         }
         let query_key = shown.query_key.filter(|key| key.len() <= SHORT_BYTES_MAX).map(str::to_owned);
@@ -85,7 +88,7 @@ mod tests {
     use std::time::Duration;
 
     fn kept(headers: &HeaderMap, query_key: Option<&str>, cookie: &SessionCookie) -> Kept {
-        Kept::of(Presented { tls: None, headers, query_key }, cookie)
+        Kept::of(Presented { tls: None, headers, query_key }, Some(cookie))
     }
 
     fn bytes_of(kept: &Kept) -> usize {
@@ -114,6 +117,8 @@ mod tests {
             assert_eq!(cookie.shown(again.headers).unwrap(), Some(token.clone()));
             assert_eq!(again.query_key, Some("cg_secret"));
             assert!(!format!("{kept:?}").contains("secret"));
+            let beside = Kept::of(Presented { tls: None, headers: &headers, query_key: None }, None);
+            assert!(!beside.headers.contains_key(COOKIE) && beside.headers.contains_key(AUTHORIZATION));
         }
     }
 

@@ -1,8 +1,8 @@
 //! Sessions of browsers: the cookie, and whether it lets its bearer in. No I/O but the ledger's.
 //!
 //! A cookie is `<session id, 32 hex digits><secret, 64 hex digits>`: the id names a row and proves nothing, the secret has 256 random bits and is kept as a hash only. A session acts as the
-//! API key that was shown at the login, or as the local user whose password was, with the owner and scopes of now; it ends with the key, with the user or that password, with its tenant, by the
-//! clock, or by a logout.
+//! API key that was shown at the login, or as the local user whose password was, with the owner and scopes of now, or as the person whom an identity provider vouches for, with the claims of the last
+//! renewal ([`super::oidc`]); it ends with the key, with the user or that password, at the provider's word, with its tenant, by the clock, or by a logout.
 //!
 //! A credential in a header counts alone: a browser adds the cookie to every request by itself, so a page or an extension that shows a key of its own must not be refused for it. Whoever
 //! stands in front of us and checks headers sees the credential that we take.

@@ -1,7 +1,8 @@
 //! The table: every route, what is done with it, and why. What is not here does not exist.
 //!
 //! Read an entry as: methods, path, under which prefix, handling, body, scope, access, reason. The first entry whose path and method fit
-//! applies. HEAD follows GET with the same authorisation; OPTIONS is answered by the gateway, after authentication, for any known path.
+//! applies. HEAD follows GET with the same authorisation; OPTIONS is answered by the gateway for any known path: after authentication, but
+//! for the preflights of browsers, which bring no credential.
 //!
 //! Paths: `{x}` is one segment; `{x%2F}` one segment that may hold encoded slashes (userdata's file names only); `{x..}` one or more
 //! segments; `{x.web}` and `{x..web}` the same, but the last segment has an extension of [`WEB_FILES`].
@@ -239,8 +240,8 @@ const SETTINGS_JSON: u64 = crate::record::ledger::user_files::SETTINGS_BYTES_MAX
 /// What a provider's answer says; providers add words of their own.
 const CALLBACK: &[&str] = &["code", "state", "iss", "error"];
 
-/// One key of 49 characters, or a name and three passwords whose letters are escaped; and what a password manager adds.
-const LOGIN_FORM: u64 = 4 * 1024;
+/// One key of 49 characters, or a name and three passwords: of 128 letters, each of them up to 12 bytes when it is escaped. And what a password manager adds.
+const LOGIN_FORM: u64 = 8 * 1024;
 /// A logout token: as long as any other token, in a form.
 const LOGOUT_FORM: u64 = 12 * 1024;
 

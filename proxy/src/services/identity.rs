@@ -81,7 +81,8 @@ impl Services {
         if presented::is_key(token) {
             let shown = Presented { query_key: Some(token), ..shown };
             let principal = self.principal_of(shown).await?;
-            return Ok((principal.clone(), principal, self.kept(shown)));
+            let kept = self.kept(shown, principal.credential);
+            return Ok((principal.clone(), principal, kept));
         }
         let made_by = self.tickets.take(token).ok_or(AuthError::UnknownTicket)?;
         let principal = self.principal_of(made_by.presented()).await?;
@@ -93,9 +94,10 @@ impl Services {
         Ok((Principal { credential: Credential::Ticket, ..principal.clone() }, principal, made_by))
     }
 
-    /// What is kept of a caller that was let in by this.
-    pub fn kept(&self, shown: Presented<'_>) -> Kept {
-        Kept::of(shown, &self.browsers.cookie(self.config().public_url.as_ref()))
+    /// What is kept of a caller that was let in by this, and among it by that credential.
+    pub fn kept(&self, shown: Presented<'_>, by: Credential) -> Kept {
+        let cookie = by.session().map(|_| self.browsers.cookie(self.config().public_url.as_ref()));
+        Kept::of(shown, cookie.as_ref())
     }
 
     /// Whether another credential stands beside that of the query; then it has to be the same caller's. A cookie does not count: browsers add it by themselves.
@@ -165,7 +167,7 @@ impl Services {
         error.guess().map_or(Ok(()), |guess| self.guess_failed(&guess, request, client))
     }
 
-    /// Counts a credential that can't be guessed and was no good: a key, a token, a ticket or a link.
+    /// Counts a credential that can't be guessed and was no good: a key, a token or a link.
     ///
     /// # Errors
     /// As [`Services::login_failed`].

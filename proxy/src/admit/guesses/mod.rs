@@ -11,7 +11,7 @@
 //! What fails while its pair or its address waits is refused and counts nowhere, so that who keeps on trying waits no longer than who comes back in time.
 //!
 //! **Who is refused what.** A *password* can be guessed, and checking one is meant to be slow: whoever has to wait is refused before it is looked at. An attempt is counted before it is checked and given back when it was right, so a hundred tries at
-//! once are counted as a hundred. *Keys, tokens and tickets* can't be guessed (160 random bits, a signature), and checking them costs a look-up and a hash, or one signature: they are always checked. A good one is let in, whatever else its address
+//! once are counted as a hundred. *Keys, tokens and one-time links* can't be guessed (160 random bits, a signature), and checking them costs a look-up and a hash, or one signature: they are always checked. A good one is let in, whatever else its address
 //! did; a wrong one from a place that has to wait is told 429 and `Retry-After` in place of 401. A *code* of an identity provider can't be guessed either, but looking at it is asking the provider: whoever has to wait is refused before that, for failures of codes of that provider at that address alone: one that refuses good codes must not keep anybody from another.
 //! So:
 //! - an office behind one address with a bad script in it keeps working: good keys and sessions pass, and failures of keys and tokens are counted apart from those of passwords;
@@ -65,8 +65,8 @@ pub enum Kind {
     Key,
     /// A token of an issuer.
     Token,
-    /// A ticket or a link for one use.
-    Ticket,
+    /// A one-time link.
+    Link,
     /// A local user's password.
     Password,
     /// A code that an identity provider is to have given.
@@ -81,7 +81,7 @@ impl Kind {
         match self {
             Self::Key => "key",
             Self::Token => "token",
-            Self::Ticket => "ticket",
+            Self::Link => "link",
             Self::Password => "password",
             Self::Code => "code",
             Self::Malformed => "malformed",
@@ -93,7 +93,7 @@ impl Kind {
         match self {
             Self::Password => Class::Password,
             Self::Code => Class::Code,
-            Self::Key | Self::Token | Self::Ticket | Self::Malformed => Class::Checked,
+            Self::Key | Self::Token | Self::Link | Self::Malformed => Class::Checked,
         }
     }
 }
@@ -231,7 +231,7 @@ impl Guesses {
         }
     }
 
-    /// After a key, a token, a ticket or something malformed was checked and is no good.
+    /// After a key, a token, a link or something malformed was checked and is no good.
     ///
     /// # Errors
     /// [`Blocked`]: its sender had to wait, and is told so in place of what was wrong. Then nothing is counted.

@@ -45,7 +45,7 @@ struct Turned {
 }
 
 /// A socket that it opened.
-type Socket<'t> = std::pin::Pin<Box<dyn Future<Output = ()> + 't>>;
+type Socket<'t> = std::pin::Pin<Box<dyn Future<Output = End> + 't>>;
 
 impl Turned {
     fn new() -> Self {
@@ -87,16 +87,22 @@ impl Turned {
             })
         };
         let reloaded = self.reloads.subscribe();
-        Box::pin(async move {
-            until_ended(&principal(None), &self.endings, reloaded, &self.clock, look, sleep).await;
-        })
+        Box::pin(async move { until_ended(&principal(None), &self.endings, reloaded, &self.clock, look, sleep).await })
     }
 
     /// The clock goes on, second by second; how many of `seconds` went by until the socket ended.
     fn ended_after(&self, socket: &mut Socket<'_>, seconds: u64) -> Option<u64> {
+        self.end_after(socket, seconds).map(|(second, end)| {
+            assert_eq!(end, End::Over);
+            second
+        })
+    }
+
+    /// The same, and how it ended.
+    fn end_after(&self, socket: &mut Socket<'_>, seconds: u64) -> Option<(u64, End)> {
         for second in 0..=seconds {
-            if socket.now_or_never().is_some() {
-                return Some(second);
+            if let Some(end) = socket.now_or_never() {
+                return Some((second, end));
             }
             self.clock.turn(Duration::from_secs(1));
         }
@@ -206,13 +212,14 @@ fn what_is_taken_back_while_a_look_waits_for_a_provider_is_seen_at_once() {
 }
 
 #[test]
-fn a_session_whose_provider_gave_no_word_in_time_carries_no_socket_on() {
+fn a_session_whose_provider_gave_no_word_in_time_carries_no_socket_on_and_is_not_over() {
     let turned = Turned::new();
     let mut socket = turned.opened();
     assert_eq!(turned.ended_after(&mut socket, 10), None);
     turned.unrenewed.store(true, Ordering::Relaxed);
-    let after = turned.ended_after(&mut socket, 60).unwrap();
+    let (after, end) = turned.end_after(&mut socket, 60).unwrap();
     assert!(after <= LOOK_INTERVAL.as_secs() + 1, "{after}");
+    assert_eq!(end, End::NotRenewedYet { retry_after: Duration::from_secs(60) });
 }
 
 #[test]
@@ -253,7 +260,7 @@ fn whoever_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
+fn a_credential_depends_on_its_key_its_session_and_both_its_users_and_tenants() {
     let session = ActiveSession {
         id: SessionId::new(),
         seen_at: WallMillis(0),
@@ -262,7 +269,7 @@ fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
     };
     let all = Principal {
         credential: Credential::Session(session),
-        home: Some("agency".parse().unwrap()),
+        home: Some(OwnerScope { tenant: "agency".parse().unwrap(), user: Some("Bot".parse().unwrap()) }),
         ..principal(None)
     };
     let subjects = subjects_of(&all);
@@ -272,6 +279,7 @@ fn a_credential_depends_on_its_key_its_session_its_user_and_both_its_tenants() {
         Subject::Session(session.id),
         Subject::User(acme.clone(), "ada".parse().unwrap()),
         Subject::Tenant(acme),
+        Subject::User("agency".parse().unwrap(), "bot".parse().unwrap()),
         Subject::Tenant("agency".parse().unwrap()),
     ] {
         assert!(subjects.contains(&subject), "{subject:?}");

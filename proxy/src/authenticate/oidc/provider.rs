@@ -68,8 +68,13 @@ impl Providers {
     pub fn new(configs: &[OidcConfig], former: Option<&Self>, key_sets: &Arc<KeySets>, clock: &Clock) -> Self {
         let several = configs.len() > 1;
         let provider = |config: &OidcConfig| {
-            let (issuer, roots, algorithms) = (config.issuer.clone(), config.roots.digest(), config.algorithms.clone());
-            let which = Which { issuer, roots, algorithms };
+            let which = Which {
+                id: config.id.clone(),
+                issuer: config.issuer.clone(),
+                client_id: config.client_id.clone(),
+                roots: config.roots.digest(),
+                algorithms: config.algorithms.clone(),
+            };
             let known = former.and_then(|former| former.0.iter().find(|provider| provider.at.which == which));
             let at = known.map_or_else(
                 || Arc::new(Place::new(which, config, Arc::clone(key_sets), clock.clone())),
@@ -106,10 +111,12 @@ pub struct Provider {
     at: Arc<Place>,
 }
 
-/// What makes two providers one, as far as asking it goes.
+/// What makes two providers one, as far as asking it goes: two tables of one issuer are two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Which {
+    id: ProviderId,
     issuer: String,
+    client_id: String,
     roots: Option<Digest>,
     algorithms: Vec<Algorithm>,
 }
@@ -564,7 +571,7 @@ fn failed(error: RequestTokenError<FetchError, BasicErrorResponse>) -> OidcError
             Word::Extension(word) if ["temporarily_unavailable", "server_error"].contains(&word.as_str()) => {
                 unreachable("it says that it can't now".to_owned())
             }
-            Word::Extension(_) => OidcError::Refused("other"),
+            Word::Extension(_) => OidcError::Refused(OTHER),
         },
         RequestTokenError::Request(error) => unreachable(error.to_string()),
         // A page in place of an answer is mostly a proxy's: it says nothing of the grant.
@@ -574,8 +581,10 @@ fn failed(error: RequestTokenError<FetchError, BasicErrorResponse>) -> OidcError
     }
 }
 
-/// The one word that ends a grant (RFC 6749 §5.2).
+/// The word of RFC 6749 §5.2 that ends a grant.
 pub const INVALID_GRANT: &str = "invalid_grant";
+/// A word of the provider's own, which may end one too: `interaction_required` and its like ask for the person.
+const OTHER: &str = "other";
 
 impl OidcError {
     /// Whether a renewal that failed so ends the session: the provider, or what it says, does not let this person in any more.
@@ -585,16 +594,63 @@ impl OidcError {
             Self::Metadata(_) | Self::Random | Self::NeedsOwnCallback => false,
             // Keys that are rotated at this moment are there at the next.
             Self::Token(JwtError::Keys(_)) => false,
+            // The other words of the RFC are about how we asked: they would end everybody's sessions, until somebody mends it.
+            Self::Refused(word) => [INVALID_GRANT, OTHER].contains(word),
             Self::Lost
             | Self::Gone
             | Self::MixUp(_)
             | Self::Denied(_)
             | Self::LoggedOut
-            | Self::Refused(_)
             | Self::Answer(_)
             | Self::Token(_)
             | Self::Claims(_)
             | Self::NotAllowed(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::oidc_config;
+    use serde_json::json;
+    use tokio::runtime::Handle;
+
+    #[tokio::test]
+    async fn a_reload_keeps_what_is_known_of_a_provider_and_mixes_no_two_of_one_issuer() {
+        let clock = Clock::system();
+        let key_sets = Arc::new(KeySets::new(Handle::current(), clock.clone()));
+        let first = oidc_config("tenant = \"local\"");
+        let by_id = OidcConfig { id: "guests".parse().unwrap(), ..first.clone() };
+        let by_client = OidcConfig { client_id: "other".to_owned(), ..first.clone() };
+        let configs = [first, by_id, by_client];
+        let before = Providers::new(&configs, None, &key_sets, &clock);
+        let after = Providers::new(&configs, Some(&before), &key_sets, &clock);
+        for (n, provider) in after.iter().enumerate() {
+            for (m, former) in before.iter().enumerate() {
+                assert_eq!(Arc::ptr_eq(&provider.at, &former.at), n == m, "{n} {m}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_is_refused_ends_the_session_where_the_word_is_about_its_grant() {
+        let refused = |word: &str| {
+            let response: BasicErrorResponse = serde_json::from_value(json!({"error": word})).unwrap();
+            failed(RequestTokenError::ServerResponse(response))
+        };
+        for word in ["invalid_grant", "interaction_required", "consent_required"] {
+            assert!(refused(word).ends_session(), "{word}");
+        }
+        for word in [
+            "invalid_request",
+            "invalid_scope",
+            "unsupported_grant_type",
+            "invalid_client",
+            "unauthorized_client",
+            "server_error",
+        ] {
+            assert!(!refused(word).ends_session(), "{word}");
         }
     }
 }

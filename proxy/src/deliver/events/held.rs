@@ -1,4 +1,4 @@
-//! Sockets of browsers whose session has ended: held open and silent for a while.
+//! Sockets of browsers whose session has ended, or can't be renewed at this moment: held open and silent for a while.
 //!
 //! The page opens a socket anew 300 ms after any close (facts §13), and would do so for ever; so it keeps one on which nothing comes. Anybody can have one without a login, so their number is
 //! bounded, in all and by address, and so is their time.
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Then it is closed, and a page that is still there comes again.
+/// Then one of an ended session is closed, and a page that is still there comes again.
 pub const HELD_MAX: Duration = Duration::from_secs(600);
 /// Of all addresses: some kilobytes each.
 const TOTAL_MAX: u32 = 1000;

@@ -7,6 +7,7 @@ use super::codec::ClientEvent;
 use super::end::Picture;
 use super::held::{HELD_MAX, Held, HeldPlace};
 use super::hub::{self, Next, SocketHandle};
+use crate::authenticate::endings::End;
 use crate::listen::connections::AddrGroup;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
@@ -70,6 +71,8 @@ pub enum Closed {
     Stopping,
     /// The key was revoked, or the credential ran out: 4401.
     CredentialEnded,
+    /// Its session is not renewed yet: 1013.
+    NotRenewedYet,
     /// A close frame was due, and the client did not take what came before it, or the frame itself, within `FINISH_MAX`: nothing can be told to it in the middle of a frame.
     Cut,
     /// Bytes could not be written.
@@ -89,20 +92,20 @@ const CREDENTIAL_ENDED: u16 = 4401;
 /// What becomes of a socket whose credential has ended.
 #[derive(Debug, Clone)]
 pub enum AtEnd {
-    /// Closed with 4401: a program reads that.
+    /// Closed at once, with 4401 where it is over: a program reads that.
     Close,
-    /// Held in silence, if there is a place: a page would open it anew at once.
+    /// Held in silence first, if there is a place: a page would open it anew at once.
     Hold(Arc<Held>, AddrGroup),
 }
 
-/// Serves a socket to its end. `credential_ended` resolves when the caller's credential is no good any more. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
+/// Serves a socket to its end. `credential_ended` resolves when the caller's credential is no good any more, or not now. `queue_remaining` goes into the first message, `upload_bytes_max` into the feature flags.
 pub async fn serve(
     stream: &mut impl RawStream,
     handle: SocketHandle,
     queue_remaining: u64,
     upload_bytes_max: u64,
     mut stopping: watch::Receiver<bool>,
-    credential_ended: impl Future<Output = ()> + Send,
+    credential_ended: impl Future<Output = End> + Send,
     at_end: AtEnd,
 ) -> Closed {
     let mut socket = Socket::new(stream, Some(handle), upload_bytes_max);
@@ -110,20 +113,25 @@ pub async fn serve(
     let served = socket.run(Some(Step::Greeting(queue_remaining)), &mut stopping, credential_ended).await;
     let closed = match (served, at_end) {
         (Ok(Ended::Closed(closed)), _) => Ok(closed),
-        (Ok(Ended::CredentialEnded), AtEnd::Hold(held, group)) => match held.enter(group) {
-            Some(place) => socket.keep_silent(&place, &mut stopping).await,
-            None => socket.close_ended().await,
+        (Ok(Ended::Credential(end)), AtEnd::Hold(held, group)) => match held.enter(group) {
+            Some(place) => socket.keep_silent(&place, end, &mut stopping).await,
+            None => socket.close_ended(end).await,
         },
-        (Ok(Ended::CredentialEnded), AtEnd::Close) => socket.close_ended().await,
+        (Ok(Ended::Credential(end)), AtEnd::Close) => socket.close_ended(end).await,
         (Err(error), _) => Err(error),
     };
     closed.unwrap_or_else(|error| Closed::Failed(error.0))
 }
 
-/// Holds the new socket of a page whose session has ended: it is pinged, and hears nothing of anybody.
-pub async fn hold(stream: &mut impl RawStream, place: HeldPlace, mut stopping: watch::Receiver<bool>) -> Closed {
+/// Holds the new socket of a page whose session lets nobody in, for the time that goes with `end`: it is pinged, and hears nothing of anybody.
+pub async fn hold(
+    stream: &mut impl RawStream,
+    place: HeldPlace,
+    end: End,
+    mut stopping: watch::Receiver<bool>,
+) -> Closed {
     let mut socket = Socket::new(stream, None, 0);
-    let closed = socket.keep_silent(&place, &mut stopping).await;
+    let closed = socket.keep_silent(&place, end, &mut stopping).await;
     closed.unwrap_or_else(|error| Closed::Failed(error.0))
 }
 
@@ -162,14 +170,14 @@ enum Step {
 
 /// Why nothing more is to be told.
 enum Over {
-    Credential,
+    Credential(End),
     Stopping,
 }
 
 /// Why a socket is not served any more.
 enum Ended {
     Closed(Closed),
-    CredentialEnded,
+    Credential(End),
 }
 
 impl<'a, S: RawStream> Socket<'a, S> {
@@ -192,22 +200,37 @@ impl<'a, S: RawStream> Socket<'a, S> {
         self.send(hub::status(queue_remaining, Some(&sid)).frame(false)).await
     }
 
-    async fn close_ended(&mut self) -> Result<Closed, StreamError> {
-        self.close(CloseCode::from(CREDENTIAL_ENDED), "credential ended", Closed::CredentialEnded).await
+    async fn close_ended(&mut self, end: End) -> Result<Closed, StreamError> {
+        match end {
+            End::Over => {
+                self.close(CloseCode::from(CREDENTIAL_ENDED), "credential ended", Closed::CredentialEnded).await
+            }
+            // Nothing has ended: whoever comes again may be let in.
+            End::NotRenewedYet { .. } => self.close(CloseCode::Again, "not renewed yet", Closed::NotRenewedYet).await,
+        }
     }
 
     /// SECURITY: leaves the hub first, so that nothing of anybody's can come any more.
     async fn keep_silent(
         &mut self,
         _place: &HeldPlace,
+        end: End,
         stopping: &mut watch::Receiver<bool>,
     ) -> Result<Closed, StreamError> {
         self.handle = None;
-        let over = tokio::time::sleep(HELD_MAX);
+        let time = match end {
+            End::Over => HELD_MAX,
+            // A page that stayed deaf for longer would show no progress though everything else works again.
+            End::NotRenewedYet { retry_after } => retry_after.min(HELD_MAX),
+        };
+        let over = async {
+            tokio::time::sleep(time).await;
+            end
+        };
         tokio::pin!(over);
         match self.run(None, stopping, over).await? {
             Ended::Closed(closed) => Ok(closed),
-            Ended::CredentialEnded => self.close_ended().await,
+            Ended::Credential(end) => self.close_ended(end).await,
         }
     }
 
@@ -218,11 +241,11 @@ impl<'a, S: RawStream> Socket<'a, S> {
         &mut self,
         mut first: Option<Step>,
         stopping: &mut watch::Receiver<bool>,
-        credential_ended: Pin<&mut (impl Future<Output = ()> + Send)>,
+        credential_ended: Pin<&mut (impl Future<Output = End> + Send)>,
     ) -> Result<Ended, StreamError> {
         let over = async {
             tokio::select! {
-                () = credential_ended => Over::Credential,
+                end = credential_ended => Over::Credential(end),
                 () = stopped(stopping) => Over::Stopping,
             }
         };
@@ -261,7 +284,7 @@ impl<'a, S: RawStream> Socket<'a, S> {
 
     async fn end(&mut self, over: Over) -> Result<Ended, StreamError> {
         match over {
-            Over::Credential => Ok(Ended::CredentialEnded),
+            Over::Credential(end) => Ok(Ended::Credential(end)),
             Over::Stopping => {
                 self.close(CloseCode::Restart, "the gateway restarts", Closed::Stopping).await.map(Ended::Closed)
             }

@@ -40,7 +40,7 @@ struct Session {
     client: WebSocketStream<DuplexStream>,
     served: tokio::task::JoinHandle<Closed>,
     stop: watch::Sender<bool>,
-    end_credential: tokio::sync::oneshot::Sender<()>,
+    end_credential: tokio::sync::oneshot::Sender<End>,
 }
 
 async fn session() -> Session {
@@ -61,7 +61,7 @@ async fn session_through(buffer_bytes: usize, hub: Arc<Hub>, scope: OwnerScope, 
     let (ours, theirs) = tokio::io::duplex(buffer_bytes);
     let (stop, stopping) = watch::channel(false);
     let (end_credential, ended) = tokio::sync::oneshot::channel();
-    let credential_ended = async move { drop(ended.await) };
+    let credential_ended = async move { ended.await.unwrap_or(End::Over) };
     let served =
         tokio::spawn(async move { serve(&mut Duplex(ours), handle, 2, 100, stopping, credential_ended, at_end).await });
     let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
@@ -69,6 +69,11 @@ async fn session_through(buffer_bytes: usize, hub: Arc<Hub>, scope: OwnerScope, 
 }
 
 impl Session {
+    /// Its credential ends, like this.
+    fn ends(&mut self, end: End) {
+        std::mem::replace(&mut self.end_credential, tokio::sync::oneshot::channel().0).send(end).unwrap();
+    }
+
     async fn next(&mut self) -> Message {
         tokio::time::timeout(PING_DEADLINE, self.client.next()).await.unwrap().unwrap().unwrap()
     }
@@ -234,7 +239,7 @@ async fn a_stop_is_told_with_1012() {
 async fn a_socket_whose_credential_ends_is_closed_with_4401() {
     let session = session().await;
     let Session { mut client, served, end_credential, .. } = session;
-    end_credential.send(()).unwrap();
+    end_credential.send(End::Over).unwrap();
     let code = loop {
         match tokio::time::timeout(DEADLINE, client.next()).await.unwrap().unwrap().unwrap() {
             Message::Close(Some(frame)) => break u16::from(frame.code),
@@ -256,9 +261,7 @@ enum Word {
 impl Session {
     fn is_over(&mut self, word: Word) {
         match word {
-            Word::Credential => {
-                std::mem::replace(&mut self.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
-            }
+            Word::Credential => self.ends(End::Over),
             Word::Stop => drop(self.stop.send_replace(true)),
         }
     }
@@ -362,7 +365,7 @@ async fn the_socket_of_an_ended_session_stays_open_is_pinged_and_hears_nothing_u
     let route = Route { scope: session.scope.clone(), client_id: None };
     session.hub.publish(&route, &told());
     assert_eq!(session.json().await["type"], "x", "until then it hears");
-    std::mem::replace(&mut session.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
+    session.ends(End::Over);
     // The first ping is on its way whether or not the end was seen before it.
     for _ in 0..3 {
         assert!(matches!(session.next().await, Message::Ping(_)));
@@ -393,8 +396,27 @@ async fn where_no_more_sockets_are_held_an_ended_session_closes_its_own() {
     let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
     let mut session = session_at(Arc::new(Hub::new(100, Clock::system())), scope, at_end).await;
     session.json().await;
-    std::mem::replace(&mut session.end_credential, tokio::sync::oneshot::channel().0).send(()).unwrap();
+    session.ends(End::Over);
     assert_eq!(session.closed().await.1, Closed::CredentialEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_whose_session_is_not_renewed_yet_is_told_to_come_again_as_soon_as_that_is_worth_a_try() {
+    let retry_after = Duration::from_secs(7);
+    let (full, nowhere) = held();
+    let places: Vec<_> = std::iter::from_fn(|| full.enter(group())).collect();
+    assert!(!places.is_empty());
+    for (at_end, silent_for) in [(AtEnd::Close, Duration::ZERO), (nowhere, Duration::ZERO), (held().1, retry_after)] {
+        let scope = OwnerScope { tenant: "a".parse().unwrap(), user: None };
+        let mut session = session_at(Arc::new(Hub::new(100, Clock::system())), scope, at_end).await;
+        session.json().await;
+        let begun = Instant::now();
+        session.ends(End::NotRenewedYet { retry_after });
+        assert_eq!(session.closed().await, (CloseCode::Again, Closed::NotRenewedYet));
+        // The clock stands but for sleeps.
+        let silent = begun.elapsed();
+        assert!((silent_for..silent_for + Duration::from_secs(1)).contains(&silent), "{silent:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +425,7 @@ async fn a_held_socket_is_greeted_with_nothing_and_answers_nothing() {
     let place = held.enter(group()).unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(async move { hold(&mut Duplex(ours), place, stopping).await });
+    tokio::spawn(async move { hold(&mut Duplex(ours), place, End::Over, stopping).await });
     let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
     client.send(Message::text(flags.to_string())).await.unwrap();
