@@ -104,6 +104,7 @@ fn keys(tables: &mut Tables<'_>, tenant: &TenantId) -> Result<usize, Fault> {
             None => {
                 tables.keys.remove(id.as_str())?;
                 tables.tenant_keys.remove((tenant.as_str(), id.as_str()))?;
+                tables.key_requests.retain(|_, key| key != id.as_str())?;
             }
         }
     }
