@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 /// How long a gateway may take to answer after its start.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -408,7 +409,8 @@ impl Gateway {
                 self.child = None;
                 return Err(status);
             }
-            if self.answers().await {
+            // Its listeners open each for itself, and no command finds the gateway before the control socket is there.
+            if self.answers().await && UnixStream::connect(self.state().join("control.sock")).await.is_ok() {
                 return Ok(());
             }
             if tokio::time::Instant::now() > end {
@@ -577,7 +579,7 @@ impl Gateway {
     /// When it does not answer, or not within HTTP.
     pub async fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut socket = tokio::net::UnixStream::connect(self.state().join("control.sock")).await.unwrap();
+        let mut socket = UnixStream::connect(self.state().join("control.sock")).await.unwrap();
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n");
         let head = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
