@@ -60,7 +60,7 @@ run: needs ## build, then start the demo: gateway, two simulated backends, two t
 	exec $(TARGET_DIR)/debug/comfygate demo $(ARGS)
 
 test: needs ## every test that needs no ComfyUI and no GPU
-	@echo 'Building and testing. On 2 cores the first time takes about 8 minutes, a later one 2 to 3.'
+	@echo 'Building and testing. On 2 cores the first time takes about 20 minutes, a later one about 14.'
 	rm -f $(TEST_LOG) $(TARGET_DIR)/nextest/default/junit.xml
 	# The tests from outside start the real binary; cargo builds it for no test of another crate by itself.
 	cargo build $(EVERYTHING) --bins
