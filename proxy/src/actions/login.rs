@@ -174,17 +174,20 @@ pub(super) async fn begin(
     for ended in pushed_out {
         services.browsers.end(ended);
     }
-    check_open(call, &row).await?;
+    if !stays_open(call, &row).await? {
+        return Err(AuthError::from(SessionRefused::TenantClosed).into());
+    }
     Ok(begun(call, token, &row))
 }
 
-/// Ends a session that was stored while its tenant was being disabled. SECURITY: to be asked after it is stored: whoever disables a tenant does so first, and then ends the sessions that are there.
-async fn check_open(call: &Call<'_>, row: &SessionRow) -> Result<(), Rejection> {
-    if call.services.tenants().tenant(&row.owner.tenant).is_some_and(|tenant| !tenant.disabled) {
-        return Ok(());
+/// Whether a session that was just stored may stay; ends one that was stored while its tenant was being disabled. SECURITY: to be asked after it is stored: whoever disables a tenant does so first, and
+/// then ends the sessions that are there.
+async fn stays_open(call: &Call<'_>, row: &SessionRow) -> Result<bool, Rejection> {
+    let open = call.services.tenants().tenant(&row.owner.tenant).is_some_and(|tenant| !tenant.disabled);
+    if !open {
+        end(call, row.id).await?;
     }
-    end(call, row.id).await?;
-    Err(AuthError::from(SessionRefused::TenantClosed).into())
+    Ok(open)
 }
 
 /// Whether anybody of that tenant may begin a session here and now. A login is a synced write: it counts as any other request of its tenant.
@@ -218,7 +221,10 @@ pub(super) async fn enter(
     }
     services.audit.password_chosen(call.request, &user.row.owner(), by, call.client);
     services.users_changed(&user.row.tenant, &user.row.name, &user.ended).await;
-    check_open(call, &row).await?;
+    if !stays_open(call, &row).await? {
+        // The password is chosen: what led here is used up.
+        return Ok(None);
+    }
     Ok(Some(page::redirect(&format!("{}{next}", prefix(call)), begun(call, &token, &row))))
 }
 
